@@ -1,0 +1,61 @@
+# What people type. Everything runs in .venv, which is made from the lock files at the first use.
+#
+#   make demo       everything, end to end, then a report
+#   make test       all tests, then the coverage of the contract and the core
+#   make check      linters, types, layers, and whether what is generated is up to date
+#   make contract   writes what is generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
+#   make lock       resolves the dependencies anew and writes the lock files
+#   make clean      removes .venv and what tools left behind; never the state of a running stack
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+LOCKS := requirements.lock requirements-bootstrap.lock
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help demo test check contract lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(READY): $(LOCKS) pyproject.toml .ci/venv
+	@.ci/venv
+
+demo: $(READY)
+	@$(BIN)/headrace demo $(DEMO_ARGS)
+
+# The tests start the servers they need themselves.
+test: $(READY)
+	@$(BIN)/pytest --cov --cov-report= $(PYTEST_ARGS)
+	@$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m schemas.asyncapi | diff -u docs/asyncapi.json -
+	@$(BIN)/python -m runtime.env_example env | diff -u .env.example -
+	@$(BIN)/python -m runtime.env_example table | diff -u docs/settings.md -
+	@echo "check: all good"
+
+contract: $(READY)
+	@$(BIN)/python -m schemas.asyncapi > docs/asyncapi.json
+	@$(BIN)/python -m runtime.env_example env > .env.example
+	@$(BIN)/python -m runtime.env_example table > docs/settings.md
+
+# The service's lock is constrained by the full one, so that what is tested is what is deployed.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+lock: $(READY)
+	@$(LOCK) $(LOCK_ARGS) --extra native --extra dev pyproject.toml -o requirements.lock
+	@$(LOCK) $(LOCK_ARGS) --constraint requirements.lock pyproject.toml -o requirements-service.lock
+	@printf 'setuptools>=77\nuv\n' | $(LOCK) $(LOCK_ARGS) --no-annotate - -o requirements-bootstrap.lock
+
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage *.egg-info build

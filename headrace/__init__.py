@@ -1,0 +1,24 @@
+"""Headrace's public face.
+
+>>> from headrace import Publisher, Device, Camera, consume
+
+Names are imported when they are first used, so that `headrace --help` and a device that only publishes do not load what
+they do not need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from producers import Camera, Device, Publisher
+    from streams.consumers import consume
+
+__all__ = ["Camera", "Device", "Publisher", "consume"]
+
+_HOMES = {"Camera": "producers", "Device": "producers", "Publisher": "producers", "consume": "streams.consumers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

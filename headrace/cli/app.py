@@ -1,0 +1,34 @@
+"""The `headrace` command: what it prints and its exit codes are a contract."""
+
+import sys
+
+import typer
+
+from headrace.cli import catalog, processes, stack
+from runtime.errors import Exit, HeadraceError
+
+app = typer.Typer(
+    name="headrace",
+    help="Event-streaming ingestion: what cameras and devices hand over is stored once, catalogued, and announced once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stack.register(app)
+processes.register(app)
+catalog.register(app)
+
+
+def main() -> None:
+    """Run the command; an error is one sentence on standard error and an exit code, never a traceback."""
+    try:
+        app()
+    except HeadraceError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,87 @@
+"""The service's processes, one command each; for a real deployment a supervisor starts them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+
+from runtime.errors import Exit, HeadraceError
+from runtime.logs import configure_logs
+from runtime.process import run
+from runtime.settings import Settings, load_settings
+from schemas.events import Kind
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(init)
+    app.command()(worker)
+    app.command()(relay)
+    app.command()(consumer)
+
+
+def init() -> None:
+    """Create topics, tables and bucket, or bring them up to date; may be repeated."""
+    from headrace.initialize import initialize
+
+    settings = load_settings()
+    configure_logs(settings.log_format, settings.log_level, "init")
+    initialize(settings)
+
+
+def worker(
+    kinds: Annotated[str, typer.Option(help="cids,ldos or frames,clips, or one of them.")] = "cids,ldos",
+) -> None:
+    """Ingest messages: check, deduplicate, store, catalogue."""
+    from streams.app import group_of, work
+
+    chosen = parse_kinds(kinds)
+    group_of(chosen)
+    serve("worker", lambda settings, stop: work(settings, chosen, stop))
+
+
+def relay() -> None:
+    """Announce what was ingested; a second one stands by."""
+    from streams.relay.app import relay as announce
+
+    serve("relay", announce)
+
+
+def consumer(name: Annotated[str, typer.Argument(help="preprocessing or perception.")]) -> None:
+    """Run one of the consumers that ship with Headrace."""
+    from streams.consumers.app import CONSUMERS
+
+    if name not in CONSUMERS:
+        raise HeadraceError(
+            "consumer_unknown",
+            f"there is no consumer {name!r}",
+            hint=f"one of: {', '.join(sorted(CONSUMERS))}",
+            exit_code=Exit.USAGE,
+        )
+    serve(name, CONSUMERS[name])
+
+
+def serve(name: str, main: Callable[[Settings, asyncio.Event], Awaitable[int]]) -> None:
+    """Run one process until it is stopped, and end with its exit code."""
+    settings = load_settings()
+    configure_logs(settings.log_format, settings.log_level, name)
+    raise typer.Exit(run(lambda stop: main(settings, stop)))
+
+
+def parse_kinds(text: str) -> frozenset[Kind]:
+    """Return kinds from a comma-separated list, in singular or plural.
+
+    Raises:
+        HeadraceError: one of them is no kind.
+    """
+    names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in set(Kind)]
+    if unknown or not names:
+        raise HeadraceError(
+            "kind_unknown",
+            f"{unknown[0]!r} is no kind" if unknown else "no kind was named",
+            hint=f"one or more of: {', '.join(f'{kind}s' for kind in Kind)}",
+            exit_code=Exit.USAGE,
+        )
+    return frozenset(Kind(name) for name in names)

@@ -1,0 +1,45 @@
+import asyncio
+
+from runtime.kafka import ensure_topics, wait_for_kafka
+from runtime.logs import Action, get_log
+from runtime.settings import Settings
+from runtime.waiting import wait_for
+from store.blobs import Blobs
+from store.bucket import ensure_bucket
+from store.migrate import migrate
+
+
+def initialize(settings: Settings) -> None:
+    """Create topics, tables and bucket where they are missing; may be repeated, also by two at once.
+
+    Raises:
+        HeadraceError: a service stayed away for `start_wait_s_max`, or refused.
+    """
+    created = ensure_topics(settings, wait_for_kafka(settings))
+    get_log().info(Action.TOPICS_CREATED, topics=created)
+    asyncio.run(_stores(settings))
+
+
+async def _stores(settings: Settings) -> None:
+    wait_s_max = settings.start_wait_s_max
+    dsn = settings.postgres_dsn.get_secret_value()
+    await wait_for("postgres", lambda: asyncio.to_thread(migrate, dsn), wait_s_max=wait_s_max)
+    get_log().info(Action.MIGRATED)
+    keys = (settings.store_access_key.get_secret_value(), settings.store_secret_key.get_secret_value())
+    if settings.store_url.startswith("s3://") and settings.store_endpoint:
+        await wait_for(
+            "store",
+            lambda: ensure_bucket(
+                settings.store_url, endpoint=settings.store_endpoint, region=settings.store_region, keys=keys
+            ),
+            wait_s_max=wait_s_max,
+        )
+    blobs = Blobs.open(
+        settings.store_url,
+        endpoint=settings.store_endpoint,
+        region=settings.store_region,
+        access_key=keys[0],
+        secret_key=keys[1],
+    )
+    await wait_for("store", blobs.check, wait_s_max=wait_s_max)
+    get_log().info(Action.READY, service="store")

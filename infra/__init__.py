@@ -1,0 +1,1 @@
+"""What runs Headrace: the native stack of a development machine, and the parts of a deployment."""

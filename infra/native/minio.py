@@ -1,0 +1,175 @@
+"""MinIO, the S3 store of a development machine; built once with Go where no binary of it is at hand."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.native.checks import http_answers
+from infra.native.config import BUCKET, STORE_REGION, StackConfig
+from infra.native.layout import StateDir, cache_home, locked
+from infra.native.ports import LOOPBACK
+from infra.native.process import Process
+from runtime.errors import HeadraceError
+
+MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
+"""The last state of its repository before that was archived."""
+
+_STOP_S_MAX = 5.0
+_PROGRESS_EVERY_S = 5.0
+_BUILD_S_MAX = 1800.0
+
+
+def binary_at_hand() -> Path | None:
+    """The binary that would be used without building one: HEADRACE_MINIO_BINARY, an earlier build, or PATH's.
+
+    Raises HeadraceError when HEADRACE_MINIO_BINARY names no program.
+    """
+    named = os.environ.get("HEADRACE_MINIO_BINARY")
+    if named:
+        if os.access(named, os.X_OK) and Path(named).is_file():
+            return Path(named).absolute()
+        raise HeadraceError(
+            "setting_invalid",
+            f"HEADRACE_MINIO_BINARY names {named}, which is not a program",
+            hint="set it to the path of a `minio` binary, or remove it",
+            exit_code=2,
+        )
+    if _built().is_file():
+        return _built()
+    found = shutil.which("minio")
+    return Path(found) if found else None
+
+
+def install(progress: Callable[[str], None]) -> Path:
+    """The binary, built where none is at hand (minutes, once); may be repeated, and by several processes at once.
+
+    Raises HeadraceError when it cannot be had.
+    """
+    found = binary_at_hand()
+    if found:
+        return found
+    go = shutil.which("go")
+    if go is None:
+        raise HeadraceError(
+            "minio_missing",
+            "there is no MinIO on this machine, and no Go to build it with",
+            hint="install Go 1.24 or newer, or put a `minio` binary on PATH or name it in HEADRACE_MINIO_BINARY, or "
+            "use a local directory with `--store local`, or run the processes one by one with HEADRACE_STORE_URL set "
+            "to an S3 bucket",
+            exit_code=3,
+        )
+    progress("minio: building it with `go install` (about 3 minutes, only this once)")
+    with locked(_built().parent / "install.lock", wait=True):
+        if not _built().is_file():
+            _build(go, progress)
+    return _built()
+
+
+def server(config: StackConfig, state: StateDir) -> Process:
+    """The server's process."""
+    home, port = state.part("minio"), config.ports["minio"]
+    return Process(
+        name="minio",
+        argv=(
+            *(str(config.installed.minio), "server", "--quiet", "--address", f"{LOOPBACK}:{port}"),
+            *("--certs-dir", str(home / "certs"), str(home / "data")),
+        ),
+        env={
+            "MINIO_ROOT_USER": config.secrets.store_access_key,
+            "MINIO_ROOT_PASSWORD": config.secrets.store_secret_key,
+            "MINIO_REGION": STORE_REGION,
+            "MINIO_BROWSER": "off",
+            "MINIO_UPDATE": "off",
+        },
+        cwd=home,
+        log=state.log("minio"),
+        address=f"{LOOPBACK}:{port}",
+        ready=http_answers(port, "/minio/health/ready"),
+        stop_s_max=_STOP_S_MAX,
+    )
+
+
+def endpoint(config: StackConfig) -> str:
+    """The address of its S3 interface."""
+    return f"http://{LOOPBACK}:{config.ports['minio']}"
+
+
+def create_bucket(config: StackConfig, state: StateDir) -> None:
+    """Make the bucket in a MinIO that runs; may be repeated."""
+    if not (state.part("minio") / "data" / BUCKET).is_dir():
+        asyncio.run(_create_bucket(config))
+
+
+async def _create_bucket(config: StackConfig) -> None:
+    from aiobotocore.session import get_session
+
+    connection = get_session().create_client(
+        "s3",
+        endpoint_url=endpoint(config),
+        region_name=STORE_REGION,
+        aws_access_key_id=config.secrets.store_access_key,
+        aws_secret_access_key=config.secrets.store_secret_key,
+    )
+    async with connection as client:
+        try:
+            await client.create_bucket(Bucket=BUCKET)
+        except client.exceptions.BucketAlreadyOwnedByYou:
+            return
+
+
+def _built() -> Path:
+    return cache_home() / f"minio-{MINIO_VERSION}" / "minio"
+
+
+def _build(go: str, progress: Callable[[str], None]) -> None:
+    started = time.monotonic()
+    room = Path(tempfile.mkdtemp(prefix="build-", dir=_built().parent))
+    try:
+        with (room / "output").open("w+b") as output:
+            build = subprocess.Popen(
+                [go, "install", f"github.com/minio/minio@{MINIO_VERSION}"],
+                env={**os.environ, "GOBIN": str(room), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"},
+                cwd=room,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            try:
+                _watch(build, started, progress)
+            finally:
+                if build.poll() is None:
+                    build.kill()
+                    build.wait()
+        if build.returncode != 0:
+            raise _build_failed((room / "output").read_text(errors="replace"))
+        (room / "minio").replace(_built())
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+    progress(f"minio: built in {time.monotonic() - started:.0f} s")
+
+
+def _watch(build: "subprocess.Popen[bytes]", started: float, progress: Callable[[str], None]) -> None:
+    while time.monotonic() - started < _BUILD_S_MAX:
+        try:
+            build.wait(_PROGRESS_EVERY_S)
+        except subprocess.TimeoutExpired:
+            progress(f"minio: building, {time.monotonic() - started:.0f} s so far")
+        else:
+            return
+
+
+def _build_failed(output: str) -> HeadraceError:
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("go: downloading")]
+    return HeadraceError(
+        "minio_build_failed",
+        f"MinIO could not be built: {lines[-1][:300] if lines else 'it took too long'}",
+        where="go install",
+        hint="check that Go is 1.24 or newer and that its module proxy is reachable, then run it again, or put a "
+        "`minio` binary on PATH, or use a local directory with `--store local`",
+        exit_code=3,
+    )

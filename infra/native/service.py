@@ -1,0 +1,86 @@
+"""The service's own processes, run as a deployment would run them: told everything through their environment."""
+
+import sys
+from pathlib import Path
+
+from infra.native import kafka, minio, postgres, valkey
+from infra.native.checks import http_answers
+from infra.native.config import BUCKET, STORE_REGION, ServiceSpec, StackConfig
+from infra.native.layout import StateDir
+from infra.native.ports import LOOPBACK
+from infra.native.process import Process, Restart
+
+SERVICES = (
+    ServiceSpec("worker-events", ("worker", "--kinds", "cids,ldos")),
+    ServiceSpec("worker-media", ("worker", "--kinds", "frames,clips")),
+    ServiceSpec("relay", ("relay",)),
+    ServiceSpec("preprocessing", ("consumer", "preprocessing")),
+    ServiceSpec("perception", ("consumer", "perception")),
+)
+INIT = "init"
+"""The step before them: migrations, topics, bucket."""
+
+_STOP_S_MAX = 20.0
+"""A process drains for 18 s at the most before it ends by itself."""
+
+
+def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
+    """The HEADRACE_* variables by which a client or a process finds this stack; they hold its secrets."""
+    env = {
+        "HEADRACE_KAFKA_BOOTSTRAP": kafka.bootstrap(config),
+        "HEADRACE_KAFKA_REPLICAS": str(config.brokers),
+        "HEADRACE_POSTGRES_DSN": postgres.dsn(config, with_password=True),
+        "HEADRACE_VALKEY_URL": valkey.url(config),
+        "HEADRACE_STORE_URL": store_url(config, state),
+        "HEADRACE_STATE_DIR": str(state.root),
+    }
+    if config.store == "minio":
+        env |= {
+            "HEADRACE_STORE_ENDPOINT": minio.endpoint(config),
+            "HEADRACE_STORE_REGION": STORE_REGION,
+            "HEADRACE_STORE_ACCESS_KEY": config.secrets.store_access_key,
+            "HEADRACE_STORE_SECRET_KEY": config.secrets.store_secret_key,
+        }
+    return env
+
+
+def store_url(config: StackConfig, state: StateDir) -> str:
+    """Where the blobs are."""
+    return f"s3://{BUCKET}" if config.store == "minio" else state.blobs.as_uri()
+
+
+def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[Process, ...]:
+    """The step that prepares topics and tables, and after it the processes of the service."""
+    if not config.services:
+        return ()
+    env = {**client_env(config, state), "HEADRACE_LOG_FORMAT": "json"}
+    first = Process(
+        name=INIT,
+        argv=_argv((INIT,)),
+        env=env,
+        cwd=Path.cwd(),
+        log=state.log(INIT),
+        depends_on=servers,
+        restart=Restart.ON_FAILURE,
+    )
+    return (first, *(_process(service, config, state, env) for service in config.services))
+
+
+def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: dict[str, str]) -> Process:
+    port = config.ports[service.name]
+    return Process(
+        name=service.name,
+        argv=_argv(service.args),
+        env={**env, "HEADRACE_HEALTH_PORT": str(port)},
+        # A `.env` with tuning lies where the stack was started.
+        cwd=Path.cwd(),
+        log=state.log(service.name),
+        address=f"{LOOPBACK}:{port}",
+        ready=http_answers(port, "/readyz"),
+        depends_on=(INIT,),
+        stop_s_max=_STOP_S_MAX,
+    )
+
+
+def _argv(args: tuple[str, ...]) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", "headrace", *args)

@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from producers.bodies import describe_clip
+from producers.delivery import Delivery
+from producers.publisher import Publisher
+from producers.sequence import unix_us
+from producers.source import Source, fields_of
+from schemas.events import Cid, Ldo
+from schemas.reject import RejectCode, Rejected
+
+
+class Reported(NamedTuple):
+    """The deliveries of one report; `clip` is None where there was none."""
+
+    ldo: Delivery
+    clip: Delivery | None
+
+
+class Device:
+    """A device that scans components (CIDs) and reports labelled data objects (LDOs).
+
+    Times are microseconds since 1970, UTC; the clock is asked where none is given.
+
+    Raises:
+        Rejected: `source_id` or `site` may not be a name.
+    """
+
+    def __init__(
+        self, publisher: Publisher, source_id: str, site: str = "default", *, clock_us: Callable[[], int] = unix_us
+    ) -> None:
+        """Publish as `source_id`, which stands at `site`."""
+        self._publisher = publisher
+        self._source = Source(source_id, site, clock_us)
+
+    def scan(
+        self, code: str, symbology: str = "QRCode", *, captured_at_us: int | None = None, seen_in: str | None = None
+    ) -> Delivery:
+        """Publish one scan. The same code at the same time is the same record; later it is another.
+
+        Raises:
+            Rejected: the code is empty, too long or unprintable to the catalog.
+        """
+        origin = self._source.origin(captured_at_us)
+        return self._publisher.publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
+
+    def report(
+        self,
+        ldo_id: str,
+        *,
+        sensor_data: dict[str, Any],
+        context: dict[str, Any],
+        prediction: dict[str, Any],
+        clip: bytes | Path | None = None,
+        captured_at_us: int | None = None,
+    ) -> Reported:
+        """Publish one LDO and, where there is one, the MP4 clip that belongs to it.
+
+        Raises:
+            Rejected: the parts are no JSON, the LDO is too large, or the clip is no MP4.
+        """
+        origin = self._source.origin(captured_at_us)
+        body = _body(sensor_data, context, prediction)
+        if clip is None:
+            return Reported(self._publisher.publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
+        film = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
+        ldo = Ldo(**fields_of(origin), ldo_id=ldo_id, body=body, clip_sha256=film.sha256)
+        # The LDO goes first: it is small, and what it says must not wait for a clip to be staged.
+        told = self._publisher.publish(ldo)
+        return Reported(told, self._publisher.publish(film, body_path=clip if isinstance(clip, Path) else None))
+
+
+def _body(sensor_data: dict[str, Any], context: dict[str, Any], prediction: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps({"sensor_data": sensor_data, "context": context, "prediction": prediction})
+    except TypeError as error:  # orjson's own error is one
+        raise Rejected(RejectCode.NOT_JSON, f"the LDO cannot be written as JSON: {error}") from None

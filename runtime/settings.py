@@ -1,0 +1,120 @@
+"""Every setting, typed, bounded and documented: `HEADRACE_<NAME>` in the environment or in `.env`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runtime.errors import Exit, HeadraceError
+
+MIB = 1024 * 1024
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Settings(BaseSettings):
+    """What a process may be told. Secrets print as `***` and belong into the environment, never into arguments."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_file=".env", extra="ignore", frozen=True)
+
+    # Kafka
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, host:port, comma-separated.")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to speak to Kafka."
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="How to log in at Kafka, where kafka_security begins with SASL."
+    )
+    kafka_username: str = Field("", description="Who logs in at Kafka.")
+    kafka_password: SecretStr = Field(SecretStr(""), description="The password for Kafka.")
+    kafka_ca_file: str = Field("", description="Certificate authorities for Kafka's TLS; empty: the system's.")
+    kafka_replicas: int = Field(1, ge=1, le=7, description="Replicas of each topic; 3 where there are three brokers.")
+    kafka_partitions: int = Field(4, ge=1, le=1024, description="Partitions of each topic when it is created.")
+
+    # Catalog
+    postgres_dsn: SecretStr = Field(
+        SecretStr("postgresql://headrace@127.0.0.1:5432/headrace"), description="Where the catalog is."
+    )
+    postgres_connections_max: int = Field(6, ge=2, le=100, description="Connections that one process may hold.")
+    postgres_statement_s_max: float = Field(30.0, gt=0, le=600, description="Seconds after which a statement is ended.")
+
+    # Blob store
+    store_url: str = Field(
+        "s3://headrace", description="Where blobs are: s3://bucket, gs://bucket, az://container or file:///directory."
+    )
+    store_endpoint: str = Field(
+        "", description="The S3 endpoint's address where it is not Amazon's, for example MinIO."
+    )
+    store_region: str = Field("us-east-1", description="The bucket's region.")
+    store_access_key: SecretStr = Field(SecretStr(""), description="The store's access key.")
+    store_secret_key: SecretStr = Field(SecretStr(""), description="The store's secret key.")
+
+    # Worker
+    batch_messages_max: int = Field(500, ge=1, le=5000, description="Small events (CIDs, LDOs) in one batch.")
+    batch_frames_max: int = Field(16, ge=1, le=500, description="Large events (frames, clips) in one batch.")
+    batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds a batch waits to become full.")
+    batches_in_flight_max: int = Field(4, ge=1, le=16, description="Batches of one topic that are stored at a time.")
+    buffer_bytes_max: int = Field(
+        64 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
+    )
+    in_flight_bytes_max: int = Field(
+        128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages of one topic that are stored at a time."
+    )
+    retry_delay_s: float = Field(0.2, gt=0, le=60, description="Seconds before the first retry of a transient fault.")
+    retry_delay_s_max: float = Field(5.0, gt=0, le=300, description="Seconds that a retry waits at the most.")
+    processing_deadline_s: float = Field(
+        120.0, gt=0, le=600, description="Seconds after which a batch that cannot be stored ends the process."
+    )
+    dead_letter_quota: int = Field(
+        1000,
+        ge=1,
+        description="Dead letters within the quota's window that halt the worker, if they outnumber the good.",
+    )
+    dead_letter_quota_s: float = Field(60.0, gt=0, description="Seconds of the quota's window.")
+    watchdog_s: float = Field(
+        60.0, ge=5, le=3600, description="Seconds without progress, with work waiting, before exit."
+    )
+
+    # Relay and consumers
+    relay_rows_max: int = Field(500, ge=1, le=5000, description="Announcements in one Kafka transaction.")
+    relay_poll_s: float = Field(
+        1.0, gt=0, le=60, description="Seconds between looks at the outbox without a notification."
+    )
+    consumer_events_max: int = Field(64, ge=1, le=1000, description="Events that a consumer takes up at a time.")
+
+    # Every process
+    start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
+    health_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
+    health_port: int = Field(0, ge=0, le=65535, description="Their port; 0: any free one.")
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="json or console.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path(".headrace"), description="Where the native stack keeps its state on this machine."
+    )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment and `.env`; `overrides` win.
+
+    Raises:
+        HeadraceError: a setting is wrong; it names the setting and what is allowed, never a secret's value.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        about = Settings.model_fields[name].description if name in Settings.model_fields else ""
+        raise HeadraceError(
+            "setting_invalid",
+            f"HEADRACE_{name.upper()} is not usable: {first['msg'][0].lower()}{first['msg'][1:]}",
+            hint=f"{about} Correct it in the environment or in .env.".strip(),
+            exit_code=Exit.USAGE,
+        ) from None

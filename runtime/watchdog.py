@@ -1,0 +1,61 @@
+"""A thread that ends the process when there is work but nothing moves.
+
+Stuck consumers are the commonest complaint about stream processors. Whatever hangs here exits, with every thread's
+stack in the log, and the supervisor starts it again: no process needs a person.
+"""
+
+import faulthandler
+import os
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+
+from runtime.errors import Exit
+from runtime.logs import Action, get_log
+
+_LOOK_S = 1.0
+
+
+class Watchdog:
+    """Ends the process with `Exit.STUCK` when work waits and progress stands still for `limit_s` seconds.
+
+    `waiting` says whether there is work; `progress` returns any value that differs once something has moved. Both are
+    called from the watchdog's thread, so that a blocked event loop is noticed too.
+    """
+
+    def __init__(self, limit_s: float, *, waiting: Callable[[], bool], progress: Callable[[], object]) -> None:
+        self._limit_s = limit_s
+        self._waiting = waiting
+        self._progress = progress
+        self._still_since = time.monotonic()
+        self._stopped = Event()
+        self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
+        self._thread.join()
+
+    def livez(self) -> tuple[bool, str]:
+        """Return whether the process moves, and a sentence, for `/livez`."""
+        still_s = time.monotonic() - self._still_since
+        if still_s > self._limit_s / 2:
+            return False, f"work is waiting and nothing has moved for {still_s:.0f} s"
+        return True, "moving, or nothing to do"
+
+    def _watch(self) -> None:
+        seen: object = None
+        while not self._stopped.wait(_LOOK_S):
+            now = time.monotonic()
+            progress = self._progress()
+            if progress != seen or not self._waiting():
+                seen = progress
+                self._still_since = now
+            elif now - self._still_since > self._limit_s:
+                get_log().error(Action.STUCK, still_s=round(now - self._still_since), progress=repr(progress))
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(Exit.STUCK)

@@ -1,0 +1,78 @@
+"""Bring a database's catalog to this version's schema. Steps are plain SQL in store/migrations/versions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from store.errors import CatalogRefused, CatalogUnavailable, address
+
+CONNECT_TIMEOUT_S = 10
+LOCK_WAIT_MS_MAX = 300_000  # another process may be migrating a large table
+
+_MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two migrations of a database take turns
+
+
+def migrate(dsn: str) -> str:
+    """Bring the catalog to the newest schema and return its revision; may be repeated, and by several at once.
+
+    Raises:
+        CatalogUnavailable: the database cannot be reached, or another migration holds it for too long.
+        CatalogRefused: a step failed; the whole migration was rolled back.
+    """
+    with _connected(dsn) as connection:
+        connection.execute(text(f"set lock_timeout = {LOCK_WAIT_MS_MAX}"))
+        # Held by the transaction, so it goes with the connection whatever happens.
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATE_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return newest()
+
+
+def current(dsn: str) -> str | None:
+    """Return the revision that the database is at; None where it was never migrated."""
+    with _connected(dsn) as connection:
+        return MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
+
+
+def newest() -> str:
+    """Return the revision that this version of the code needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[Connection]:
+    """One transaction on one connection of its own, its errors named as the catalog's."""
+    engine = create_engine(
+        make_url(dsn).set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    )
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        cause = error.orig
+        sqlstate = getattr(cause, "sqlstate", None) or ""
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            reason = sqlstate or "no connection"
+            raise CatalogUnavailable(f"PostgreSQL does not answer: {reason}", where=address(dsn)) from None
+        what = f"a migration failed: {cause}".split("\n", 1)[0]
+        raise CatalogRefused(what, where=address(dsn), sqlstate=sqlstate) from None

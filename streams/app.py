@@ -1,0 +1,186 @@
+"""The worker's composition root: everything below it receives plain values and ports."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import Exit, HeadraceError
+from runtime.health import HealthServer
+from runtime.kafka import require_topics, wait_for_kafka
+from runtime.logs import Action, get_log
+from runtime.probes import Probes
+from runtime.settings import Settings
+from runtime.waiting import wait_for
+from runtime.watchdog import Watchdog
+from schemas.events import Kind
+from schemas.topics import input_topic
+from store.blobs import Blobs
+from store.catalog import Catalog
+from streams import agents
+from streams.claims import StagedClaims
+from streams.core.faults import RetryPolicy
+from streams.core.quota import Quota
+from streams.core.stall import Partition
+from streams.ingest import Ingest
+from streams.lag import LagProbe
+from streams.lane import Lane
+from streams.profile import LARGE, SMALL, Group, faust_app
+from streams.retry import Retry
+
+DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
+FAUST_STOP_S_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The opened blob store and catalog."""
+
+    blobs: Blobs
+    catalog: Catalog
+
+
+def group_of(kinds: frozenset[Kind]) -> Group:
+    """Return the consumer group that takes these kinds.
+
+    Raises:
+        HeadraceError: small and large kinds are mixed, or there is none.
+    """
+    for group in (SMALL, LARGE):
+        if kinds and kinds <= group.kinds:
+            return group
+    raise HeadraceError(
+        "kinds_mixed",
+        "one worker takes small events or large ones: a full buffer of frames would hold up the scans",
+        hint="use --kinds cids,ldos in one process and --kinds frames,clips in another",
+        exit_code=Exit.USAGE,
+    )
+
+
+async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) -> int:
+    """Ingest until `stop` is set; returns the exit code.
+
+    Raises:
+        HeadraceError: a service is away at start-up or refuses, or a topic is missing.
+    """
+    group = group_of(kinds)
+    admin = await asyncio.to_thread(wait_for_kafka, settings)
+    await asyncio.to_thread(require_topics, settings, admin, [input_topic(kind).name for kind in sorted(kinds)])
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(opened_stores(settings))
+        app = faust_app(settings, group, kinds)
+        lanes = _lanes(settings, kinds, stores)
+        for kind, lane in lanes.items():
+            agents.register(
+                app,
+                kind,
+                lane,
+                batch_messages_max=settings.batch_messages_max if group is SMALL else settings.batch_frames_max,
+                linger_s=settings.batch_linger_s,
+            )
+        _watch(stack, settings, group, kinds, app, stores)
+        get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
+        return await _serve(app, lanes.values(), stop)
+
+
+@asynccontextmanager
+async def opened_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Open blob store and catalog, waiting for each up to the setting's time."""
+    blobs = Blobs.open(
+        settings.store_url,
+        endpoint=settings.store_endpoint,
+        region=settings.store_region,
+        access_key=settings.store_access_key.get_secret_value(),
+        secret_key=settings.store_secret_key.get_secret_value(),
+    )
+    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max)
+    catalog = await wait_for("postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max)
+    try:
+        await catalog.check()
+        yield Stores(blobs, catalog)
+    finally:
+        await catalog.close()
+
+
+async def _opened_catalog(settings: Settings) -> Catalog:
+    return await Catalog.open(
+        settings.postgres_dsn.get_secret_value(),
+        connections_max=settings.postgres_connections_max,
+        statement_s_max=settings.postgres_statement_s_max,
+        application="headrace-worker",
+    )
+
+
+def _lanes(settings: Settings, kinds: frozenset[Kind], stores: Stores) -> dict[Kind, Lane]:
+    policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
+    ingest = Ingest(
+        blobs=stores.blobs,
+        claims=StagedClaims(stores.blobs),
+        catalog=stores.catalog,
+        retry=Retry(policy),
+        now_us=lambda: time.time_ns() // 1000,
+    )
+    return {
+        kind: Lane(
+            kind,
+            ingest,
+            batches_max=settings.batches_in_flight_max,
+            bytes_max=settings.in_flight_bytes_max,
+            quota=Quota(settings.dead_letter_quota, settings.dead_letter_quota_s),
+            halt=_halt,
+        )
+        for kind in sorted(kinds)
+    }
+
+
+def _watch(
+    stack: AsyncExitStack, settings: Settings, group: Group, kinds: frozenset[Kind], app: Any, stores: Stores
+) -> None:
+    """Start what watches the worker: lag, watchdog, probes and the health server."""
+    lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], lambda: _assigned(app))
+    watchdog = Watchdog(settings.watchdog_s, waiting=lag.waiting, progress=lag.progress)
+    probes = Probes({"store": stores.blobs.check, "postgres": stores.catalog.check, "kafka": lag.check})
+    health = HealthServer(settings.health_host, settings.health_port, livez=watchdog.livez, readyz=probes.readyz)
+    asking = asyncio.create_task(probes.run())
+    stack.callback(asking.cancel)
+    for part in (lag, watchdog, health):
+        part.start()
+        stack.callback(part.stop)
+
+
+def _assigned(app: Any) -> Iterable[Partition]:
+    # Faust makes its consumer when it is first asked for, and it must not be this thread that asks first.
+    if not app.started:
+        return []
+    return [(tp.topic, tp.partition) for tp in set(app.consumer.assignment())]
+
+
+async def _serve(app: Any, lanes: Iterable[Lane], stop: asyncio.Event) -> int:
+    await app.start()
+    get_log().info(Action.READY)
+    stopping = asyncio.create_task(stop.wait())
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    crashed.cancel()
+    if not stop.is_set():
+        # Faust stops its services when one of them crashes; what it had not acknowledged is delivered again.
+        _halt(Exit.BROKEN, f"Faust stopped: {app.crash_reason!r}")
+    await asyncio.wait([asyncio.create_task(lane.drain()) for lane in lanes], timeout=DRAIN_S_MAX)
+    try:
+        async with asyncio.timeout(FAUST_STOP_S_MAX):
+            await app.consumer.commit()
+            await app.stop()
+    except TimeoutError:
+        get_log().warning(Action.STOP_FORCED, after_s=FAUST_STOP_S_MAX)
+    return Exit.OK
+
+
+def _halt(exit_code: int, why: str) -> None:
+    """End the process at once: a graceful end could acknowledge what must come again."""
+    get_log().error(Action.HALTED, exit_code=int(exit_code), why=why)
+    sys.stderr.flush()
+    os._exit(exit_code)

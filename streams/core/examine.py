@@ -1,0 +1,83 @@
+"""From a message's bytes to what is to be done with it."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from schemas.codec import decode
+from schemas.digest import canonical_body, sha256_hex, staging_prefix
+from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Origin
+from schemas.headers import traceparent_of
+from schemas.limits import NAME_BYTES_MAX
+from schemas.reject import RejectCode, Rejected
+from streams.core.checks import check
+from streams.core.delivery import Delivery
+
+JSON_MEDIA_TYPE = "application/json"
+
+_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, Kind.CLIP: Clip, Kind.LDO: Ldo}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A good message. `body` is what is stored, and None where it is still staged."""
+
+    delivery: Delivery
+    event: InputEvent
+    digest: str
+    media_type: str
+    size_bytes: int
+    body: bytes | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message that can never be ingested. `origin` is None where even that could not be read."""
+
+    delivery: Delivery
+    code: RejectCode
+    reason: str
+    origin: Origin | None
+
+
+def examine(kind: Kind, delivery: Delivery, now_us: int) -> Accepted | Refused:
+    """Decode, check and hash one message. Never raises for anything that a message can hold."""
+    event: InputEvent | None = None
+    try:
+        event = decode(delivery.value, _EVENTS[kind])
+        check(event, now_us)
+        return _accepted(delivery, event)
+    except Rejected as rejected:
+        return Refused(delivery, rejected.code, rejected.reason, _trusted(event))
+
+
+def refuse(accepted: Accepted, code: RejectCode, reason: str) -> Refused:
+    """Return the refusal of a message whose staged body turned out to be wrong."""
+    return Refused(accepted.delivery, code, reason, accepted.event)
+
+
+def _accepted(delivery: Delivery, event: InputEvent) -> Accepted:
+    traceparent = traceparent_of(delivery.headers)
+    match event:
+        case Cid() | Ldo():
+            body = canonical_body(event)
+            return Accepted(delivery, event, sha256_hex(body), JSON_MEDIA_TYPE, len(body), body, traceparent)
+        case Frame() | Clip():
+            if event.claim is not None and event.body is None:
+                _check_claim(event, event.claim)
+            return Accepted(delivery, event, event.sha256, event.media_type, event.size_bytes, event.body, traceparent)
+        case _:
+            assert_never(event)
+
+
+def _check_claim(event: Frame | Clip, claim: str) -> None:
+    # A source may name only what lies in its own staging area: a claim must not be a way to read or move others' blobs.
+    if not claim.startswith(staging_prefix(event.site, event.source_id)) or "/../" in f"{claim}/":
+        raise Rejected(RejectCode.CLAIM_REFUSED, "claim is not below this source's own staging area")
+
+
+def _trusted(event: InputEvent | None) -> Origin | None:
+    """Return who sent it, where the names at least are sound, since they go into the catalog as text."""
+    if event is None or not all(name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX for name in (event.source_id, event.site)):
+        return None
+    return event

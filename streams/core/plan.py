@@ -1,0 +1,149 @@
+"""What a batch puts into the store, and the rows that it commits."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import orjson
+
+from schemas.digest import dead_letter_id, record_id
+from schemas.events import Cid, Clip, Frame, Kind, Ldo
+from schemas.limits import PACKED_BYTES_MAX
+from store.rows import Batch, BlobRow, DeadLetterRow, RecordRow, SightingRow
+from streams.core.delivery import HeaderPairs
+from streams.core.examine import Accepted, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bodies that the store does not have yet, each digest once.
+
+    `alone` become objects of their own, `packed` go into one tar together, `claimed` are promoted from staging.
+    """
+
+    alone: tuple[Accepted, ...]
+    packed: tuple[Accepted, ...]
+    claimed: tuple[Accepted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a body was put."""
+
+    store_key: str
+    store_offset: int | None = None
+
+
+def plan(accepted: Iterable[Accepted], known: frozenset[str]) -> Plan:
+    """Sort the bodies that are new by how they are stored; `known` are digests that the catalog has."""
+    alone: dict[str, Accepted] = {}
+    packed: dict[str, Accepted] = {}
+    claimed: dict[str, Accepted] = {}
+    for one in accepted:
+        if one.digest in known:
+            continue
+        if one.body is None:
+            claimed.setdefault(one.digest, one)
+        elif isinstance(one.event, Cid | Ldo) and one.size_bytes < PACKED_BYTES_MAX:
+            packed.setdefault(one.digest, one)
+        else:
+            alone.setdefault(one.digest, one)
+    # A body that came inline too needs no promotion.
+    only_claimed = tuple(one for digest, one in claimed.items() if digest not in alone)
+    return Plan(tuple(alone.values()), tuple(packed.values()), only_claimed)
+
+
+def batch_of(kind: Kind, examined: Sequence[Accepted | Refused], places: Mapping[str, Place]) -> Batch:
+    """Return the rows of a batch, in the order of its messages; `places` says where each new body was put."""
+    batch = Batch(blobs=[], records=[], sightings=[], dead_letters=[])
+    rows_of = {one.digest: one for one in examined if isinstance(one, Accepted) and one.digest in places}
+    batch.blobs.extend(_blob(one, places[digest]) for digest, one in rows_of.items())
+    for one in examined:
+        match one:
+            case Accepted():
+                record = _record(kind, one)
+                batch.records.append(record)
+                batch.sightings.append(_sighting(one, record))
+            case Refused():
+                batch.dead_letters.append(_dead_letter(one))
+            case _:
+                assert_never(one)
+    return batch
+
+
+def _blob(one: Accepted, place: Place) -> BlobRow:
+    return BlobRow(
+        digest=bytes.fromhex(one.digest),
+        size_bytes=one.size_bytes,
+        media_type=one.media_type,
+        store_key=place.store_key,
+        store_offset=place.store_offset,
+    )
+
+
+def _record(kind: Kind, one: Accepted) -> RecordRow:
+    event = one.event
+    own: dict[str, Any]
+    match event:
+        case Cid():
+            own = {"code": event.code}
+        case Frame():
+            own = {"width": event.width, "height": event.height, "attributes": event.attributes}
+        case Clip():
+            own = {"duration_us": event.duration_us, "about": event.about, "attributes": event.attributes}
+        case Ldo():
+            own = {"ldo_id": event.ldo_id}
+        case _:
+            assert_never(event)
+    return RecordRow(
+        record_id=record_id(kind, one.digest),
+        kind=kind,
+        digest=bytes.fromhex(one.digest),
+        site=event.site,
+        source_id=event.source_id,
+        captured_at_us=event.captured_at_us,
+        sequence=event.sequence,
+        media_type=one.media_type,
+        size_bytes=one.size_bytes,
+        traceparent=one.traceparent,
+        **own,
+    )
+
+
+def _sighting(one: Accepted, record: RecordRow) -> SightingRow:
+    return SightingRow(
+        topic=one.delivery.topic,
+        partition=one.delivery.partition,
+        offset=one.delivery.offset,
+        record_id=record.record_id,
+        site=record.site,
+        source_id=record.source_id,
+        captured_at_us=record.captured_at_us,
+        sequence=record.sequence,
+    )
+
+
+def _dead_letter(one: Refused) -> DeadLetterRow:
+    message = one.delivery
+    return DeadLetterRow(
+        dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
+        code=one.code,
+        reason=one.reason,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        message_timestamp_us=message.timestamp_us,
+        key=message.key,
+        value=message.value,
+        headers=headers_json(message.headers),
+        site=one.origin.site if one.origin else None,
+        source_id=one.origin.source_id if one.origin else None,
+    )
+
+
+def headers_json(headers: HeaderPairs) -> bytes:
+    """Return headers as a JSON array of [name, base64 value] pairs; U+0000 in a name is shown as U+FFFD."""
+    return orjson.dumps(
+        [[name.replace("\0", "\ufffd"), base64.b64encode(value).decode("ascii")] for name, value in headers]
+    )

@@ -1,0 +1,199 @@
+"""One batch, carried out in the order of durable steps: hash, blobs, catalog. Acknowledging is the lane's.
+
+Every step may be repeated, so a transient fault repeats just that step, and a crash anywhere repeats the batch.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from runtime import metrics
+from runtime.logs import Action, get_log
+from runtime.metrics import Step
+from schemas.digest import blob_key, pack_key, sha256_hex
+from schemas.events import Clip, Frame, Kind
+from schemas.reject import RejectCode, Rejected
+from store import pack
+from store.errors import ClaimMismatch, ClaimMissing
+from store.rows import Batch, Committed
+from streams.core.checks import check_media
+from streams.core.delivery import Delivery
+from streams.core.examine import Accepted, Refused, examine, refuse
+from streams.core.plan import Place, batch_of, plan
+from streams.ports import BlobPort, CatalogPort, ClaimPort
+from streams.retry import Retry
+
+PUTS_AT_ONCE_MAX = 16  # of one process: MinIO on two cores is saturated by about as many
+HEAD_BYTES = 256 * 1024  # of a staged body: enough for the header of any image and the boxes before a movie's data
+TAR_MEDIA_TYPE = "application/x-tar"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch whose bodies are durable: what remains is its transaction."""
+
+    kind: Kind
+    batch: Batch
+    refused: tuple[Refused, ...]
+    claims: tuple[str, ...]
+    body_bytes: int
+
+
+class Ingest:
+    """Carries out batches of one process against its ports."""
+
+    def __init__(
+        self, *, blobs: BlobPort, claims: ClaimPort, catalog: CatalogPort, retry: Retry, now_us: Callable[[], int]
+    ) -> None:
+        self._blobs = blobs
+        self._claims = claims
+        self._catalog = catalog
+        self._retry = retry
+        self._now_us = now_us
+        self._puts = asyncio.Semaphore(PUTS_AT_ONCE_MAX)
+
+    async def prepare(self, kind: Kind, deliveries: Sequence[Delivery]) -> Prepared:
+        """Decode, check, hash and store the bodies of a batch."""
+        with metrics.worker_step_seconds.labels(Step.DECODE).time():
+            examined = await asyncio.to_thread(_examine_all, kind, deliveries, self._now_us())
+        with metrics.worker_step_seconds.labels(Step.BLOBS).time():
+            known = await self._known([one for one in examined if isinstance(one, Accepted)])
+            examined, promoted = await self._promote(examined, known)
+            places = promoted | await self._put([one for one in examined if isinstance(one, Accepted)], known)
+        return Prepared(
+            kind=kind,
+            batch=batch_of(kind, examined, places),
+            refused=tuple(one for one in examined if isinstance(one, Refused)),
+            claims=tuple(_claim(one) for one in examined if isinstance(one, Accepted) and _claim(one)),
+            body_bytes=sum(one.size_bytes for one in examined if isinstance(one, Accepted)),
+        )
+
+    async def commit(self, prepared: Prepared) -> Committed:
+        """Write the rows of a batch in one transaction."""
+        with metrics.worker_step_seconds.labels(Step.CATALOG).time():
+            return await self._retry(lambda: self._catalog.commit(prepared.batch))
+
+    async def discard(self, prepared: Prepared) -> None:
+        """Delete what was staged for a committed batch; what a crash leaves behind is collected later."""
+        for claim in prepared.claims:
+            await self._retry(partial(self._claims.discard, claim))
+
+    async def _known(self, accepted: Sequence[Accepted]) -> frozenset[str]:
+        digests = sorted({bytes.fromhex(one.digest) for one in accepted})
+        if not digests:
+            return frozenset()
+        known = await self._retry(lambda: self._catalog.known_blobs(digests))
+        return frozenset(digest.hex() for digest in known)
+
+    async def _promote(
+        self, examined: list[Accepted | Refused], known: frozenset[str]
+    ) -> tuple[list[Accepted | Refused], dict[str, Place]]:
+        """Promote staged bodies; those that are not what they should be turn into refusals."""
+        places: dict[str, Place] = {}
+        refusals: dict[str, Refused] = {}
+        for claimed in plan((one for one in examined if isinstance(one, Accepted)), known).claimed:
+            refused = await self._promoted(claimed)
+            if refused is None:
+                places[claimed.digest] = Place(blob_key(claimed.digest))
+            else:
+                refusals[claimed.digest] = refused
+        if refusals:
+            examined = [
+                replace(refusals[one.digest], delivery=one.delivery, origin=one.event)
+                if isinstance(one, Accepted) and one.body is None and one.digest in refusals
+                else one
+                for one in examined
+            ]
+        return examined, places
+
+    async def _promoted(self, claimed: Accepted) -> Refused | None:
+        assert isinstance(claimed.event, Frame | Clip)
+        try:
+            head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES))
+            check_media(claimed.event, head)
+        except ClaimMissing as fault:
+            return refuse(claimed, RejectCode.CLAIM_MISSING, fault.what)
+        except ClaimMismatch as fault:
+            return refuse(claimed, RejectCode.DIGEST_MISMATCH, fault.what)
+        except Rejected as rejected:
+            return refuse(claimed, rejected.code, rejected.reason)
+        return None
+
+    async def _put(self, accepted: Sequence[Accepted], known: frozenset[str]) -> dict[str, Place]:
+        todo = plan(accepted, known)
+        puts = [self._put_alone(one) for one in todo.alone]
+        if todo.packed:
+            puts.append(self._put_packed(todo.packed))
+        places: dict[str, Place] = {}
+        for put in await _all(puts):
+            places |= put
+        return places
+
+    async def _put_alone(self, one: Accepted) -> dict[str, Place]:
+        assert one.body is not None
+        body, key = one.body, blob_key(one.digest)
+        await self._put_object(key, body, one.media_type)
+        return {one.digest: Place(key)}
+
+    async def _put_packed(self, some: Sequence[Accepted]) -> dict[str, Place]:
+        tar, places = await asyncio.to_thread(pack.build, [(one.digest, one.body or b"") for one in some])
+        key = pack_key(await asyncio.to_thread(sha256_hex, tar))
+        await self._put_object(key, tar, TAR_MEDIA_TYPE)
+        return {one.digest: Place(key, offset) for one, (offset, _) in zip(some, places, strict=True)}
+
+    async def _put_object(self, key: str, data: bytes, media_type: str) -> None:
+        async with self._puts:
+            await self._retry(lambda: self._blobs.put(key, data, media_type=media_type))
+
+
+def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:
+    return [examine(kind, delivery, now_us) for delivery in deliveries]
+
+
+def _claim(one: Accepted) -> str:
+    return (one.event.claim or "") if isinstance(one.event, Frame | Clip) and one.body is None else ""
+
+
+async def _all(steps: Sequence[Awaitable[T]]) -> list[T]:
+    """Wait for every step; the first that fails cancels the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_one(step)) for step in steps]
+    return [task.result() for task in tasks]
+
+
+async def _one(step: Awaitable[T]) -> T:
+    return await step
+
+
+def report(prepared: Prepared, committed: Committed, started_s: float) -> None:
+    """Count and log what became of a batch."""
+    kind = prepared.kind.value
+    duplicates = committed.duplicates
+    metrics.worker_deliveries_total.labels(kind, "stored").inc(len(committed.new_records))
+    metrics.worker_deliveries_total.labels(kind, "duplicate").inc(duplicates)
+    metrics.worker_deliveries_total.labels(kind, "rejected").inc(len(prepared.refused))
+    metrics.worker_bytes_total.labels(kind).inc(prepared.body_bytes)
+    for refused in prepared.refused:
+        metrics.worker_rejected_total.labels(kind, refused.code.value).inc()
+        at = refused.delivery
+        get_log().warning(
+            Action.REJECTED,
+            code=refused.code.value,
+            reason=refused.reason,
+            topic=at.topic,
+            partition=at.partition,
+            offset=at.offset,
+        )
+    get_log().debug(
+        Action.BATCH_STORED,
+        kind=kind,
+        stored=len(committed.new_records),
+        duplicates=duplicates,
+        rejected=len(prepared.refused),
+        seconds=round(time.monotonic() - started_s, 3),
+    )

@@ -1,0 +1,94 @@
+"""How far the group is behind, asked of the broker itself: what a stuck consumer believes of itself proves nothing."""
+
+import time
+from collections.abc import Callable, Iterable
+from threading import Event, Thread
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from runtime import metrics
+from runtime.errors import HeadraceError
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from streams.core.stall import Partition, Stall, Standing
+
+_LOOK_S = 2.0
+_REQUEST_S = 5.0
+
+
+class LagProbe:
+    """Looks every two seconds, in a thread, at where the group and the topics are.
+
+    `assigned` returns this process's partitions. Where it has none, all partitions of the topics are watched, so that a
+    consumer that never gets its share back is noticed too.
+    """
+
+    def __init__(
+        self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition]]
+    ) -> None:
+        # It never subscribes: it asks for the group's offsets without becoming a member.
+        self._consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False))
+        self._topics = tuple(topics)
+        self._assigned = assigned
+        self._stall = Stall()
+        self._longest: tuple[Partition, int] | None = None
+        self._answered = False
+        self._stopped = Event()
+        self._thread = Thread(target=self._look_on, name="lag", daemon=True)
+
+    async def check(self) -> None:
+        """Raise where the broker did not answer the last look; for readiness."""
+        if not self._answered:
+            raise HeadraceError("kafka_unreachable", "the broker did not answer")
+
+    def waiting(self) -> bool:
+        """Say whether a watched partition has messages that nobody has finished."""
+        return self._longest is not None
+
+    def progress(self) -> object:
+        """Return the partition that has stood still longest and its offset: another value means that it moved."""
+        return self._longest
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._stopped.set()
+        self._thread.join(_REQUEST_S)
+
+    def _look_on(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._longest = self._stall.observe(time.monotonic(), self._standings())
+                self._answered = True
+            except KafkaException:
+                # The broker is away: that is not this process standing still. It is said by /readyz.
+                self._longest = None
+                self._answered = False
+            self._stopped.wait(_LOOK_S)
+        self._consumer.close()
+
+    def _standings(self) -> dict[Partition, Standing]:
+        everything = self._partitions()
+        assigned = set(self._assigned())
+        watched = [one for one in everything if (one.topic, one.partition) in assigned] or everything
+        standings: dict[Partition, Standing] = {}
+        lags = dict.fromkeys(self._topics, 0)
+        for one in self._consumer.committed(watched, timeout=_REQUEST_S):
+            low, high = self._consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
+            # Nothing committed yet is a negative number; what retention deleted cannot be waited for.
+            standing = Standing(max(one.offset, low), high)
+            standings[one.topic, one.partition] = standing
+            lags[one.topic] += standing.lag
+        for topic, lag in lags.items():
+            metrics.worker_lag_messages.labels(topic).set(lag)
+        return standings
+
+    def _partitions(self) -> list[TopicPartition]:
+        found = []
+        for topic in self._topics:
+            about = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
+            found += [TopicPartition(topic, number) for number in about.partitions]
+        return found

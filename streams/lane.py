@@ -1,0 +1,141 @@
+"""One topic's batches in flight: prepared side by side, committed one after another, acknowledged last and in order.
+
+Kafka keeps one number for each partition: everything below it is done. So a batch is acknowledged only after the batch
+before it, and its events in the order in which they came, without giving way to anything else in between.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from runtime import metrics
+from runtime.errors import Exit
+from runtime.logs import Action, get_log
+from schemas.events import Kind
+from streams.core.delivery import Delivery, HeaderPairs
+from streams.core.quota import Quota
+from streams.ingest import Ingest, report
+from streams.ports import Event, Message
+from streams.retry import Halting
+
+HaltProcess: TypeAlias = Callable[[int, str], None]
+
+
+class Lane:
+    """Takes batches of one kind. `halt` ends the process and does not return."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        ingest: Ingest,
+        *,
+        batches_max: int,
+        bytes_max: int,
+        quota: Quota,
+        halt: HaltProcess,
+    ) -> None:
+        self._kind = kind
+        self._ingest = ingest
+        self._batches_max = batches_max
+        self._bytes_max = bytes_max
+        self._quota = quota
+        self._halt = halt
+        self._tasks: list[asyncio.Task[None]] = []
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._closed = False
+
+    async def take(self, events: Sequence[Event]) -> None:
+        """Take a batch in, waiting until there is room for it; a batch larger than all the room goes alone.
+
+        Called by one agent only: the order of the calls is the order of the acknowledgements.
+        """
+        deliveries = [delivery_of(event.message) for event in events]
+        size_bytes = sum(delivery.size_bytes for delivery in deliveries)
+        while not self._has_room(size_bytes):
+            self._room.clear()
+            await self._room.wait()
+        before = self._tasks[-1] if self._tasks else None
+        task = asyncio.create_task(self._carry(events, deliveries, before), name=f"{self._kind}-batch")
+        self._tasks.append(task)
+        self._bytes += size_bytes
+        metrics.worker_batch_messages.labels(self._kind.value).observe(len(events))
+        metrics.worker_batches_in_flight.labels(self._kind.value).inc()
+        task.add_done_callback(lambda done: self._left(done, size_bytes))
+
+    async def drain(self) -> None:
+        """Take nothing more in, and wait until everything taken is acknowledged."""
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def _has_room(self, size_bytes: int) -> bool:
+        if self._closed:
+            return False
+        if not self._tasks:
+            return True
+        return len(self._tasks) < self._batches_max and self._bytes + size_bytes <= self._bytes_max
+
+    async def _carry(
+        self, events: Sequence[Event], deliveries: Sequence[Delivery], before: "asyncio.Task[None] | None"
+    ) -> None:
+        started_s = time.monotonic()
+        try:
+            prepared = await self._ingest.prepare(self._kind, deliveries)
+            if before is not None:
+                await asyncio.wait([before])
+            self._check_quota(len(events) - len(prepared.refused), len(prepared.refused))
+            committed = await self._ingest.commit(prepared)
+            report(prepared, committed, started_s)
+            for event in events:
+                event.ack()
+            await self._ingest.discard(prepared)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing of the batch may be acknowledged
+            self._end(error)
+
+    def _check_quota(self, good: int, bad: int) -> None:
+        # Before the commit: what is over the quota stays in its topic, for a worker that understands it.
+        if self._quota.exceeded(time.monotonic(), good=good, bad=bad):
+            raise Halting(
+                Exit.QUOTA,
+                f"more than {self._quota.dead_letters_max} messages of {self._kind} rejected within "
+                f"{self._quota.window_s:.0f} s, and more than were good: rather a bad deploy than bad sources",
+            )
+
+    def _end(self, error: BaseException) -> None:
+        # A group holds the faults of parallel PUTs; the first tells as much as all of them.
+        root = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(root, Halting):
+            self._halt(root.exit_code, str(root))
+        else:
+            get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)
+            self._halt(Exit.BROKEN, f"{type(root).__name__}: {root}")
+
+    def _left(self, task: "asyncio.Task[None]", size_bytes: int) -> None:
+        self._tasks.remove(task)
+        self._bytes -= size_bytes
+        self._room.set()
+        metrics.worker_batches_in_flight.labels(self._kind.value).dec()
+
+
+def delivery_of(message: Message) -> Delivery:
+    """Return what Faust's message says, as a plain value."""
+    return Delivery(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp_us=round((message.timestamp or 0) * 1_000_000),
+        key=message.key,
+        value=message.value,
+        headers=_pairs(message.headers),
+    )
+
+
+def _pairs(headers: object) -> HeaderPairs:
+    if not headers:
+        return ()
+    items = headers.items() if isinstance(headers, dict) else headers
+    return tuple((str(name), value or b"") for name, value in items)  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""Faust, in the only profile in which it loses nothing.
+
+As it comes, Faust acknowledges a message whose agent raised, one whose value it could not decode, and with concurrency
+above one it commits past messages that are still being worked on. So: topics of bytes that we decode, one agent each
+with concurrency 1 that never raises, batches taken without acknowledgement, no tables, no Faust producer, no Faust
+transactions, no web server. The versions are pinned, because this relies on how they acknowledge.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from faust.types.auth import AuthProtocol
+
+from runtime.settings import Settings
+from schemas.events import Kind
+from schemas.topics import input_topic
+
+SESSION_TIMEOUT_S = 30.0
+REBALANCE_TIMEOUT_S = (
+    180.0  # above the processing deadline: a batch or the process ends before Kafka acts
+)
+REQUEST_TIMEOUT_S = 90.0
+COMMIT_INTERVAL_S = 1.0
+FETCH_BYTES_SMALL = 1024 * 1024
+FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition at a time: fewer, larger fetches cost less
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Kinds that share a process: a full buffer of one kind stops the others (faust-streaming #53)."""
+
+    name: str
+    kinds: frozenset[Kind]
+    fetch_bytes: int
+
+
+SMALL = Group("headrace-small", frozenset({Kind.CID, Kind.LDO}), FETCH_BYTES_SMALL)
+LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_LARGE)
+
+
+def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
+    """Return how many messages fit a buffer of so many bytes, since Faust's back-pressure counts messages."""
+    message_bytes_max = max(input_topic(kind).message_bytes_max for kind in kinds)
+    return max(1, buffer_bytes_max // message_bytes_max)
+
+
+def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
+    """Return a Faust app in the safe profile, without agents yet."""
+    return faust.App(
+        group.name,
+        broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
+        broker_credentials=_credentials(settings),
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_session_timeout=SESSION_TIMEOUT_S,
+        broker_request_timeout=REQUEST_TIMEOUT_S,
+        broker_rebalance_timeout=REBALANCE_TIMEOUT_S,
+        # Every body is checked against its SHA-256, so the broker's checksum would only cost time.
+        broker_check_crcs=False,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=group.fetch_bytes,
+        stream_buffer_maxsize=buffer_messages(kinds, settings.buffer_bytes_max),
+        stream_wait_empty=False,
+        value_serializer="raw",
+        key_serializer="raw",
+        producer_threaded=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        autodiscover=False,
+        # Faust insists on a directory for tables, of which there are none.
+        datadir=tempfile.gettempdir(),
+        store="memory://",
+    )
+
+
+def _credentials(settings: Settings) -> Any:
+    if settings.kafka_security == "PLAINTEXT":
+        return None
+    ssl_context = _tls(settings) if settings.kafka_security.endswith("SSL") else None
+    if settings.kafka_security == "SSL":
+        return faust.SSLCredentials(context=ssl_context)
+    credentials = faust.SASLCredentials(
+        username=settings.kafka_username,
+        password=settings.kafka_password.get_secret_value(),
+        mechanism=settings.kafka_sasl_mechanism,
+        ssl_context=ssl_context,
+    )
+    credentials.protocol = AuthProtocol(settings.kafka_security)
+    return credentials
+
+
+def _tls(settings: Settings) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=settings.kafka_ca_file or None)

@@ -1,0 +1,197 @@
+"""The relay: what the catalog has to announce goes out, once each, in the order of the outbox.
+
+A row is marked after Kafka committed it. Whatever happens in between leaves rows that are out but not marked, so every
+start, and every start over, first reads what is out (`tail.py`). That the topics cannot change meanwhile is Kafka's
+fencing (`announcer.py`); that two relays do not fence each other for ever is the lead in PostgreSQL.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from enum import StrEnum
+from typing import TypeVar
+
+from runtime.errors import Exit
+from runtime.logs import Action, get_log
+from runtime.metrics import (
+    relay_announced_total,
+    relay_delay_seconds,
+    relay_leading,
+    relay_pending_rows,
+    relay_restarts_total,
+)
+from runtime.settings import Settings
+from store.errors import CatalogUnavailable
+from store.outbox import Outbox, Pending
+from store.relay_session import Lead, Listener
+from streams.relay.announcer import Announcer
+from streams.relay.faults import Fenced, StartOver
+from streams.relay.plan import announce
+from streams.relay.tail import Tail
+
+FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
+
+T = TypeVar("T")
+
+
+class Phase(StrEnum):
+    """What a relay is doing."""
+
+    STANDING_BY = "standing by"
+    CATCHING_UP = "reading what is out"
+    IDLE = "nothing to announce"
+    ANNOUNCING = "announcing"
+
+
+class Relay:
+    """Moves rows from the outbox to their topics while it leads. `phase` and `steps` say whether it moves."""
+
+    def __init__(
+        self, settings: Settings, outbox: Outbox, *, now_us: Callable[[], int], reached: Callable[[str], None]
+    ) -> None:
+        """`reached` is told each named crash point."""
+        self._settings = settings
+        self._outbox = outbox
+        self._now_us = now_us
+        self._reached = reached
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="relay-kafka")
+        self._failures = 0
+        self.phase = Phase.STANDING_BY
+        self.steps = 0
+        self.announced = 0
+
+    def waiting(self) -> bool:
+        """Say whether there is work, for the watchdog."""
+        return self.phase in {Phase.CATCHING_UP, Phase.ANNOUNCING}
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Lead, or stand by, until `stop` is set; returns the exit code."""
+        try:
+            async with self._outbox.listen() as listener:
+                while not stop.is_set():
+                    code = await self._term(listener, stop)
+                    if code is not None:
+                        return code
+            return Exit.OK
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _term(self, listener: Listener, stop: asyncio.Event) -> int | None:
+        """Lead once; returns None when it has to be begun anew."""
+        self.phase = Phase.STANDING_BY
+        get_log().info(Action.STANDING_BY)
+        lead = await _unless(stop, self._outbox.wait_to_lead())
+        if lead is None:
+            return Exit.OK
+        announcer = Announcer(self._settings)
+        try:
+            await self._lead(announcer, lead, listener, stop)
+        except Fenced as fenced:
+            get_log().warning(Action.LEADERSHIP_LOST, why=str(fenced))
+            return Exit.TRANSIENT
+        except (StartOver, CatalogUnavailable) as fault:
+            self.phase = Phase.STANDING_BY
+            self._failures += 1
+            relay_restarts_total.inc()
+            if self._failures > FAILURES_IN_A_ROW_MAX:
+                get_log().error(Action.HALTED, why=str(fault), failures=self._failures)
+                return Exit.TRANSIENT
+            again_in_s = self._delay_s()
+            get_log().warning(Action.RETRYING, why=str(fault).splitlines()[0], again_in_s=again_in_s)
+            await self._blocking(announcer.close)
+            await lead.release()
+            await _unless(stop, asyncio.sleep(again_in_s))
+            return None
+        finally:
+            relay_leading.set(0)
+            await self._blocking(announcer.close)
+            await lead.release()
+        return Exit.OK
+
+    async def _lead(self, announcer: Announcer, lead: Lead, listener: Listener, stop: asyncio.Event) -> None:
+        self._enter(Phase.CATCHING_UP)
+        relay_leading.set(1)
+        await self._blocking(announcer.open)
+        await self._catch_up(lead, stop)
+        get_log().info(Action.LEADING)
+        while not stop.is_set():
+            if lead.lost.is_set():
+                raise StartOver("the lead was lost with its connection to PostgreSQL")
+            listener.heard.clear()
+            rows = await self._outbox.pending(self._settings.relay_rows_max)
+            relay_pending_rows.set(len(rows))
+            if rows:
+                await self._announce(announcer, rows)
+            else:
+                self._enter(Phase.IDLE)
+                await _first(self._settings.relay_poll_s, listener.heard, lead.lost, stop)
+
+    async def _catch_up(self, lead: Lead, stop: asyncio.Event) -> None:
+        """Mark everything that is out already."""
+        tail, found = Tail(self._settings), 0
+        try:
+            await self._blocking(tail.open, await self._outbox.checkpoints())
+            while (out := await self._blocking(tail.read)) is not None:
+                if lead.lost.is_set() or stop.is_set():
+                    raise StartOver("interrupted while reading what is out")
+                if out.event_ids:
+                    found += await self._outbox.mark_seen(out.event_ids)
+                if out.next_offsets:
+                    await self._outbox.mark([], out.next_offsets)
+                self._enter(Phase.CATCHING_UP)
+        finally:
+            await self._blocking(tail.close)
+        get_log().info(Action.CAUGHT_UP, found=found)
+
+    async def _announce(self, announcer: Announcer, rows: list[Pending]) -> None:
+        self._enter(Phase.ANNOUNCING)
+        self._reached("relay_before_send")
+        checkpoints = await self._blocking(lambda: announcer.announce(map(announce, rows)))
+        self._reached("relay_before_mark")
+        await self._outbox.mark([row.outbox_id for row in rows], checkpoints)
+        self._reached("relay_after_mark")
+        self._failures = 0
+        self.announced += len(rows)
+        self._enter(Phase.ANNOUNCING)
+        self._measure(rows)
+
+    def _measure(self, rows: list[Pending]) -> None:
+        now_us = self._now_us()
+        for row in rows:
+            relay_announced_total.labels(row.topic).inc()
+            since_us = getattr(row.event, "ingested_at_us", None) or row.event.rejected_at_us
+            relay_delay_seconds.observe(max(0, now_us - since_us) / 1_000_000)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.steps += 1
+
+    def _delay_s(self) -> float:
+        return min(self._settings.retry_delay_s * 2 ** (self._failures - 1), self._settings.retry_delay_s_max)
+
+    async def _blocking(self, call: Callable[..., T], *values: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *values)
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """Return what `work` returns, or None if the stop comes first."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+            with suppress(asyncio.CancelledError):
+                await each
+
+
+async def _first(seconds: float, *events: asyncio.Event) -> None:
+    """Wait until one of the events is set, or for so many seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

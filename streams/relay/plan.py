@@ -1,0 +1,59 @@
+"""What to say about a row of the outbox: topic, key, headers and bytes. No I/O, no clock."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from schemas.codec import encode
+from schemas.events import DeadLetter, Ingested, Kind
+from schemas.headers import Headers, headers_for
+from schemas.limits import NAME_BYTES_MAX
+from schemas.topics import DEAD_LETTERS, Topic, ingested_topic
+from store.outbox import Pending
+
+OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
+
+_EVENT_ID = "ce_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One message to publish."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+def announce(row: Pending) -> Announcement:
+    """Return the message that says what the row stands for.
+
+    Raises:
+        ValueError: the row does not fit its event's schema; the sentence names the field.
+    """
+    subject, key = _about(row.event)
+    headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
+    return Announcement(row.topic, key, encode(row.event), headers)
+
+
+def event_id_of(headers: Iterable[tuple[str, str | bytes | None]]) -> UUID | None:
+    """Return the event id among a message's headers, or None where somebody else wrote the message."""
+    for name, value in headers:
+        if name == _EVENT_ID and value is not None:
+            try:
+                return UUID(value if isinstance(value, str) else value.decode("ascii"))
+            except ValueError:
+                return None
+    return None
+
+
+def _about(event: Ingested | DeadLetter) -> tuple[str, bytes]:
+    """Return what the event speaks of, and the key under which its source's events stay in order."""
+    match event:
+        case Ingested():
+            return event.digest, event.source_id.encode()
+        case DeadLetter():
+            # By the contract a message's key is its source; one that cannot be a name says nothing.
+            key = event.key if event.key and len(event.key) <= NAME_BYTES_MAX else event.topic.encode()
+            return f"{event.topic}/{event.partition}/{event.offset}", key
