@@ -1,5 +1,18 @@
+from producers.bodies import describe_clip, describe_frame
+from producers.camera import Camera, CameraReport
 from producers.delivery import Acknowledged, Delivery, NotDelivered
 from producers.device import Device, Reported
 from producers.publisher import Publisher
 
-__all__ = ["Acknowledged", "Delivery", "Device", "NotDelivered", "Publisher", "Reported"]
+__all__ = [
+    "Acknowledged",
+    "Camera",
+    "CameraReport",
+    "Delivery",
+    "Device",
+    "NotDelivered",
+    "Publisher",
+    "Reported",
+    "describe_clip",
+    "describe_frame",
+]

@@ -6,7 +6,7 @@ sending: the same scan sent twice is one record, while the same code scanned aga
 """
 
 from hashlib import sha256
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID, uuid5
 
 from schemas.events import Cid, Kind, Ldo
@@ -64,6 +64,8 @@ def canonical_body(event: Cid | Ldo) -> bytes:
                 if body[name] != said[name]:
                     raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"body speaks of another {name} than its message")
             said |= body
+        case _:
+            assert_never(event)
     return canonical(said, "body")
 
 

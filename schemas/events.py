@@ -5,7 +5,7 @@ Times are integers: microseconds since 1970, UTC. Digests are 64 lower-case hexa
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 
 class Kind(StrEnum):
@@ -172,3 +172,5 @@ def kind_of(event: InputEvent) -> Kind:
             return Kind.CLIP
         case Ldo():
             return Kind.LDO
+        case _:
+            assert_never(event)

@@ -9,7 +9,7 @@ from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
     name="headrace",
-    help="Event-streaming ingestion: what cameras and devices hand over is stored once, catalogued, and announced once.",
+    help="What cameras and devices hand over is stored once, catalogued, and announced once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -1,5 +1,148 @@
+"""The catalog and the topics, as a person reads them: ls, show, get, dlq ls, cat."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
 import typer
+
+from headrace.cli.output import print_json, print_table, say
+from headrace.cli.processes import parse_kinds
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from headrace.reading import as_json, opened_blobs, read_body
+from runtime.errors import Exit, HeadraceError
+from runtime.settings import Settings
+from schemas.headers import rfc3339
+from store.queries import Queries
+from store.views import Filters
+
+T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command("ls")(list_records)
+    app.command()(show)
+    app.command()(get)
+    app.command()(cat)
+
+
+def list_records(
+    *,
+    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only of this camera or device.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only of this site.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Records on a page.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended; it prints it.")] = None,
+    as_json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
+) -> None:
+    """List records, newest first, and how many of each kind there are."""
+    filters = Filters(kinds=parse_kinds(kind) if kind else None, source_id=source, site=site)
+
+    async def look(queries: Queries) -> None:
+        try:
+            page = await queries.list_records(filters, cursor=cursor, limit=limit)
+        except ValueError as error:
+            raise HeadraceError(
+                "cursor_invalid", str(error), hint="use the cursor that the page before printed", exit_code=Exit.USAGE
+            ) from None
+        counts = await queries.counts()
+        if as_json_lines:
+            print_json({"records": [as_json(one) for one in page.records], "cursor": page.cursor,
+                        "counts": as_json(counts)})  # fmt: skip
+            return
+        print_table(
+            ("record", "kind", "site", "source", "captured", "bytes", "what"),
+            [
+                (one.record_id, one.kind, one.site, one.source_id, rfc3339(one.captured_at_us), one.size_bytes,
+                 one.ldo_id or one.code or (f"{one.width}x{one.height}" if one.width else one.about or ""))
+                for one in page.records
+            ],
+        )  # fmt: skip
+        total = ", ".join(f"{number} {name}s" for name, number in counts.records.items())
+        say(f"{total}; {counts.sightings} sightings; {sum(counts.dead_letters.values())} dead letters")
+        if page.cursor:
+            say(f"more: headrace ls --cursor {page.cursor}")
+
+    _query(look)
+
+
+def show(
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
+    *,
+    as_json_object: Json = False,
+) -> None:
+    """Show one record with its sightings."""
+
+    async def look(queries: Queries) -> None:
+        detail = await queries.record(wanted)
+        if as_json_object:
+            print_json(as_json(detail))
+            return
+        known = {name: value for name, value in as_json(detail.record).items() if value is not None}
+        print_table(("field", "value"), list(known.items()))
+        print_table(
+            ("seen in", "partition", "offset", "site", "source", "captured", "sequence"),
+            [
+                (one.topic, one.partition, one.offset, one.site, one.source_id, rfc3339(one.captured_at_us),
+                 one.sequence)
+                for one in detail.sightings
+            ],
+        )  # fmt: skip
+
+    _query(look)
+
+
+def get(
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
+) -> None:
+    """Fetch a record's bytes and check them against their digest."""
+    settings = client_settings()
+
+    async def fetch(queries: Queries) -> None:
+        body = await read_body(opened_blobs(settings), (await queries.record(wanted)).record)
+        if output is None:
+            sys.stdout.buffer.write(body)
+            return
+        try:
+            output.write_bytes(body)
+        except OSError as error:
+            raise HeadraceError(
+                "file_unwritable", f"cannot write: {error.strerror}", where=str(output), exit_code=Exit.USAGE
+            ) from None
+        say(f"{len(body)} bytes written to {output}")
+
+    _query(fetch, settings)
+
+
+def cat(
+    topic: Annotated[str, typer.Argument(help="Any topic of Headrace, for example ingested.frames.v1.")],
+    *,
+    start: Annotated[datetime | None, typer.Option("--from", help="Only messages from this time on (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Only messages before this time (UTC).")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
+) -> None:
+    """Print a topic's messages as JSON lines; bodies are shown by their length."""
+    from headrace.topic_lines import topic_lines
+
+    for number, line in enumerate(topic_lines(client_settings(), topic, start=start, end=end, follow=follow), 1):
+        print_json(line)
+        if number == limit:
+            break
+
+
+def _query(look: Callable[[Queries], Awaitable[None]], settings: Settings | None = None) -> None:
+    async def main() -> None:
+        queries = await Queries.open((settings or client_settings()).postgres_dsn.get_secret_value())
+        try:
+            await look(queries)
+        finally:
+            await queries.close()
+
+    asyncio.run(main())

@@ -24,9 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
-    app.command(
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    )(kafka)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
+        kafka
+    )
 
 
 def up(
@@ -58,9 +58,7 @@ def up(
         say("next: `headrace publish --help`, `headrace status`, `headrace ls`; stop it with `headrace down`")
 
 
-def down(
-    *, purge: Annotated[bool, typer.Option("--purge", help="Remove the stack's data as well.")] = False
-) -> None:
+def down(*, purge: Annotated[bool, typer.Option("--purge", help="Remove the stack's data as well.")] = False) -> None:
     """Stop everything that runs in the state directory, also what a killed launcher left."""
     from infra.native import down as stop
 

@@ -50,7 +50,8 @@ def wait_until_ready(config: StackConfig, state: StateDir, progress: Callable[[s
         for record in ledger.processes:
             if record.name not in told and record.state in {State.READY, State.DONE}:
                 told.add(record.name)
-                if record.name == "minio":
+                if record.name == "minio" and not config.services:
+                    # With the service, its `init` makes the bucket.
                     minio.create_bucket(config, state)
                 progress(_ready_line(record))
         if ledger.processes and len(told) == len(ledger.processes):

@@ -34,14 +34,14 @@ class Supervisor:
         around = Surroundings(stack_id=stack_id, changed=self._record, say=say)
         self._state = state
         self._identity = Identity.of(os.getpid())
-        self._children = {process.name: Child(process, depth[process.name], around) for process in processes}
+        self.children = {process.name: Child(process, depth[process.name], around) for process in processes}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep all of them running; returns when `stop` is set and all have ended."""
         self._record()
         keeping = [
-            asyncio.create_task(child.keep_running([self._children[need] for need in child.process.depends_on]))
-            for child in self._children.values()
+            asyncio.create_task(child.keep_running([self.children[need] for need in child.process.depends_on]))
+            for child in self.children.values()
         ]
         try:
             await stop.wait()
@@ -49,15 +49,15 @@ class Supervisor:
             await self._stop_all(keeping)
 
     async def _stop_all(self, keeping: list[asyncio.Task[None]]) -> None:
-        for level in sorted({child.level for child in self._children.values()}, reverse=True):
-            await asyncio.gather(*(child.stop() for child in self._children.values() if child.level == level))
+        for level in sorted({child.level for child in self.children.values()}, reverse=True):
+            await asyncio.gather(*(child.stop() for child in self.children.values() if child.level == level))
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
-        write_ledger(self._state, Ledger(None, tuple(child.record for child in self._children.values())))
+        write_ledger(self._state, Ledger(None, tuple(child.record for child in self.children.values())))
 
     def _record(self) -> None:
-        write_ledger(self._state, Ledger(self._identity, tuple(child.record for child in self._children.values())))
+        write_ledger(self._state, Ledger(self._identity, tuple(child.record for child in self.children.values())))
 
 
 async def _watch_owner(owner: Identity, stop: asyncio.Event) -> None:

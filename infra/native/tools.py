@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import assert_never
 
 from infra.native.info import StackInfo
 from infra.native.kafka import tool_argv, tool_env
@@ -40,19 +41,16 @@ TOOLS: Mapping[str, Tool] = {
     "console-share-consumer": Tool(f"{_TOOLS}.consumer.ConsoleShareConsumer"),
     "consumer-groups": Tool(f"{_TOOLS}.consumer.group.ConsumerGroupCommand"),
     "consumer-perf-test": Tool(f"{_TOOLS}.ConsumerPerformance"),
-    "delegation-tokens": Tool(f"{_TOOLS}.DelegationTokenCommand"),
     "delete-records": Tool(f"{_TOOLS}.DeleteRecordsCommand"),
     "dump-log": Tool(f"{_TOOLS}.DumpLogSegments", Bootstrap.NOWHERE),
     "features": Tool(f"{_TOOLS}.FeatureCommand"),
     "get-offsets": Tool(f"{_TOOLS}.GetOffsetShell"),
     "groups": Tool(f"{_TOOLS}.GroupsCommand"),
-    "jmx": Tool(f"{_TOOLS}.JmxTool", Bootstrap.NOWHERE),
     "leader-election": Tool(f"{_TOOLS}.LeaderElectionCommand"),
     "log-dirs": Tool(f"{_TOOLS}.LogDirsCommand"),
     "metadata-quorum": Tool(f"{_TOOLS}.MetadataQuorumCommand"),
     "producer-perf-test": Tool(f"{_TOOLS}.ProducerPerformance"),
     "reassign-partitions": Tool(f"{_TOOLS}.reassign.ReassignPartitionsCommand"),
-    "replica-verification": Tool(f"{_TOOLS}.ReplicaVerificationTool"),
     "share-groups": Tool(f"{_TOOLS}.consumer.group.ShareGroupCommand"),
     "storage": Tool("kafka.tools.StorageTool", Bootstrap.NOWHERE),
     "topics": Tool(f"{_TOOLS}.TopicCommand"),
@@ -86,12 +84,15 @@ def run_tool(info: StackInfo, tool: str, args: Sequence[str]) -> int:
 
 def arguments(tool: Tool, args: Sequence[str], bootstrap: str) -> list[str]:
     """The tool's arguments with the brokers' addresses in them, unless they are given."""
-    given = any(arg.startswith(("--bootstrap-server", "--bootstrap-controller", "--broker-list")) for arg in args)
-    if given or not args or tool.bootstrap is Bootstrap.NOWHERE:
+    if any(arg.startswith(("--bootstrap-server", "--bootstrap-controller")) for arg in args):
         return list(args)
     option = ["--bootstrap-server", bootstrap]
     match tool.bootstrap:
         case Bootstrap.FIRST:
             return [*option, *args]
         case Bootstrap.AFTER_COMMAND:
-            return [args[0], *option, *args[1:]]
+            return [*args[:1], *option, *args[1:]]
+        case Bootstrap.NOWHERE:
+            return list(args)
+        case _:
+            assert_never(tool.bootstrap)

@@ -1,28 +1,101 @@
 -- The read side. Times come out as microseconds since 1970; numeric keeps them exact.
+-- Words in braces are filled in from the fixed parts at the end of this file, never from what a user gave.
 
--- list_records --
--- Newest first, page by page by key: as quick on the last page as on the first. The kinds' indexes each give their
--- newest, and the pages are merged from those.
-select r.*
-from unnest($1::text[]) as wanted (kind)
-cross join lateral (
-    select {columns}
-    from records as r
-    where r.kind = wanted.kind
-        and ($2::timestamptz is null or (r.ingested_at, r.record_id) < ($2::timestamptz, $3::uuid))
-        and {filters}
-    order by r.ingested_at desc, r.record_id desc
-    limit {limit}
+-- page --
+-- Newest first, page by page by key, so the last page is as quick as the first. Each driver row (a kind, or a source)
+-- has an index that gives its newest rows, and the page is merged from those.
+select {columns}
+from (
+    select found.*
+    from {driver}
+    cross join lateral (
+        select r.*
+        from records as r
+        where {conditions}
+        order by r.ingested_at desc, r.record_id desc
+        limit $1
+    ) as found
+    order by found.ingested_at desc, found.record_id desc
+    limit $1
 ) as r
+left join blobs as b on b.sha256 = r.digest
 order by r.ingested_at desc, r.record_id desc
-limit {limit}
 
--- list_records_of --
--- The same where a filter has an index of its own, which then leads.
+-- by_ids --
 select {columns}
 from records as r
-where r.kind = any($1::text[])
-    and ($2::timestamptz is null or (r.ingested_at, r.record_id) < ($2::timestamptz, $3::uuid))
-    and {filters}
+left join blobs as b on b.sha256 = r.digest
+where r.record_id = any($1::uuid[])
 order by r.ingested_at desc, r.record_id desc
-limit {limit}
+
+-- ids_between --
+select record_id from records where record_id between $1 and $2 order by record_id limit $3
+
+-- digests_between --
+select sha256 from blobs where sha256 between $1 and $2 order by sha256 limit $3
+
+-- newest_by_ldo_id --
+select record_id from records where ldo_id = $1 order by ingested_at desc, record_id desc limit 1
+
+-- newest_by_code --
+select record_id from records where code = $1 order by ingested_at desc, record_id desc limit 1
+
+-- sightings --
+select
+    topic, partition, "offset", index, record_id, site, source_id,
+    (extract(epoch from captured_at) * 1000000)::bigint as captured_at_us, sequence,
+    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
+from sightings
+where record_id = $1
+order by seen_at, topic, partition, "offset", index
+limit $2
+
+-- blob_place --
+select sha256, size_bytes, media_type, store_key, store_offset from blobs where sha256 = $1
+
+-- count_records --
+select kind, count(*) from records group by kind order by kind
+
+-- count_sightings --
+select count(*) from sightings
+
+-- count_dead_letters --
+select code, count(*) from dead_letters group by code order by code
+
+-- count_unpublished --
+select count(*) from outbox where published_at is null
+
+-- dead_letters --
+select
+    dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us,
+    octet_length(value) as value_bytes, site, source_id,
+    (extract(epoch from rejected_at) * 1000000)::bigint as rejected_at_us
+from dead_letters
+where ($2::text is null or code = $2) and ($3::uuid is null or (rejected_at, dead_letter_id) < (
+    select rejected_at, dead_letter_id from dead_letters where dead_letter_id = $3
+))
+order by rejected_at desc, dead_letter_id desc
+limit $1
+
+-- dead_letter --
+select
+    dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us, key, value,
+    headers::text as headers, site, source_id
+from dead_letters
+where dead_letter_id = $1
+
+-- columns --
+r.record_id, r.kind, encode(r.digest, 'hex') as digest, r.site, r.source_id,
+(extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,
+(extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
+r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code, r.about,
+r.attributes::text as attributes, r.traceparent
+
+-- every_kind --
+unnest(array['cid', 'frame', 'clip', 'ldo']) as wanted (kind)
+
+-- every_source --
+sources as wanted
+
+-- nothing_more --
+(select 1) as wanted

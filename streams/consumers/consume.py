@@ -40,8 +40,9 @@ async def consume(
         asyncio.run(consume("frame", "my-model", print_size))
 
     Raises:
-        HeadraceError: a kind is unknown, a setting is wrong, or Kafka does not answer or refuses us. Otherwise whatever the handler raised
-            until its deadline; its record is the first that comes when consuming begins again.
+        HeadraceError: a kind is unknown, a setting is wrong, or Kafka does not answer or refuses us.
+        Exception: whatever the handler still raised at its deadline; its record is the first to come when consuming
+            begins again.
     """
     settings = settings or load_settings()
     stop = stop or asyncio.Event()

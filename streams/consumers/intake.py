@@ -2,14 +2,14 @@
 
 Nothing is taken while a batch is being handled, so partitions change hands only between batches: what was handled is
 committed before a partition goes, and what is not committed was not begun by anybody else. Heartbeats come from
-librdkafka's own thread; a batch that takes longer than `POLL_INTERVAL_S_MAX` loses its partitions, and its commit fails.
+librdkafka's own thread; a batch that takes longer than `POLL_INTERVAL_S_MAX` loses its partitions and cannot commit.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -21,6 +21,8 @@ from schemas.codec import decode
 from schemas.events import Ingested
 from schemas.headers import traceparent_of
 from schemas.reject import Rejected
+
+RawHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 
 Place: TypeAlias = tuple[str, int]
 """Topic and partition."""
@@ -177,7 +179,7 @@ class Intake:
             consumer_events_total.labels(self._group, "undecodable").inc()
             get_log().warning(Action.UNDECODABLE, topic=topic, partition=partition, offset=offset, why=rejected.reason)
             return
-        trace = traceparent_of(message.headers() or [])
+        trace = traceparent_of(cast("RawHeaders", message.headers() or []))
         batch.taken.setdefault(place, []).append(Taken(event, trace, place, offset))
 
     def _commit(self, next_offsets: Mapping[Place, int]) -> None:

@@ -15,10 +15,13 @@ from streams.relay.faults import kafka_fault, kafka_faults
 from streams.relay.plan import OUTPUT_TOPICS, Announcement
 
 TRANSACTIONAL_ID = "headrace-relay"
-INIT_S_MAX = 30  # Kafka waits for the markers of a transaction that was left behind
+INIT_S_MAX = 10  # Kafka waits for the markers of a transaction that was left behind
 COMMIT_S_MAX = 12
 TRANSACTION_S_MAX = 15  # then Kafka itself aborts, so readers never wait longer for a relay that died
 CLOSE_S_MAX = 2
+# Kafka holds a topic's limit against whole batches, librdkafka's default of 1 MB against none of ours. A message that
+# is larger than this goes as a batch of its own.
+BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in OUTPUT_TOPICS.values()) // 2
 
 
 class Announcer:
@@ -31,6 +34,7 @@ class Announcer:
             transaction_timeout_ms=TRANSACTION_S_MAX * 1000,
             # A commit flushes, and a flush does not linger: this only lets a backlog form larger batches.
             linger_ms=5,
+            batch_size=BATCH_BYTES_MAX,
             message_max_bytes=max(topic.message_bytes_max for topic in OUTPUT_TOPICS.values()),
             # The partitioner of Kafka's own clients, so other tools find a source's partition.
             partitioner="murmur2_random",
@@ -63,7 +67,7 @@ class Announcer:
                     announcement.value,
                     announcement.key,
                     on_delivery=deliveries.note,
-                    headers=announcement.headers,
+                    headers=list(announcement.headers),
                 )
             producer.commit_transaction(COMMIT_S_MAX)
         if deliveries.error is not None:

@@ -22,6 +22,7 @@ from runtime.metrics import (
     relay_restarts_total,
 )
 from runtime.settings import Settings
+from schemas.events import Ingested
 from store.errors import CatalogUnavailable
 from store.outbox import Outbox, Pending
 from store.relay_session import Lead, Listener
@@ -44,11 +45,20 @@ class Phase(StrEnum):
     ANNOUNCING = "announcing"
 
 
+def _nowhere(_point: str) -> None:
+    return
+
+
 class Relay:
     """Moves rows from the outbox to their topics while it leads. `phase` and `steps` say whether it moves."""
 
     def __init__(
-        self, settings: Settings, outbox: Outbox, *, now_us: Callable[[], int], reached: Callable[[str], None]
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        *,
+        now_us: Callable[[], int],
+        reached: Callable[[str], None] = _nowhere,
     ) -> None:
         """`reached` is told each named crash point."""
         self._settings = settings
@@ -160,7 +170,7 @@ class Relay:
         now_us = self._now_us()
         for row in rows:
             relay_announced_total.labels(row.topic).inc()
-            since_us = getattr(row.event, "ingested_at_us", None) or row.event.rejected_at_us
+            since_us = row.event.ingested_at_us if isinstance(row.event, Ingested) else row.event.rejected_at_us
             relay_delay_seconds.observe(max(0, now_us - since_us) / 1_000_000)
 
     def _enter(self, phase: Phase) -> None:
@@ -168,7 +178,9 @@ class Relay:
         self.steps += 1
 
     def _delay_s(self) -> float:
-        return min(self._settings.retry_delay_s * 2 ** (self._failures - 1), self._settings.retry_delay_s_max)
+        # FAILURES_IN_A_ROW_MAX keeps the power small.
+        delay_s: float = self._settings.retry_delay_s * 2.0 ** (self._failures - 1)
+        return min(delay_s, self._settings.retry_delay_s_max)
 
     async def _blocking(self, call: Callable[..., T], *values: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *values)

@@ -37,12 +37,12 @@ def announce(row: Pending) -> Announcement:
     return Announcement(row.topic, key, encode(row.event), headers)
 
 
-def event_id_of(headers: Iterable[tuple[str, str | bytes | None]]) -> UUID | None:
+def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
     """Return the event id among a message's headers, or None where somebody else wrote the message."""
     for name, value in headers:
         if name == _EVENT_ID and value is not None:
             try:
-                return UUID(value if isinstance(value, str) else value.decode("ascii"))
+                return UUID(value.decode("ascii"))
             except ValueError:
                 return None
     return None

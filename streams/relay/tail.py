@@ -7,15 +7,19 @@ it had at the start: the relay before was fenced by then and its last transactio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 from uuid import UUID
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from runtime.kafka import client_config
 from runtime.settings import Settings
 from streams.relay.faults import StartOver, kafka_fault, kafka_faults
 from streams.relay.plan import OUTPUT_TOPICS, event_id_of
+
+RawHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 
 READ_MESSAGES_MAX = 5_000  # event ids that are marked by one statement
 READ_S = 0.1
@@ -64,8 +68,8 @@ class Tail:
             if missing:
                 raise StartOver(f"Kafka has no topic {missing[0]}")
             places = [(name, partition) for name in OUTPUT_TOPICS for partition in known[name].partitions]
-            first = self._offsets(places, OffsetSpec.earliest())
-            self._ends = self._offsets(places, OffsetSpec.latest())
+            first = self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+            self._ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         starts = {place: checkpoints.get(place, first[place]) for place in places}
         self._ends = {place: end for place, end in self._ends.items() if end not in (first[place], starts[place])}
         with kafka_faults("reading what is out"):
@@ -116,7 +120,7 @@ class Tail:
         place = topic, partition
         # The end is where a transaction's marker stands, not a message, so librdkafka's own note of it is what counts.
         reached = offset if error is not None else offset + 1
-        if error is None and (event_id := event_id_of(message.headers() or [])):
+        if error is None and (event_id := event_id_of(cast("RawHeaders", message.headers() or []))):
             out.event_ids.append(event_id)
         out.next_offsets[place] = reached
         if reached >= self._ends.get(place, 0):

@@ -1,0 +1,75 @@
+"""Message headers: CloudEvents in binary mode and the trace context."""
+
+from dataclasses import fields
+
+import pytest
+
+from schemas.events import Cid, DeadLetter, Ingested
+from schemas.headers import headers_for, new_traceparent, rfc3339, traceparent_of
+
+ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
+CID = Cid(**ORIGIN, code="C-1")
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def event_of(kind: type, **known: object) -> object:
+    """An event whose other fields hold what does not matter here."""
+    return kind(**{field.name: "x" for field in fields(kind)} | known)
+
+
+def test_a_sources_event_is_named_by_its_own_number() -> None:
+    assert dict(headers_for(CID, subject="abc", traceparent=TRACE)) == {
+        "ce_specversion": b"1.0",
+        "ce_id": b"7",
+        "ce_source": b"/sites/plant/sources/camera-1",
+        "ce_type": b"headrace.cid.v1",
+        "ce_time": b"2023-11-14T22:13:20.123456Z",
+        "ce_subject": b"abc",
+        "content-type": b"application/vnd.apache.avro+confluent",
+        "traceparent": TRACE.encode(),
+    }
+
+
+def test_an_announcement_is_named_by_its_event_id_and_timed_by_its_ingestion() -> None:
+    event = event_of(Ingested, **ORIGIN, event_id="e-1", ingested_at_us=0)
+    headers = dict(headers_for(event, subject="abc", traceparent=None))
+    assert (headers["ce_id"], headers["ce_time"]) == (b"e-1", b"1970-01-01T00:00:00Z")
+    assert "traceparent" not in headers
+
+
+def test_a_dead_letter_speaks_for_the_service() -> None:
+    event = event_of(DeadLetter, event_id="e-1", rejected_at_us=1_000_000)
+    headers = dict(headers_for(event, subject="", traceparent=None))
+    assert (headers["ce_source"], headers["ce_time"]) == (b"/headrace", b"1970-01-01T00:00:01Z")
+
+
+def test_the_trace_context_is_found_among_headers() -> None:
+    assert traceparent_of(headers_for(CID, subject="", traceparent=TRACE)) == TRACE
+    assert traceparent_of([("a", b"b"), ("traceparent", None)]) is None
+    assert traceparent_of([]) is None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"",
+        b"\xff" * 55,
+        TRACE.upper().encode(),
+        TRACE.encode() + b"\n",
+        TRACE.encode() * 1000,
+        b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01",
+        b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01",
+    ],
+)
+def test_a_malformed_trace_context_is_none(hostile: bytes) -> None:
+    assert traceparent_of([("traceparent", hostile)]) is None
+
+
+def test_a_new_trace_context_is_well_formed() -> None:
+    made = new_traceparent(bytes(range(1, 25)))
+    assert traceparent_of([("traceparent", made.encode())]) == made
+    assert made == "00-0102030405060708090a0b0c0d0e0f10-1112131415161718-01"
+
+
+def test_times_are_rfc_3339() -> None:
+    assert rfc3339(946_684_800_000_000) == "2000-01-01T00:00:00Z"

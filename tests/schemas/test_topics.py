@@ -1,0 +1,56 @@
+"""The topics hold what their events may weigh, and every event knows its kind."""
+
+import re
+
+import pytest
+
+from schemas.codec import encode
+from schemas.events import Cid, Clip, DeadLetter, Frame, Kind, Ldo, kind_of
+from schemas.limits import (
+    ATTRIBUTES_BYTES_MAX,
+    CODE_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    LDO_BODY_BYTES_MAX,
+    NAME_BYTES_MAX,
+)
+from schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic
+
+NAME = "n" * NAME_BYTES_MAX
+ORIGIN = {"source_id": NAME, "site": NAME, "captured_at_us": 2**62, "sequence": 2**62}
+MEDIA = {"sha256": "0" * 64, "size_bytes": INLINE_BYTES_MAX, "attributes": b" " * ATTRIBUTES_BYTES_MAX}
+LARGEST = (
+    Cid(**ORIGIN, code="c" * CODE_BYTES_MAX, seen_in="0" * 64),
+    Frame(**ORIGIN, **MEDIA, media_type="image/jpeg", width=1, height=1, body=bytes(INLINE_BYTES_MAX)),
+    Clip(**ORIGIN, **MEDIA, duration_us=1, about=NAME, body=bytes(INLINE_BYTES_MAX)),
+    Ldo(**ORIGIN, ldo_id=NAME, body=bytes(LDO_BODY_BYTES_MAX), clip_sha256="0" * 64),
+)
+
+
+@pytest.mark.parametrize("event", LARGEST, ids=lambda event: type(event).__name__)
+def test_the_largest_event_fits_its_topic_with_room_for_one_that_is_too_large(event: Cid | Frame | Clip | Ldo) -> None:
+    # What is a little over its limit has to reach the agent, to become a dead letter that says so.
+    assert len(encode(event)) * 1.1 < input_topic(kind_of(event)).message_bytes_max
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_rejected_message_fits_the_dead_letters(kind: Kind) -> None:
+    topic = input_topic(kind)
+    letter = DeadLetter(
+        event_id="e" * 36, code="c" * 40, reason="r" * 1000, topic=topic.name, partition=1, offset=2**62,
+        timestamp_us=2**62, key=NAME.encode(), value=bytes(topic.message_bytes_max), headers=b" " * 10_000,
+        rejected_at_us=2**62,
+    )  # fmt: skip
+    assert len(encode(letter)) < DEAD_LETTERS.message_bytes_max
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_topic_in_and_a_topic_out(kind: Kind) -> None:
+    assert input_topic(kind).name == f"edge.{kind}s.v1"
+    assert ingested_topic(kind).name == f"ingested.{kind}s.v1"
+
+
+@pytest.mark.parametrize("topic", TOPICS.values(), ids=lambda topic: topic.name)
+def test_a_topic_is_named_after_what_it_carries_and_says_its_purpose(topic: Topic) -> None:
+    assert re.fullmatch(r"([a-z]+\.)?[a-z]+\.v1", topic.name)
+    assert topic.purpose.endswith(".")
+    assert topic.retention_s >= 7 * 86_400

@@ -1,0 +1,64 @@
+import asyncio
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+import store_servers as servers
+
+from store import migrate as migrate_module
+from store.errors import CatalogRefused, CatalogUnavailable
+from store.migrate import current, migrate, newest
+
+SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
+
+
+def dump(dsn: str) -> list[str]:
+    binaries = servers.postgres_bin()
+    assert binaries is not None
+    argv = [binaries / "pg_dump", "--schema-only", "--exclude-table=schema_version", dsn]
+    text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    # pg_dump marks each of its dumps with a random word of its own.
+    return [line for line in text.splitlines() if not line.startswith("\\")]
+
+
+async def test_the_sum_of_the_migrations_is_the_schema(template_dsn: str, empty_dsn: str) -> None:
+    connection = await asyncpg.connect(empty_dsn)
+    await connection.execute(SCHEMA.read_text())
+    await connection.close()
+    assert dump(template_dsn) == dump(empty_dsn)
+
+
+def test_a_database_knows_its_revision(empty_dsn: str) -> None:
+    assert current(empty_dsn) is None
+    assert migrate(empty_dsn) == newest()
+    assert current(empty_dsn) == newest()
+
+
+def test_migrating_again_changes_nothing(empty_dsn: str) -> None:
+    migrate(empty_dsn)
+    before = dump(empty_dsn)
+    migrate(empty_dsn)
+    assert dump(empty_dsn) == before
+
+
+async def test_two_migrations_at_once_take_turns(empty_dsn: str) -> None:
+    revisions = await asyncio.gather(*(asyncio.to_thread(migrate, empty_dsn) for _ in range(4)))
+    assert set(revisions) == {newest()}
+
+
+def test_an_absent_database_is_unavailable_and_named_without_its_password() -> None:
+    with pytest.raises(CatalogUnavailable) as raised:
+        migrate(f"postgresql://someone:canary-password@127.0.0.1:{servers.free_port()}/headrace")
+    assert "127.0.0.1" in str(raised.value)
+    assert "canary-password" not in str(raised.value)
+
+
+async def test_a_failing_step_leaves_nothing_behind(empty_dsn: str) -> None:
+    connection = await asyncpg.connect(empty_dsn)
+    await connection.execute("create table outbox (already integer)")
+    with pytest.raises(CatalogRefused, match="outbox"):
+        await asyncio.to_thread(migrate, empty_dsn)
+    tables = await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
+    await connection.close()
+    assert tables == 1

@@ -1,0 +1,60 @@
+import io
+import tarfile
+import time
+from hashlib import sha256
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import pack
+
+bodies = st.lists(st.binary(max_size=3000), max_size=12)
+
+
+def named(contents: list[bytes]) -> list[tuple[str, bytes]]:
+    return [(sha256(body).hexdigest(), body) for body in contents]
+
+
+@given(bodies)
+def test_any_tar_reads_a_pack(contents: list[bytes]) -> None:
+    members = named(contents)
+    packed, _ = pack.build(members)
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
+        read = [(info.name, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
+    assert read == [(f"{digest}.json", body) for digest, body in members]
+
+
+@given(bodies)
+def test_each_place_is_where_its_body_lies(contents: list[bytes]) -> None:
+    packed, places = pack.build(named(contents))
+    assert [packed[offset : offset + length] for offset, length in places] == contents
+
+
+def test_headers_are_those_that_tarfile_writes() -> None:
+    members = named([b"{}", b"x" * 512, b"y" * 70_000])
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for digest, body in members:
+            info = tarfile.TarInfo(f"{digest}.json")
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    packed, _ = pack.build(members)
+    assert packed[: len(packed) - 1024] == expected.getvalue()[: len(packed) - 1024]
+
+
+def test_the_same_batch_gives_the_same_bytes() -> None:
+    members = named([b"a", b"b"])
+    assert pack.build(members) == pack.build(list(members))
+
+
+def test_an_empty_pack_is_an_empty_archive() -> None:
+    packed, places = pack.build([])
+    assert places == []
+    assert tarfile.open(fileobj=io.BytesIO(packed), mode="r:").getnames() == []
+
+
+def test_packing_costs_microseconds_a_member() -> None:
+    members = named([b"%d" % number * 500 for number in range(1000)])
+    started = time.perf_counter()
+    pack.build(members)
+    assert (time.perf_counter() - started) / len(members) < 100e-6
