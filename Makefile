@@ -4,7 +4,8 @@
 #   make test       all tests, then the coverage of the contract and the core
 #   make check      linters, types, layers, and whether what is generated is up to date
 #   make contract   writes what is generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
-#   make lock       resolves the dependencies anew and writes the lock files
+#   make secrets    random secrets for docker compose into .env
+#   make lock       resolves the dependencies anew and writes the lock files; LOCK_ARGS=--upgrade for newer versions
 #   make clean      removes .venv and what tools left behind; never the state of a running stack
 
 SHELL := /bin/bash
@@ -19,7 +20,7 @@ LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help demo test check contract lock clean
+.PHONY: help demo test check contract secrets lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +50,9 @@ contract: $(READY)
 	@$(BIN)/python -m schemas.asyncapi > docs/asyncapi.json
 	@$(BIN)/python -m runtime.env_example env > .env.example
 	@$(BIN)/python -m runtime.env_example table > docs/settings.md
+
+secrets:
+	@infra/compose/secrets
 
 # The service's lock is constrained by the full one, so that what is tested is what is deployed.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header

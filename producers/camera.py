@@ -46,8 +46,8 @@ class Camera:
     """Publishes a folder of images as they are, a video file's frames, or those of a camera on this machine.
 
     `source` is a path, or a number for a local camera. `fps` chooses frames from a faster source (None: all). With
-    `realtime`, files are published at their own pace and as captured now. `on_published` is called with everything
-    that is handed over, from more than one thread.
+    `realtime`, files are published at their own pace and as captured now. `tally` counts several
+    cameras, or runs, together; `on_published` is called with everything that is handed over, from more than one thread.
 
     Raises:
         Rejected: `source_id` or `site` may not be a name.
@@ -66,6 +66,7 @@ class Camera:
         find_codes: bool = True,
         clip_on_code: bool = False,
         realtime: bool = False,
+        tally: Tally | None = None,
         on_published: OnPublished | None = None,
         clock_us: Callable[[], int] = unix_us,
     ) -> None:
@@ -82,6 +83,7 @@ class Camera:
         self._finds_codes = find_codes or clip_on_code
         self._clip_on_code = clip_on_code
         self._realtime = realtime and not isinstance(source, int)
+        self._tally_given = tally
         self._on_published = on_published
         self._stopped = threading.Event()
         self._begin()
@@ -89,23 +91,24 @@ class Camera:
     def run(self, frames_max: int | None = None) -> CameraReport:
         """Publish until the source ends, `stop` is called or `frames_max` frames are out; returns when all is settled.
 
-        May be called again: a file begins anew, and its frames are then sightings of the same records.
+        `frames_max` is 1 or more. May be called again: a file begins anew, and its frames are then sightings of the
+        same records.
 
         Raises:
             HeadraceError: video_unreadable or camera_unavailable; what was read before is published.
         """
         self._begin()
         began_s = time.monotonic()
+        left = frames_max
         try:
             with closing(self._shots()) as shots:
                 for shot in shots:
                     if isinstance(shot, Skipped):
                         self._tally.fail(f"{shot.name} was not published: {shot.why}")
                         continue
-                    if frames_max is not None and self._tally.counts().by_kind[Kind.FRAME] >= frames_max:
-                        break
                     self._take(self._paced(shot, began_s))
-                    if self._stopped.is_set():
+                    left = None if left is None else left - 1
+                    if left == 0 or self._stopped.is_set():
                         break
         finally:
             self._clipper.finish()
@@ -129,7 +132,7 @@ class Camera:
 
     def _begin(self) -> None:
         self._stopped.clear()
-        self._tally = Tally()
+        self._tally = self._tally_given or Tally()
         self._appearances = Appearances()
         self._clipper = Clipper(self._publish_clip)
 

@@ -9,7 +9,7 @@ from producers.delivery import Delivery
 from producers.publisher import Publisher
 from producers.sequence import unix_us
 from producers.source import Source, fields_of
-from schemas.events import Cid, Ldo
+from schemas.events import Cid, InputEvent, Ldo
 from schemas.reject import RejectCode, Rejected
 
 
@@ -23,18 +23,26 @@ class Reported(NamedTuple):
 class Device:
     """A device that scans components (CIDs) and reports labelled data objects (LDOs).
 
-    Times are microseconds since 1970, UTC; the clock is asked where none is given.
+    Times are microseconds since 1970, UTC; the clock is asked where none is given. `on_published` is called with
+    everything that is handed over.
 
     Raises:
         Rejected: `source_id` or `site` may not be a name.
     """
 
     def __init__(
-        self, publisher: Publisher, source_id: str, site: str = "default", *, clock_us: Callable[[], int] = unix_us
+        self,
+        publisher: Publisher,
+        source_id: str,
+        site: str = "default",
+        *,
+        on_published: Callable[[InputEvent, Delivery], None] | None = None,
+        clock_us: Callable[[], int] = unix_us,
     ) -> None:
         """Publish as `source_id`, which stands at `site`."""
         self._publisher = publisher
         self._source = Source(source_id, site, clock_us)
+        self._on_published = on_published
 
     def scan(
         self, code: str, symbology: str = "QRCode", *, captured_at_us: int | None = None, seen_in: str | None = None
@@ -45,7 +53,7 @@ class Device:
             Rejected: the code is empty, too long or unprintable to the catalog.
         """
         origin = self._source.origin(captured_at_us)
-        return self._publisher.publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
+        return self._publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
 
     def report(
         self,
@@ -65,12 +73,18 @@ class Device:
         origin = self._source.origin(captured_at_us)
         body = _body(sensor_data, context, prediction)
         if clip is None:
-            return Reported(self._publisher.publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
+            return Reported(self._publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
         film = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
         ldo = Ldo(**fields_of(origin), ldo_id=ldo_id, body=body, clip_sha256=film.sha256)
         # The LDO goes first: it is small, and what it says must not wait for a clip to be staged.
-        told = self._publisher.publish(ldo)
-        return Reported(told, self._publisher.publish(film, body_path=clip if isinstance(clip, Path) else None))
+        told = self._publish(ldo)
+        return Reported(told, self._publish(film, body_path=clip if isinstance(clip, Path) else None))
+
+    def _publish(self, event: InputEvent, *, body_path: Path | None = None) -> Delivery:
+        delivery = self._publisher.publish(event, body_path=body_path)
+        if self._on_published is not None:
+            self._on_published(event, delivery)
+        return delivery
 
 
 def _body(sensor_data: dict[str, Any], context: dict[str, Any], prediction: dict[str, Any]) -> bytes:

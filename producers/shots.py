@@ -77,7 +77,7 @@ def image_shots(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[
         if isinstance(read, Skipped):
             yield read
             continue
-        yield Shot(read, round(taken * period_us), _written_at_us(path, clock_us))
+        yield Shot(read, round(taken * period_us), written_at_us(path, clock_us))
         taken += 1
 
 
@@ -89,7 +89,7 @@ def video_shots(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: C
     Raises:
         HeadraceError: video_unreadable; frames before the fault were returned.
     """
-    began_us = _written_at_us(path, clock_us)
+    began_us = written_at_us(path, clock_us)
     pace = Pace(fps)
     try:
         # Only this file: a playlist that calls itself a video must not open addresses.
@@ -172,7 +172,8 @@ def _read_image(path: Path) -> bytes | Skipped:
     return body if image_header(body) else Skipped(str(path), "it is no JPEG, PNG or WebP")
 
 
-def _written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
+def written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
+    """Return when a file was last written, or now where its time is before any that an agent takes."""
     # Archives and reproducible builds set times before 2000, which no agent takes.
     written_us = path.stat().st_mtime_ns // 1000
     return written_us if written_us >= CAPTURED_AT_US_MIN else clock_us()

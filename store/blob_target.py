@@ -40,6 +40,8 @@ def open_target(url: str, *, endpoint: str, region: str, access_key: str, secret
     parts = urlsplit(url)
     where = address(url) + (f" at {address(endpoint)}" if endpoint else "")
     keys = (access_key, secret_key)
+    if parts.scheme != "file" and not parts.netloc:
+        raise StoreRefused("the blob store's URL names no bucket", where=where, hint=_HINT)
     try:
         if parts.scheme == "file":
             # A local file system needs no time limits, so one client is enough.

@@ -131,7 +131,7 @@ class Catalog:
                 [row.kind for row in ordered],
                 [row.digest.hex() for row in ordered],
                 *_columns(_RECORD, ordered),
-                [row.attributes.decode() for row in ordered],
+                [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
                 [row.traceparent for row in ordered],
             ),
         )
@@ -173,8 +173,11 @@ def _columns(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -
 
 
 def _json(*columns: Sequence[object]) -> Iterator[str]:
-    """Write each column as the JSON array that the statements take."""
-    return (orjson.dumps(column).decode() for column in columns)
+    """Write each column as the JSON array that the statements take.
+
+    A column of nothing but nulls is an empty array: PostgreSQL fills up to the longest column with nulls, at no cost.
+    """
+    return ("[]" if column.count(None) == len(column) else orjson.dumps(column).decode() for column in columns)
 
 
 def _first_of_each(items: Iterable[T]) -> Iterable[T]:

@@ -4,18 +4,19 @@ The archive depends on nothing but the bodies: the same batch gives the same byt
 """
 
 from collections.abc import Sequence
+from zlib import adler32
 
 BLOCK_BYTES = 512
 MEMBER_SUFFIX = ".json"
 
-_NAME_BYTES = 100
-# The fields of a ustar header around those that vary (name, size, checksum), POSIX.1-2017 pax, "ustar Interchange
-# Format": mode 0644, uid 0, gid 0 before the size; mtime 0 after it; a regular file and the magic after the checksum.
-_BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
-_MTIME = b"%011o\0" % 0
-_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32) + b"0000000\0" * 2 + bytes(155 + 12)
-# A checksum counts its own eight bytes as spaces.
-_CONSTANT_SUM = sum(_BEFORE_SIZE) + sum(_MTIME) + 8 * ord(" ") + sum(_AFTER_CHECKSUM)
+_DIGEST_DIGITS = 64
+# The fields of a ustar header around those that vary (digest, size, checksum), POSIX.1-2017 pax, "ustar Interchange
+# Format": the rest of the name, mode 0644, uid 0, gid 0; mtime 0; a regular file, the magic, and nothing else.
+_BEFORE_SIZE = MEMBER_SUFFIX.encode().ljust(100 - _DIGEST_DIGITS, b"\0") + b"0000644\0" + b"0000000\0" * 2
+_AFTER_SIZE = b"\0" + b"%011o\0" % 0
+_AFTER_CHECKSUM = b"\0 0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
+# A checksum counts its own eight bytes as spaces; its last two are among those after it.
+_CONSTANT_SUM = sum(_BEFORE_SIZE) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_CHECKSUM[2:])
 _PADDING = [bytes(-length % BLOCK_BYTES) for length in range(BLOCK_BYTES)]
 _END = bytes(2 * BLOCK_BYTES)
 
@@ -36,16 +37,9 @@ def build(members: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[tuple[int, 
 
 
 def _header(digest: str, length: int) -> bytes:
-    name = (digest + MEMBER_SUFFIX).encode("ascii")
-    size = b"%011o\0" % length
-    checksum = _CONSTANT_SUM + sum(name) + sum(size)
-    return b"".join(
-        (
-            name.ljust(_NAME_BYTES, b"\0"),
-            _BEFORE_SIZE,
-            size,
-            _MTIME,
-            b"%06o\0 " % checksum,
-            _AFTER_CHECKSUM,
-        )
-    )
+    name = digest.encode("ascii")
+    size = b"%011o" % length
+    # The lower half of an Adler-32 is one more than the sum of the bytes, at a tenth of the cost of `sum`. It counts
+    # modulo 65,521, which 75 bytes cannot reach.
+    checksum = _CONSTANT_SUM + (adler32(name + size) & 0xFFFF) - 1
+    return b"%b%b%b%b%06o%b" % (name, _BEFORE_SIZE, size, _AFTER_SIZE, checksum, _AFTER_CHECKSUM)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "headrace_outbox"
 RETRY_S = 1.0  # between tries to lead, and to connect again
+PING = "select 1"
 PING_S = 5.0
 ANSWER_S_MAX = 5.0
 SESSION_IDLE_S_MAX = 30  # a stopped process loses the lead: it pings no more
@@ -49,7 +50,7 @@ class _Session:
         try:
             while not self.lost.is_set():
                 await asyncio.sleep(PING_S)
-                await self.connection.execute("select 1", timeout=ANSWER_S_MAX)
+                await self.connection.execute(PING, timeout=ANSWER_S_MAX)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self.cut()
 

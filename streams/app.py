@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from faust.exceptions import ConsumerNotStarted
+
 from runtime.errors import Exit, HeadraceError
 from runtime.health import HealthServer
 from runtime.kafka import require_topics, wait_for_kafka
@@ -156,7 +158,10 @@ def _assigned(app: Any) -> Iterable[Partition]:
     # Faust makes its consumer when it is first asked for, and it must not be this thread that asks first.
     if not app.started:
         return []
-    return [(tp.topic, tp.partition) for tp in set(app.consumer.assignment())]
+    try:
+        return [(tp.topic, tp.partition) for tp in set(app.consumer.assignment())]
+    except ConsumerNotStarted:
+        return []
 
 
 async def _serve(app: Any, lanes: Iterable[Lane], stop: asyncio.Event) -> int:

@@ -5,8 +5,8 @@ Every step may be repeated, so a transient fault repeats just that step, and a c
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from schemas.events import Clip, Frame, Kind
 from schemas.reject import RejectCode, Rejected
 from store import pack
 from store.errors import ClaimMismatch, ClaimMissing
-from store.rows import Batch, Committed
+from store.rows import Batch, BlobPlace, Committed
 from streams.core.checks import check_media
 from streams.core.delivery import Delivery
 from streams.core.examine import Accepted, Refused, examine, refuse
@@ -83,33 +83,26 @@ class Ingest:
         for claim in prepared.claims:
             await self._retry(partial(self._claims.discard, claim))
 
-    async def _known(self, accepted: Sequence[Accepted]) -> frozenset[str]:
+    async def _known(self, accepted: Sequence[Accepted]) -> dict[str, BlobPlace]:
         digests = sorted({bytes.fromhex(one.digest) for one in accepted})
         if not digests:
-            return frozenset()
+            return {}
         known = await self._retry(lambda: self._catalog.known_blobs(digests))
-        return frozenset(digest.hex() for digest in known)
+        return {digest.hex(): place for digest, place in known.items()}
 
     async def _promote(
-        self, examined: list[Accepted | Refused], known: frozenset[str]
+        self, examined: list[Accepted | Refused], known: Mapping[str, BlobPlace]
     ) -> tuple[list[Accepted | Refused], dict[str, Place]]:
         """Promote staged bodies; those that are not what they should be turn into refusals."""
         places: dict[str, Place] = {}
-        refusals: dict[str, Refused] = {}
+        refusals: dict[tuple[int, int], Refused] = {}
         for claimed in plan((one for one in examined if isinstance(one, Accepted)), known).claimed:
             refused = await self._promoted(claimed)
             if refused is None:
                 places[claimed.digest] = Place(blob_key(claimed.digest))
             else:
-                refusals[claimed.digest] = refused
-        if refusals:
-            examined = [
-                replace(refusals[one.digest], delivery=one.delivery, origin=one.event)
-                if isinstance(one, Accepted) and one.body is None and one.digest in refusals
-                else one
-                for one in examined
-            ]
-        return examined, places
+                refusals[_position(claimed)] = refused
+        return [refusals.get(_position(one), one) for one in examined], places
 
     async def _promoted(self, claimed: Accepted) -> Refused | None:
         assert isinstance(claimed.event, Frame | Clip)
@@ -124,7 +117,7 @@ class Ingest:
             return refuse(claimed, rejected.code, rejected.reason)
         return None
 
-    async def _put(self, accepted: Sequence[Accepted], known: frozenset[str]) -> dict[str, Place]:
+    async def _put(self, accepted: Sequence[Accepted], known: Mapping[str, BlobPlace]) -> dict[str, Place]:
         todo = plan(accepted, known)
         puts = [self._put_alone(one) for one in todo.alone]
         if todo.packed:
@@ -153,6 +146,10 @@ class Ingest:
 
 def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:
     return [examine(kind, delivery, now_us) for delivery in deliveries]
+
+
+def _position(one: Accepted | Refused) -> tuple[int, int]:
+    return one.delivery.partition, one.delivery.offset
 
 
 def _claim(one: Accepted) -> str:

@@ -18,9 +18,7 @@ from schemas.events import Kind
 from schemas.topics import input_topic
 
 SESSION_TIMEOUT_S = 30.0
-REBALANCE_TIMEOUT_S = (
-    180.0  # above the processing deadline: a batch or the process ends before Kafka acts
-)
+REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a batch or the process ends before Kafka acts
 REQUEST_TIMEOUT_S = 90.0
 COMMIT_INTERVAL_S = 1.0
 FETCH_BYTES_SMALL = 1024 * 1024

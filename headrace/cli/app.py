@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from headrace.cli import catalog, processes, stack
+from headrace.cli import catalog, demo, processes, publish, stack
 from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
@@ -17,7 +17,9 @@ app = typer.Typer(
 )
 stack.register(app)
 processes.register(app)
+publish.register(app)
 catalog.register(app)
+demo.register(app)
 
 
 def main() -> None:

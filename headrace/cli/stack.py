@@ -40,7 +40,8 @@ def up(
     Without --store a stack keeps the store it was started with; a new one takes MinIO if it is installed here, and
     otherwise a local directory.
     """
-    from infra.native import StackOptions, choose_store
+    from headrace.store_choice import choose
+    from infra.native import StackOptions
     from infra.native import up as start
 
     if brokers not in {1, 3}:
@@ -48,7 +49,7 @@ def up(
             "brokers_invalid", f"{brokers} brokers make no stack", hint="use 1 or 3", exit_code=Exit.USAGE
         )
     state_dir = load_settings().state_dir
-    chosen = choose_store(state_dir, store.value if store else None, say)
+    chosen = choose(store.value if store else None, state_dir, say)
     info = start(StackOptions(state_dir, chosen, 1 if brokers == 1 else 3), say)
     public = info.public()
     if as_json:
@@ -94,8 +95,8 @@ def kafka(
     tool: Annotated[str, typer.Argument(help="console-consumer, consumer-groups, topics, configs, …")],
 ) -> None:
     """Run one of Kafka's own console tools against the stack; everything after its name is the tool's."""
-    from infra.native import run_tool
     from infra.native import status as look
+    from infra.native.tools import run_tool
 
     seen = look(load_settings().state_dir)
     if seen.info is None:

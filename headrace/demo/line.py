@@ -105,6 +105,8 @@ def _picture_of(part: Part) -> Pixels:
 
 
 def _qr(text: str) -> Pixels:
-    modules = np.array([list(row) for row in segno.make(text, version=1, error="m", micro=False).matrix], dtype=np.uint8)
+    modules = np.array(
+        [list(row) for row in segno.make(text, version=1, error="m", micro=False).matrix], dtype=np.uint8
+    )
     light = np.pad((1 - modules) * 255, 4, constant_values=255)
     return np.kron(light, np.ones((_MODULE_PIXELS, _MODULE_PIXELS), dtype=np.uint8)).astype(np.uint8)

@@ -19,6 +19,8 @@ MESSAGE_BYTES_MAX = 10 * 1024 * 1024
 
 _HEAP = {1: "-Xmx768m", 3: "-Xmx512m"}
 _FORMAT_S_MAX = 60
+_ARCHIVE_S_MAX = 15.0
+_WRITE_ARCHIVE = "-XX:ArchiveClassesAtExit="
 _STOP_S_MAX = {1: 8.0, 3: 4.0}
 """Three that stop together soon lack the majority that would let the last one go; it is killed, as its logs allow."""
 # The serial collector has no threads of its own beside the service's on a small machine, and large messages are no
@@ -62,13 +64,15 @@ def broker(config: StackConfig, state: StateDir, node: int) -> Process:
     """The process of one broker."""
     name, home = broker_name(node), _home(state, node)
     java = config.installed.java
+    archive = class_archive(java, write=node == 1)
+    writes_archive = any(flag.startswith(_WRITE_ARCHIVE) for flag in archive)
     return Process(
         name=name,
         argv=(
             str(java),
             _HEAP[config.brokers],
             *_BROKER_FLAGS,
-            *class_archive(java, write=node == 1),
+            *archive,
             *_logging("info"),
             "kafka.Kafka",
             str(home / "server.properties"),
@@ -78,7 +82,7 @@ def broker(config: StackConfig, state: StateDir, node: int) -> Process:
         log=state.log(name),
         address=f"{LOOPBACK}:{config.ports[name]}",
         ready=kafka_serves(config.ports[name], config.brokers),
-        stop_s_max=_STOP_S_MAX[config.brokers],
+        stop_s_max=_STOP_S_MAX[config.brokers] + (_ARCHIVE_S_MAX if writes_archive else 0),
     )
 
 
@@ -114,7 +118,7 @@ def class_archive(java: Path, *, write: bool) -> tuple[str, ...]:
         complete = False
     if complete:
         return (f"-XX:SharedArchiveFile={archive}",)
-    return (f"-XX:ArchiveClassesAtExit={archive}",) if write else ()
+    return (f"{_WRITE_ARCHIVE}{archive}",) if write else ()
 
 
 def _home(state: StateDir, node: int) -> Path:
@@ -135,6 +139,8 @@ def _start_format(config: StackConfig, home: Path) -> "subprocess.Popen[bytes]":
 def _logging(level: str) -> tuple[str, ...]:
     return (
         f"-Dorg.slf4j.simpleLogger.defaultLogLevel={level}",
+        # Every setting with its default, again and again: half of the log.
+        "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config.AbstractConfig=warn",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
         "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
     )
@@ -166,6 +172,9 @@ def _settings(config: StackConfig, state: StateDir, node: int) -> Mapping[str, o
         "min.insync.replicas": in_sync,
         "unclean.leader.election.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
+        # A killed broker is taken back only when its old session has run out: 9 s by default.
+        "broker.session.timeout.ms": 5000,
+        "broker.heartbeat.interval.ms": 1000,
         # The internal topics are small here: fewer partitions to open at every start.
         "offsets.topic.num.partitions": 4,
         "offsets.topic.replication.factor": replicas,

@@ -1,11 +1,12 @@
 """Kafka's jars: which ones, by exact version and SHA-256, and how they get onto this machine.
 
-`kafka-jars.txt` lists every jar that the coordinates below lead to. Walking that graph takes jgo most of a minute of
+`kafka-jars.json` lists every jar that the coordinates below lead to. Walking that graph takes jgo most of a minute of
 CPU; with the list in hand only the files are fetched, and the same ones everywhere. After changing a coordinate, run
 `python -m infra.native.kafka_jars` to write the list anew.
 """
 
 import hashlib
+import json
 import logging
 import shutil
 import sys
@@ -28,7 +29,7 @@ _COORDINATES = (
     f"org.apache.kafka:connect-runtime:{KAFKA_VERSION}",
     "org.slf4j:slf4j-simple:1.7.36",
 )
-_LIST = Path(__file__).with_name("kafka-jars.txt")
+_LIST = Path(__file__).with_name("kafka-jars.json")
 _DOWNLOADS_AT_ONCE = 8
 _TRIES_MAX = 3
 _PROGRESS_EVERY_S = 3.0
@@ -51,8 +52,7 @@ class Jar:
 
 def listed() -> tuple[Jar, ...]:
     """The jars of the list, in the order of the class path."""
-    rows = (line.split() for line in _LIST.read_text(encoding="ascii").splitlines() if not line.startswith("#"))
-    return tuple(_jar(coordinate, sha256) for coordinate, sha256 in rows)
+    return tuple(_jar(coordinate, sha256) for coordinate, sha256 in json.loads(_LIST.read_bytes()).items())
 
 
 def _jar(coordinate: str, sha256: str) -> Jar:
@@ -83,6 +83,9 @@ def install(progress: Callable[[str], None]) -> None:
         if not missing:
             return
         home.mkdir(parents=True, exist_ok=True)
+        for archive in jars_home().glob("*.jsa"):
+            # It was made from other files, and the JVM would refuse it silently from now on.
+            archive.unlink()
         started = time.monotonic()
         progress(f"kafka: fetching {len(missing)} jars of Kafka {KAFKA_VERSION} (57 MB, only this once)")
         with tempfile.TemporaryDirectory(dir=jars_home(), prefix="fetch-") as room:
@@ -128,7 +131,7 @@ def _fetch(context: Any, jar: Jar, home: Path) -> None:
         raise HeadraceError(
             "kafka_jar_differs",
             f"{jar.file_name} has SHA-256 {found}, not the {jar.sha256} of the list",
-            where="infra/native/kafka-jars.txt",
+            where="infra/native/kafka-jars.json",
             hint="what answers for the Maven repository serves other bytes: find out why before you use them",
         )
     fetched.replace(home / jar.file_name)
@@ -155,7 +158,7 @@ def _context(repository: Path) -> Any:
     return MavenContext(repo_cache=repository, remote_repos=GlobalSettings.load().repositories or None, timeout=60)
 
 
-def _resolve(room: Path) -> Iterable[str]:
+def _resolve(room: Path) -> Iterable[tuple[str, str]]:
     """Walk the graph of dependencies and fetch every jar of it, for the list."""
     from jgo.parse import Coordinate
 
@@ -166,19 +169,18 @@ def _resolve(room: Path) -> Iterable[str]:
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         paths = list(pool.map(lambda one: Path(one.artifact.resolve()), needed))
     for one, path in zip(needed, paths, strict=True):
-        yield f"{one.groupId}:{one.artifactId}:{one.version} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        yield f"{one.groupId}:{one.artifactId}:{one.version}", hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main() -> None:
     """Write the list anew."""
     room = Path(tempfile.mkdtemp(prefix="headrace-jars-"))
     try:
-        lines = [f"# Kafka {KAFKA_VERSION} and all it needs, written by `python -m infra.native.kafka_jars`."]
-        lines += sorted(_resolve(room))
+        digests = dict(sorted(_resolve(room)))
     finally:
         shutil.rmtree(room, ignore_errors=True)
-    _LIST.write_text("\n".join(lines) + "\n", encoding="ascii")
-    sys.stderr.write(f"{len(lines) - 1} jars listed in {_LIST.name}\n")
+    _LIST.write_text(json.dumps(digests, indent=1) + "\n", encoding="ascii")
+    sys.stderr.write(f"{len(digests)} jars listed in {_LIST.name}\n")
 
 
 if __name__ == "__main__":

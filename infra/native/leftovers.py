@@ -36,7 +36,7 @@ def end_leftovers(state: StateDir, stack_id: str | None, *, progress: Callable[[
         _end([process for process, _, _ in alive], stop_s_max)
         ended += len(alive)
     ended += _end_unrecorded(stack_id, progress) if stack_id else 0
-    if state.ledger.exists():
+    if ended:
         write_ledger(state, Ledger())
     return ended
 

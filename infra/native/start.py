@@ -22,7 +22,7 @@ _LOG_LINES_SHOWN = 5
 
 
 def spawn_supervisor(state: StateDir) -> None:
-    """Start the supervisor in a session of its own; it is recorded soon after."""
+    """Start the supervisor in a session of its own; it is recorded when this returns."""
     write_ledger(state, Ledger())
     root = str(Path(__file__).parents[2])
     others = os.environ.get("PYTHONPATH")
@@ -33,6 +33,7 @@ def spawn_supervisor(state: StateDir) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": f"{root}:{others}" if others else root},
             timeout=_SPAWN_S_MAX,
         )

@@ -92,12 +92,18 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Leave the caller's process tree, so that nobody has to wait for this process, and supervise."""
+    recorded, say_recorded = os.pipe()
     if os.fork() != 0:
+        # The caller goes on when the other side is written, or closed by the end of the supervisor.
+        os.close(say_recorded)
+        os.read(recorded, 1)
         os._exit(0)
     os.setsid()
     state = StateDir.at(Path(sys.argv[1]))
     try:
         with locked(state.root / "supervisor.lock", wait=False):
+            write_ledger(state, Ledger(Identity.of(os.getpid())))
+            os.close(say_recorded)
             owner_gone = asyncio.run(_supervise(state))
     except Busy:
         _say("another supervisor runs here")

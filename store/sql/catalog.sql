@@ -22,7 +22,8 @@ select
     record_id::uuid, kind, decode(digest, 'hex'), site, source_id,
     timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
     sequence::bigint, media_type, size_bytes::bigint,
-    width::integer, height::integer, duration_us::bigint, ldo_id, code, about, attributes::jsonb, traceparent
+    width::integer, height::integer, duration_us::bigint, ldo_id, code, about,
+    coalesce(attributes::jsonb, '{}'), traceparent
 from rows from (
     json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
     json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),

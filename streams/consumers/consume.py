@@ -47,13 +47,7 @@ async def consume(
     settings = settings or load_settings()
     stop = stop or asyncio.Event()
     topics = [ingested_topic(kind).name for kind in _kinds(kinds)]
-    blobs = Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
+    blobs = opened_blobs(settings)
 
     async def handle(taken: Taken) -> None:
         await handler(taken.event, Body(taken.event, blobs))
@@ -69,6 +63,17 @@ async def consume(
         raise kafka_unreachable(settings, error.args[0]) from None
     finally:
         await intake.close()
+
+
+def opened_blobs(settings: Settings) -> Blobs:
+    """Open the store that the settings name; nothing is sent yet."""
+    return Blobs.open(
+        settings.store_url,
+        endpoint=settings.store_endpoint,
+        region=settings.store_region,
+        access_key=settings.store_access_key.get_secret_value(),
+        secret_key=settings.store_secret_key.get_secret_value(),
+    )
 
 
 async def _loop(intake: Intake, handling: Handling, events_max: int, stop: asyncio.Event) -> None:

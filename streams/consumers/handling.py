@@ -77,6 +77,7 @@ class Handling:
                 async with asyncio.timeout(left_s):
                     await self._handle(taken)
             except Exception as error:
+                self.progress += 1
                 consumer_events_total.labels(self._group, "failed").inc()
                 if time.monotonic() + delay_s > began + self._retries.deadline_s or self._stop.is_set():
                     raise

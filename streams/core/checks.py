@@ -127,6 +127,8 @@ def _check_body(event: Frame | Clip, bytes_max: int) -> None:
     if event.body is None:
         if not event.claim:
             raise Rejected(RejectCode.MISSING_FIELD, "there is neither a body nor a claim on a staged one")
+        if event.size_bytes < 1:
+            raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"a staged body of {event.size_bytes} bytes is none")
         return
     if not event.body:
         raise Rejected(RejectCode.MISSING_FIELD, "the body is empty")

@@ -1,5 +1,6 @@
 """From a message's bytes to what is to be done with it."""
 
+import re
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -13,6 +14,9 @@ from streams.core.checks import check
 from streams.core.delivery import Delivery
 
 JSON_MEDIA_TYPE = "application/json"
+
+_STAGED_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
+_KEY_SEGMENT_BYTES_MAX = 255  # between two slashes; MinIO keeps them as file names
 
 _EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, Kind.CLIP: Clip, Kind.LDO: Ldo}
 
@@ -72,12 +76,18 @@ def _accepted(delivery: Delivery, event: InputEvent) -> Accepted:
 
 def _check_claim(event: Frame | Clip, claim: str) -> None:
     # A source may name only what lies in its own staging area: a claim must not be a way to read or move others' blobs.
-    if not claim.startswith(staging_prefix(event.site, event.source_id)) or "/../" in f"{claim}/":
+    prefix = staging_prefix(event.site, event.source_id)
+    if not claim.startswith(prefix):
         raise Rejected(RejectCode.CLAIM_REFUSED, "claim is not below this source's own staging area")
+    # A key that the store itself refuses would look like a broken store, and hold up every message behind it.
+    if not _STAGED_NAME.fullmatch(claim[len(prefix) :]) or max(map(len, claim.split("/"))) > _KEY_SEGMENT_BYTES_MAX:
+        raise Rejected(RejectCode.CLAIM_REFUSED, "claim is not a key under which a body can be staged")
 
 
 def _trusted(event: InputEvent | None) -> Origin | None:
     """Return who sent it, where the names at least are sound, since they go into the catalog as text."""
-    if event is None or not all(name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX for name in (event.source_id, event.site)):
+    if event is None or not all(
+        name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX for name in (event.source_id, event.site)
+    ):
         return None
     return event

@@ -1,7 +1,7 @@
 """What follows a fault: wait and try again, or end the process before anything is acknowledged."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from runtime.errors import Exit
 from runtime.metrics import Service
@@ -56,3 +56,5 @@ def after(fault: Fault, *, attempt: int, elapsed_s: float, policy: RetryPolicy) 
             # Beyond 2^20 the doubling would only overflow; the maximum has long been reached.
             doubled = policy.delay_s * 2.0 ** min(attempt - 1, 20)
             return RetryAfter(min(doubled, policy.delay_s_max, policy.deadline_s - elapsed_s))
+        case _:
+            assert_never(fault)

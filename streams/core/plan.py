@@ -10,16 +10,17 @@ import orjson
 from schemas.digest import dead_letter_id, record_id
 from schemas.events import Cid, Clip, Frame, Kind, Ldo
 from schemas.limits import PACKED_BYTES_MAX
-from store.rows import Batch, BlobRow, DeadLetterRow, RecordRow, SightingRow
+from store.rows import Batch, BlobPlace, BlobRow, DeadLetterRow, RecordRow, SightingRow
 from streams.core.delivery import HeaderPairs
 from streams.core.examine import Accepted, Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Bodies that the store does not have yet, each digest once.
+    """Bodies that the store does not have yet.
 
-    `alone` become objects of their own, `packed` go into one tar together, `claimed` are promoted from staging.
+    `alone` become objects of their own, `packed` go into one tar together, each digest once. `claimed` are promoted
+    from staging, every one of them: one claim that holds says nothing about another on the same digest.
     """
 
     alone: tuple[Accepted, ...]
@@ -35,23 +36,29 @@ class Place:
     store_offset: int | None = None
 
 
-def plan(accepted: Iterable[Accepted], known: frozenset[str]) -> Plan:
-    """Sort the bodies that are new by how they are stored; `known` are digests that the catalog has."""
+def plan(accepted: Iterable[Accepted], known: Mapping[str, BlobPlace]) -> Plan:
+    """Sort the bodies that are new by how they are stored; `known` are blobs that the catalog has, by digest."""
     alone: dict[str, Accepted] = {}
     packed: dict[str, Accepted] = {}
-    claimed: dict[str, Accepted] = {}
+    claimed: list[Accepted] = []
     for one in accepted:
-        if one.digest in known:
-            continue
+        place = known.get(one.digest)
         if one.body is None:
-            claimed.setdefault(one.digest, one)
+            if place is None or not _is_as_claimed(one, place):
+                claimed.append(one)
+        elif place is not None:
+            continue
         elif isinstance(one.event, Cid | Ldo) and one.size_bytes < PACKED_BYTES_MAX:
             packed.setdefault(one.digest, one)
         else:
             alone.setdefault(one.digest, one)
-    # A body that came inline too needs no promotion.
-    only_claimed = tuple(one for digest, one in claimed.items() if digest not in alone)
-    return Plan(tuple(alone.values()), tuple(packed.values()), only_claimed)
+    return Plan(tuple(alone.values()), tuple(packed.values()), tuple(claimed))
+
+
+def _is_as_claimed(one: Accepted, place: BlobPlace) -> bool:
+    # Nobody has looked at a claimed body yet: only what the catalog knows as exactly that needs no look. The type
+    # tells frames from clips, so a record of this kind is there already, with what its own bytes said.
+    return (place.size_bytes, place.media_type) == (one.size_bytes, one.media_type)
 
 
 def batch_of(kind: Kind, examined: Sequence[Accepted | Refused], places: Mapping[str, Place]) -> Batch:

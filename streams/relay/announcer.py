@@ -5,7 +5,7 @@ any error the producer is given up: librdkafka could go on after some of them, b
 cannot commit anything later, which makes reading the topics' ends (`tail.py`) the whole truth.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -27,7 +27,9 @@ BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in OUTPUT_TOPICS.values(
 class Announcer:
     """Publishes announcements, one transaction at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reached: Callable[[str], None]) -> None:
+        """`reached` is told each named crash point."""
+        self._reached = reached
         self._config = client_config(
             settings,
             transactional_id=TRANSACTIONAL_ID,
@@ -69,6 +71,7 @@ class Announcer:
                     on_delivery=deliveries.note,
                     headers=list(announcement.headers),
                 )
+            self._reached("relay_before_commit")
             producer.commit_transaction(COMMIT_S_MAX)
         if deliveries.error is not None:
             raise kafka_fault("announcing", deliveries.error)

@@ -94,7 +94,7 @@ class Relay:
         lead = await _unless(stop, self._outbox.wait_to_lead())
         if lead is None:
             return Exit.OK
-        announcer = Announcer(self._settings)
+        announcer = Announcer(self._settings, self._reached)
         try:
             await self._lead(announcer, lead, listener, stop)
         except Fenced as fenced:

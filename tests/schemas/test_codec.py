@@ -94,7 +94,7 @@ def rejection(raw: bytes | None, expected: type) -> Rejected:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_what_was_encoded_is_decoded(event: type, data: st.DataObject) -> None:
     value = data.draw(any_of(event))
@@ -150,7 +150,7 @@ def test_every_truncation_is_rejected(sample: events.Event) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(garbage=st.binary(max_size=300), at=st.integers(0, 300))
 def test_garbage_is_an_event_or_rejected_and_nothing_else(sample: events.Event, garbage: bytes, at: int) -> None:
     raw = encode(sample)

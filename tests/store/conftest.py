@@ -1,3 +1,4 @@
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -55,34 +56,34 @@ def minio() -> Iterator[Minio]:
     if servers.minio_binary() is None:
         absent("no MinIO: `make minio` builds it")
     with servers.minio() as running:
+        keys = (running.access_key, running.secret_key)
+        made = ensure_bucket(f"s3://{running.bucket}", endpoint=running.endpoint, region="us-east-1", keys=keys)
+        assert asyncio.run(made)
         yield running
 
 
 @pytest.fixture
-async def minio_blobs(minio: Minio) -> Blobs:
-    return await open_minio(minio)
+def minio_blobs(minio: Minio) -> Blobs:
+    return open_minio(minio)
 
 
 @pytest.fixture(params=["local", "minio"])
-async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     """Every kind of store that the suite can run; a test states what holds for all of them."""
     if request.param == "local":
         return Blobs.open(f"file://{tmp_path}/a%20store")
-    return await open_minio(request.getfixturevalue("minio"))
+    return open_minio(request.getfixturevalue("minio"))
 
 
-async def open_minio(minio: Minio, **changed: str) -> Blobs:
-    bucket = f"test-{uuid4().hex[:16]}"
-    await ensure_bucket(
-        f"s3://{bucket}", endpoint=minio.endpoint, region="us-east-1", keys=(minio.access_key, minio.secret_key)
-    )
+def open_minio(minio: Minio, **changed: str) -> Blobs:
+    """Open a part of the bucket that no other test has."""
     given = {
         "endpoint": minio.endpoint,
         "region": "us-east-1",
         "access_key": minio.access_key,
         "secret_key": minio.secret_key,
     }
-    return Blobs.open(f"s3://{bucket}", **(given | changed))
+    return Blobs.open(f"s3://{minio.bucket}/{uuid4().hex}", **(given | changed))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ class Minio:
     access_key: str
     secret_key: str
     process: "subprocess.Popen[bytes]"
+    bucket: str = "headrace-test"
 
 
 def postgres_bin() -> Path | None:

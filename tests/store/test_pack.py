@@ -50,7 +50,8 @@ def test_the_same_batch_gives_the_same_bytes() -> None:
 def test_an_empty_pack_is_an_empty_archive() -> None:
     packed, places = pack.build([])
     assert places == []
-    assert tarfile.open(fileobj=io.BytesIO(packed), mode="r:").getnames() == []
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
+        assert archive.getnames() == []
 
 
 def test_packing_costs_microseconds_a_member() -> None:

@@ -1,0 +1,264 @@
+"""`headrace publish`: files, folders, videos, codes and JSON lines, from this machine into the topics."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from headrace.cli.output import print_json, say, talk
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+from schemas.limits import LDO_BODY_BYTES_MAX
+from schemas.names import check_name
+from schemas.reject import Rejected
+
+if TYPE_CHECKING:
+    from producers import Camera, Publisher
+    from producers.tally import Tally
+
+START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
+LINE_BYTES_MAX = 2 * LDO_BODY_BYTES_MAX
+
+
+def _named(option: typer.CallbackParam, value: str) -> str:
+    try:
+        check_name(value, option.name or "")
+    except Rejected as error:
+        raise typer.BadParameter(error.reason) from None
+    return value
+
+
+Source = Annotated[str, typer.Option(help="The camera or device that they come from.", callback=_named)]
+Site = Annotated[str, typer.Option(help="The factory or place it stands in.", callback=_named)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
+
+publish_app = typer.Typer(help="Publish frames, clips, codes and labelled data objects.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(publish_app, name="publish")
+
+
+@publish_app.command()
+def frame(  # noqa: PLR0913 - each is an option of the command
+    paths: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, videos.", show_default=False)
+    ] = None,
+    *,
+    source: Source,
+    site: Site = "default",
+    camera: Annotated[int | None, typer.Option(min=0, help="The number of a camera on this machine.")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.001, help="Frames a second. [default: all]")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of frames that have to be encoded.")] = 90,
+    codes: Annotated[bool, typer.Option(help="Find QR codes in the frames and publish them as CIDs.")] = True,
+    clip_on_code: Annotated[bool, typer.Option(help="Cut a clip of 5 s around each code that appears.")] = False,
+    realtime: Annotated[bool, typer.Option(help="Publish files at their own pace, as captured now.")] = False,
+    frames_max: Annotated[int | None, typer.Option(min=1, help="End after so many frames of each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish images as they are, and the frames of videos or of a camera, with the QR codes that are in them."""
+    from producers import Camera
+
+    feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
+    if not feeds:
+        raise typer.BadParameter("give files, folders, videos, or --camera")
+    with _publishing(as_json) as (publisher, tally, advance):
+        for feed in feeds:
+            one = Camera(
+                publisher, feed, source, site, fps=fps, jpeg_quality=quality, find_codes=codes,
+                clip_on_code=clip_on_code, realtime=realtime, tally=tally, on_published=lambda *_: advance(),
+            )  # fmt: skip
+            with _stopped_by_ctrl_c(one):
+                _attempt(tally, str(feed), partial(one.run, frames_max))
+
+
+@publish_app.command()
+def clip(
+    paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="MP4 files.")],
+    *,
+    source: Source,
+    site: Site = "default",
+    about: Annotated[str | None, typer.Option(help="The LDO id or code that they belong to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish MP4 clips, each captured when its file was last written."""
+    from producers import describe_clip
+    from producers.shots import written_at_us
+    from producers.source import Source as Origins
+
+    origins = Origins(source, site)
+    with _publishing(as_json) as (publisher, tally, advance):
+
+        def hand_over(path: Path) -> None:
+            event = describe_clip(path, origins.origin(written_at_us(path, origins.clock_us)), about=about)
+            tally.add(event, publisher.publish(event, body_path=path))
+
+        for path in paths:
+            _attempt(tally, str(path), partial(hand_over, path))
+            advance()
+
+
+@publish_app.command()
+def cid(
+    codes: Annotated[list[str], typer.Argument(help="The codes; '-' reads them from standard input, one a line.")],
+    *,
+    source: Source,
+    site: Site = "default",
+    symbology: Annotated[str, typer.Option(help="What kind of code they were read from.")] = "QRCode",
+    as_json: AsJson = False,
+) -> None:
+    """Publish component scans, captured now."""
+    from producers import Device
+
+    with _publishing(as_json) as (publisher, tally, advance):
+        device = Device(publisher, source, site, on_published=tally.add)
+        for given in codes:
+            for code in _text_lines(sys.stdin.buffer) if given == "-" else [given]:
+                _attempt(tally, f"code {code!r}", partial(device.scan, code, symbology))
+                advance()
+
+
+@publish_app.command()
+def ldo(
+    paths: Annotated[list[Path], typer.Argument(help="Files of JSON lines; '-' is standard input.")],
+    *,
+    source: Source,
+    site: Site = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Publish labelled data objects: one JSON object a line, with ldo_id, sensor_data, context and prediction.
+
+    A line may also hold captured_at_us (microseconds since 1970) and clip (an MP4 file, relative to the lines' folder).
+    """
+    from producers import Device
+    from producers.json_lines import parse_ldo_line
+
+    with _publishing(as_json) as (publisher, tally, advance):
+        device = Device(publisher, source, site, on_published=tally.add)
+
+        def hand_over(line: bytes, folder: Path) -> None:
+            said = parse_ldo_line(line, folder)
+            device.report(
+                said.ldo_id, sensor_data=said.sensor_data, context=said.context, prediction=said.prediction,
+                clip=said.clip, captured_at_us=said.captured_at_us,
+            )  # fmt: skip
+
+        def hand_over_all(path: Path) -> None:
+            with _opened(path) as lines:
+                for number, line in enumerate(_lines(lines), 1):
+                    _attempt(tally, f"{path}, line {number}", partial(hand_over, line, path.parent))
+                    advance()
+
+        for path in paths:
+            _attempt(tally, str(path), partial(hand_over_all, path))
+
+
+@contextmanager
+def _publishing(as_json: bool) -> "Iterator[tuple[Publisher, Tally, Callable[[], None]]]":  # noqa: FBT001
+    """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
+    from producers import Publisher
+    from producers.tally import Tally
+
+    settings = client_settings()
+    tally = Tally()
+    columns = (
+        TextColumn("{task.fields[acknowledged]} acknowledged"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Publisher.from_settings(
+            settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max)
+        ) as publisher,
+        Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress,
+    ):
+        task = progress.add_task("", total=None, acknowledged=0)
+
+        def advance() -> None:
+            seen = tally.counts()
+            progress.update(task, completed=seen.bytes, acknowledged=seen.acknowledged)
+
+        yield publisher, tally, advance
+    _sum_up(tally, as_json=as_json)
+
+
+def _sum_up(tally: "Tally", *, as_json: bool) -> None:
+    seen = tally.counts()
+    for fault in seen.faults:
+        say(f"failed: {fault}")
+    kinds = ", ".join(f"{number} {kind}s" for kind, number in seen.by_kind.items() if number) or "nothing"
+    say(f"published {kinds} ({seen.bytes} bytes): {seen.acknowledged} acknowledged, {seen.failed} failed")
+    if as_json:
+        print_json(
+            {
+                "published": seen.published,
+                "acknowledged": seen.acknowledged,
+                "failed": seen.failed,
+                "bytes": seen.bytes,
+                "by_kind": {kind.value: number for kind, number in seen.by_kind.items()},
+                "faults": seen.faults,
+            }
+        )
+    raise typer.Exit(Exit.FAILED if seen.failed else Exit.OK)
+
+
+def _attempt(tally: "Tally", what: str, hand_over: Callable[[], object]) -> None:
+    """Hand one item over; one that cannot be is named in the end, and the others go on."""
+    try:
+        hand_over()
+    except Rejected as error:
+        tally.fail(f"{what}: {error.reason}")
+    except HeadraceError as error:
+        tally.fail(f"{what}: {error}")
+    except OSError as error:
+        tally.fail(f"{what}: {error.strerror}")
+
+
+@contextmanager
+def _stopped_by_ctrl_c(camera: "Camera") -> Iterator[None]:
+    """End the camera's run at the first Ctrl-C, which is how a live one ends; the second ends the command."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        camera.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if str(path) == "-":
+        yield sys.stdin.buffer
+    else:
+        with path.open("rb") as file:
+            yield file
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Read lines that are not blank, within a bound."""
+    while line := stream.readline(LINE_BYTES_MAX + 1):
+        if len(line) > LINE_BYTES_MAX:
+            raise HeadraceError(
+                "line_too_long", f"a line is longer than {LINE_BYTES_MAX} bytes", hint="is it JSON lines?",
+                exit_code=Exit.USAGE,
+            )  # fmt: skip
+        if stripped := line.strip():
+            yield stripped
+
+
+def _text_lines(stream: BinaryIO) -> Iterator[str]:
+    for line in _lines(stream):
+        yield line.decode("utf-8", "surrogateescape")

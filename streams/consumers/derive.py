@@ -1,0 +1,116 @@
+"""A consumer that says something about every frame: results exactly once, whatever ends it on the way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+from uuid import uuid4
+
+from confluent_kafka import KafkaException
+
+from runtime.errors import Exit
+from runtime.logs import Action, get_log
+from runtime.settings import Settings
+from schemas.events import Ingested, Kind, PerceivedFrame, PreprocessedFrame
+from schemas.topics import ingested_topic
+from store.blobs import Blobs
+from streams.consumers.body import Body
+from streams.consumers.handling import Handled, Handling, Retries
+from streams.consumers.intake import Batch, Intake, Place, Taken
+from streams.consumers.results import Message, Results, StartOver, message_of
+
+FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
+
+Compute: TypeAlias = Callable[[Ingested, Body, Place], Awaitable[PreprocessedFrame | PerceivedFrame]]
+
+
+class Deriving:
+    """Takes frames, computes a result for each, publishes results and offsets together.
+
+    `forget` is told of partitions that went to other members; with None, of all: what was taken may come again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        compute: Compute,
+        *,
+        blobs: Blobs,
+        forget: Callable[[set[Place] | None], None],
+    ) -> None:
+        self._settings = settings
+        self._group = f"headrace-{name}"
+        self._compute = compute
+        self._blobs = blobs
+        self._forget = forget
+        self._made: dict[Place, list[Message]] = {}
+        self._handling: Handling | None = None
+        self._failures = 0
+        self._publishing = False
+        self.published = 0
+
+    def waiting(self) -> bool:
+        """Say whether there is work, for the watchdog."""
+        return self._publishing or (self._handling is not None and self._handling.busy)
+
+    def progress(self) -> object:
+        """Return what differs once something moved."""
+        return self.published, self._failures, self._handling.progress if self._handling else 0
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Work until `stop` is set; returns the exit code.
+
+        Raises:
+            HeadraceError: a frame's body could not be read until the deadline.
+        """
+        while not stop.is_set():
+            try:
+                await self._member(stop)
+            except (StartOver, KafkaException) as fault:
+                self._failures += 1
+                if self._failures > FAILURES_IN_A_ROW_MAX:
+                    get_log().error(Action.HALTED, why=str(fault), failures=self._failures)
+                    return Exit.TRANSIENT
+                get_log().warning(Action.RETRYING, service="kafka", group=self._group, why=str(fault))
+                pause_s = self._settings.retry_delay_s * self._failures
+                await asyncio.sleep(min(pause_s, self._settings.retry_delay_s_max))
+        return Exit.OK
+
+    async def _member(self, stop: asyncio.Event) -> None:
+        """Be a member of the group until the stop, or until something failed."""
+        settings = self._settings
+        self._forget(None)
+        retries = Retries(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
+        handling = self._handling = Handling(self._group, self._one, retries, stop)
+        intake = Intake(settings, self._group, [ingested_topic(Kind.FRAME).name], given_up=self._forget)
+        # A name of its own for each membership: the group's generation, not the name, fences who lost a partition.
+        results = Results(settings, f"{self._group}-{uuid4()}")
+        try:
+            await intake.run(results.open)
+            await intake.open()
+            get_log().info(Action.READY, group=self._group)
+            while not stop.is_set():
+                batch = await intake.take(settings.consumer_events_max)
+                if batch.next_offsets:
+                    await self._batch(batch, intake, results, handling)
+        finally:
+            self._publishing = False
+            await intake.run(results.close)
+            await intake.close()
+
+    async def _batch(self, batch: Batch, intake: Intake, results: Results, handling: Handling) -> None:
+        self._made = {}
+        handled: Handled = await handling.run(batch)
+        messages = [message for made in self._made.values() for message in made]
+        self._publishing = True
+        await intake.run(lambda: results.publish(messages, handled.next_offsets, intake.group_metadata()))
+        self._publishing = False
+        self._failures = 0
+        self.published += len(messages)
+        if handled.errors:
+            raise handled.errors[0]
+        await intake.give_back(handled.unfinished)
+
+    async def _one(self, taken: Taken) -> None:
+        result = await self._compute(taken.event, Body(taken.event, self._blobs), taken.place)
+        self._made.setdefault(taken.place, []).append(message_of(result, taken.traceparent))

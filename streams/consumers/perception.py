@@ -1,0 +1,75 @@
+"""Perception: what changed in each frame since its source's frame before.
+
+The frames before are in memory only. After a start, and after a partition came from another member, a source's first
+frame is compared with nothing: its `previous_digest` is null, its score 0. A frame that is no picture is passed over as
+the one to compare with.
+"""
+
+import asyncio
+from uuid import UUID
+
+from schemas.digest import result_id
+from schemas.events import Ingested, PerceivedFrame
+from store.errors import BlobMissing
+from streams.consumers.body import Body, BodyCorrupt
+from streams.consumers.change_detection import Change, Look, change, look
+from streams.consumers.intake import Place
+from streams.consumers.last_looks import LastLooks, Seen
+from streams.consumers.pictures import NotDecodable, check_header, decode
+from streams.consumers.pixel_budget import PixelBudget
+
+NAME = "perception"
+
+PIXELS_AT_ONCE_MAX = 200_000_000  # in grey, a byte each
+LOOKS_BYTES_MAX = 64 * 1024 * 1024  # 290 sources of 16:9
+
+
+class Perception:
+    """Compares each frame with the one before of its source; a source's frames must come in their order."""
+
+    def __init__(self) -> None:
+        self._budget = PixelBudget(PIXELS_AT_ONCE_MAX)
+        self._last = LastLooks(LOOKS_BYTES_MAX)
+
+    def forget(self, places: set[Place] | None) -> None:
+        """Forget the sources of partitions that went to other members; with None, all."""
+        self._last.forget(places)
+
+    async def compute(self, event: Ingested, body: Body, place: Place) -> PerceivedFrame:
+        """Return what changed; a frame that is no picture has a result that says why.
+
+        Raises:
+            StoreUnavailable, StoreRefused: the store is away.
+        """
+        try:
+            data = await body.read()
+            async with self._budget.hold(check_header(data)):
+                now = await asyncio.to_thread(_look_at, data)
+        except (NotDecodable, BodyCorrupt, BlobMissing) as error:
+            return perceived(event, None, previous_digest=None, error=str(error).splitlines()[0])
+        before = self._last.swap((event.site, event.source_id), Seen(event.digest, now, place))
+        found = await asyncio.to_thread(change, before.look, now) if before else None
+        return perceived(event, found, previous_digest=before.digest if before and found else None)
+
+
+def perceived(
+    event: Ingested, found: Change | None, *, previous_digest: str | None, error: str | None = None
+) -> PerceivedFrame:
+    """Return the result event."""
+    return PerceivedFrame(
+        event_id=str(result_id(NAME, UUID(event.record_id))),
+        record_id=event.record_id,
+        digest=event.digest,
+        source_id=event.source_id,
+        site=event.site,
+        captured_at_us=event.captured_at_us,
+        sequence=event.sequence,
+        previous_digest=previous_digest,
+        score=found.score if found else 0.0,
+        regions=found.regions if found else (),
+        error=error,
+    )
+
+
+def _look_at(data: bytes) -> Look:
+    return look(decode(data, colour=False))

@@ -1,0 +1,84 @@
+"""Frames that were ingested: bytes in the store, announcements on the topic, told apart by their site."""
+
+import os
+from collections.abc import Sequence
+from uuid import uuid4
+
+import cv2
+import numpy as np
+from confluent_kafka import Consumer, Producer
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.codec import decode, encode
+from schemas.digest import blob_key, event_id, record_id, sha256_hex
+from schemas.events import Ingested, Kind
+from schemas.headers import headers_for, new_traceparent
+from store.blobs import Blobs
+
+TOPIC = "ingested.frames.v1"
+
+
+def moving_block(count: int, width: int = 320, height: int = 180) -> list[bytes]:
+    """Frames in which a block moves to the right, each different from any other test's."""
+    back = cv2.resize(np.random.default_rng().integers(40, 120, (6, 8, 3), dtype=np.uint8), (width, height))
+    frames = []
+    for step in range(count):
+        image = back.copy()
+        left = (step * 40) % (width - 40)
+        image[60:100, left : left + 40] = 255
+        frames.append(cv2.imencode(".png", image)[1].tobytes())
+    return frames
+
+
+async def ingest(
+    settings: Settings, blobs: Blobs, bodies: Sequence[bytes], *, site: str, sources: int = 3, first: int = 0
+) -> list[Ingested]:
+    """Store the bodies and announce them, one after the other for each source."""
+    producer = Producer(client_config(settings, enable_idempotence=True, partitioner="murmur2_random"))
+    events = []
+    for sequence, body in enumerate(bodies, first):
+        digest = sha256_hex(body)
+        record = record_id(Kind.FRAME, sha256_hex(f"{site}{sequence}".encode()))
+        await blobs.put(blob_key(digest), body)
+        event = Ingested(
+            source_id=f"{site}-camera-{sequence % sources}", site=site, captured_at_us=1_790_000_000_000_000 + sequence,
+            sequence=sequence, event_id=str(event_id(record)), record_id=str(record), kind="frame", digest=digest,
+            ingested_at_us=1_790_000_000_000_000, media_type="image/png", size_bytes=len(body),
+            store_key=blob_key(digest), width=320, height=180,
+        )  # fmt: skip
+        headers = list(headers_for(event, subject=digest, traceparent=new_traceparent(os.urandom(24))))
+        producer.produce(TOPIC, encode(event), event.source_id.encode(), headers=headers)
+        events.append(event)
+    assert producer.flush(30) == 0
+    return events
+
+
+def new_name(prefix: str) -> str:
+    return f"{prefix}-{uuid4().hex[:8]}"
+
+
+class Found:
+    """The results of one site that a `read_committed` reader finds on a topic."""
+
+    def __init__(self, settings: Settings, topic: str, event: type, site: str) -> None:
+        self._event, self._site = event, site
+        self._consumer = Consumer(
+            client_config(
+                settings, group_id=new_name("test"), isolation_level="read_committed", auto_offset_reset="earliest"
+            )
+        )
+        self._consumer.subscribe([topic])
+        self.messages: list = []
+        self.results: list = []
+
+    def more(self) -> int:
+        """Read what has come and return how many results there are."""
+        for message in self._consumer.consume(500, 0.2):
+            if message.error() is None and (result := decode(message.value(), self._event)).site == self._site:
+                self.messages.append(message)
+                self.results.append(result)
+        return len(self.results)
+
+    def close(self) -> None:
+        self._consumer.close()

@@ -1,0 +1,91 @@
+"""The shipped consumers against a real Kafka and a real store."""
+
+import asyncio
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from consumer_samples import Found, ingest, moving_block, new_name
+
+from runtime.settings import Settings
+from schemas.digest import result_id
+from schemas.events import PerceivedFrame, PreprocessedFrame
+from schemas.headers import traceparent_of
+from store.blobs import Blobs
+from streams.consumers.app import CONSUMERS
+from tests.conftest import ServiceProcess, until, until_async
+
+pytestmark = pytest.mark.stack
+
+
+async def results_of(name: str, settings: Settings, found: Found, count: int) -> None:
+    """Run a consumer in this process until so many results are there."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(CONSUMERS[name](settings, stop))
+    try:
+        await until_async(lambda: _more(found, count), 60, f"{count} results")
+    finally:
+        stop.set()
+        assert await asyncio.wait_for(running, 20) == 0
+
+
+async def _more(found: Found, count: int) -> bool:
+    return await asyncio.to_thread(found.more) >= count
+
+
+async def test_preprocessing_says_something_of_every_frame(settings: Settings, blobs: Blobs):
+    site = new_name("site")
+    sent = await ingest(settings, blobs, [*moving_block(9), b"no picture"], site=site)
+    found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
+    await results_of("preprocessing", settings, found, 10)
+    by_record = {result.record_id: result for result in found.results}
+    for event in sent[:9]:
+        result = by_record[event.record_id]
+        assert result.error is None
+        assert result.event_id == str(result_id("preprocessing", __import__("uuid").UUID(event.record_id)))
+        assert (result.width, result.height, result.thumbnail_width) == (320, 180, 320)
+        thumbnail = await blobs.get(result.thumbnail_key)
+        assert thumbnail.startswith(b"\xff\xd8")
+    assert by_record[sent[9].record_id].error == "no JPEG, PNG or WebP header"
+    assert all(traceparent_of(message.headers()) for message in found.messages)
+    assert all(message.key() == result.source_id.encode() for message, result in zip(found.messages, found.results))
+    found.close()
+
+
+async def test_perception_compares_each_frame_with_its_sources_frame_before(settings: Settings, blobs: Blobs):
+    site = new_name("site")
+    sent = await ingest(settings, blobs, [body for body in moving_block(6) for _ in range(2)], site=site, sources=2)
+    found = Found(settings, "perceived.frames.v1", PerceivedFrame, site)
+    await results_of("perception", settings, found, 12)
+    by_source = defaultdict(list)
+    for result in found.results:
+        by_source[result.source_id].append(result)
+    assert [len(results) for results in by_source.values()] == [6, 6]
+    for results in by_source.values():
+        assert results[0].previous_digest is None
+        for before, result in zip(results, results[1:]):
+            assert result.previous_digest == before.digest
+            assert result.score > 0
+            assert 1 <= len(result.regions) <= 2
+    assert {result.record_id for result in found.results} == {event.record_id for event in sent}
+    found.close()
+
+
+async def test_results_are_said_once_although_the_consumer_is_killed(settings: Settings, blobs: Blobs, tmp_path: Path):
+    site = new_name("site")
+    found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
+    body = moving_block(1)[0]
+    process = ServiceProcess(settings, "consumer", "preprocessing", log=tmp_path / "log", consumer_events_max=16)
+    process.wait_ready()
+    for first in range(0, 600, 200):
+        await ingest(settings, blobs, [body] * 200, site=site, sources=8, first=first)
+        await asyncio.sleep(random.uniform(0.1, 0.6))
+        process.kill()
+        process.restart()
+    until(lambda: found.more() >= 600, 90, "600 results")
+    assert process.stop() == 0
+    found.more()
+    assert len(found.results) == 600
+    assert len({result.event_id for result in found.results}) == 600
+    found.close()

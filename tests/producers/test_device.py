@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from producers import Device
+from producers.sequence import Sequence
+from schemas.digest import canonical_body
+from schemas.events import Cid, Clip, Ldo
+from schemas.reject import RejectCode, Rejected
+from tests.producers.conftest import Recorder
+from tests.producers.sample_media import write_video
+
+NOW_US = 1_700_000_000_000_000
+
+
+def device(recorder: Recorder) -> Device:
+    return Device(recorder, "dev-1", "halle", clock_us=lambda: NOW_US)  # type: ignore[arg-type]
+
+
+def test_a_scan_says_who_where_when_and_what(recorder: Recorder):
+    one = device(recorder)
+    one.scan("C-1")
+    one.scan("C-2", "DataMatrix", captured_at_us=NOW_US - 5)
+    assert recorder.events == [
+        Cid(source_id="dev-1", site="halle", captured_at_us=NOW_US, sequence=NOW_US, code="C-1"),
+        Cid(
+            source_id="dev-1", site="halle", captured_at_us=NOW_US - 5, sequence=NOW_US + 1,
+            code="C-2", symbology="DataMatrix",
+        ),
+    ]  # fmt: skip
+
+
+def test_a_report_with_a_clip_names_it(recorder: Recorder, tmp_path: Path):
+    path = write_video(tmp_path / "clip.mp4", 1)
+    for clip in (path, path.read_bytes()):
+        recorder.events.clear()
+        done = device(recorder).report("l-1", sensor_data={"t": 1}, context={}, prediction={"p": 0.5}, clip=clip)
+        ldo, film = recorder.events
+        assert isinstance(ldo, Ldo)
+        assert isinstance(film, Clip)
+        assert ldo.clip_sha256 == film.sha256
+        assert (film.about, film.duration_us, film.captured_at_us) == ("l-1", 1_000_000, ldo.captured_at_us)
+        assert done.ldo.done()
+        assert done.clip is not None
+        canonical_body(ldo)
+
+
+def test_a_report_without_a_clip_has_no_second_delivery(recorder: Recorder):
+    assert device(recorder).report("l-1", sensor_data={}, context={}, prediction={}).clip is None
+
+
+def test_what_is_no_json_and_what_is_no_clip_is_refused(recorder: Recorder):
+    with pytest.raises(Rejected, match="JSON") as refused:
+        device(recorder).report("l-1", sensor_data={"a": object()}, context={}, prediction={})
+    assert refused.value.code is RejectCode.NOT_JSON
+    with pytest.raises(Rejected) as refused:
+        device(recorder).report("l-1", sensor_data={}, context={}, prediction={}, clip=b"#EXTM3U")
+    assert refused.value.code is RejectCode.NOT_A_VIDEO
+    assert recorder.events == []
+
+
+def test_a_name_that_no_agent_would_take_is_refused_before_anything_is_published(recorder: Recorder):
+    with pytest.raises(Rejected):
+        Device(recorder, "a\nb")  # type: ignore[arg-type]
+    with pytest.raises(Rejected):
+        Device(recorder, "a", "")  # type: ignore[arg-type]
+
+
+def test_numbers_increase_also_across_restarts():
+    first = Sequence(lambda: 100)
+    used = [first.next() for _ in range(5)]
+    assert used == [100, 101, 102, 103, 104]
+    assert Sequence(lambda: 106).next() > used[-1]

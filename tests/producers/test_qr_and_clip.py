@@ -1,0 +1,135 @@
+import importlib
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from producers import qr
+from producers.clip import CLIP_SIDE_PIXELS_MAX, Ring, cut
+from producers.clipper import CLIPS_WAITING_MAX, Clipper
+from producers.delivery import Acknowledged, Delivery
+from producers.json_lines import parse_ldo_line
+from producers.shots import Shot, to_jpeg
+from schemas.reject import Rejected
+from tests.producers.sample_media import image, picture
+
+SECOND_US = 1_000_000
+
+
+def shots(count: int, fps: int = 10) -> list[Shot]:
+    return [Shot(to_jpeg(picture(n), 80), n * SECOND_US // fps, n) for n in range(count)]
+
+
+def test_a_code_is_found_by_zxing_and_by_opencv(monkeypatch: pytest.MonkeyPatch):
+    assert qr.find_codes(picture(1, "C-1")) == ["C-1"]
+    assert qr.find_codes(picture(1)) == []
+    monkeypatch.setitem(sys.modules, "zxingcpp", None)
+    try:
+        assert importlib.reload(qr).find_codes(picture(1, "C-1")) == ["C-1"]
+        assert qr._texts is qr._with_opencv
+        assert qr.find_codes(picture(1)) == []
+    finally:
+        monkeypatch.undo()
+        importlib.reload(qr)
+
+
+def test_a_code_that_was_away_appears_anew():
+    seen = qr.Appearances(gone_s=2)
+    assert seen.new(["a"], 0) == ["a"]
+    assert seen.new(["a", "b"], SECOND_US) == ["b"]
+    assert seen.new([], 2 * SECOND_US) == []
+    assert seen.new(["a"], 3 * SECOND_US) == []
+    assert seen.new(["a", "b"], 5 * SECOND_US + 1) == ["a", "b"]
+    assert len(seen._seen_at_us) == 2
+
+
+def test_a_ring_is_bounded_in_time_and_in_bytes():
+    ring = Ring(seconds=5, bytes_max=1000)
+    for number in range(20):
+        ring.add(Shot(bytes(10), number * SECOND_US, 0))
+    assert [shot.at_us // SECOND_US for shot in ring.between(0, 99 * SECOND_US)] == [14, 15, 16, 17, 18, 19]
+    ring.add(Shot(bytes(960), 20 * SECOND_US, 0))
+    assert len(ring.between(0, 99 * SECOND_US)) == 5
+    ring.add(Shot(bytes(2000), 21 * SECOND_US, 0))
+    assert ring.between(0, 99 * SECOND_US) == ()
+    ring.add(Shot(bytes(10), 22 * SECOND_US, 0))
+    assert len(ring.between(0, 99 * SECOND_US)) == 1
+
+
+def test_the_same_shots_give_the_same_bytes():
+    assert cut(shots(12)) == cut(shots(12))
+
+
+def test_shots_of_other_sizes_kinds_and_times_become_one_clip(tmp_path: Path):
+    mixed = [
+        Shot(image(1, kind=".webp"), 0, 0),
+        Shot(b"no image", 50_000, 0),
+        Shot(to_jpeg(np.zeros((99, 77, 3), np.uint8), 80), 100_000, 0),
+        Shot(image(2), 100_000, 0),
+        Shot(image(2), 300_000, 0),
+    ]
+    (tmp_path / "c.mp4").write_bytes(cut(mixed) or b"")
+    with av.open(tmp_path / "c.mp4") as container:
+        frames = list(container.decode(video=0))
+    assert [(frame.width, frame.height) for frame in frames] == [(320, 240)] * 3
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.3])
+
+
+def test_large_shots_are_scaled_down(tmp_path: Path):
+    (tmp_path / "c.mp4").write_bytes(cut([Shot(to_jpeg(np.zeros((1001, 4001, 3), np.uint8), 80), 0, 0)]) or b"")
+    with av.open(tmp_path / "c.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (CLIP_SIDE_PIXELS_MAX, 480)
+
+
+def test_of_nothing_there_is_no_clip():
+    assert cut([]) is None
+    assert cut([Shot(b"no image", 0, 0)]) is None
+
+
+def test_more_wishes_than_can_wait_hold_the_shots_up_and_all_come_true():
+    clipper = Clipper(lambda seen, about: _acknowledged(f"{about}:{len(seen)}"))
+    wished = []
+    for shot in shots(80):
+        clipper.see(shot)
+        wished.append(clipper.wish(str(len(wished))))
+    clipper.finish()
+    assert len(wished) > CLIPS_WAITING_MAX
+    assert wished[0].result(5).digest == "0:26"
+    assert wished[40].result(5).digest == "40:51"
+    assert wished[79].result(5).digest == "79:26"
+
+
+def _acknowledged(digest: str) -> Delivery:
+    delivery = Delivery()
+    delivery.set_result(Acknowledged("topic", 0, 0, digest))
+    return delivery
+
+
+LINE = b'{"ldo_id":"l","sensor_data":{"a":1},"context":{},"prediction":{}'
+
+
+def test_a_line_is_an_ldo():
+    said = parse_ldo_line(LINE + b',"captured_at_us":5,"clip":"a/b.mp4"}', Path("folder"))
+    assert (said.ldo_id, said.sensor_data, said.captured_at_us) == ("l", {"a": 1}, 5)
+    assert said.clip == Path("folder/a/b.mp4")
+    assert parse_ldo_line(LINE + b"}", Path()).clip is None
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"nope", "JSON"),
+        (b"[]", "object"),
+        (b'{"ldo_id":"l"}', "sensor_data"),
+        (b'{"sensor_data":{},"context":{},"prediction":{}}', "ldo_id"),
+        (LINE + b',"captured_at_us":true}', "whole number"),
+        (LINE + b',"clip":5}', "path"),
+        (LINE + b',"colour":5}', "colour"),
+    ],
+)
+def test_a_line_that_is_no_ldo_says_why(line: bytes, says: str):
+    with pytest.raises(Rejected, match=says):
+        parse_ldo_line(line, Path())

@@ -1,0 +1,63 @@
+from uuid import UUID, uuid4
+
+from schemas.codec import decode
+from schemas.events import DeadLetter, Ingested
+from schemas.headers import traceparent_of
+from store.outbox import Pending
+from streams.relay.plan import OUTPUT_TOPICS, announce, event_id_of
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def ingested() -> Ingested:
+    return Ingested(
+        source_id="camera-é", site="here", captured_at_us=1, sequence=2, event_id=str(uuid4()), record_id=str(uuid4()),
+        kind="frame", digest="ab" * 32, ingested_at_us=3, media_type="image/png", size_bytes=4, store_key="blobs/x",
+    )  # fmt: skip
+
+
+def dead_letter(key: bytes | None) -> DeadLetter:
+    return DeadLetter(
+        event_id=str(uuid4()), code="not_framed", reason="no", topic="edge.frames.v1", partition=1, offset=2,
+        timestamp_us=3, key=key, value=b"value", headers=b"[]", rejected_at_us=4,
+    )  # fmt: skip
+
+
+def pending(event: Ingested | DeadLetter, topic: str, traceparent: str | None = TRACEPARENT) -> Pending:
+    return Pending(1, UUID(event.event_id), topic, event, traceparent)
+
+
+def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
+    event = ingested()
+    said = announce(pending(event, "ingested.frames.v1"))
+    assert (said.topic, said.key) == ("ingested.frames.v1", "camera-é".encode())
+    assert decode(said.value, Ingested) == event
+    assert traceparent_of(said.headers) == TRACEPARENT
+    assert dict(said.headers)["ce_subject"] == event.digest.encode()
+    assert event_id_of(said.headers) == UUID(event.event_id)
+
+
+def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
+    event = dead_letter(b"camera-1")
+    said = announce(pending(event, "deadletters.v1", None))
+    assert said.key == b"camera-1"
+    assert decode(said.value, DeadLetter) == event
+    assert event_id_of(said.headers) == UUID(event.event_id)
+
+
+def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
+    for key in (None, b"", bytes(201)):
+        assert announce(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
+
+
+def test_a_message_that_somebody_else_wrote_has_no_event_id():
+    assert event_id_of([]) is None
+    assert event_id_of([("ce_id", None)]) is None
+    assert event_id_of([("ce_id", b"42")]) is None
+    assert event_id_of([("ce_id", b"\xff")]) is None
+
+
+def test_the_relay_writes_to_every_announcement_topic():
+    assert sorted(OUTPUT_TOPICS) == [
+        "deadletters.v1", "ingested.cids.v1", "ingested.clips.v1", "ingested.frames.v1", "ingested.ldos.v1",
+    ]  # fmt: skip

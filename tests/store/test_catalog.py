@@ -1,0 +1,305 @@
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+import store_servers
+from store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
+
+from schemas.digest import event_id
+from schemas.events import Kind
+from store import catalog as catalog_module
+from store.catalog import Catalog
+from store.errors import CatalogRefused, CatalogUnavailable
+from store.rows import Batch
+
+Sql = Any  # asyncpg's connection, which is generic in its stubs only
+
+POINTS = [
+    "tx_began",
+    "after_blobs",
+    "after_records",
+    "after_sightings",
+    "after_outbox",
+    "before_commit",
+    "after_commit",
+]
+
+
+async def count(sql: Sql, table: str) -> int:
+    return int(await sql.fetchval(f"select count(*) from {table}"))
+
+
+async def counts(sql: Sql) -> dict[str, int]:
+    tables = ("blobs", "records", "sightings", "outbox", "dead_letters")
+    return {table: await count(sql, table) for table in tables}
+
+
+async def test_a_new_record_is_stored_sighted_and_to_be_announced(catalog: Catalog, sql: Sql) -> None:
+    done = await catalog.commit(batch([1, 2, 3]))
+    assert done.new_records == {id_of(1), id_of(2), id_of(3)}
+    assert (done.new_sightings, done.duplicates, done.new_dead_letters) == (3, 0, 0)
+    assert await counts(sql) == {"blobs": 3, "records": 3, "sightings": 3, "outbox": 3, "dead_letters": 0}
+
+
+async def test_every_column_is_kept_exactly(catalog: Catalog, sql: Sql) -> None:
+    kept = record(
+        1,
+        kind=Kind.LDO,
+        width=1920,
+        height=1080,
+        duration_us=5_000_000,
+        ldo_id="ldo 'x'; drop table records",
+        code='{"a","b\\',
+        about="Schweißnaht\n\u2028 🙂",
+        attributes=b'{"a": [1, null, "\\u00e9"]}',
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        sequence=2**63 - 1,
+    )
+    await catalog.commit(Batch(blobs=[blob(1)], records=[kept], sightings=[], dead_letters=[]))
+    row = dict(await sql.fetchrow("select *, attributes::text as attributes from records"))
+    captured = row.pop("captured_at")
+    assert captured == datetime.fromtimestamp(CAPTURED_AT_US // 1_000_000, UTC).replace(
+        microsecond=(CAPTURED_AT_US + 1) % 1_000_000
+    )
+    assert row.pop("attributes") == '{"a": [1, null, "é"]}'
+    assert row.pop("ingested_at") is not None
+    assert row == {name: getattr(kept, name) for name in row}
+
+
+async def test_a_repeated_batch_changes_nothing(catalog: Catalog, sql: Sql) -> None:
+    again = batch([1, 2], letters=[letter(9)])
+    await catalog.commit(again)
+    before = await counts(sql)
+    done = await catalog.commit(again)
+    assert await counts(sql) == before
+    assert (done.new_records, done.new_sightings, done.duplicates, done.new_dead_letters) == (frozenset(), 0, 2, 0)
+    assert await sql.fetchval("select deliveries from sources") == 2
+
+
+async def test_a_duplicate_adds_a_sighting_and_nothing_else(catalog: Catalog, sql: Sql) -> None:
+    await catalog.commit(batch([1]))
+    seen_again = Batch(
+        blobs=[blob(1)],
+        records=[record(1, source_id="cam-2")],
+        sightings=[sighting(1, source_id="cam-2", offset=77)],
+        dead_letters=[],
+    )
+    done = await catalog.commit(seen_again)
+    assert (done.new_records, done.new_sightings, done.duplicates) == (frozenset(), 1, 1)
+    assert await counts(sql) == {"blobs": 1, "records": 1, "sightings": 2, "outbox": 1, "dead_letters": 0}
+    assert await sql.fetchval("select source_id from records") == "cam-1"
+
+
+async def test_a_record_that_comes_twice_in_a_batch_is_one_record_with_two_sightings(
+    catalog: Catalog, sql: Sql
+) -> None:
+    twice = Batch(
+        blobs=[blob(1), blob(1)],
+        records=[record(1, source_id="first"), record(1, source_id="second")],
+        sightings=[sighting(1, offset=1), sighting(1, offset=2)],
+        dead_letters=[],
+    )
+    done = await catalog.commit(twice)
+    assert (len(done.new_records), done.new_sightings, done.duplicates) == (1, 2, 1)
+    assert await counts(sql) == {"blobs": 1, "records": 1, "sightings": 2, "outbox": 1, "dead_letters": 0}
+    assert await sql.fetchval("select source_id from records") == "first"
+
+
+async def test_the_same_bytes_as_two_kinds_are_two_records_of_one_blob(catalog: Catalog, sql: Sql) -> None:
+    await catalog.commit(batch([1], kind=Kind.FRAME))
+    await catalog.commit(batch([1], kind=Kind.CLIP))
+    assert await counts(sql) == {"blobs": 1, "records": 2, "sightings": 2, "outbox": 2, "dead_letters": 0}
+
+
+async def test_items_of_one_message_are_told_apart_by_their_index(catalog: Catalog, sql: Sql) -> None:
+    sightings = [sighting(1, offset=5, index=0), sighting(1, offset=5, index=1)]
+    await catalog.commit(Batch(blobs=[], records=[], sightings=sightings, dead_letters=[]))
+    assert await count(sql, "sightings") == 2
+
+
+async def test_a_topic_that_was_made_anew_hides_no_observation(catalog: Catalog, sql: Sql) -> None:
+    await catalog.commit(batch([1]))
+    anew = Batch(
+        blobs=[blob(2)], records=[record(2)], sightings=[sighting(2, offset=sighting(1).offset)], dead_letters=[]
+    )
+    assert (await catalog.commit(anew)).new_sightings == 1
+    assert await count(sql, "sightings") == 2
+
+
+async def test_announcements_follow_the_order_of_the_input(catalog: Catalog, sql: Sql) -> None:
+    numbers = list(range(200))
+    random.Random(7).shuffle(numbers)
+    await catalog.commit(batch(numbers))
+    rows = await sql.fetch("select record_id from outbox order by id")
+    assert [row[0] for row in rows] == [id_of(number) for number in numbers]
+
+
+async def test_an_announcement_names_its_topic_and_event(catalog: Catalog, sql: Sql) -> None:
+    await catalog.commit(batch([1], kind=Kind.CLIP, letters=[letter(5)]))
+    rows = await sql.fetch("select event_id, topic, record_id, dead_letter_id, published_at from outbox order by id")
+    clip, dead = id_of(1, Kind.CLIP), letter(5).dead_letter_id
+    assert [tuple(row) for row in rows] == [
+        (event_id(clip), "ingested.clips.v1", clip, None, None),
+        (event_id(dead), "deadletters.v1", None, dead, None),
+    ]
+
+
+async def test_new_rows_are_heard_of_and_duplicates_are_not(catalog: Catalog, sql: Sql) -> None:
+    heard: list[str] = []
+    await sql.add_listener("headrace_outbox", lambda *notice: heard.append(str(notice[2])))
+    for _ in range(2):
+        await catalog.commit(batch(range(50)))
+    await sql.execute("select 1")
+    assert heard == ["headrace_outbox"]
+
+
+async def test_a_source_counts_its_deliveries_and_remembers_its_highest_sequence(catalog: Catalog, sql: Sql) -> None:
+    await catalog.commit(batch([5, 9]))
+    await catalog.commit(batch([3], source_id="cam-1"))
+    await catalog.commit(batch([4], source_id="cam-2"))
+    rows = await sql.fetch("select source_id, sequence_max, deliveries from sources order by source_id")
+    assert [tuple(row) for row in rows] == [("cam-1", 9, 3), ("cam-2", 4, 1)]
+
+
+async def test_a_dead_letter_keeps_whatever_bytes_it_has(catalog: Catalog, sql: Sql) -> None:
+    hostile = [
+        letter(1, value=None, key=None),
+        letter(2, value=b"\0\xff" * 10, headers=b'[["\\u0000", "AA=="]]', reason="it says \0 and \ud800"),
+        letter(3, site="a\0b", source_id="c\0d", topic="edge.ldos.v1"),
+    ]
+    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=hostile))
+    assert done.new_dead_letters == 3
+    row = await sql.fetchrow('select value, headers::text as headers, reason from dead_letters where "offset" = 2')
+    assert (row["value"], row["headers"]) == (b"\0\xff" * 10, '[["\\u0000", "AA=="]]')
+    assert "\0" not in row["reason"]
+
+
+async def test_large_dead_letters_are_written_in_several_statements(
+    catalog: Catalog, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "DEAD_LETTER_STATEMENT_BYTES_MAX", 2_500)
+    letters = [letter(number, value=bytes(1_000)) for number in range(9)] + [letter(99, value=bytes(9_000))]
+    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=letters))
+    assert done.new_dead_letters == 10
+    assert await count(sql, "outbox") == 10
+
+
+async def test_an_empty_batch_is_committed(catalog: Catalog) -> None:
+    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=[]))
+    assert done.new_sightings == 0
+
+
+async def test_workers_with_the_same_digests_in_other_orders_do_not_deadlock(catalog: Catalog, sql: Sql) -> None:
+    def shuffled(seed: int) -> Batch:
+        numbers = list(range(150))
+        random.Random(seed).shuffle(numbers)
+        return batch(numbers)
+
+    done = await asyncio.gather(*(catalog.commit(shuffled(seed)) for seed in range(6)))
+    assert sum(len(one.new_records) for one in done) == 150
+    assert await counts(sql) == {"blobs": 150, "records": 150, "sightings": 150, "outbox": 150, "dead_letters": 0}
+
+
+async def test_known_blobs_says_where_they_are(catalog: Catalog) -> None:
+    await catalog.commit(batch([1, 2]))
+    known = await catalog.known_blobs([digest_of(1), digest_of(3)])
+    assert set(known) == {digest_of(1)}
+    place = known[digest_of(1)]
+    assert (place.store_key, place.store_offset, place.size_bytes) == (blob(1).store_key, None, 1001)
+    assert await catalog.known_blobs([]) == {}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_batch_that_ends_at_any_point_is_whole_after_its_repetition(
+    catalog: Catalog, sql: Sql, point: str
+) -> None:
+    class EndedError(Exception):
+        pass
+
+    def end(reached: str) -> None:
+        if reached == point:
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        await catalog.commit(batch([1, 2, 3]), reached=end)
+    written = 3 if point == "after_commit" else 0
+    assert set((await counts(sql)).values()) == {written, 0}
+    await catalog.commit(batch([1, 2, 3]))
+    assert await counts(sql) == {"blobs": 3, "records": 3, "sightings": 3, "outbox": 3, "dead_letters": 0}
+
+
+async def test_every_point_is_reached_in_order(catalog: Catalog) -> None:
+    reached: list[str] = []
+    await catalog.commit(batch([1]), reached=reached.append)
+    assert reached == POINTS
+
+
+def cut_at(point: str, dsn: str) -> Callable[[str], None]:
+    """End every connection to the database but our own as soon as a commit reaches a point."""
+
+    def cut(reached: str) -> None:
+        if reached == point:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(
+                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+                    "where pid <> pg_backend_pid() and datname = current_database()"
+                )
+
+    return cut
+
+
+@pytest.mark.parametrize("point", ["tx_began", "after_records", "before_commit"])
+async def test_a_connection_that_is_cut_is_unavailable_and_the_next_commit_finds_another(
+    catalog: Catalog, postgres_dsn: str, point: str
+) -> None:
+    with pytest.raises(CatalogUnavailable) as raised:
+        await catalog.commit(batch([1, 2]), reached=cut_at(point, postgres_dsn))
+    assert "127.0.0.1" in str(raised.value)
+    assert len((await catalog.commit(batch([1, 2]))).new_records) == 2
+
+
+async def test_a_schema_that_is_not_as_expected_is_refused(catalog: Catalog, sql: Sql) -> None:
+    await sql.execute("alter table sightings rename to sightings_elsewhere")
+    with pytest.raises(CatalogRefused, match="sightings"):
+        await catalog.commit(batch([2]))
+
+
+async def test_a_lock_held_too_long_is_unavailable_and_leaves_no_transaction(postgres_dsn: str, sql: Sql) -> None:
+    impatient = await Catalog.open(postgres_dsn, statement_s_max=0.2)
+    try:
+        async with sql.transaction():
+            await sql.execute("lock table records in access exclusive mode")
+            with pytest.raises(CatalogUnavailable, match="57014"):
+                await impatient.commit(batch([1]))
+        assert len((await impatient.commit(batch([1]))).new_records) == 1
+    finally:
+        await impatient.close()
+
+
+async def test_a_character_that_postgresql_cannot_keep_is_refused_with_its_state(catalog: Catalog, sql: Sql) -> None:
+    bad = Batch(blobs=[], records=[record(1, about="a\0b")], sightings=[], dead_letters=[])
+    with pytest.raises(CatalogRefused) as raised:
+        await catalog.commit(bad)
+    assert raised.value.sqlstate == "22P05"
+    assert await count(sql, "records") == 0
+
+
+async def test_an_absent_postgresql_is_unavailable_and_its_password_is_not_said() -> None:
+    with pytest.raises(CatalogUnavailable) as raised:
+        await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{store_servers.free_port()}/headrace")
+    assert "canary-password" not in f"{raised.value!s} {raised.value!r} {raised.value.__cause__!r}"
+
+
+async def test_a_database_without_the_schema_is_not_ready(empty_dsn: str) -> None:
+    opened = await Catalog.open(empty_dsn)
+    with pytest.raises(CatalogRefused, match="outbox"):
+        await opened.check()
+    await opened.close()
+
+
+async def test_a_migrated_database_is_ready(catalog: Catalog) -> None:
+    await catalog.check()

@@ -1,0 +1,169 @@
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
+
+from schemas.digest import event_id
+from schemas.events import DeadLetter, Ingested, Kind
+from store import relay_session
+from store.catalog import Catalog
+from store.errors import CatalogUnavailable
+from store.outbox import Outbox
+from store.rows import Batch
+
+
+async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:
+    said = record(1, kind=Kind.LDO, ldo_id="a-1", attributes=b'{"a": 1}', traceparent="00-aa-bb-01")
+    await catalog.commit(Batch(blobs=[blob(1)], records=[said], sightings=[], dead_letters=[]))
+    [pending] = await outbox.pending(10)
+    event = pending.event
+    assert isinstance(event, Ingested)
+    assert (pending.topic, pending.traceparent) == ("ingested.ldos.v1", "00-aa-bb-01")
+    assert pending.event_id == event_id(id_of(1, Kind.LDO))
+    assert event == Ingested(
+        event_id=str(pending.event_id),
+        record_id=str(said.record_id),
+        kind="ldo",
+        digest=said.digest.hex(),
+        source_id="cam-1",
+        site="factory",
+        captured_at_us=CAPTURED_AT_US + 1,
+        sequence=1,
+        ingested_at_us=event.ingested_at_us,
+        media_type="image/jpeg",
+        size_bytes=1001,
+        store_key=blob(1).store_key,
+        ldo_id="a-1",
+        attributes=b'{"a": 1}',
+    )
+
+
+async def test_a_pending_dead_letter_is_whole(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch([], letters=[letter(3)]))
+    [pending] = await outbox.pending(10)
+    event = pending.event
+    assert isinstance(event, DeadLetter)
+    assert (event.topic, event.partition, event.offset, event.timestamp_us) == ("edge.frames.v1", 0, 3, CAPTURED_AT_US)
+    assert (event.key, event.value, event.headers) == (b"cam-1", b"poison 3", b"[]")
+    assert event.event_id == str(pending.event_id)
+
+
+async def test_pending_is_oldest_first_and_limited(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch(range(20)))
+    first = await outbox.pending(7)
+    assert [pending.event.sequence for pending in first if isinstance(pending.event, Ingested)] == list(range(7))
+
+
+async def test_pending_is_limited_in_bytes_but_never_empty(catalog: Catalog, outbox: Outbox) -> None:
+    letters = [letter(number, value=bytes(1000), key=None) for number in range(5)]
+    await catalog.commit(batch([], letters=letters))
+    assert len(await outbox.pending(10, bytes_max=2_500)) == 2
+    assert len(await outbox.pending(10, bytes_max=10)) == 1
+
+
+async def test_what_is_marked_is_pending_no_more(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch(range(5)))
+    rows = await outbox.pending(3)
+    assert await outbox.mark([row.outbox_id for row in rows], {("ingested.frames.v1", 0): 17}) == 3
+    assert await outbox.unpublished() == 2
+    assert await outbox.checkpoints() == {("ingested.frames.v1", 0): 17}
+
+
+async def test_marking_may_be_repeated_and_a_checkpoint_may_go_back(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch([1]))
+    rows = await outbox.pending(3)
+    await outbox.mark([rows[0].outbox_id], {("t", 0): 17, ("t", 1): 3})
+    assert await outbox.mark([rows[0].outbox_id], {("t", 0): 0}) == 0
+    assert await outbox.checkpoints() == {("t", 0): 0, ("t", 1): 3}
+
+
+async def test_a_checkpoint_can_be_saved_alone(outbox: Outbox) -> None:
+    assert await outbox.mark([], {("t", 0): 5}) == 0
+    assert await outbox.checkpoints() == {("t", 0): 5}
+
+
+async def test_what_was_seen_on_its_topic_is_marked(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch(range(4), letters=[letter(1)]))
+    rows = await outbox.pending(10)
+    assert await outbox.mark_seen([rows[1].event_id, rows[4].event_id, event_id(id_of(77))]) == 2
+    assert [row.outbox_id for row in await outbox.pending(10)] == [rows[position].outbox_id for position in (0, 2, 3)]
+
+
+async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbox) -> None:
+    lead = await outbox.try_lead()
+    assert lead is not None
+    assert await outbox.try_lead() is None
+    waiting = asyncio.create_task(outbox.wait_to_lead())
+    await asyncio.sleep(0)
+    await lead.release()
+    assert lead.lost.is_set()
+    second = await asyncio.wait_for(waiting, 5)
+    assert not second.lost.is_set()
+    await second.release()
+
+
+async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, sql: Any) -> None:
+    lead = await outbox.try_lead()
+    assert lead is not None
+    await sql.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace relay session' "
+        "and datname = current_database()"
+    )
+    await asyncio.wait_for(lead.lost.wait(), 5)
+    await lead.release()
+    again = await outbox.wait_to_lead()
+    await again.release()
+
+
+async def test_a_leader_whose_server_is_silent_gives_up(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, sql: Any
+) -> None:
+    monkeypatch.setattr(relay_session, "PING_S", 0.05)
+    monkeypatch.setattr(relay_session, "PING", "select pg_sleep(60)")
+    monkeypatch.setattr(relay_session, "ANSWER_S_MAX", 0.2)
+    lead = await outbox.try_lead()
+    assert lead is not None
+    await asyncio.wait_for(lead.lost.wait(), 5)
+    await lead.release()
+
+
+async def test_a_listener_hears_of_new_rows(catalog: Catalog, outbox: Outbox) -> None:
+    async with outbox.listen() as listener:
+        await asyncio.wait_for(listener.heard.wait(), 5)  # a gap ended: it began to listen
+        listener.heard.clear()
+        await catalog.commit(batch([1]))
+        await asyncio.wait_for(listener.heard.wait(), 5)
+
+
+async def test_a_listener_connects_again_and_says_that_it_may_have_missed_something(
+    outbox: Outbox, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_session, "RETRY_S", 0.05)
+    async with outbox.listen() as listener:
+        await asyncio.wait_for(listener.heard.wait(), 5)
+        listener.heard.clear()
+        await sql.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'headrace relay session' and datname = current_database()"
+        )
+        await asyncio.wait_for(listener.heard.wait(), 5)
+
+
+async def test_an_outage_is_waited_out(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+    connect = asyncpg.connect
+
+    async def flaky(*args: Any, **named: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionRefusedError
+        return await connect(*args, **named)
+
+    monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
+    monkeypatch.setattr(asyncpg, "connect", flaky)
+    with pytest.raises(CatalogUnavailable):
+        await outbox.try_lead()
+    lead = await asyncio.wait_for(outbox.wait_to_lead(), 5)
+    await lead.release()

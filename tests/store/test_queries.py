@@ -1,0 +1,172 @@
+from uuid import UUID
+
+import pytest
+from store_rows import batch, blob, digest_of, id_of, letter, record, sighting
+
+from schemas.events import Kind
+from store.catalog import Catalog
+from store.errors import RecordAmbiguous, RecordMissing
+from store.queries import Queries
+from store.rows import Batch
+from store.views import Filters
+
+
+async def add(catalog: Catalog, number: int, **more: object) -> UUID:
+    row = record(number, **more)  # type: ignore[arg-type]
+    await catalog.commit(
+        Batch(
+            blobs=[blob(number)],
+            records=[row],
+            sightings=[sighting(number, kind=row.kind, source_id=row.source_id, site=row.site)],
+            dead_letters=[],
+        )
+    )
+    return row.record_id
+
+
+async def ids(queries: Queries, filters: Filters) -> list[UUID]:
+    return [one.record_id for one in (await queries.list_records(filters)).records]
+
+
+async def test_the_newest_comes_first(catalog: Catalog, queries: Queries) -> None:
+    added = [await add(catalog, number, kind=kind) for number, kind in enumerate(Kind)]
+    assert await ids(queries, Filters()) == added[::-1]
+
+
+async def test_pages_hold_each_record_once_whatever_arrives_meanwhile(catalog: Catalog, queries: Queries) -> None:
+    for kind in Kind:
+        await catalog.commit(batch(range(25), kind=kind))
+    seen: list[UUID] = []
+    cursor, filters = None, Filters()
+    while True:
+        page = await queries.list_records(filters, cursor=cursor, limit=7)
+        seen += [one.record_id for one in page.records]
+        await add(catalog, 1000 + len(seen))
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == 100
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(kinds=frozenset({Kind.LDO})), {3, 4}),
+        (Filters(kinds=frozenset({Kind.LDO, Kind.CID})), {3, 4, 5}),
+        (Filters(site="north"), {2, 4}),
+        (Filters(source_id="cam-1"), {1, 2}),
+        (Filters(site="north", source_id="cam-1"), {2}),
+        (Filters(source_id="nobody"), set()),
+        (Filters(ldo_id="part-7"), {3, 4}),
+        (Filters(ldo_id="part-7", site="north"), {4}),
+        (Filters(code="QR-1"), {5}),
+        (Filters(code="QR-1", kinds=frozenset({Kind.FRAME})), set()),
+        (Filters(site="north", kinds=frozenset({Kind.LDO})), {4}),
+        (Filters(since_us=0), {1, 2, 3, 4, 5}),
+        (Filters(until_us=1), set()),
+    ],
+)
+async def test_filters(catalog: Catalog, queries: Queries, filters: Filters, expected: set[int]) -> None:
+    added = {
+        await add(catalog, 1, source_id="cam-1", site="south"): 1,
+        await add(catalog, 2, source_id="cam-1", site="north"): 2,
+        await add(catalog, 3, kind=Kind.LDO, source_id="cell-1", ldo_id="part-7", site="south"): 3,
+        await add(catalog, 4, kind=Kind.LDO, source_id="cell-2", ldo_id="part-7", site="north"): 4,
+        await add(catalog, 5, kind=Kind.CID, source_id="scan-1", code="QR-1"): 5,
+    }
+    assert {added[found] for found in await ids(queries, filters)} == expected
+
+
+async def test_times_bound_the_list_exactly(catalog: Catalog, queries: Queries) -> None:
+    first, second = await add(catalog, 1), await add(catalog, 2)
+    newest = (await queries.list_records(Filters())).records[0]
+    assert await ids(queries, Filters(since_us=newest.ingested_at_us)) == [second]
+    assert await ids(queries, Filters(until_us=newest.ingested_at_us)) == [first]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1001])
+async def test_a_page_has_a_limit(queries: Queries, limit: int) -> None:
+    with pytest.raises(ValueError, match="1 to 1000"):
+        await queries.list_records(Filters(), limit=limit)
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "1.", "1.not-a-uuid", "1;drop table records"])
+async def test_a_cursor_of_another_kind_is_refused(queries: Queries, cursor: str) -> None:
+    with pytest.raises(ValueError):
+        await queries.list_records(Filters(), cursor=cursor)
+
+
+async def test_a_record_is_found_by_every_name_it_has(catalog: Catalog, queries: Queries) -> None:
+    wanted = await add(catalog, 1, kind=Kind.LDO, ldo_id="part-7", code="QR-9")
+    await add(catalog, 2)
+    found = (await queries.record(str(wanted))).record
+    digest = digest_of(1).hex()
+    names = [wanted.hex, str(wanted)[:9], digest, digest[:8], found.public_id, "part-7", "QR-9", f" {wanted} "]
+    assert [(await queries.record(name)).record for name in names] == [found] * len(names)
+    assert found.public_id == f"ldo_{digest[:12]}_1790000000"
+
+
+async def test_a_revised_ldo_is_shown_in_its_newest_revision(catalog: Catalog, queries: Queries) -> None:
+    await add(catalog, 1, kind=Kind.LDO, ldo_id="part-7")
+    newest = await add(catalog, 2, kind=Kind.LDO, ldo_id="part-7")
+    assert (await queries.record("part-7")).record.record_id == newest
+
+
+async def test_a_record_shows_its_sightings_oldest_first(catalog: Catalog, queries: Queries) -> None:
+    wanted = await add(catalog, 1)
+    again = sighting(1, source_id="cam-2", offset=9, partition=3)
+    await catalog.commit(Batch(blobs=[], records=[], sightings=[again], dead_letters=[]))
+    seen = (await queries.record(str(wanted))).sightings
+    assert [(one.source_id, one.partition, one.offset, one.sequence) for one in seen] == [
+        ("cam-1", 0, 1, 1),
+        ("cam-2", 3, 9, 1),
+    ]
+    assert seen[0].seen_at_us < seen[1].seen_at_us
+
+
+async def test_bytes_of_two_kinds_are_ambiguous_by_their_digest(catalog: Catalog, queries: Queries) -> None:
+    await add(catalog, 1, kind=Kind.FRAME)
+    await add(catalog, 1, kind=Kind.CLIP)
+    with pytest.raises(RecordAmbiguous, match="clip"):
+        await queries.record(digest_of(1).hex())
+
+
+@pytest.mark.parametrize(
+    "wanted", ["", "abc", "nothing", "ffffffff", "f" * 65, "ldo_ffffffffffff_1", str(id_of(1)), "'; drop", "%"]
+)
+async def test_what_is_not_there_is_missing(queries: Queries, wanted: str) -> None:
+    with pytest.raises(RecordMissing):
+        await queries.record(wanted)
+
+
+async def test_counts(catalog: Catalog, queries: Queries) -> None:
+    await catalog.commit(batch([1, 2], letters=[letter(1), letter(2, code="too_large")]))
+    counts = await queries.counts()
+    assert counts.records == {"cid": 0, "frame": 2, "clip": 0, "ldo": 0}
+    assert (counts.sightings, counts.unpublished) == (2, 4)
+    assert counts.dead_letters == {"too_large": 1, "undecodable": 1}
+
+
+async def test_a_blob_has_its_place(catalog: Catalog, queries: Queries) -> None:
+    await add(catalog, 1)
+    place = await queries.blob_place(digest_of(1))
+    assert place is not None
+    assert place.store_key == blob(1).store_key
+    assert await queries.blob_place(digest_of(2)) is None
+
+
+async def test_dead_letters_page_by_page(catalog: Catalog, queries: Queries) -> None:
+    await catalog.commit(batch([], letters=[letter(number) for number in range(5)]))
+    await catalog.commit(batch([], letters=[letter(9, code="too_large", value=None, site="s", source_id="c")]))
+    first = await queries.dead_letters(limit=4)
+    rest = await queries.dead_letters(limit=4, after=first[-1].dead_letter_id)
+    assert (first[0].code, first[0].value_bytes, first[0].site) == ("too_large", None, "s")
+    assert sorted(one.offset for one in first + rest) == [0, 1, 2, 3, 4, 9]
+    assert [one.offset for one in await queries.dead_letters(code="too_large")] == [9]
+
+
+async def test_a_dead_letter_comes_back_as_it_was(catalog: Catalog, queries: Queries) -> None:
+    kept = letter(1, headers=b'[["a", "AA=="]]')
+    await catalog.commit(batch([], letters=[kept]))
+    assert await queries.dead_letter(kept.dead_letter_id) == kept
+    assert await queries.dead_letter(id_of(1)) is None

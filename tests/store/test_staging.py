@@ -1,0 +1,123 @@
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from schemas.digest import blob_key, staging_key
+from store import staging
+from store.blobs import Blobs
+from store.errors import ClaimMismatch, ClaimMissing
+from store.staging import Promoted, discard, stage, verify_and_promote
+
+BODY = b"\xff\xd8\xff" + bytes(range(256)) * 4_000
+DIGEST = sha256(BODY).hexdigest()
+CLAIM = staging_key("factory", "cam-1", DIGEST)
+
+
+async def parts(body: bytes = BODY) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 300_000):
+        yield body[start : start + 300_000]
+
+
+async def promote(blobs: Blobs, **changed: Any) -> Promoted:
+    said: dict[str, Any] = {"claim": CLAIM, "sha256_hex": DIGEST, "size_bytes": len(BODY), "head_bytes": 3}
+    return await verify_and_promote(blobs, **(said | changed))
+
+
+async def keys(blobs: Blobs, prefix: str) -> list[str]:
+    return [stat.key async for stat in blobs.list(prefix)]
+
+
+async def test_a_claim_that_holds_becomes_a_blob(blobs: Blobs) -> None:
+    await stage(blobs, CLAIM, parts())
+    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=True)
+    assert await blobs.get(blob_key(DIGEST)) == BODY
+    assert await keys(blobs, "promoting/") == []
+
+
+async def test_the_staged_body_stays_until_it_is_discarded(blobs: Blobs) -> None:
+    await stage(blobs, CLAIM, parts())
+    await promote(blobs)
+    assert await keys(blobs, "staging/") == [CLAIM]
+    await discard(blobs, CLAIM)
+    await discard(blobs, CLAIM)
+    assert await keys(blobs, "staging/") == []
+
+
+async def test_promoting_may_be_repeated(blobs: Blobs) -> None:
+    await stage(blobs, CLAIM, parts())
+    await promote(blobs)
+    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=False)
+
+
+async def test_a_redelivery_after_the_discard_finds_the_blob(blobs: Blobs) -> None:
+    await stage(blobs, CLAIM, parts())
+    await promote(blobs)
+    await discard(blobs, CLAIM)
+    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=False)
+
+
+async def test_an_empty_body_is_promoted(blobs: Blobs) -> None:
+    digest = sha256(b"").hexdigest()
+    claim = staging_key("factory", "cam-1", digest)
+    await stage(blobs, claim, parts(b""))
+    promoted = await promote(blobs, claim=claim, sha256_hex=digest, size_bytes=0)
+    assert promoted == Promoted(b"", created=True)
+
+
+async def test_a_claim_without_bytes_is_missing(blobs: Blobs) -> None:
+    with pytest.raises(ClaimMissing, match="staging/factory/cam-1"):
+        await promote(blobs)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"size_bytes": len(BODY) - 1}, {"size_bytes": len(BODY) + 1}, {"sha256_hex": "0" * 64}]
+)
+async def test_bytes_that_are_not_as_said_are_never_promoted(blobs: Blobs, changed: dict[str, Any]) -> None:
+    await stage(blobs, CLAIM, parts())
+    with pytest.raises(ClaimMismatch):
+        await promote(blobs, **changed)
+    assert await keys(blobs, "blobs/") == []
+    assert await keys(blobs, "promoting/") == []
+    assert await keys(blobs, "staging/") == [CLAIM]
+
+
+@pytest.mark.parametrize(
+    "claim", [blob_key(DIGEST), "promoting/x", "packs/x", "../staging/x", "/staging/x", "staging", ""]
+)
+async def test_a_claim_outside_of_staging_is_neither_read_nor_deleted(blobs: Blobs, claim: str) -> None:
+    await blobs.put(blob_key(DIGEST), BODY)
+    with pytest.raises(ClaimMissing):
+        await promote(blobs, claim=claim)
+    await discard(blobs, claim)
+    assert await keys(blobs, "blobs/") == [blob_key(DIGEST)]
+
+
+async def test_a_body_that_is_replaced_while_it_is_checked_is_not_promoted(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classic attack: good bytes for the check, others for the use."""
+    await stage(blobs, CLAIM, parts())
+    checked = staging._verified_head
+
+    async def checked_then_replaced(*args: Any) -> bytes:
+        head = await checked(*args)
+        await blobs.put_stream(CLAIM, parts(b"evil" * 1000))
+        return head
+
+    monkeypatch.setattr(staging, "_verified_head", checked_then_replaced)
+    await promote(blobs)
+    assert await blobs.get(blob_key(DIGEST)) == BODY
+
+
+async def test_a_wrong_object_under_the_blobs_name_is_replaced(blobs: Blobs) -> None:
+    await stage(blobs, CLAIM, parts())
+    await blobs.put(blob_key(DIGEST), b"torn")
+    assert (await promote(blobs)).created
+    assert await blobs.get(blob_key(DIGEST)) == BODY
+
+
+async def test_only_staging_is_staged_into(blobs: Blobs) -> None:
+    with pytest.raises(ValueError, match="staging/"):
+        await stage(blobs, blob_key(DIGEST), parts())

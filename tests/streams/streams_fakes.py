@@ -1,0 +1,221 @@
+"""The agents' ports in memory. They refuse what the real ones would refuse, and write down what happened in order.
+
+`test_ports.py` holds them to the same facts as the real store and the real catalog.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from schemas.digest import blob_key, pack_key, sha256_hex
+from schemas.events import Clip, Frame
+from store.errors import CatalogUnavailable, ClaimMismatch, ClaimMissing, StoreUnavailable
+from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, RecordRow, SightingRow
+from store.staging import STAGING_PREFIX
+from streams.core.delivery import Delivery
+from streams.core.examine import Accepted
+
+WHERE = "memory"
+STORE_AWAY = StoreUnavailable("PUT failed: no connection", where=WHERE)
+CATALOG_AWAY = CatalogUnavailable("nothing listens there", where=WHERE)
+
+
+@dataclass
+class Journal:
+    """What happened, in order, as (what, to which) pairs; and what is to go wrong."""
+
+    entries: list[tuple[str, Any]] = field(default_factory=list)
+    faults: dict[str, list[BaseException]] = field(default_factory=dict)
+    before: Callable[[str, Any], Awaitable[None]] | None = None
+
+    async def step(self, what: str, to: Any) -> None:
+        """Give way, as a real call would; then fail if that is due, and otherwise write it down."""
+        await asyncio.sleep(0)
+        if self.before is not None:
+            await self.before(what, to)
+        if due := self.faults.get(what):
+            raise due.pop(0)
+        self.entries.append((what, to))
+
+    def of(self, *whats: str) -> list[Any]:
+        return [to for what, to in self.entries if what in whats]
+
+    def kinds(self) -> list[str]:
+        """What happened, runs of the same thing shown once."""
+        names = [what for what, _ in self.entries]
+        return [name for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
+
+
+class FakeBlobs:
+    """Objects under their content address and nowhere else."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.objects: dict[str, bytes] = {}
+        self.under_way = 0
+        self.under_way_max = 0
+
+    async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
+        assert key in {blob_key(sha256_hex(data)), pack_key(sha256_hex(data))}, "not the address of these bytes"
+        assert media_type
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        try:
+            await self.journal.step("put", key)
+        finally:
+            self.under_way -= 1
+        created = key not in self.objects
+        self.objects[key] = data
+        return created
+
+
+class FakeClaims:
+    """Staged bodies, promoted into the fake blobs."""
+
+    def __init__(self, blobs: FakeBlobs) -> None:
+        self._blobs = blobs
+        self.staged: dict[str, bytes] = {}
+
+    async def promote(self, claim: Accepted, head_bytes: int) -> bytes:
+        assert isinstance(claim.event, Frame | Clip)
+        name = claim.event.claim
+        assert name is not None
+        await self._blobs.journal.step("promote", name)
+        key = blob_key(claim.digest)
+        body = self.staged.get(name) if name.startswith(STAGING_PREFIX) else None
+        if body is None:
+            there = self._blobs.objects.get(key)
+            if there is None or len(there) != claim.size_bytes:
+                raise ClaimMissing(name, where=WHERE)
+            return there[:head_bytes]
+        if len(body) != claim.size_bytes:
+            raise ClaimMismatch(name, f"{len(body)} bytes instead of {claim.size_bytes}", where=WHERE)
+        if sha256_hex(body) != claim.digest:
+            raise ClaimMismatch(name, f"its SHA-256 is {sha256_hex(body)}", where=WHERE)
+        self._blobs.objects[key] = body
+        return body[:head_bytes]
+
+    async def discard(self, claim: str) -> None:
+        await self._blobs.journal.step("discard", claim)
+        if claim.startswith(STAGING_PREFIX):
+            self.staged.pop(claim, None)
+
+
+class FakeCatalog:
+    """Rows with the unique keys of the real one, which also insists that every blob's bytes are where its row says."""
+
+    def __init__(self, journal: Journal, blobs: FakeBlobs | None) -> None:
+        self._journal = journal
+        self._blobs = blobs
+        self.blobs: dict[bytes, BlobRow] = {}
+        self.records: dict[UUID, RecordRow] = {}
+        self.sightings: dict[tuple[Any, ...], SightingRow] = {}
+        self.dead_letters: dict[UUID, DeadLetterRow] = {}
+        self.announced: list[UUID] = []
+        self.lost_answers = 0
+
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
+        assert all(len(digest) == 32 for digest in digests)
+        await self._journal.step("known", len(digests))
+        found = [self.blobs[digest] for digest in digests if digest in self.blobs]
+        return {
+            row.digest: BlobPlace(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
+            for row in found
+        }
+
+    async def commit(self, batch: Batch) -> Committed:
+        rows = {row.digest: row for row in batch.blobs}
+        for blob in rows.values():
+            self._check_bytes(blob)
+        missing = {row.digest.hex() for row in batch.records} - {key.hex() for key in rows.keys() | self.blobs.keys()}
+        assert not missing, "a record without a blob"
+        await self._journal.step("commit", [row.offset for row in batch.sightings])
+        committed = self._write(batch)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise CATALOG_AWAY
+        return committed
+
+    def _write(self, batch: Batch) -> Committed:
+        for blob in batch.blobs:
+            self.blobs.setdefault(blob.digest, blob)
+        new = []
+        for record in batch.records:
+            if record.record_id not in self.records:
+                self.records[record.record_id] = record
+                new.append(record.record_id)
+        self.announced += new
+        sightings, letters = len(self.sightings), len(self.dead_letters)
+        for row in batch.sightings:
+            self.sightings.setdefault((row.topic, row.partition, row.offset, row.index, row.record_id), row)
+        for letter in batch.dead_letters:
+            self.dead_letters.setdefault(letter.dead_letter_id, letter)
+        return Committed(
+            new_records=frozenset(new),
+            new_sightings=len(self.sightings) - sightings,
+            duplicates=len(batch.records) - len(new),
+            new_dead_letters=len(self.dead_letters) - letters,
+        )
+
+    def _check_bytes(self, blob: BlobRow) -> None:
+        if self._blobs is None:
+            return
+        held = self._blobs.objects[blob.store_key]
+        start = blob.store_offset or 0
+        end = len(held) if blob.store_offset is None else start + blob.size_bytes
+        assert sha256_hex(held[start:end]) == blob.digest.hex(), "the bytes are not where the row says"
+        assert end - start == blob.size_bytes
+
+
+@dataclass
+class FakeMessage:
+    """Faust's message."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    key: bytes | None
+    value: bytes | None
+    headers: object
+
+
+class FakeEvent:
+    """Faust's event; it may be acknowledged once."""
+
+    def __init__(self, delivery: Delivery, journal: Journal) -> None:
+        self.message = FakeMessage(
+            delivery.topic,
+            delivery.partition,
+            delivery.offset,
+            delivery.timestamp_us / 1e6,
+            delivery.key,
+            delivery.value,
+            list(delivery.headers),
+        )
+        self._journal = journal
+
+    def ack(self) -> bool:
+        assert self.message.offset not in self._journal.of("ack"), "acknowledged twice"
+        self._journal.entries.append(("ack", self.message.offset))
+        return True
+
+
+class FakeProcess:
+    """A process that can be ended: nothing of it runs on afterwards."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self.why = ""
+        self.ended = asyncio.Event()
+
+    def halt(self, exit_code: int, why: str) -> None:
+        assert self.exit_code is None, "a process ends once"
+        self.exit_code, self.why = exit_code, why
+        for task in asyncio.all_tasks():
+            if task.get_name().endswith("-batch"):
+                task.cancel()
+        self.ended.set()
+        raise asyncio.CancelledError

@@ -1,0 +1,193 @@
+"""What a batch puts into the store, and the rows that it commits."""
+
+import base64
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png, raw_delivery
+
+from schemas.digest import blob_key, dead_letter_id, record_id, staging_key
+from schemas.events import InputEvent, Kind, kind_of
+from schemas.limits import PACKED_BYTES_MAX
+from store.rows import BlobPlace
+from streams.core.examine import Accepted, Refused, examine
+from streams.core.plan import Place, Plan, batch_of, headers_json, plan
+
+EMPTY = Plan((), (), ())
+
+
+def accepted(event: InputEvent, *, offset: int = 0, **changes: Any) -> Accepted:
+    one = examine(kind_of(event), delivery(event, offset=offset, **changes), NOW_US)
+    assert isinstance(one, Accepted)
+    return one
+
+
+def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> Refused:
+    one = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes), NOW_US)
+    assert isinstance(one, Refused)
+    return one
+
+
+def staged(event: Any, name: str = "a", **changes: Any) -> Any:
+    return replace(event, body=None, claim=staging_key(event.site, event.source_id, name), **changes)
+
+
+def known(one: Accepted, **changes: Any) -> dict[str, BlobPlace]:
+    place = BlobPlace(bytes.fromhex(one.digest), one.size_bytes, one.media_type, blob_key(one.digest), None)
+    return {one.digest: replace(place, **changes)}
+
+
+def large_ldo(size_bytes: int) -> InputEvent:
+    said = {"sensor_data": {}, "context": {}, "prediction": {}, "more": ""}
+    empty = accepted(ldo(body=orjson.dumps(said)))
+    return ldo(body=orjson.dumps(said | {"more": "x" * (size_bytes - empty.size_bytes)}))
+
+
+def test_small_bodies_are_packed_and_pictures_and_videos_stand_alone() -> None:
+    one, two, three, four = accepted(cid()), accepted(ldo()), accepted(frame()), accepted(clip())
+    assert plan([one, two, three, four], {}) == Plan(alone=(three, four), packed=(one, two), claimed=())
+
+
+def test_a_body_is_packed_below_the_limit_and_stands_alone_from_it_on() -> None:
+    below, at = accepted(large_ldo(PACKED_BYTES_MAX - 1)), accepted(large_ldo(PACKED_BYTES_MAX))
+    assert plan([below, at], {}) == Plan(alone=(at,), packed=(below,), claimed=())
+
+
+def test_what_comes_twice_is_put_once() -> None:
+    first, again = accepted(frame()), accepted(frame(source_id="camera-2"), offset=1)
+    assert plan([first, again], {}).alone == (first,)
+    assert plan([accepted(cid()), accepted(cid(sequence=8), offset=1)], {}).packed == (accepted(cid()),)
+
+
+def test_what_the_catalog_knows_is_not_put_again() -> None:
+    for event in (cid(), ldo(), frame(), clip(), staged(frame()), staged(clip())):
+        one = accepted(event)
+        assert plan([one], known(one)) == EMPTY
+
+
+def test_every_claim_is_promoted_by_itself() -> None:
+    one, two = accepted(staged(frame())), accepted(staged(frame(source_id="camera-2")), offset=1)
+    inline = accepted(frame(), offset=2)
+    assert plan([one, two, inline], {}) == Plan(alone=(inline,), packed=(), claimed=(one, two))
+
+
+def test_a_claim_on_a_known_blob_of_another_size_or_type_is_looked_at() -> None:
+    one = accepted(staged(frame()))
+    assert plan([one], known(one, size_bytes=one.size_bytes + 1)).claimed == (one,)
+    assert plan([one], known(one, media_type="application/json")).claimed == (one,)
+
+
+def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
+    event = frame(attributes=b'{"lens":1}')
+    one = accepted(
+        event, offset=5, partition=2, headers=(("traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),)
+    )
+    batch = batch_of(Kind.FRAME, [one], {one.digest: Place("key")})
+    (blob,), (record,), (sighting,) = batch.blobs, batch.records, batch.sightings
+    assert (blob.digest.hex(), blob.size_bytes, blob.media_type) == (one.digest, one.size_bytes, "image/png")
+    assert (blob.store_key, blob.store_offset) == ("key", None)
+    assert record.record_id == record_id(Kind.FRAME, one.digest) == sighting.record_id
+    assert (record.width, record.height, record.attributes) == (4, 3, b'{"lens":1}')
+    assert record.traceparent == one.traceparent is not None
+    assert (sighting.topic, sighting.partition, sighting.offset) == ("edge.frames.v1", 2, 5)
+    for row in (record, sighting):
+        assert (row.site, row.source_id) == (event.site, event.source_id)
+        assert (row.captured_at_us, row.sequence) == (event.captured_at_us, event.sequence)
+    assert batch.dead_letters == []
+
+
+def test_a_record_says_what_its_kind_says() -> None:
+    def only(event: InputEvent) -> Any:
+        one = accepted(event)
+        return batch_of(kind_of(event), [one], {}).records[0]
+
+    assert only(cid("C-9")).code == "C-9"
+    assert only(ldo("L-9")).ldo_id == "L-9"
+    video = only(clip(about="L-9", duration_us=17))
+    assert (video.duration_us, video.about) == (17, "L-9")
+
+
+def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
+    one = refused(b"junk", offset=9, partition=3, key=b"k", headers=(("a\0b", b"\xff"), ("a", b"")))
+    batch = batch_of(Kind.CID, [one], {})
+    (row,) = batch.dead_letters
+    assert (row.topic, row.partition, row.offset, row.message_timestamp_us) == ("edge.cids.v1", 3, 9, NOW_US)
+    assert (row.key, row.value, row.code, row.reason) == (b"k", b"junk", one.code, one.reason)
+    assert orjson.loads(row.headers) == [["a\ufffdb", base64.b64encode(b"\xff").decode()], ["a", ""]]
+    assert row.dead_letter_id == dead_letter_id("edge.cids.v1", 3, 9, b"junk")
+    assert (row.site, row.source_id) == (None, None)
+    assert (batch.blobs, batch.records, batch.sightings) == ([], [], [])
+
+
+def test_a_dead_letter_names_its_source_where_it_is_known() -> None:
+    one = examine(Kind.CID, delivery(cid("")), NOW_US)
+    (row,) = batch_of(Kind.CID, [one], {}).dead_letters
+    assert (row.site, row.source_id) == ("plant", "camera-1")
+
+
+def test_the_same_message_is_the_same_dead_letter_and_another_at_its_place_is_not() -> None:
+    def row_id(value: bytes | None) -> object:
+        return batch_of(Kind.CID, [refused(value)], {}).dead_letters[0].dead_letter_id
+
+    assert row_id(b"junk") == row_id(b"junk")
+    assert len({row_id(b"junk"), row_id(b"other"), row_id(b""), row_id(None)}) == 4
+
+
+@given(headers=st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.binary(max_size=20)), max_size=5))
+def test_headers_are_kept_in_order_with_their_bytes(headers: list[tuple[str, bytes]]) -> None:
+    kept = orjson.loads(headers_json(tuple(headers)))
+    assert [base64.b64decode(value) for _, value in kept] == [value for _, value in headers]
+    assert [name for name, _ in kept] == [name.replace("\0", "\ufffd") for name, _ in headers]
+
+
+# A batch is described by which picture each message carries, whether it is staged, and where it is junk.
+MESSAGES = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["inline", "staged", "junk"])), max_size=20)
+
+
+@settings(max_examples=80, deadline=None)
+@given(messages=MESSAGES, known_shades=st.sets(st.integers(0, 5)))
+def test_whatever_the_batch_every_message_is_accounted_for_once(
+    messages: list[tuple[int, str]], known_shades: set[int]
+) -> None:
+    examined: list[Accepted | Refused] = []
+    for offset, (shade, how) in enumerate(messages):
+        event = frame(png(shade=shade), sequence=offset)
+        match how:
+            case "inline":
+                examined.append(accepted(event, offset=offset))
+            case "staged":
+                examined.append(accepted(staged(event), offset=offset))
+            case _:
+                examined.append(refused(b"junk", offset=offset))
+    there: dict[str, BlobPlace] = {}
+    for shade in known_shades:
+        there |= known(accepted(frame(png(shade=shade))))
+    good = [one for one in examined if isinstance(one, Accepted)]
+    todo = plan(good, there)
+
+    to_put = [one.digest for one in (*todo.alone, *todo.packed)]
+    assert len(to_put) == len(set(to_put)), "each body is put once"
+    needed = {one.digest for one in good} - there.keys()
+    assert needed == {*to_put, *(one.digest for one in todo.claimed)}, "what is new is put, what is known is not"
+
+    places = {digest: Place(blob_key(digest)) for digest in needed}
+    batch = batch_of(Kind.FRAME, examined, places)
+    assert {blob.digest.hex() for blob in batch.blobs} == needed
+    assert len(batch.blobs) == len(needed)
+    assert [row.offset for row in batch.sightings] == [one.delivery.offset for one in good]
+    assert [row.digest.hex() for row in batch.records] == [one.digest for one in good]
+    told = [row.offset for row in batch.sightings] + [row.offset for row in batch.dead_letters]
+    assert sorted(told) == list(range(len(messages)))
+
+
+def test_a_message_weighs_what_its_key_and_value_do() -> None:
+    assert raw_delivery(Kind.CID, b"12345", key=b"123").size_bytes == 8
+    assert raw_delivery(Kind.CID, None, key=None).size_bytes == 0
+
+
+def test_two_kinds_never_share_a_record() -> None:
+    body = mp4()
+    assert record_id(Kind.CLIP, accepted(clip(body)).digest) != record_id(Kind.FRAME, accepted(clip(body)).digest)

@@ -1,0 +1,167 @@
+"""The ports' facts, held to the fakes that the other tests use and to the real store and catalog alike."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
+from streams_samples import NOW_US, cid, delivery, frame, png, raw_delivery
+
+from schemas.digest import blob_key, sha256_hex, staging_key
+from schemas.events import InputEvent, Kind, kind_of
+from store import staging
+from store.blobs import Blobs
+from store.catalog import Catalog
+from store.errors import ClaimMismatch, ClaimMissing
+from store.rows import Batch
+from streams.claims import StagedClaims
+from streams.core.examine import Accepted, examine
+from streams.core.plan import Place, batch_of
+from streams.ports import BlobPort, CatalogPort, ClaimPort
+
+BODY = png(shade=3)
+CLAIM = staging_key("plant", "camera-1", sha256_hex(BODY))
+
+
+class Bodies:
+    """Blobs and claims of one kind, and how to look behind them."""
+
+    def __init__(self, blobs: Any, claims: ClaimPort) -> None:
+        self.blobs: BlobPort = blobs
+        self.claims = claims
+
+    async def stage(self, key: str, body: bytes) -> None:
+        if isinstance(self.claims, FakeClaims):
+            self.claims.staged[key] = body
+            return
+        assert isinstance(self.blobs, Blobs)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield body
+
+        await staging.stage(self.blobs, key, chunks())
+
+    async def read(self, key: str) -> bytes | None:
+        if isinstance(self.blobs, FakeBlobs):
+            assert isinstance(self.claims, FakeClaims)
+            return (self.blobs.objects | self.claims.staged).get(key)
+        assert isinstance(self.blobs, Blobs)
+        return await self.blobs.get(key) if await self.blobs.stat(key) else None
+
+
+@pytest.fixture(params=["fake", "directory"])
+def bodies(request: pytest.FixtureRequest, tmp_path: Path) -> Bodies:
+    if request.param == "fake":
+        blobs = FakeBlobs(Journal())
+        return Bodies(blobs, FakeClaims(blobs))
+    real = Blobs.open(f"file://{tmp_path}")
+    return Bodies(real, StagedClaims(real))
+
+
+@pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.stack)])
+def catalog_port(request: pytest.FixtureRequest) -> CatalogPort:
+    if request.param == "fake":
+        return FakeCatalog(Journal(), None)
+    catalog: Catalog = request.getfixturevalue("catalog")
+    return catalog
+
+
+def accepted(event: InputEvent, *, offset: int = 0) -> Accepted:
+    one = examine(kind_of(event), delivery(event, offset=offset), NOW_US)
+    assert isinstance(one, Accepted)
+    return one
+
+
+def claimed(**changes: Any) -> Accepted:
+    one = accepted(replace(frame(BODY), body=None, claim=CLAIM))
+    return replace(one, **changes)
+
+
+def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = ()) -> Batch:
+    good = [accepted(event, offset=first_offset + number) for number, event in enumerate(events)]
+    bad = [
+        examine(Kind.CID, raw_delivery(Kind.CID, value, offset=1000 + number), NOW_US)
+        for number, value in enumerate(junk)
+    ]
+    return batch_of(Kind.CID, [*good, *bad], {one.digest: Place(blob_key(one.digest)) for one in good})
+
+
+async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies) -> None:
+    key = blob_key(sha256_hex(BODY))
+    assert await bodies.blobs.put(key, BODY, media_type="image/png") is True
+    assert await bodies.blobs.put(key, BODY, media_type="image/png") is False
+    assert await bodies.read(key) == BODY
+
+
+async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_discarded(bodies: Bodies) -> None:
+    await bodies.stage(CLAIM, BODY)
+    assert await bodies.claims.promote(claimed(), 10) == BODY[:10]
+    assert await bodies.claims.promote(claimed(), 10**6) == BODY
+    assert await bodies.read(blob_key(sha256_hex(BODY))) == await bodies.read(CLAIM) == BODY
+    await bodies.claims.discard(CLAIM)
+    await bodies.claims.discard(CLAIM)
+    assert await bodies.read(CLAIM) is None
+    assert await bodies.read(blob_key(sha256_hex(BODY))) == BODY
+
+
+async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies: Bodies) -> None:
+    await bodies.stage(CLAIM, BODY)
+    await bodies.claims.promote(claimed(), 10)
+    await bodies.claims.discard(CLAIM)
+    assert await bodies.claims.promote(claimed(), 10) == BODY[:10]
+
+
+async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:
+    with pytest.raises(ClaimMissing, match="not there"):
+        await bodies.claims.promote(claimed(), 10)
+
+
+@pytest.mark.parametrize("changes", [{"size_bytes": 3}, {"digest": "0" * 64}])
+async def test_a_claim_on_other_bytes_is_a_mismatch_and_promotes_nothing(
+    bodies: Bodies, changes: dict[str, Any]
+) -> None:
+    await bodies.stage(CLAIM, BODY)
+    with pytest.raises(ClaimMismatch):
+        await bodies.claims.promote(claimed(**changes), 10)
+    assert await bodies.read(blob_key("0" * 64)) is None
+    assert await bodies.read(CLAIM) == BODY
+
+
+async def test_only_what_was_staged_can_be_discarded(bodies: Bodies) -> None:
+    key = blob_key(sha256_hex(BODY))
+    await bodies.blobs.put(key, BODY, media_type="image/png")
+    await bodies.claims.discard(key)
+    assert await bodies.read(key) == BODY
+
+
+async def test_a_commit_says_what_was_new_and_repeating_it_says_nothing_was(catalog_port: CatalogPort) -> None:
+    rows = batch(cid("A"), cid("B"), cid("A", sequence=8), junk=(b"x", b"y"))
+    first = await catalog_port.commit(rows)
+    assert (len(first.new_records), first.new_sightings, first.duplicates, first.new_dead_letters) == (2, 3, 1, 2)
+    again = await catalog_port.commit(rows)
+    assert (len(again.new_records), again.new_sightings, again.duplicates, again.new_dead_letters) == (0, 0, 3, 0)
+
+
+async def test_a_record_that_comes_again_elsewhere_is_a_sighting_and_no_record(catalog_port: CatalogPort) -> None:
+    await catalog_port.commit(batch(cid("A")))
+    again = await catalog_port.commit(batch(cid("A"), first_offset=7))
+    assert (len(again.new_records), again.new_sightings, again.duplicates) == (0, 1, 1)
+
+
+async def test_only_committed_blobs_are_known(catalog_port: CatalogPort) -> None:
+    rows = batch(cid("A"))
+    digest = rows.blobs[0].digest
+    assert await catalog_port.known_blobs([digest]) == {}
+    await catalog_port.commit(rows)
+    known = await catalog_port.known_blobs([digest, bytes(32)])
+    assert list(known) == [digest]
+    place = known[digest]
+    assert (place.size_bytes, place.media_type) == (rows.blobs[0].size_bytes, "application/json")
+    assert (place.store_key, place.store_offset) == (rows.blobs[0].store_key, None)
+
+
+async def test_an_empty_batch_is_nothing(catalog_port: CatalogPort) -> None:
+    done = await catalog_port.commit(batch())
+    assert (done.new_records, done.new_sightings, done.duplicates, done.new_dead_letters) == (frozenset(), 0, 0, 0)
