@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from runtime.errors import HeadraceError, unreachable
+from runtime.errors import Exit, HeadraceError, unreachable
 from runtime.logs import Action, get_log
 from runtime.settings import Settings
 from schemas.topics import TOPICS, Topic
@@ -104,6 +104,7 @@ def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str])
             f"there is no topic {', '.join(missing)}",
             where=settings.kafka_bootstrap,
             hint="run `headrace init` once, which creates topics, tables and bucket",
+            exit_code=Exit.UNREACHABLE,
         )
 
 

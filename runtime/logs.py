@@ -43,8 +43,8 @@ class Action(StrEnum):
     LIBRARY = "library"
 
 
-# user:password@ in any address that slips into a line, and values that are named as secrets.
-_USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
+# user:password@ in any address that slips into a line, up to its last @, and values that are named as secrets.
+_USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_NAMES = re.compile(r"password|secret|token|authorization|access_key", re.IGNORECASE)
 
 
@@ -93,8 +93,21 @@ def _as_library(_logger: object, _method: str, line: MutableMapping[str, Any]) -
 
 def _without_secrets(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in line.items():
-        if _SECRET_NAMES.search(name):
-            line[name] = "***"
-        elif isinstance(value, str):
-            line[name] = _USER_INFO.sub("***@", value)
+        line[name] = _without_secret(name, value)
     return line
+
+
+def _without_secret(name: str, value: Any) -> Any:
+    if _SECRET_NAMES.search(name):
+        return "***"
+    match value:
+        case None | int() | float():
+            return value
+        case dict():
+            return {key: _without_secret(str(key), item) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_secret(name, item) for item in value]
+        case str():
+            return _USER_INFO.sub("***@", value)
+        case _:  # the renderers show anything else as its repr too
+            return _USER_INFO.sub("***@", repr(value))

@@ -35,5 +35,7 @@ class Probes:
             self._faults[name] = f"no answer within {_ANSWER_S_MAX:.0f} s"
         except HeadraceError as error:
             self._faults[name] = error.what
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next question must still be asked
+            self._faults[name] = f"{type(error).__name__} when it was asked"
         else:
             self._faults[name] = None

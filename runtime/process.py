@@ -20,7 +20,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run `main` until it returns; SIGTERM and SIGINT set the event that it is given.
 
     A process that has not drained `STOP_S_MAX` seconds after the signal ends at once. Returns the exit code: what
-    `main` returned, or that of the `HeadraceError` that it raised, printed without a traceback.
+    `main` returned, or that of the `HeadraceError` that it raised, printed without a traceback. What nobody foresaw
+    goes to the log, which takes secrets out of it, and is `Exit.BROKEN`.
     """
     faulthandler.enable()
     try:
@@ -28,6 +29,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the supervisor is to learn that it was not foreseen
+        get_log().error(Action.HALTED, exit_code=int(Exit.BROKEN), why=type(error).__name__, exc_info=error)
+        return Exit.BROKEN
 
 
 async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:

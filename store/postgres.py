@@ -97,17 +97,23 @@ def catalog_errors(dsn: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or ""
-        # The message of the server names a rule or an object; its detail would quote values, so it stays out.
-        what = f"PostgreSQL answered {sqlstate or 'an error'}: {error.args[0] if error.args else ''}"
+        what = f"PostgreSQL answered {sqlstate or 'an error'}: {_said(error)}"
         if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
             raise CatalogUnavailable(what, where=address(dsn)) from None
         raise CatalogRefused(what, where=address(dsn), sqlstate=sqlstate) from None
-    except asyncpg.DataError as error:
-        raise CatalogRefused(f"a value does not fit its column: {type(error).__name__}", where=address(dsn)) from None
+    except ValueError:
+        raise CatalogRefused("the address of PostgreSQL cannot be read", where=address(dsn)) from None
     except TimeoutError:
         raise CatalogUnavailable("PostgreSQL gave no answer in time", where=address(dsn)) from None
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise CatalogUnavailable(_connection_fault(error), where=address(dsn)) from None
+
+
+def _said(error: asyncpg.PostgresError) -> str:
+    """Return what names a rule or an object; a message about a wrong value (class 22) would quote it."""
+    if isinstance(error, asyncpg.DataError) or not error.args:
+        return type(error).__name__
+    return str(error.args[0])
 
 
 def _connection_fault(error: Exception) -> str:

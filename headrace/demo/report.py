@@ -163,6 +163,6 @@ def _checks(found: Findings) -> list[Check]:
     ]
     if found.frames_planned is not None:
         checks.insert(0, Check("frames of the film that were published", found.frames_planned, found.frames_published))
-    if found.reports_planned is not None:
+    if found.reports_planned:
         checks.insert(1, Check("reports that the devices published", found.reports_planned, found.reports_published))
     return checks

@@ -55,6 +55,8 @@ class Vandal:
         self._producer.flush(_FLUSH_S_MAX)
 
     def _catch_up(self) -> None:
+        if self._sources.sample is None:  # its own frames are made from somebody else's
+            return
         good = self._ledger.published
         while self._poisons < good // GOOD_PER_POISON:
             self._send(POISONS[self._poisons % len(POISONS)])
@@ -66,8 +68,7 @@ class Vandal:
 
     def _send(self, build: Build) -> None:
         frame = self._sources.sample
-        if frame is None:
-            return
+        assert frame is not None
         sent = self._poisons + self._digests
         origin = Origin(source_id=_SOURCE_ID, site=self._site, captured_at_us=unix_us(), sequence=sent)
         poison = build(Ingredients(origin, frame, self._random))

@@ -3,13 +3,13 @@
 
 -- page --
 -- Newest first, page by page by key, so the last page is as quick as the first. Each driver row (a kind, or a source)
--- has an index that gives its newest rows, and the page is merged from those.
+-- has an index that gives the keys of its newest records; the page is merged from those, and only its records are read.
 select {columns}
 from (
-    select found.*
+    select found.ingested_at, found.record_id
     from {driver}
     cross join lateral (
-        select r.*
+        select r.ingested_at, r.record_id
         from records as r
         where {conditions}
         order by r.ingested_at desc, r.record_id desc
@@ -17,9 +17,10 @@ from (
     ) as found
     order by found.ingested_at desc, found.record_id desc
     limit $1
-) as r
+) as key
+join records as r using (record_id)
 left join blobs as b on b.sha256 = r.digest
-order by r.ingested_at desc, r.record_id desc
+order by key.ingested_at desc, key.record_id desc
 
 -- by_ids --
 select {columns}

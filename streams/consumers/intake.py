@@ -29,7 +29,7 @@ Place: TypeAlias = tuple[str, int]
 
 POLL_S = 0.1  # also the longest that a stop waits for the thread
 POLL_INTERVAL_S_MAX = 300
-SESSION_S_MAX = 30
+SESSION_S_MAX = 10  # how long the partitions of a member that was killed wait for another
 REQUEST_S_MAX = 10
 # Announcements are below 1 KiB: this holds thousands of them ready without weighing on memory.
 QUEUED_KIB_MAX = 16 * 1024

@@ -10,6 +10,7 @@ from schemas.headers import Headers, headers_for
 from schemas.limits import NAME_BYTES_MAX
 from schemas.topics import DEAD_LETTERS, Topic, ingested_topic
 from store.outbox import Pending
+from streams.relay.ingested_bytes import ingested_bytes
 
 OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
 
@@ -34,7 +35,8 @@ def announce(row: Pending) -> Announcement:
     """
     subject, key = _about(row.event)
     headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
-    return Announcement(row.topic, key, encode(row.event), headers)
+    value = ingested_bytes(row.event) if isinstance(row.event, Ingested) else encode(row.event)
+    return Announcement(row.topic, key, value, headers)
 
 
 def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:

@@ -14,6 +14,7 @@ from runtime.settings import Settings
 from schemas.events import Ingested
 from store.blobs import Blobs
 from streams.consumers import Body
+from tests.conftest import until_async
 
 pytestmark = pytest.mark.stack
 
@@ -103,9 +104,7 @@ async def test_members_share_the_work_and_one_that_leaves_loses_nothing(settings
 
     one, other = Member(few, group, site, 10_000, slowly), Member(few, group, site, 60, slowly)
     sent = await ingest(settings, blobs, [f"{site}{number}".encode() for number in range(600)], site=site, sources=16)
-    async with asyncio.timeout(60):
-        while len({event.event_id for event in one.seen + other.seen}) < 600:
-            await asyncio.sleep(0.1)
+    await until_async(lambda: len({event.event_id for event in one.seen + other.seen}) == 600, 60, "600 events")
     one.stop.set()
     other.stop.set()
     counts = Counter(event.event_id for event in await one.ended() + await other.ended())

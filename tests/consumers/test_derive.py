@@ -3,7 +3,9 @@
 import asyncio
 import random
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from consumer_samples import Found, ingest, moving_block, new_name
@@ -43,13 +45,16 @@ async def test_preprocessing_says_something_of_every_frame(settings: Settings, b
     for event in sent[:9]:
         result = by_record[event.record_id]
         assert result.error is None
-        assert result.event_id == str(result_id("preprocessing", __import__("uuid").UUID(event.record_id)))
+        assert result.event_id == str(result_id("preprocessing", UUID(event.record_id)))
         assert (result.width, result.height, result.thumbnail_width) == (320, 180, 320)
         thumbnail = await blobs.get(result.thumbnail_key)
         assert thumbnail.startswith(b"\xff\xd8")
     assert by_record[sent[9].record_id].error == "no JPEG, PNG or WebP header"
     assert all(traceparent_of(message.headers()) for message in found.messages)
-    assert all(message.key() == result.source_id.encode() for message, result in zip(found.messages, found.results))
+    assert all(
+        message.key() == result.source_id.encode()
+        for message, result in zip(found.messages, found.results, strict=True)
+    )
     found.close()
 
 
@@ -64,7 +69,7 @@ async def test_perception_compares_each_frame_with_its_sources_frame_before(sett
     assert [len(results) for results in by_source.values()] == [6, 6]
     for results in by_source.values():
         assert results[0].previous_digest is None
-        for before, result in zip(results, results[1:]):
+        for before, result in pairwise(results):
             assert result.previous_digest == before.digest
             assert result.score > 0
             assert 1 <= len(result.regions) <= 2

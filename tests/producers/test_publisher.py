@@ -4,10 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
-from producers import Device, NotDelivered, Publisher, describe_clip, describe_frame
+from producers import Delivery, Device, NotDelivered, Publisher, describe_clip, describe_frame
+from producers.broker import Broker
 from producers.checks import check_event
+from producers.in_flight import InFlight
 from producers.source import Source
+from producers.tally import Tally
 from runtime.errors import Exit, HeadraceError
 from runtime.metrics import producer_bytes_in_flight
 from schemas.digest import canonical_body, sha256_hex
@@ -199,3 +203,60 @@ def test_several_threads_may_publish(mock_publisher: Publisher):
     for thread in threads:
         thread.join()
     assert mock_publisher.flush(10) == 0
+
+
+class Refusing:
+    """A producer that does not take or does not find what it needs."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def produce(self, *_: object, **__: object) -> None:
+        raise self.error
+
+    def list_topics(self, **_: object) -> None:
+        raise self.error
+
+    def poll(self, _: float) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("error", [BufferError("queue full"), KafkaException(KafkaError(KafkaError._FATAL))])
+def test_what_librdkafka_does_not_take_is_given_back(error: Exception, mock_publisher: Publisher):
+    real, mock_publisher._broker.producer = mock_publisher._broker.producer, Refusing(error)
+    with pytest.raises(NotDelivered, match=r"queue full|[Ff]atal"):
+        mock_publisher.publish(CID).result(0)
+    mock_publisher._broker.producer = real
+    assert producer_bytes_in_flight._value.get() == 0
+
+
+def test_a_broker_that_does_not_let_us_in_is_not_waited_for():
+    broker = Broker("host:9092", MOCK, in_flight_bytes_max=MIB, delivery_s_max=1)
+    broker.producer = Refusing(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+    broker.fault = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication error")
+    with pytest.raises(HeadraceError, match="does not let us in") as refused:
+        broker.wait(60)
+    assert refused.value.code == "kafka_refused"
+
+
+def test_what_flies_is_waited_for_no_longer_than_said():
+    flying = InFlight(10)
+    assert flying.drained(0)
+    assert flying.enter(5)
+    assert not flying.drained(0.01)
+    waiting = threading.Thread(target=lambda: sent_away.append(flying.enter(6)))
+    sent_away: list[bool] = []
+    waiting.start()
+    flying.shut()
+    waiting.join(10)
+    assert sent_away == [False]
+    flying.leave(5)
+
+
+def test_a_tally_waits_no_longer_than_said():
+    tally = Tally()
+    tally.add(CID, Delivery())
+    assert not tally.wait(0.01)
+    for _ in range(150):
+        tally.fail("x")
+    assert (tally.counts().failed, len(tally.counts().faults)) == (150, 100)

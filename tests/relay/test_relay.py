@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Self
 
+import asyncpg
 import pytest
 from relay_samples import TRACEPARENT, Said, dead_letters, rows, wait_until
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.stack
 LDOS = "ingested.ldos.v1"
 
 
-class Crashed(Exception):
+class Crashed(Exception):  # noqa: N818 - named for what happened
     """Stands for the end of a process: nothing after the point was done."""
 
 
@@ -35,7 +37,7 @@ async def outbox(settings: Settings) -> AsyncIterator[Outbox]:
 
 
 @pytest.fixture
-def said(settings: Settings) -> AsyncIterator[Said]:
+def said(settings: Settings) -> Iterator[Said]:
     reader = Said(settings, [LDOS, "deadletters.v1"])
     yield reader
     reader.close()
@@ -51,7 +53,7 @@ class Running:
         self.relay = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000, reached=reached)
         self.task = asyncio.create_task(self.relay.run(self.stop))
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -160,8 +162,6 @@ async def test_a_second_relay_stands_by_and_takes_over(
 async def test_a_lead_that_is_cut_again_and_again_announces_once(
     settings: Settings, catalog: Catalog, outbox: Outbox, said: Said, postgres_dsn: str
 ):
-    import asyncpg
-
     ids = []
     connection = await asyncpg.connect(postgres_dsn)
     async with Running(settings, outbox) as one, Running(settings, outbox) as other:

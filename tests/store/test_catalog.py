@@ -303,3 +303,16 @@ async def test_a_database_without_the_schema_is_not_ready(empty_dsn: str) -> Non
 
 async def test_a_migrated_database_is_ready(catalog: Catalog) -> None:
     await catalog.check()
+
+
+async def test_a_value_of_the_wrong_type_is_refused_without_being_quoted(catalog: Catalog) -> None:
+    with pytest.raises(CatalogRefused) as raised:
+        await catalog.known_blobs(["canary"])  # type: ignore[list-item]
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://u:canary@host:notaport/x", "mysql://u:canary@host/x"])
+async def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
+    with pytest.raises(CatalogRefused) as raised:
+        await Catalog.open(dsn)
+    assert "canary" not in str(raised.value)

@@ -1,0 +1,52 @@
+from random import Random
+
+import numpy as np
+import orjson
+
+from headrace.demo.film import PICTURES_PER_S, clip_of, draw
+from headrace.demo.line import HEIGHT, WIDTH, Line
+from headrace.demo.readings import readings_of
+from producers.qr import find_codes
+from producers.shots import from_image, to_jpeg
+from schemas.digest import canonical_body
+from schemas.events import Ldo
+from schemas.media import video_header
+
+
+def test_a_camera_finds_the_code_of_every_part_that_came_past():
+    line = Line("A", "plant", seed=7)
+    pictures = [from_image(to_jpeg(line.picture(index), 88)) for index in range(120)]
+    found = {code for picture in pictures for code in find_codes(picture)}
+    assert found == {line.part(index).code for index in range(len(found))}
+    assert len(found) >= 6
+    assert all(code.startswith("PART-A-") for code in found)
+
+
+def test_the_same_seed_shows_the_same_line_and_another_seed_another():
+    first, again, other = (Line("A", "plant", seed=seed) for seed in (7, 7, 8))
+    assert np.array_equal(first.picture(40), again.picture(40))
+    assert not np.array_equal(first.picture(40), other.picture(40))
+    assert first.part(3) == again.part(3)
+    assert first.picture(0).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_every_picture_is_another_one():
+    line = Line("A", "plant", seed=7)
+    assert len({to_jpeg(line.picture(index), 88) for index in range(60)}) == 60
+
+
+def test_a_clip_shows_the_last_five_seconds(tmp_path):
+    pictures = draw(Line("A", "plant", seed=7), tmp_path / "film", pictures=8 * PICTURES_PER_S)
+    body = clip_of(pictures, 70)
+    header = video_header(body, len(body))
+    assert (header.width, header.height) == (WIDTH, HEIGHT)
+    assert 4_800_000 <= header.duration_us <= 5_200_000
+
+
+def test_readings_make_an_ldo_that_can_be_ingested():
+    line = Line("A", "plant", seed=7)
+    said = readings_of(line.part(3), Random(1))
+    body = orjson.dumps({"sensor_data": said.sensor_data, "context": said.context, "prediction": said.prediction})
+    ldo = Ldo(source_id="d", site="s", captured_at_us=1_700_000_000_000_000, sequence=1, ldo_id="d-1", body=body)
+    assert line.part(3).code.encode() in canonical_body(ldo)
+    assert said.prediction["label"] == ("scratched" if line.part(3).scratched else "good")

@@ -1,0 +1,32 @@
+from random import Random
+
+import pytest
+
+from headrace.demo.line import Line
+from headrace.demo.poison import POISONS, Ingredients, wrong_digest
+from producers import describe_frame
+from producers.shots import to_jpeg
+from schemas.events import Origin
+from schemas.topics import input_topic
+from streams.core.delivery import Delivery
+from streams.core.examine import Refused, examine
+
+NOW_US = 1_760_000_000_000_000
+ORIGIN = Origin(source_id="old-device", site="plant", captured_at_us=NOW_US, sequence=3)
+
+
+@pytest.mark.parametrize("build", [*POISONS, wrong_digest], ids=lambda build: build.__name__)
+def test_poison_is_rejected_with_its_code(build):
+    frame = describe_frame(to_jpeg(Line("A", "plant", seed=7).picture(30), 88), ORIGIN)
+    poison = build(Ingredients(ORIGIN, frame, Random(1)))
+    topic = input_topic(poison.kind)
+    assert len(poison.value or b"") < topic.message_bytes_max
+    verdict = examine(poison.kind, Delivery(topic.name, 0, 0, NOW_US, b"k", poison.value, ()), NOW_US)
+    assert isinstance(verdict, Refused)
+    assert verdict.code == poison.code
+
+
+def test_every_poison_has_a_code_of_its_own():
+    frame = describe_frame(to_jpeg(Line("A", "plant", seed=7).picture(30), 88), ORIGIN)
+    codes = [build(Ingredients(ORIGIN, frame, Random(1))).code for build in (*POISONS, wrong_digest)]
+    assert len(set(codes)) == len(codes)

@@ -1,0 +1,122 @@
+"""Waiting for services: said once, bounded, and a refusal is not waited for."""
+
+import time
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from runtime import waiting
+from runtime.errors import Exit, HeadraceError
+from runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
+from runtime.settings import Settings, load_settings
+from runtime.waiting import wait_for
+from schemas.topics import TOPICS
+from tests.conftest import free_port
+
+AWAY = HeadraceError("store_unreachable", "no connection", where="s3://b", exit_code=Exit.UNREACHABLE)
+REFUSED = HeadraceError("store_refused", "403", where="s3://b")
+CANARY = "canary-of-kafka"
+
+
+class Call:
+    """Fails with each of its faults in turn, then answers."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self._faults = list(faults)
+        self.calls = 0
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self._faults:
+            raise self._faults.pop(0)
+        return "answer"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_PAUSE_S", 0.001)
+
+
+async def test_a_service_that_comes_back_is_waited_for_and_that_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = Call(AWAY, AWAY, AWAY)
+    assert await wait_for("store", call, wait_s_max=60) == "answer"
+    assert call.calls == 4
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("waiting") == 1
+
+
+async def test_a_service_that_stays_away_is_given_up_with_its_own_last_error() -> None:
+    with pytest.raises(HeadraceError) as caught:
+        await wait_for("store", Call(*[AWAY] * 10**5), wait_s_max=0.02)
+    assert caught.value is AWAY
+
+
+async def test_a_refusal_is_not_waited_for() -> None:
+    call = Call(REFUSED)
+    with pytest.raises(HeadraceError) as caught:
+        await wait_for("store", call, wait_s_max=60)
+    assert (caught.value, call.calls) == (REFUSED, 1)
+
+
+async def test_any_other_error_passes_through() -> None:
+    with pytest.raises(KeyError):
+        await wait_for("store", Call(KeyError("x")), wait_s_max=60)
+
+
+def kafka(**changes: Any) -> Settings:
+    return load_settings(_env_file=None, **changes)
+
+
+def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    settings = kafka(kafka_bootstrap=address, start_wait_s_max=0, kafka_security="SASL_PLAINTEXT",
+                     kafka_username="me", kafka_password=CANARY)  # fmt: skip
+    began = time.monotonic()
+    with pytest.raises(HeadraceError) as caught:
+        wait_for_kafka(settings)
+    assert caught.value.exit_code == Exit.UNREACHABLE
+    assert address in str(caught.value)
+    assert "HEADRACE_KAFKA_BOOTSTRAP" in caught.value.hint
+    assert CANARY not in str(caught.value)
+    assert time.monotonic() - began < 15
+
+
+def test_the_clients_are_told_how_to_log_in_only_where_they_must() -> None:
+    assert not [name for name in client_config(kafka()) if name.startswith(("sasl", "ssl"))]
+    config = client_config(
+        kafka(kafka_security="SASL_SSL", kafka_username="me", kafka_password=CANARY, kafka_ca_file="/ca.pem"),
+        group_id="g", enable_auto_commit=False,
+    )  # fmt: skip
+    assert config["security.protocol"] == "SASL_SSL"
+    assert (config["sasl.username"], config["sasl.password"]) == ("me", CANARY)
+    assert config["ssl.ca.location"] == "/ca.pem"
+    assert (config["group.id"], config["enable.auto.commit"]) == ("g", False)
+
+
+@pytest.mark.stack
+def test_topics_are_made_once_as_the_contract_says(stack_settings: Settings) -> None:
+    from confluent_kafka.admin import ConfigResource, ResourceType
+
+    admin: AdminClient = wait_for_kafka(stack_settings)
+    assert ensure_topics(stack_settings, admin) == []
+    require_topics(stack_settings, admin, TOPICS)
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in TOPICS]
+    for resource, answer in admin.describe_configs(asked).items():
+        said = {name: entry.value for name, entry in answer.result(20).items()}
+        topic = TOPICS[resource.name]
+        assert said["max.message.bytes"] == str(topic.message_bytes_max)
+        assert said["retention.ms"] == str(topic.retention_s * 1000)
+        assert said["message.timestamp.type"] == "LogAppendTime"
+        assert said["cleanup.policy"] == "delete"
+
+
+@pytest.mark.stack
+def test_missing_topics_are_named_with_how_to_make_them(stack_settings: Settings) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        require_topics(stack_settings, wait_for_kafka(stack_settings), ["edge.frames.v1", "no.b", "no.a"])
+    assert caught.value.exit_code == Exit.UNREACHABLE
+    assert "there is no topic no.a, no.b" in str(caught.value)
+    assert "headrace init" in caught.value.hint

@@ -1,0 +1,104 @@
+"""Whatever hangs exits: with code 70 and every thread's stack in the log."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from runtime_scripts import run
+
+from runtime import watchdog as watchdog_module
+from runtime.errors import Exit
+from runtime.watchdog import Watchdog
+from tests.conftest import until
+
+HANGS = """
+import asyncio, sys, time
+from runtime.watchdog import Watchdog
+
+def stands_still_here():
+    time.sleep(60)
+
+async def blocks_the_loop():
+    stands_still_here()
+
+Watchdog(0.3, waiting=lambda: True, progress=lambda: ("edge.frames.v1", 3)).start()
+asyncio.run(blocks_the_loop()) if sys.argv[1] == "loop" else stands_still_here()
+"""
+
+
+@pytest.mark.parametrize("how", ["loop", "thread"])
+def test_a_process_with_work_that_stands_still_ends_with_its_stacks_in_the_log(how: str) -> None:
+    ended = run(HANGS, how)
+    assert ended.code == Exit.STUCK
+    assert "stands_still_here" in ended.err
+    assert "stuck" in ended.out + ended.err
+    assert "edge.frames.v1" in ended.out + ended.err
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        raise SystemExit  # ends the watchdog's thread, as the process would end
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(watchdog_module, "_LOOK_S", 0.01)
+    return codes
+
+
+@contextmanager
+def watched(limit_s: float, *, waiting: Callable[[], bool], progress: Callable[[], object]) -> Iterator[Watchdog]:
+    watchdog = Watchdog(limit_s, waiting=waiting, progress=progress)
+    watchdog.start()
+    yield watchdog
+    watchdog.stop()
+
+
+def test_standing_still_with_work_waiting_ends_the_process(exits: list[int]) -> None:
+    with watched(0.1, waiting=lambda: True, progress=lambda: 1):
+        until(lambda: exits, 20, "the watchdog to end the process")
+    assert exits == [Exit.STUCK]
+
+
+def test_standing_still_without_work_is_rest(exits: list[int]) -> None:
+    looks = 0
+
+    def progress() -> object:
+        nonlocal looks
+        looks += 1
+        return 1
+
+    with watched(0.05, waiting=lambda: False, progress=progress) as watchdog:
+        until(lambda: looks > 20, 20, "twenty looks")
+        assert watchdog.livez()[0]
+    assert exits == []
+
+
+def test_moving_with_work_waiting_is_work(exits: list[int]) -> None:
+    looks = 0
+
+    def progress() -> object:
+        nonlocal looks
+        looks += 1
+        return looks
+
+    with watched(0.05, waiting=lambda: True, progress=progress) as watchdog:
+        until(lambda: looks > 20, 20, "twenty looks")
+        assert watchdog.livez()[0]
+    assert exits == []
+
+
+def test_half_way_to_the_end_it_is_no_longer_alive_and_moving_makes_it_so_again(exits: list[int]) -> None:
+    moved = [0]
+    with watched(1e6, waiting=lambda: True, progress=lambda: moved[0]) as watchdog:
+        watchdog._still_since = time.monotonic() - 0.6e6
+        alive, why = watchdog.livez()
+        assert not alive
+        assert "nothing has moved for 6" in why
+        moved[0] = 1
+        until(lambda: watchdog.livez()[0], 20, "it to move again")
+    assert exits == []

@@ -1,0 +1,273 @@
+"""Batches in flight: prepared side by side, committed one after another, acknowledged last and in order."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
+from streams_rig import HASTY, Gate, Rig, settle, until_true
+from streams_samples import cid, frame, png, raw_delivery
+
+from runtime.errors import Exit
+from schemas.digest import blob_key, sha256_hex
+from schemas.events import Kind
+from streams.lane import delivery_of
+
+
+def holds(shade: int) -> Any:
+    """Tell the PUT of one picture from the others."""
+    return lambda key: key == blob_key(sha256_hex(png(shade=shade)))
+
+
+async def test_a_batch_that_is_prepared_first_still_waits_for_the_one_before_it() -> None:
+    rig = Rig()
+    gate = Gate(rig.journal, "put", only=holds(0))
+    await rig.take(frame(png(shade=0)), frame(png(shade=1)))
+    await rig.take(frame(png(shade=2)))
+    await rig.take(frame(png(shade=3)))
+    await until_true(lambda: len(rig.journal.of("put")) == 3)
+    await settle()
+    assert rig.journal.of("commit") == []
+    assert rig.acked == []
+    gate.open()
+    await rig.drain()
+    assert rig.journal.of("commit") == [[0, 1], [2], [3]]
+    assert rig.acked == [0, 1, 2, 3]
+
+
+async def test_a_batch_is_acknowledged_before_the_next_one_is_committed() -> None:
+    rig = Rig()
+    for shade in range(4):
+        await rig.take(frame(png(shade=shade)))
+    await rig.drain()
+    late = [what for what, _ in rig.journal.entries if what in {"commit", "ack"}]
+    assert late == ["commit", "ack"] * 4
+
+
+async def test_nothing_comes_between_the_acknowledgements_of_a_batch() -> None:
+    rig = Rig(Kind.CID)
+    await rig.take(*(cid(f"C-{number}") for number in range(50)))
+    await rig.take(cid("later"))
+    await rig.drain()
+    names = [what for what, _ in rig.journal.entries]
+    first = names.index("ack")
+    assert names[first : first + 50] == ["ack"] * 50
+    assert rig.acked == list(range(51))
+
+
+async def test_while_a_batch_waits_no_more_than_the_limit_are_in_flight() -> None:
+    rig = Rig(batches_max=3)
+    gate = Gate(rig.journal, "commit")
+    for shade in range(3):
+        await rig.take(frame(png(shade=shade)))
+    fourth = asyncio.create_task(rig.take(frame(png(shade=3))))
+    await until_true(lambda: gate.held == 1)
+    await settle()
+    assert not fourth.done()
+    gate.open()
+    await fourth
+    await rig.drain()
+    assert rig.acked == [0, 1, 2, 3]
+
+
+async def test_no_more_bytes_are_in_flight_than_the_limit() -> None:
+    picture = frame(png(padding_bytes=10_000))
+    rig = Rig(bytes_max=25_000)
+    gate = Gate(rig.journal, "commit")
+    await rig.take(picture)
+    await rig.take(picture)
+    third = asyncio.create_task(rig.take(picture))
+    await until_true(lambda: gate.held == 1)
+    await settle()
+    assert not third.done()
+    gate.open()
+    await third
+    await rig.drain()
+    assert rig.acked == [0, 1, 2]
+
+
+async def test_a_batch_larger_than_the_limit_goes_alone() -> None:
+    rig = Rig(bytes_max=1000)
+    large = frame(png(padding_bytes=10_000))
+    gate = Gate(rig.journal, "commit")
+    await rig.take(large)
+    small = asyncio.create_task(rig.take(frame()))
+    await until_true(lambda: gate.held == 1)
+    await settle()
+    assert not small.done()
+    gate.open()
+    await small
+    await rig.drain()
+    assert rig.acked == [0, 1]
+
+
+async def test_draining_waits_for_everything_taken_and_takes_nothing_more() -> None:
+    rig = Rig()
+    gate = Gate(rig.journal, "put", only=holds(0))
+    await rig.take(frame(png(shade=0)))
+    draining = asyncio.create_task(rig.lane.drain())
+    await settle()
+    more = asyncio.create_task(rig.take(frame(png(shade=1))))
+    await settle()
+    assert not draining.done()
+    gate.open()
+    await draining
+    await settle()
+    assert rig.acked == [0]
+    assert not more.done()
+    more.cancel()
+
+
+async def test_draining_with_nothing_in_flight_returns_at_once() -> None:
+    await Rig().drain()
+
+
+async def test_too_many_dead_letters_end_the_process_before_they_are_committed() -> None:
+    rig = Rig(dead_letter_quota=5)
+    await rig.take(*[b"junk"] * 6)
+    await rig.take(frame())
+    await rig.ended()
+    assert rig.process.exit_code == Exit.QUOTA
+    assert rig.journal.of("commit", "ack") == []
+    assert rig.catalog.dead_letters == {}
+
+
+async def test_dead_letters_within_the_quota_are_committed_and_what_exceeds_it_is_not() -> None:
+    rig = Rig(dead_letter_quota=5)
+    await rig.take(*[b"junk"] * 5)
+    await rig.take(b"junk")
+    await rig.ended()
+    assert rig.process.exit_code == Exit.QUOTA
+    assert rig.acked == [0, 1, 2, 3, 4]
+
+
+async def test_many_dead_letters_among_more_good_messages_go_through() -> None:
+    rig = Rig(Kind.CID, dead_letter_quota=5)
+    await rig.run(*(message for number in range(20) for message in (cid(f"C-{number}"), b"junk")))
+    assert len(rig.acked) == 40
+    assert rig.process.exit_code is None
+
+
+@pytest.mark.parametrize("step", ["put", "commit"])
+async def test_nothing_after_a_failed_batch_is_committed_or_acknowledged(step: str) -> None:
+    rig = Rig(policy=HASTY)
+    gate = Gate(rig.journal, "put", only=holds(0))
+    await rig.take(frame(png(shade=0)))
+    await rig.take(frame(png(shade=1)))
+    await rig.take(frame(png(shade=2)))
+    await until_true(lambda: len(rig.journal.of("put")) == 2)
+    rig.journal.faults[step] = [STORE_AWAY if step == "put" else CATALOG_AWAY] * 10**5
+    gate.open()
+    await rig.ended()
+    assert rig.process.exit_code == Exit.TRANSIENT
+    assert rig.journal.of("commit", "ack") == []
+
+
+async def test_what_was_committed_before_the_failure_stays_acknowledged() -> None:
+    rig = Rig()
+    gate = Gate(rig.journal, "put", only=holds(1))
+    await rig.take(frame(png(shade=0)))
+    await rig.take(frame(png(shade=1)))
+    await until_true(lambda: rig.acked == [0])
+    rig.journal.faults["put"] = [RuntimeError("unforeseen")]
+    gate.open()
+    await rig.ended()
+    assert rig.acked == [0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "pairs"),
+    [
+        (None, ()),
+        ([], ()),
+        ({}, ()),
+        ({"a": b"1"}, (("a", b"1"),)),
+        ([("a", b"1"), ("a", b"2"), ("b", None)], (("a", b"1"), ("a", b"2"), ("b", b""))),
+        ((("ä", b"\xff\0"),), (("ä", b"\xff\0"),)),
+    ],
+)
+def test_a_message_keeps_its_place_its_bytes_and_its_headers(headers: object, pairs: object) -> None:
+    taken = delivery_of(FakeMessage("edge.cids.v1", 2, 7, 1_790_000_000.123456, b"k", None, headers))
+    assert (taken.topic, taken.partition, taken.offset) == ("edge.cids.v1", 2, 7)
+    assert taken.timestamp_us == 1_790_000_000_123_456
+    assert (taken.key, taken.value, taken.headers) == (b"k", None, pairs)
+
+
+# One partition's log, workers that die at any fault, and Kafka, which delivers again from the committed offset.
+STEP = st.sampled_from(["known", "put", "commit"])
+LIVES = st.lists(
+    st.tuples(STEP, st.integers(0, 6), st.sampled_from(["away", "broken", "lost answer"])), min_size=1, max_size=4
+)
+LOG = st.lists(st.sampled_from([0, 1, 2, 3, None]), min_size=1, max_size=24)
+
+
+@settings(max_examples=60, deadline=None)
+@given(log=LOG, lives=LIVES, batch=st.integers(1, 5))
+def test_whatever_fails_and_dies_every_message_is_in_the_catalog_once_and_in_order(
+    log: list[int | None], lives: list[tuple[str, int, str]], batch: int
+) -> None:
+    asyncio.run(simulate(log, lives, batch))
+
+
+async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int) -> None:
+    world = Rig()
+    messages: list[Any] = [b"junk" if shade is None else frame(png(shade=shade)) for shade in log]
+    committed_offset = 0
+    for life in [*lives, None]:
+        rig = Rig()
+        rig.blobs.objects, rig.catalog.blobs = world.blobs.objects, world.catalog.blobs
+        for name in ("records", "sightings", "dead_letters", "announced"):
+            setattr(rig.catalog, name, getattr(world.catalog, name))
+        rig._offset = committed_offset
+        if life is not None:
+            fail_once(rig, *life)
+        await work_through(rig, messages[committed_offset:], batch)
+        assert rig.acked == list(range(committed_offset, committed_offset + len(rig.acked))), "a hole in what is done"
+        committed_offset += len(rig.acked)
+    assert committed_offset == len(messages)
+    good = [offset for offset, shade in enumerate(log) if shade is not None]
+    assert [row.offset for row in world.catalog.sightings.values()] == good
+    assert sorted(row.offset for row in world.catalog.dead_letters.values()) == sorted(set(range(len(log))) - set(good))
+    assert len(world.catalog.announced) == len(set(world.catalog.announced)) == len(set(log) - {None})
+
+
+def fail_once(rig: Rig, step: str, after: int, how: str) -> None:
+    if how == "lost answer":
+        rig.catalog.lost_answers = 1
+        return
+    away = STORE_AWAY if step == "put" else CATALOG_AWAY
+    seen = 0
+
+    async def fail(what: str, _to: Any) -> None:
+        nonlocal seen
+        if what == step:
+            seen += 1
+            if seen == after + 1:
+                raise away if how == "away" else RuntimeError("the process dies here")
+
+    rig.journal.before = fail
+
+
+async def work_through(rig: Rig, messages: list[Any], batch: int) -> None:
+    """Take everything in, until it is done or the process has ended."""
+
+    async def take_all() -> None:
+        for start in range(0, len(messages), batch):
+            await rig.take(*messages[start : start + batch])
+        await rig.drain()
+
+    done = asyncio.create_task(take_all())
+    ended = asyncio.create_task(rig.process.ended.wait())
+    await asyncio.wait({done, ended}, return_when=asyncio.FIRST_COMPLETED)
+    await settle()
+    for task in (done, ended):
+        task.cancel()
+
+
+def test_the_fake_event_may_be_acknowledged_only_once() -> None:
+    event = FakeEvent(raw_delivery(Kind.CID, b""), Journal())
+    event.ack()
+    with pytest.raises(AssertionError, match="twice"):
+        event.ack()

@@ -1,0 +1,76 @@
+"""A step is repeated while the service it needs is away, and nothing else is."""
+
+import asyncio
+
+import pytest
+from streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
+from streams_rig import HASTY, QUICK
+
+from runtime.errors import Exit
+from runtime.metrics import Service, worker_retries_total
+from store.errors import BlobMissing, CatalogRefused, ClaimMissing, StoreRefused
+from streams.core.faults import Away, Broken
+from streams.retry import Halting, Retry, fault_of
+
+
+class Step:
+    """Fails as often as it is told to."""
+
+    def __init__(self, *faults: BaseException) -> None:
+        self._faults = list(faults)
+        self.calls = 0
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self._faults:
+            raise self._faults.pop(0)
+        return "done"
+
+
+async def test_a_step_that_succeeds_is_done_once() -> None:
+    step = Step()
+    assert await Retry(QUICK)(step) == "done"
+    assert step.calls == 1
+
+
+async def test_a_step_is_repeated_until_both_services_are_back() -> None:
+    counted = {one: worker_retries_total.labels(one)._value for one in ("store", "postgres")}
+    before = {one: value.get() for one, value in counted.items()}
+    step = Step(STORE_AWAY, CATALOG_AWAY, STORE_AWAY)
+    assert await Retry(QUICK)(step) == "done"
+    assert step.calls == 4
+    assert {one: value.get() - before[one] for one, value in counted.items()} == {"store": 2, "postgres": 1}
+
+
+async def test_after_the_deadline_the_process_must_end_and_it_is_said_what_was_away() -> None:
+    step = Step(*[STORE_AWAY] * 10**5)
+    with pytest.raises(Halting, match="PUT failed: no connection") as caught:
+        await Retry(HASTY)(step)
+    assert caught.value.exit_code == Exit.TRANSIENT
+    assert WHERE in str(caught.value)
+    assert step.calls > 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        StoreRefused("403", where=WHERE, hint=""),
+        CatalogRefused("no such table", where=WHERE),
+        BlobMissing("key", where=WHERE),
+        ClaimMissing("key", where=WHERE),
+        RuntimeError("unforeseen"),
+        asyncio.CancelledError(),
+    ],
+)
+async def test_whatever_else_a_step_raises_passes_through_at_once(fault: BaseException) -> None:
+    step = Step(fault)
+    with pytest.raises(type(fault)):
+        await Retry(QUICK)(step)
+    assert step.calls == 1
+
+
+def test_only_an_absent_service_is_expected_to_come_back() -> None:
+    assert fault_of(STORE_AWAY) == Away(Service.STORE)
+    assert fault_of(CATALOG_AWAY) == Away(Service.POSTGRES)
+    assert fault_of(StoreRefused("403", where=WHERE, hint="")) == Broken()
+    assert fault_of(KeyError("x")) == Broken()
