@@ -116,11 +116,17 @@ class RecordAmbiguous(HeadraceError):  # noqa: N818 — a name says what happene
         )
 
 
+UNREADABLE = "an address that cannot be read"
+
+
 def address(url: str) -> str:
     """Return a URL's scheme, host, port and path: without user, password and query."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "an address that cannot be read"
+        return UNREADABLE
+    # Without a host the rest is not what it seems: of `user:password@host`, the path would be the password.
+    if not parts.hostname and parts.scheme != "file":
+        return UNREADABLE
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from store.errors import CatalogRefused, CatalogUnavailable, address
@@ -60,8 +60,12 @@ def _config() -> Config:
 @contextmanager
 def _connected(dsn: str) -> Iterator[Connection]:
     """One transaction on one connection of its own, its errors named as the catalog's."""
+    try:
+        url = make_url(dsn).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):
+        raise CatalogRefused("the address of PostgreSQL cannot be read", where=address(dsn)) from None
     engine = create_engine(
-        make_url(dsn).set(drivername="postgresql+psycopg"),
+        url,
         poolclass=NullPool,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
     )

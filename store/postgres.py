@@ -36,7 +36,7 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
     Raises:
         CatalogUnavailable: PostgreSQL does not answer. CatalogRefused: it does not let us in.
     """
-    with catalog_errors(dsn):
+    with connect_errors(dsn):
         return await asyncpg.create_pool(
             dsn,
             min_size=1,
@@ -87,6 +87,20 @@ async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
 
 
 @contextmanager
+def connect_errors(dsn: str) -> Iterator[None]:
+    """Name the errors of connecting, among them an address that cannot be read.
+
+    Raises:
+        CatalogUnavailable, CatalogRefused.
+    """
+    try:
+        with catalog_errors(dsn):
+            yield
+    except ValueError:
+        raise CatalogRefused("the address of PostgreSQL cannot be read", where=address(dsn)) from None
+
+
+@contextmanager
 def catalog_errors(dsn: str) -> Iterator[None]:
     """Name PostgreSQL's errors as ours.
 
@@ -101,10 +115,10 @@ def catalog_errors(dsn: str) -> Iterator[None]:
         if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
             raise CatalogUnavailable(what, where=address(dsn)) from None
         raise CatalogRefused(what, where=address(dsn), sqlstate=sqlstate) from None
-    except ValueError:
-        raise CatalogRefused("the address of PostgreSQL cannot be read", where=address(dsn)) from None
     except TimeoutError:
         raise CatalogUnavailable("PostgreSQL gave no answer in time", where=address(dsn)) from None
+    except asyncpg.ClientConfigurationError:
+        raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise CatalogUnavailable(_connection_fault(error), where=address(dsn)) from None
 

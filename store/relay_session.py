@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import asyncpg
 
 from store.errors import CatalogUnavailable
-from store.postgres import CONNECT_TIMEOUT_S, catalog_errors
+from store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_errors
 from store.statements import statements
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def listen(dsn: str) -> Listener:
 
 
 async def _connect(dsn: str) -> "Connection":
-    with catalog_errors(dsn):
+    with connect_errors(dsn):
         return await asyncpg.connect(
             dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=ANSWER_S_MAX, server_settings=_SESSION
         )

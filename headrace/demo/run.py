@@ -14,8 +14,7 @@ from headrace.demo.film import PICTURES_PER_S, draw, frames_in
 from headrace.demo.line import Line
 from headrace.demo.perform import SITES, Scene, Stopwatch, perform
 from headrace.demo.report import Circumstances, Report, report_of
-from infra.native import SERVICES, StackInfo, StackOptions, temporary_stack, up
-from infra.native.config import Store
+from infra.native import SERVICES, StackInfo, StackOptions, Store, temporary_stack, up
 from runtime.settings import Settings, load_settings
 
 SECONDS = 15.0

@@ -112,7 +112,8 @@ def _check_frame(event: Frame) -> None:
 def _check_clip(event: Clip) -> None:
     if event.media_type != CLIP_MEDIA_TYPE:
         raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"media_type is {event.media_type[:80]!r}, not {CLIP_MEDIA_TYPE}")
-    if not 0 < event.duration_us <= CLIP_DURATION_US_MAX:
+    # 0 is a clip whose file does not say how long it is.
+    if not 0 <= event.duration_us <= CLIP_DURATION_US_MAX:
         raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"duration is {event.duration_us} µs, not up to an hour")
     if event.about is not None:
         check_name(event.about, "about")

@@ -62,3 +62,10 @@ async def test_a_failing_step_leaves_nothing_behind(empty_dsn: str) -> None:
     tables = await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
     await connection.close()
     assert tables == 1
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://u:canary@host:notaport/x", "u:canary@host"])
+def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
+    with pytest.raises(CatalogRefused) as raised:
+        migrate(dsn)
+    assert "canary" not in str(raised.value)

@@ -1,0 +1,56 @@
+"""Latency at a steady rate: from a message's arrival in Kafka to its announcement's, by Kafka's own clock."""
+
+import time
+from contextlib import ExitStack
+from random import Random
+
+from headrace.bench import bodies
+from headrace.bench.backlog import Bench
+from headrace.bench.processes import Watched, running
+from headrace.demo.ledger import Ledger
+from headrace.demo.listen import Listener
+from headrace.demo.weigh import latencies_ms
+from producers import Publisher
+from producers.sequence import unix_us
+from runtime.errors import HeadraceError
+
+FRAMES_PER_S = 50
+_WARM_UP_FRAMES = 100  # published before it counts: connections are made, code is loaded
+_ARRIVE_S_MAX = 60.0
+_LOOK_S = 0.02
+
+
+def live(bench: Bench, seconds: float) -> list[float]:
+    """Publish frames at FRAMES_PER_S through a worker and the relay; returns each one's latency in milliseconds."""
+    env = bench.info.env()
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(running(("relay",), env, bench.folder)),
+            stack.enter_context(running(("worker", "--kinds", "frames,clips"), env, bench.folder)),
+        ]
+        listener = stack.enter_context(Listener(bench.settings))
+        publisher = stack.enter_context(Publisher.from_settings(bench.settings))
+        _play(publisher, listener, Ledger(), _WARM_UP_FRAMES, processes)
+        ledger = Ledger()
+        _play(publisher, listener, ledger, round(seconds * FRAMES_PER_S), processes)
+        return latencies_ms(ledger.good, listener.heard)
+
+
+def _play(publisher: Publisher, listener: Listener, ledger: Ledger, count: int, processes: list[Watched]) -> None:
+    image = bodies.small_jpeg()
+    began_us = unix_us()
+    began = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, began + number / FRAMES_PER_S - time.monotonic()))
+        frame = bodies.frame(number, captured_at_us=unix_us(), random=Random(began_us + number), image=image)  # noqa: S311
+        ledger.expect(publisher.publish(frame))
+    ledger.settled(_ARRIVE_S_MAX)
+    expected = frozenset(ledger.good.values())
+    deadline = time.monotonic() + _ARRIVE_S_MAX
+    while left := sum(1 for one in expected if one not in listener.heard.announced_at_ms):
+        listener.check()
+        for process in processes:
+            process.look(1)
+        if time.monotonic() > deadline:
+            raise HeadraceError("bench_late", f"{left} of {count} frames are not announced after {_ARRIVE_S_MAX:.0f} s")
+        time.sleep(_LOOK_S)

@@ -1,0 +1,85 @@
+"""The processes that are measured: a worker and a relay, each as a deployment runs it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from headrace.bench.figures import Worked
+from runtime.errors import HeadraceError
+
+_STOP_S_MAX = 20
+_LOG_LINES_SHOWN = 3
+
+# As docker-compose.yml sets them: they stop a storm of page faults on large buffers.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+class Watched:
+    """A process of ours, and what it needs."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        """Watch a process that was just started."""
+        self._name = name
+        self._process = process
+        self._log = log
+        self._seen = psutil.Process(process.pid)
+        self._from: tuple[float, int] | None = None
+        self._rss_bytes_max = 0
+
+    def look(self, deliveries: int) -> None:
+        """Take down what it needs so far; counting begins when the first delivery is recorded.
+
+        Raises:
+            HeadraceError: it ended.
+        """
+        if self._process.poll() is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+            raise HeadraceError(
+                "process_ended",
+                f"{self._name} ended with exit code {self._process.returncode}; its log ends: {' | '.join(lines)}",
+            )
+        self._rss_bytes_max = max(self._rss_bytes_max, self._seen.memory_info().rss)
+        if self._from is None and deliveries:
+            self._from = (self._cpu_s(), deliveries)
+
+    def worked(self, deliveries: int) -> Worked:
+        """Return what it needed since counting began."""
+        began_cpu_s, began_at = self._from or (self._cpu_s(), deliveries)
+        return Worked(self._cpu_s() - began_cpu_s, deliveries - began_at, self._rss_bytes_max)
+
+    def _cpu_s(self) -> float:
+        times = self._seen.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def running(args: tuple[str, ...], env: Mapping[str, str], folder: Path) -> Iterator[Watched]:
+    """Run `headrace <args>` while the block lasts."""
+    log = folder / f"{'-'.join(args).replace('/', '-')}-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "headrace", *args],
+            env={**os.environ, **_MALLOC, **env, "HEADRACE_LOG_FORMAT": "json", "HEADRACE_HEALTH_PORT": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield Watched(args[0], process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,162 @@
+"""The benchmarks, one after another, in a temporary stack of real servers."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.bench.backlog import Bench, Drained, drain, frames, ldos, publish
+from headrace.bench.bodies import FRAME_BYTES
+from headrace.bench.figures import TARGETS, Figure, of_peer
+from headrace.bench.live import FRAMES_PER_S, live
+from headrace.bench.peers import PUTS_AT_ONCE, puts_per_s, reads_per_s
+from headrace.demo.report import percentile
+from headrace.initialize import initialize
+from infra.native import Store, temporary_stack
+from runtime.settings import load_settings
+from schemas.events import Kind
+from schemas.topics import input_topic
+
+FRAMES = 2000
+LDOS_PER_FRAME = 10
+SECONDS = 20.0
+_PREFIX = "HEADRACE_"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure: the store, how many frames (and ten times as many LDOs), how many seconds of latency."""
+
+    store: Store
+    frames: int = FRAMES
+    seconds: float = SECONDS
+
+
+def run(cases: list[str], options: Options, say: Say) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure; returns the figures, and what may explain them: cores, and how busy the machine was before.
+
+    Raises:
+        HeadraceError: a server cannot be had, or a process ended.
+    """
+    machine: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "store": options.store,
+    }
+    figures: list[Figure] = []
+    with _bench(options.store, say) as bench:
+        for case in cases:
+            figures += CASES[case](bench, options, say)
+    return figures, machine
+
+
+def _frames(bench: Bench, options: Options, say: Say) -> list[Figure]:
+    count = options.frames
+    peer = _put_peer(bench, count, say)
+    all_distinct = _drained(bench, Kind.FRAME, publish(bench.settings, frames(count)), say)
+    half = _drained(bench, Kind.FRAME, publish(bench.settings, frames(count, distinct_share=0.5)), say)
+    through, half_through = all_distinct.committed.through_per_s, half.committed.through_per_s
+    plain = f"the store's plain PUTs, {PUTS_AT_ONCE} at a time ({peer:.0f}/s)"
+    worker = all_distinct.worker
+    megabytes = through * FRAME_BYTES / 1e6
+    return [
+        Figure(
+            "frames_per_s",
+            "frames of 200 KB, all distinct",
+            through,
+            "/s",
+            plain,
+            of_peer(through, peer),
+            TARGETS["frames"],
+        ),
+        Figure("frames_batch", "frames in one transaction, on average", all_distinct.committed.batch_rows, ""),
+        Figure("frames_mb_per_s", "the same in bytes", megabytes, "MB/s"),
+        Figure(
+            "frames_half_per_s",
+            "the same, half of them duplicates",
+            half_through,
+            "/s",
+            "all distinct",
+            of_peer(half_through, through),
+            TARGETS["frames_half"],
+        ),
+        Figure("frames_cpu_ms", "worker CPU per frame", worker.cpu_ms_each, "ms", "", None, TARGETS["frames_cpu"]),
+        Figure(
+            "frames_rss_mb",
+            "worker memory at its largest",
+            worker.rss_bytes_max / 1e6,
+            "MB",
+            "",
+            None,
+            TARGETS["frames_memory"],
+        ),
+    ]
+
+
+def _ldos(bench: Bench, options: Options, say: Say) -> list[Figure]:
+    drained = _drained(bench, Kind.LDO, publish(bench.settings, ldos(options.frames * LDOS_PER_FRAME)), say)
+    say("ldos: reading the same topic with librdkafka alone")
+    peer = reads_per_s(bench.settings, input_topic(Kind.LDO).name, options.frames * LDOS_PER_FRAME)
+    through, worker = drained.committed.through_per_s, drained.worker
+    plain = f"librdkafka's plain reads ({peer:,.0f}/s)"
+    return [
+        Figure("ldos_per_s", "LDOs of 2 KB, announced", through, "/s", plain, of_peer(through, peer), TARGETS["ldos"]),
+        Figure("ldos_batch", "LDOs in one transaction, on average", drained.committed.batch_rows, ""),
+        Figure("ldos_stored_per_s", "the same until the last commit", drained.committed.per_s, "/s"),
+        Figure("ldos_cpu_ms", "worker CPU per LDO", worker.cpu_ms_each, "ms", "", None, TARGETS["ldos_cpu"]),
+        Figure("ldos_rss_mb", "worker memory at its largest", worker.rss_bytes_max / 1e6, "MB"),
+    ]
+
+
+def _latency(bench: Bench, options: Options, say: Say) -> list[Figure]:
+    say(f"latency: {FRAMES_PER_S} frames a second for {options.seconds:.0f} s")
+    found = live(bench, options.seconds)
+    what = f"published → announced, {FRAMES_PER_S} frames/s"
+    return [
+        Figure(
+            f"latency_ms_p{name}",
+            f"{what}, p{name}",
+            percentile(found, share) or 0.0,
+            "ms",
+            "",
+            None,
+            TARGETS[f"latency_p{name}"],
+        )
+        for name, share in (("50", 0.5), ("99", 0.99))
+    ]
+
+
+CASES: dict[str, Callable[[Bench, Options, Say], list[Figure]]] = {
+    "frames": _frames,
+    "ldos": _ldos,
+    "latency": _latency,
+}
+
+
+def _put_peer(bench: Bench, count: int, say: Say) -> float:
+    say("frames: putting the same bodies into the store, without us")
+    return puts_per_s(bench.settings, min(count, 1000))
+
+
+def _drained(bench: Bench, kind: Kind, count: int, say: Say) -> Drained:
+    say(f"{kind}s: {count} are published; a worker and the relay start")
+    drained = drain(bench, kind, count)
+    took_s = max(drained.committed.last_s, drained.committed.announced_last_s) - drained.committed.first_s
+    say(f"{kind}s: {drained.committed.rows} recorded, {drained.committed.announced} announced in {took_s:.1f} s")
+    return drained
+
+
+@contextmanager
+def _bench(store: Store, say: Say) -> Iterator[Bench]:
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+        temporary_stack(store, services=(), progress=say) as info,
+    ):
+        settings = load_settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in info.env().items()})
+        initialize(settings)
+        yield Bench(info, settings, Path(folder))

@@ -1,0 +1,93 @@
+from itertools import islice
+from random import Random
+
+import orjson
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import headrace.bench
+from headrace.bench import bodies
+from headrace.bench.backlog import frames, ldos
+from headrace.bench.figures import Committed, Figure, Worked, as_json, of_peer, rate, rows
+from headrace.cli import bench, demo
+from schemas.digest import canonical_body
+from schemas.media import image_header
+
+FIGURES = [
+    Figure("frames_per_s", "frames", 300.0, "/s", "plain PUTs (400/s)", 0.75, "at least 263/s"),
+    Figure("cpu", "worker CPU", 0.876, "ms"),
+]
+
+
+def test_rates_leave_out_what_came_before_the_first_commit():
+    committed = Committed(
+        rows=1000, batches=10, first_rows=100, first_s=50.0, last_s=53.0, announced=1000, announced_last_s=54.5
+    )
+    assert committed.per_s == 300.0
+    assert committed.through_per_s == 200.0
+    assert committed.batch_rows == 100.0
+
+
+def test_nothing_measured_is_zero_not_an_error():
+    assert rate(5, 0.0) == 0.0
+    assert Worked(1.0, 0, 0).cpu_ms_each == 0.0
+    assert of_peer(3.0, 0.0) is None
+    assert Committed(0, 0, 0, 0.0, 0.0, 0, 0.0).batch_rows == 0.0
+
+
+def test_cpu_is_counted_for_each_delivery():
+    assert Worked(1.8, 2000, 0).cpu_ms_each == pytest.approx(0.9)
+
+
+def test_frames_have_their_size_and_a_header():
+    made = list(frames(3))
+    assert len({one.sha256 for one in made}) == 3
+    assert all(len(one.body) == bodies.FRAME_BYTES for one in made)
+    assert image_header(made[0].body).width == made[0].width == 640
+
+
+def test_half_of_the_frames_are_duplicates():
+    made = list(frames(40, distinct_share=0.5))
+    assert len(made) == 40
+    assert len({one.sha256 for one in made}) == 20
+
+
+def test_ldos_have_about_two_kilobytes_and_are_distinct():
+    made = list(islice(ldos(20), 20))
+    assert len({canonical_body(one) for one in made}) == 20
+    assert all(abs(len(one.body) - bodies.LDO_BYTES) < 50 for one in made)
+
+
+def test_a_frame_repeats_from_its_seed():
+    image = bodies.small_jpeg()
+    first, again = (bodies.frame(1, captured_at_us=10**15, random=Random(4), image=image) for _ in range(2))
+    assert first == again
+
+
+def test_the_table_puts_ratio_and_target_beside_the_figure():
+    assert list(rows(FIGURES)) == [
+        ("frames", "300 /s", "0.75 of plain PUTs (400/s)", "at least 263/s"),
+        ("worker CPU", "0.88 ms", "", ""),
+    ]
+
+
+def test_the_json_has_each_figure_by_name():
+    said = as_json(FIGURES, {"cores": 2})
+    assert said["figures"]["frames_per_s"]["ratio"] == 0.75
+    assert said["machine"] == {"cores": 2}
+
+
+def test_the_command_prints_one_json_object_last(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        headrace.bench, "run", lambda cases, options, _: asked.append((cases, options)) or (FIGURES, {"cores": 2})
+    )
+    app = typer.Typer()
+    demo.register(app)  # with one command alone, its name would not be asked for
+    bench.register(app)
+    result = CliRunner().invoke(app, ["bench", "ldos", "--store", "local", "--count", "100", "--json"])
+    assert result.exit_code == 0, result.output
+    assert orjson.loads(result.stdout.splitlines()[-1])["figures"].keys() == {"frames_per_s", "cpu"}
+    assert asked[0][0] == ["ldos"]
+    assert asked[0][1].frames == 100
