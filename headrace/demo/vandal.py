@@ -32,8 +32,7 @@ class Vandal:
         self._sources = sources
         self._site = site
         self._random = Random(seed)  # noqa: S311 - a demonstration, not a secret
-        bytes_max = max(topic.message_bytes_max for topic in TOPICS.values())
-        self._producer = Producer(client_config(settings, enable_idempotence=True, message_max_bytes=bytes_max))
+        self._settings = settings
         self._poisons = self._digests = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="vandal", daemon=True)
@@ -49,31 +48,34 @@ class Vandal:
             self._thread.join()
 
     def _work(self) -> None:
+        bytes_max = max(topic.message_bytes_max for topic in TOPICS.values())
+        # It lives no longer than this call: a producer that is kept goes on looking for a broker that is gone.
+        producer = Producer(client_config(self._settings, enable_idempotence=True, message_max_bytes=bytes_max))
         while not self._stop.wait(_LOOK_S):
-            self._catch_up()
-        self._catch_up()
-        self._producer.flush(_FLUSH_S_MAX)
+            self._catch_up(producer)
+        self._catch_up(producer)
+        producer.flush(_FLUSH_S_MAX)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, producer: Producer) -> None:
         if self._sources.sample is None:  # its own frames are made from somebody else's
             return
         good = self._ledger.published
         while self._poisons < good // GOOD_PER_POISON:
-            self._send(POISONS[self._poisons % len(POISONS)])
+            self._send(producer, POISONS[self._poisons % len(POISONS)])
             self._poisons += 1
         while self._digests < good // GOOD_PER_WRONG_DIGEST:
-            self._send(wrong_digest)
+            self._send(producer, wrong_digest)
             self._digests += 1
-        self._producer.poll(0)
+        producer.poll(0)
 
-    def _send(self, build: Build) -> None:
+    def _send(self, producer: Producer, build: Build) -> None:
         frame = self._sources.sample
         assert frame is not None
         sent = self._poisons + self._digests
         origin = Origin(source_id=_SOURCE_ID, site=self._site, captured_at_us=unix_us(), sequence=sent)
         poison = build(Ingredients(origin, frame, self._random))
         self._ledger.expect_poison()
-        self._producer.produce(
+        producer.produce(
             input_topic(poison.kind).name,
             value=poison.value,
             key=_SOURCE_ID.encode(),

@@ -30,7 +30,7 @@ Place: TypeAlias = tuple[str, int]
 POLL_S = 0.1  # also the longest that a stop waits for the thread
 POLL_INTERVAL_S_MAX = 300
 SESSION_S_MAX = 10  # how long the partitions of a member that was killed wait for another
-REQUEST_S_MAX = 10
+RECONNECT_MS_MAX = 1000  # librdkafka's default would notice ten seconds late that Kafka is back
 # Announcements are below 1 KiB: this holds thousands of them ready without weighing on memory.
 QUEUED_KIB_MAX = 16 * 1024
 
@@ -92,6 +92,7 @@ class Intake:
             # librdkafka's default pauses for a second whenever its queue fills.
             fetch_queue_backoff_ms=5,
             fetch_wait_max_ms=100,
+            reconnect_backoff_max_ms=RECONNECT_MS_MAX,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{group}")
         self._consumer: Consumer | None = None

@@ -16,6 +16,7 @@ from schemas.codec import encode
 from schemas.events import PerceivedFrame, PreprocessedFrame
 from schemas.headers import Headers, headers_for
 from schemas.topics import PERCEIVED, PREPROCESSED
+from streams.consumers.intake import RECONNECT_MS_MAX
 
 INIT_S_MAX = 10
 COMMIT_S_MAX = 8
@@ -56,6 +57,7 @@ class Results:
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_S_MAX * 1000,
             batch_size=BATCH_BYTES_MAX,
+            reconnect_backoff_max_ms=RECONNECT_MS_MAX,
             partitioner="murmur2_random",
         )
         self._producer: Producer | None = None

@@ -16,7 +16,8 @@ from streams.relay.plan import OUTPUT_TOPICS, Announcement
 
 TRANSACTIONAL_ID = "headrace-relay"
 INIT_S_MAX = 10  # Kafka waits for the markers of a transaction that was left behind
-COMMIT_S_MAX = 12
+COMMIT_S_MAX = 8  # a short outage passes within it; a longer one is waited out by starting over
+RECONNECT_MS_MAX = 1000  # librdkafka's default would notice ten seconds late that Kafka is back
 TRANSACTION_S_MAX = 15  # then Kafka itself aborts, so readers never wait longer for a relay that died
 CLOSE_S_MAX = 2
 # Kafka holds a topic's limit against whole batches, librdkafka's default of 1 MB against none of ours. A message that
@@ -35,6 +36,7 @@ class Announcer:
             transactional_id=TRANSACTIONAL_ID,
             transaction_timeout_ms=TRANSACTION_S_MAX * 1000,
             # A commit flushes, and a flush does not linger: this only lets a backlog form larger batches.
+            reconnect_backoff_max_ms=RECONNECT_MS_MAX,
             linger_ms=5,
             batch_size=BATCH_BYTES_MAX,
             message_max_bytes=max(topic.message_bytes_max for topic in OUTPUT_TOPICS.values()),

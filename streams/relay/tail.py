@@ -41,6 +41,7 @@ class Tail:
     def __init__(self, settings: Settings) -> None:
         self._config = client_config(
             settings,
+            reconnect_backoff_max_ms=1000,
             group_id="headrace-relay",  # librdkafka wants one; nothing is ever committed to it
             isolation_level="read_committed",
             enable_auto_commit=False,

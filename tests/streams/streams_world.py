@@ -48,7 +48,9 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tag = uuid4().hex[:8]
-        self._producer = Producer(client_config(settings, acks="all", linger_ms=5, message_max_bytes=16_000_000))
+        self._producer = Producer(
+            client_config(settings, acks="all", linger_ms=5, message_max_bytes=16_000_000) | {"log_level": 0}
+        )
         self._connection = psycopg.connect(settings.postgres_dsn.get_secret_value(), autocommit=True)
         self.blobs = Blobs.open(
             settings.store_url,
@@ -110,7 +112,7 @@ class World:
     def sighting(self, sent: Sent) -> dict[str, Any] | None:
         """The record that a message became, with its sighting and where its bytes are."""
         found = self.rows(
-            "select s.*, r.*, b.store_key, b.store_offset, b.media_type as blob_type, b.size_bytes as blob_bytes"
+            "select s.source_id as seen_by, r.*, b.store_key, b.store_offset, b.media_type as blob_type, b.size_bytes as blob_bytes"
             " from sightings s join records r using (record_id) join blobs b on b.sha256 = r.digest"
             ' where s.topic = %s and s.partition = %s and s."offset" = %s',
             *sent.place,

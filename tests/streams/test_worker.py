@@ -119,8 +119,8 @@ def test_bad_input_is_one_dead_letter_with_its_code_its_bytes_and_its_origin(wor
     assert [(name, base64.b64decode(value)) for name, value in letter["headers"]] == list(headers)
     assert abs(letter["message_timestamp_us"] - letter["rejected_at"].timestamp() * 1e6) < 120e6
 
-    assert world.stored(sent[0])["source_id"] == world.source("before")
-    assert world.stored(sent[2])["source_id"] == world.source("after")
+    assert world.stored(sent[0])["seen_by"] == world.source("before")
+    assert world.stored(sent[2])["seen_by"] == world.source("after")
     assert len(world.dead_letters(sent[1])) == 1
     until(lambda: world.committed(sent[2]) > sent[2].offset, ARRIVES_S_MAX, "the group to pass all three")
 
@@ -146,7 +146,7 @@ def test_a_message_over_the_topics_limit_is_refused_by_kafka_itself(world: World
 def test_a_strange_envelope_around_a_good_event_does_not_matter(world: World, options: dict[str, Any]) -> None:
     event = frame(source_id=world.source("odd"), sequence=3)
     good, bad = world.send_all(Kind.FRAME, [encode(event), b"junk"], **({"partition": 0} | options))
-    assert world.stored(good)["source_id"] == world.source("odd")
+    assert world.stored(good)["seen_by"] == world.source("odd")
     letter = world.dead(bad)
     assert letter["key"] == bad.key
     assert len(letter["headers"]) == len(bad.headers)
@@ -264,7 +264,7 @@ def test_a_claim_on_what_another_source_staged_is_refused_and_leaves_it_alone(wo
     letter = world.dead(world.send(thief))
     assert (letter["code"], letter["source_id"]) == ("claim_refused", thief.source_id)
     assert [stat.key for stat in world.listed(f"staging/plant/{event.source_id}/")] == [key]
-    assert world.stored(world.send(replace(event, body=None, claim=key)))["source_id"] == event.source_id
+    assert world.stored(world.send(replace(event, body=None, claim=key)))["seen_by"] == event.source_id
     until(lambda: not world.listed(f"staging/plant/{event.source_id}/"), ARRIVES_S_MAX, "the staged object to go")
 
 
