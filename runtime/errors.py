@@ -14,6 +14,7 @@ class Exit(IntEnum):
     BROKEN = 71  # a fault that nobody foresaw; the log has it
     TRANSIENT = 75  # a fault that should have passed did not within its deadline; the messages come again
     QUOTA = 78  # too many dead letters in a row: probably a bad deploy
+    CRASHED = 79  # a test armed a crash point, and the process came there
 
 
 class HeadraceError(Exception):

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import orjson
 
+from runtime import crash_points
+from runtime.crash_points import CrashPoint, Reached
 from schemas.digest import event_id
 from schemas.events import Kind
 from schemas.topics import DEAD_LETTERS, ingested_topic
@@ -36,10 +38,6 @@ _SIGHTING_KEY = attrgetter("topic", "partition", "offset", "index")
 _TOPICS = {kind: ingested_topic(kind).name for kind in Kind}
 
 T = TypeVar("T")
-
-
-def _nobody(_point: str) -> None:
-    return
 
 
 class Catalog:
@@ -70,7 +68,7 @@ class Catalog:
         """Close every connection."""
         await close_pool(self._pool)
 
-    async def commit(self, batch: Batch, *, reached: Callable[[str], None] = _nobody) -> Committed:
+    async def commit(self, batch: Batch, *, reached: Reached = crash_points.reached) -> Committed:
         """Write a batch in one transaction; `reached` is told each step, and may end the process there.
 
         When the answer to COMMIT is lost, nobody knows which way it went: repeat the same batch.
@@ -81,19 +79,19 @@ class Catalog:
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()
             await transaction.start()
-            reached("tx_began")
+            reached(CrashPoint.TX_BEGAN)
             await self._insert_blobs(connection, batch.blobs)
-            reached("after_blobs")
+            reached(CrashPoint.AFTER_BLOBS)
             new_records = await self._insert_records(connection, batch.records)
-            reached("after_records")
+            reached(CrashPoint.AFTER_RECORDS)
             new_sightings = await self._insert_sightings(connection, batch.sightings)
-            reached("after_sightings")
+            reached(CrashPoint.AFTER_SIGHTINGS)
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
             await self._insert_outbox(connection, batch, new_records, new_letters)
-            reached("after_outbox")
-            reached("before_commit")
+            reached(CrashPoint.AFTER_OUTBOX)
+            reached(CrashPoint.BEFORE_COMMIT)
             await transaction.commit()
-            reached("after_commit")
+            reached(CrashPoint.AFTER_COMMIT)
         return Committed(
             new_records=frozenset(new_records),
             new_sightings=new_sightings,

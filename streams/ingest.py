@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from runtime import metrics
+from runtime.crash_points import CrashPoint, reached
 from runtime.logs import Action, get_log
 from runtime.metrics import Step
 from schemas.digest import blob_key, pack_key, sha256_hex
@@ -107,7 +108,9 @@ class Ingest:
     async def _promoted(self, claimed: Accepted) -> Refused | None:
         assert isinstance(claimed.event, Frame | Clip)
         try:
+            reached(CrashPoint.BEFORE_PUT)
             head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES))
+            reached(CrashPoint.AFTER_PUT)
             check_media(claimed.event, head)
         except ClaimMissing as fault:
             return refuse(claimed, RejectCode.CLAIM_MISSING, fault.what)
@@ -141,11 +144,13 @@ class Ingest:
 
     async def _put_object(self, key: str, data: bytes, media_type: str) -> None:
         async with self._puts:
+            reached(CrashPoint.BEFORE_PUT)
             await self._retry(lambda: self._blobs.put(key, data, media_type=media_type))
+            reached(CrashPoint.AFTER_PUT)
 
 
 def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:
-    return [examine(kind, delivery, now_us) for delivery in deliveries]
+    return [examine(kind, delivery, now_us, reached) for delivery in deliveries]
 
 
 def _position(one: Accepted | Refused) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from runtime import metrics
+from runtime.crash_points import CrashPoint, reached
 from runtime.errors import Exit
 from runtime.logs import Action, get_log
 from schemas.events import Kind
@@ -88,6 +89,7 @@ class Lane:
             self._check_quota(len(events) - len(prepared.refused), len(prepared.refused))
             committed = await self._ingest.commit(prepared)
             report(prepared, committed, started_s)
+            reached(CrashPoint.BEFORE_ACK)
             for event in events:
                 event.ack()
             await self._ingest.discard(prepared)

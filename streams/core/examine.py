@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import assert_never
 
+from runtime.crash_points import CrashPoint, Reached, nowhere
 from schemas.codec import decode
 from schemas.digest import canonical_body, sha256_hex, staging_prefix
 from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Origin
@@ -44,15 +45,21 @@ class Refused:
     origin: Origin | None
 
 
-def examine(kind: Kind, delivery: Delivery, now_us: int) -> Accepted | Refused:
-    """Decode, check and hash one message. Never raises for anything that a message can hold."""
+def examine(kind: Kind, delivery: Delivery, now_us: int, reached: Reached = nowhere) -> Accepted | Refused:
+    """Decode, check and hash one message. Never raises for anything that a message can hold.
+
+    `reached` is told each named crash point.
+    """
     event: InputEvent | None = None
     try:
         event = decode(delivery.value, _EVENTS[kind])
+        reached(CrashPoint.AFTER_DECODE)
         check(event, now_us)
-        return _accepted(delivery, event)
+        accepted = _accepted(delivery, event)
     except Rejected as rejected:
         return Refused(delivery, rejected.code, rejected.reason, _trusted(event))
+    reached(CrashPoint.AFTER_HASH)
+    return accepted
 
 
 def refuse(accepted: Accepted, code: RejectCode, reason: str) -> Refused:

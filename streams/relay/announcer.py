@@ -5,10 +5,11 @@ any error the producer is given up: librdkafka could go on after some of them, b
 cannot commit anything later, which makes reading the topics' ends (`tail.py`) the whole truth.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, Message, Producer
 
+from runtime.crash_points import CrashPoint, Reached
 from runtime.kafka import client_config
 from runtime.settings import Settings
 from streams.relay.faults import kafka_fault, kafka_faults
@@ -28,7 +29,7 @@ BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in OUTPUT_TOPICS.values(
 class Announcer:
     """Publishes announcements, one transaction at a time."""
 
-    def __init__(self, settings: Settings, reached: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, reached: Reached) -> None:
         """`reached` is told each named crash point."""
         self._reached = reached
         self._config = client_config(
@@ -73,8 +74,9 @@ class Announcer:
                     on_delivery=deliveries.note,
                     headers=list(announcement.headers),
                 )
-            self._reached("relay_before_commit")
+            self._reached(CrashPoint.RELAY_BEFORE_COMMIT)
             producer.commit_transaction(COMMIT_S_MAX)
+        self._reached(CrashPoint.RELAY_AFTER_SEND)
         if deliveries.error is not None:
             raise kafka_fault("announcing", deliveries.error)
         return deliveries.next_offsets

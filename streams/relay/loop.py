@@ -12,6 +12,8 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
 
+from runtime import crash_points
+from runtime.crash_points import CrashPoint, Reached
 from runtime.errors import Exit
 from runtime.logs import Action, get_log
 from runtime.metrics import (
@@ -45,10 +47,6 @@ class Phase(StrEnum):
     ANNOUNCING = "announcing"
 
 
-def _nowhere(_point: str) -> None:
-    return
-
-
 class Relay:
     """Moves rows from the outbox to their topics while it leads. `phase` and `steps` say whether it moves."""
 
@@ -58,7 +56,7 @@ class Relay:
         outbox: Outbox,
         *,
         now_us: Callable[[], int],
-        reached: Callable[[str], None] = _nowhere,
+        reached: Reached = crash_points.reached,
     ) -> None:
         """`reached` is told each named crash point."""
         self._settings = settings
@@ -156,11 +154,11 @@ class Relay:
 
     async def _announce(self, announcer: Announcer, rows: list[Pending]) -> None:
         self._enter(Phase.ANNOUNCING)
-        self._reached("relay_before_send")
+        self._reached(CrashPoint.RELAY_BEFORE_SEND)
         checkpoints = await self._blocking(lambda: announcer.announce(map(announce, rows)))
-        self._reached("relay_before_mark")
+        self._reached(CrashPoint.RELAY_BEFORE_MARK)
         await self._outbox.mark([row.outbox_id for row in rows], checkpoints)
-        self._reached("relay_after_mark")
+        self._reached(CrashPoint.RELAY_AFTER_MARK)
         self._failures = 0
         self.announced += len(rows)
         self._enter(Phase.ANNOUNCING)

@@ -1,0 +1,85 @@
+"""The places at which a process may be ended to prove that nothing is lost there: every one, in one list.
+
+`HEADRACE_CRASH_AT=<point>[:<nth>]` arms one of them: the process ends at its nth time there, the first by default, as
+if its power had been cut: nothing is flushed, nothing is closed. Only the environment can arm one, never `.env`. Where
+it is not set, `reached` is a function that does nothing.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from itertools import count
+from typing import NoReturn, TypeAlias
+
+from runtime.errors import Exit, HeadraceError
+
+VARIABLE = "HEADRACE_CRASH_AT"
+
+
+class CrashPoint(StrEnum):
+    """The durable steps, in their order; a test finds the call of each."""
+
+    # Worker, for each message of a batch
+    AFTER_DECODE = "after_decode"
+    AFTER_HASH = "after_hash"
+    # Worker, for each object
+    BEFORE_PUT = "before_put"
+    AFTER_PUT = "after_put"
+    # Worker, for each batch
+    TX_BEGAN = "tx_began"
+    AFTER_BLOBS = "after_blobs"
+    AFTER_RECORDS = "after_records"
+    AFTER_SIGHTINGS = "after_sightings"
+    AFTER_OUTBOX = "after_outbox"
+    BEFORE_COMMIT = "before_commit"
+    AFTER_COMMIT = "after_commit"
+    BEFORE_ACK = "before_ack"
+    # Relay, for each transaction
+    RELAY_BEFORE_SEND = "relay_before_send"
+    RELAY_BEFORE_COMMIT = "relay_before_commit"
+    RELAY_AFTER_SEND = "relay_after_send"
+    RELAY_BEFORE_MARK = "relay_before_mark"
+    RELAY_AFTER_MARK = "relay_after_mark"
+
+
+Reached: TypeAlias = Callable[[CrashPoint], None]
+
+
+def nowhere(_point: CrashPoint) -> None:
+    """Do nothing: what `reached` is where no point is armed."""
+
+
+def armed(environment: Mapping[str, str], end: Callable[[CrashPoint, int], None]) -> Reached:
+    """Return what to call at each point; `end` is called with the point and the count when the armed one comes up.
+
+    Raises:
+        HeadraceError: the variable names no point, or its count is no number from 1.
+    """
+    text = environment.get(VARIABLE, "")
+    if not text:
+        return nowhere
+    name, _, given = text.partition(":")
+    nth = int(given) if given.isdecimal() else 0 if given else 1
+    if name not in set(CrashPoint) or nth < 1:
+        raise HeadraceError(
+            "setting_invalid",
+            f"{VARIABLE} is {text!r}, which is no crash point",
+            hint=f"<point> or <point>:<nth>, with one of {', '.join(CrashPoint)}",
+            exit_code=Exit.USAGE,
+        )
+    point, hits = CrashPoint(name), count(1)  # the counter is safe to use from several threads
+
+    def reached(here: CrashPoint) -> None:
+        if here == point and next(hits) == nth:
+            end(point, nth)
+
+    return reached
+
+
+def end_at_once(point: CrashPoint, nth: int) -> NoReturn:
+    """End this process without flushing or closing anything, but for one line that says so."""
+    os.write(2, f"ended at the crash point {point}, time {nth}\n".encode())
+    os._exit(Exit.CRASHED)
+
+
+reached: Reached = armed(os.environ, end_at_once)
