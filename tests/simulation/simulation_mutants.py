@@ -1,0 +1,97 @@
+"""Systems that lose or repeat something, each by one mistake that looks harmless. The simulation must find them all."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from simulation_faults import Step
+from simulation_run import System
+from simulation_stores import CATALOG_AWAY
+
+from schemas.digest import event_id
+from schemas.topics import ingested_topic
+from store.rows import Committed
+from streams.core.delivery import Delivery
+from streams.ingest import Ingest, Prepared
+from streams.lane import Lane
+from streams.ports import Event
+from streams.relay.announcer import Announcer
+from streams.relay.loop import Relay
+from streams.relay.plan import announce
+
+
+class AckBeforeCommit(Lane):
+    """Acknowledges what is decoded and stored, and then writes the rows."""
+
+    async def _carry(self, events: Sequence[Event], deliveries: Sequence[Delivery], before: Any) -> None:
+        try:
+            prepared = await self._ingest.prepare(self._kind, deliveries)
+            if before is not None:
+                await asyncio.wait([before])
+            for event in events:
+                event.ack()
+            await self._ingest.commit(prepared)
+        except Exception as error:  # noqa: BLE001 - as the lane itself
+            self._end(error)
+
+
+class AckOutOfOrder(Lane):
+    """Does not wait for the batch before."""
+
+    async def _carry(self, events: Sequence[Event], deliveries: Sequence[Delivery], _before: Any) -> None:
+        await super()._carry(events, deliveries, None)
+
+
+class PublishBeforeCommit(Ingest):
+    """The worker announces by itself, before the transaction."""
+
+    async def commit(self, prepared: Prepared) -> Committed:
+        catalog: Any = self._catalog
+        for row in {row.record_id: row for row in prepared.batch.records}.values():
+            if row.record_id not in catalog.records:
+                event = event_id(row.record_id)
+                catalog.said.add(event)
+                catalog.say(ingested_topic(row.kind).name, event)
+        return await super().commit(prepared)
+
+
+class ClaimFirst(Ingest):
+    """Deduplicates by a set of its own, which it writes before the rows."""
+
+    async def commit(self, prepared: Prepared) -> Committed:
+        catalog: Any = self._catalog
+
+        def claim() -> set[Any]:
+            new = {row.record_id for row in prepared.batch.records} - catalog.claimed
+            catalog.claimed |= new
+            return new
+
+        new = await self._retry(lambda: catalog.weather.step(Step.CLAIM, claim, away=CATALOG_AWAY))
+        records = [row for row in prepared.batch.records if row.record_id in new]
+        return await super().commit(replace(prepared, batch=replace(prepared.batch, records=records)))
+
+
+class MarkBeforeSend(Relay):
+    """Marks the rows, and then announces them."""
+
+    async def _announce(self, announcer: Announcer, rows: list[Any]) -> None:
+        await self._outbox.mark([row.outbox_id for row in rows])
+        await self._blocking(lambda: announcer.announce(map(announce, rows)))
+
+
+class NoLookBack(Relay):
+    """Does not read what is out before it goes on."""
+
+    async def _catch_up(self, _lead: Any, _stop: asyncio.Event) -> None:
+        return
+
+
+MUTANTS = {
+    "ack before commit": System(lane=AckBeforeCommit),
+    "ack out of order": System(lane=AckOutOfOrder),
+    "publish before commit": System(ingest=PublishBeforeCommit),
+    "a dedupe that claims first": System(ingest=ClaimFirst),
+    "mark before send": System(relay=MarkBeforeSend),
+    "no look back": System(relay=NoLookBack),
+}

@@ -1,0 +1,215 @@
+"""One run: workers and relays of the real code among simulated services, until nothing moves, then the invariants."""
+
+import asyncio
+import contextlib
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from simulation_faults import Schedule, Step, Weather
+from simulation_input import KAFKA_AWAY, KINDS, Group, InputEventHandle, Member, Topics
+from simulation_loop import PROCESS, Process, this_process
+from simulation_output import Output, SimulatedAdmin, SimulatedConsumer, SimulatedProducer
+from simulation_stores import SimulatedBlobs, SimulatedCatalog, SimulatedOutbox
+
+import streams.lane
+import streams.relay.announcer
+import streams.relay.loop
+import streams.relay.tail
+import streams.retry
+from runtime.errors import Exit
+from runtime.settings import load_settings
+from schemas.events import Kind
+from schemas.topics import input_topic
+from streams.core.faults import RetryPolicy
+from streams.core.quota import Quota
+from streams.ingest import Ingest
+from streams.lane import Lane
+from streams.relay.loop import Relay
+from streams.retry import Retry
+from tests.streams.streams_samples import NOW_US
+
+FINISHED_S_MAX = 900  # of simulated time; every fault passes within 40 s
+CALM_S = 45  # after everything seems done: what is late arrives, and must change nothing
+RETRY = RetryPolicy(delay_s=0.2, delay_s_max=5.0, deadline_s=25.0)
+SETTINGS = load_settings(_env_file=None, relay_rows_max=3, relay_poll_s=2.0)
+
+
+@dataclass(frozen=True)
+class System:
+    """What is simulated: the real classes, or mutants of them."""
+
+    lane: type[Lane] = Lane
+    ingest: Callable[..., Ingest] = Ingest
+    relay: type[Relay] = Relay
+
+
+@dataclass
+class World:
+    """Everything outside the processes."""
+
+    schedule: Schedule
+    system: System
+    weather: Weather = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weather = Weather(self.schedule)
+        self.topics = Topics(self.schedule.messages)
+        self.group = Group(self.weather, self.topics)
+        self.blobs = SimulatedBlobs(self.weather, self.topics)
+        self.catalog = SimulatedCatalog(self.weather, self.blobs, self.group)
+        self.outbox = SimulatedOutbox(self.weather, self.catalog)
+        self.output = Output(self.weather)
+        self.catalog.say = self.output.say
+
+    def finished(self) -> bool:
+        return self.group.finished() and all(row.published for row in self.catalog.outbox.values())
+
+
+def simulate(schedule: Schedule, system: System | None = None) -> World:
+    """Run a schedule; what does not hold is in `world.weather.violations`."""
+    world = World(schedule, system or System())
+    loop = world.weather.loop
+    try:
+        with _patched(world):
+            loop.run_until_complete(_live(world))
+    finally:
+        loop.close()
+    _check(world)
+    return world
+
+
+async def _live(world: World) -> None:
+    roles: dict[str, Callable[[World], Awaitable[None]]] = {
+        **{f"worker-{number}": _worker for number in range(world.schedule.workers)},
+        **{f"relay-{number}": _relay for number in range(world.schedule.relays)},
+    }
+    running = [asyncio.create_task(_supervise(world, name, main)) for name, main in roles.items()]
+    async with asyncio.timeout(FINISHED_S_MAX + CALM_S):
+        with contextlib.suppress(TimeoutError):
+            await _until_calm(world)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _until_calm(world: World) -> None:
+    calm_since_s = world.weather.loop.time()
+    while world.weather.loop.time() - calm_since_s < CALM_S:
+        if world.weather.violations:
+            return
+        await asyncio.sleep(5.0)
+        if not world.finished():
+            calm_since_s = world.weather.loop.time()
+            if calm_since_s > FINISHED_S_MAX:
+                world.weather.hold("I8", "something is never finished", holds=False)
+                return
+
+
+async def _supervise(world: World, name: str, main: Callable[[World], Awaitable[None]]) -> None:
+    while True:
+        process = Process(name)
+        context = copy_context()
+        context.run(PROCESS.set, process)
+        task = asyncio.get_running_loop().create_task(main(world), context=context)  # type: ignore[arg-type]
+        try:
+            await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                world.weather.hold("fault", f"{name} ended with {error!r}", holds=False)
+        finally:
+            process.kill()
+            left = [one for one in process.tasks if not one.done()]
+            if left:
+                await asyncio.wait(left)
+        world.weather.note(f"{name:9} starts again")
+        await asyncio.sleep(1.0)
+
+
+async def _worker(world: World) -> None:
+    process = this_process()
+    member = world.group.join(process)
+    ingest = world.system.ingest(
+        blobs=world.blobs, claims=world.blobs, catalog=world.catalog, retry=Retry(RETRY), now_us=lambda: NOW_US
+    )
+
+    def halt(exit_code: int, why: str) -> None:
+        world.weather.note(f"{process.name:9} halts: {exit_code} {why}")
+        world.weather.hold("fault", f"halted: {why}", holds=exit_code == Exit.TRANSIENT)
+        process.kill()
+        raise asyncio.CancelledError
+
+    async with asyncio.TaskGroup() as group:
+        for kind in KINDS:
+            lane = world.system.lane(kind, ingest, batches_max=3, bytes_max=10**9, quota=Quota(10**6, 60.0), halt=halt)
+            group.create_task(_agent(world, member, kind, lane))
+        group.create_task(_commit_offsets(world, member))
+
+
+async def _agent(world: World, member: Member, kind: Kind, lane: Lane) -> None:
+    topic = input_topic(kind).name
+    while True:
+        taken = world.group.take(member, topic, world.weather.choose(world.schedule.batch_max))
+        if not taken:
+            await asyncio.sleep(2.0)
+            world.group.rejoin(member)
+            continue
+        await lane.take([InputEventHandle(world.weather, world.group, member, one) for one in taken])
+        await asyncio.sleep(world.weather.delay_s())
+
+
+async def _commit_offsets(world: World, member: Member) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        if member.acked:
+            with contextlib.suppress(ConnectionError):
+                await world.weather.step(Step.OFFSETS, lambda: world.group.commit(member), away=KAFKA_AWAY)
+
+
+async def _relay(world: World) -> None:
+    outbox: Any = world.outbox
+    relay = world.system.relay(SETTINGS, outbox, now_us=lambda: NOW_US)
+    code = await relay.run(asyncio.Event())
+    world.weather.note(f"{this_process().name:9} ended with {code}")
+
+
+@contextlib.contextmanager
+def _patched(world: World) -> Iterator[None]:
+    clock = types.SimpleNamespace(monotonic=world.weather.loop.time)
+    with contextlib.ExitStack() as stack:
+        for module in (streams.lane, streams.retry, streams.relay.tail):
+            stack.enter_context(patch.object(module, "time", clock))
+        for module, name, instead in (
+            (streams.relay.announcer, "Producer", partial(SimulatedProducer, world.weather, world.output)),
+            (streams.relay.tail, "Consumer", partial(SimulatedConsumer, world.weather, world.output)),
+            (streams.relay.tail, "AdminClient", partial(SimulatedAdmin, world.output)),
+        ):
+            stack.enter_context(patch.object(module, name, instead))
+        yield
+
+
+def _check(world: World) -> None:
+    """Compare what is there in the end with what has to be."""
+    hold, catalog, expected = world.weather.hold, world.catalog, world.topics.expected
+    places = {key[:3]: row.record_id for key, row in catalog.sightings.items()}
+    for one in expected:
+        there = one.record in catalog.records if one.record else one.letter in catalog.dead_letters
+        hold("I1", f"{one.place} is neither in the catalog nor in the dead letters", holds=there)
+        if one.record:
+            hold("I9", f"{one.place} has no sighting", holds=places.get(one.place) == one.record)
+    known = {one.record or one.letter for one in expected}
+    extra = (catalog.records.keys() | catalog.dead_letters.keys()) - known
+    hold("I2", f"nobody sent {extra}", holds=not extra)
+    hold("I2", "a sighting that nobody sent", holds=places.keys() <= {one.place for one in expected})
+    announced = world.output.announced()
+    hold("I3", "something was announced twice", holds=len(set(announced)) == len(announced))
+    wanted = {str(one.event) for one in expected}
+    hold("I4", f"missing {wanted - set(announced)}, too many {set(announced) - wanted}", holds=wanted == set(announced))
+    for blob in catalog.blobs.values():
+        try:
+            catalog._check_bytes(blob)
+        except (AssertionError, KeyError) as error:
+            hold("I5", f"{blob.store_key}: {error}", holds=False)
