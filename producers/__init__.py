@@ -3,6 +3,7 @@ from producers.camera import Camera, CameraReport
 from producers.delivery import Acknowledged, Delivery, NotDelivered
 from producers.device import Device, Reported
 from producers.publisher import Publisher
+from producers.spool_publisher import SpooledPublisher
 
 __all__ = [
     "Acknowledged",
@@ -13,6 +14,7 @@ __all__ = [
     "NotDelivered",
     "Publisher",
     "Reported",
+    "SpooledPublisher",
     "describe_clip",
     "describe_frame",
 ]

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from producers.bodies import describe_clip, describe_frame
 from producers.clip import cut
 from producers.clipper import Clipper
-from producers.delivery import Delivery
-from producers.publisher import DELIVERY_S_MAX, Publisher
+from producers.delivery import Delivery, Publishes
+from producers.publisher import DELIVERY_S_MAX
 from producers.qr import Appearances, find_codes
 from producers.sequence import unix_us
 from producers.shots import Shot, Shots, Skipped, from_image, image_files, image_shots, live_shots, video_shots
@@ -56,7 +56,7 @@ class Camera:
 
     def __init__(  # noqa: PLR0913 - each is one choice of whoever sets a camera up
         self,
-        publisher: Publisher,
+        publisher: Publishes,
         source: int | str | Path,
         source_id: str,
         site: str = "default",

@@ -1,6 +1,7 @@
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from runtime.errors import Exit, HeadraceError
 from schemas.events import InputEvent, Kind, kind_of
@@ -19,6 +20,13 @@ class Acknowledged:
 # What `Publisher.publish` returns: `delivery.result(timeout)` blocks for the result and raises NotDelivered where there
 # is none, `await asyncio.wrap_future(delivery)` waits in asyncio. It cannot be cancelled: the event is on its way.
 Delivery: TypeAlias = Future[Acknowledged]
+
+
+class Publishes(Protocol):
+    """What devices and cameras hand their events to: a `Publisher`, or a `SpooledPublisher`."""
+
+    def publish(self, event: InputEvent, *, body_path: Path | None = None, traceparent: str | None = None) -> Delivery:
+        """Hand an event over."""
 
 
 class NotDelivered(HeadraceError):  # noqa: N818 - a name says what happened

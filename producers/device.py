@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from producers.bodies import describe_clip
-from producers.delivery import Delivery
-from producers.publisher import Publisher
+from producers.delivery import Delivery, Publishes
 from producers.sequence import unix_us
 from producers.source import Source, fields_of
 from schemas.events import Cid, InputEvent, Ldo
@@ -32,7 +31,7 @@ class Device:
 
     def __init__(
         self,
-        publisher: Publisher,
+        publisher: Publishes,
         source_id: str,
         site: str = "default",
         *,

@@ -7,29 +7,24 @@ bytes; beyond the bound `publish` blocks, so from an event loop call it as `awai
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from random import Random
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from producers.broker import Broker
-from producers.checks import check_event
-from producers.claims import stage_body
 from producers.delivery import Acknowledged, Delivery, NotDelivered
 from producers.in_flight import InFlight
+from producers.outgoing import Dispatch
 from runtime.errors import HeadraceError
 from runtime.kafka import client_config
 from runtime.metrics import producer_events_total
 from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import canonical_body, sha256_hex
-from schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
-from schemas.headers import headers_for, new_traceparent
-from schemas.limits import INLINE_BYTES_MAX, MIB
+from schemas.events import InputEvent, kind_of
+from schemas.limits import MIB
 from schemas.topics import input_topic
 from store.blobs import Blobs
 
@@ -72,9 +67,7 @@ class Publisher:
         delivery_s_max: float = DELIVERY_S_MAX,
     ) -> None:
         """Connect to the broker."""
-        self._blobs = blobs
-        # Trace ids must differ, not be secret: asking the kernel for each would cost more than all else here.
-        self._random = Random()  # noqa: S311
+        self._dispatch = Dispatch(blobs)
         self._delivery_s_max = delivery_s_max
         self._in_flight = InFlight(in_flight_bytes_max)
         self._drained = threading.Event()
@@ -90,13 +83,7 @@ class Publisher:
         """Return a publisher for the service that the settings name; `options` as those of the class."""
         given: dict[str, Any] = {
             "client": client_config(settings),
-            "blobs": Blobs.open(
-                settings.store_url,
-                endpoint=settings.store_endpoint,
-                region=settings.store_region,
-                access_key=settings.store_access_key.get_secret_value(),
-                secret_key=settings.store_secret_key.get_secret_value(),
-            ),
+            "blobs": blobs_of(settings),
             "start_wait_s_max": settings.start_wait_s_max,
         }
         return cls(settings.kafka_bootstrap, **(given | options))
@@ -111,22 +98,18 @@ class Publisher:
             Rejected: the event can never be ingested; nothing was sent.
             HeadraceError: the publisher is closed, or a large body finds no blob store.
         """
-        check_event(event)
-        digest = _digest_of(event)
-        event = self._with_claim(event, body_path)
-        value = encode(event)
-        headers = headers_for(event, subject=digest, traceparent=traceparent or self._new_trace())
-        flight = _Flight(event_reference(event), digest, len(value) + EVENT_OVERHEAD_BYTES, Delivery())
+        going = self._dispatch.outgoing(event, body_path, traceparent)
+        flight = _Flight(going.event, going.digest, len(going.value) + EVENT_OVERHEAD_BYTES, Delivery())
         flight.delivery.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         # A callback that publishes must not wait for the thread that it runs in.
         if not self._in_flight.enter(flight.size_bytes, wait=threading.current_thread() is not self._poller):
             raise HeadraceError("publisher_closed", "the publisher is closed and takes no more events")
         try:
             self._broker.producer.produce(
-                input_topic(kind_of(event)).name,
-                value=value,
-                key=event.source_id.encode(),
-                headers=[*headers],
+                going.topic,
+                value=going.value,
+                key=going.key,
+                headers=[*going.headers],
                 on_delivery=partial(self._settle, flight),
             )
         except (KafkaException, BufferError) as error:
@@ -159,23 +142,6 @@ class Publisher:
     ) -> None:
         self.close(None if kind is None else INTERRUPTED_CLOSE_S_MAX)
 
-    def _with_claim(self, event: InputEvent, body_path: Path | None) -> InputEvent:
-        if not isinstance(event, Frame | Clip) or event.claim is not None or event.size_bytes <= INLINE_BYTES_MAX:
-            return event
-        body = body_path if event.body is None else event.body
-        if body is None:
-            raise ValueError("a body above INLINE_BYTES_MAX needs body, claim or body_path")
-        if self._blobs is None:
-            raise HeadraceError(
-                "store_needed",
-                f"a body of {event.size_bytes} bytes does not fit a message and there is no blob store to stage it in",
-                hint=f"use Publisher.from_settings, which has a store, or stay within {INLINE_BYTES_MAX} bytes",
-            )
-        return replace(event, claim=stage_body(self._blobs, event, body), body=None)
-
-    def _new_trace(self) -> str:
-        return new_traceparent(self._random.randbytes(24))
-
     def _settle(self, flight: _Flight, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._fail(flight, self._broker.why(error), unreachable=self._broker.no_answer(error))
@@ -201,20 +167,12 @@ class Publisher:
             self._broker.producer.poll(_POLL_S)
 
 
-def event_reference(event: InputEvent) -> InputEvent:
-    """Return the event without its body, so that what waits for an acknowledgement holds no second copy of it."""
-    match event:
-        case Frame() | Clip():
-            return replace(event, body=None)
-        case Ldo():
-            return replace(event, body=b"")
-        case Cid():
-            return event
-
-
-def _digest_of(event: InputEvent) -> str:
-    match event:
-        case Frame() | Clip():
-            return event.sha256
-        case Cid() | Ldo():
-            return sha256_hex(canonical_body(event))
+def blobs_of(settings: Settings) -> Blobs:
+    """Return the store that the settings name, where large bodies are staged."""
+    return Blobs.open(
+        settings.store_url,
+        endpoint=settings.store_endpoint,
+        region=settings.store_region,
+        access_key=settings.store_access_key.get_secret_value(),
+        secret_key=settings.store_secret_key.get_secret_value(),
+    )

@@ -19,6 +19,11 @@ VARIABLE = "HEADRACE_CRASH_AT"
 class CrashPoint(StrEnum):
     """The durable steps, in their order; a test finds the call of each."""
 
+    # Spool, for each write to its disk, and for each event
+    SPOOL_BEFORE_FSYNC = "spool_before_fsync"
+    SPOOL_AFTER_FSYNC = "spool_after_fsync"
+    SPOOL_AFTER_SEND = "spool_after_send"
+    SPOOL_BEFORE_DELETE = "spool_before_delete"
     # Worker, for each message of a batch
     AFTER_DECODE = "after_decode"
     AFTER_HASH = "after_hash"

@@ -61,4 +61,9 @@ consumer_handle_seconds = Histogram(
 
 # Producers
 producer_events_total = Counter("headrace_producer_events_total", "Events published, by outcome.", ["kind", "outcome"])
+producer_spool_bytes = Gauge("headrace_producer_spool_bytes", "Bytes of the spool's files.")
+producer_spool_waiting_events = Gauge("headrace_producer_spool_waiting_events", "Events that wait in the spool.")
+producer_spool_lost_total = Counter(
+    "headrace_producer_spool_lost_total", "Events that the spool could not keep, by reason.", ["reason"]
+)  # reason: dropped, damaged
 producer_bytes_in_flight = Gauge("headrace_producer_bytes_in_flight", "Bytes handed over but not yet acknowledged.")

@@ -14,12 +14,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from headrace.cli.output import print_json, say, talk
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
+from runtime.settings import Settings
 from schemas.limits import LDO_BODY_BYTES_MAX
 from schemas.names import check_name
 from schemas.reject import Rejected
 
 if TYPE_CHECKING:
-    from producers import Camera, Publisher
+    from producers import Camera, Publisher, SpooledPublisher
+    from producers.delivery import Publishes
     from producers.tally import Tally
 
 START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
@@ -37,6 +39,11 @@ def _named(option: typer.CallbackParam, value: str) -> str:
 Source = Annotated[str, typer.Option(help="The camera or device that they come from.", callback=_named)]
 Site = Annotated[str, typer.Option(help="The factory or place it stands in.", callback=_named)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
+
+SpoolDir = Annotated[
+    Path | None,
+    typer.Option("--spool", file_okay=False, help="Keep events in this folder until Kafka has them; it may be away."),
+]
 
 publish_app = typer.Typer(help="Publish frames, clips, codes and labelled data objects.", no_args_is_help=True)
 
@@ -61,6 +68,7 @@ def frame(  # noqa: PLR0913 - each is an option of the command
     clip_on_code: Annotated[bool, typer.Option(help="Cut a clip of 5 s around each code that appears.")] = False,
     realtime: Annotated[bool, typer.Option(help="Publish files at their own pace, as captured now.")] = False,
     frames_max: Annotated[int | None, typer.Option(min=1, help="End after so many frames of each.")] = None,
+    spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish images as they are, and the frames of videos or of a camera, with the QR codes that are in them."""
@@ -69,7 +77,7 @@ def frame(  # noqa: PLR0913 - each is an option of the command
     feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
         raise typer.BadParameter("give files, folders, videos, or --camera")
-    with _publishing(as_json) as (publisher, tally, advance):
+    with _publishing(as_json, spool) as (publisher, tally, advance):
         for feed in feeds:
             one = Camera(
                 publisher, feed, source, site, fps=fps, jpeg_quality=quality, find_codes=codes,
@@ -86,6 +94,7 @@ def clip(
     source: Source,
     site: Site = "default",
     about: Annotated[str | None, typer.Option(help="The LDO id or code that they belong to.")] = None,
+    spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish MP4 clips, each captured when its file was last written."""
@@ -94,7 +103,7 @@ def clip(
     from producers.source import Source as Origins
 
     origins = Origins(source, site)
-    with _publishing(as_json) as (publisher, tally, advance):
+    with _publishing(as_json, spool) as (publisher, tally, advance):
 
         def hand_over(path: Path) -> None:
             event = describe_clip(path, origins.origin(written_at_us(path, origins.clock_us)), about=about)
@@ -112,12 +121,13 @@ def cid(
     source: Source,
     site: Site = "default",
     symbology: Annotated[str, typer.Option(help="What kind of code they were read from.")] = "QRCode",
+    spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish component scans, captured now."""
     from producers import Device
 
-    with _publishing(as_json) as (publisher, tally, advance):
+    with _publishing(as_json, spool) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
         for given in codes:
             for code in _text_lines(sys.stdin.buffer) if given == "-" else [given]:
@@ -131,6 +141,7 @@ def ldo(
     *,
     source: Source,
     site: Site = "default",
+    spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish labelled data objects: one JSON object a line, with ldo_id, sensor_data, context and prediction.
@@ -140,7 +151,7 @@ def ldo(
     from producers import Device
     from producers.json_lines import parse_ldo_line
 
-    with _publishing(as_json) as (publisher, tally, advance):
+    with _publishing(as_json, spool) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
 
         def hand_over(line: bytes, folder: Path) -> None:
@@ -161,9 +172,8 @@ def ldo(
 
 
 @contextmanager
-def _publishing(as_json: bool) -> "Iterator[tuple[Publisher, Tally, Callable[[], None]]]":  # noqa: FBT001
+def _publishing(as_json: bool, spool: Path | None) -> "Iterator[tuple[Publishes, Tally, Callable[[], None]]]":  # noqa: FBT001
     """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
-    from producers import Publisher
     from producers.tally import Tally
 
     settings = client_settings()
@@ -175,9 +185,7 @@ def _publishing(as_json: bool) -> "Iterator[tuple[Publisher, Tally, Callable[[],
         TimeElapsedColumn(),
     )
     with (
-        Publisher.from_settings(
-            settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max)
-        ) as publisher,
+        _publisher(settings, spool) as publisher,
         Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress,
     ):
         task = progress.add_task("", total=None, acknowledged=0)
@@ -188,6 +196,14 @@ def _publishing(as_json: bool) -> "Iterator[tuple[Publisher, Tally, Callable[[],
 
         yield publisher, tally, advance
     _sum_up(tally, as_json=as_json)
+
+
+def _publisher(settings: Settings, spool: Path | None) -> "Publisher | SpooledPublisher":
+    from producers import Publisher, SpooledPublisher
+
+    if spool is not None:
+        return SpooledPublisher.from_settings(settings, spool)
+    return Publisher.from_settings(settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max))
 
 
 def _sum_up(tally: "Tally", *, as_json: bool) -> None:

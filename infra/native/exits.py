@@ -11,6 +11,7 @@ _MEANINGS: dict[int, str] = {
     Exit.STUCK: "no progress although there was work",
     Exit.TRANSIENT: "a fault did not pass within its deadline",
     Exit.QUOTA: "too many dead letters in a row",
+    Exit.CRASHED: "a test ended it at a crash point",
     127: "the program could not be started",
 }
 
