@@ -89,6 +89,26 @@ class Settings(BaseSettings):
     )
     consumer_events_max: int = Field(64, ge=1, le=1000, description="Events that a consumer takes up at a time.")
 
+    # Dead letters and cleaning up
+    redrive_attempts_max: int = Field(
+        5, ge=1, le=100, description="Times that a dead letter's message is published again, at the most."
+    )
+    dead_letter_retention_days: int = Field(
+        90,
+        ge=1,
+        le=36_500,
+        description="Days that a dead letter is kept with its bytes; `headrace fsck --repair` ends them.",
+    )
+    outbox_retention_days: int = Field(
+        30, ge=1, le=36_500, description="Days that the catalog remembers each announcement that is out."
+    )
+    collect_grace_hours: float = Field(
+        24.0, ge=0, le=8760, description="Hours that an object without a row is left alone: it may be on its way."
+    )
+    staging_retention_days: float = Field(
+        8.0, ge=0, le=365, description="Days that a staged body is kept; longer than the input topics keep its message."
+    )
+
     # Every process
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
     health_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")

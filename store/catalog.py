@@ -16,8 +16,10 @@ from runtime.crash_points import CrashPoint, Reached
 from schemas.digest import event_id
 from schemas.events import Kind
 from schemas.topics import DEAD_LETTERS, ingested_topic
+from store.collection import ENTER_LOCK, take_over
+from store.errors import BlobsCollected, address
 from store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, RecordRow, SightingRow
+from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, Original, RecordRow, RedriveRow, SightingRow
 from store.statements import statements
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Catalog:
         self._pool = pool
         self._dsn = dsn
         self._sql = statements("catalog")
+        self._generation: int | None = None
 
     @classmethod
     async def open(
@@ -75,11 +78,14 @@ class Catalog:
 
         Raises:
             CatalogUnavailable: repeat the batch. CatalogRefused: a row breaks a rule of the schema.
+            BlobsCollected: put the batch's objects again, under the generation of now, before it is repeated.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()
             await transaction.start()
             reached(CrashPoint.TX_BEGAN)
+            if batch.blobs:
+                await self._enter(connection, batch)
             await self._insert_blobs(connection, batch.blobs)
             reached(CrashPoint.AFTER_BLOBS)
             new_records = await self._insert_records(connection, batch.records)
@@ -87,6 +93,7 @@ class Catalog:
             new_sightings = await self._insert_sightings(connection, batch.sightings)
             reached(CrashPoint.AFTER_SIGHTINGS)
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
+            await self._end_redrives(connection, batch.redrives)
             await self._insert_outbox(connection, batch, new_records, new_letters)
             reached(CrashPoint.AFTER_OUTBOX)
             reached(CrashPoint.BEFORE_COMMIT)
@@ -105,10 +112,35 @@ class Catalog:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
         return {row[0]: BlobPlace(*row) for row in rows}
 
+    async def generation(self) -> int:
+        """Return a generation to put objects under; the newest that this process has seen will do."""
+        if self._generation is None:
+            async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+                await take_over(connection)
+                generation = int(await connection.fetchval(self._sql["generation"]))
+            # Only now: what a rolled back transaction has seen may become another generation's number.
+            self._generation = generation
+        return self._generation
+
+    async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
+        """Return where the messages stood that were published again, by dead letter and attempt."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["originals"], ids)
+        return {(row[0], row[1]): Original(*row[1:]) for row in rows}
+
     async def check(self) -> None:
         """Find out whether PostgreSQL answers and has the schema; for readiness."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.fetch(self._sql["check"])
+
+    async def _enter(self, connection: "Pooled", batch: Batch) -> None:
+        """Make sure that no object of the batch was deleted since it was put, nor can be before the commit."""
+        await connection.execute(self._sql["enter"], ENTER_LOCK)
+        row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
+        assert row is not None, "the migration made this row"
+        if row["marked"] or batch.generation not in {None, row["generation"]}:
+            self._generation = None
+            raise BlobsCollected(len(row["marked"]), where=address(self._dsn))
 
     async def _insert_blobs(self, connection: "Pooled", rows: list[BlobRow]) -> None:
         if rows:
@@ -152,6 +184,12 @@ class Catalog:
             new.update(row[0] for row in found)
         return new
 
+    async def _end_redrives(self, connection: "Pooled", rows: list[RedriveRow]) -> None:
+        if rows:
+            distinct = {(row.dead_letter_id, row.attempt): row for row in rows}
+            ordered = [distinct[key] for key in sorted(distinct)]
+            await connection.execute(self._sql["end_redrives"], *zip(*map(_redrive, ordered), strict=True))
+
     async def _insert_outbox(
         self, connection: "Pooled", batch: Batch, new_records: set[UUID], new_letters: set[UUID]
     ) -> None:
@@ -188,6 +226,10 @@ def _dead_letter(row: DeadLetterRow) -> tuple[Any, ...]:
         row.message_timestamp_us, row.key, row.value, row.headers.decode(errors="replace"),
         _keepable(row.site), _keepable(row.source_id),
     )  # fmt: skip
+
+
+def _redrive(row: RedriveRow) -> tuple[Any, ...]:
+    return row.dead_letter_id, row.attempt, row.record_id, row.code, _keepable(row.reason)
 
 
 def _keepable(text: str | None) -> str | None:

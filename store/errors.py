@@ -2,6 +2,7 @@
 
 StoreUnavailable, CatalogUnavailable    transient: try again, the same call may be repeated
 StoreRefused, CatalogRefused            will not pass by itself: a person must act
+BlobsCollected                          transient too, but the batch's objects must be put again first
 BlobMissing                             there is no object of that name
 ClaimMissing, ClaimMismatch             the message is at fault: a dead letter
 """
@@ -78,6 +79,16 @@ class CatalogUnavailable(HeadraceError):  # noqa: N818 — a name says what happ
             where=where,
             hint="Check that PostgreSQL runs and that HEADRACE_POSTGRES_DSN is its address.",
             exit_code=Exit.UNREACHABLE,
+        )
+
+
+class BlobsCollected(CatalogUnavailable):
+    """Objects of the batch were, or are being, deleted as orphans since they were put: put them again, then commit."""
+
+    def __init__(self, keys: int, *, where: str) -> None:
+        super().__init__(
+            f"{keys} objects of the batch are being collected" if keys else "objects were collected meanwhile",
+            where=where,
         )
 
 

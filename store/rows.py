@@ -1,6 +1,6 @@
 """The values that go into the catalog and come out of it. Times are microseconds since 1970, UTC; digests 32 bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.events import Kind
@@ -74,13 +74,39 @@ class DeadLetterRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedriveRow:
+    """What became of a dead letter's message that was published again: a record, or another refusal."""
+
+    dead_letter_id: UUID
+    attempt: int
+    record_id: UUID | None = None
+    code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Where a message stood that was published again as this attempt."""
+
+    attempt: int
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one transaction writes, each list in the order of the input."""
+    """What one transaction writes, each list in the order of the input.
+
+    `generation` is the catalog's, asked for before the first of the batch's objects was put (`store/collection.py`).
+    """
 
     blobs: list[BlobRow]
     records: list[RecordRow]
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
+    redrives: list[RedriveRow] = field(default_factory=list)
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

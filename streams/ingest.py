@@ -18,12 +18,13 @@ from schemas.digest import blob_key, pack_key, sha256_hex
 from schemas.events import Clip, Frame, Kind
 from schemas.reject import RejectCode, Rejected
 from store import pack
-from store.errors import ClaimMismatch, ClaimMissing
+from store.errors import BlobsCollected, ClaimMismatch, ClaimMissing
 from store.rows import Batch, BlobPlace, Committed
 from streams.core.checks import check_media
 from streams.core.delivery import Delivery
 from streams.core.examine import Accepted, Refused, examine, refuse
 from streams.core.plan import Place, batch_of, plan
+from streams.core.redrive import as_original, redrives_in
 from streams.ports import BlobPort, CatalogPort, ClaimPort
 from streams.retry import Retry
 
@@ -39,6 +40,7 @@ class Prepared:
     """A batch whose bodies are durable: what remains is its transaction."""
 
     kind: Kind
+    deliveries: tuple[Delivery, ...]
     batch: Batch
     refused: tuple[Refused, ...]
     claims: tuple[str, ...]
@@ -60,6 +62,8 @@ class Ingest:
 
     async def prepare(self, kind: Kind, deliveries: Sequence[Delivery]) -> Prepared:
         """Decode, check, hash and store the bodies of a batch."""
+        generation = await self._retry(self._catalog.generation)
+        deliveries = await self._where_they_stood(deliveries)
         with metrics.worker_step_seconds.labels(Step.DECODE).time():
             examined = await asyncio.to_thread(_examine_all, kind, deliveries, self._now_us())
         with metrics.worker_step_seconds.labels(Step.BLOBS).time():
@@ -68,21 +72,40 @@ class Ingest:
             places = promoted | await self._put([one for one in examined if isinstance(one, Accepted)], known)
         return Prepared(
             kind=kind,
-            batch=batch_of(kind, examined, places),
+            deliveries=tuple(deliveries),
+            batch=batch_of(kind, examined, places, generation=generation),
             refused=tuple(one for one in examined if isinstance(one, Refused)),
             claims=tuple(_claim(one) for one in examined if isinstance(one, Accepted) and _claim(one)),
             body_bytes=sum(one.size_bytes for one in examined if isinstance(one, Accepted)),
         )
 
     async def commit(self, prepared: Prepared) -> Committed:
-        """Write the rows of a batch in one transaction."""
+        """Write the rows of a batch in one transaction; where its objects were collected, put them again before."""
+        latest = prepared
+
+        async def written() -> Committed:
+            nonlocal latest
+            try:
+                return await self._catalog.commit(latest.batch)
+            except BlobsCollected:
+                latest = await self.prepare(prepared.kind, prepared.deliveries)
+                raise
+
         with metrics.worker_step_seconds.labels(Step.CATALOG).time():
-            return await self._retry(lambda: self._catalog.commit(prepared.batch))
+            return await self._retry(written)
 
     async def discard(self, prepared: Prepared) -> None:
         """Delete what was staged for a committed batch; what a crash leaves behind is collected later."""
         for claim in prepared.claims:
             await self._retry(partial(self._claims.discard, claim))
+
+    async def _where_they_stood(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Take messages that were published again for what they are."""
+        ids = redrives_in(deliveries)
+        if not ids:
+            return deliveries
+        originals = await self._retry(lambda: self._catalog.originals(ids))
+        return [as_original(delivery, originals) for delivery in deliveries]
 
     async def _known(self, accepted: Sequence[Accepted]) -> dict[str, BlobPlace]:
         digests = sorted({bytes.fromhex(one.digest) for one in accepted})
@@ -96,14 +119,14 @@ class Ingest:
     ) -> tuple[list[Accepted | Refused], dict[str, Place]]:
         """Promote staged bodies; those that are not what they should be turn into refusals."""
         places: dict[str, Place] = {}
-        refusals: dict[tuple[int, int], Refused] = {}
+        refusals: dict[int, Refused] = {}
         for claimed in plan((one for one in examined if isinstance(one, Accepted)), known).claimed:
             refused = await self._promoted(claimed)
             if refused is None:
                 places[claimed.digest] = Place(blob_key(claimed.digest))
             else:
-                refusals[_position(claimed)] = refused
-        return [refusals.get(_position(one), one) for one in examined], places
+                refusals[id(claimed)] = refused
+        return [refusals.get(id(one), one) for one in examined], places
 
     async def _promoted(self, claimed: Accepted) -> Refused | None:
         assert isinstance(claimed.event, Frame | Clip)
@@ -151,10 +174,6 @@ class Ingest:
 
 def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:
     return [examine(kind, delivery, now_us, reached) for delivery in deliveries]
-
-
-def _position(one: Accepted | Refused) -> tuple[int, int]:
-    return one.delivery.partition, one.delivery.offset
 
 
 def _claim(one: Accepted) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
-from store.rows import Batch, BlobPlace, Committed
+from store.rows import Batch, BlobPlace, Committed, Original
 from streams.core.examine import Accepted
 
 
@@ -27,11 +28,17 @@ class ClaimPort(Protocol):
 class CatalogPort(Protocol):
     """Where rows go. Both may be repeated; they raise CatalogUnavailable or CatalogRefused."""
 
+    async def generation(self) -> int:
+        """Return the generation to put objects under."""
+
+    async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
+        """Return where messages stood that were published again."""
+
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
         """Return where those of the blobs are that are known."""
 
     async def commit(self, batch: Batch) -> Committed:
-        """Write a batch in one transaction."""
+        """Write a batch in one transaction; raises BlobsCollected where its objects must be put again first."""
 
 
 class Event(Protocol):

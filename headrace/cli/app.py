@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from headrace.cli import catalog, demo, processes, publish, stack
+from headrace.cli import catalog, demo, dlq, fsck, processes, publish, stack
 from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ stack.register(app)
 processes.register(app)
 publish.register(app)
 catalog.register(app)
+dlq.register(app)
+fsck.register(app)
 demo.register(app)
 
 

@@ -104,6 +104,42 @@ select sha256, size_bytes, media_type, store_key, store_offset
 from blobs
 where sha256 = any($1::bytea[])
 
+-- originals --
+-- Redrives that somebody really claimed: where each message first stood.
+select r.dead_letter_id, r.attempt, d.topic, d.partition, d."offset"
+from redrives as r
+join dead_letters as d using (dead_letter_id)
+where r.dead_letter_id = any($1::uuid[])
+
+-- end_redrives --
+-- A message that comes twice ends nothing twice. Only a redrive that ended as a record closes its dead letter.
+with given as (
+    select * from unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::text[])
+        as g (dead_letter_id, attempt, record_id, code, reason)
+), ended as (
+    update redrives as r
+    set ended_at = now(), record_id = g.record_id, code = g.code, reason = g.reason
+    from given as g
+    where r.dead_letter_id = g.dead_letter_id and r.attempt = g.attempt and r.ended_at is null
+)
+update dead_letters as d
+set redriven_at = now(), record_id = g.record_id
+from given as g
+where d.dead_letter_id = g.dead_letter_id and g.record_id is not null and d.record_id is null
+
+-- enter --
+-- See store/collection.py. A statement of its own: the next one must see everything that was committed before the lock.
+select pg_advisory_xact_lock_shared($1)
+
+-- collected --
+select
+    generation,
+    array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
+from collection
+
+-- generation --
+select generation from collection
+
 -- check --
--- An error names the table where the schema is not there; the outbox's newest column says that it is current.
-select published_at from outbox where false
+-- An error names the table where the schema is not there; the newest table says that it is current.
+select published_at, generation from outbox, collection where false

@@ -1,12 +1,17 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from schemas.redrive import Redrive
+
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as Kafka delivered it: where it stood, and its bytes."""
+    """One message as Kafka delivered it: where it stood, and its bytes.
+
+    With `redrive` it is a dead letter's, published again, and where it stood is where it stood the first time.
+    """
 
     topic: str
     partition: int
@@ -15,6 +20,7 @@ class Delivery:
     key: bytes | None
     value: bytes | None
     headers: HeaderPairs
+    redrive: Redrive | None = None
 
     @property
     def size_bytes(self) -> int:

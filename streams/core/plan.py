@@ -1,7 +1,7 @@
 """What a batch puts into the store, and the rows that it commits."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -10,7 +10,7 @@ import orjson
 from schemas.digest import dead_letter_id, record_id
 from schemas.events import Cid, Clip, Frame, Kind, Ldo
 from schemas.limits import PACKED_BYTES_MAX
-from store.rows import Batch, BlobPlace, BlobRow, DeadLetterRow, RecordRow, SightingRow
+from store.rows import Batch, BlobPlace, BlobRow, DeadLetterRow, RecordRow, RedriveRow, SightingRow
 from streams.core.delivery import HeaderPairs
 from streams.core.examine import Accepted, Refused
 
@@ -61,9 +61,15 @@ def _is_as_claimed(one: Accepted, place: BlobPlace) -> bool:
     return (place.size_bytes, place.media_type) == (one.size_bytes, one.media_type)
 
 
-def batch_of(kind: Kind, examined: Sequence[Accepted | Refused], places: Mapping[str, Place]) -> Batch:
+def batch_of(
+    kind: Kind,
+    examined: Sequence[Accepted | Refused],
+    places: Mapping[str, Place],
+    *,
+    generation: int | None = None,
+) -> Batch:
     """Return the rows of a batch, in the order of its messages; `places` says where each new body was put."""
-    batch = Batch(blobs=[], records=[], sightings=[], dead_letters=[])
+    batch = Batch(blobs=[], records=[], sightings=[], dead_letters=[], generation=generation)
     rows_of = {one.digest: one for one in examined if isinstance(one, Accepted) and one.digest in places}
     batch.blobs.extend(_blob(one, places[digest]) for digest, one in rows_of.items())
     for one in examined:
@@ -76,7 +82,20 @@ def batch_of(kind: Kind, examined: Sequence[Accepted | Refused], places: Mapping
                 batch.dead_letters.append(_dead_letter(one))
             case _:
                 assert_never(one)
+    batch.redrives.extend(_redrives(kind, examined))
     return batch
+
+
+def _redrives(kind: Kind, examined: Iterable[Accepted | Refused]) -> Iterator[RedriveRow]:
+    for one in examined:
+        redrive = one.delivery.redrive
+        if redrive is None:
+            continue
+        letter, attempt = redrive.dead_letter_id, redrive.attempt
+        if isinstance(one, Accepted):
+            yield RedriveRow(dead_letter_id=letter, attempt=attempt, record_id=record_id(kind, one.digest))
+        else:
+            yield RedriveRow(dead_letter_id=letter, attempt=attempt, code=one.code, reason=one.reason)
 
 
 def _blob(one: Accepted, place: Place) -> BlobRow:

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from schemas.digest import blob_key, pack_key, sha256_hex
 from schemas.events import Clip, Frame
-from store.errors import CatalogUnavailable, ClaimMismatch, ClaimMissing, StoreUnavailable
-from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, RecordRow, SightingRow
+from store.errors import BlobsCollected, CatalogUnavailable, ClaimMismatch, ClaimMissing, StoreUnavailable
+from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, Original, RecordRow, SightingRow
 from store.staging import STAGING_PREFIX
 from streams.core.delivery import Delivery
 from streams.core.examine import Accepted
@@ -114,7 +114,15 @@ class FakeCatalog:
         self.sightings: dict[tuple[Any, ...], SightingRow] = {}
         self.dead_letters: dict[UUID, DeadLetterRow] = {}
         self.announced: list[UUID] = []
+        self.redrives: dict[tuple[UUID, int], Original] = {}
+        self.collected = 0  # commits that are still to find their objects gone
         self.lost_answers = 0
+
+    async def generation(self) -> int:
+        return 0
+
+    async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
+        return {key: original for key, original in self.redrives.items() if key[0] in ids}
 
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
         assert all(len(digest) == 32 for digest in digests)
@@ -132,6 +140,9 @@ class FakeCatalog:
         missing = {row.digest.hex() for row in batch.records} - {key.hex() for key in rows.keys() | self.blobs.keys()}
         assert not missing, "a record without a blob"
         await self._journal.step("commit", [row.offset for row in batch.sightings])
+        if self.collected:
+            self.collected -= 1
+            raise BlobsCollected(1, where=WHERE)
         committed = self._write(batch)
         if self.lost_answers:
             self.lost_answers -= 1

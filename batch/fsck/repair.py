@@ -1,0 +1,197 @@
+"""What a check found, mended as far as it can be. Each step may be repeated."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from batch.fsck.announcements import kind_in, out_of
+from batch.fsck.findings import Found, Problem, Report
+from batch.fsck.messages import Messages
+from batch.fsck.objects import hash_of
+from batch.fsck.restore import Restore
+from schemas.digest import blob_key, sha256_hex
+from store import pack
+from store.blobs import Blobs
+from store.collection import DELETE_S_MAX, Collection
+from store.errors import BlobMissing
+from store.inventory import Alone, Bodiless, Inventory, Member
+
+REMOVED_SHARE_MAX = 0.01  # of all objects: more orphans than this are rather the wrong catalog than orphans
+REMOVED_ALWAYS = 10  # but so few may always go, where there is a catalog at all
+COLLECTED_AT_ONCE = 200
+_GONE = "no copy is left: Kafka does not hold its message any more; restore it from a replica or a backup"
+_PACK_MEDIA_TYPE = "application/x-tar"
+_BODY_MEDIA_TYPE = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a repair works with."""
+
+    blobs: Blobs
+    inventory: Inventory
+    messages: Messages
+    collection: Collection
+    restore: Restore
+
+
+class Repair:
+    """Mends the findings of one report, which it completes with what became of them."""
+
+    def __init__(self, tools: Tools, report: Report, *, force: bool) -> None:
+        self._tools = tools
+        self._report = report
+        self._force = force
+
+    async def run(self) -> None:
+        """Bytes first, then rows, then announcements; what is to be removed comes last."""
+        for problem in Problem:
+            some = [found for found in self._report.found if found.problem is problem]
+            if some:
+                await self._heal(problem, some)
+
+    async def _heal(self, problem: Problem, some: list[Found]) -> None:
+        match problem:
+            case Problem.OBJECT_WITHOUT_ROW:
+                await self._orphans(some)
+            case Problem.RECORD_WITHOUT_ANNOUNCEMENT:
+                await self._announcements(some)
+            case Problem.RECORD_WITHOUT_BLOB:
+                bodiless = {one.record_id: one for one in await self._tools.inventory.records_without_blob()}
+                for found in some:
+                    assert found.record_id is not None
+                    await self._row(found, bodiless.get(found.record_id))
+            case _:
+                for found in some:
+                    await self._heal_one(found)
+
+    async def _heal_one(self, found: Found) -> None:
+        match found.problem:
+            case Problem.ANNOUNCEMENT_LATE:
+                self._cannot(found, "only a relay can publish them: see that `headrace relay` runs")
+            case Problem.ANNOUNCEMENT_WITHOUT_RECORD:
+                await self._dangling(found)
+            case Problem.STAGED_ABANDONED:
+                await self._tools.blobs.delete(found.name)
+                self._healed(found, "removed")
+            case _:
+                await (self._pack(found) if found.is_pack else self._alone(found))
+
+    async def _alone(self, found: Found) -> None:
+        assert found.digest is not None
+        body = await self._tools.restore.body(found.digest)
+        if body is None:
+            self._cannot(found, _GONE)
+            return
+        await self._put(found.name, body)
+        self._healed(found, "written again from its message in Kafka")
+
+    async def _pack(self, found: Found) -> None:
+        """Write a pack again as it was; where a part of it is unknown, each blob as an object of its own."""
+        assert found.digest is not None
+        members = await self._tools.inventory.members(found.name)
+        bodies = await self._bodies(found.name, members)
+        known = [(one.digest.hex(), bodies[one.digest]) for one in members if one.digest in bodies]
+        if len(known) == len(members):
+            tar, _ = pack.build(known)
+            if sha256_hex(tar) == found.digest:
+                await self._put(found.name, tar)
+                self._healed(found, f"written again with all of its {len(members)} blobs")
+                return
+        for digest, body in known:
+            await self._put(blob_key(digest), body, _BODY_MEDIA_TYPE)
+            await self._tools.inventory.move_blob(bytes.fromhex(digest), blob_key(digest))
+        lost = [one.digest.hex() for one in members if one.digest not in bodies]
+        if lost:
+            self._cannot(found, f"{len(known)} blobs are objects of their own now; lost: {', '.join(lost)}: {_GONE}")
+        else:
+            self._healed(found, f"its {len(known)} blobs are objects of their own now")
+
+    async def _bodies(self, key: str, members: Sequence[Member]) -> dict[bytes, bytes]:
+        """Return what is left of a pack, and from Kafka what is not."""
+        try:
+            data = await self._tools.blobs.get(key)
+        except BlobMissing:
+            data = b""
+        bodies = {}
+        for one in members:
+            body: bytes | None = data[one.store_offset : one.store_offset + one.size_bytes]
+            if sha256_hex(body or b"") != one.digest.hex():
+                body = await self._tools.restore.body(one.digest.hex())
+            if body is not None:
+                bodies[one.digest] = body
+        return bodies
+
+    async def _row(self, found: Found, record: Bodiless | None) -> None:
+        if record is None:
+            self._healed(found, "it is there by now")
+            return
+        digest = record.digest.hex()
+        key, how = blob_key(digest), "its object was there, and is named again"
+        if await hash_of(self._tools.blobs, key) != digest:
+            body = await self._tools.restore.body(digest)
+            if body is None:
+                self._cannot(found, _GONE)
+                return
+            await self._put(key, body, record.media_type)
+            how = "written again from its message in Kafka"
+        await self._tools.inventory.add_blob(Alone(record.digest, record.size_bytes, record.media_type, key))
+        self._healed(found, how)
+
+    async def _announcements(self, some: list[Found]) -> None:
+        records = [found.record_id for found in some if found.record_id is not None]
+        # A row that was lost after it was published must not be published again.
+        out = await out_of(self._tools.messages, records)
+        for found in some:
+            assert found.record_id is not None
+            is_out = found.record_id in out
+            await self._tools.inventory.add_announcement(found.record_id, kind_in(found), is_out=is_out)
+            if not is_out:
+                await self._tools.inventory.announce_again(found.record_id)
+            self._healed(found, "it is out, and noted as that" if is_out else "given to the relay")
+
+    async def _dangling(self, found: Found) -> None:
+        if found.outbox_id is None:
+            self._cannot(found, "consumers have seen it: restore the record from a backup, or publish its source again")
+            return
+        await self._tools.inventory.drop_announcement(found.outbox_id)
+        self._healed(found, "taken out of the outbox")
+
+    async def _orphans(self, some: list[Found]) -> None:
+        objects = self._report.checked.get("objects", 0)
+        allowed = max(REMOVED_ALWAYS, int(objects * REMOVED_SHARE_MAX)) if self._report.checked.get("blobs") else 0
+        if len(some) > allowed and not self._force:
+            for found in some:
+                self._cannot(found, f"{len(some)} of {objects} objects would be removed, {allowed} may be: see --force")
+            return
+        for start in range(0, len(some), COLLECTED_AT_ONCE):
+            await self._collect(some[start : start + COLLECTED_AT_ONCE])
+
+    async def _collect(self, some: Sequence[Found]) -> None:
+        """Remove objects as `store/collection.py` argues; an error leaves the marks: a request may be on its way."""
+        marked_s = time.monotonic()
+        free = set(await self._tools.collection.mark([found.name for found in some]))
+        for found in some:
+            if found.name not in free:
+                self._healed(found, "a row names it by now")
+            elif time.monotonic() - marked_s > DELETE_S_MAX:
+                self._cannot(found, "the store was too slow for it: run it again")
+            else:
+                await self._tools.blobs.delete(found.name)
+                self._healed(found, "removed")
+        await self._tools.collection.release()
+
+    async def _put(self, key: str, body: bytes, media_type: str | None = None) -> None:
+        # A conditional PUT would believe what is there.
+        media_type = media_type or (_PACK_MEDIA_TYPE if key.startswith("packs/") else None)
+        await self._tools.blobs.put_stream(key, _once(body), media_type=media_type)
+
+    def _healed(self, found: Found, how: str) -> None:
+        self._report.healed.append((found, how))
+
+    def _cannot(self, found: Found, why: str) -> None:
+        self._report.unhealed.append((found, why))
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

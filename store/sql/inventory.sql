@@ -1,0 +1,120 @@
+-- What `headrace fsck` compares, and what it mends.
+
+-- alone --
+select sha256, size_bytes, media_type, store_key
+from blobs
+where store_offset is null and sha256 > $1 and sha256 <= $2
+order by sha256
+limit $3
+
+-- packs --
+select store_key, count(*) as members, max(store_offset + size_bytes) as end_bytes
+from blobs
+where store_offset is not null
+group by store_key
+
+-- members --
+select sha256, size_bytes, media_type, store_offset
+from blobs
+where store_key = $1 and store_offset is not null
+order by store_offset
+
+-- blobs --
+select count(*) from blobs
+
+-- records_without_blob --
+select r.record_id, r.kind, r.digest, r.size_bytes, r.media_type
+from records as r
+where not exists (select from blobs as b where b.sha256 = r.digest)
+order by r.record_id
+limit $1
+
+-- records_without_announcement --
+-- Both rows are written by one transaction, so their times are the same: what pruning took away is not missed.
+select r.record_id, r.kind
+from records as r, collection as c
+where r.ingested_at >= c.outbox_pruned_until
+    and not exists (select from outbox as o where o.record_id = r.record_id)
+order by r.ingested_at, r.record_id
+limit $1
+
+-- late --
+select topic, count(*) as number, ceil(extract(epoch from now() - min(created_at)))::bigint as oldest_s
+from outbox
+where published_at is null and created_at < now() - $1::integer * interval '1 second'
+group by topic
+order by topic
+
+-- announcements_without_record --
+select o.id, o.event_id, o.record_id, o.published_at is not null as published
+from outbox as o
+where o.record_id is not null and not exists (select from records as r where r.record_id = o.record_id)
+order by o.id
+limit $1
+
+-- unknown_records --
+select a.record_id
+from unnest($1::uuid[]) as a (record_id)
+where not exists (select from records as r where r.record_id = a.record_id)
+
+-- now --
+select (extract(epoch from clock_timestamp()) * 1000000)::bigint
+
+-- published_records --
+-- What the catalog says is out, since a time at which the topics still hold everything.
+select r.record_id, r.kind
+from records as r
+join outbox as o using (record_id)
+where o.published_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
+    and o.created_at >= timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
+    and r.record_id > $1
+order by r.record_id
+limit $4
+
+-- places --
+-- Where the message stood that brought these bytes, the latest first: Kafka keeps it for longest.
+select s.topic, s.partition, s."offset", r.kind
+from records as r
+join sightings as s using (record_id)
+where r.digest = $1
+order by s.seen_at desc
+limit $2
+
+-- add_blob --
+insert into blobs (sha256, size_bytes, media_type, store_key) values ($1, $2, $3, $4) on conflict do nothing
+
+-- move_blob --
+update blobs set store_key = $2, store_offset = null where sha256 = $1
+
+-- add_announcement --
+insert into outbox (event_id, topic, record_id, published_at)
+select $1, $2, $3, case when $4 then now() end
+where not exists (select from outbox where record_id = $3)
+
+-- announce_again --
+update outbox set published_at = null where record_id = $1
+
+-- drop_announcement --
+delete from outbox where id = $1
+
+-- notify --
+select pg_notify('headrace_outbox', '')
+
+-- old_announcements --
+select count(*) from outbox where published_at is not null and created_at < now() - $1::integer * interval '1 day'
+
+-- forget_until --
+update collection
+set outbox_pruned_until = greatest(outbox_pruned_until, now() - $1::integer * interval '1 day')
+
+-- forget --
+with gone as (
+    delete from outbox
+    where id in (
+        select id from outbox
+        where published_at is not null and created_at < (select outbox_pruned_until from collection)
+        limit 10000
+    )
+    returning id
+)
+select count(*) from gone

@@ -1,0 +1,92 @@
+"""Pictures and deliveries for the tests of jobs."""
+
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Producer
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.codec import encode
+from schemas.digest import sha256_hex
+from schemas.events import Cid, Frame, InputEvent, kind_of
+from schemas.topics import input_topic
+from store.blobs import Blobs
+from store.catalog import Catalog
+from streams.claims import StagedClaims
+from streams.core.delivery import Delivery
+from streams.core.faults import RetryPolicy
+from streams.ingest import Ingest
+from streams.retry import Retry
+
+CAPTURED_AT_US = 1_790_000_000_000_000
+
+
+def png(text: str) -> bytes:
+    parts = [
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 8, 0, 0, 0, 0)),
+        _chunk(b"tEXt", b"text\0" + text.encode()),
+        _chunk(b"IDAT", zlib.compress(bytes(15))),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + _chunk(b"IEND", b"")
+
+
+def frame(text: str, **changes: Any) -> Frame:
+    body = png(text)
+    given: dict[str, Any] = {
+        "source_id": "camera-1", "site": "plant", "captured_at_us": CAPTURED_AT_US, "sequence": 1,
+        "sha256": sha256_hex(body), "media_type": "image/png", "width": 4, "height": 3, "size_bytes": len(body),
+        "body": body,
+    }  # fmt: skip
+    return Frame(**(given | changes))
+
+
+def cid(code: str) -> Cid:
+    return Cid(source_id="scanner-1", site="plant", captured_at_us=CAPTURED_AT_US, sequence=1, code=code)
+
+
+@dataclass
+class Line:
+    """Events through Kafka and the worker's own path, without its process."""
+
+    settings: Settings
+    blobs: Blobs
+    catalog: Catalog
+
+    def ingest(self) -> Ingest:
+        return Ingest(
+            blobs=self.blobs,
+            claims=StagedClaims(self.blobs),
+            catalog=self.catalog,
+            retry=Retry(RetryPolicy(0.02, 0.2, 30.0)),
+            now_us=lambda: time.time_ns() // 1000,
+        )
+
+    async def take(self, *events: InputEvent) -> None:
+        kind = kind_of(events[0])
+        ingest = self.ingest()
+        await ingest.commit(await ingest.prepare(kind, self.published(*events)))
+
+    def published(self, *events: InputEvent) -> list[Delivery]:
+        found: dict[int, Delivery] = {}
+        producer = Producer(client_config(self.settings, acks="all", message_max_bytes=16_000_000))
+        for number, event in enumerate(events):
+            value, key = encode(event), event.source_id.encode()
+
+            def note(error: object, message: Any, number: int = number) -> None:
+                assert error is None
+                found[number] = Delivery(
+                    message.topic(), message.partition(), message.offset(), CAPTURED_AT_US, message.key(),
+                    message.value(), (),
+                )  # fmt: skip
+
+            producer.produce(input_topic(kind_of(event)).name, value, key, on_delivery=note)
+        assert producer.flush(30) == 0
+        return [found[number] for number in range(len(events))]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,119 @@
+"""A message published again is the message that it was, if the catalog knows of it and the bytes are its own."""
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
+from streams_samples import NOW_US, cid, raw_delivery
+
+from schemas.codec import encode
+from schemas.digest import dead_letter_id, record_id
+from schemas.events import Kind
+from schemas.redrive import Redrive, redrive_headers
+from schemas.topics import input_topic
+from store.rows import Original
+from streams.core.delivery import Delivery
+from streams.core.faults import RetryPolicy
+from streams.core.redrive import as_original, redrives_in
+from streams.ingest import Ingest
+from streams.retry import Retry
+
+TOPIC = input_topic(Kind.CID).name
+VALUE = encode(cid("A"))
+FIRST = raw_delivery(Kind.CID, VALUE, offset=5, partition=1)
+
+
+def letter_of(first: Delivery) -> UUID:
+    return dead_letter_id(first.topic, first.partition, first.offset, first.value)
+
+
+def again(first: Delivery = FIRST, *, offset: int = 900, attempt: int = 1) -> Delivery:
+    headers = redrive_headers((), Redrive(letter_of(first), attempt), (first.topic, first.partition, first.offset))
+    return replace(first, offset=offset, headers=tuple(headers))
+
+
+def known(first: Delivery = FIRST, attempt: int = 1) -> dict[tuple[UUID, int], Original]:
+    original = Original(attempt, first.topic, first.partition, first.offset)
+    return {(letter_of(first), attempt): original}
+
+
+def test_a_known_one_stands_where_it_first_stood() -> None:
+    taken = as_original(again(), known())
+    assert (taken.partition, taken.offset) == (1, 5)
+    assert taken.redrive == Redrive(letter_of(FIRST), 1)
+
+
+def test_only_messages_that_say_so_are_asked_for() -> None:
+    assert redrives_in([FIRST, again(), again(), replace(FIRST, headers=(("a", b""),))]) == [letter_of(FIRST)]
+
+
+@pytest.mark.parametrize(
+    ("delivery", "originals"),
+    [
+        (FIRST, known()),
+        (again(), {}),
+        (again(attempt=2), known()),
+        (again(), {key: replace(one, topic="edge.ldos.v1") for key, one in known().items()}),
+        (replace(again(), value=encode(cid("B"))), known()),
+    ],
+    ids=["says nothing", "unknown", "another attempt", "another topic", "other bytes"],
+)
+def test_anything_else_is_an_ordinary_message(delivery: Delivery, originals: dict[tuple[UUID, int], Original]) -> None:
+    assert as_original(delivery, originals) == delivery
+
+
+def ingest_of(catalog: FakeCatalog, blobs: FakeBlobs) -> Ingest:
+    return Ingest(
+        blobs=blobs, claims=FakeClaims(blobs), catalog=catalog, retry=Retry(RetryPolicy(0.001, 0.001, 5.0)),
+        now_us=lambda: NOW_US,
+    )  # fmt: skip
+
+
+async def test_one_that_comes_twice_leaves_one_sighting_and_says_what_it_became() -> None:
+    journal = Journal()
+    blobs = FakeBlobs(journal)
+    catalog = FakeCatalog(journal, blobs)
+    catalog.redrives = known()
+    ingest = ingest_of(catalog, blobs)
+    for offset in (900, 901):
+        prepared = await ingest.prepare(Kind.CID, [again(offset=offset)])
+        await ingest.commit(prepared)
+    ((place, _),) = catalog.sightings.items()
+    assert place[:3] == (TOPIC, 1, 5)
+    (row,) = prepared.batch.redrives
+    (record,) = catalog.records
+    assert (row.dead_letter_id, row.attempt, row.record_id, row.code) == (letter_of(FIRST), 1, record, None)
+
+
+async def test_one_that_is_refused_again_is_the_same_dead_letter() -> None:
+    first = raw_delivery(Kind.CID, b"junk", offset=5, partition=1)
+    journal = Journal()
+    blobs = FakeBlobs(journal)
+    catalog = FakeCatalog(journal, blobs)
+    catalog.redrives = known(first)
+    ingest = ingest_of(catalog, blobs)
+    await ingest.commit(await ingest.prepare(Kind.CID, [first]))
+    prepared = await ingest.prepare(Kind.CID, [again(first)])
+    await ingest.commit(prepared)
+    assert list(catalog.dead_letters) == [letter_of(first)]
+    (row,) = prepared.batch.redrives
+    assert (row.record_id, row.code) == (None, "not_framed")
+    assert row.reason
+
+
+async def test_a_batch_whose_objects_were_collected_is_put_again_and_then_committed() -> None:
+    journal = Journal()
+    blobs = FakeBlobs(journal)
+    catalog = FakeCatalog(journal, blobs)
+    catalog.collected = 2
+    ingest = ingest_of(catalog, blobs)
+    prepared = await ingest.prepare(Kind.CID, [FIRST])
+    blobs.objects.clear()
+    catalog._blobs = None  # the fake would insist on the bytes at the first try
+    committed = await asyncio.wait_for(ingest.commit(prepared), 5)
+    assert len(committed.new_records) == 1
+    assert len(journal.of("put")) == 3
+    assert len(blobs.objects) == 1
+    assert record_id(Kind.CID, prepared.batch.records[0].digest.hex()) in catalog.records
