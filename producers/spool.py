@@ -191,7 +191,7 @@ class Spool:
             with suppress(OSError):  # a full disk: what is saved later says the same
                 state.save(self._directory)
                 self._delete(done)
-        self._measure()
+            self._measure()
 
     def _delete(self, segments: list[Segment]) -> None:
         for segment in segments:
