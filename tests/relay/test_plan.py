@@ -1,10 +1,11 @@
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from schemas.codec import decode
 from schemas.events import DeadLetter, Ingested
 from schemas.headers import traceparent_of
 from store.outbox import Pending
-from streams.relay.plan import OUTPUT_TOPICS, announce, event_id_of
+from streams.relay.plan import ABRIDGED, DEAD_LETTER_BYTES_MAX, OUTPUT_TOPICS, announce, event_id_of
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -48,6 +49,14 @@ def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
 def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
     for key in (None, b"", bytes(201)):
         assert announce(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_said_without_its_bytes():
+    event = replace(dead_letter(b"camera-1"), value=bytes(DEAD_LETTER_BYTES_MAX), headers=b'[["a","b"]]')
+    said = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
+    assert said == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
+    fits = replace(event, value=bytes(DEAD_LETTER_BYTES_MAX - 1000))
+    assert decode(announce(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
 
 
 def test_a_message_that_somebody_else_wrote_has_no_event_id():

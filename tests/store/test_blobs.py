@@ -8,14 +8,14 @@ from pathlib import Path
 
 import aiobotocore.session
 import pytest
-import store_servers
-from conftest import open_minio
-from store_servers import Minio
 
+from infra.native import kill
 from schemas.digest import blob_key, staging_key
 from store import blob_target
 from store.blobs import Blobs
 from store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from tests.conftest import free_port
+from tests.store.conftest import Minio, open_minio
 
 BODY = bytes(range(256)) * 10
 KEY = blob_key(sha256(BODY).hexdigest())
@@ -207,7 +207,7 @@ def test_a_password_in_a_url_is_not_said() -> None:
 async def test_a_store_that_is_away_is_unavailable() -> None:
     away = Blobs.open(
         "s3://headrace",
-        endpoint=f"http://127.0.0.1:{store_servers.free_port()}",
+        endpoint=f"http://127.0.0.1:{free_port()}",
         region="us-east-1",
         access_key="a",
         secret_key="canary",
@@ -290,12 +290,12 @@ async def test_a_store_that_is_silent_is_unavailable_in_time(minio: Minio, monke
     monkeypatch.setattr(blob_target, "QUICK_TIMEOUT_S", 1)
     monkeypatch.setattr(blob_target, "RETRIES_MAX", 0)
     blobs = open_minio(minio)
-    minio.process.send_signal(signal.SIGSTOP)
+    kill(minio.state_dir, "minio", signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="no answer in time"):
             await blobs.put(KEY, BODY)
     finally:
-        minio.process.send_signal(signal.SIGCONT)
+        kill(minio.state_dir, "minio", signal.SIGCONT)
     await blobs.put(KEY, BODY)
     assert await blobs.get(KEY) == BODY
 

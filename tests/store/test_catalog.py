@@ -6,8 +6,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import store_servers
-from store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 from schemas.digest import event_id
 from schemas.events import Kind
@@ -15,6 +13,8 @@ from store import catalog as catalog_module
 from store.catalog import Catalog
 from store.errors import CatalogRefused, CatalogUnavailable
 from store.rows import Batch
+from tests.conftest import free_port
+from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 Sql = Any  # asyncpg's connection, which is generic in its stubs only
 
@@ -290,7 +290,7 @@ async def test_a_character_that_postgresql_cannot_keep_is_refused_with_its_state
 
 async def test_an_absent_postgresql_is_unavailable_and_its_password_is_not_said() -> None:
     with pytest.raises(CatalogUnavailable) as raised:
-        await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{store_servers.free_port()}/headrace")
+        await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "canary-password" not in f"{raised.value!s} {raised.value!r} {raised.value.__cause__!r}"
 
 

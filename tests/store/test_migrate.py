@@ -4,19 +4,18 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import store_servers as servers
 
+from infra.native.postgres_home import programs
 from store import migrate as migrate_module
 from store.errors import CatalogRefused, CatalogUnavailable
 from store.migrate import current, migrate, newest
+from tests.conftest import free_port
 
 SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
 
 
 def dump(dsn: str) -> list[str]:
-    binaries = servers.postgres_bin()
-    assert binaries is not None
-    argv = [binaries / "pg_dump", "--schema-only", "--exclude-table=schema_version", dsn]
+    argv = [programs(None) / "pg_dump", "--schema-only", "--exclude-table=schema_version", dsn]
     text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     # pg_dump marks each of its dumps with a random word of its own.
     return [line for line in text.splitlines() if not line.startswith("\\")]
@@ -49,7 +48,7 @@ async def test_two_migrations_at_once_take_turns(empty_dsn: str) -> None:
 
 def test_an_absent_database_is_unavailable_and_named_without_its_password() -> None:
     with pytest.raises(CatalogUnavailable) as raised:
-        migrate(f"postgresql://someone:canary-password@127.0.0.1:{servers.free_port()}/headrace")
+        migrate(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "127.0.0.1" in str(raised.value)
     assert "canary-password" not in str(raised.value)
 

@@ -3,7 +3,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
 from schemas.digest import event_id
 from schemas.events import DeadLetter, Ingested, Kind
@@ -12,6 +11,7 @@ from store.catalog import Catalog
 from store.errors import CatalogUnavailable
 from store.outbox import Outbox
 from store.rows import Batch
+from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
 
 async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:

@@ -1,7 +1,6 @@
 from uuid import UUID
 
 import pytest
-from store_rows import batch, blob, digest_of, id_of, letter, record, sighting
 
 from schemas.events import Kind
 from store.catalog import Catalog
@@ -9,6 +8,7 @@ from store.errors import RecordAmbiguous, RecordMissing
 from store.queries import Queries
 from store.rows import Batch
 from store.views import Filters
+from tests.store.store_rows import batch, blob, digest_of, id_of, letter, record, sighting
 
 
 async def add(catalog: Catalog, number: int, **more: object) -> UUID:
