@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds a batch waits to become full.")
     batches_in_flight_max: int = Field(4, ge=1, le=16, description="Batches of one topic that are stored at a time.")
     buffer_bytes_max: int = Field(
-        64 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
+        256 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
     )
     in_flight_bytes_max: int = Field(
         128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages of one topic that are stored at a time."
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
 
     # Relay and consumers
-    relay_rows_max: int = Field(500, ge=1, le=5000, description="Announcements in one Kafka transaction.")
+    relay_rows_max: int = Field(2000, ge=1, le=5000, description="Announcements in one Kafka transaction.")
     relay_poll_s: float = Field(
         1.0, gt=0, le=60, description="Seconds between looks at the outbox without a notification."
     )

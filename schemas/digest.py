@@ -100,6 +100,14 @@ def pack_key(digest: str) -> str:
     return f"packs/sha256/{digest[:2]}/{digest[2:4]}/{digest}.tar"
 
 
+def derived_key(digest: str) -> str:
+    """Return the key for bytes that a consumer made from a record, such as a thumbnail.
+
+    They have no record of their own, so they lie apart from what the catalog answers for.
+    """
+    return f"derived/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
+
+
 def staging_prefix(site: str, source_id: str) -> str:
     """Return the part of the store that one source may stage bodies in."""
     return f"staging/{_segment(site)}/{_segment(source_id)}/"

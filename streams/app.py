@@ -30,7 +30,7 @@ from streams.core.quota import Quota
 from streams.core.stall import Partition
 from streams.ingest import Ingest
 from streams.lag import LagProbe
-from streams.lane import Lane
+from streams.lane import Lane, Limits
 from streams.profile import LARGE, SMALL, Group, faust_app
 from streams.retry import Retry
 
@@ -81,7 +81,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
                 app,
                 kind,
                 lane,
-                batch_messages_max=settings.batch_messages_max if group is SMALL else settings.batch_frames_max,
+                batch_messages_max=_batch_max(settings, kinds),
                 linger_s=settings.batch_linger_s,
             )
         _watch(stack, settings, group, kinds, app, stores)
@@ -130,13 +130,20 @@ def _lanes(settings: Settings, kinds: frozenset[Kind], stores: Stores) -> dict[K
         kind: Lane(
             kind,
             ingest,
-            batches_max=settings.batches_in_flight_max,
-            bytes_max=settings.in_flight_bytes_max,
+            limits=Limits(
+                batches_max=settings.batches_in_flight_max,
+                messages_max=_batch_max(settings, kinds),
+                bytes_max=settings.in_flight_bytes_max,
+            ),
             quota=Quota(settings.dead_letter_quota, settings.dead_letter_quota_s),
             halt=_halt,
         )
         for kind in sorted(kinds)
     }
+
+
+def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
+    return settings.batch_messages_max if kinds <= SMALL.kinds else settings.batch_frames_max
 
 
 def _watch(

@@ -6,7 +6,6 @@ with concurrency 1 that never raises, batches taken without acknowledgement, no 
 transactions, no web server. The versions are pinned, because this relies on how they acknowledge.
 """
 
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,8 @@ from faust.types.auth import AuthProtocol
 from runtime.settings import Settings
 from schemas.events import Kind
 from schemas.topics import input_topic
+from streams.faust_consumer import App
+from streams.header_names import tolerate_header_names
 
 SESSION_TIMEOUT_S = 30.0
 REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a batch or the process ends before Kafka acts
@@ -46,7 +47,8 @@ def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
 
 def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
     """Return a Faust app in the safe profile, without agents yet."""
-    return faust.App(
+    tolerate_header_names()
+    return App(
         group.name,
         broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
@@ -67,8 +69,6 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         topic_disable_leader=True,
         web_enabled=False,
         autodiscover=False,
-        # Faust insists on a directory for tables, of which there are none.
-        datadir=tempfile.gettempdir(),
         store="memory://",
     )
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from headrace.cli import catalog, demo, processes, publish, stack
+from headrace.cli import bench, catalog, demo, processes, publish, stack
 from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ processes.register(app)
 publish.register(app)
 catalog.register(app)
 demo.register(app)
+bench.register(app)
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ def show(
 
 def get(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, instead of standard output.")] = None,
 ) -> None:
     """Fetch a record's bytes and check them against their digest."""
     settings = client_settings()

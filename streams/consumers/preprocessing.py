@@ -3,7 +3,7 @@
 import asyncio
 from uuid import UUID
 
-from schemas.digest import blob_key, result_id, sha256_hex
+from schemas.digest import derived_key, result_id, sha256_hex
 from schemas.events import Ingested, PreprocessedFrame
 from store.blobs import Blobs
 from store.errors import BlobMissing
@@ -39,7 +39,7 @@ class Preprocessing:
         except (NotDecodable, BodyCorrupt, BlobMissing) as error:
             return preprocessed(event, None, thumbnail_digest="", error=str(error).splitlines()[0])
         digest = sha256_hex(quality.thumbnail.jpeg)
-        await self._blobs.put(blob_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
+        await self._blobs.put(derived_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
         return preprocessed(event, quality, thumbnail_digest=digest)
 
 
@@ -63,7 +63,7 @@ def preprocessed(
         bright_share=quality.bright_share if quality else 0.0,
         perceptual_hash=quality.perceptual_hash if quality else "0" * 16,
         thumbnail_sha256=thumbnail_digest,
-        thumbnail_key=blob_key(thumbnail_digest) if thumbnail_digest else "",
+        thumbnail_key=derived_key(thumbnail_digest) if thumbnail_digest else "",
         thumbnail_width=quality.thumbnail.width if quality else 0,
         thumbnail_height=quality.thumbnail.height if quality else 0,
         error=error,

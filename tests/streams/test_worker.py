@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import KafkaError
+from streams_batches import publish
 from streams_samples import cid, clip, frame, ldo, mp4, png
 from streams_world import ARRIVES_S_MAX, Sent, World
 
@@ -165,6 +166,15 @@ def test_a_strange_envelope_around_a_good_event_does_not_matter(world: World, op
     assert len(letter["headers"]) == len(bad.headers)
     # A source's own clock must not decide how long Kafka keeps a message.
     assert abs(letter["message_timestamp_us"] - letter["rejected_at"].timestamp() * 1e6) < 120e6
+
+
+def test_a_header_name_that_is_no_text_does_not_hold_up_its_partition(world: World) -> None:
+    event = frame(png(5, 5, shade=55), source_id=world.source("names"))
+    messages = [(encode(event), [(b"\xff\x00", b"1")]), (b"junk", [(b"\xff\x00", b"2")])]
+    offset = asyncio.run(publish(world.settings, "edge.frames.v1", messages))
+    good, bad = (Sent(Kind.FRAME, 0, offset + number, b"key", None, ()) for number in range(2))
+    assert world.stored(good)["seen_by"] == event.source_id
+    assert world.dead(bad)["headers"] == [["\\xff\ufffd", base64.b64encode(b"2").decode()]]
 
 
 def test_a_frame_is_stored_under_its_digest_and_recorded_as_it_says(world: World) -> None:

@@ -1,34 +1,24 @@
 """A worker that cannot start says why in a sentence, what to do next, and with a code that a supervisor understands."""
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from pydantic import SecretStr
 
-from runtime.errors import Exit
+from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings, load_settings
+from schemas.events import Kind
+from streams.app import group_of, work
 from tests.conftest import ServiceProcess, free_port
 
 CANARY = "canary-of-the-start"
+LARGE = frozenset({Kind.FRAME, Kind.CLIP})
 ENDS_S_MAX = 60.0
-
-
-def ended(settings: Settings, tmp_path: Path, *args: str, **changes: Any) -> tuple[int, str]:
-    """Start a worker, wait until it has ended, and return its code and what it said."""
-    given = args or ("--kinds", "frames,clips")
-    worker = ServiceProcess(
-        settings, "worker", *given, log=tmp_path / "worker.log", **{"start_wait_s_max": 1, **changes}
-    )
-    try:
-        code = worker.process.wait(ENDS_S_MAX)
-    finally:
-        worker.kill()
-    said = worker.log.read_text()
-    assert "Traceback" not in said
-    assert CANARY not in said
-    return code, said
 
 
 @pytest.fixture
@@ -36,12 +26,19 @@ def nothing() -> Settings:
     """Settings for a machine where nothing runs, with secrets that must not be shown."""
     return load_settings(
         _env_file=None,
+        start_wait_s_max=0,
         kafka_bootstrap=f"127.0.0.1:{free_port()}",
         postgres_dsn=f"postgresql://me:{CANARY}@127.0.0.1:{free_port()}/headrace",
         store_endpoint=f"http://127.0.0.1:{free_port()}",
         store_access_key=CANARY,
         store_secret_key=CANARY,
     )
+
+
+@pytest.fixture
+def there(stack_settings: Settings) -> Settings:
+    """Settings for the stack, where one thing after another is changed for the worse."""
+    return stack_settings.model_copy(update={"start_wait_s_max": 0.0})
 
 
 @pytest.fixture
@@ -53,77 +50,106 @@ def empty_kafka() -> Iterator[str]:
     del producer
 
 
-@pytest.mark.parametrize("kinds", ["cids,frames", "cids,ldos,frames,clips", "clips,ldos"])
-def test_small_and_large_kinds_are_not_mixed(nothing: Settings, tmp_path: Path, kinds: str) -> None:
-    code, said = ended(nothing, tmp_path, "--kinds", kinds)
-    assert code == Exit.USAGE
-    assert "--kinds cids,ldos" in said
+async def why_not(settings: Settings, **changes: Any) -> HeadraceError:
+    """What a worker with these settings says before it ends."""
+    settings = settings.model_copy(update=changes)
+    with pytest.raises(HeadraceError) as caught:
+        async with asyncio.timeout(ENDS_S_MAX):
+            await work(settings, LARGE, asyncio.Event())
+    assert CANARY not in str(caught.value)
+    assert caught.value.hint
+    return caught.value
 
 
-@pytest.mark.parametrize(("kinds", "named"), [("frames,pictures", "'picture'"), ("", "no kind was named")])
-def test_an_unknown_kind_is_named_with_those_there_are(
-    nothing: Settings, tmp_path: Path, kinds: str, named: str
+@pytest.mark.parametrize(
+    ("changes", "args", "code", "named"),
+    [
+        ({}, ("--kinds", "frames,clips"), Exit.UNREACHABLE, "kafka does not answer"),
+        ({"batch_frames_max": 0}, ("--kinds", "frames"), Exit.USAGE, "HEADRACE_BATCH_FRAMES_MAX is not usable"),
+        ({}, ("--kinds", "cids,frames"), Exit.USAGE, "--kinds cids,ldos"),
+    ],
+    ids=["kafka away", "wrong setting", "kinds mixed"],
+)
+def test_the_process_ends_with_a_code_and_a_sentence(
+    nothing: Settings, tmp_path: Path, changes: dict[str, Any], args: tuple[str, ...], code: int, named: str
 ) -> None:
-    code, said = ended(nothing, tmp_path, "--kinds", kinds)
-    assert code == Exit.USAGE
+    worker = ServiceProcess(nothing, "worker", *args, log=tmp_path / "worker.log", **{"start_wait_s_max": 1, **changes})
+    try:
+        assert worker.process.wait(ENDS_S_MAX) == code
+    finally:
+        worker.kill()
+    said = worker.log.read_text()
     assert named in said
-    assert "cids, frames, clips, ldos" in said
+    assert "hint: " in said
+    assert "Traceback" not in said
+    assert CANARY not in said
 
 
-def test_a_wrong_setting_is_named(nothing: Settings, tmp_path: Path) -> None:
-    code, said = ended(nothing, tmp_path, batch_frames_max=0)
-    assert code == Exit.USAGE
-    assert "HEADRACE_BATCH_FRAMES_MAX is not usable" in said
+@pytest.mark.parametrize("kinds", [{Kind.CID, Kind.FRAME}, {Kind.LDO, Kind.CLIP}, set(Kind), set()])
+def test_small_and_large_kinds_are_not_mixed(kinds: set[Kind]) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        group_of(frozenset(kinds))
+    assert (caught.value.code, caught.value.exit_code) == ("kinds_mixed", Exit.USAGE)
 
 
-def test_a_kafka_that_is_away_is_named(nothing: Settings, tmp_path: Path) -> None:
-    code, said = ended(nothing, tmp_path)
-    assert code == Exit.UNREACHABLE
-    assert "kafka does not answer" in said
-    assert nothing.kafka_bootstrap in said
-    assert "HEADRACE_KAFKA_BOOTSTRAP" in said
+@pytest.mark.parametrize(
+    ("kinds", "group"),
+    [
+        ({Kind.CID}, "headrace-small"),
+        ({Kind.CID, Kind.LDO}, "headrace-small"),
+        ({Kind.CLIP}, "headrace-large"),
+        (LARGE, "headrace-large"),
+    ],
+)
+def test_kinds_of_a_size_share_a_group(kinds: set[Kind], group: str) -> None:
+    assert group_of(frozenset(kinds)).name == group
 
 
-def test_missing_topics_are_named(nothing: Settings, tmp_path: Path, empty_kafka: str) -> None:
-    code, said = ended(nothing, tmp_path, kafka_bootstrap=empty_kafka)
-    assert code == Exit.UNREACHABLE
-    assert "there is no topic edge.clips.v1, edge.frames.v1" in said
-    assert "headrace init" in said
+async def test_a_kafka_that_is_away_is_named(nothing: Settings) -> None:
+    error = await why_not(nothing)
+    assert error.exit_code == Exit.UNREACHABLE
+    assert error.where == nothing.kafka_bootstrap
+    assert "HEADRACE_KAFKA_BOOTSTRAP" in error.hint
+
+
+async def test_missing_topics_are_named(nothing: Settings, empty_kafka: str) -> None:
+    error = await why_not(nothing, kafka_bootstrap=empty_kafka)
+    assert error.exit_code == Exit.UNREACHABLE
+    assert "there is no topic edge.clips.v1, edge.frames.v1" in error.what
+    assert "headrace init" in error.hint
 
 
 @pytest.mark.stack
-def test_a_postgres_that_is_away_is_named(stack_settings: Settings, tmp_path: Path) -> None:
+async def test_a_postgres_that_is_away_is_named(there: Settings) -> None:
     port = free_port()
-    code, said = ended(stack_settings, tmp_path, postgres_dsn=f"postgresql://me:{CANARY}@127.0.0.1:{port}/headrace")
-    assert code == Exit.UNREACHABLE
-    assert f"postgresql://127.0.0.1:{port}/headrace" in said
-    assert "HEADRACE_POSTGRES_DSN" in said
+    error = await why_not(there, postgres_dsn=SecretStr(f"postgresql://me:{CANARY}@127.0.0.1:{port}/headrace"))
+    assert error.exit_code == Exit.UNREACHABLE
+    assert error.where == f"postgresql://127.0.0.1:{port}/headrace"
+    assert "HEADRACE_POSTGRES_DSN" in error.hint
 
 
 @pytest.mark.stack
-def test_a_postgres_that_refuses_is_named(stack_settings: Settings, tmp_path: Path) -> None:
-    server = stack_settings.postgres_dsn.get_secret_value().rsplit("@", 1)[1]
-    code, said = ended(stack_settings, tmp_path, postgres_dsn=f"postgresql://headrace:{CANARY}@{server}")
-    assert code == Exit.FAILED
-    assert "postgres_refused" in said
-    assert "hint" in said
+async def test_a_postgres_that_refuses_is_named(there: Settings) -> None:
+    server = there.postgres_dsn.get_secret_value().rsplit("@", 1)[1]
+    error = await why_not(there, postgres_dsn=SecretStr(f"postgresql://headrace:{CANARY}@{server}"))
+    assert (error.code, error.exit_code) == ("postgres_refused", Exit.FAILED)
 
 
 @pytest.mark.stack
-def test_a_catalog_without_tables_is_named(stack_settings: Settings, tmp_path: Path) -> None:
-    server = stack_settings.postgres_dsn.get_secret_value().rsplit("/", 1)[0]
-    code, said = ended(stack_settings, tmp_path, postgres_dsn=f"{server}/template1")
-    assert code == Exit.FAILED
-    assert '"outbox" does not exist' in said
+async def test_a_catalog_without_tables_is_named(there: Settings) -> None:
+    server = there.postgres_dsn.get_secret_value().rsplit("/", 1)[0]
+    error = await why_not(there, postgres_dsn=SecretStr(f"{server}/postgres"))
+    assert error.exit_code == Exit.FAILED
+    assert '"outbox" does not exist' in error.what
 
 
 @pytest.mark.stack
-def test_a_store_that_is_away_is_named(stack_settings: Settings, tmp_path: Path) -> None:
+async def test_a_store_that_is_away_is_named(there: Settings) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
-    code, said = ended(stack_settings, tmp_path, store_endpoint=endpoint, store_secret_key=CANARY)
-    assert code == Exit.UNREACHABLE
-    assert endpoint in said
-    assert "HEADRACE_STORE_ENDPOINT" in said
+    error = await why_not(there, store_endpoint=endpoint, store_secret_key=SecretStr(CANARY))
+    assert error.exit_code == Exit.UNREACHABLE
+    assert endpoint in error.where
+    assert "HEADRACE_STORE_ENDPOINT" in error.hint
 
 
 @pytest.mark.stack
@@ -131,36 +157,20 @@ def test_a_store_that_is_away_is_named(stack_settings: Settings, tmp_path: Path)
     ("changes", "hint"),
     [
         ({"store_url": "s3://no-such-bucket-here"}, "Create the bucket"),
-        ({"store_secret_key": CANARY}, "HEADRACE_STORE_SECRET_KEY"),
+        ({"store_secret_key": SecretStr(CANARY)}, "HEADRACE_STORE_SECRET_KEY"),
         ({"store_url": "ftp://somewhere"}, "HEADRACE_STORE_URL"),
     ],
 )
-def test_a_store_that_refuses_is_named(
-    stack_settings: Settings, tmp_path: Path, changes: dict[str, str], hint: str
-) -> None:
-    code, said = ended(stack_settings, tmp_path, **changes)
-    assert code == Exit.FAILED
-    assert "store_refused" in said
-    assert hint in said
+async def test_a_store_that_refuses_is_named(there: Settings, changes: dict[str, Any], hint: str) -> None:
+    error = await why_not(there, **changes)
+    assert (error.code, error.exit_code) == ("store_refused", Exit.FAILED)
+    assert hint in error.hint
 
 
 @pytest.mark.stack
-def test_a_health_port_that_is_taken_is_named(stack_settings: Settings, tmp_path: Path) -> None:
-    import socket
-
+async def test_a_health_port_that_is_taken_is_named(there: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = ended_on_port(stack_settings, tmp_path, port)
-    assert code == Exit.USAGE
-    assert f"127.0.0.1:{port}" in said
-
-
-def ended_on_port(settings: Settings, tmp_path: Path, port: int) -> tuple[int, str]:
-    worker = ServiceProcess(settings, "worker", "--kinds", "frames", log=tmp_path / "worker.log")
-    worker.kill()
-    worker._env["HEADRACE_HEALTH_PORT"] = str(port)
-    worker.process = worker._start()
-    try:
-        return worker.process.wait(ENDS_S_MAX), worker.log.read_text()
-    finally:
-        worker.kill()
+        error = await why_not(there, health_port=port)
+    assert error.exit_code == Exit.USAGE
+    assert error.where == f"127.0.0.1:{port}"
