@@ -90,13 +90,7 @@ class Publisher:
         """Return a publisher for the service that the settings name; `options` as those of the class."""
         given: dict[str, Any] = {
             "client": client_config(settings),
-            "blobs": Blobs.open(
-                settings.store_url,
-                endpoint=settings.store_endpoint,
-                region=settings.store_region,
-                access_key=settings.store_access_key.get_secret_value(),
-                secret_key=settings.store_secret_key.get_secret_value(),
-            ),
+            "blobs": Blobs.from_settings(settings),
             "start_wait_s_max": settings.start_wait_s_max,
         }
         return cls(settings.kafka_bootstrap, **(given | options))

@@ -23,6 +23,7 @@ class Action(StrEnum):
     STOP_FORCED = "stop_forced"
     HALTED = "halted"
     STUCK = "stuck"
+    WATCH_FAILED = "watch_failed"
     RETRYING = "retrying"
     BATCH_STORED = "batch_stored"
     REJECTED = "rejected"
@@ -32,14 +33,10 @@ class Action(StrEnum):
     STANDING_BY = "standing_by"
     LEADERSHIP_LOST = "leadership_lost"
     CAUGHT_UP = "caught_up"
-    ANNOUNCED = "announced"
-    HANDLED = "handled"
     HANDLER_FAILED = "handler_failed"
     UNDECODABLE = "undecodable"
-    PUBLISHED = "published"
-    RECONNECTING = "reconnecting"
-    SUPERVISED = "supervised"
-    RESTARTED = "restarted"
+    REFUSED = "refused"
+    PASSED_OVER = "passed_over"
     LIBRARY = "library"
 
 
@@ -77,6 +74,8 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 def get_log() -> structlog.typing.FilteringBoundLogger:

@@ -31,7 +31,7 @@ class LagProbe:
         # can, for it only ever asks whether there is a message at all.
         self._consumer = Consumer(
             client_config(
-                settings, group_id=group, enable_auto_commit=False, isolation_level="read_uncommitted",
+                settings, group_id=group, enable_auto_commit=False, isolation_level="read_committed",
                 enable_partition_eof=True, fetch_message_max_bytes=1, queued_min_messages=1,
                 queued_max_messages_kbytes=1,
             )
@@ -101,10 +101,10 @@ class LagProbe:
         return standings
 
     def _without_markers(self, one: TopicPartition, standing: Standing) -> Standing:
-        """Return where a partition is, its end moved down where only a transaction's markers remain.
+        """Return where a partition is, without lag where only markers of transactions or aborted messages remain.
 
-        They have offsets but hold no message, so nobody will ever finish them. It is looked at when nothing has moved
-        since the last look, and once for each place.
+        They have offsets but nobody will ever finish them. It is looked at when nothing has moved since the last look,
+        and once for each place.
         """
         partition = one.topic, one.partition
         before, self._seen[partition] = self._seen.get(partition), standing

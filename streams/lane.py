@@ -105,7 +105,7 @@ class Lane:
         try:
             prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
             if before is not None:
-                await asyncio.wait([before])
+                await _finished(before)
             self._check_quota(len(events) - len(prepared.refused), len(prepared.refused))
             committed = await self._ingest.commit(prepared)
             report(prepared, committed, started_s)
@@ -139,8 +139,19 @@ class Lane:
         self._tasks.remove(task)
         self._bytes -= size_bytes
         metrics.worker_batches_in_flight.labels(self._kind.value).dec()
+        if task.cancelled():
+            # The process is ending, and nothing may be acknowledged after a batch that was not finished.
+            self._closed = True
+            self._waiting.clear()
+            return
         self._start()
         self._room.set()
+
+
+async def _finished(before: "asyncio.Task[None]") -> None:
+    await asyncio.wait([before])
+    if before.cancelled():
+        raise asyncio.CancelledError
 
 
 def size_of(message: Message) -> int:

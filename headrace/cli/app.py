@@ -5,6 +5,7 @@ import sys
 import typer
 
 from headrace.cli import bench, catalog, demo, processes, publish, stack
+from headrace.cli.output import say
 from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         app()
     except HeadraceError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -42,7 +42,9 @@ create table records (
     ldo_id text collate "C",
     code text collate "C",
     about text,
-    attributes jsonb not null default '{}',
+    -- json, not jsonb: it keeps the text as it came. jsonb writes 1e308 out as 309 digits, and the announcement would say
+    -- other bytes than the source did, up to fifty times as many.
+    attributes json not null default '{}',
     traceparent text,
     ingested_at timestamptz not null default now()
 );

@@ -1,6 +1,6 @@
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -277,6 +277,56 @@ async def test_payloads_are_not_signed() -> None:
     async with answering("200 OK", "") as (blobs, heads):
         await blobs.put(KEY, BODY)
     assert b"x-amz-content-sha256: unsigned-payload" in heads[0]
+    assert b"x-amz-checksum-crc64nvme: " in heads[0]
+
+
+@asynccontextmanager
+async def changing_on_the_way(minio: Minio, times: int) -> AsyncIterator[Blobs]:
+    """The way to MinIO, on which one bit of a body is turned over in the first `times` requests."""
+    host, port = minio.endpoint.removeprefix("http://").split(":")
+    left = times
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        answers = asyncio.create_task(_pump(inner_reader, writer, lambda data: data))
+
+        def turned(data: bytes) -> bytes:
+            nonlocal left
+            if left and BODY in data:
+                left -= 1
+                return data.replace(BODY, bytes([BODY[0] ^ 1]) + BODY[1:])
+            return data
+
+        await _pump(reader, inner_writer, turned)
+        await answers
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    try:
+        yield open_minio(minio, endpoint=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    finally:
+        server.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]) -> None:
+    while data := await reader.read(65536):
+        writer.write(change(data))
+        await writer.drain()
+    writer.close()
+
+
+async def test_what_is_changed_on_the_way_is_refused_and_sent_again(minio: Minio) -> None:
+    async with changing_on_the_way(minio, 1) as blobs:
+        with pytest.raises(StoreUnavailable, match="400"):
+            await blobs.put(KEY, BODY)
+        assert await blobs.stat(KEY) is None
+        assert await blobs.put(KEY, BODY) is True
+        assert await blobs.get(KEY) == BODY
+
+
+def test_a_request_ends_long_before_a_batch_is_given_up() -> None:
+    # Of a batch's 120 s there must be time left for another try.
+    assert max(blob_target.QUICK_TIMEOUT_S, blob_target.BULK_TIMEOUT_S) <= 45
 
 
 async def test_a_conflict_is_not_taken_for_being_there() -> None:

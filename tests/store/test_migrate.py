@@ -8,7 +8,7 @@ import pytest
 from infra.native.postgres_home import programs
 from store import migrate as migrate_module
 from store.errors import CatalogRefused, CatalogUnavailable
-from store.migrate import current, migrate, newest
+from store.migrate import migrate, newest
 from tests.conftest import free_port
 
 SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
@@ -28,10 +28,11 @@ async def test_the_sum_of_the_migrations_is_the_schema(template_dsn: str, empty_
     assert dump(template_dsn) == dump(empty_dsn)
 
 
-def test_a_database_knows_its_revision(empty_dsn: str) -> None:
-    assert current(empty_dsn) is None
-    assert migrate(empty_dsn) == newest()
-    assert current(empty_dsn) == newest()
+async def test_a_database_knows_its_revision(empty_dsn: str) -> None:
+    assert await asyncio.to_thread(migrate, empty_dsn) == newest()
+    connection = await asyncpg.connect(empty_dsn)
+    assert await connection.fetchval("select version_num from schema_version") == newest()
+    await connection.close()
 
 
 def test_migrating_again_changes_nothing(empty_dsn: str) -> None:

@@ -147,14 +147,6 @@ async def test_counts(catalog: Catalog, queries: Queries) -> None:
     assert counts.dead_letters == {"too_large": 1, "undecodable": 1}
 
 
-async def test_a_blob_has_its_place(catalog: Catalog, queries: Queries) -> None:
-    await add(catalog, 1)
-    place = await queries.blob_place(digest_of(1))
-    assert place is not None
-    assert place.store_key == blob(1).store_key
-    assert await queries.blob_place(digest_of(2)) is None
-
-
 async def test_dead_letters_page_by_page(catalog: Catalog, queries: Queries) -> None:
     await catalog.commit(batch([], letters=[letter(number) for number in range(5)]))
     await catalog.commit(batch([], letters=[letter(9, code="too_large", value=None, site="s", source_id="c")]))

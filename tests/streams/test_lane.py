@@ -206,6 +206,21 @@ async def test_what_was_committed_before_the_failure_stays_acknowledged() -> Non
     assert rig.acked == [0]
 
 
+async def test_after_a_batch_that_was_cancelled_nothing_is_acknowledged() -> None:
+    rig = Rig(batches_max=3)
+    gate = Gate(rig.journal, "put")
+    for shade in range(5):
+        await rig.take(frame(png(shade=shade)))
+    await until_true(lambda: gate.held == 3)
+    _, second, _ = rig.lane._tasks
+    second.cancel()
+    gate.open()
+    await rig.drain()
+    await settle()
+    assert rig.acked == [0]
+    assert rig.journal.of("commit") == [[0]]
+
+
 @pytest.mark.parametrize(
     ("headers", "pairs"),
     [
@@ -237,7 +252,7 @@ LIVES = st.lists(
 LOG = st.lists(st.sampled_from([0, 1, 2, 3, None]), min_size=1, max_size=24)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(log=LOG, lives=LIVES, batch=st.integers(1, 5), batches_max=st.integers(1, 4))
 def test_whatever_fails_and_dies_every_message_is_in_the_catalog_once_and_in_order(
     log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int

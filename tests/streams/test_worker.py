@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 from streams_batches import publish
 from streams_samples import cid, clip, frame, ldo, mp4, png
 from streams_world import ARRIVES_S_MAX, Sent, World
 
 from producers import Publisher
+from runtime.kafka import client_config
 from runtime.settings import Settings
 from schemas.codec import encode
 from schemas.digest import blob_key, canonical_body, sha256_hex, staging_key
@@ -175,6 +176,30 @@ def test_a_header_name_that_is_no_text_does_not_hold_up_its_partition(world: Wor
     good, bad = (Sent(Kind.FRAME, 0, offset + number, b"key", None, ()) for number in range(2))
     assert world.stored(good)["seen_by"] == event.source_id
     assert world.dead(bad)["headers"] == [["\\xff\ufffd", base64.b64encode(b"2").decode()]]
+
+
+def test_what_a_transaction_committed_is_stored_and_its_markers_do_not_count_as_work(
+    world: World, workers: dict[str, ServiceProcess]
+) -> None:
+    scans = {ends: [cid(f"{ends}-{number}", source_id=world.source("tx")) for number in range(3)] for ends in "ACB"}
+    producer = Producer(client_config(world.settings, transactional_id=world.tag) | {"log_level": 0})
+    producer.init_transactions(30)
+    for ends, events in scans.items():  # the one in the middle and the last one are aborted
+        producer.begin_transaction()
+        for event in events:
+            producer.produce("edge.cids.v1", encode(event), key=b"tx", partition=0)
+        producer.flush(30)
+        (producer.commit_transaction if ends == "C" else producer.abort_transaction)(30)
+
+    def seen() -> set[str]:
+        rows = world.rows("select code from records where source_id = %s", world.source("tx"))
+        return {row["code"] for row in rows}
+
+    until(lambda: seen() == {"C-0", "C-1", "C-2"}, ARRIVES_S_MAX, "what was committed, and only that")
+    # Nobody can finish a marker: were it taken for work, the watchdog would end the worker again and again.
+    no_lag = 'headrace_worker_lag_messages{topic="edge.cids.v1"} 0.0'
+    until(lambda: no_lag in workers["small"].get("/metrics")[1], ARRIVES_S_MAX, "the lag to be none")
+    assert seen() == {"C-0", "C-1", "C-2"}
 
 
 def test_a_frame_is_stored_under_its_digest_and_recorded_as_it_says(world: World) -> None:
