@@ -12,7 +12,7 @@ LOG_BYTES_MAX = 64 * 1024 * 1024
 
 
 def rotate(log: Path, bytes_max: int | None = None) -> bool:
-    """Move a log beyond `bytes_max`, or else `LOG_BYTES_MAX`, to `<name>.log.1`; return whether it was. May be repeated.
+    """Move a log beyond `bytes_max`, or else `LOG_BYTES_MAX`, to `<name>.log.1`; return whether it was. Repeatable.
 
     Whoever writes to it must have opened it for appending.
     """

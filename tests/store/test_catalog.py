@@ -1,5 +1,6 @@
 import asyncio
 import random
+import string
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from schemas.digest import event_id
 from schemas.events import Kind
+from schemas.limits import CODE_BYTES_MAX
 from store import catalog as catalog_module
 from store.catalog import Catalog
 from store.errors import CatalogRefused, CatalogUnavailable
@@ -316,3 +318,9 @@ async def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
     with pytest.raises(CatalogRefused) as raised:
         await Catalog.open(dsn)
     assert "canary" not in str(raised.value)
+
+
+async def test_the_longest_code_that_a_message_may_hold_is_kept(catalog: Catalog, sql: Sql) -> None:
+    longest = "".join(random.Random(1).choices(string.printable[:94], k=CODE_BYTES_MAX))
+    await catalog.commit(Batch(blobs=[], records=[record(1, code=longest)], sightings=[], dead_letters=[]))
+    assert await sql.fetchval("select count(*) from records where code = $1", longest) == 1

@@ -1,7 +1,7 @@
 """The outside of running workers: what is published, and what arrives in the catalog and in the store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -153,14 +153,11 @@ class World:
         topics = [input_topic(one).name for one, group in GROUPS.items() if group == GROUPS[kind]]
 
         def skipped() -> bool:
-            ends = []
-            for topic in topics:
-                for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-                    _, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-                    ends.append(TopicPartition(topic, number, high))
+            # A group may still have a member that was killed, and topics that were just made no leader yet.
             try:
+                ends = [end for topic in topics for end in self._ends(consumer, topic)]
                 consumer.commit(offsets=ends, asynchronous=False)
-            except KafkaException:  # the group still has a member that was killed before
+            except KafkaException:
                 return False
             return True
 
@@ -168,6 +165,11 @@ class World:
             until(skipped, ARRIVES_S_MAX, "the group to have no members")
         finally:
             consumer.close()
+
+    def _ends(self, consumer: Consumer, topic: str) -> Iterator[TopicPartition]:
+        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            _, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            yield TopicPartition(topic, number, high)
 
     def read(self, key: str, offset: int | None = None, length: int | None = None) -> bytes:
         return asyncio.run(self.blobs.get(key, offset=offset, length=length))

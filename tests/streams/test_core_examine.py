@@ -104,7 +104,7 @@ def test_the_trace_context_is_taken_over_where_it_is_one(headers: Any, kept: str
         cid(sequence=0),
         ldo(clip_sha256="b" * 64),
         ldo(body=said(more={"x": 1}, ldo_id="L-1", site="plant")),
-        clip(duration_us=-1),
+        clip(duration_us=0),
         clip(duration_us=CLIP_DURATION_US_MAX, about="L-1", attributes=b'{"lens": 3}'),
         clip(about="]d2\x1d" + "c" * (CODE_BYTES_MAX - 4)),
         frame(attributes=b"{}"),

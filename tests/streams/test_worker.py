@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,19 @@ def workers(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
         name: ServiceProcess(module_settings, "worker", "--kinds", kinds, log=logs / f"{name}.log")
         for name, kinds in KINDS.items()
     }
-    for process in started.values():
-        process.wait_ready()
-    yield started
-    for process in started.values():
-        assert process.stop() == 0
+    try:
+        for process in started.values():
+            process.wait_ready()
+        yield started
+    finally:
+        codes = {name: process.stop() for name, process in started.items()}
+    assert codes == dict.fromkeys(KINDS, 0)
 
 
 @pytest.fixture(scope="module")
 def world(module_settings: Settings, workers: dict[str, ServiceProcess]) -> Iterator[World]:
-    world = World(module_settings)
-    yield world
-    world.close()
+    with closing(World(module_settings)) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)

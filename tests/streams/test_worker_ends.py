@@ -5,8 +5,8 @@ must wait for that happens at once, in one fixture, and the tests look at what c
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from streams_samples import cid, frame, png
@@ -43,28 +43,30 @@ class Aftermath:
 
 @pytest.fixture(scope="module")
 def aftermath(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
-    world = World(module_settings)
     logs = tmp_path_factory.mktemp("workers")
-    for kind in (Kind.CID, Kind.FRAME):
-        world.skip_backlog(kind)
-    small = ServiceProcess(
-        module_settings, "worker", "--kinds", "cids,ldos", log=logs / "small.log", batch_messages_max=20
-    ).wait_ready()
-    scans, stored = killed_in_the_middle(world, small)
-    quota, good, junk = stopped_by_the_quota(world, module_settings, logs)
-    seen = Aftermath(
-        world=world, scans=scans, stored_when_killed=stored, good=good, junk=junk,
-        quota_exit=quota.process.returncode, quota_log=quota.log.read_text(),
-        committed_at_quota=world.committed(junk[0]), letters_at_quota=letters(world, junk), small=small,
-    )  # fmt: skip
-    large = ServiceProcess(module_settings, "worker", "--kinds", "frames,clips", log=logs / "large.log")
-    small.wait_ready()
-    yield seen
-    for process in (small, large):
-        process.process.terminate()
-    for process in (small, large):
-        process.stop()
-    world.close()
+    with closing(World(module_settings)) as world, ExitStack() as running:
+        for kind in (Kind.CID, Kind.FRAME):
+            world.skip_backlog(kind)
+
+        def worker(name: str, kinds: str, **changes: object) -> ServiceProcess:
+            started = ServiceProcess(module_settings, "worker", "--kinds", kinds, log=logs / f"{name}.log", **changes)
+            running.callback(started.stop)
+            return started
+
+        small = worker("small", "cids,ldos", batch_messages_max=20)
+        quota = worker("quota", "frames,clips", dead_letter_quota=QUOTA, batch_frames_max=3)
+        scans, stored = killed_in_the_middle(world, small.wait_ready())
+        good, junk = stopped_by_the_quota(world, quota.wait_ready())
+        seen = Aftermath(
+            world=world, scans=scans, stored_when_killed=stored, good=good, junk=junk,
+            quota_exit=quota.process.returncode, quota_log=quota.log.read_text(),
+            committed_at_quota=world.committed(junk[0]), letters_at_quota=letters(world, junk), small=small,
+        )  # fmt: skip
+        large = worker("large", "frames,clips")
+        small.wait_ready()
+        yield seen
+        for process in (small, large):
+            process.process.terminate()
 
 
 def killed_in_the_middle(world: World, worker: ServiceProcess) -> tuple[list[Sent], int]:
@@ -83,12 +85,8 @@ def killed_in_the_middle(world: World, worker: ServiceProcess) -> tuple[list[Sen
     return sent, stored
 
 
-def stopped_by_the_quota(world: World, settings: Settings, logs: Path) -> tuple[ServiceProcess, list[Sent], list[Sent]]:
+def stopped_by_the_quota(world: World, worker: ServiceProcess) -> tuple[list[Sent], list[Sent]]:
     """Publish a few good frames, then more junk than the quota allows, and wait until the worker has ended."""
-    worker = ServiceProcess(
-        settings, "worker", "--kinds", "frames,clips", log=logs / "quota.log",
-        dead_letter_quota=QUOTA, batch_frames_max=3,
-    ).wait_ready()  # fmt: skip
     good = world.send_all(
         Kind.FRAME, [encode(frame(png(shade=shade), source_id=world.source("good"))) for shade in range(3)], partition=0
     )
@@ -96,7 +94,7 @@ def stopped_by_the_quota(world: World, settings: Settings, logs: Path) -> tuple[
         world.stored(one)
     junk = world.send_all(Kind.FRAME, [b"junk %d" % number for number in range(40)], partition=0)
     until(lambda: worker.process.poll() is not None, ARRIVES_S_MAX, "the quota to end the worker")
-    return worker, good, junk
+    return good, junk
 
 
 def sightings(world: World) -> int:
