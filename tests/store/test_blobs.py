@@ -1,7 +1,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -286,33 +286,39 @@ async def changing_on_the_way(minio: Minio, times: int) -> AsyncIterator[Blobs]:
     host, port = minio.endpoint.removeprefix("http://").split(":")
     left = times
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    ways: list[asyncio.Task[None]] = []
+
+    def turned(data: bytes) -> bytes:
         nonlocal left
-        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
-        answers = asyncio.create_task(_pump(inner_reader, writer, lambda data: data))
+        if left and BODY in data:
+            left -= 1
+            return data.replace(BODY, bytes([BODY[0] ^ 1]) + BODY[1:])
+        return data
 
-        def turned(data: bytes) -> bytes:
-            nonlocal left
-            if left and BODY in data:
-                left -= 1
-                return data.replace(BODY, bytes([BODY[0] ^ 1]) + BODY[1:])
-            return data
-
-        await _pump(reader, inner_writer, turned)
-        await answers
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        ways.append(asyncio.create_task(_pump(reader, far_writer, turned)))
+        ways.append(asyncio.create_task(_pump(far_reader, writer, lambda data: data)))
 
     server = await asyncio.start_server(carry, "127.0.0.1", 0)
     try:
         yield open_minio(minio, endpoint=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     finally:
         server.close()
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]) -> None:
-    while data := await reader.read(65536):
-        writer.write(change(data))
-        await writer.drain()
-    writer.close()
+    try:
+        while data := await reader.read(65536):
+            writer.write(change(data))
+            await writer.drain()
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def test_what_is_changed_on_the_way_is_refused_and_sent_again(minio: Minio) -> None:
