@@ -15,9 +15,14 @@ def initialize(settings: Settings) -> None:
     Raises:
         HeadraceError: a service stayed away for `start_wait_s_max`, or refused.
     """
-    created = ensure_topics(settings, wait_for_kafka(settings))
+    asyncio.run(_initialize(settings))
+
+
+async def _initialize(settings: Settings) -> None:
+    admin = await wait_for_kafka(settings)
+    created = await asyncio.to_thread(ensure_topics, settings, admin)
     get_log().info(Action.TOPICS_CREATED, topics=created)
-    asyncio.run(_stores(settings))
+    await _stores(settings)
 
 
 async def _stores(settings: Settings) -> None:
@@ -34,12 +39,6 @@ async def _stores(settings: Settings) -> None:
             ),
             wait_s_max=wait_s_max,
         )
-    blobs = Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=keys[0],
-        secret_key=keys[1],
-    )
+    blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=wait_s_max)
     get_log().info(Action.READY, service="store")

@@ -7,21 +7,9 @@ from uuid import UUID
 import orjson
 
 from runtime.errors import HeadraceError
-from runtime.settings import Settings
-from schemas.digest import sha256_hex
 from store.blobs import Blobs
+from store.reading import read_verified
 from store.views import StoredRecord
-
-
-def opened_blobs(settings: Settings) -> Blobs:
-    """Return the blob store of the settings."""
-    return Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
 
 
 async def read_body(blobs: Blobs, record: StoredRecord) -> bytes:
@@ -36,16 +24,9 @@ async def read_body(blobs: Blobs, record: StoredRecord) -> bytes:
             f"the catalog does not know where the bytes of {record.digest} are",
             hint="restore the catalog's table `blobs` from a backup",
         )
-    length = None if record.store_offset is None else record.size_bytes
-    body = await blobs.get(record.store_key, offset=record.store_offset, length=length)
-    if sha256_hex(body) != record.digest:
-        raise HeadraceError(
-            "blob_corrupt",
-            f"the stored bytes do not hash to {record.digest}",
-            where=record.store_key,
-            hint="restore the object from a replica or backup",
-        )
-    return body
+    return await read_verified(
+        blobs, record.store_key, offset=record.store_offset, size_bytes=record.size_bytes, digest=record.digest
+    )
 
 
 def as_json(value: Any) -> Any:

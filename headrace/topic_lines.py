@@ -1,5 +1,6 @@
 """A topic's messages as JSON, read without a consumer group: nobody's offsets move."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ def topic_lines(
             hint=f"one of: {', '.join(TOPICS)}",
             exit_code=Exit.USAGE,
         )
-    wait_for_kafka(settings)
+    asyncio.run(wait_for_kafka(settings))
     consumer = Consumer(
         client_config(settings, group_id="headrace-cat", enable_auto_commit=False, isolation_level="read_committed")
         | {"enable.partition.eof": True}

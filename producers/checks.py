@@ -7,11 +7,10 @@ from schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AT_US_MIN,
     CLIP_BYTES_MAX,
-    CODE_BYTES_MAX,
     FRAME_BYTES_MAX,
     LDO_BODY_BYTES_MAX,
 )
-from schemas.names import check_name
+from schemas.names import check_code, check_name
 from schemas.reject import RejectCode, Rejected
 
 
@@ -27,14 +26,14 @@ def check_event(event: InputEvent) -> None:
         raise Rejected(RejectCode.ABSURD_TIME, f"captured_at_us is {event.captured_at_us}, before the year 2000")
     match event:
         case Cid():
-            _check_text(event.code, "code")
+            check_code(event.code, "code")
             check_name(event.symbology, "symbology")
         case Frame():
             _check_media(event, FRAME_BYTES_MAX)
         case Clip():
             _check_media(event, CLIP_BYTES_MAX)
             if event.about is not None:
-                _check_text(event.about, "about")
+                check_code(event.about, "about")
         case Ldo():
             check_name(event.ldo_id, "ldo_id")
             _check_size(len(event.body), LDO_BODY_BYTES_MAX, "body")
@@ -52,22 +51,6 @@ def _check_media(event: Frame | Clip, bytes_max: int) -> None:
         )
     _check_size(event.size_bytes, bytes_max, "body")
     _check_size(len(event.attributes), ATTRIBUTES_BYTES_MAX, "attributes")
-
-
-def _check_text(text: str, field: str) -> None:
-    # A code holds whatever was printed, so control characters pass (GS1 uses them); the catalog has no place for NUL.
-    if not text:
-        raise Rejected(RejectCode.MISSING_FIELD, f"{field} is empty")
-    if "\x00" in text:
-        raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"{field} holds the character U+0000")
-    try:
-        size_bytes = len(text.encode())
-    except UnicodeEncodeError:
-        raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"{field} holds a lone surrogate") from None
-    if size_bytes > CODE_BYTES_MAX:
-        raise Rejected(
-            RejectCode.FIELD_OUT_OF_RANGE, f"{field} has {size_bytes} bytes, at most {CODE_BYTES_MAX} are allowed"
-        )
 
 
 def _check_size(size_bytes: int, bytes_max: int, field: str) -> None:

@@ -69,8 +69,20 @@ class Device:
         Raises:
             Rejected: the parts are no JSON, the LDO is too large, or the clip is no MP4.
         """
-        origin = self._source.origin(captured_at_us)
         body = _body(sensor_data, context, prediction)
+        return self.report_json(ldo_id, body, clip=clip, captured_at_us=captured_at_us)
+
+    def report_json(
+        self, ldo_id: str, body: bytes, *, clip: bytes | Path | None = None, captured_at_us: int | None = None
+    ) -> Reported:
+        """Publish one LDO whose body is written already: it is kept byte for byte, numbers of any length included.
+
+        The same values written in another way are another record.
+
+        Raises:
+            Rejected: as `report`.
+        """
+        origin = self._source.origin(captured_at_us)
         if clip is None:
             return Reported(self._publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
         film = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
@@ -88,6 +100,8 @@ class Device:
 
 def _body(sensor_data: dict[str, Any], context: dict[str, Any], prediction: dict[str, Any]) -> bytes:
     try:
-        return orjson.dumps({"sensor_data": sensor_data, "context": context, "prediction": prediction})
+        return orjson.dumps(
+            {"sensor_data": sensor_data, "context": context, "prediction": prediction}, option=orjson.OPT_SORT_KEYS
+        )
     except TypeError as error:  # orjson's own error is one
         raise Rejected(RejectCode.NOT_JSON, f"the LDO cannot be written as JSON: {error}") from None

@@ -5,10 +5,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from schemas.digest import LDO_PARTS
-from schemas.json_bounds import parse_object
+from schemas.json_bounds import members, parse_object
 from schemas.reject import RejectCode, Rejected
 
 _OPTIONAL = {"captured_at_us", "clip"}
@@ -16,12 +15,10 @@ _OPTIONAL = {"captured_at_us", "clip"}
 
 @dataclass(frozen=True, slots=True)
 class LdoLine:
-    """What one line says."""
+    """What one line says; `body` is the LDO's own part of it, its values as they are written."""
 
     ldo_id: str
-    sensor_data: dict[str, Any]
-    context: dict[str, Any]
-    prediction: dict[str, Any]
+    body: bytes
     captured_at_us: int | None = None
     clip: Path | None = None
 
@@ -35,6 +32,9 @@ def parse_ldo_line(line: bytes, folder: Path) -> LdoLine:
     said = parse_object(line, "the line", required=LDO_PARTS)
     if unknown := said.keys() - {"ldo_id", *LDO_PARTS, *_OPTIONAL}:
         raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"the line says {', '.join(sorted(unknown))}, which no LDO holds")
+    written = list(members(line))
+    if len(written) > len(said):
+        raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, "the line says one thing twice")
     ldo_id, captured_at_us, clip = said.get("ldo_id"), said.get("captured_at_us"), said.get("clip")
     if not isinstance(ldo_id, str):
         raise Rejected(RejectCode.MISSING_FIELD, "the line lacks the text ldo_id")
@@ -44,7 +44,7 @@ def parse_ldo_line(line: bytes, folder: Path) -> LdoLine:
         raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, "clip is not a path")
     return LdoLine(
         ldo_id=ldo_id,
-        **{part: said[part] for part in LDO_PARTS},
+        body=b"{" + b",".join(b'"%b":%b' % (name.encode(), text) for name, text in written if name in LDO_PARTS) + b"}",
         captured_at_us=captured_at_us,
         clip=None if clip is None else folder / clip,
     )

@@ -83,7 +83,7 @@ class Publisher:
         """Return a publisher for the service that the settings name; `options` as those of the class."""
         given: dict[str, Any] = {
             "client": client_config(settings),
-            "blobs": blobs_of(settings),
+            "blobs": Blobs.from_settings(settings),
             "start_wait_s_max": settings.start_wait_s_max,
         }
         return cls(settings.kafka_bootstrap, **(given | options))
@@ -165,14 +165,3 @@ class Publisher:
     def _poll(self) -> None:
         while not self._drained.is_set():
             self._broker.producer.poll(_POLL_S)
-
-
-def blobs_of(settings: Settings) -> Blobs:
-    """Return the store that the settings name, where large bodies are staged."""
-    return Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )

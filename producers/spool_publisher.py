@@ -21,7 +21,7 @@ from producers.broker import Broker
 from producers.delivery import Acknowledged, Delivery, NotDelivered
 from producers.in_flight import InFlight
 from producers.outgoing import Dispatch, Outgoing
-from producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX, blobs_of
+from producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX
 from producers.spool import SPOOL_BYTES_MAX, Spool
 from producers.spool_entries import Message
 from runtime.crash_points import CrashPoint, reached
@@ -83,7 +83,7 @@ class SpooledPublisher:
     @classmethod
     def from_settings(cls, settings: Settings, directory: Path, **options: Any) -> Self:
         """Return a publisher for the service that the settings name; `options` as those of the class."""
-        given: dict[str, Any] = {"client": client_config(settings), "blobs": blobs_of(settings)}
+        given: dict[str, Any] = {"client": client_config(settings), "blobs": Blobs.from_settings(settings)}
         return cls(settings.kafka_bootstrap, directory, **(given | options))
 
     def publish(self, event: InputEvent, *, body_path: Path | None = None, traceparent: str | None = None) -> Delivery:

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from runtime.settings import Settings
+from runtime.settings import PREFIX, Settings
 
 _SIGNS = MappingProxyType({Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")})
 
@@ -26,7 +26,8 @@ _TABLE_HEAD = """\
 # Settings
 
 Each is a variable of the environment, or a line in `.env`; the environment wins. A wrong one ends the process at once,
-with exit code 2 and a sentence that names it. Secrets print as `***` wherever a setting is shown.
+with exit code 2 and a sentence that names it, and so does a variable `HEADRACE_*` that is none of these. Secrets print
+as `***` wherever a setting is shown.
 Written by `make contract` from `runtime/settings.py`.
 
 | setting | what it says | default | allowed |
@@ -54,7 +55,7 @@ def table() -> str:
 
 
 def _variable(name: str) -> str:
-    return f"HEADRACE_{name.upper()}"
+    return PREFIX + name.upper()
 
 
 def _is_secret(field: FieldInfo) -> bool:

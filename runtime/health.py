@@ -1,5 +1,7 @@
 """What an operator asks a process: /metrics, /livez (progress, not just a port) and /readyz (each dependency by name).
 
+/livez stays true while a dependency is away: who waits and asks again moves, and a restart would not bring it back.
+
 The server runs in a thread of its own, so it answers, and says that nothing moves, also when the event loop is blocked.
 """
 

@@ -1,7 +1,10 @@
 """Kafka clients other than Faust's: librdkafka's configuration, waiting for the broker, creating topics."""
 
-import time
+import asyncio
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -9,12 +12,23 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from runtime.errors import Exit, HeadraceError, unreachable
-from runtime.logs import Action, get_log
 from runtime.settings import Settings
+from runtime.waiting import wait_for
 from schemas.topics import TOPICS, Topic
 
 _REQUEST_S = 10
 _PROBE_S = 2
+
+# Whoever answers so is not refusing: nobody was reached, or nobody in time.
+_AWAY = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
@@ -36,27 +50,34 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
     return config | {name.replace("_", "."): value for name, value in extra.items()}
 
 
-def wait_for_kafka(settings: Settings) -> AdminClient:
+async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = None) -> AdminClient:
     """Return an admin client once Kafka answers.
 
     Raises:
         HeadraceError: it did not within `start_wait_s_max` seconds.
+        Stopped: `stop` was set meanwhile.
     """
-    admin = AdminClient(client_config(settings) | {"log_level": 0})  # the waiting is said in one line of ours
-    deadline = time.monotonic() + settings.start_wait_s_max
-    said = False
-    while True:
-        try:
-            admin.list_topics(timeout=_PROBE_S)
-        except KafkaException as error:
-            if time.monotonic() > deadline:
-                raise kafka_unreachable(settings, error.args[0]) from None
-            if not said:
-                get_log().info(Action.WAITING, service="kafka", address=settings.kafka_bootstrap)
-                said = True
-            time.sleep(0.3)
-        else:
-            return admin
+    return await wait_for(
+        "kafka",
+        lambda: asyncio.to_thread(reach_kafka, settings),
+        wait_s_max=settings.start_wait_s_max,
+        stop=stop,
+    )
+
+
+def reach_kafka(settings: Settings) -> AdminClient:
+    """Ask Kafka once, and return the admin client that it answered.
+
+    Raises:
+        HeadraceError: it does not answer within two seconds.
+    """
+    admin = AdminClient(client_config(settings) | {"log_level": 0})  # whoever waits says so in one line of ours
+    try:
+        admin.list_topics(timeout=_PROBE_S)
+    except KafkaException as error:
+        del admin  # ending it may take a moment, which belongs to this thread
+        raise kafka_unreachable(settings, error.args[0]) from None
+    return admin
 
 
 def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
@@ -70,23 +91,14 @@ def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
     """Create the topics that are not there yet; returns their names. May be repeated.
 
     Raises:
-        HeadraceError: Kafka refused one.
+        HeadraceError: Kafka refused one, or does not answer.
     """
-    there = admin.list_topics(timeout=_REQUEST_S).topics
+    there = _topics_there(settings, admin)
     missing = [topic for name, topic in TOPICS.items() if name not in there]
     if not missing:
         return []
     for name, made in admin.create_topics([_new(topic, settings) for topic in missing]).items():
-        try:
-            made.result(_REQUEST_S * 3)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise HeadraceError(
-                    "topic_refused",
-                    f"Kafka would not create the topic {name}: {error.args[0].str()}",
-                    where=settings.kafka_bootstrap,
-                    hint="HEADRACE_KAFKA_REPLICAS must not exceed the number of brokers",
-                ) from None
+        _wait_made(settings, name, made)
     return [topic.name for topic in missing]
 
 
@@ -94,9 +106,9 @@ def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str])
     """Check that topics are there.
 
     Raises:
-        HeadraceError: one is missing.
+        HeadraceError: one is missing, or Kafka does not answer.
     """
-    there = admin.list_topics(timeout=_REQUEST_S).topics
+    there = _topics_there(settings, admin)
     missing = sorted(name for name in names if name not in there)
     if missing:
         raise HeadraceError(
@@ -106,6 +118,32 @@ def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str])
             hint="run `headrace init` once, which creates topics, tables and bucket",
             exit_code=Exit.UNREACHABLE,
         )
+
+
+def _topics_there(settings: Settings, admin: AdminClient) -> AbstractSet[str]:
+    try:
+        return admin.list_topics(timeout=_REQUEST_S).topics.keys()
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None
+
+
+def _wait_made(settings: Settings, name: str, made: "Future[None]") -> None:
+    try:
+        made.result(_REQUEST_S * 3)
+    except FutureTimeout:
+        raise kafka_unreachable(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+    except KafkaException as error:
+        fault: KafkaError = error.args[0]
+        if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return
+        if fault.retriable() or fault.code() in _AWAY:
+            raise kafka_unreachable(settings, fault) from None
+        raise HeadraceError(
+            "topic_refused",
+            f"Kafka would not create the topic {name}: {fault.str()}",
+            where=settings.kafka_bootstrap,
+            hint="HEADRACE_KAFKA_REPLICAS must not exceed the number of brokers",
+        ) from None
 
 
 def _new(topic: Topic, settings: Settings) -> NewTopic:

@@ -23,6 +23,7 @@ class Action(StrEnum):
     STOP_FORCED = "stop_forced"
     HALTED = "halted"
     STUCK = "stuck"
+    WATCH_FAILED = "watch_failed"
     RETRYING = "retrying"
     BATCH_STORED = "batch_stored"
     REJECTED = "rejected"
@@ -32,14 +33,10 @@ class Action(StrEnum):
     STANDING_BY = "standing_by"
     LEADERSHIP_LOST = "leadership_lost"
     CAUGHT_UP = "caught_up"
-    ANNOUNCED = "announced"
-    HANDLED = "handled"
     HANDLER_FAILED = "handler_failed"
     UNDECODABLE = "undecodable"
-    PUBLISHED = "published"
-    RECONNECTING = "reconnecting"
-    SUPERVISED = "supervised"
-    RESTARTED = "restarted"
+    REFUSED = "refused"
+    PASSED_OVER = "passed_over"
     LIBRARY = "library"
 
 
@@ -55,15 +52,8 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _without_secrets,
-    ]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*_SHARED, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -72,15 +62,23 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared[:-1], _as_library],
+            foreign_pre_chain=[*_SHARED[:-1], _as_library],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_secrets, renderer],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 def get_log() -> structlog.typing.FilteringBoundLogger:
     """Return the logger; call it with an `Action` and named values."""
+    if not structlog.is_configured():
+        # A command, or somebody's program that uses the library: standard output is theirs, for data.
+        structlog.configure(
+            processors=[*_SHARED, structlog.dev.ConsoleRenderer(colors=False)],
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        )
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return log
 
@@ -111,3 +109,12 @@ def _without_secret(name: str, value: Any) -> Any:
             return _USER_INFO.sub("***@", value)
         case _:  # the renderers show anything else as its repr too
             return _USER_INFO.sub("***@", repr(value))
+
+
+_SHARED: list[structlog.types.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+    _without_secrets,
+]

@@ -17,13 +17,11 @@ class Step(StrEnum):
     DECODE = "decode"
     BLOBS = "blobs"
     CATALOG = "catalog"
-    WAIT = "wait"
 
 
 class Service(StrEnum):
-    """What a process may depend on."""
+    """What a retry may wait for."""
 
-    KAFKA = "kafka"
     POSTGRES = "postgres"
     STORE = "store"
 
@@ -46,7 +44,10 @@ worker_lag_messages = Gauge("headrace_worker_lag_messages", "Messages behind the
 
 # Relay
 relay_announced_total = Counter("headrace_relay_announced_total", "Announcements published.", ["topic"])
-relay_pending_rows = Gauge("headrace_relay_pending_rows", "Rows of the outbox seen at the last look.")
+relay_pending_rows = Gauge("headrace_relay_pending_rows", "Rows of the outbox that are not known to be announced.")
+relay_passed_over_total = Counter(
+    "headrace_relay_passed_over_total", "Rows that cannot be announced and were marked without it.", ["topic"]
+)
 relay_leading = Gauge("headrace_relay_leading", "1 while this relay is the active one.")
 relay_restarts_total = Counter("headrace_relay_restarts_total", "Producers abandoned after an ambiguous error.")
 relay_delay_seconds = Histogram(

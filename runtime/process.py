@@ -12,6 +12,7 @@ import uvloop
 
 from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
+from runtime.waiting import Stopped
 
 STOP_S_MAX = 18.0  # a supervisor kills after 20 s; two seconds earlier we end by ourselves and say so
 
@@ -20,8 +21,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run `main` until it returns; SIGTERM and SIGINT set the event that it is given.
 
     A process that has not drained `STOP_S_MAX` seconds after the signal ends at once. Returns the exit code: what
-    `main` returned, or that of the `HeadraceError` that it raised, printed without a traceback. What nobody foresaw
-    goes to the log, which takes secrets out of it, and is `Exit.BROKEN`.
+    `main` returned, 0 where it was still waiting for a service (`Stopped`), or that of the `HeadraceError` that it
+    raised, printed without a traceback. What nobody foresaw goes to the log, which takes secrets out of it, and is
+    `Exit.BROKEN`.
     """
     faulthandler.enable()
     try:
@@ -49,7 +51,10 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    code = await main(stop)
+    try:
+        code = await main(stop)
+    except Stopped:
+        code = Exit.OK
     get_log().info(Action.STOPPED, exit_code=int(code))
     return code
 

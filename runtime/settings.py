@@ -1,15 +1,33 @@
 """Every setting, typed, bounded and documented: `HEADRACE_<NAME>` in the environment or in `.env`."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from runtime.errors import Exit, HeadraceError
+from runtime.setting_names import unknown_name
 
 MIB = 1024 * 1024
+
+
+PREFIX = "HEADRACE_"
+ENV_FILE = ".env"
+
+
+def _checked_store_url(url: str) -> str:
+    parts = urlsplit(url)
+    match parts.scheme:
+        case "s3" | "gs" | "az" if parts.netloc:
+            return url
+        case "file" if not parts.netloc and parts.path.strip("/"):
+            return url
+        case _:  # the value is not repeated: it may hold a password
+            raise ValueError("should be s3://bucket, gs://bucket, az://container or file:///directory")
 
 
 class LogFormat(StrEnum):
@@ -22,7 +40,7 @@ class LogFormat(StrEnum):
 class Settings(BaseSettings):
     """What a process may be told. Secrets print as `***` and belong into the environment, never into arguments."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
 
     # Kafka
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, host:port, comma-separated.")
@@ -43,10 +61,12 @@ class Settings(BaseSettings):
         SecretStr("postgresql://headrace@127.0.0.1:5432/headrace"), description="Where the catalog is."
     )
     postgres_connections_max: int = Field(6, ge=2, le=100, description="Connections that one process may hold.")
-    postgres_statement_s_max: float = Field(30.0, gt=0, le=600, description="Seconds after which a statement is ended.")
+    postgres_statement_s_max: float = Field(
+        20.0, gt=0, le=150, description="Seconds after which a statement is ended; less than processing_deadline_s."
+    )
 
     # Blob store
-    store_url: str = Field(
+    store_url: Annotated[str, AfterValidator(_checked_store_url)] = Field(
         "s3://headrace", description="Where blobs are: s3://bucket, gs://bucket, az://container or file:///directory."
     )
     store_endpoint: str = Field(
@@ -62,15 +82,19 @@ class Settings(BaseSettings):
     batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds a batch waits to become full.")
     batches_in_flight_max: int = Field(4, ge=1, le=16, description="Batches of one topic that are stored at a time.")
     buffer_bytes_max: int = Field(
-        64 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
+        128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
     )
     in_flight_bytes_max: int = Field(
-        128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages of one topic that are stored at a time."
+        64 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages of one topic that are stored at a time."
     )
     retry_delay_s: float = Field(0.2, gt=0, le=60, description="Seconds before the first retry of a transient fault.")
     retry_delay_s_max: float = Field(5.0, gt=0, le=300, description="Seconds that a retry waits at the most.")
     processing_deadline_s: float = Field(
-        120.0, gt=0, le=600, description="Seconds after which a batch that cannot be stored ends the process."
+        # Kafka hands partitions on after 180 s of a rebalance: what cannot be stored has ended the process before.
+        45.0,
+        gt=0,
+        le=150,
+        description="Seconds after which a batch that cannot be stored ends the process; less than watchdog_s.",
     )
     dead_letter_quota: int = Field(
         1000,
@@ -79,11 +103,11 @@ class Settings(BaseSettings):
     )
     dead_letter_quota_s: float = Field(60.0, gt=0, description="Seconds of the quota's window.")
     watchdog_s: float = Field(
-        60.0, ge=5, le=3600, description="Seconds without progress, with work waiting, before exit."
+        90.0, ge=5, le=3600, description="Seconds without progress, with work waiting, before exit."
     )
 
     # Relay and consumers
-    relay_rows_max: int = Field(500, ge=1, le=5000, description="Announcements in one Kafka transaction.")
+    relay_rows_max: int = Field(2000, ge=1, le=5000, description="Announcements in one Kafka transaction.")
     relay_poll_s: float = Field(
         1.0, gt=0, le=60, description="Seconds between looks at the outbox without a notification."
     )
@@ -118,23 +142,58 @@ class Settings(BaseSettings):
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         Path(".headrace"), description="Where the native stack keeps its state on this machine."
     )
+    minio_binary: str = Field(
+        "", description="The MinIO program of the native stack; empty: the one that was built before, or PATH's."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        """Each of these ends what the next one would end without knowing why."""
+        for smaller, larger in (
+            ("postgres_statement_s_max", "processing_deadline_s"),
+            ("processing_deadline_s", "watchdog_s"),
+        ):
+            if getattr(self, smaller) >= getattr(self, larger):
+                raise ValueError(
+                    f"{_variable(smaller)} ({getattr(self, smaller):g} s) should be less than "
+                    f"{_variable(larger)} ({getattr(self, larger):g} s)"
+                )
+        return self
 
 
 def load_settings(**overrides: object) -> Settings:
     """Read the settings from the environment and `.env`; `overrides` win.
 
     Raises:
-        HeadraceError: a setting is wrong; it names the setting and what is allowed, never a secret's value.
+        HeadraceError: a setting is wrong, or there is none of that name; it names the setting and what is allowed,
+            never a secret's value.
     """
+    env_file: Any = overrides.get("_env_file", ENV_FILE)
+    lines = DotEnvSettingsSource(Settings, env_file=env_file).env_vars if env_file else ()
+    if unknown := unknown_name(PREFIX, Settings.model_fields, {"the environment": os.environ, str(env_file): lines}):
+        raise _wrong(f"there is no setting {unknown[0]}", unknown[1])
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0])
-        about = Settings.model_fields[name].description if name in Settings.model_fields else ""
-        raise HeadraceError(
-            "setting_invalid",
-            f"HEADRACE_{name.upper()} is not usable: {first['msg'][0].lower()}{first['msg'][1:]}",
-            hint=f"{about} Correct it in the environment or in .env.".strip(),
-            exit_code=Exit.USAGE,
-        ) from None
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> HeadraceError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return _wrong(said, "Correct one of them in the environment or in .env.")
+    name = str(first["loc"][0])
+    about = Settings.model_fields[name].description if name in Settings.model_fields else ""
+    return _wrong(
+        f"{_variable(name)} is not usable: {said[0].lower()}{said[1:]}",
+        f"{about} Correct it in the environment or in .env.".strip(),
+    )
+
+
+def _wrong(what: str, hint: str) -> HeadraceError:
+    return HeadraceError("setting_invalid", what, hint=hint, exit_code=Exit.USAGE)
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"

@@ -20,7 +20,8 @@ class Watchdog:
     """Ends the process with `Exit.STUCK` when work waits and progress stands still for `limit_s` seconds.
 
     `waiting` says whether there is work; `progress` returns any value that differs once something has moved. Both are
-    called from the watchdog's thread, so that a blocked event loop is noticed too.
+    called from the watchdog's thread, so that a blocked event loop is noticed too. One that raises counts as work that
+    does not move: it must not be what keeps a stuck process alive.
     """
 
     def __init__(self, limit_s: float, *, waiting: Callable[[], bool], progress: Callable[[], object]) -> None:
@@ -29,6 +30,7 @@ class Watchdog:
         self._progress = progress
         self._still_since = time.monotonic()
         self._stopped = Event()
+        self._failed = False
         self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
@@ -51,11 +53,27 @@ class Watchdog:
         seen: object = None
         while not self._stopped.wait(_LOOK_S):
             now = time.monotonic()
-            progress = self._progress()
-            if progress != seen or not self._waiting():
+            progress, waiting = self._look(seen)
+            if progress != seen or not waiting:
                 seen = progress
                 self._still_since = now
             elif now - self._still_since > self._limit_s:
-                get_log().error(Action.STUCK, still_s=round(now - self._still_since), progress=repr(progress))
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(Exit.STUCK)
+                _end(now - self._still_since, progress)
+
+    def _look(self, seen: object) -> tuple[object, bool]:
+        try:
+            return self._progress(), self._waiting()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the watching goes on
+            if not self._failed:
+                self._failed = True
+                get_log().error(Action.WATCH_FAILED, exc_info=error)
+            return seen, True
+
+
+def _end(still_s: float, progress: object) -> None:
+    # Nothing on the way, not even a standard error that is gone, may keep the process.
+    try:
+        get_log().error(Action.STUCK, still_s=round(still_s), progress=repr(progress))
+        faulthandler.dump_traceback(all_threads=True)
+    finally:
+        os._exit(Exit.STUCK)

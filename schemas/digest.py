@@ -1,16 +1,23 @@
 """Identity: digests, record ids, and the keys under which bytes are stored.
 
-A frame or clip is identified by the SHA-256 of its bytes. A CID or LDO is identified by the SHA-256 of the canonical
-JSON of what it says: who saw it, where and when, and what. The sequence number is left out, because it belongs to the
+A frame or clip is identified by the SHA-256 of its bytes. A CID or LDO is identified by the SHA-256 of one JSON object
+that says all of it: who saw it, where and when, and what. The sequence number is left out, because it belongs to the
 sending: the same scan sent twice is one record, while the same code scanned again later is another.
+
+What an LDO's body says stands in that object as the source wrote it, byte for byte: to parse numbers and write them
+again would round those that a double cannot hold, and make one record of two that differ. The price is that the same
+values with other white space are another record, so a source has to repeat what it wrote.
 """
 
+from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from typing import Any, assert_never
 from uuid import UUID, uuid5
 
+import orjson
+
 from schemas.events import Cid, Kind, Ldo
-from schemas.json_bounds import canonical, parse_object
+from schemas.json_bounds import canonical, members, parse_object
 from schemas.reject import RejectCode, Rejected
 
 LDO_PARTS = ("sensor_data", "context", "prediction")  # the objects that every LDO holds
@@ -35,10 +42,11 @@ def is_digest(text: str) -> bool:
 
 
 def canonical_body(event: Cid | Ldo) -> bytes:
-    """Return the bytes that stand for a CID or LDO: JSON with sorted keys, no spaces, UTF-8.
+    """Return the bytes that stand for a CID or LDO: one JSON object in UTF-8.
 
-    They are what is stored, and their SHA-256 is the record's digest. An LDO's own body is parsed and written again,
-    so white space and key order do not make another record.
+    They are what is stored, and their SHA-256 is the record's digest. What the message says comes first, with sorted
+    keys and no spaces; an LDO's own body follows with its members as they are. Where the body repeats what its message
+    says, it stands only there.
 
     Raises:
         Rejected: the LDO's body is not a JSON object with sensor_data, context and prediction, or names another
@@ -57,16 +65,31 @@ def canonical_body(event: Cid | Ldo) -> bytes:
                 "seen_in": event.seen_in,
                 "symbology": event.symbology,
             }
+            return canonical(said)
         case Ldo():
             said |= {"clip_sha256": event.clip_sha256, "kind": "ldo", "ldo_id": event.ldo_id}
-            body = parse_object(event.body, "body", required=LDO_PARTS)
-            for name in said.keys() & body.keys():
-                if body[name] != said[name]:
-                    raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"body speaks of another {name} than its message")
-            said |= body
+            return _spliced(said, event.body)
         case _:
             assert_never(event)
-    return canonical(said, "body")
+
+
+def _spliced(said: dict[str, Any], body: bytes) -> bytes:
+    """Put what the message says before the members of the body."""
+    parsed = parse_object(body, "body", required=LDO_PARTS)
+    if repeated := said.keys() & parsed.keys():
+        _check_repeated(said, repeated, body)
+        said = {name: value for name, value in said.items() if name not in repeated}
+    own = body.strip()
+    return canonical(said)[:-1] + b"," + own[1:] if said else own
+
+
+def _check_repeated(said: dict[str, Any], repeated: AbstractSet[str], body: bytes) -> None:
+    # Each as it is written: where a name stands twice, the parsed body shows only the last.
+    for name, text in members(body):
+        if name in repeated:
+            value = orjson.loads(text)
+            if type(value) is not type(said[name]) or value != said[name]:
+                raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"body speaks of another {name} than its message")
 
 
 def record_id(kind: Kind, digest: str) -> UUID:
@@ -98,6 +121,14 @@ def blob_key(digest: str) -> str:
 def pack_key(digest: str) -> str:
     """Return the key under which a tar of small bodies with this digest is stored."""
     return f"packs/sha256/{digest[:2]}/{digest[2:4]}/{digest}.tar"
+
+
+def derived_key(digest: str) -> str:
+    """Return the key for bytes that a consumer made from a record, such as a thumbnail.
+
+    They have no record of their own, so they lie apart from what the catalog answers for.
+    """
+    return f"derived/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
 
 
 def staging_prefix(site: str, source_id: str) -> str:

@@ -54,7 +54,7 @@ _INPUTS = {
         name="edge.ldos.v1",
         event=events.Ldo,
         purpose="Labelled data objects, as devices publish them.",
-        message_bytes_max=2 * LDO_BODY_BYTES_MAX,
+        message_bytes_max=LDO_BODY_BYTES_MAX + 2 * ENVELOPE_BYTES_MAX,
         retention_s=_INPUT_RETENTION_S,
     ),
 }

@@ -15,6 +15,8 @@ _REASON = re.compile(r"kind: (Connect|Timeout|Request|Decode|Interrupted)")
 _OS_CODE = re.compile(r"\(os error (\d{1,4})\)")
 
 _TRANSIENT_CLIENT_STATUS = frozenset({408, 409, 425, 429})
+# What arrived is not what was sent, says the checksum that went with it: another try sends it whole.
+_CHANGED_ON_THE_WAY = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
 _LOCAL_REFUSALS = frozenset({1, 13, 20, 21, 30, 36})  # EPERM EACCES ENOTDIR EISDIR EROFS ENAMETOOLONG
 
 _HINTS = {
@@ -45,6 +47,8 @@ def fault_of(error: Exception) -> Fault:
         return Fault.REFUSED
     if isinstance(error, NotImplementedError) or status == 501:
         return Fault.NOT_IMPLEMENTED
+    if _code(text) in _CHANGED_ON_THE_WAY:
+        return Fault.TRANSIENT
     refused = (status is not None and 400 <= status < 500 and status not in _TRANSIENT_CLIENT_STATUS) or (
         os_code in _LOCAL_REFUSALS
     )

@@ -18,6 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
 
+from runtime.settings import Settings
 from store.blob_faults import Fault, blob_errors, fault_of
 from store.blob_target import Target, open_target
 from store.errors import BlobMissing
@@ -50,6 +51,7 @@ class Blobs:
         self.where = target.where
         self._quick = target.quick
         self._bulk = target.bulk
+        self._copying = target.copying
         self._keeps_media_type = not isinstance(target.quick, LocalStore)
         self._conditional = True
 
@@ -65,6 +67,17 @@ class Blobs:
             StoreRefused: the URL is of no known kind.
         """
         return cls(open_target(url, endpoint=endpoint, region=region, access_key=access_key, secret_key=secret_key))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Open the store that the settings name; as `open`."""
+        return cls.open(
+            settings.store_url,
+            endpoint=settings.store_endpoint,
+            region=settings.store_region,
+            access_key=settings.store_access_key.get_secret_value(),
+            secret_key=settings.store_secret_key.get_secret_value(),
+        )
 
     async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
         """Write an object whose key is the digest of its bytes; False means that it was there already.
@@ -141,7 +154,7 @@ class Blobs:
             BlobMissing: there is no such source.
         """
         with blob_errors(self.where, f"COPY {source}", key=source):
-            await obstore.copy_async(self._bulk, source, target)
+            await obstore.copy_async(self._copying, source, target)
 
     async def delete(self, key: str) -> None:
         """Delete an object; that there is none is success."""

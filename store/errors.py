@@ -3,7 +3,7 @@
 StoreUnavailable, CatalogUnavailable    transient: try again, the same call may be repeated
 StoreRefused, CatalogRefused            will not pass by itself: a person must act
 BlobsCollected                          transient too, but the batch's objects must be put again first
-BlobMissing                             there is no object of that name
+BlobMissing, BlobCorrupt                there is no object of that name, or it holds other bytes
 ClaimMissing, ClaimMismatch             the message is at fault: a dead letter
 """
 
@@ -43,6 +43,18 @@ class BlobMissing(HeadraceError):  # noqa: N818 — a name says what happened
             hint="`headrace fsck` names every record whose bytes are gone.",
         )
         self.key = key
+
+
+class BlobCorrupt(HeadraceError):  # noqa: N818 — a name says what happened
+    """The bytes in the store are not those that were ingested."""
+
+    def __init__(self, key: str, found: str, *, where: str) -> None:
+        super().__init__(
+            "blob_corrupt",
+            f"the object {key} does not hold the bytes that were ingested: {found}",
+            where=where,
+            hint="`headrace fsck --repair` restores it from a copy where there is one.",
+        )
 
 
 class ClaimMissing(HeadraceError):  # noqa: N818 — a name says what happened

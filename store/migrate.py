@@ -6,7 +6,6 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
@@ -36,12 +35,6 @@ def migrate(dsn: str) -> str:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return newest()
-
-
-def current(dsn: str) -> str | None:
-    """Return the revision that the database is at; None where it was never migrated."""
-    with _connected(dsn) as connection:
-        return MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
 
 
 def newest() -> str:

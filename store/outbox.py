@@ -9,24 +9,27 @@ import asyncpg
 
 from schemas.events import DeadLetter, Ingested
 from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from store.relay_session import Lead, Listener, listen, try_lead, wait_to_lead
+from store.relay_session import Lead, Listener, listen, wait_to_lead
 from store.statements import statements
 
 if TYPE_CHECKING:
     from store.postgres import Pool
 
 OUTBOX_CONNECTIONS_MAX = 2
-PENDING_BYTES_MAX = 32 * 1024 * 1024  # dead letters carry their bytes: this bounds what one look holds in memory
+PENDING_BYTES_MAX = 32 * 1024 * 1024  # of bodies and attributes: this bounds what one look holds in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One announcement that is not known to be out. Publish them by ascending `outbox_id`."""
+    """One announcement that is not known to be out. Publish them by ascending `outbox_id`.
+
+    `event` is None where the catalog no longer has what the row speaks of.
+    """
 
     outbox_id: int
     event_id: UUID
     topic: str
-    event: Ingested | DeadLetter
+    event: Ingested | DeadLetter | None
     traceparent: str | None
 
 
@@ -58,7 +61,7 @@ class Outbox:
         """Return the oldest unpublished announcements by id: at most `limit`, at most so many bytes, at least one."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["pending"], limit, bytes_max)
-        return [pending for row in rows if (pending := _pending(row)) is not None]
+        return [_pending(row) for row in rows]
 
     async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[tuple[str, int], int] | None = None) -> int:
         """Mark announcements as published, and with them how far each (topic, partition) is known; say how many."""
@@ -89,10 +92,6 @@ class Outbox:
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._sql["unpublished"]))
 
-    async def try_lead(self) -> Lead | None:
-        """Become the one active relay; None while another one is."""
-        return await try_lead(self._dsn)
-
     async def wait_to_lead(self) -> Lead:
         """Wait until this is the one active relay, however long and through any outage; cancel it to give up."""
         return await wait_to_lead(self._dsn)
@@ -102,14 +101,12 @@ class Outbox:
         return listen(self._dsn)
 
 
-def _pending(row: asyncpg.Record) -> Pending | None:
-    # A row whose record or dead letter was deleted by hand has nothing to announce; `headrace fsck` names it.
+def _pending(row: asyncpg.Record) -> Pending:
+    event: Ingested | DeadLetter | None = None
     if row["record_id"] is not None and row["store_key"] is not None:
-        event: Ingested | DeadLetter = _ingested(row)
+        event = _ingested(row)
     elif row["dead_letter_id"] is not None:
         event = _dead_letter(row)
-    else:
-        return None
     return Pending(row["id"], row["event_id"], row["topic"], event, row["traceparent"])
 
 

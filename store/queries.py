@@ -9,7 +9,7 @@ from schemas.events import Kind
 from store.errors import RecordAmbiguous, RecordMissing
 from store.page import cursor_of, key_of, page_query
 from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from store.rows import BlobPlace, DeadLetterRow
+from store.rows import DeadLetterRow
 from store.statements import statements
 from store.views import Counts, DeadLetterView, Filters, Page, RecordDetail, Sighting, StoredRecord
 
@@ -83,12 +83,6 @@ class Queries:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX)
         return RecordDetail(record, tuple(Sighting(*row) for row in rows))
-
-    async def blob_place(self, digest: bytes) -> BlobPlace | None:
-        """Return where the blob of a digest is."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            row = await connection.fetchrow(self._sql["blob_place"], digest)
-        return BlobPlace(*row) if row else None
 
     async def counts(self) -> Counts:
         """Count everything. It reads whole indexes: about a second for ten million records."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 
+from runtime.errors import HeadraceError
+from runtime.logs import Action, get_log
 from store.errors import CatalogUnavailable
 from store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_errors
 from store.statements import statements
@@ -137,9 +139,16 @@ class Listener:
                 await self._task
 
     async def _run(self) -> None:
+        deaf = False
         while True:
-            with suppress(CatalogUnavailable):
+            try:
                 await self._listen_once()
+                deaf = False
+            except Exception as error:  # noqa: BLE001 - the relay would go on and only hear nothing more, unseen
+                if not deaf:
+                    why = error.what if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+                    get_log().warning(Action.RETRYING, service="postgres", task="outbox listener", why=why)
+                deaf = True
             await asyncio.sleep(RETRY_S)
 
     async def _listen_once(self) -> None:

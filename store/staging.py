@@ -16,7 +16,11 @@ from store.blobs import Blobs
 from store.errors import BlobMissing, ClaimMismatch, ClaimMissing
 
 STAGING_PREFIX = "staging/"
-PROMOTING_PREFIX = "promoting/"  # what a crash leaves here may be deleted once it is a day old
+PROMOTING_PREFIX = "promoting/"
+# What stays behind: a body whose message never came, or a copy whose worker died. A producer that was offline may still
+# publish a claim days after it staged its body; a copy is made and deleted within one batch.
+STAGING_DAYS_MAX = 7
+PROMOTING_DAYS_MAX = 1
 VERIFY_CHUNK_BYTES = 4 * 1024 * 1024
 HASH_IN_THREAD_BYTES_MIN = 64 * 1024  # below it, going to a thread costs more than the 40 µs of hashing
 
@@ -43,11 +47,13 @@ async def verify_and_promote(
     sha256_hex: str,
     size_bytes: int,
     head_bytes: int,
+    moved: Callable[[], None],
     new_id: Callable[[], UUID] = uuid4,
 ) -> Promoted:
     """Check a staged body against what its message says and put it at its content address; may be repeated.
 
-    The staged object stays: `discard` it once the catalog's transaction is committed.
+    `moved` is called after each chunk: a large body takes minutes, and whoever watches must see that it moves. The
+    staged object stays: `discard` it once the catalog's transaction is committed.
 
     Raises:
         ClaimMissing: the claim is not under staging/, or nothing is there and the blob is not known either.
@@ -66,7 +72,7 @@ async def verify_and_promote(
             return Promoted(await blobs.get(target, offset=0, length=min(head_bytes, size_bytes)), created=False)
         raise ClaimMissing(claim, where=blobs.where) from None
     try:
-        head = await _verified_head(blobs, copy, claim, (sha256_hex, size_bytes), head_bytes)
+        head = await _verified_head(blobs, copy, claim, (sha256_hex, size_bytes), head_bytes, moved)
         created = not await _is_there(blobs, target, size_bytes)
         if created:
             await blobs.copy(copy, target)
@@ -87,7 +93,9 @@ async def _is_there(blobs: Blobs, key: str, size_bytes: int) -> bool:
     return seen is not None and seen.size_bytes == size_bytes
 
 
-async def _verified_head(blobs: Blobs, copy: str, claim: str, said: tuple[str, int], head_bytes: int) -> bytes:
+async def _verified_head(
+    blobs: Blobs, copy: str, claim: str, said: tuple[str, int], head_bytes: int, moved: Callable[[], None]
+) -> bytes:
     digest_said, size_said = said
     seen = await blobs.stat(copy)
     if seen is None or seen.size_bytes != size_said:
@@ -102,6 +110,7 @@ async def _verified_head(blobs: Blobs, copy: str, claim: str, said: tuple[str, i
                 await asyncio.to_thread(digest.update, chunk)
             else:
                 digest.update(chunk)
+            moved()
     if digest.hexdigest() != digest_said:
         raise ClaimMismatch(claim, f"its SHA-256 is {digest.hexdigest()}", where=blobs.where)
     return head

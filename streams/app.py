@@ -12,13 +12,10 @@ from typing import Any
 from faust.exceptions import ConsumerNotStarted
 
 from runtime.errors import Exit, HeadraceError
-from runtime.health import HealthServer
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
-from runtime.probes import Probes
 from runtime.settings import Settings
 from runtime.waiting import wait_for
-from runtime.watchdog import Watchdog
 from schemas.events import Kind
 from schemas.topics import input_topic
 from store.blobs import Blobs
@@ -30,9 +27,10 @@ from streams.core.quota import Quota
 from streams.core.stall import Partition
 from streams.ingest import Ingest
 from streams.lag import LagProbe
-from streams.lane import Lane
+from streams.lane import Lane, Limits
 from streams.profile import LARGE, SMALL, Group, faust_app
 from streams.retry import Retry
+from streams.watched import watched
 
 DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
 FAUST_STOP_S_MAX = 5.0
@@ -70,37 +68,45 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         HeadraceError: a service is away at start-up or refuses, or a topic is missing.
     """
     group = group_of(kinds)
-    admin = await asyncio.to_thread(wait_for_kafka, settings)
+    admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, [input_topic(kind).name for kind in sorted(kinds)])
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(opened_stores(settings))
+        stores = await stack.enter_async_context(opened_stores(settings, stop))
         app = faust_app(settings, group, kinds)
-        lanes = _lanes(settings, kinds, stores)
+        ingest = _ingest(settings, stores)
+        lanes = _lanes(settings, kinds, ingest)
         for kind, lane in lanes.items():
             agents.register(
                 app,
                 kind,
                 lane,
-                batch_messages_max=settings.batch_messages_max if group is SMALL else settings.batch_frames_max,
+                batch_messages_max=_batch_max(settings, kinds),
                 linger_s=settings.batch_linger_s,
             )
-        _watch(stack, settings, group, kinds, app, stores)
+        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], lambda: _assigned(app))
+        lag.start()
+        stack.push_async_callback(asyncio.to_thread, lag.stop)
+        await stack.enter_async_context(
+            watched(
+                settings,
+                waiting=lag.waiting,
+                progress=lambda: (lag.progress(), ingest.steps),
+                doing=lambda: "moving, or nothing to do",
+                probes={"store": stores.blobs.check, "postgres": stores.catalog.check, "kafka": lag.check},
+            )
+        )
         get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
         return await _serve(app, lanes.values(), stop)
 
 
 @asynccontextmanager
-async def opened_stores(settings: Settings) -> AsyncIterator[Stores]:
+async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Stores]:
     """Open blob store and catalog, waiting for each up to the setting's time."""
-    blobs = Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
+    blobs = Blobs.from_settings(settings)
+    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    catalog = await wait_for(
+        "postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop
     )
-    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max)
-    catalog = await wait_for("postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max)
     try:
         await catalog.check()
         yield Stores(blobs, catalog)
@@ -117,21 +123,27 @@ async def _opened_catalog(settings: Settings) -> Catalog:
     )
 
 
-def _lanes(settings: Settings, kinds: frozenset[Kind], stores: Stores) -> dict[Kind, Lane]:
+def _ingest(settings: Settings, stores: Stores) -> Ingest:
     policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
-    ingest = Ingest(
+    return Ingest(
         blobs=stores.blobs,
         claims=StagedClaims(stores.blobs),
         catalog=stores.catalog,
         retry=Retry(policy),
         now_us=lambda: time.time_ns() // 1000,
     )
+
+
+def _lanes(settings: Settings, kinds: frozenset[Kind], ingest: Ingest) -> dict[Kind, Lane]:
     return {
         kind: Lane(
             kind,
             ingest,
-            batches_max=settings.batches_in_flight_max,
-            bytes_max=settings.in_flight_bytes_max,
+            limits=Limits(
+                batches_max=settings.batches_in_flight_max,
+                messages_max=_batch_max(settings, kinds),
+                bytes_max=settings.in_flight_bytes_max,
+            ),
             quota=Quota(settings.dead_letter_quota, settings.dead_letter_quota_s),
             halt=_halt,
         )
@@ -139,19 +151,8 @@ def _lanes(settings: Settings, kinds: frozenset[Kind], stores: Stores) -> dict[K
     }
 
 
-def _watch(
-    stack: AsyncExitStack, settings: Settings, group: Group, kinds: frozenset[Kind], app: Any, stores: Stores
-) -> None:
-    """Start what watches the worker: lag, watchdog, probes and the health server."""
-    lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], lambda: _assigned(app))
-    watchdog = Watchdog(settings.watchdog_s, waiting=lag.waiting, progress=lag.progress)
-    probes = Probes({"store": stores.blobs.check, "postgres": stores.catalog.check, "kafka": lag.check})
-    health = HealthServer(settings.health_host, settings.health_port, livez=watchdog.livez, readyz=probes.readyz)
-    asking = asyncio.create_task(probes.run())
-    stack.callback(asking.cancel)
-    for part in (lag, watchdog, health):
-        part.start()
-        stack.callback(part.stop)
+def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
+    return settings.batch_messages_max if kinds <= SMALL.kinds else settings.batch_frames_max
 
 
 def _assigned(app: Any) -> Iterable[Partition]:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from schemas.events import Clip, Frame
 from store import staging
 from store.blobs import Blobs
@@ -10,7 +12,7 @@ class StagedClaims:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    async def promote(self, claim: Accepted, head_bytes: int) -> bytes:
+    async def promote(self, claim: Accepted, head_bytes: int, moved: Callable[[], None]) -> bytes:
         """Verify a staged body, put it at its content address, and return its first bytes.
 
         Raises:
@@ -24,6 +26,7 @@ class StagedClaims:
             sha256_hex=claim.digest,
             size_bytes=claim.size_bytes,
             head_bytes=head_bytes,
+            moved=moved,
         )
         return promoted.head
 

@@ -5,7 +5,8 @@ Every step may be repeated, so a transient fault repeats just that step, and a c
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -19,7 +20,7 @@ from schemas.events import Clip, Frame, Kind
 from schemas.reject import RejectCode, Rejected
 from store import pack
 from store.errors import BlobsCollected, ClaimMismatch, ClaimMissing
-from store.rows import Batch, BlobPlace, Committed
+from store.rows import Batch, Committed
 from streams.core.checks import check_media
 from streams.core.delivery import Delivery
 from streams.core.examine import Accepted, Refused, examine, refuse
@@ -30,6 +31,7 @@ from streams.retry import Retry
 
 PUTS_AT_ONCE_MAX = 16  # of one process: MinIO on two cores is saturated by about as many
 HEAD_BYTES = 256 * 1024  # of a staged body: enough for the header of any image and the boxes before a movie's data
+PROMOTIONS_AT_ONCE_MAX = 4  # each holds two chunks of 4 MiB
 TAR_MEDIA_TYPE = "application/x-tar"
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ class Ingest:
         self._retry = retry
         self._now_us = now_us
         self._puts = asyncio.Semaphore(PUTS_AT_ONCE_MAX)
+        self._promotions = asyncio.Semaphore(PROMOTIONS_AT_ONCE_MAX)
+        self.steps = 0  # counts whatever was finished, so that a watchdog sees a slow batch move
 
     async def prepare(self, kind: Kind, deliveries: Sequence[Delivery]) -> Prepared:
         """Decode, check, hash and store the bodies of a batch."""
@@ -107,21 +111,21 @@ class Ingest:
         originals = await self._retry(lambda: self._catalog.originals(ids))
         return [as_original(delivery, originals) for delivery in deliveries]
 
-    async def _known(self, accepted: Sequence[Accepted]) -> dict[str, BlobPlace]:
+    async def _known(self, accepted: Sequence[Accepted]) -> frozenset[str]:
         digests = sorted({bytes.fromhex(one.digest) for one in accepted})
         if not digests:
-            return {}
+            return frozenset()
         known = await self._retry(lambda: self._catalog.known_blobs(digests))
-        return {digest.hex(): place for digest, place in known.items()}
+        return frozenset(digest.hex() for digest in known)
 
     async def _promote(
-        self, examined: list[Accepted | Refused], known: Mapping[str, BlobPlace]
+        self, examined: list[Accepted | Refused], known: Container[str]
     ) -> tuple[list[Accepted | Refused], dict[str, Place]]:
         """Promote staged bodies; those that are not what they should be turn into refusals."""
         places: dict[str, Place] = {}
         refusals: dict[int, Refused] = {}
-        for claimed in plan((one for one in examined if isinstance(one, Accepted)), known).claimed:
-            refused = await self._promoted(claimed)
+        claims = plan((one for one in examined if isinstance(one, Accepted)), known).claimed
+        for claimed, refused in zip(claims, await _all([self._promoted(one) for one in claims]), strict=True):
             if refused is None:
                 places[claimed.digest] = Place(blob_key(claimed.digest))
             else:
@@ -131,9 +135,10 @@ class Ingest:
     async def _promoted(self, claimed: Accepted) -> Refused | None:
         assert isinstance(claimed.event, Frame | Clip)
         try:
-            reached(CrashPoint.BEFORE_PUT)
-            head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES))
-            reached(CrashPoint.AFTER_PUT)
+            async with self._promotions:
+                reached(CrashPoint.BEFORE_PUT)
+                head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES, self._moved))
+                reached(CrashPoint.AFTER_PUT)
             check_media(claimed.event, head)
         except ClaimMissing as fault:
             return refuse(claimed, RejectCode.CLAIM_MISSING, fault.what)
@@ -143,7 +148,7 @@ class Ingest:
             return refuse(claimed, rejected.code, rejected.reason)
         return None
 
-    async def _put(self, accepted: Sequence[Accepted], known: Mapping[str, BlobPlace]) -> dict[str, Place]:
+    async def _put(self, accepted: Sequence[Accepted], known: Container[str]) -> dict[str, Place]:
         todo = plan(accepted, known)
         puts = [self._put_alone(one) for one in todo.alone]
         if todo.packed:
@@ -170,6 +175,10 @@ class Ingest:
             reached(CrashPoint.BEFORE_PUT)
             await self._retry(lambda: self._blobs.put(key, data, media_type=media_type))
             reached(CrashPoint.AFTER_PUT)
+        self._moved()
+
+    def _moved(self) -> None:
+        self.steps += 1
 
 
 def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:
@@ -199,13 +208,17 @@ def report(prepared: Prepared, committed: Committed, started_s: float) -> None:
     metrics.worker_deliveries_total.labels(kind, "duplicate").inc(duplicates)
     metrics.worker_deliveries_total.labels(kind, "rejected").inc(len(prepared.refused))
     metrics.worker_bytes_total.labels(kind).inc(prepared.body_bytes)
-    for refused in prepared.refused:
-        metrics.worker_rejected_total.labels(kind, refused.code.value).inc()
-        at = refused.delivery
+    by_code = Counter(refused.code for refused in prepared.refused)
+    for code, count in by_code.items():
+        metrics.worker_rejected_total.labels(kind, code.value).inc(count)
+        first = next(refused for refused in prepared.refused if refused.code is code)
+        at = first.delivery
+        # One line for each code of a batch: a source gone mad must not fill the disk as well.
         get_log().warning(
             Action.REJECTED,
-            code=refused.code.value,
-            reason=refused.reason,
+            code=code.value,
+            count=count,
+            reason=first.reason,
             topic=at.topic,
             partition=at.partition,
             offset=at.offset,

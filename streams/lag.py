@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterable
 from threading import Event, Thread
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime import metrics
 from runtime.errors import HeadraceError
 from runtime.kafka import client_config
+from runtime.logs import Action, get_log
 from runtime.settings import Settings
 from streams.core.stall import Partition, Stall, Standing
 
@@ -26,11 +27,20 @@ class LagProbe:
     def __init__(
         self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition]]
     ) -> None:
-        # It never subscribes: it asks for the group's offsets without becoming a member.
-        self._consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False))
+        # It never subscribes: it asks for the group's offsets without becoming a member. It fetches as little as it
+        # can, for it only ever asks whether there is a message at all.
+        self._consumer = Consumer(
+            client_config(
+                settings, group_id=group, enable_auto_commit=False, isolation_level="read_committed",
+                enable_partition_eof=True, fetch_message_max_bytes=1, queued_min_messages=1,
+                queued_max_messages_kbytes=1,
+            )
+        )  # fmt: skip
         self._topics = tuple(topics)
         self._assigned = assigned
         self._stall = Stall()
+        self._seen: dict[Partition, Standing] = {}
+        self._proven: dict[Partition, tuple[Standing, bool]] = {}
         self._longest: tuple[Partition, int] | None = None
         self._answered = False
         self._stopped = Event()
@@ -67,6 +77,10 @@ class LagProbe:
                 # The broker is away: that is not this process standing still. It is said by /readyz.
                 self._longest = None
                 self._answered = False
+            except Exception as error:  # noqa: BLE001 - whoever watches must go on; that it failed is said by /readyz
+                get_log().error(Action.RETRYING, service="lag", why=type(error).__name__, exc_info=error)
+                self._longest = None
+                self._answered = False
             self._stopped.wait(_LOOK_S)
         self._consumer.close()
 
@@ -79,12 +93,37 @@ class LagProbe:
         for one in self._consumer.committed(watched, timeout=_REQUEST_S):
             low, high = self._consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
             # Nothing committed yet is a negative number; what retention deleted cannot be waited for.
-            standing = Standing(max(one.offset, low), high)
+            standing = self._without_markers(one, Standing(max(one.offset, low), high))
             standings[one.topic, one.partition] = standing
             lags[one.topic] += standing.lag
         for topic, lag in lags.items():
             metrics.worker_lag_messages.labels(topic).set(lag)
         return standings
+
+    def _without_markers(self, one: TopicPartition, standing: Standing) -> Standing:
+        """Return where a partition is, without lag where only markers of transactions or aborted messages remain.
+
+        They have offsets but nobody will ever finish them. It is looked at when nothing has moved since the last look,
+        and once for each place.
+        """
+        partition = one.topic, one.partition
+        before, self._seen[partition] = self._seen.get(partition), standing
+        if not standing.lag or standing != before:
+            return standing
+        looked_at, holds = self._proven.get(partition, (None, True))
+        if looked_at != standing:
+            holds = self._holds_a_message(one, standing)
+            self._proven[partition] = standing, holds
+        return standing if holds else Standing(standing.end, standing.end)
+
+    def _holds_a_message(self, one: TopicPartition, standing: Standing) -> bool:
+        self._consumer.assign([TopicPartition(one.topic, one.partition, standing.committed)])
+        try:
+            message = self._consumer.poll(_REQUEST_S)
+        finally:
+            self._consumer.unassign()
+        error = message.error() if message is not None else None
+        return error is None or error.code() != KafkaError._PARTITION_EOF  # noqa: SLF001 - the binding's own name
 
     def _partitions(self) -> list[TopicPartition]:
         found = []

@@ -6,7 +6,10 @@ before it, and its events in the order in which they came, without giving way to
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from runtime import metrics
@@ -23,69 +26,87 @@ from streams.retry import Halting
 HaltProcess: TypeAlias = Callable[[int, str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one lane may hold: batches on their way, messages of one batch, and bytes of all its messages together."""
+
+    batches_max: int
+    messages_max: int
+    bytes_max: int
+
+
 class Lane:
-    """Takes batches of one kind. `halt` ends the process and does not return."""
+    """Takes events of one kind in, and carries them out in batches. `halt` ends the process and does not return.
+
+    While fewer than `batches_max` batches are on their way, what comes in leaves at once; while all are busy it gathers
+    into the next one, up to `messages_max`. So a lone event does not wait, and a backlog goes in full batches.
+    """
 
     def __init__(
         self,
         kind: Kind,
         ingest: Ingest,
         *,
-        batches_max: int,
-        bytes_max: int,
+        limits: Limits,
         quota: Quota,
         halt: HaltProcess,
     ) -> None:
         self._kind = kind
         self._ingest = ingest
-        self._batches_max = batches_max
-        self._bytes_max = bytes_max
+        self._limits = limits
         self._quota = quota
         self._halt = halt
-        self._tasks: list[asyncio.Task[None]] = []
+        self._waiting: deque[Event] = deque()
         self._bytes = 0
+        self._tasks: list[asyncio.Task[None]] = []
         self._room = asyncio.Event()
         self._closed = False
 
     async def take(self, events: Sequence[Event]) -> None:
-        """Take a batch in, waiting until there is room for it; a batch larger than all the room goes alone.
+        """Take events in, waiting until there is room for them; more than all the room are taken alone.
 
         Called by one agent only: the order of the calls is the order of the acknowledgements.
         """
-        deliveries = [delivery_of(event.message) for event in events]
-        size_bytes = sum(delivery.size_bytes for delivery in deliveries)
-        while not self._has_room(size_bytes):
+        size_bytes = sum(size_of(event.message) for event in events)
+        while not self._has_room(len(events), size_bytes):
             self._room.clear()
             await self._room.wait()
-        before = self._tasks[-1] if self._tasks else None
-        task = asyncio.create_task(self._carry(events, deliveries, before), name=f"{self._kind}-batch")
-        self._tasks.append(task)
+        self._waiting.extend(events)
         self._bytes += size_bytes
-        metrics.worker_batch_messages.labels(self._kind.value).observe(len(events))
-        metrics.worker_batches_in_flight.labels(self._kind.value).inc()
-        task.add_done_callback(lambda done: self._left(done, size_bytes))
+        self._start()
 
     async def drain(self) -> None:
         """Take nothing more in, and wait until everything taken is acknowledged."""
         self._closed = True
-        if self._tasks:
+        while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    def _has_room(self, size_bytes: int) -> bool:
+    def _has_room(self, messages: int, size_bytes: int) -> bool:
         if self._closed:
             return False
-        if not self._tasks:
+        if not self._waiting and not self._tasks:
             return True
-        return len(self._tasks) < self._batches_max and self._bytes + size_bytes <= self._bytes_max
+        fits = len(self._waiting) + messages <= self._limits.messages_max
+        return fits and self._bytes + size_bytes <= self._limits.bytes_max
 
-    async def _carry(
-        self, events: Sequence[Event], deliveries: Sequence[Delivery], before: "asyncio.Task[None] | None"
-    ) -> None:
+    def _start(self) -> None:
+        """Send off what waits, while there is a place for another batch."""
+        while self._waiting and len(self._tasks) < self._limits.batches_max:
+            count = min(len(self._waiting), self._limits.messages_max)
+            events = [self._waiting.popleft() for _ in range(count)]
+            before = self._tasks[-1] if self._tasks else None
+            task = asyncio.create_task(self._carry(events, before), name=f"{self._kind}-batch")
+            self._tasks.append(task)
+            metrics.worker_batch_messages.labels(self._kind.value).observe(count)
+            metrics.worker_batches_in_flight.labels(self._kind.value).inc()
+            task.add_done_callback(partial(self._left, sum(size_of(event.message) for event in events)))
+
+    async def _carry(self, events: Sequence[Event], before: "asyncio.Task[None] | None") -> None:
         started_s = time.monotonic()
         try:
-            prepared = await self._ingest.prepare(self._kind, deliveries)
+            prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
             if before is not None:
-                await asyncio.wait([before])
+                await _finished(before)
             self._check_quota(len(events) - len(prepared.refused), len(prepared.refused))
             committed = await self._ingest.commit(prepared)
             report(prepared, committed, started_s)
@@ -116,11 +137,28 @@ class Lane:
             get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)
             self._halt(Exit.BROKEN, f"{type(root).__name__}: {root}")
 
-    def _left(self, task: "asyncio.Task[None]", size_bytes: int) -> None:
+    def _left(self, size_bytes: int, task: "asyncio.Task[None]") -> None:
         self._tasks.remove(task)
         self._bytes -= size_bytes
-        self._room.set()
         metrics.worker_batches_in_flight.labels(self._kind.value).dec()
+        if task.cancelled():
+            # The process is ending, and nothing may be acknowledged after a batch that was not finished.
+            self._closed = True
+            self._waiting.clear()
+            return
+        self._start()
+        self._room.set()
+
+
+async def _finished(before: "asyncio.Task[None]") -> None:
+    await asyncio.wait([before])
+    if before.cancelled():
+        raise asyncio.CancelledError
+
+
+def size_of(message: Message) -> int:
+    """Return the bytes that a message holds in memory, headers aside."""
+    return len(message.value or b"") + len(message.key or b"")
 
 
 def delivery_of(message: Message) -> Delivery:

@@ -1,6 +1,6 @@
 """What the agents need from outside, as small ports: the real ones are in `store`, tests may bring their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -18,8 +18,8 @@ class BlobPort(Protocol):
 class ClaimPort(Protocol):
     """Staged bodies. Both may be repeated."""
 
-    async def promote(self, claim: Accepted, head_bytes: int) -> bytes:
-        """Verify a staged body, put it at its content address, and return its first bytes."""
+    async def promote(self, claim: Accepted, head_bytes: int, moved: Callable[[], None]) -> bytes:
+        """Verify a staged body, put it at its content address, and return its first bytes; `moved` after each part."""
 
     async def discard(self, claim: str) -> None:
         """Delete a staged body once its record is committed."""

@@ -6,7 +6,6 @@ with concurrency 1 that never raises, batches taken without acknowledgement, no 
 transactions, no web server. The versions are pinned, because this relies on how they acknowledge.
 """
 
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,11 @@ from faust.types.auth import AuthProtocol
 from runtime.settings import Settings
 from schemas.events import Kind
 from schemas.topics import input_topic
+from streams.faust_consumer import App
+from streams.header_names import tolerate_header_names
 
 SESSION_TIMEOUT_S = 30.0
-REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a batch or the process ends before Kafka acts
+REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline, so who cannot rejoin in time has ended by itself
 REQUEST_TIMEOUT_S = 90.0
 COMMIT_INTERVAL_S = 1.0
 FETCH_BYTES_SMALL = 1024 * 1024
@@ -46,7 +47,8 @@ def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
 
 def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
     """Return a Faust app in the safe profile, without agents yet."""
-    return faust.App(
+    tolerate_header_names()
+    return App(
         group.name,
         broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
@@ -54,8 +56,8 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_request_timeout=REQUEST_TIMEOUT_S,
         broker_rebalance_timeout=REBALANCE_TIMEOUT_S,
-        # Every body is checked against its SHA-256, so the broker's checksum would only cost time.
-        broker_check_crcs=False,
+        # Frames and clips carry the SHA-256 of their bytes; a CID or LDO is only what arrives, so its batch is checked.
+        broker_check_crcs=group is SMALL,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=group.fetch_bytes,
         stream_buffer_maxsize=buffer_messages(kinds, settings.buffer_bytes_max),
@@ -67,8 +69,6 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         topic_disable_leader=True,
         web_enabled=False,
         autodiscover=False,
-        # Faust insists on a directory for tables, of which there are none.
-        datadir=tempfile.gettempdir(),
         store="memory://",
     )
 

@@ -80,13 +80,7 @@ async def queries(postgres_dsn: str) -> AsyncIterator[Queries]:
 
 @pytest.fixture
 def blobs(settings: Settings) -> Blobs:
-    return Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
+    return Blobs.from_settings(settings)
 
 
 @pytest.fixture

@@ -25,13 +25,7 @@ def puts_per_s(settings: Settings, count: int) -> float:
 
 
 async def _puts_per_s(settings: Settings, count: int) -> float:
-    blobs = Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
+    blobs = Blobs.from_settings(settings)
     body = Random(1).randbytes(FRAME_BYTES)  # noqa: S311 - incompressible, not secret
     left = numbers()
     prefix = f"bench/{time.time_ns()}"

@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from headrace.cli import catalog, demo, dlq, fsck, processes, publish, stack
+from headrace.cli import bench, catalog, demo, dlq, fsck, processes, publish, stack
+from headrace.cli.output import say
 from runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ catalog.register(app)
 dlq.register(app)
 fsck.register(app)
 demo.register(app)
+bench.register(app)
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     try:
         app()
     except HeadraceError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -29,7 +29,7 @@ def bench(
     case: Annotated[Case, typer.Argument(help="What to measure.")] = Case.ALL,
     *,
     store: Annotated[
-        StoreChoice | None, typer.Option(help="minio, or a local directory. [default: minio if it is installed here]")
+        StoreChoice | None, typer.Option(help="minio, or a local directory; by default minio if it is installed here.")
     ] = None,
     count: Annotated[int, typer.Option(min=100, help="Frames in the backlog; ten times as many LDOs.")] = 2000,
     seconds: Annotated[float, typer.Option(min=1, help="How long latency is measured.")] = 20.0,

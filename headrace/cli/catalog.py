@@ -1,4 +1,4 @@
-"""The catalog and the topics, as a person reads them: ls, show, get, dlq ls, cat."""
+"""The catalog and the topics, as a person reads them: ls, show, get, cat."""
 
 import asyncio
 import sys
@@ -13,10 +13,11 @@ from headrace.cli.output import print_json, print_table, say
 from headrace.cli.processes import parse_kinds
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.reading import as_json, opened_blobs, read_body
+from headrace.reading import as_json, read_body
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from schemas.headers import rfc3339
+from store.blobs import Blobs
 from store.queries import Queries
 from store.views import Filters
 
@@ -99,13 +100,15 @@ def show(
 
 def get(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write, instead of standard output.")
+    ] = None,
 ) -> None:
     """Fetch a record's bytes and check them against their digest."""
     settings = client_settings()
 
     async def fetch(queries: Queries) -> None:
-        body = await read_body(opened_blobs(settings), (await queries.record(wanted)).record)
+        body = await read_body(Blobs.from_settings(settings), (await queries.record(wanted)).record)
         if output is None:
             sys.stdout.buffer.write(body)
             return

@@ -10,6 +10,8 @@ from headrace.cli.stack import Json, StoreChoice
 from runtime.errors import Exit
 from runtime.settings import load_settings
 
+SECONDS_MAX = 300  # the synthetic line is drawn beforehand: a minute of it takes 60 MB
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -22,11 +24,14 @@ def demo(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=1, max=300, help="How long to publish. [default: 15, or all of the video]", show_default=False
+            min=1,
+            max=SECONDS_MAX,
+            help="How long to publish; by default 15 s, or all of the video.",
+            show_default=False,
         ),
     ] = None,
     store: Annotated[
-        StoreChoice | None, typer.Option(help="minio, or a local directory. [default: minio if it is installed here]")
+        StoreChoice | None, typer.Option(help="minio, or a local directory; by default minio if it is installed here.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
     as_json: Json = False,

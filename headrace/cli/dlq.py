@@ -12,10 +12,11 @@ import typer
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.reading import as_json, opened_blobs
+from headrace.reading import as_json
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from schemas.headers import rfc3339
+from store.blobs import Blobs
 from store.dead_letters import DeadLetters, LetterView
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ def redrive(
 
         job = Redrive(
             letters,
-            StoredSizes(opened_blobs(settings)),
+            StoredSizes(Blobs.from_settings(settings)),
             judge(time.time_ns() // 1000),
             attempts_max=settings.redrive_attempts_max,
             progress=progress,

@@ -8,8 +8,8 @@ import typer
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.reading import opened_blobs
 from runtime.errors import Exit, HeadraceError
+from store.blobs import Blobs
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def fsck(
         )
     settings = client_settings()
     options = Options(repair=repair, force=force, topics=topics, sample=sample)
-    report: Report = asyncio.run(open_and_check(settings, opened_blobs(settings), options, say))
+    report: Report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options, say))
 
     def line(found: Found) -> dict[str, Any]:
         digest = {"digest": found.digest} if found.digest else {}

@@ -1,5 +1,10 @@
-"""What commands print: data on standard output, talk on standard error, one JSON object last where it is asked for."""
+"""What commands print: data on standard output, talk on standard error, one JSON object last where it is asked for.
 
+What was ingested may hold anything: a code is whatever was printed on a part. So nothing of it reaches a terminal as a
+control character, and nothing is taken for markup.
+"""
+
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,19 +12,31 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from schemas.names import UNSHOWABLE
 
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
 data = Console(highlight=False, soft_wrap=True)
 
+_UNPRINTABLE = re.compile(f"{UNSHOWABLE.pattern}|[\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    r"""Return text with what would steer a terminal escaped, as Python writes it: `\x1b`, `\n`, `\u202e`."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 def say(line: str) -> None:
-    """Print a line of progress to standard error."""
-    talk.print(line, markup=False)
+    """Print progress to standard error; only line breaks go through as they are."""
+    talk.print(Text("\n".join(map(shown, line.split("\n")))))
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as the last line on standard output."""
-    sys.stdout.write(orjson.dumps(value, default=str).decode() + "\n")
+    text = orjson.dumps(value, default=str).decode()
+    # JSON's own escapes say the same, and are safe to look at; orjson uses them only below U+0020.
+    sys.stdout.write(UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 
@@ -29,5 +46,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=False)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
     (data if data.is_terminal else Console(width=200, highlight=False)).print(table)

@@ -156,10 +156,7 @@ def ldo(
 
         def hand_over(line: bytes, folder: Path) -> None:
             said = parse_ldo_line(line, folder)
-            device.report(
-                said.ldo_id, sensor_data=said.sensor_data, context=said.context, prediction=said.prediction,
-                clip=said.clip, captured_at_us=said.captured_at_us,
-            )  # fmt: skip
+            device.report_json(said.ldo_id, said.body, clip=said.clip, captured_at_us=said.captured_at_us)
 
         def hand_over_all(path: Path) -> None:
             with _opened(path) as lines:

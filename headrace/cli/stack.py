@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def up(
     *,
-    store: Annotated[StoreChoice | None, typer.Option(help="minio, or a local directory. [default: see below]")] = None,
+    store: Annotated[
+        StoreChoice | None, typer.Option(help="minio, or a local directory; see below where it is not given.")
+    ] = None,
     brokers: Annotated[int, typer.Option(help="Kafka brokers: 1 or 3.")] = 1,
     as_json: Json = False,
 ) -> None:

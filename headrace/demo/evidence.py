@@ -90,13 +90,7 @@ async def verified(settings: Settings, bodies: Mapping[str, Stored | str]) -> li
 
     The keys are what to call a body in such a sentence; a value is a record, or the digest of the object of that key.
     """
-    blobs = Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
+    blobs = Blobs.from_settings(settings)
     room = asyncio.Semaphore(_READS_AT_ONCE_MAX)
 
     async def check(name: str, body: Stored | str) -> str | None:

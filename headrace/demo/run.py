@@ -18,7 +18,6 @@ from infra.native import SERVICES, StackInfo, StackOptions, Store, temporary_sta
 from runtime.settings import Settings, load_settings
 
 SECONDS = 15.0
-SECONDS_MAX = 300.0  # the line is drawn beforehand: a minute of it takes 60 MB
 _PREFIX = "HEADRACE_"
 
 

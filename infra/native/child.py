@@ -12,14 +12,10 @@ import psutil
 
 from infra.native.exits import explain
 from infra.native.ledger import STACK_ID_VARIABLE, Identity, ProcessRecord, State
+from infra.native.pauses import RESTART_DELAY_S_MAX, Pauses
 from infra.native.process import Process, Restart
 
 _READY_POLL_S = 0.05
-_RESTART_DELAY_S = 0.5
-_RESTART_DELAY_S_MAX = 10.0
-_HEALTHY_S = 30.0
-"""A process that ran this long before it ended starts its delays anew."""
-_LOG_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class Child:
         """Run until `stop` is called, or until a step that runs once has succeeded."""
         for need in needs:
             await need.ready.wait()
-        delay_s = _RESTART_DELAY_S
+        pauses = Pauses()
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await self._run_once()
@@ -68,12 +64,10 @@ class Child:
                 self._note(state=State.DONE, identity=None, ready_s=time.monotonic() - began)
                 self.ready.set()
                 return
-            if time.monotonic() - began > _HEALTHY_S:
-                delay_s = _RESTART_DELAY_S
+            delay_s = pauses.after(code, time.monotonic() - began)
             self._say_ended(code, delay_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
-            delay_s = min(delay_s * 2, _RESTART_DELAY_S_MAX)
 
     async def stop(self) -> None:
         """End it: its own signal first, and the kill signal for it and its group when its time is up."""
@@ -113,8 +107,6 @@ class Child:
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = self.process
-        if process.log.exists() and process.log.stat().st_size > _LOG_BYTES_MAX:
-            process.log.replace(process.log.with_suffix(".log.1"))
         descriptor = os.open(process.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             return await asyncio.create_subprocess_exec(
@@ -151,8 +143,10 @@ class Child:
 
     def _say_ended(self, code: int, delay_s: float) -> None:
         reason = explain(code)
+        # A pause that somebody may notice shows in `headrace status` too.
+        shown = f"{reason}, starts again {delay_s:.0f} s later" if delay_s > RESTART_DELAY_S_MAX else reason
         self._note(
-            state=State.RESTARTING, identity=None, restarts=self.record.restarts + 1, last_exit=reason, ready_s=None
+            state=State.RESTARTING, identity=None, restarts=self.record.restarts + 1, last_exit=shown, ready_s=None
         )
         self._around.say(f"{self.process.name}: {reason}; starting it again in {delay_s:.1f} s")
 

@@ -15,6 +15,8 @@ from infra.native.layout import StateDir, cache_home, locked
 from infra.native.ports import LOOPBACK
 from infra.native.process import Process
 from runtime.errors import HeadraceError
+from runtime.settings import load_settings
+from store.bucket import ensure_bucket
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """The last state of its repository before that was archived."""
@@ -27,9 +29,9 @@ _BUILD_S_MAX = 1800.0
 def binary_at_hand() -> Path | None:
     """The binary that would be used without building one: HEADRACE_MINIO_BINARY, an earlier build, or PATH's.
 
-    Raises HeadraceError when HEADRACE_MINIO_BINARY names no program.
+    Raises HeadraceError when HEADRACE_MINIO_BINARY names no program, or another setting is wrong.
     """
-    named = os.environ.get("HEADRACE_MINIO_BINARY")
+    named = load_settings().minio_binary
     if named:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named).absolute()
@@ -102,24 +104,8 @@ def endpoint(config: StackConfig) -> str:
 def create_bucket(config: StackConfig, state: StateDir) -> None:
     """Make the bucket in a MinIO that runs; may be repeated."""
     if not (state.part("minio") / "data" / BUCKET).is_dir():
-        asyncio.run(_create_bucket(config))
-
-
-async def _create_bucket(config: StackConfig) -> None:
-    from aiobotocore.session import get_session
-
-    connection = get_session().create_client(
-        "s3",
-        endpoint_url=endpoint(config),
-        region_name=STORE_REGION,
-        aws_access_key_id=config.secrets.store_access_key,
-        aws_secret_access_key=config.secrets.store_secret_key,
-    )
-    async with connection as client:
-        try:
-            await client.create_bucket(Bucket=BUCKET)
-        except client.exceptions.BucketAlreadyOwnedByYou:
-            return
+        keys = config.secrets.store_access_key, config.secrets.store_secret_key
+        asyncio.run(ensure_bucket(f"s3://{BUCKET}", endpoint=endpoint(config), region=STORE_REGION, keys=keys))
 
 
 def _built() -> Path:

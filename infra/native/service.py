@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from infra.native import kafka, minio, postgres, valkey
+from infra.native import kafka, minio, postgres
 from infra.native.checks import http_answers
 from infra.native.config import BUCKET, STORE_REGION, ServiceSpec, StackConfig
 from infra.native.layout import StateDir
@@ -30,7 +30,6 @@ def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
         "HEADRACE_KAFKA_BOOTSTRAP": kafka.bootstrap(config),
         "HEADRACE_KAFKA_REPLICAS": str(config.brokers),
         "HEADRACE_POSTGRES_DSN": postgres.dsn(config, with_password=True),
-        "HEADRACE_VALKEY_URL": valkey.url(config),
         "HEADRACE_STORE_URL": store_url(config, state),
         "HEADRACE_STATE_DIR": str(state.root),
     }

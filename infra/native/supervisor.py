@@ -18,10 +18,12 @@ from infra.native.child import Child, Surroundings
 from infra.native.config import read_config
 from infra.native.layout import Busy, StateDir, locked
 from infra.native.ledger import Identity, Ledger, write_ledger
+from infra.native.log_files import rotate
 from infra.native.plan import plan
 from infra.native.process import Process, levels
 
 _OWNER_POLL_S = 0.5
+_LOGS_POLL_S = 5.0
 
 
 class Supervisor:
@@ -43,10 +45,19 @@ class Supervisor:
             asyncio.create_task(child.keep_running([self.children[need] for need in child.process.depends_on]))
             for child in self.children.values()
         ]
+        keeping.append(asyncio.create_task(self._keep_logs_small()))
         try:
             await stop.wait()
         finally:
             await self._stop_all(keeping)
+
+    async def _keep_logs_small(self) -> None:
+        logs = [child.process.log for child in self.children.values()] + [self._state.log("supervisor")]
+        while True:
+            for log in logs:
+                with suppress(OSError):  # a disk that is full now may have room the next time
+                    await asyncio.to_thread(rotate, log)
+            await asyncio.sleep(_LOGS_POLL_S)
 
     async def _stop_all(self, keeping: list[asyncio.Task[None]]) -> None:
         for level in sorted({child.level for child in self.children.values()}, reverse=True):

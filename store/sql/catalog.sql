@@ -23,7 +23,7 @@ select
     timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
     sequence::bigint, media_type, size_bytes::bigint,
     width::integer, height::integer, duration_us::bigint, ldo_id, code, about,
-    coalesce(attributes::jsonb, '{}'), traceparent
+    coalesce(attributes::json, '{}'), traceparent
 from rows from (
     json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
     json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),

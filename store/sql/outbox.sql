@@ -1,10 +1,23 @@
 -- The relay's side of the catalog. Times come out as microseconds since 1970; numeric keeps them exact.
 
 -- pending --
--- As many rows as fit into a number of bytes, at least one; the length of a value is known without reading it.
-with next as (
-    select o.id, o.event_id, o.topic, o.record_id, o.dead_letter_id,
-        sum(coalesce(octet_length(d.value), 0) + coalesce(octet_length(d.key), 0)) over (order by o.id) as bytes,
+-- As many rows as fit into a number of bytes, at least one; the length of a value is known without reading it. A row
+-- whose record, blob or dead letter is gone comes too, with nulls: it must be seen, and not hide what is behind it.
+select * from (
+    select
+        o.id, o.event_id, o.topic,
+        r.record_id, r.kind, r.digest, r.site, r.source_id,
+        (extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,
+        (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
+        r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code,
+        r.about, r.attributes::text as attributes, r.traceparent,
+        d.dead_letter_id, d.code as reject_code, d.reason, d.topic as message_topic, d.partition,
+        d."offset" as message_offset, d.message_timestamp_us, d.key, d.value, d.headers::text as headers,
+        (extract(epoch from d.rejected_at) * 1000000)::bigint as rejected_at_us,
+        sum(
+            coalesce(octet_length(d.value), 0) + coalesce(octet_length(d.key), 0)
+            + coalesce(octet_length(d.headers::text), 0) + coalesce(octet_length(r.attributes::text), 0)
+        ) over (order by o.id) as bytes,
         row_number() over (order by o.id) as position
     from (
         select id, event_id, topic, record_id, dead_letter_id
@@ -13,24 +26,12 @@ with next as (
         order by id
         limit $1
     ) as o
+    left join records as r using (record_id)
+    left join blobs as b on b.sha256 = r.digest
     left join dead_letters as d using (dead_letter_id)
-)
-select
-    n.id, n.event_id, n.topic,
-    r.record_id, r.kind, r.digest, r.site, r.source_id,
-    (extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,
-    (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
-    r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code, r.about,
-    r.attributes::text as attributes, r.traceparent,
-    d.dead_letter_id, d.code as reject_code, d.reason, d.topic as message_topic, d.partition,
-    d."offset" as message_offset, d.message_timestamp_us, d.key, d.value, d.headers::text as headers,
-    (extract(epoch from d.rejected_at) * 1000000)::bigint as rejected_at_us
-from next as n
-left join records as r using (record_id)
-left join blobs as b on b.sha256 = r.digest
-left join dead_letters as d using (dead_letter_id)
-where n.bytes <= $2 or n.position = 1
-order by n.id
+) as next
+where bytes <= $2 or position = 1
+order by id
 
 -- mark --
 update outbox

@@ -51,9 +51,6 @@ where record_id = $1
 order by seen_at, topic, partition, "offset", index
 limit $2
 
--- blob_place --
-select sha256, size_bytes, media_type, store_key, store_offset from blobs where sha256 = $1
-
 -- count_records --
 select kind, count(*) from records group by kind order by kind
 

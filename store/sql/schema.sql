@@ -42,7 +42,9 @@ create table records (
     ldo_id text collate "C",
     code text collate "C",
     about text,
-    attributes jsonb not null default '{}',
+    -- json, not jsonb: it keeps the text as it came. jsonb writes 1e308 out as 309 digits, and the announcement would say
+    -- other bytes than the source did, up to fifty times as many.
+    attributes json not null default '{}',
     traceparent text,
     ingested_at timestamptz not null default now()
 );
@@ -52,7 +54,8 @@ create table records (
 create index records_by_kind on records (kind, ingested_at, record_id);
 create index records_by_source on records (site, source_id, ingested_at, record_id);
 create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where ldo_id is not null;
-create index records_by_code on records (code, ingested_at, record_id) where code is not null;
+-- Of codes only a hash is kept: a row of a btree holds 2.7 KB at the most, a code 4 KiB.
+create index records_by_code on records using hash (code) where code is not null;
 
 -- One row for each delivery. record_id belongs to the key: a topic that was made anew starts again at offset 0, and its
 -- observations must not disappear behind the old ones, while a redelivery of one message carries the same record.

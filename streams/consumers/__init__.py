@@ -1,4 +1,5 @@
-from streams.consumers.body import Body, BodyCorrupt
+from store.errors import BlobCorrupt
+from streams.consumers.body import Body
 from streams.consumers.consume import consume
 
-__all__ = ["Body", "BodyCorrupt", "consume"]
+__all__ = ["BlobCorrupt", "Body", "consume"]

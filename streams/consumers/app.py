@@ -7,14 +7,13 @@ from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
 from runtime.settings import Settings
 from runtime.waiting import wait_for
-from schemas.events import Kind
-from schemas.topics import PERCEIVED, PREPROCESSED, ingested_topic
+from schemas.topics import PERCEIVED, PREPROCESSED
 from store.blobs import Blobs
 from streams.consumers import perception as perceiving
 from streams.consumers import preprocessing as measuring
-from streams.consumers.consume import opened_blobs
-from streams.consumers.derive import Deriving
-from streams.watched import ask_kafka, watched
+from streams.consumers.derive import TOPICS, Deriving
+from streams.lag import LagProbe
+from streams.watched import watched
 
 
 async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
@@ -23,7 +22,7 @@ async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
     Raises:
         HeadraceError: a service is away or refuses, or a topic is missing.
     """
-    blobs = opened_blobs(settings)
+    blobs = Blobs.from_settings(settings)
     measured = measuring.Preprocessing(blobs)
     deriving = Deriving(settings, measuring.NAME, measured.compute, blobs=blobs, forget=lambda _places: None)
     return await _serve(settings, deriving, blobs, PREPROCESSED.name, stop)
@@ -35,7 +34,7 @@ async def perception(settings: Settings, stop: asyncio.Event) -> int:
     Raises:
         HeadraceError: a service is away or refuses, or a topic is missing.
     """
-    blobs = opened_blobs(settings)
+    blobs = Blobs.from_settings(settings)
     seen = perceiving.Perception()
     deriving = Deriving(settings, perceiving.NAME, seen.compute, blobs=blobs, forget=seen.forget)
     return await _serve(settings, deriving, blobs, PERCEIVED.name, stop)
@@ -48,15 +47,22 @@ CONSUMERS: dict[str, Callable[[Settings, asyncio.Event], Awaitable[int]]] = {
 
 
 async def _serve(settings: Settings, deriving: Deriving, blobs: Blobs, output: str, stop: asyncio.Event) -> int:
-    admin = await asyncio.to_thread(wait_for_kafka, settings)
-    await asyncio.to_thread(require_topics, settings, admin, [ingested_topic(Kind.FRAME).name, output])
-    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max)
+    admin = await wait_for_kafka(settings, stop=stop)
+    await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
+    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    # What is in hand says whether this process moves; the lag, whether it should have something in hand. While Kafka is
+    # away the lag says nothing, so an outage is not taken for standing still.
+    lag = LagProbe(settings, deriving.group, TOPICS, deriving.assigned)
     async with watched(
         settings,
-        waiting=deriving.waiting,
-        progress=deriving.progress,
+        waiting=lambda: deriving.waiting() or lag.waiting(),
+        progress=lambda: (deriving.progress(), lag.progress()),
         doing=lambda: "a batch is being handled" if deriving.waiting() else "waiting for frames",
-        probes={"kafka": lambda: ask_kafka(settings, admin), "store": blobs.check},
+        probes={"kafka": lag.check, "store": blobs.check},
     ):
-        get_log().info(Action.STARTED)
-        return await deriving.run(stop)
+        lag.start()
+        try:
+            get_log().info(Action.STARTED)
+            return await deriving.run(stop)
+        finally:
+            await asyncio.to_thread(lag.stop)

@@ -41,9 +41,9 @@ class Change:
     regions: tuple[Region, ...]
 
 
-def look(grey: Pixels) -> Look:
-    """Make a grey picture ready to be compared."""
-    height, width = grey.shape
+def look(grey: Pixels, size: tuple[int, int] | None = None) -> Look:
+    """Make a grey picture ready to be compared; `size` is its original width and height where it was reduced."""
+    width, height = size or (grey.shape[1], grey.shape[0])
     blurred = cv2.GaussianBlur(narrowed(grey, WORKING_WIDTH_MAX), _BLUR, 0)
     return Look(np.asarray(blurred, np.uint8), width, height)
 

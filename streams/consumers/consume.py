@@ -8,6 +8,7 @@ from confluent_kafka import KafkaException
 from runtime.errors import HeadraceError
 from runtime.kafka import kafka_unreachable, wait_for_kafka
 from runtime.settings import Settings, load_settings
+from runtime.waiting import Stopped
 from schemas.events import Ingested, Kind
 from schemas.topics import ingested_topic
 from store.blobs import Blobs
@@ -47,7 +48,7 @@ async def consume(
     settings = settings or load_settings()
     stop = stop or asyncio.Event()
     topics = [ingested_topic(kind).name for kind in _kinds(kinds)]
-    blobs = opened_blobs(settings)
+    blobs = Blobs.from_settings(settings)
 
     async def handle(taken: Taken) -> None:
         await handler(taken.event, Body(taken.event, blobs))
@@ -55,7 +56,10 @@ async def consume(
     retries = Retries(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
     handling = Handling(group, handle, retries, stop)
     intake = Intake(settings, group, topics, given_up=_nobody)
-    await asyncio.to_thread(wait_for_kafka, settings)
+    try:
+        await wait_for_kafka(settings, stop=stop)
+    except Stopped:
+        return
     await intake.open()
     try:
         await _loop(intake, handling, settings.consumer_events_max, stop)
@@ -63,17 +67,6 @@ async def consume(
         raise kafka_unreachable(settings, error.args[0]) from None
     finally:
         await intake.close()
-
-
-def opened_blobs(settings: Settings) -> Blobs:
-    """Open the store that the settings name; nothing is sent yet."""
-    return Blobs.open(
-        settings.store_url,
-        endpoint=settings.store_endpoint,
-        region=settings.store_region,
-        access_key=settings.store_access_key.get_secret_value(),
-        secret_key=settings.store_secret_key.get_secret_value(),
-    )
 
 
 async def _loop(intake: Intake, handling: Handling, events_max: int, stop: asyncio.Event) -> None:

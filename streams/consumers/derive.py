@@ -1,7 +1,7 @@
 """A consumer that says something about every frame: results exactly once, whatever ends it on the way."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 from uuid import uuid4
 
@@ -16,9 +16,12 @@ from store.blobs import Blobs
 from streams.consumers.body import Body
 from streams.consumers.handling import Handled, Handling, Retries
 from streams.consumers.intake import Batch, Intake, Place, Taken
-from streams.consumers.results import Message, Results, StartOver, message_of
+from streams.consumers.results import Message, Results, message_of
+from streams.start_over import StartOver
 
 FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
+
+TOPICS = (ingested_topic(Kind.FRAME).name,)
 
 Compute: TypeAlias = Callable[[Ingested, Body, Place], Awaitable[PreprocessedFrame | PerceivedFrame]]
 
@@ -39,23 +42,28 @@ class Deriving:
         forget: Callable[[set[Place] | None], None],
     ) -> None:
         self._settings = settings
-        self._group = f"headrace-{name}"
+        self.group = f"headrace-{name}"
         self._compute = compute
         self._blobs = blobs
         self._forget = forget
         self._made: dict[Place, list[Message]] = {}
         self._handling: Handling | None = None
+        self._intake: Intake | None = None
         self._failures = 0
         self._publishing = False
         self.published = 0
 
     def waiting(self) -> bool:
-        """Say whether there is work, for the watchdog."""
+        """Say whether there is work in hand, for the watchdog."""
         return self._publishing or (self._handling is not None and self._handling.busy)
 
     def progress(self) -> object:
         """Return what differs once something moved."""
         return self.published, self._failures, self._handling.progress if self._handling else 0
+
+    def assigned(self) -> Iterable[Place]:
+        """Return the partitions that are this member's; none while it is not yet a member, or no longer one."""
+        return self._intake.assigned if self._intake else ()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Work until `stop` is set; returns the exit code.
@@ -71,7 +79,7 @@ class Deriving:
                 if self._failures > FAILURES_IN_A_ROW_MAX:
                     get_log().error(Action.HALTED, why=str(fault), failures=self._failures)
                     return Exit.TRANSIENT
-                get_log().warning(Action.RETRYING, service="kafka", group=self._group, why=str(fault))
+                get_log().warning(Action.RETRYING, service="kafka", group=self.group, why=str(fault))
                 pause_s = self._settings.retry_delay_s * self._failures
                 await asyncio.sleep(min(pause_s, self._settings.retry_delay_s_max))
         return Exit.OK
@@ -81,20 +89,22 @@ class Deriving:
         settings = self._settings
         self._forget(None)
         retries = Retries(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
-        handling = self._handling = Handling(self._group, self._one, retries, stop)
-        intake = Intake(settings, self._group, [ingested_topic(Kind.FRAME).name], given_up=self._forget)
+        handling = self._handling = Handling(self.group, self._one, retries, stop)
+        intake = Intake(settings, self.group, TOPICS, given_up=self._forget)
         # A name of its own for each membership: the group's generation, not the name, fences who lost a partition.
-        results = Results(settings, f"{self._group}-{uuid4()}")
+        results = Results(settings, f"{self.group}-{uuid4()}")
         try:
             await intake.run(results.open)
             await intake.open()
-            get_log().info(Action.READY, group=self._group)
+            self._intake = intake
+            get_log().info(Action.READY, group=self.group)
             while not stop.is_set():
                 batch = await intake.take(settings.consumer_events_max)
                 if batch.next_offsets:
                     await self._batch(batch, intake, results, handling)
         finally:
             self._publishing = False
+            self._intake = None
             await intake.run(results.close)
             await intake.close()
 

@@ -42,17 +42,17 @@ class Quality:
 
 
 def measure(data: bytes) -> Quality:
-    """Decode an image and measure it.
+    """Decode an image and measure it; one of more than 25 megapixels at half its width and height.
 
     Raises:
         NotDecodable.
     """
-    colour = decode(data, colour=True)
+    picture = decode(data, colour=True)
+    colour = picture.pixels
     grey = np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), np.uint8)
-    height, width = grey.shape
     return Quality(
-        width=width,
-        height=height,
+        width=picture.width,
+        height=picture.height,
         sharpness=sharpness(grey),
         brightness=float(grey.mean()) / 255,
         dark_share=float(np.count_nonzero(grey <= DARK_MAX)) / grey.size,

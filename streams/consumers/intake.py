@@ -98,6 +98,8 @@ class Intake:
         self._consumer: Consumer | None = None
         self._uncommitted: dict[Place, int] = {}
         self._gone: set[Place] = set()
+        self.assigned: frozenset[Place] = frozenset()
+        """The partitions that this member had when it last took something; readable from any thread."""
 
     async def open(self) -> None:
         """Join the group."""
@@ -158,6 +160,7 @@ class Intake:
             for message in (first, *rest):
                 self._sort(message, batch)
         # A partition may go between the first message and the others: then its new owner takes all of them.
+        self.assigned = frozenset((place.topic, place.partition) for place in self._consumer.assignment())
         for place in self._gone:
             batch.taken.pop(place, None)
             batch.next_offsets.pop(place, None)

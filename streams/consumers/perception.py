@@ -10,17 +10,16 @@ from uuid import UUID
 
 from schemas.digest import result_id
 from schemas.events import Ingested, PerceivedFrame
-from store.errors import BlobMissing
-from streams.consumers.body import Body, BodyCorrupt
+from store.errors import BlobCorrupt, BlobMissing
+from streams.consumers.body import Body
 from streams.consumers.change_detection import Change, Look, change, look
 from streams.consumers.intake import Place
 from streams.consumers.last_looks import LastLooks, Seen
-from streams.consumers.pictures import NotDecodable, check_header, decode
-from streams.consumers.pixel_budget import PixelBudget
+from streams.consumers.memory_budget import FrameBudgets
+from streams.consumers.pictures import NotDecodable, decode, decoding_bytes
 
 NAME = "perception"
 
-PIXELS_AT_ONCE_MAX = 200_000_000  # in grey, a byte each
 LOOKS_BYTES_MAX = 64 * 1024 * 1024  # 290 sources of 16:9
 
 
@@ -28,7 +27,7 @@ class Perception:
     """Compares each frame with the one before of its source; a source's frames must come in their order."""
 
     def __init__(self) -> None:
-        self._budget = PixelBudget(PIXELS_AT_ONCE_MAX)
+        self._budgets = FrameBudgets()
         self._last = LastLooks(LOOKS_BYTES_MAX)
 
     def forget(self, places: set[Place] | None) -> None:
@@ -42,14 +41,18 @@ class Perception:
             StoreUnavailable, StoreRefused: the store is away.
         """
         try:
-            data = await body.read()
-            async with self._budget.hold(check_header(data)):
-                now = await asyncio.to_thread(_look_at, data)
-        except (NotDecodable, BodyCorrupt, BlobMissing) as error:
+            now = await self._look(body)
+        except (NotDecodable, BlobCorrupt, BlobMissing) as error:
             return perceived(event, None, previous_digest=None, error=str(error).splitlines()[0])
         before = self._last.swap((event.site, event.source_id), Seen(event.digest, now, place))
         found = await asyncio.to_thread(change, before.look, now) if before else None
         return perceived(event, found, previous_digest=before.digest if before and found else None)
+
+    async def _look(self, body: Body) -> Look:
+        async with self._budgets.body(body.size_bytes):
+            data = await body.read()
+            async with self._budgets.decoding.hold(decoding_bytes(data)):
+                return await asyncio.to_thread(_look_at, data)
 
 
 def perceived(
@@ -72,4 +75,5 @@ def perceived(
 
 
 def _look_at(data: bytes) -> Look:
-    return look(decode(data, colour=False))
+    picture = decode(data, colour=False)
+    return look(picture.pixels, (picture.width, picture.height))

@@ -3,20 +3,17 @@
 import asyncio
 from uuid import UUID
 
-from schemas.digest import blob_key, result_id, sha256_hex
+from schemas.digest import derived_key, result_id, sha256_hex
 from schemas.events import Ingested, PreprocessedFrame
 from store.blobs import Blobs
-from store.errors import BlobMissing
-from streams.consumers.body import Body, BodyCorrupt
+from store.errors import BlobCorrupt, BlobMissing
+from streams.consumers.body import Body
 from streams.consumers.image_quality import Quality, measure
 from streams.consumers.intake import Place
-from streams.consumers.pictures import NotDecodable, check_header
-from streams.consumers.pixel_budget import PixelBudget
+from streams.consumers.memory_budget import FrameBudgets
+from streams.consumers.pictures import NotDecodable, decoding_bytes
 
 NAME = "preprocessing"
-
-# 100 megapixels decoded are 300 MB in colour, 100 in grey and 200 in the Laplacian.
-PIXELS_AT_ONCE_MAX = 100_000_000
 
 
 class Preprocessing:
@@ -24,7 +21,7 @@ class Preprocessing:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._budget = PixelBudget(PIXELS_AT_ONCE_MAX)
+        self._budgets = FrameBudgets()
 
     async def compute(self, event: Ingested, body: Body, _place: Place) -> PreprocessedFrame:
         """Return what was measured; a frame that is no picture has a result that says why.
@@ -33,14 +30,18 @@ class Preprocessing:
             StoreUnavailable, StoreRefused: the store is away.
         """
         try:
-            data = await body.read()
-            async with self._budget.hold(check_header(data)):
-                quality = await asyncio.to_thread(measure, data)
-        except (NotDecodable, BodyCorrupt, BlobMissing) as error:
+            quality = await self._measured(body)
+        except (NotDecodable, BlobCorrupt, BlobMissing) as error:
             return preprocessed(event, None, thumbnail_digest="", error=str(error).splitlines()[0])
         digest = sha256_hex(quality.thumbnail.jpeg)
-        await self._blobs.put(blob_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
+        await self._blobs.put(derived_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
         return preprocessed(event, quality, thumbnail_digest=digest)
+
+    async def _measured(self, body: Body) -> Quality:
+        async with self._budgets.body(body.size_bytes):
+            data = await body.read()
+            async with self._budgets.decoding.hold(decoding_bytes(data)):
+                return await asyncio.to_thread(measure, data)
 
 
 def preprocessed(
@@ -63,7 +64,7 @@ def preprocessed(
         bright_share=quality.bright_share if quality else 0.0,
         perceptual_hash=quality.perceptual_hash if quality else "0" * 16,
         thumbnail_sha256=thumbnail_digest,
-        thumbnail_key=blob_key(thumbnail_digest) if thumbnail_digest else "",
+        thumbnail_key=derived_key(thumbnail_digest) if thumbnail_digest else "",
         thumbnail_width=quality.thumbnail.width if quality else 0,
         thumbnail_height=quality.thumbnail.height if quality else 0,
         error=error,

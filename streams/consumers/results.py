@@ -17,6 +17,7 @@ from schemas.events import PerceivedFrame, PreprocessedFrame
 from schemas.headers import Headers, headers_for
 from schemas.topics import PERCEIVED, PREPROCESSED
 from streams.consumers.intake import RECONNECT_MS_MAX
+from streams.start_over import StartOver
 
 INIT_S_MAX = 10
 COMMIT_S_MAX = 8
@@ -26,10 +27,6 @@ CLOSE_S_MAX = 2
 BATCH_BYTES_MAX = min(PREPROCESSED.message_bytes_max, PERCEIVED.message_bytes_max) // 2
 
 _TOPICS = {PreprocessedFrame: PREPROCESSED.name, PerceivedFrame: PERCEIVED.name}
-
-
-class StartOver(Exception):  # noqa: N818 - named for what happens next
-    """What became of a transaction is not known: join anew and begin at the committed offsets."""
 
 
 @dataclass(frozen=True, slots=True)

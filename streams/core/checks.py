@@ -15,7 +15,6 @@ from schemas.limits import (
     CAPTURED_AT_US_MIN,
     CLIP_BYTES_MAX,
     CLIP_DURATION_US_MAX,
-    CODE_BYTES_MAX,
     FRAME_BYTES_MAX,
     FRAME_PIXELS_MAX,
     FRAME_SIDE_PIXELS_MAX,
@@ -23,7 +22,7 @@ from schemas.limits import (
     LDO_BODY_BYTES_MAX,
 )
 from schemas.media import image_header, video_header
-from schemas.names import check_name
+from schemas.names import check_code, check_name
 from schemas.reject import RejectCode, Rejected
 
 FRAME_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/webp"})
@@ -78,12 +77,7 @@ def _check_time(captured_at_us: int, now_us: int) -> None:
 
 
 def _check_cid(event: Cid) -> None:
-    if not event.code:
-        raise Rejected(RejectCode.MISSING_FIELD, "code is empty")
-    if len(event.code.encode()) > CODE_BYTES_MAX:
-        raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"code is longer than {CODE_BYTES_MAX} bytes")
-    if "\0" in event.code:
-        raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, "code holds the character U+0000")
+    check_code(event.code, "code")
     check_name(event.symbology, "symbology")
     if event.seen_in is not None:
         _check_digest(event.seen_in, "seen_in")
@@ -116,7 +110,7 @@ def _check_clip(event: Clip) -> None:
     if not 0 <= event.duration_us <= CLIP_DURATION_US_MAX:
         raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, f"duration is {event.duration_us} µs, not up to an hour")
     if event.about is not None:
-        check_name(event.about, "about")
+        check_code(event.about, "about")
     _check_body(event, CLIP_BYTES_MAX)
 
 

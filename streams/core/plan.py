@@ -1,7 +1,7 @@
 """What a batch puts into the store, and the rows that it commits."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -10,7 +10,7 @@ import orjson
 from schemas.digest import dead_letter_id, record_id
 from schemas.events import Cid, Clip, Frame, Kind, Ldo
 from schemas.limits import PACKED_BYTES_MAX
-from store.rows import Batch, BlobPlace, BlobRow, DeadLetterRow, RecordRow, RedriveRow, SightingRow
+from store.rows import Batch, BlobRow, DeadLetterRow, RecordRow, RedriveRow, SightingRow
 from streams.core.delivery import HeaderPairs
 from streams.core.examine import Accepted, Refused
 
@@ -36,29 +36,25 @@ class Place:
     store_offset: int | None = None
 
 
-def plan(accepted: Iterable[Accepted], known: Mapping[str, BlobPlace]) -> Plan:
-    """Sort the bodies that are new by how they are stored; `known` are blobs that the catalog has, by digest."""
+def plan(accepted: Iterable[Accepted], known: Container[str]) -> Plan:
+    """Sort the bodies by how they are stored; `known` are the digests of blobs that the catalog has.
+
+    A claim is looked at even where its digest is known: what was staged may be something else, and it is deleted
+    afterwards.
+    """
     alone: dict[str, Accepted] = {}
     packed: dict[str, Accepted] = {}
     claimed: list[Accepted] = []
     for one in accepted:
-        place = known.get(one.digest)
         if one.body is None:
-            if place is None or not _is_as_claimed(one, place):
-                claimed.append(one)
-        elif place is not None:
+            claimed.append(one)
+        elif one.digest in known:
             continue
         elif isinstance(one.event, Cid | Ldo) and one.size_bytes < PACKED_BYTES_MAX:
             packed.setdefault(one.digest, one)
         else:
             alone.setdefault(one.digest, one)
     return Plan(tuple(alone.values()), tuple(packed.values()), tuple(claimed))
-
-
-def _is_as_claimed(one: Accepted, place: BlobPlace) -> bool:
-    # Nobody has looked at a claimed body yet: only what the catalog knows as exactly that needs no look. The type
-    # tells frames from clips, so a record of this kind is there already, with what its own bytes said.
-    return (place.size_bytes, place.media_type) == (one.size_bytes, one.media_type)
 
 
 def batch_of(

@@ -36,8 +36,8 @@ class Announcer:
             settings,
             transactional_id=TRANSACTIONAL_ID,
             transaction_timeout_ms=TRANSACTION_S_MAX * 1000,
-            # A commit flushes, and a flush does not linger: this only lets a backlog form larger batches.
             reconnect_backoff_max_ms=RECONNECT_MS_MAX,
+            # A commit flushes, and a flush does not linger: this only lets a backlog form larger batches.
             linger_ms=5,
             batch_size=BATCH_BYTES_MAX,
             message_max_bytes=max(topic.message_bytes_max for topic in OUTPUT_TOPICS.values()),

@@ -21,9 +21,9 @@ async def relay(settings: Settings, stop: asyncio.Event) -> int:
     Raises:
         HeadraceError: Kafka or PostgreSQL is away at start-up or refuses, or a topic is missing.
     """
-    admin = await asyncio.to_thread(wait_for_kafka, settings)
+    admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS)
-    outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max)
+    outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     moving = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)
     try:
         async with watched(

@@ -5,11 +5,9 @@ from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException
 
+from streams.start_over import StartOver
+
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
-
-
-class StartOver(Exception):  # noqa: N818 - named for what happens next
-    """Something failed and what it left behind is not known: give the producer up, lead anew, read what is out."""
 
 
 class Fenced(Exception):  # noqa: N818 - named for what happened

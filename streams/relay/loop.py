@@ -6,6 +6,7 @@ fencing (`announcer.py`); that two relays do not fence each other for ever is th
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,12 +15,13 @@ from typing import TypeVar
 
 from runtime import crash_points
 from runtime.crash_points import CrashPoint, Reached
-from runtime.errors import Exit
+from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
 from runtime.metrics import (
     relay_announced_total,
     relay_delay_seconds,
     relay_leading,
+    relay_passed_over_total,
     relay_pending_rows,
     relay_restarts_total,
 )
@@ -29,11 +31,15 @@ from store.errors import CatalogUnavailable
 from store.outbox import Outbox, Pending
 from store.relay_session import Lead, Listener
 from streams.relay.announcer import Announcer
-from streams.relay.faults import Fenced, StartOver
-from streams.relay.plan import announce
+from streams.relay.faults import Fenced
+from streams.relay.plan import announce_each
 from streams.relay.tail import Tail
+from streams.start_over import StartOver
 
 FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
+
+COUNT_EVERY_S = 5.0
+COUNT_SHARE_MAX = 0.05  # of the time may go into counting, however long the backlog
 
 T = TypeVar("T")
 
@@ -75,6 +81,7 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Lead, or stand by, until `stop` is set; returns the exit code."""
+        counting = asyncio.create_task(self._count(), name="outbox backlog")
         try:
             async with self._outbox.listen() as listener:
                 while not stop.is_set():
@@ -83,7 +90,20 @@ class Relay:
                         return code
             return Exit.OK
         finally:
+            counting.cancel()
             self._thread.shutdown(wait=False)
+
+    async def _count(self) -> None:
+        """Measure the backlog now and then; a count of a large one takes long, so it is made more rarely."""
+        while True:
+            began_s = time.monotonic()
+            try:
+                relay_pending_rows.set(await self._outbox.unpublished())
+            except HeadraceError as error:
+                # Announcing says what it makes of PostgreSQL; a gauge that stands still is no reason to end.
+                get_log().debug(Action.RETRYING, service="postgres", why=error.what)
+            took_s = time.monotonic() - began_s
+            await asyncio.sleep(max(COUNT_EVERY_S, took_s / COUNT_SHARE_MAX))
 
     async def _term(self, listener: Listener, stop: asyncio.Event) -> int | None:
         """Lead once; returns None when it has to be begun anew."""
@@ -128,7 +148,6 @@ class Relay:
                 raise StartOver("the lead was lost with its connection to PostgreSQL")
             listener.heard.clear()
             rows = await self._outbox.pending(self._settings.relay_rows_max)
-            relay_pending_rows.set(len(rows))
             if rows:
                 await self._announce(announcer, rows)
             else:
@@ -154,20 +173,35 @@ class Relay:
 
     async def _announce(self, announcer: Announcer, rows: list[Pending]) -> None:
         self._enter(Phase.ANNOUNCING)
-        self._reached(CrashPoint.RELAY_BEFORE_SEND)
-        checkpoints = await self._blocking(lambda: announcer.announce(map(announce, rows)))
-        self._reached(CrashPoint.RELAY_BEFORE_MARK)
-        await self._outbox.mark([row.outbox_id for row in rows], checkpoints)
-        self._reached(CrashPoint.RELAY_AFTER_MARK)
+        announced = announce_each(rows)
+        await self._pass_over(announced.passed_over)
+        if announced.rows:
+            self._reached(CrashPoint.RELAY_BEFORE_SEND)
+            checkpoints = await self._blocking(lambda: announcer.announce(announced.messages))
+            self._reached(CrashPoint.RELAY_BEFORE_MARK)
+            await self._outbox.mark([row.outbox_id for row in announced.rows], checkpoints)
+            self._reached(CrashPoint.RELAY_AFTER_MARK)
         self._failures = 0
-        self.announced += len(rows)
+        self.announced += len(announced.rows)
         self._enter(Phase.ANNOUNCING)
-        self._measure(rows)
+        self._measure(announced.rows)
+
+    async def _pass_over(self, rows: list[tuple[Pending, str]]) -> None:
+        """Mark what cannot be announced, and say so: left unmarked it would come again with every look, for ever."""
+        for row, why in rows:
+            relay_passed_over_total.labels(row.topic).inc()
+            get_log().error(
+                Action.PASSED_OVER, outbox_id=row.outbox_id, event_id=str(row.event_id), topic=row.topic, why=why,
+                hint="mend the catalog, then set the row's published_at to null to have it announced",
+            )  # fmt: skip
+        if rows:
+            await self._outbox.mark([row.outbox_id for row, _ in rows])
 
     def _measure(self, rows: list[Pending]) -> None:
         now_us = self._now_us()
         for row in rows:
             relay_announced_total.labels(row.topic).inc()
+            assert row.event is not None
             since_us = row.event.ingested_at_us if isinstance(row.event, Ingested) else row.event.rejected_at_us
             relay_delay_seconds.observe(max(0, now_us - since_us) / 1_000_000)
 

@@ -16,8 +16,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from runtime.kafka import client_config
 from runtime.settings import Settings
-from streams.relay.faults import StartOver, kafka_fault, kafka_faults
+from streams.relay.faults import kafka_fault, kafka_faults
 from streams.relay.plan import OUTPUT_TOPICS, event_id_of
+from streams.start_over import StartOver
 
 RawHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 

@@ -11,7 +11,6 @@ from batch_samples import Line, cid, frame
 from confluent_kafka import Producer
 
 from batch.fsck import Options, Problem, Report, open_and_check
-from headrace.reading import opened_blobs
 from runtime.errors import HeadraceError
 from runtime.kafka import client_config
 from runtime.settings import Settings
@@ -38,7 +37,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def blobs(settings: Settings) -> Blobs:
-    return opened_blobs(settings)
+    return Blobs.from_settings(settings)
 
 
 @pytest.fixture

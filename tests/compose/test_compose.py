@@ -21,8 +21,11 @@ from headrace.cli.processes import parse_kinds
 from runtime.process import STOP_S_MAX
 from runtime.settings import Settings
 from schemas.events import Kind
+from store.outbox import PENDING_BYTES_MAX
 from streams.app import group_of
 from streams.consumers.app import CONSUMERS
+from streams.consumers.memory_budget import BODY_BYTES_AT_ONCE_MAX, DECODING_BYTES_AT_ONCE_MAX
+from streams.consumers.perception import LOOKS_BYTES_MAX
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
@@ -204,6 +207,33 @@ def test_data_is_on_named_volumes_where_the_images_keep_it() -> None:
     assert SERVICES["minio"]["volumes"] == [f"minio:{SERVICES['minio']['command'][1]}"]
     assert "--storage.tsdb.path=/prometheus" in SERVICES["prometheus"]["command"]
     assert "prometheus:/prometheus" in SERVICES["prometheus"]["volumes"]
+
+
+MIB = 2**20
+BASE_BYTES = 150 * MIB  # an interpreter with its libraries
+
+
+def worst_case_bytes(name: str) -> int:
+    """What a process may hold by its own limits when every one of them is used up."""
+    settings, command = settings_of(name), SERVICES[name]["command"]
+    match command:
+        case ["worker", *_]:
+            kinds = len(parse_kinds(command[2]))
+            return BASE_BYTES + kinds * (settings.buffer_bytes_max + 2 * settings.in_flight_bytes_max)
+        case ["consumer", consumer]:
+            looks = LOOKS_BYTES_MAX if consumer == "perception" else 0
+            return BASE_BYTES + BODY_BYTES_AT_ONCE_MAX + DECODING_BYTES_AT_ONCE_MAX + looks
+        case ["relay"]:
+            # Rows as they come, as values, as messages, and in librdkafka's queue.
+            return BASE_BYTES + 4 * PENDING_BYTES_MAX
+        case _:
+            return BASE_BYTES
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_process_fits_into_its_memory_at_its_worst(name: str) -> None:
+    number, unit = re.fullmatch(r"(\d+)([mg])", SERVICES[name]["mem_limit"]).groups()
+    assert worst_case_bytes(name) <= int(number) * {"m": MIB, "g": 1024 * MIB}[unit]
 
 
 def scrape_configs() -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ import pytest
 from schemas.digest import sha256_hex
 from schemas.events import Ingested
 from store.blobs import Blobs
-from store.errors import BlobMissing
-from streams.consumers.body import HASH_IN_THREAD_BYTES_MIN, Body, BodyCorrupt
+from store.errors import BlobCorrupt, BlobMissing
+from store.reading import HASH_IN_THREAD_BYTES_MIN
+from streams.consumers.body import Body
 
 
 def ingested(data: bytes, key: str, offset: int | None = None, **changes: object) -> Ingested:
@@ -40,13 +41,13 @@ async def test_or_a_part_of_a_pack(blobs: Blobs):
 
 async def test_other_bytes_of_the_same_size_are_corrupt(blobs: Blobs):
     await blobs.put("blobs/x", b"bodies")
-    with pytest.raises(BodyCorrupt, match="SHA-256"):
+    with pytest.raises(BlobCorrupt, match="SHA-256"):
         await Body(ingested(b"goodie", "blobs/x"), blobs).read()
 
 
 async def test_too_few_bytes_are_corrupt(blobs: Blobs):
     await blobs.put("packs/x", b"before" + b"bo")
-    with pytest.raises(BodyCorrupt, match="2 bytes instead of 4"):
+    with pytest.raises(BlobCorrupt, match="2 bytes instead of 4"):
         await Body(ingested(b"body", "packs/x", 6), blobs).read()
 
 

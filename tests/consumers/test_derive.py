@@ -5,6 +5,8 @@ import random
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -16,7 +18,8 @@ from schemas.events import PerceivedFrame, PreprocessedFrame
 from schemas.headers import traceparent_of
 from store.blobs import Blobs
 from streams.consumers.app import CONSUMERS
-from tests.conftest import ServiceProcess, until, until_async
+from streams.consumers.intake import Batch, Intake
+from tests.conftest import ServiceProcess, free_port, until, until_async
 
 pytestmark = pytest.mark.stack
 
@@ -94,3 +97,36 @@ async def test_results_are_said_once_although_the_consumer_is_killed(settings: S
     assert len(found.results) == 600
     assert len({result.event_id for result in found.results}) == 600
     found.close()
+
+
+async def test_a_member_that_is_given_nothing_while_frames_wait_is_not_alive(
+    settings: Settings, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+):
+    async def nothing(_intake: Intake, _events_max: int) -> Batch:
+        await asyncio.sleep(0.1)
+        return Batch()
+
+    monkeypatch.setattr(Intake, "take", nothing)
+    await ingest(settings, blobs, moving_block(3), site=new_name("site"))
+    port = free_port()
+    watched = settings.model_copy(update={"watchdog_s": 20.0, "health_port": port})
+    stop = asyncio.Event()
+    running = asyncio.create_task(CONSUMERS["preprocessing"](watched, stop))
+    try:
+        await until_async(lambda: _says(port, 503), 19, "/livez to say that nothing moves")
+    finally:
+        stop.set()
+        assert await asyncio.wait_for(running, 20) == 0
+
+
+async def _says(port: int, status: int) -> bool:
+    def ask() -> int:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/livez", timeout=2) as answer:
+                return answer.status
+        except HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    return await asyncio.to_thread(ask) == status

@@ -7,7 +7,7 @@ from schemas.events import Ingested
 from streams.consumers import handling as handling_module
 from streams.consumers.handling import Handled, Handling, Retries
 from streams.consumers.intake import Batch, Taken
-from streams.consumers.pixel_budget import PixelBudget
+from streams.consumers.memory_budget import MemoryBudget
 
 QUICK = Retries(delay_s=0.001, delay_s_max=0.004, deadline_s=5.0)
 ONE, TWO = ("t", 0), ("t", 1)
@@ -104,7 +104,7 @@ async def test_a_batch_that_takes_too_long_is_given_back(monkeypatch: pytest.Mon
 
 
 async def test_large_pictures_wait_for_each_other_and_small_ones_do_not():
-    budget, at_once, most = PixelBudget(100), 0, 0
+    budget, at_once, most = MemoryBudget(100), 0, 0
 
     async def decode(pixels: int) -> None:
         nonlocal at_once, most

@@ -1,9 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from streams.consumers.image_quality import hamming_distance, measure, perceptual_hash, sharpness
-from streams.consumers.pictures import NotDecodable, check_header
+from streams.consumers.pictures import WHOLE_BYTES_A_PIXEL_MAX, WHOLE_PIXELS_MAX, NotDecodable, decode, decoding_bytes
 
 
 def picture(seed: int, width: int = 640, height: int = 360) -> np.ndarray:
@@ -80,7 +84,7 @@ def test_a_one_pixel_picture_is_measured():
 @pytest.mark.parametrize("data", [b"", b"text", b"\xff\xd8\xff", bytes(100)])
 def test_bytes_that_are_no_picture_say_so(data: bytes):
     with pytest.raises(NotDecodable):
-        check_header(data)
+        decoding_bytes(data)
     with pytest.raises(NotDecodable):
         measure(data)
 
@@ -88,11 +92,59 @@ def test_bytes_that_are_no_picture_say_so(data: bytes):
 def test_a_picture_too_large_is_refused_by_its_header_alone():
     header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + (30_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
     with pytest.raises(NotDecodable, match="30000 x 30000"):
-        check_header(header + bytes(20))
+        decoding_bytes(header + bytes(20))
 
 
 def test_a_picture_cut_short_is_refused():
     whole = jpeg(picture(6))
-    assert check_header(whole) == 640 * 360
+    assert decoding_bytes(whole) == 640 * 360 * WHOLE_BYTES_A_PIXEL_MAX
     with pytest.raises(NotDecodable):
         measure(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_large_picture_is_reduced_and_keeps_its_size_and_looks(kind: str):
+    image = cv2.resize(picture(7), (8000, 4500))
+    large = cv2.imencode(kind, image, [cv2.IMWRITE_PNG_COMPRESSION, 1] if kind == ".png" else [])[1].tobytes()
+    assert decode(large, colour=True).pixels.shape == (2250, 4000, 3)
+    found, small = measure(large), measure(jpeg(picture(7)))
+    assert (found.width, found.height) == (8000, 4500)
+    assert (found.thumbnail.width, found.thumbnail.height) == (320, 180)
+    assert found.brightness == pytest.approx(small.brightness, abs=0.01)
+    assert hamming_distance(found.perceptual_hash, small.perceptual_hash) <= 6
+
+
+def test_a_large_picture_on_its_side_has_its_width_and_height_as_it_is_seen():
+    whole = jpeg(cv2.resize(picture(8), (8000, 4500)))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = whole[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + whole[2:]
+    seen = decode(turned, colour=False)
+    assert (seen.width, seen.height, seen.pixels.shape) == (4500, 8000, (4000, 2250))
+
+
+_DECODE = """
+import resource, sys
+from streams.consumers.image_quality import measure
+from streams.consumers.pictures import decoding_bytes
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure(data)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, decoding_bytes(data))
+"""
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("width", [6600, 8000])  # the largest that is decoded whole, and one that is reduced
+def test_decoding_takes_no_more_memory_than_is_reckoned_with(tmp_path: Path, width: int, progressive: int):
+    image = cv2.resize(picture(9), (width, width * 9 // 16))
+    how = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    whole = cv2.imencode(".jpg", image, [*how, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])[1].tobytes()
+    (tmp_path / "picture").write_bytes(whole)
+    answer = subprocess.run(
+        [sys.executable, "-c", _DECODE, tmp_path / "picture"], capture_output=True, text=True, check=True, timeout=60
+    )
+    took, reckoned = map(int, answer.stdout.split())
+    assert took <= reckoned
+    if not progressive:
+        assert took <= 160 * 2**20
+    assert (width * width * 9 // 16 <= WHOLE_PIXELS_MAX) == (width == 6600)

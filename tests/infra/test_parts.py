@@ -9,12 +9,15 @@ import pytest
 from infra.native import java, kafka_jars, minio, postgres_home
 from infra.native.exits import explain
 from infra.native.layout import Busy, StateDir, locked, write_private
-from infra.native.ledger import Identity, Ledger, ProcessRecord, State, read_ledger, write_ledger
+from infra.native.ledger import STACK_ID_VARIABLE, Identity, Ledger, ProcessRecord, State, read_ledger, write_ledger
 from infra.native.leftovers import end_leftovers
+from infra.native.log_files import rotate
+from infra.native.pauses import Pauses
 from infra.native.ports import assign, is_free
 from infra.native.process import Process, User, levels
 from infra.native.tools import TOOLS, Bootstrap, Tool, arguments
-from runtime.errors import HeadraceError
+from runtime.errors import Exit, HeadraceError
+from runtime.setting_names import NOT_SETTINGS
 
 
 def test_ports_are_kept_while_they_are_free_and_chosen_anew_when_taken():
@@ -95,6 +98,37 @@ def test_levels_follow_dependencies_and_refuse_circles():
     assert levels((process("c", "b"), process("b", "a"), process("a"))) == {"a": 0, "b": 1, "c": 2}
     with pytest.raises(ValueError, match="circular"):
         levels((process("a", "b"), process("b", "a")))
+
+
+def test_a_log_that_grows_is_cut_while_it_is_written_to(tmp_path):
+    log = tmp_path / "one.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 100)
+        assert not rotate(log, 100)
+        writer.write(b"y")
+        assert rotate(log, 100)
+        writer.write(b"after")
+    assert log.read_bytes() == b"after"
+    assert (tmp_path / "one.log.1").read_bytes() == b"x" * 100 + b"y"
+    assert not rotate(tmp_path / "none.log")
+
+
+def test_a_process_is_started_again_after_pauses_that_grow():
+    pauses = Pauses()
+    assert [pauses.after(1, 0) for _ in range(6)] == [0.5, 1, 2, 4, 8, 10]
+    assert pauses.after(1, 31) == 0.5
+
+
+def test_a_process_that_ended_over_its_quota_waits_long():
+    pauses = Pauses()
+    assert [pauses.after(Exit.QUOTA, 70) for _ in range(5)] == [60, 120, 240, 480, 600]
+    assert pauses.after(1, 0) == 0.5
+    assert pauses.after(Exit.QUOTA, 70) == 600
+    assert pauses.after(Exit.QUOTA, 3600) == 60
+
+
+def test_a_stack_gives_its_processes_only_variables_that_are_settings():
+    assert STACK_ID_VARIABLE in NOT_SETTINGS
 
 
 def test_exit_codes_are_explained():

@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.native import log_files
+from infra.native import supervisor as supervisor_module
 from infra.native.layout import StateDir
 from infra.native.ledger import State, read_ledger
 from infra.native.process import Process, Restart
@@ -79,6 +81,26 @@ async def test_a_killed_child_is_started_again_and_counted(run):
     assert run.of("one").identity.pid != first.pid
     assert run.of("one").last_exit == "killed by SIGKILL"
     assert any("killed by SIGKILL; starting it again in 0.5 s" in line for line in run.said)
+
+
+async def test_one_that_ended_over_its_quota_is_not_started_at_once(run):
+    run.start(run.process("bad", (sys.executable, "-S", "-c", "raise SystemExit(78)")))
+    await run.until(lambda: run.of("bad").state is State.RESTARTING)
+    assert run.of("bad").last_exit == "exit 78 (too many dead letters in a row), starts again 60 s later"
+    run.stop.set()
+    async with asyncio.timeout(5):
+        await run.task
+
+
+async def test_a_log_is_kept_small_while_its_process_runs(run, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_LOGS_POLL_S", 0.05)
+    monkeypatch.setattr(log_files, "LOG_BYTES_MAX", 1000)
+    script = "import time\nwhile True:\n    print('x' * 99, flush=True)\n    time.sleep(0.005)"
+    chatty = run.process("chatty", (sys.executable, "-S", "-c", script))
+    run.start(chatty)
+    old = chatty.log.with_suffix(".log.1")
+    await run.until(lambda: old.exists() and old.stat().st_size > 1000)
+    await run.until(lambda: chatty.log.stat().st_size < 1000)
 
 
 async def test_what_runs_once_lets_the_next_start_only_when_it_succeeded(run):

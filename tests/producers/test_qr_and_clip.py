@@ -113,9 +113,18 @@ LINE = b'{"ldo_id":"l","sensor_data":{"a":1},"context":{},"prediction":{}'
 
 def test_a_line_is_an_ldo():
     said = parse_ldo_line(LINE + b',"captured_at_us":5,"clip":"a/b.mp4"}', Path("folder"))
-    assert (said.ldo_id, said.sensor_data, said.captured_at_us) == ("l", {"a": 1}, 5)
+    assert (said.ldo_id, said.captured_at_us) == ("l", 5)
+    assert said.body == b'{"sensor_data":{"a":1},"context":{},"prediction":{}}'
     assert said.clip == Path("folder/a/b.mp4")
     assert parse_ldo_line(LINE + b"}", Path()).clip is None
+
+
+def test_the_values_of_a_line_are_taken_as_they_are_written():
+    before, after = (
+        b'{"prediction":{"p": 0.10000000000000000001},"context":{"n":123456789012345678901},',
+        b'"sensor_data":{}}',
+    )
+    assert parse_ldo_line(before + b'"ldo_id":"l",' + after, Path()).body == before + after
 
 
 @pytest.mark.parametrize(
@@ -128,6 +137,7 @@ def test_a_line_is_an_ldo():
         (LINE + b',"captured_at_us":true}', "whole number"),
         (LINE + b',"clip":5}', "path"),
         (LINE + b',"colour":5}', "colour"),
+        (LINE + b',"context":{}}', "twice"),
     ],
 )
 def test_a_line_that_is_no_ldo_says_why(line: bytes, says: str):

@@ -1,10 +1,19 @@
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from schemas.codec import decode
 from schemas.events import DeadLetter, Ingested
 from schemas.headers import traceparent_of
 from store.outbox import Pending
-from streams.relay.plan import OUTPUT_TOPICS, announce, event_id_of
+from streams.relay.plan import (
+    ABRIDGED,
+    ABRIDGED_ATTRIBUTES,
+    DEAD_LETTER_BYTES_MAX,
+    OUTPUT_TOPICS,
+    announce,
+    announce_each,
+    event_id_of,
+)
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -48,6 +57,34 @@ def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
 def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
     for key in (None, b"", bytes(201)):
         assert announce(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_said_without_its_bytes():
+    event = replace(dead_letter(b"camera-1"), value=bytes(DEAD_LETTER_BYTES_MAX), headers=b'[["a","b"]]')
+    said = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
+    assert said == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
+    fits = replace(event, value=bytes(DEAD_LETTER_BYTES_MAX - 1000))
+    assert decode(announce(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
+
+
+def test_attributes_too_large_for_the_topic_are_left_out():
+    event = replace(ingested(), attributes=b'{"a":"%s"}' % (b"x" * 3_000_000))
+    said = announce(pending(event, "ingested.frames.v1"))
+    assert decode(said.value, Ingested) == replace(event, attributes=ABRIDGED_ATTRIBUTES)
+    assert said.size_bytes < OUTPUT_TOPICS["ingested.frames.v1"].message_bytes_max
+
+
+def test_a_row_that_cannot_be_said_holds_up_no_other():
+    good = [pending(ingested(), "ingested.frames.v1") for _ in range(2)]
+    gone = replace(good[0], event=None)
+    huge = pending(replace(ingested(), about="x" * 3_000_000), "ingested.frames.v1")
+    wrong = pending(replace(ingested(), media_type="\ud800"), "ingested.frames.v1")
+    nameless = pending(replace(ingested(), width="wide"), "ingested.frames.v1")  # type: ignore[arg-type]
+    announced = announce_each([gone, good[0], huge, wrong, nameless, good[1]])
+    assert announced.rows == good
+    assert [message.value for message in announced.messages] == [announce(row).value for row in good]
+    assert [row for row, _ in announced.passed_over] == [gone, huge, wrong, nameless]
+    assert "no longer in the catalog" in announced.passed_over[0][1]
 
 
 def test_a_message_that_somebody_else_wrote_has_no_event_id():

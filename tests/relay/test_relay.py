@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Self
 
 import asyncpg
@@ -11,12 +12,14 @@ import pytest
 from relay_samples import TRACEPARENT, Said, dead_letters, rows, wait_until
 
 from runtime.errors import Exit
+from runtime.metrics import relay_pending_rows
 from runtime.settings import Settings
 from schemas.codec import decode
 from schemas.events import DeadLetter, Ingested
 from schemas.headers import traceparent_of
 from store.catalog import Catalog
 from store.outbox import Outbox
+from streams.relay import loop
 from streams.relay.announcer import Announcer
 from streams.relay.loop import Phase, Relay
 
@@ -213,3 +216,37 @@ async def test_large_dead_letters_go_out_in_bounded_transactions(
     letters = [decode(message.value(), DeadLetter) for message in said.messages]
     assert sorted(letter.value for letter in letters) == sorted(row.value for row in batch.dead_letters)
     assert {message.key() for message in said.messages} == {b"camera-1"}
+
+
+async def test_rows_that_cannot_be_announced_hide_nothing(
+    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+):
+    """More rows whose records are gone than one look takes, and one whose attributes no topic takes."""
+    small = settings.model_copy(update={"relay_rows_max": 5})
+    lost, _ = rows(12)
+    await catalog.commit(lost)
+    batch, ids = rows(3, first=12)
+    large = replace(batch.records[0], attributes=b'{"a":"%s"}' % (b"x" * 3_000_000))
+    await catalog.commit(replace(batch, records=[large, *batch.records[1:]]))
+    connection = await asyncpg.connect(settings.postgres_dsn.get_secret_value())
+    await connection.execute("delete from records where sequence < 12")
+    async with Running(small, outbox) as running:
+        assert sorted(await said.read(3)) == sorted(ids)
+        await running.idle()
+    assert await outbox.unpublished() == 0
+    await connection.close()
+
+
+async def test_the_backlog_is_measured_whole(
+    settings: Settings, catalog: Catalog, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "COUNT_EVERY_S", 0.05)
+    small = settings.model_copy(update={"relay_rows_max": 2})
+    batch, _ = rows(30)
+    await catalog.commit(batch)
+    lead = await outbox.wait_to_lead()
+    async with Running(small, outbox) as running:
+        await wait_until(lambda: relay_pending_rows._value.get() == 30)
+        await lead.release()
+        await running.idle()
+        await wait_until(lambda: relay_pending_rows._value.get() == 0)

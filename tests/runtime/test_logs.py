@@ -74,3 +74,25 @@ def test_what_is_no_secret_is_kept_as_it_is(lines: list[dict[str, Any]]) -> None
     kept = lines[-1]
     assert (kept["number"], kept["share"], kept["nothing"], kept["yes"]) == (7, 0.5, None, True)
     assert kept["note"] == "a line\nand another"
+
+
+UNCONFIGURED = """
+import sys
+from runtime.logs import Action, get_log
+
+dsn = f"postgresql://user:{sys.argv[1]}@host/db"
+get_log().info(Action.WAITING, address=dsn)
+try:
+    raise ValueError(dsn)
+except ValueError as error:
+    get_log().error(Action.HALTED, exc_info=error)
+print("data")
+"""
+
+
+def test_where_nobody_configured_it_standard_output_is_still_for_data() -> None:
+    ended = run(UNCONFIGURED, CANARY)
+    assert (ended.code, ended.out) == (0, "data\n")
+    assert "waiting" in ended.err
+    assert "ValueError: postgresql://***@host/db" in ended.err
+    assert CANARY not in ended.err

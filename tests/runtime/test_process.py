@@ -14,7 +14,7 @@ from runtime.errors import Exit, HeadraceError
 from runtime.logs import configure_logs
 from runtime.settings import LogFormat
 
-process.STOP_S_MAX = 0.5
+process.STOP_S_MAX = 5.0 if sys.argv[1].startswith('waits') else 0.5
 configure_logs(LogFormat.JSON, "info", "test")
 
 async def drains(stop):
@@ -45,6 +45,13 @@ async def says_what_is_wrong(stop):
 async def breaks(stop):
     raise RuntimeError("cannot use postgresql://user:a-canary@host/db")
 
+async def waits_for_kafka(stop):
+    from runtime.kafka import wait_for_kafka
+    from runtime.settings import load_settings
+    print("running", flush=True)
+    settings = load_settings(_env_file=None, kafka_bootstrap="127.0.0.1:1", start_wait_s_max=60)
+    await wait_for_kafka(settings, stop=stop)
+
 async def returns(stop):
     return Exit.TRANSIENT
 
@@ -68,6 +75,13 @@ def test_a_signal_lets_it_drain_and_end_well(number: signal.Signals, times: int)
     assert ended.err.count('"draining"') == 1
     assert '"stopped"' in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_process_that_still_waits_for_a_service_ends_well() -> None:
+    ended = signalled("waits_for_kafka")
+    assert ended.code == Exit.OK
+    assert '"stopped"' in ended.err
+    assert "stop_forced" not in ended.err
 
 
 @pytest.mark.parametrize("main", ["ignores_the_signal", "blocks_the_loop", "hangs_in_a_thread"])

@@ -1,16 +1,19 @@
 """Waiting for services: said once, bounded, and a refusal is not waited for."""
 
+import asyncio
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runtime import waiting
 from runtime.errors import Exit, HeadraceError
 from runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
 from runtime.settings import Settings, load_settings
-from runtime.waiting import wait_for
+from runtime.waiting import Stopped, wait_for
 from schemas.topics import TOPICS
 from tests.conftest import free_port
 
@@ -66,17 +69,77 @@ async def test_any_other_error_passes_through() -> None:
         await wait_for("store", Call(KeyError("x")), wait_s_max=60)
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_stop_ends_the_waiting_at_once(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_PAUSE_S", 60)
+    stop = asyncio.Event()
+
+    async def call() -> None:
+        asyncio.get_running_loop().call_soon(stop.set)
+        if hangs:
+            await asyncio.sleep(60)
+        raise AWAY
+
+    with pytest.raises(Stopped):
+        async with asyncio.timeout(10):
+            await wait_for("store", call, wait_s_max=60, stop=stop)
+    with pytest.raises(Stopped):
+        await wait_for("store", Call(), wait_s_max=60, stop=stop)
+
+
+async def test_an_answer_is_returned_where_a_stop_may_come(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await wait_for("store", Call(AWAY), wait_s_max=60, stop=asyncio.Event()) == "answer"
+
+
+class Broker:
+    """An admin client whose broker goes away when it is asked, or when it was asked for topics."""
+
+    def __init__(self, code: int, *, listed: bool) -> None:
+        self._fault = KafkaException(KafkaError(code))
+        self._listed = listed
+
+    def list_topics(self, *, timeout: float) -> Any:
+        if not self._listed:
+            raise self._fault
+        return type("Metadata", (), {"topics": {}})()
+
+    def create_topics(self, topics: list[Any]) -> "dict[str, Future[None]]":
+        made: Future[None] = Future()
+        made.set_exception(self._fault)
+        return {topics[0].topic: made}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: require_topics(kafka(), Broker(KafkaError._TRANSPORT, listed=False), TOPICS),
+        lambda: ensure_topics(kafka(), Broker(KafkaError._TRANSPORT, listed=False)),
+        lambda: ensure_topics(kafka(), Broker(KafkaError._TIMED_OUT, listed=True)),
+    ],
+)
+def test_a_kafka_that_goes_away_after_it_answered_is_unreachable(ask: Any) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        ask()
+    assert (caught.value.code, caught.value.exit_code) == ("kafka_unreachable", Exit.UNREACHABLE)
+
+
+def test_a_topic_that_kafka_refuses_is_named() -> None:
+    with pytest.raises(HeadraceError, match="would not create the topic") as caught:
+        ensure_topics(kafka(), Broker(KafkaError.INVALID_REPLICATION_FACTOR, listed=True))
+    assert caught.value.exit_code == Exit.FAILED
+
+
 def kafka(**changes: Any) -> Settings:
     return load_settings(_env_file=None, **changes)
 
 
-def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() -> None:
+async def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() -> None:
     address = f"127.0.0.1:{free_port()}"
     settings = kafka(kafka_bootstrap=address, start_wait_s_max=0, kafka_security="SASL_PLAINTEXT",
                      kafka_username="me", kafka_password=CANARY)  # fmt: skip
     began = time.monotonic()
     with pytest.raises(HeadraceError) as caught:
-        wait_for_kafka(settings)
+        await wait_for_kafka(settings)
     assert caught.value.exit_code == Exit.UNREACHABLE
     assert address in str(caught.value)
     assert "HEADRACE_KAFKA_BOOTSTRAP" in caught.value.hint
@@ -97,10 +160,10 @@ def test_the_clients_are_told_how_to_log_in_only_where_they_must() -> None:
 
 
 @pytest.mark.stack
-def test_topics_are_made_once_as_the_contract_says(stack_settings: Settings) -> None:
+async def test_topics_are_made_once_as_the_contract_says(stack_settings: Settings) -> None:
     from confluent_kafka.admin import ConfigResource, ResourceType
 
-    admin: AdminClient = wait_for_kafka(stack_settings)
+    admin: AdminClient = await wait_for_kafka(stack_settings)
     assert ensure_topics(stack_settings, admin) == []
     require_topics(stack_settings, admin, TOPICS)
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in TOPICS]
@@ -114,9 +177,9 @@ def test_topics_are_made_once_as_the_contract_says(stack_settings: Settings) -> 
 
 
 @pytest.mark.stack
-def test_missing_topics_are_named_with_how_to_make_them(stack_settings: Settings) -> None:
+async def test_missing_topics_are_named_with_how_to_make_them(stack_settings: Settings) -> None:
     with pytest.raises(HeadraceError) as caught:
-        require_topics(stack_settings, wait_for_kafka(stack_settings), ["edge.frames.v1", "no.b", "no.a"])
+        require_topics(stack_settings, await wait_for_kafka(stack_settings), ["edge.frames.v1", "no.b", "no.a"])
     assert caught.value.exit_code == Exit.UNREACHABLE
     assert "there is no topic no.a, no.b" in str(caught.value)
     assert "headrace init" in caught.value.hint

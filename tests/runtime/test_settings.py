@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from runtime.errors import Exit, HeadraceError
+from runtime.setting_names import NOT_SETTINGS
 from runtime.settings import LogFormat, Settings, load_settings
 
 CANARY = "canary-of-the-settings"
@@ -47,6 +48,11 @@ def test_the_defaults_are_valid() -> None:
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("LOG_LEVEL", "verbose", "'debug', 'info', 'warning' or 'error'"),
         ("HEALTH_PORT", "70000", "less than or equal to 65535"),
+        ("PROCESSING_DEADLINE_S", "151", "less than or equal to 150"),
+        ("STORE_URL", "ftp://somewhere", "s3://bucket, gs://bucket, az://container or file:///directory"),
+        ("STORE_URL", "s3://", "s3://bucket, gs://bucket, az://container or file:///directory"),
+        ("STORE_URL", "file://directory", "s3://bucket, gs://bucket, az://container or file:///directory"),
+        ("STORE_URL", "headrace", "s3://bucket, gs://bucket, az://container or file:///directory"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(
@@ -111,3 +117,54 @@ def test_the_state_directory_is_absolute(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("HEADRACE_WATCHDOG", "HEADRACE_WATCHDOG_S"),
+        ("HEADRACE_KAFKA_BOOTSTRAP_SERVERS", "HEADRACE_KAFKA_BOOTSTRAP"),
+        ("headrace_log_levle", "HEADRACE_LOG_LEVEL"),
+    ],
+)
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_name_that_is_no_setting_is_refused_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, near: str, where: str
+) -> None:
+    if where == ".env":
+        (tmp_path / ".env").write_text(f"{name}={CANARY}\n")
+    else:
+        monkeypatch.setenv(name, CANARY)
+    error = wrong()
+    assert error.what == f"there is no setting {name.upper()}"
+    assert near in error.hint
+    assert where in error.hint
+    assert CANARY not in str(error)
+
+
+def test_a_name_that_is_like_none_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_XYZZY", "1")
+    assert "docs/settings.md" in wrong().hint
+
+
+def test_what_a_supervisor_or_a_test_sets_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NOT_SETTINGS | {"HEADRACEX", "SOMEBODY_ELSES"}:
+        monkeypatch.setenv(name, "1")
+    assert load_settings() == Settings(_env_file=None)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "larger"),
+    [("PROCESSING_DEADLINE_S", "WATCHDOG_S"), ("POSTGRES_STATEMENT_S_MAX", "PROCESSING_DEADLINE_S")],
+)
+def test_what_must_end_first_must_be_shorter(monkeypatch: pytest.MonkeyPatch, smaller: str, larger: str) -> None:
+    monkeypatch.setenv(f"HEADRACE_{smaller}", "60")
+    monkeypatch.setenv(f"HEADRACE_{larger}", "60")
+    assert wrong().what == f"HEADRACE_{smaller} (60 s) should be less than HEADRACE_{larger} (60 s)"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b", "s3://b/prefix", "gs://b", "az://c", "file:///var/blobs", "file:///my%20blobs"]
+)
+def test_a_store_may_be_any_of_four_kinds(url: str) -> None:
+    assert load_settings(store_url=url).store_url == url

@@ -37,6 +37,42 @@ def test_a_process_with_work_that_stands_still_ends_with_its_stacks_in_the_log(h
     assert "edge.frames.v1" in ended.out + ended.err
 
 
+NOBODY_LISTENS = """
+import sys, time
+from runtime import watchdog
+from runtime.watchdog import Watchdog
+
+class Log:
+    def error(self, *_args, **_more):
+        raise BrokenPipeError
+
+watchdog.get_log = Log
+Watchdog(0.3, waiting=lambda: True, progress=lambda: 1).start()
+time.sleep(60)
+"""
+CANNOT_LOOK = """
+import sys, time
+from runtime.watchdog import Watchdog
+
+def fails():
+    raise RuntimeError("cannot look")
+
+Watchdog(1.5, **{"waiting": lambda: True, "progress": lambda: 1, sys.argv[1]: fails}).start()
+time.sleep(60)
+"""
+
+
+def test_it_ends_also_where_nobody_can_be_told() -> None:
+    assert run(NOBODY_LISTENS).code == Exit.STUCK
+
+
+@pytest.mark.parametrize("which", ["waiting", "progress"])
+def test_a_watchdog_that_cannot_look_says_so_once_and_goes_on(which: str) -> None:
+    ended = run(CANNOT_LOOK, which)
+    assert ended.code == Exit.STUCK
+    assert (ended.out + ended.err).count("watch_failed") == 1
+
+
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     codes: list[int] = []

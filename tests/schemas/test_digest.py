@@ -1,11 +1,13 @@
 """Identity: which events are one record, and what each id and key is made of."""
 
 import hashlib
+import json
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from schemas.digest import (
@@ -63,10 +65,60 @@ def test_another_scan_is_another_record(changed: dict[str, object]) -> None:
     assert digest(CID) != digest(replace(CID, **changed))
 
 
-def test_space_and_order_of_keys_do_not_make_another_ldo() -> None:
-    compact = b'{"prediction":{},"context":{"a":2,"b":1},"sensor_data":{}}'
-    assert canonical_body(LDO) == canonical_body(replace(LDO, body=compact, sequence=9))
-    assert canonical_body(LDO).startswith(b'{"captured_at_us":1700000000000000,"clip_sha256":null,"context":{"a":2,')
+def test_a_body_is_kept_as_it_is_written() -> None:
+    assert canonical_body(LDO) == (
+        b'{"captured_at_us":1700000000000000,"clip_sha256":null,"kind":"ldo","ldo_id":"L-1","site":"plant",'
+        b'"source_id":"camera-1","sensor_data": {}, "context": {"b": 1, "a": 2}, "prediction": {}}'
+    )
+    assert canonical_body(LDO) == canonical_body(replace(LDO, body=b"\n " + LDO.body + b"\r\n", sequence=9))
+
+
+def with_number(number: str) -> Ldo:
+    return replace(LDO, body=f'{{"sensor_data":{{"n":{number}}},"context":{{}},"prediction":{{}}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("123456789012345678901", "123456789012345678902"),
+        ("0.1", "0.10000000000000000001"),
+        ("1e-400", "0.0"),
+        ('1,"n":2', "2"),
+    ],
+)
+def test_no_two_ldos_become_one_record(one: str, other: str) -> None:
+    assert digest(with_number(one)) != digest(with_number(other))
+    assert f'"n":{one}}}'.encode() in canonical_body(with_number(one))
+
+
+OURS = {"captured_at_us", "clip_sha256", "kind", "ldo_id", "site", "source_id"}
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(json.dumps)
+VALUES = st.recursive(
+    NUMBERS | TEXTS | st.sampled_from(["true", "false", "null"]),
+    lambda one: (
+        st.lists(one, max_size=4).map(lambda many: f"[{' , '.join(many)}]")
+        | st.lists(st.tuples(TEXTS, one), max_size=4).map(
+            lambda many: "{" + ",".join(f"{name}: {value}" for name, value in many) + "}"
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(st.tuples(TEXTS, VALUES), max_size=5), st.sampled_from(["", " ", "\n\t"]))
+def test_what_is_stored_says_what_the_body_said(more: list[tuple[str, str]], space: str) -> None:
+    own = ['"sensor_data":{"big":123456789012345678901}', '"context":{}', '"prediction":{}']
+    body = "{" + space + ",".join(own + [f"{name}{space}:{value}" for name, value in more]) + space + "}"
+
+    def pairs(data: str | bytes) -> Any:
+        return json.loads(data, parse_int=str, parse_float=str, object_pairs_hook=lambda found: found)
+
+    assume(not OURS.intersection(json.loads(body)))
+    stored = canonical_body(replace(LDO, body=body.encode()))
+    said = pairs(stored)
+    assert {name for name, _ in said[:6]} == OURS
+    assert said[6:] == pairs(body)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +133,28 @@ def test_an_ldo_that_says_something_else_is_another_record(changed: dict[str, ob
     assert digest(LDO) != digest(replace(LDO, **changed))
 
 
-def test_a_body_may_repeat_what_its_message_says() -> None:
-    body = b'{"ldo_id": "L-1", "site": "plant", "sensor_data": {}, "context": {}, "prediction": {}}'
-    assert b'"ldo_id":"L-1"' in canonical_body(replace(LDO, body=body))
+def test_a_body_may_repeat_what_its_message_says_and_then_it_stands_only_there() -> None:
+    body = b'{"ldo_id": "\\u004c-1", "site": "plant", "sensor_data": {}, "context": {}, "prediction": {}}'
+    stored = canonical_body(replace(LDO, body=body))
+    assert (
+        stored
+        == b'{"captured_at_us":1700000000000000,"clip_sha256":null,"kind":"ldo","source_id":"camera-1",' + body[1:]
+    )
+    all_of_it = canonical_body(LDO)
+    assert canonical_body(replace(LDO, body=all_of_it)) == all_of_it
 
 
-@pytest.mark.parametrize("contradiction", [b'"ldo_id": "L-2"', b'"site": "other"', b'"kind": "cid"', b'"source_id": 1'])
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        b'"ldo_id": "L-2"',
+        b'"site": "other"',
+        b'"kind": "cid"',
+        b'"source_id": 1',
+        b'"site": "other", "site": "plant"',
+        b'"captured_at_us": 1700000000000000.00000001',
+    ],
+)
 def test_a_body_that_contradicts_its_message_is_rejected(contradiction: bytes) -> None:
     body = b'{"sensor_data": {}, "context": {}, "prediction": {}, ' + contradiction + b"}"
     with pytest.raises(Rejected) as caught:
@@ -116,7 +184,7 @@ def test_ids_never_change() -> None:
     assert record_id(Kind.FRAME, DIGEST) == UUID("09c746f4-e85d-55e9-906b-4d1b2f1e7684")
     assert event_id(record_id(Kind.FRAME, DIGEST)) == UUID("1fe38eca-fc4b-5ced-973b-d407059fe9f1")
     assert digest(CID) == "bcf91fe86a89ad03b7f781e595c1919223bfebdafb31d2d33a22e9bae02f522f"
-    assert digest(LDO) == "4feb0417efa8c6707509cedc201383ce65764c487679423a76f864861e1d43e6"
+    assert digest(LDO) == "e5f3575521a3e3bc16aa0daf9c53c5e4b77d975e8b40fef3046b1d58dc78593a"
 
 
 def test_keys_name_the_bytes_by_their_digest() -> None:

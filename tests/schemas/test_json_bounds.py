@@ -1,8 +1,9 @@
 """JSON from outside: what is refused, and what its one canonical form is."""
 
+import orjson
 import pytest
 
-from schemas.json_bounds import canonical, check_keepable, parse_object
+from schemas.json_bounds import NESTING_MAX, canonical, check_keepable, members, parse_object
 from schemas.reject import RejectCode, Rejected
 
 
@@ -41,16 +42,26 @@ def test_a_required_object_must_be_there_and_be_an_object(lacking: bytes) -> Non
 
 
 def test_the_canonical_form_has_sorted_keys_and_no_space() -> None:
-    assert canonical(parse_object('{ "ü": 1.0, "a": {"c": 1, "b": []} }'.encode(), "body"), "body") == (
-        '{"a":{"b":[],"c":1},"ü":1.0}'.encode()
-    )
+    assert canonical({"ü": 1.0, "a": {"c": 1, "b": []}}) == '{"a":{"b":[],"c":1},"ü":1.0}'.encode()
+    with pytest.raises(Rejected, match="surrogate"):
+        canonical({"a": "\ud800"})
 
 
-def test_what_cannot_be_written_again_is_rejected() -> None:
-    assert canonical(parse_object(nested(200), "body"), "body") == nested(200)
+def test_a_document_may_be_so_deep_that_it_can_still_be_shown_within_another() -> None:
+    value = parse_object(nested(NESTING_MAX), "body")
+    assert orjson.loads(orjson.dumps({"records": [{"attributes": value}]}))["records"][0]["attributes"] == value
     with pytest.raises(Rejected, match="nested more than") as caught:
-        canonical(parse_object(nested(300), "body"), "body")
+        parse_object(nested(NESTING_MAX + 1), "body")
     assert caught.value.code == RejectCode.NOT_JSON
+    assert parse_object(b'{"a":[' + b"[],".join([b""] * 1000) + b"[]]}", "body")
+
+
+def test_members_are_as_they_are_written() -> None:
+    data = b' { "a" : [1, {"x":"}"}]\t,\n"\\u0062":1.50e3,"a":123456789012345678901 } '
+    assert list(members(data)) == [
+        ("a", b'[1, {"x":"}"}]'), ("b", b"1.50e3"), ("a", b"123456789012345678901")
+    ]  # fmt: skip
+    assert list(members(b"{ }")) == []
 
 
 def test_the_character_that_postgresql_cannot_keep_is_rejected() -> None:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.limits import NAME_BYTES_MAX
-from schemas.names import check_name
+from schemas.limits import CODE_BYTES_MAX, NAME_BYTES_MAX
+from schemas.names import check_code, check_name
 from schemas.reject import RejectCode, Rejected
 
 
@@ -54,3 +54,19 @@ def test_any_text_passes_or_is_refused(name: str):
     assert name.strip() == name
     assert 0 < len(name.encode()) <= NAME_BYTES_MAX
     assert name.splitlines() == [name]
+
+
+@pytest.mark.parametrize("code", ["]d2\x1d0112345", " a ", "a\nb", "x" * CODE_BYTES_MAX, "\u202e"])
+def test_a_code_is_whatever_was_printed(code: str):
+    check_code(code, "code")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [("", "is empty"), ("a\x00", "U+0000"), ("\ud800", "surrogate"), ("é" * (CODE_BYTES_MAX // 2 + 1), "4098 bytes")],
+)
+def test_a_code_that_cannot_be_kept_is_refused_without_being_repeated(code: str, says: str):
+    with pytest.raises(Rejected, match="about") as refused:
+        check_code(code, "about")
+    assert says in refused.value.reason
+    assert len(refused.value.reason) < 100

@@ -12,9 +12,8 @@ from simulation_stores import CATALOG_AWAY
 from schemas.digest import event_id
 from schemas.topics import ingested_topic
 from store.rows import Committed
-from streams.core.delivery import Delivery
 from streams.ingest import Ingest, Prepared
-from streams.lane import Lane
+from streams.lane import Lane, delivery_of
 from streams.ports import Event
 from streams.relay.announcer import Announcer
 from streams.relay.loop import Relay
@@ -24,9 +23,9 @@ from streams.relay.plan import announce
 class AckBeforeCommit(Lane):
     """Acknowledges what is decoded and stored, and then writes the rows."""
 
-    async def _carry(self, events: Sequence[Event], deliveries: Sequence[Delivery], before: Any) -> None:
+    async def _carry(self, events: Sequence[Event], before: Any) -> None:
         try:
-            prepared = await self._ingest.prepare(self._kind, deliveries)
+            prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
             if before is not None:
                 await asyncio.wait([before])
             for event in events:
@@ -39,8 +38,8 @@ class AckBeforeCommit(Lane):
 class AckOutOfOrder(Lane):
     """Does not wait for the batch before."""
 
-    async def _carry(self, events: Sequence[Event], deliveries: Sequence[Delivery], _before: Any) -> None:
-        await super()._carry(events, deliveries, None)
+    async def _carry(self, events: Sequence[Event], _before: Any) -> None:
+        await super()._carry(events, None)
 
 
 class PublishBeforeCommit(Ingest):

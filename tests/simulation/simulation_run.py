@@ -28,7 +28,7 @@ from schemas.topics import input_topic
 from streams.core.faults import RetryPolicy
 from streams.core.quota import Quota
 from streams.ingest import Ingest
-from streams.lane import Lane
+from streams.lane import Lane, Limits
 from streams.relay.loop import Relay
 from streams.retry import Retry
 from tests.streams.streams_samples import NOW_US
@@ -144,7 +144,8 @@ async def _worker(world: World) -> None:
 
     async with asyncio.TaskGroup() as group:
         for kind in KINDS:
-            lane = world.system.lane(kind, ingest, batches_max=3, bytes_max=10**9, quota=Quota(10**6, 60.0), halt=halt)
+            limits = Limits(batches_max=3, messages_max=world.schedule.batch_max, bytes_max=10**9)
+            lane = world.system.lane(kind, ingest, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
             group.create_task(_agent(world, member, kind, lane))
         group.create_task(_commit_offsets(world, member))
 
@@ -180,7 +181,7 @@ async def _relay(world: World) -> None:
 def _patched(world: World) -> Iterator[None]:
     clock = types.SimpleNamespace(monotonic=world.weather.loop.time)
     with contextlib.ExitStack() as stack:
-        for module in (streams.lane, streams.retry, streams.relay.tail):
+        for module in (streams.lane, streams.retry, streams.relay.loop, streams.relay.tail):
             stack.enter_context(patch.object(module, "time", clock))
         for module, name, instead in (
             (streams.relay.announcer, "Producer", partial(SimulatedProducer, world.weather, world.output)),

@@ -1,6 +1,6 @@
 """E20: the worker's and the relay's real code in simulated worlds where everything that can go wrong does.
 
-`HEADRACE_SIMULATION_SCHEDULES=100000` runs as many schedules. A failing one is shrunk and shown with its trace, and
+`SIMULATION_SCHEDULES=100000` runs as many schedules. A failing one is shrunk and shown with its trace, and
 `simulate(Schedule(...))` with what is shown repeats it.
 """
 
@@ -18,7 +18,7 @@ from simulation_input import WHATS
 from simulation_mutants import MUTANTS
 from simulation_run import System, simulate
 
-SCHEDULES = int(os.environ.get("HEADRACE_SIMULATION_SCHEDULES", "1000"))
+SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "1000"))
 S_EACH_MAX = 0.5
 MUTANT_SCHEDULES = 3000  # the most that a mutant may need; the slowest needs some hundreds
 

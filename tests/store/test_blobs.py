@@ -1,21 +1,21 @@
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 import aiobotocore.session
 import pytest
-import store_servers
-from conftest import open_minio
-from store_servers import Minio
 
+from infra.native import kill
 from schemas.digest import blob_key, staging_key
 from store import blob_target
 from store.blobs import Blobs
 from store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from tests.conftest import free_port
+from tests.store.conftest import Minio, open_minio
 
 BODY = bytes(range(256)) * 10
 KEY = blob_key(sha256(BODY).hexdigest())
@@ -207,7 +207,7 @@ def test_a_password_in_a_url_is_not_said() -> None:
 async def test_a_store_that_is_away_is_unavailable() -> None:
     away = Blobs.open(
         "s3://headrace",
-        endpoint=f"http://127.0.0.1:{store_servers.free_port()}",
+        endpoint=f"http://127.0.0.1:{free_port()}",
         region="us-east-1",
         access_key="a",
         secret_key="canary",
@@ -277,6 +277,62 @@ async def test_payloads_are_not_signed() -> None:
     async with answering("200 OK", "") as (blobs, heads):
         await blobs.put(KEY, BODY)
     assert b"x-amz-content-sha256: unsigned-payload" in heads[0]
+    assert b"x-amz-checksum-crc64nvme: " in heads[0]
+
+
+@asynccontextmanager
+async def changing_on_the_way(minio: Minio, times: int) -> AsyncIterator[Blobs]:
+    """The way to MinIO, on which one bit of a body is turned over in the first `times` requests."""
+    host, port = minio.endpoint.removeprefix("http://").split(":")
+    left = times
+
+    ways: list[asyncio.Task[None]] = []
+
+    def turned(data: bytes) -> bytes:
+        nonlocal left
+        if left and BODY in data:
+            left -= 1
+            return data.replace(BODY, bytes([BODY[0] ^ 1]) + BODY[1:])
+        return data
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        ways.append(asyncio.create_task(_pump(reader, far_writer, turned)))
+        ways.append(asyncio.create_task(_pump(far_reader, writer, lambda data: data)))
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    try:
+        yield open_minio(minio, endpoint=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    finally:
+        server.close()
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(change(data))
+            await writer.drain()
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_what_is_changed_on_the_way_is_refused_and_sent_again(minio: Minio) -> None:
+    async with changing_on_the_way(minio, 1) as blobs:
+        with pytest.raises(StoreUnavailable, match="400"):
+            await blobs.put(KEY, BODY)
+        assert await blobs.stat(KEY) is None
+        assert await blobs.put(KEY, BODY) is True
+        assert await blobs.get(KEY) == BODY
+
+
+def test_a_request_ends_long_before_a_batch_is_given_up() -> None:
+    # Of a batch's 120 s there must be time left for another try.
+    assert max(blob_target.QUICK_TIMEOUT_S, blob_target.BULK_TIMEOUT_S) <= 45
 
 
 async def test_a_conflict_is_not_taken_for_being_there() -> None:
@@ -290,12 +346,12 @@ async def test_a_store_that_is_silent_is_unavailable_in_time(minio: Minio, monke
     monkeypatch.setattr(blob_target, "QUICK_TIMEOUT_S", 1)
     monkeypatch.setattr(blob_target, "RETRIES_MAX", 0)
     blobs = open_minio(minio)
-    minio.process.send_signal(signal.SIGSTOP)
+    kill(minio.state_dir, "minio", signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="no answer in time"):
             await blobs.put(KEY, BODY)
     finally:
-        minio.process.send_signal(signal.SIGCONT)
+        kill(minio.state_dir, "minio", signal.SIGCONT)
     await blobs.put(KEY, BODY)
     assert await blobs.get(KEY) == BODY
 

@@ -1,20 +1,22 @@
 import asyncio
 import random
+import string
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
-import store_servers
-from store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 from schemas.digest import event_id
 from schemas.events import Kind
+from schemas.limits import CODE_BYTES_MAX
 from store import catalog as catalog_module
 from store.catalog import Catalog
 from store.errors import CatalogRefused, CatalogUnavailable
 from store.rows import Batch
+from tests.conftest import free_port
+from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 Sql = Any  # asyncpg's connection, which is generic in its stubs only
 
@@ -55,7 +57,7 @@ async def test_every_column_is_kept_exactly(catalog: Catalog, sql: Sql) -> None:
         ldo_id="ldo 'x'; drop table records",
         code='{"a","b\\',
         about="Schweißnaht\n\u2028 🙂",
-        attributes=b'{"a": [1, null, "\\u00e9"]}',
+        attributes=b'{"a": [1e308, null, "\\u00e9"],  "b": 1}',
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         sequence=2**63 - 1,
     )
@@ -65,7 +67,7 @@ async def test_every_column_is_kept_exactly(catalog: Catalog, sql: Sql) -> None:
     assert captured == datetime.fromtimestamp(CAPTURED_AT_US // 1_000_000, UTC).replace(
         microsecond=(CAPTURED_AT_US + 1) % 1_000_000
     )
-    assert row.pop("attributes") == '{"a": [1, null, "é"]}'
+    assert row.pop("attributes") == '{"a": [1e308, null, "\\u00e9"],  "b": 1}'
     assert row.pop("ingested_at") is not None
     assert row == {name: getattr(kept, name) for name in row}
 
@@ -290,7 +292,7 @@ async def test_a_character_that_postgresql_cannot_keep_is_refused_with_its_state
 
 async def test_an_absent_postgresql_is_unavailable_and_its_password_is_not_said() -> None:
     with pytest.raises(CatalogUnavailable) as raised:
-        await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{store_servers.free_port()}/headrace")
+        await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "canary-password" not in f"{raised.value!s} {raised.value!r} {raised.value.__cause__!r}"
 
 
@@ -316,3 +318,9 @@ async def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
     with pytest.raises(CatalogRefused) as raised:
         await Catalog.open(dsn)
     assert "canary" not in str(raised.value)
+
+
+async def test_the_longest_code_that_a_message_may_hold_is_kept(catalog: Catalog, sql: Sql) -> None:
+    longest = "".join(random.Random(1).choices(string.printable[:94], k=CODE_BYTES_MAX))
+    await catalog.commit(Batch(blobs=[], records=[record(1, code=longest)], sightings=[], dead_letters=[]))
+    assert await sql.fetchval("select count(*) from records where code = $1", longest) == 1

@@ -4,19 +4,18 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import store_servers as servers
 
+from infra.native.postgres_home import programs
 from store import migrate as migrate_module
 from store.errors import CatalogRefused, CatalogUnavailable
-from store.migrate import current, migrate, newest
+from store.migrate import migrate, newest
+from tests.conftest import free_port
 
 SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
 
 
 def dump(dsn: str) -> list[str]:
-    binaries = servers.postgres_bin()
-    assert binaries is not None
-    argv = [binaries / "pg_dump", "--schema-only", "--exclude-table=schema_version", dsn]
+    argv = [programs(None) / "pg_dump", "--schema-only", "--exclude-table=schema_version", dsn]
     text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     # pg_dump marks each of its dumps with a random word of its own.
     return [line for line in text.splitlines() if not line.startswith("\\")]
@@ -29,10 +28,11 @@ async def test_the_sum_of_the_migrations_is_the_schema(template_dsn: str, empty_
     assert dump(template_dsn) == dump(empty_dsn)
 
 
-def test_a_database_knows_its_revision(empty_dsn: str) -> None:
-    assert current(empty_dsn) is None
-    assert migrate(empty_dsn) == newest()
-    assert current(empty_dsn) == newest()
+async def test_a_database_knows_its_revision(empty_dsn: str) -> None:
+    assert await asyncio.to_thread(migrate, empty_dsn) == newest()
+    connection = await asyncpg.connect(empty_dsn)
+    assert await connection.fetchval("select version_num from schema_version") == newest()
+    await connection.close()
 
 
 def test_migrating_again_changes_nothing(empty_dsn: str) -> None:
@@ -49,7 +49,7 @@ async def test_two_migrations_at_once_take_turns(empty_dsn: str) -> None:
 
 def test_an_absent_database_is_unavailable_and_named_without_its_password() -> None:
     with pytest.raises(CatalogUnavailable) as raised:
-        migrate(f"postgresql://someone:canary-password@127.0.0.1:{servers.free_port()}/headrace")
+        migrate(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "127.0.0.1" in str(raised.value)
     assert "canary-password" not in str(raised.value)
 

@@ -3,15 +3,16 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
 from schemas.digest import event_id
 from schemas.events import DeadLetter, Ingested, Kind
 from store import relay_session
 from store.catalog import Catalog
-from store.errors import CatalogUnavailable
+from store.errors import CatalogRefused, CatalogUnavailable
 from store.outbox import Outbox
+from store.relay_session import try_lead
 from store.rows import Batch
+from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
 
 async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:
@@ -63,6 +64,21 @@ async def test_pending_is_limited_in_bytes_but_never_empty(catalog: Catalog, out
     assert len(await outbox.pending(10, bytes_max=10)) == 1
 
 
+async def test_attributes_count_too(catalog: Catalog, outbox: Outbox) -> None:
+    large = b'{"a": "%s"}' % (b"x" * 1_000)
+    numbers = range(1, 5)
+    records = [record(number, attributes=large) for number in numbers]
+    await catalog.commit(Batch(blobs=[blob(n) for n in numbers], records=records, sightings=[], dead_letters=[]))
+    assert len(await outbox.pending(10, bytes_max=2_500)) == 2
+
+
+async def test_a_row_whose_record_is_gone_comes_without_an_event(catalog: Catalog, outbox: Outbox, sql: Any) -> None:
+    await catalog.commit(batch([1, 2, 3]))
+    await sql.execute("delete from records where record_id = any($1)", [id_of(1), id_of(2)])
+    assert [row.event is None for row in await outbox.pending(2)] == [True, True]
+    assert [row.event is None for row in await outbox.pending(3)] == [True, True, False]
+
+
 async def test_what_is_marked_is_pending_no_more(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch(range(5)))
     rows = await outbox.pending(3)
@@ -91,10 +107,10 @@ async def test_what_was_seen_on_its_topic_is_marked(catalog: Catalog, outbox: Ou
     assert [row.outbox_id for row in await outbox.pending(10)] == [rows[position].outbox_id for position in (0, 2, 3)]
 
 
-async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbox) -> None:
-    lead = await outbox.try_lead()
+async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbox, postgres_dsn: str) -> None:
+    lead = await try_lead(postgres_dsn)
     assert lead is not None
-    assert await outbox.try_lead() is None
+    assert await try_lead(postgres_dsn) is None
     waiting = asyncio.create_task(outbox.wait_to_lead())
     await asyncio.sleep(0)
     await lead.release()
@@ -104,8 +120,8 @@ async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbo
     await second.release()
 
 
-async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, sql: Any) -> None:
-    lead = await outbox.try_lead()
+async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, postgres_dsn: str, sql: Any) -> None:
+    lead = await try_lead(postgres_dsn)
     assert lead is not None
     await sql.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace relay session' "
@@ -118,12 +134,12 @@ async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, sql:
 
 
 async def test_a_leader_whose_server_is_silent_gives_up(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, sql: Any
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
     monkeypatch.setattr(relay_session, "PING_S", 0.05)
     monkeypatch.setattr(relay_session, "PING", "select pg_sleep(60)")
     monkeypatch.setattr(relay_session, "ANSWER_S_MAX", 0.2)
-    lead = await outbox.try_lead()
+    lead = await try_lead(postgres_dsn)
     assert lead is not None
     await asyncio.wait_for(lead.lost.wait(), 5)
     await lead.release()
@@ -151,7 +167,7 @@ async def test_a_listener_connects_again_and_says_that_it_may_have_missed_someth
         await asyncio.wait_for(listener.heard.wait(), 5)
 
 
-async def test_an_outage_is_waited_out(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
     connect = asyncpg.connect
 
@@ -164,6 +180,24 @@ async def test_an_outage_is_waited_out(outbox: Outbox, monkeypatch: pytest.Monke
     monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
     monkeypatch.setattr(asyncpg, "connect", flaky)
     with pytest.raises(CatalogUnavailable):
-        await outbox.try_lead()
+        await try_lead(postgres_dsn)
     lead = await asyncio.wait_for(outbox.wait_to_lead(), 5)
     await lead.release()
+
+
+@pytest.mark.parametrize("fault", [CatalogRefused("no", where="here"), RuntimeError("unforeseen")])
+async def test_a_listener_goes_on_whatever_failed(
+    catalog: Catalog, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    connect, tries = relay_session._connect, []
+
+    async def failing_once(dsn: str) -> Any:
+        tries.append(dsn)
+        if len(tries) == 1:
+            raise fault
+        return await connect(dsn)
+
+    monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
+    monkeypatch.setattr(relay_session, "_connect", failing_once)
+    async with outbox.listen() as listener:
+        await asyncio.wait_for(listener.heard.wait(), 5)

@@ -1,7 +1,6 @@
 from uuid import UUID
 
 import pytest
-from store_rows import batch, blob, digest_of, id_of, letter, record, sighting
 
 from schemas.events import Kind
 from store.catalog import Catalog
@@ -9,6 +8,7 @@ from store.errors import RecordAmbiguous, RecordMissing
 from store.queries import Queries
 from store.rows import Batch
 from store.views import Filters
+from tests.store.store_rows import batch, blob, digest_of, id_of, letter, record, sighting
 
 
 async def add(catalog: Catalog, number: int, **more: object) -> UUID:
@@ -145,14 +145,6 @@ async def test_counts(catalog: Catalog, queries: Queries) -> None:
     assert counts.records == {"cid": 0, "frame": 2, "clip": 0, "ldo": 0}
     assert (counts.sightings, counts.unpublished) == (2, 4)
     assert counts.dead_letters == {"too_large": 1, "undecodable": 1}
-
-
-async def test_a_blob_has_its_place(catalog: Catalog, queries: Queries) -> None:
-    await add(catalog, 1)
-    place = await queries.blob_place(digest_of(1))
-    assert place is not None
-    assert place.store_key == blob(1).store_key
-    assert await queries.blob_place(digest_of(2)) is None
 
 
 async def test_dead_letters_page_by_page(catalog: Catalog, queries: Queries) -> None:

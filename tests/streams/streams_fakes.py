@@ -78,8 +78,9 @@ class FakeClaims:
         self._blobs = blobs
         self.staged: dict[str, bytes] = {}
 
-    async def promote(self, claim: Accepted, head_bytes: int) -> bytes:
+    async def promote(self, claim: Accepted, head_bytes: int, moved: Callable[[], None]) -> bytes:
         assert isinstance(claim.event, Frame | Clip)
+        moved()
         name = claim.event.claim
         assert name is not None
         await self._blobs.journal.step("promote", name)

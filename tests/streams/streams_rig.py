@@ -12,7 +12,7 @@ from streams.core.delivery import Delivery
 from streams.core.faults import RetryPolicy
 from streams.core.quota import Quota
 from streams.ingest import Ingest
-from streams.lane import Lane
+from streams.lane import Lane, Limits
 from streams.retry import Retry
 
 QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.01, deadline_s=10.0)
@@ -30,6 +30,7 @@ class Rig:
         policy: RetryPolicy = QUICK,
         dead_letter_quota: int = 10**6,
         batches_max: int = 4,
+        messages_max: int = 1000,
         bytes_max: int = 10**9,
     ) -> None:
         self.kind = kind
@@ -48,15 +49,14 @@ class Rig:
         self.lane = Lane(
             kind,
             self.ingest,
-            batches_max=batches_max,
-            bytes_max=bytes_max,
+            limits=Limits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
             quota=Quota(dead_letter_quota, 60.0),
             halt=self.process.halt,
         )
         self._offset = 0
 
     async def take(self, *messages: InputEvent | bytes | None) -> None:
-        """Hand over one batch; bytes stand for a value that is no event."""
+        """Hand over some messages at once; bytes stand for a value that is no event."""
         async with asyncio.timeout(ANSWER_S_MAX):
             await self.lane.take([FakeEvent(one, self.journal) for one in self.deliveries(messages)])
 
@@ -72,7 +72,7 @@ class Rig:
             await self.lane.drain()
 
     async def run(self, *messages: InputEvent | bytes | None) -> None:
-        """Hand over one batch and wait until it is acknowledged."""
+        """Hand over some messages at once and wait until they are acknowledged."""
         await self.take(*messages)
         await self.drain()
 

@@ -180,7 +180,7 @@ async def test_a_claim_cannot_change_what_is_recorded_of_an_honest_frame(*, inli
     assert list(codes(rig).values()) == ["digest_mismatch"]
 
 
-async def test_a_claim_on_a_known_digest_is_believed_only_where_the_catalog_says_the_same() -> None:
+async def test_a_claim_on_bytes_that_are_stored_holds_only_where_it_says_the_same_of_them() -> None:
     rig = Rig(Kind.CLIP)
     await rig.run(clip())
     rig = rig_with_the_state_of(rig)

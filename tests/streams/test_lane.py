@@ -13,7 +13,7 @@ from streams_samples import cid, frame, png, raw_delivery
 from runtime.errors import Exit
 from schemas.digest import blob_key, sha256_hex
 from schemas.events import Kind
-from streams.lane import delivery_of
+from streams.lane import delivery_of, size_of
 
 
 def holds(shade: int) -> Any:
@@ -57,19 +57,48 @@ async def test_nothing_comes_between_the_acknowledgements_of_a_batch() -> None:
     assert rig.acked == list(range(51))
 
 
-async def test_while_a_batch_waits_no_more_than_the_limit_are_in_flight() -> None:
-    rig = Rig(batches_max=3)
+async def test_what_comes_while_all_batches_are_busy_gathers_into_full_ones() -> None:
+    rig = Rig(batches_max=2, messages_max=5)
     gate = Gate(rig.journal, "commit")
-    for shade in range(3):
+    await rig.take(frame(png(shade=0)))
+    await rig.take(frame(png(shade=1)))
+    for shade in range(2, 7):
         await rig.take(frame(png(shade=shade)))
-    fourth = asyncio.create_task(rig.take(frame(png(shade=3))))
+    more = asyncio.create_task(rig.take(frame(png(shade=7))))
     await until_true(lambda: gate.held == 1)
     await settle()
-    assert not fourth.done()
+    assert not more.done(), "more was taken in than the next batch may hold"
+    assert len(rig.journal.of("put")) == 2, "more batches were on their way than may be"
     gate.open()
-    await fourth
+    await more
     await rig.drain()
-    assert rig.acked == [0, 1, 2, 3]
+    assert rig.journal.of("commit") == [[0], [1], [2, 3, 4, 5, 6], [7]]
+    assert rig.acked == list(range(8))
+
+
+async def test_a_lone_message_does_not_wait_for_others() -> None:
+    rig = Rig()
+    await rig.take(frame())
+    await until_true(lambda: rig.acked == [0])
+
+
+async def test_more_messages_than_a_batch_may_hold_go_as_several() -> None:
+    rig = Rig(Kind.CID, batches_max=2, messages_max=4)
+    await rig.run(*(cid(f"C-{number}") for number in range(11)))
+    assert rig.journal.of("commit") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert rig.acked == list(range(11))
+
+
+async def test_draining_carries_out_what_had_only_gathered() -> None:
+    rig = Rig(batches_max=1)
+    gate = Gate(rig.journal, "commit")
+    await rig.take(frame(png(shade=0)))
+    await rig.take(frame(png(shade=1)))
+    draining = asyncio.create_task(rig.drain())
+    await settle()
+    gate.open()
+    await draining
+    assert rig.acked == [0, 1]
 
 
 async def test_no_more_bytes_are_in_flight_than_the_limit() -> None:
@@ -177,6 +206,21 @@ async def test_what_was_committed_before_the_failure_stays_acknowledged() -> Non
     assert rig.acked == [0]
 
 
+async def test_after_a_batch_that_was_cancelled_nothing_is_acknowledged() -> None:
+    rig = Rig(batches_max=3)
+    gate = Gate(rig.journal, "put")
+    for shade in range(5):
+        await rig.take(frame(png(shade=shade)))
+    await until_true(lambda: gate.held == 3)
+    _, second, _ = rig.lane._tasks
+    second.cancel()
+    gate.open()
+    await rig.drain()
+    await settle()
+    assert rig.acked == [0]
+    assert rig.journal.of("commit") == [[0]]
+
+
 @pytest.mark.parametrize(
     ("headers", "pairs"),
     [
@@ -195,6 +239,11 @@ def test_a_message_keeps_its_place_its_bytes_and_its_headers(headers: object, pa
     assert (taken.key, taken.value, taken.headers) == (b"k", None, pairs)
 
 
+def test_a_message_weighs_what_its_key_and_value_do() -> None:
+    assert size_of(FakeMessage("t", 0, 0, 0.0, b"123", b"12345", None)) == 8
+    assert size_of(FakeMessage("t", 0, 0, 0.0, None, None, None)) == 0
+
+
 # One partition's log, workers that die at any fault, and Kafka, which delivers again from the committed offset.
 STEP = st.sampled_from(["known", "put", "commit"])
 LIVES = st.lists(
@@ -203,20 +252,20 @@ LIVES = st.lists(
 LOG = st.lists(st.sampled_from([0, 1, 2, 3, None]), min_size=1, max_size=24)
 
 
-@settings(max_examples=60, deadline=None)
-@given(log=LOG, lives=LIVES, batch=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+@given(log=LOG, lives=LIVES, batch=st.integers(1, 5), batches_max=st.integers(1, 4))
 def test_whatever_fails_and_dies_every_message_is_in_the_catalog_once_and_in_order(
-    log: list[int | None], lives: list[tuple[str, int, str]], batch: int
+    log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int
 ) -> None:
-    asyncio.run(simulate(log, lives, batch))
+    asyncio.run(simulate(log, lives, batch, batches_max))
 
 
-async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int) -> None:
+async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int) -> None:
     world = Rig()
     messages: list[Any] = [b"junk" if shade is None else frame(png(shade=shade)) for shade in log]
     committed_offset = 0
     for life in [*lives, None]:
-        rig = Rig()
+        rig = Rig(batches_max=batches_max, messages_max=7)
         rig.blobs.objects, rig.catalog.blobs = world.blobs.objects, world.catalog.blobs
         for name in ("records", "sightings", "dead_letters", "announced"):
             setattr(rig.catalog, name, getattr(world.catalog, name))

@@ -25,6 +25,10 @@ BODY = png(shade=3)
 CLAIM = staging_key("plant", "camera-1", sha256_hex(BODY))
 
 
+def moved() -> None:
+    """Nobody watches."""
+
+
 class Bodies:
     """Blobs and claims of one kind, and how to look behind them."""
 
@@ -97,8 +101,8 @@ async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies)
 
 async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_discarded(bodies: Bodies) -> None:
     await bodies.stage(CLAIM, BODY)
-    assert await bodies.claims.promote(claimed(), 10) == BODY[:10]
-    assert await bodies.claims.promote(claimed(), 10**6) == BODY
+    assert await bodies.claims.promote(claimed(), 10, moved) == BODY[:10]
+    assert await bodies.claims.promote(claimed(), 10**6, moved) == BODY
     assert await bodies.read(blob_key(sha256_hex(BODY))) == await bodies.read(CLAIM) == BODY
     await bodies.claims.discard(CLAIM)
     await bodies.claims.discard(CLAIM)
@@ -108,14 +112,14 @@ async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_d
 
 async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies: Bodies) -> None:
     await bodies.stage(CLAIM, BODY)
-    await bodies.claims.promote(claimed(), 10)
+    await bodies.claims.promote(claimed(), 10, moved)
     await bodies.claims.discard(CLAIM)
-    assert await bodies.claims.promote(claimed(), 10) == BODY[:10]
+    assert await bodies.claims.promote(claimed(), 10, moved) == BODY[:10]
 
 
 async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:
     with pytest.raises(ClaimMissing, match="not there"):
-        await bodies.claims.promote(claimed(), 10)
+        await bodies.claims.promote(claimed(), 10, moved)
 
 
 @pytest.mark.parametrize("changes", [{"size_bytes": 3}, {"digest": "0" * 64}])
@@ -124,7 +128,7 @@ async def test_a_claim_on_other_bytes_is_a_mismatch_and_promotes_nothing(
 ) -> None:
     await bodies.stage(CLAIM, BODY)
     with pytest.raises(ClaimMismatch):
-        await bodies.claims.promote(claimed(**changes), 10)
+        await bodies.claims.promote(claimed(**changes), 10, moved)
     assert await bodies.read(blob_key("0" * 64)) is None
     assert await bodies.read(CLAIM) == BODY
 

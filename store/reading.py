@@ -1,0 +1,48 @@
+"""Reading a record's bytes from wherever they lie, and finding out that they are those that were ingested."""
+
+import asyncio
+from io import BytesIO
+
+from schemas.digest import sha256_hex
+from store.blobs import Blobs
+from store.errors import BlobCorrupt, BlobMissing
+
+RANGE_BYTES = 8 * 1024 * 1024  # a request has a limited time, so a large body takes several
+HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more than the hash (0.6 µs a KiB)
+
+
+async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_bytes: int, digest: str) -> bytes:
+    """Return an object's bytes, or `size_bytes` of it from `offset`, whole and verified. May be repeated.
+
+    Raises:
+        BlobCorrupt: the bytes do not hash to the digest. BlobMissing: there is no such object.
+        StoreUnavailable, StoreRefused: as every use of the store.
+    """
+    data = await _read(blobs, key, offset, size_bytes)
+    if len(data) != size_bytes:
+        raise BlobCorrupt(key, f"{len(data)} bytes instead of {size_bytes}", where=blobs.where)
+    found = await _digest_of(data)
+    if found != digest:
+        raise BlobCorrupt(key, f"its SHA-256 is {found} instead of {digest}", where=blobs.where)
+    return data
+
+
+async def _read(blobs: Blobs, key: str, offset: int | None, size_bytes: int) -> bytes:
+    if size_bytes <= RANGE_BYTES:
+        return await blobs.get(key, offset=offset, length=None if offset is None else size_bytes)
+    seen = await blobs.stat(key)
+    if seen is None:
+        raise BlobMissing(key, where=blobs.where)
+    first = offset or 0
+    end = min(first + size_bytes, seen.size_bytes)
+    whole = BytesIO()  # it gives its bytes away without a copy of them
+    for start in range(first, end, RANGE_BYTES):
+        whole.write(await blobs.get(key, offset=start, length=min(RANGE_BYTES, end - start)))
+    return whole.getvalue()
+
+
+async def _digest_of(data: bytes) -> str:
+    """Return the SHA-256; the event loop is not held up by large bodies."""
+    if len(data) < HASH_IN_THREAD_BYTES_MIN:
+        return sha256_hex(data)
+    return await asyncio.to_thread(sha256_hex, data)

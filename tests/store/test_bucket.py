@@ -1,0 +1,44 @@
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiobotocore.session import get_session
+
+from store.bucket import ensure_bucket
+from tests.store.conftest import Minio
+
+OTHER = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "exports/"}, "Expiration": {"Days": 3}}
+
+
+@pytest.fixture
+async def s3(minio: Minio) -> AsyncIterator[Any]:
+    async with get_session().create_client(
+        "s3", endpoint_url=minio.endpoint, region_name="us-east-1", aws_access_key_id=minio.access_key,
+        aws_secret_access_key=minio.secret_key,
+    ) as client:  # fmt: skip
+        yield client
+
+
+async def ensured(minio: Minio, bucket: str) -> bool:
+    keys = (minio.access_key, minio.secret_key)
+    return await ensure_bucket(f"s3://{bucket}", endpoint=minio.endpoint, region="us-east-1", keys=keys)
+
+
+async def test_a_bucket_clears_away_what_is_left_behind(minio: Minio, s3: Any) -> None:
+    bucket = f"test-{uuid4().hex}"
+    assert await ensured(minio, bucket) is True
+    assert await ensured(minio, bucket) is False
+    rules = (await s3.get_bucket_lifecycle_configuration(Bucket=bucket))["Rules"]
+    days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    assert days == {"staging/": 7, "promoting/": 1}
+    assert all(rule["Status"] == "Enabled" for rule in rules)
+
+
+async def test_rules_of_others_stay(minio: Minio, s3: Any) -> None:
+    bucket = f"test-{uuid4().hex}"
+    await s3.create_bucket(Bucket=bucket)
+    await s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [OTHER]})
+    await ensured(minio, bucket)
+    rules = (await s3.get_bucket_lifecycle_configuration(Bucket=bucket))["Rules"]
+    assert {"theirs", "headrace-staging", "headrace-promoting"} <= {rule["ID"] for rule in rules}
