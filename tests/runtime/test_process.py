@@ -112,6 +112,7 @@ def test_what_main_returns_is_the_exit_code() -> None:
 def test_the_exit_codes_are_a_contract() -> None:
     assert {one.name: one.value for one in Exit} == {
         "OK": 0, "FAILED": 1, "USAGE": 2, "UNREACHABLE": 3, "STUCK": 70, "BROKEN": 71, "TRANSIENT": 75, "QUOTA": 78,
+        "CRASHED": 79,
     }  # fmt: skip
 
 
