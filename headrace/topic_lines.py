@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.errors import Exit, HeadraceError
 from runtime.kafka import client_config, kafka_unreachable, wait_for_kafka
@@ -64,9 +64,11 @@ def _lines(consumer: Consumer, topic: Topic, start: datetime | None, end_ms: int
         if message is None:
             continue
         partition = message.partition() or 0
-        if message.error():
-            # Only the end of a partition is of interest; what else librdkafka reports it also retries.
-            if end_ms is not None:
+        if (error := message.error()) is not None:
+            if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():  # noqa: SLF001 - the binding's own name
+                raise KafkaException(error)
+            # Of the rest only the end of a partition is of interest: librdkafka retries what else it reports.
+            if end_ms is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 open_partitions.discard(partition)
             continue
         if end_ms is not None and end_ms >= 0 and message.timestamp()[1] >= end_ms:
@@ -82,7 +84,11 @@ def _ms(time: datetime | None, otherwise: int) -> int:
 
 
 def _line(message: Message, topic: Topic) -> dict[str, Any]:
-    pairs: list[tuple[str, bytes | None]] = list(message.headers() or [])  # type: ignore[arg-type]
+    try:
+        pairs: list[tuple[str, bytes | None]] = list(message.headers() or [])  # type: ignore[arg-type]
+    except (SystemError, UnicodeDecodeError):
+        # The binding cannot name a header whose name is not UTF-8, and then gives none of them.
+        pairs = [("undecodable", b"the names of this message's headers are not text")]
     line: dict[str, Any] = {
         "at": {
             "topic": topic.name,

@@ -1,6 +1,7 @@
 """Real servers for every test that asks for them: one native stack for the whole run, a fresh database a test."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 
 from headrace.initialize import initialize
 from infra.native import StackInfo, temporary_stack
@@ -28,6 +30,18 @@ from store.queries import Queries
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
 READY_S_MAX = 60.0
 TEMPLATE = "headrace"  # the stack's own database, migrated once and never written to
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Undo what a test did to the logs: they must not go on into the captured output of a test that has ended."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
