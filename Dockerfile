@@ -11,6 +11,7 @@ RUN pip install --quiet --require-hashes -r requirements-bootstrap.lock \
  && python -m venv --without-pip /opt/headrace \
  && pip --python /opt/headrace/bin/python install --quiet --require-hashes -r requirements-service.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY batch batch
 COPY headrace headrace
 COPY schemas schemas
 COPY runtime runtime
