@@ -21,7 +21,7 @@ from store import staging
 from store.blobs import Blobs
 from store.catalog import Catalog
 from store.collection import Collection
-from tests.batch.test_redrive import run
+from tests.batch.test_redriving import run
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
