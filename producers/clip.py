@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 
 from producers.shots import Pixels, Shot, from_image
 from schemas.limits import MIB
@@ -67,12 +69,21 @@ def cut(shots: Sequence[Shot]) -> bytes | None:
                 if ticks <= last:
                     continue
                 last = ticks
-                frame = av.VideoFrame.from_ndarray(pixels, format="bgr24")
-                frame = frame.reformat(width=stream.width, height=stream.height, format="yuv420p")
+                frame = av.VideoFrame.from_ndarray(_i420(pixels, stream.width, stream.height), format="yuv420p")
                 frame.pts = ticks
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
         return path.read_bytes()
+
+
+def _i420(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Return the pixels in the encoder's colours and size.
+
+    OpenCV does it in integers: FFmpeg's scaler has once given other bytes for the same pixels under load.
+    """
+    if pixels.shape[:2] != (height, width):
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2YUV_I420), dtype=np.uint8)
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:
