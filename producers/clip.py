@@ -79,7 +79,7 @@ def cut(shots: Sequence[Shot]) -> bytes | None:
 def _i420(pixels: Pixels, width: int, height: int) -> Pixels:
     """Return the pixels in the encoder's colours and size.
 
-    OpenCV does it in integers: FFmpeg's scaler has once given other bytes for the same pixels under load.
+    OpenCV does it in integers, whereas FFmpeg's scaler shares the work between threads in ways of its own.
     """
     if pixels.shape[:2] != (height, width):
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
