@@ -2,6 +2,8 @@
 #
 #   make demo       everything, end to end, then a report
 #   make test       all tests, then the coverage of the contract and the core
+#   make faults     the proof: faults injected into real servers, then the checker's table (15 minutes at most)
+#   make faults-long  the same with the counts of the long run: many hours
 #   make check      linters, types, layers, and whether what is generated is up to date
 #   make contract   writes what is generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
 #   make secrets    random secrets for docker compose into .env
@@ -18,9 +20,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
+FAULTS_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help demo test check contract secrets lock clean
+.PHONY: help demo test faults faults-long check contract secrets lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +38,13 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/pytest --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
+
+# For one experiment: `.venv/bin/python -m tests.faults E1 --count 20 --seed 7`.
+faults: $(READY)
+	@$(BIN)/python -m tests.faults --ci $(FAULTS_ARGS)
+
+faults-long: $(READY)
+	@$(BIN)/python -m tests.faults --long $(FAULTS_ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from runtime.crash_points import CrashPoint, reached
 from store.dead_letters import Candidate, DeadLetters, LetterFilters
 from store.rows import DeadLetterRow
 
@@ -108,10 +109,13 @@ class Redrive:
         return done
 
     async def _publish(self, group: list[tuple[DeadLetterRow, int]], publisher: Publishes, done: Redriven) -> None:
+        reached(CrashPoint.REDRIVE_BEFORE_CLAIM)
         wanted = await self._letters.claim([(letter.dead_letter_id, attempt) for letter, attempt in group])
+        reached(CrashPoint.REDRIVE_AFTER_CLAIM)
         group = [(letter, attempt) for letter, attempt in group if letter.dead_letter_id in wanted]
         if group:
             await asyncio.to_thread(publisher.publish, group)
+            reached(CrashPoint.REDRIVE_BEFORE_MARK)
             await self._letters.published([(letter.dead_letter_id, attempt) for letter, attempt in group])
             done.published += len(group)
 

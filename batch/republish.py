@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from runtime.crash_points import CrashPoint, reached
 from runtime.errors import HeadraceError
 from runtime.kafka import client_config, kafka_unreachable
 from runtime.settings import Settings
@@ -47,6 +48,7 @@ class Republisher:
         try:
             for letter, attempt in letters:
                 self._pace(producer)
+                reached(CrashPoint.REDRIVE_BEFORE_PUBLISH)
                 self._produce(producer, letter, attempt, delivered)
             left = producer.flush(ACKNOWLEDGED_S_MAX)
         except (KafkaException, BufferError) as error:
@@ -55,6 +57,7 @@ class Republisher:
             raise self._failed(errors[0])
         if left:
             raise self._failed(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+        reached(CrashPoint.REDRIVE_AFTER_PUBLISH)
 
     def _produce(
         self,

@@ -53,7 +53,7 @@ class Segment:
         data = path.read_bytes()
         segment = cls(path, int(path.stem), int(path.stem), len(data), os.open(path, os.O_RDONLY))
         for found in entries(data, salt):
-            segment.end = found.number + 1
+            segment.end = max(segment.end, found.number + 1)
             segment.sources[unpack(found.payload).key.decode(errors="replace")] += 1
         return segment
 

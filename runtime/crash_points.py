@@ -45,6 +45,17 @@ class CrashPoint(StrEnum):
     RELAY_AFTER_SEND = "relay_after_send"
     RELAY_BEFORE_MARK = "relay_before_mark"
     RELAY_AFTER_MARK = "relay_after_mark"
+    # Redrive of dead letters, for each group, and between for each message
+    REDRIVE_BEFORE_CLAIM = "redrive_before_claim"
+    REDRIVE_AFTER_CLAIM = "redrive_after_claim"
+    REDRIVE_BEFORE_PUBLISH = "redrive_before_publish"
+    REDRIVE_AFTER_PUBLISH = "redrive_after_publish"
+    REDRIVE_BEFORE_MARK = "redrive_before_mark"
+    # Collection of orphans, for each group, and between for each object
+    COLLECT_AFTER_MARK = "collect_after_mark"
+    COLLECT_BEFORE_DELETE = "collect_before_delete"
+    COLLECT_AFTER_DELETE = "collect_after_delete"
+    COLLECT_BEFORE_RELEASE = "collect_before_release"
 
 
 Reached: TypeAlias = Callable[[CrashPoint], None]

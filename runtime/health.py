@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
-from runtime.errors import Exit, HeadraceError
+from runtime.errors import HeadraceError
 
 Livez: TypeAlias = Callable[[], tuple[bool, str]]
 Readyz: TypeAlias = Callable[[], Mapping[str, str | None]]
@@ -52,7 +52,6 @@ class HealthServer:
                 f"cannot listen for health checks: {error.strerror}",
                 where=f"{host}:{port}",
                 hint="choose another HEADRACE_HEALTH_PORT, or 0 for any free one",
-                exit_code=Exit.USAGE,
             ) from None
         self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
 

@@ -18,6 +18,7 @@ from schemas.topics import TOPICS, Topic
 
 _REQUEST_S = 10
 _PROBE_S = 2
+_HEARTBEAT_S_MAX = 3.0
 
 # Whoever answers so is not refusing: nobody was reached, or nobody in time.
 _AWAY = frozenset(
@@ -48,6 +49,11 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
     if settings.kafka_ca_file:
         config["ssl.ca.location"] = settings.kafka_ca_file
     return config | {name.replace("_", "."): value for name, value in extra.items()}
+
+
+def heartbeat_s(session_s: float) -> float:
+    """Return how often a member of a group shows that it lives: two that are lost in a row must not end its session."""
+    return min(_HEARTBEAT_S_MAX, session_s / 3)
 
 
 async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = None) -> AdminClient:

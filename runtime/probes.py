@@ -4,11 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from runtime.errors import HeadraceError
 
 _EVERY_S = 2.0
+_EVERY_S_WHILE_AWAY = 0.5  # who waits for a process to become ready should not wait for its next look as well
 _ANSWER_S_MAX = 5.0
 
 
 class Probes:
-    """Asks each dependency every two seconds whether it answers, so `/readyz` itself never waits.
+    """Asks each dependency every two seconds whether it answers, more often while one does not.
+
+    So `/readyz` itself never waits.
 
     Each probe raises when its service does not answer.
     """
@@ -25,7 +28,8 @@ class Probes:
         """Ask until cancelled."""
         while True:
             await asyncio.gather(*(self._ask(name, probe) for name, probe in self._probes.items()))
-            await asyncio.sleep(_EVERY_S)
+            away = any(fault is not None for fault in self._faults.values())
+            await asyncio.sleep(_EVERY_S_WHILE_AWAY if away else _EVERY_S)
 
     async def _ask(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
         try:

@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     kafka_ca_file: str = Field("", description="Certificate authorities for Kafka's TLS; empty: the system's.")
     kafka_replicas: int = Field(1, ge=1, le=7, description="Replicas of each topic; 3 where there are three brokers.")
     kafka_partitions: int = Field(4, ge=1, le=1024, description="Partitions of each topic when it is created.")
+    kafka_session_s: float = Field(
+        # A broker allows no less than 6 s unless it is told so (group.min.session.timeout.ms).
+        30.0,
+        ge=6,
+        le=300,
+        description="Seconds after which Kafka hands on the partitions of a member that fell silent; "
+        "less than watchdog_s.",
+    )
 
     # Catalog
     postgres_dsn: SecretStr = Field(
@@ -152,6 +160,8 @@ class Settings(BaseSettings):
         for smaller, larger in (
             ("postgres_statement_s_max", "processing_deadline_s"),
             ("processing_deadline_s", "watchdog_s"),
+            # The others of a group stand still until a silent member's time is up: that must not end them too.
+            ("kafka_session_s", "watchdog_s"),
         ):
             if getattr(self, smaller) >= getattr(self, larger):
                 raise ValueError(

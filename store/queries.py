@@ -9,9 +9,8 @@ from schemas.events import Kind
 from store.errors import RecordAmbiguous, RecordMissing
 from store.page import cursor_of, key_of, page_query
 from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from store.rows import DeadLetterRow
 from store.statements import statements
-from store.views import Counts, DeadLetterView, Filters, Page, RecordDetail, Sighting, StoredRecord
+from store.views import Counts, Filters, Page, RecordDetail, Sighting, StoredRecord
 
 if TYPE_CHECKING:
     from store.postgres import Pool
@@ -97,20 +96,6 @@ class Queries:
             unpublished = await connection.fetchval(self._sql["count_unpublished"])
         by_kind = {str(kind): 0 for kind in Kind} | {row[0]: row[1] for row in records}
         return Counts(by_kind, int(sightings), {row[0]: row[1] for row in letters}, int(unpublished))
-
-    async def dead_letters(
-        self, *, code: str | None = None, after: UUID | None = None, limit: int = 50
-    ) -> list[DeadLetterView]:
-        """Return dead letters without their bytes, newest first; `after` is the last one of the page before."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["dead_letters"], limit, code, after)
-        return [DeadLetterView(*row) for row in rows]
-
-    async def dead_letter(self, dead_letter_id: UUID) -> DeadLetterRow | None:
-        """Return one dead letter with its bytes."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            row = await connection.fetchrow(self._sql["dead_letter"], dead_letter_id)
-        return DeadLetterRow(**{**dict(row), "headers": row["headers"].encode()}) if row else None
 
     async def _by_ids(self, ids: list[UUID]) -> list[StoredRecord]:
         text = self._sql["by_ids"].replace("{columns}", self._sql["columns"])

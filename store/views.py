@@ -85,23 +85,6 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterView:
-    """A dead letter without its bytes; `value_bytes` is None where the message had no value."""
-
-    dead_letter_id: UUID
-    code: str
-    reason: str
-    topic: str
-    partition: int
-    offset: int
-    message_timestamp_us: int
-    value_bytes: int | None
-    site: str | None
-    source_id: str | None
-    rejected_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class Counts:
     """How much the catalog holds; `dead_letters` is by code."""
 

@@ -28,12 +28,14 @@ from streams.core.stall import Partition
 from streams.ingest import Ingest
 from streams.lag import LagProbe
 from streams.lane import Lane, Limits
+from streams.membership import Membership
 from streams.profile import LARGE, SMALL, Group, faust_app
 from streams.retry import Retry
 from streams.watched import watched
 
 DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
 FAUST_STOP_S_MAX = 5.0
+_KIND_OF = {input_topic(kind).name: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened_stores(settings, stop))
         app = faust_app(settings, group, kinds)
+        membership = Membership(app)
         ingest = _ingest(settings, stores)
         lanes = _lanes(settings, kinds, ingest)
         for kind, lane in lanes.items():
@@ -89,10 +92,15 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         await stack.enter_async_context(
             watched(
                 settings,
-                waiting=lag.waiting,
-                progress=lambda: (lag.progress(), ingest.steps),
+                waiting=lambda: membership.overdue() or lag.waiting(),
+                progress=lambda: "not in the group" if membership.overdue() else _progress(lag, ingest),
                 doing=lambda: "moving, or nothing to do",
-                probes={"store": stores.blobs.check, "postgres": stores.catalog.check, "kafka": lag.check},
+                probes={
+                    "store": stores.blobs.check,
+                    "postgres": stores.catalog.check,
+                    "kafka": lag.check,
+                    "kafka_group": membership.check,
+                },
             )
         )
         get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
@@ -155,6 +163,12 @@ def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
     return settings.batch_messages_max if kinds <= SMALL.kinds else settings.batch_frames_max
 
 
+def _progress(lag: LagProbe, ingest: Ingest) -> object:
+    """Return what has stood still longest, and the steps of its kind: another that moves must not hide it."""
+    longest = lag.progress()
+    return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
+
+
 def _assigned(app: Any) -> Iterable[Partition]:
     # Faust makes its consumer when it is first asked for, and it must not be this thread that asks first.
     if not app.started:
@@ -166,7 +180,10 @@ def _assigned(app: Any) -> Iterable[Partition]:
 
 
 async def _serve(app: Any, lanes: Iterable[Lane], stop: asyncio.Event) -> int:
-    await app.start()
+    try:
+        await app.start()
+    except Exception as error:  # noqa: BLE001 - its agents would swallow the cancellation that an exception ends in
+        _halt(Exit.BROKEN, f"Faust did not start: {error!r}")
     get_log().info(Action.READY)
     stopping = asyncio.create_task(stop.wait())
     crashed = asyncio.create_task(app.wait_until_stopped())

@@ -16,7 +16,7 @@ from runtime.crash_points import CrashPoint, reached
 from runtime.logs import Action, get_log
 from runtime.metrics import Step
 from schemas.digest import blob_key, pack_key, sha256_hex
-from schemas.events import Clip, Frame, Kind
+from schemas.events import Clip, Frame, Kind, kind_of
 from schemas.reject import RejectCode, Rejected
 from store import pack
 from store.errors import BlobsCollected, ClaimMismatch, ClaimMissing
@@ -62,7 +62,8 @@ class Ingest:
         self._now_us = now_us
         self._puts = asyncio.Semaphore(PUTS_AT_ONCE_MAX)
         self._promotions = asyncio.Semaphore(PROMOTIONS_AT_ONCE_MAX)
-        self.steps = 0  # counts whatever was finished, so that a watchdog sees a slow batch move
+        # Counts whatever was finished of each kind: a watchdog sees a slow batch move, and a hung one beside others.
+        self.steps = dict.fromkeys(Kind, 0)
 
     async def prepare(self, kind: Kind, deliveries: Sequence[Delivery]) -> Prepared:
         """Decode, check, hash and store the bodies of a batch."""
@@ -137,7 +138,8 @@ class Ingest:
         try:
             async with self._promotions:
                 reached(CrashPoint.BEFORE_PUT)
-                head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES, self._moved))
+                moved = partial(self._moved, kind_of(claimed.event))
+                head = await self._retry(lambda: self._claims.promote(claimed, HEAD_BYTES, moved))
                 reached(CrashPoint.AFTER_PUT)
             check_media(claimed.event, head)
         except ClaimMissing as fault:
@@ -162,12 +164,14 @@ class Ingest:
         assert one.body is not None
         body, key = one.body, blob_key(one.digest)
         await self._put_object(key, body, one.media_type)
+        self._moved(kind_of(one.event))
         return {one.digest: Place(key)}
 
     async def _put_packed(self, some: Sequence[Accepted]) -> dict[str, Place]:
         tar, places = await asyncio.to_thread(pack.build, [(one.digest, one.body or b"") for one in some])
         key = pack_key(await asyncio.to_thread(sha256_hex, tar))
         await self._put_object(key, tar, TAR_MEDIA_TYPE)
+        self._moved(kind_of(some[0].event))
         return {one.digest: Place(key, offset) for one, (offset, _) in zip(some, places, strict=True)}
 
     async def _put_object(self, key: str, data: bytes, media_type: str) -> None:
@@ -175,10 +179,9 @@ class Ingest:
             reached(CrashPoint.BEFORE_PUT)
             await self._retry(lambda: self._blobs.put(key, data, media_type=media_type))
             reached(CrashPoint.AFTER_PUT)
-        self._moved()
 
-    def _moved(self) -> None:
-        self.steps += 1
+    def _moved(self, kind: Kind) -> None:
+        self.steps[kind] += 1
 
 
 def _examine_all(kind: Kind, deliveries: Sequence[Delivery], now_us: int) -> list[Accepted | Refused]:

@@ -55,7 +55,7 @@ class LagProbe:
         """Say whether a watched partition has messages that nobody has finished."""
         return self._longest is not None
 
-    def progress(self) -> object:
+    def progress(self) -> tuple[Partition, int] | None:
         """Return the partition that has stood still longest and its offset: another value means that it moved."""
         return self._longest
 

@@ -12,15 +12,15 @@ from typing import Any
 import faust
 from faust.types.auth import AuthProtocol
 
+from runtime.kafka import heartbeat_s
 from runtime.settings import Settings
 from schemas.events import Kind
 from schemas.topics import input_topic
 from streams.faust_consumer import App
 from streams.header_names import tolerate_header_names
 
-SESSION_TIMEOUT_S = 30.0
 REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline, so who cannot rejoin in time has ended by itself
-REQUEST_TIMEOUT_S = 90.0
+REQUEST_TIMEOUT_S = 90.0  # or the session's time, where that is longer: Faust wants it so
 COMMIT_INTERVAL_S = 1.0
 FETCH_BYTES_SMALL = 1024 * 1024
 FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition at a time: fewer, larger fetches cost less
@@ -53,8 +53,9 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
         broker_commit_interval=COMMIT_INTERVAL_S,
-        broker_session_timeout=SESSION_TIMEOUT_S,
-        broker_request_timeout=REQUEST_TIMEOUT_S,
+        broker_session_timeout=settings.kafka_session_s,
+        broker_heartbeat_interval=heartbeat_s(settings.kafka_session_s),
+        broker_request_timeout=max(REQUEST_TIMEOUT_S, settings.kafka_session_s),
         broker_rebalance_timeout=REBALANCE_TIMEOUT_S,
         # Frames and clips carry the SHA-256 of their bytes; a CID or LDO is only what arrives, so its batch is checked.
         broker_check_crcs=group is SMALL,

@@ -9,6 +9,7 @@ from batch.fsck.findings import Found, Problem, Report
 from batch.fsck.messages import Messages
 from batch.fsck.objects import hash_of
 from batch.fsck.restore import Restore
+from runtime.crash_points import CrashPoint, reached
 from schemas.digest import blob_key, sha256_hex
 from store import pack
 from store.blobs import Blobs
@@ -171,14 +172,18 @@ class Repair:
         """Remove objects as `store/collection.py` argues; an error leaves the marks: a request may be on its way."""
         marked_s = time.monotonic()
         free = set(await self._tools.collection.mark([found.name for found in some]))
+        reached(CrashPoint.COLLECT_AFTER_MARK)
         for found in some:
             if found.name not in free:
                 self._healed(found, "a row names it by now")
             elif time.monotonic() - marked_s > DELETE_S_MAX:
                 self._cannot(found, "the store was too slow for it: run it again")
             else:
+                reached(CrashPoint.COLLECT_BEFORE_DELETE)
                 await self._tools.blobs.delete(found.name)
+                reached(CrashPoint.COLLECT_AFTER_DELETE)
                 self._healed(found, "removed")
+        reached(CrashPoint.COLLECT_BEFORE_RELEASE)
         await self._tools.collection.release()
 
     async def _put(self, key: str, body: bytes, media_type: str | None = None) -> None:

@@ -3,15 +3,13 @@
 import asyncio
 import os
 import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from infra.native.checks import http_answers
 from infra.native.config import BUCKET, STORE_REGION, StackConfig
-from infra.native.layout import StateDir, cache_home, locked
+from infra.native.go_install import BuildFailed, GoProgram, go_install
+from infra.native.layout import StateDir
 from infra.native.ports import LOOPBACK
 from infra.native.process import Process
 from runtime.errors import HeadraceError
@@ -21,9 +19,8 @@ from store.bucket import ensure_bucket
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """The last state of its repository before that was archived."""
 
+_PROGRAM = GoProgram("minio", "github.com/minio/minio", MINIO_VERSION)
 _STOP_S_MAX = 5.0
-_PROGRESS_EVERY_S = 5.0
-_BUILD_S_MAX = 1800.0
 
 
 def binary_at_hand() -> Path | None:
@@ -41,8 +38,8 @@ def binary_at_hand() -> Path | None:
             hint="set it to the path of a `minio` binary, or remove it",
             exit_code=2,
         )
-    if _built().is_file():
-        return _built()
+    if _PROGRAM.built.is_file():
+        return _PROGRAM.built
     found = shutil.which("minio")
     return Path(found) if found else None
 
@@ -66,10 +63,10 @@ def install(progress: Callable[[str], None]) -> Path:
             exit_code=3,
         )
     progress("minio: building it with `go install` (about 3 minutes, only this once)")
-    with locked(_built().parent / "install.lock", wait=True):
-        if not _built().is_file():
-            _build(go, progress)
-    return _built()
+    try:
+        return go_install(_PROGRAM, go, progress)
+    except BuildFailed as error:
+        raise _build_failed(str(error)) from None
 
 
 def server(config: StackConfig, state: StateDir) -> Process:
@@ -108,52 +105,10 @@ def create_bucket(config: StackConfig, state: StateDir) -> None:
         asyncio.run(ensure_bucket(f"s3://{BUCKET}", endpoint=endpoint(config), region=STORE_REGION, keys=keys))
 
 
-def _built() -> Path:
-    return cache_home() / f"minio-{MINIO_VERSION}" / "minio"
-
-
-def _build(go: str, progress: Callable[[str], None]) -> None:
-    started = time.monotonic()
-    room = Path(tempfile.mkdtemp(prefix="build-", dir=_built().parent))
-    try:
-        with (room / "output").open("w+b") as output:
-            build = subprocess.Popen(
-                [go, "install", f"github.com/minio/minio@{MINIO_VERSION}"],
-                env={**os.environ, "GOBIN": str(room), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"},
-                cwd=room,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-            try:
-                _watch(build, started, progress)
-            finally:
-                if build.poll() is None:
-                    build.kill()
-                    build.wait()
-        if build.returncode != 0:
-            raise _build_failed((room / "output").read_text(errors="replace"))
-        (room / "minio").replace(_built())
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
-    progress(f"minio: built in {time.monotonic() - started:.0f} s")
-
-
-def _watch(build: "subprocess.Popen[bytes]", started: float, progress: Callable[[str], None]) -> None:
-    while time.monotonic() - started < _BUILD_S_MAX:
-        try:
-            build.wait(_PROGRESS_EVERY_S)
-        except subprocess.TimeoutExpired:
-            progress(f"minio: building, {time.monotonic() - started:.0f} s so far")
-        else:
-            return
-
-
-def _build_failed(output: str) -> HeadraceError:
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("go: downloading")]
+def _build_failed(reason: str) -> HeadraceError:
     return HeadraceError(
         "minio_build_failed",
-        f"MinIO could not be built: {lines[-1][:300] if lines else 'it took too long'}",
+        f"MinIO could not be built: {reason}",
         where="go install",
         hint="check that Go is 1.24 or newer and that its module proxy is reachable, then run it again, or put a "
         "`minio` binary on PATH, or use a local directory with `--store local`",

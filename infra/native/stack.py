@@ -138,7 +138,7 @@ def _stop_supervisor(supervisor: psutil.Process) -> None:
 
 def _configure(options: StackOptions, known: StackConfig | None, state: StateDir) -> StackConfig:
     """Carry over what was written down, and choose the rest; ports that were taken meanwhile are chosen anew."""
-    has_data = state.part("kafka").exists() or state.part("postgres").exists()
+    has_data = any(_holds_something(state.part(name)) for name in ("kafka", "postgres"))
     if has_data and (known is None or known.brokers != options.brokers):
         what = f"a stack of {known.brokers} broker(s)" if known else "data of a stack whose stack.json is missing"
         raise HeadraceError(
@@ -164,6 +164,11 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         secrets=Secrets.new(),
         owner=owner,
     )
+
+
+def _holds_something(directory: Path) -> bool:
+    # An empty one may be a file system that somebody mounted there for the data to come.
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> None:

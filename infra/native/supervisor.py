@@ -71,7 +71,7 @@ class Supervisor:
         write_ledger(self._state, Ledger(self._identity, tuple(child.record for child in self.children.values())))
 
 
-async def _watch_owner(owner: Identity, stop: asyncio.Event) -> None:
+async def watch_owner(owner: Identity, stop: asyncio.Event) -> None:
     """A stack that belongs to a test or a demonstration ends with it, even when that was killed."""
     while owner.find() is not None:  # noqa: ASYNC110 - nobody tells of the end of a process that is not a child
         await asyncio.sleep(_OWNER_POLL_S)
@@ -88,7 +88,7 @@ async def _supervise(state: StateDir) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watching = asyncio.create_task(_watch_owner(config.owner, stop)) if config.owner else None
+    watching = asyncio.create_task(watch_owner(config.owner, stop)) if config.owner else None
     await Supervisor(plan(config, state), state, stack_id=config.stack_id, say=_say).run(stop)
     if watching is not None:
         watching.cancel()

@@ -21,13 +21,14 @@ def temporary_stack(
     brokers: Brokers = 1,
     *,
     services: tuple[ServiceSpec, ...] = (),
+    state_dir: Path | None = None,
     progress: Callable[[str], None] = _silent,
 ) -> Iterator[StackInfo]:
-    """Run a stack in a directory of its own and remove both at the end.
+    """Run a stack in a directory of its own, or in the given one, and remove both at the end.
 
     When this process is killed the stack's supervisor sees it and does the same. Raises what `up` raises.
     """
-    state_dir = Path(tempfile.mkdtemp(prefix="headrace-"))
+    state_dir = state_dir or Path(tempfile.mkdtemp(prefix="headrace-"))
     try:
         yield up(StackOptions(state_dir, store, brokers, services, owner_pid=os.getpid()), progress)
     finally:

@@ -63,25 +63,6 @@ select code, count(*) from dead_letters group by code order by code
 -- count_unpublished --
 select count(*) from outbox where published_at is null
 
--- dead_letters --
-select
-    dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us,
-    octet_length(value) as value_bytes, site, source_id,
-    (extract(epoch from rejected_at) * 1000000)::bigint as rejected_at_us
-from dead_letters
-where ($2::text is null or code = $2) and ($3::uuid is null or (rejected_at, dead_letter_id) < (
-    select rejected_at, dead_letter_id from dead_letters where dead_letter_id = $3
-))
-order by rejected_at desc, dead_letter_id desc
-limit $1
-
--- dead_letter --
-select
-    dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us, key, value,
-    headers::text as headers, site, source_id
-from dead_letters
-where dead_letter_id = $1
-
 -- columns --
 r.record_id, r.kind, encode(r.digest, 'hex') as digest, r.site, r.source_id,
 (extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from runtime.kafka import client_config
+from runtime.kafka import client_config, heartbeat_s
 from runtime.logs import Action, get_log
 from runtime.metrics import consumer_events_total
 from runtime.settings import Settings
@@ -29,7 +29,6 @@ Place: TypeAlias = tuple[str, int]
 
 POLL_S = 0.1  # also the longest that a stop waits for the thread
 POLL_INTERVAL_S_MAX = 300
-SESSION_S_MAX = 10  # how long the partitions of a member that was killed wait for another
 RECONNECT_MS_MAX = 1000  # librdkafka's default would notice ten seconds late that Kafka is back
 # Announcements are below 1 KiB: this holds thousands of them ready without weighing on memory.
 QUEUED_KIB_MAX = 16 * 1024
@@ -86,7 +85,8 @@ class Intake:
             auto_offset_reset="earliest",
             # The others keep their partitions, and what they remember of their sources, when a member comes or goes.
             partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=SESSION_S_MAX * 1000,
+            session_timeout_ms=int(settings.kafka_session_s * 1000),
+            heartbeat_interval_ms=int(heartbeat_s(settings.kafka_session_s) * 1000),
             max_poll_interval_ms=POLL_INTERVAL_S_MAX * 1000,
             queued_max_messages_kbytes=QUEUED_KIB_MAX,
             # librdkafka's default pauses for a second whenever its queue fills.

@@ -72,6 +72,9 @@ def test_every_package_of_the_project_is_in_it() -> None:
     assert packages <= set(COPIED)
 
 
+DEPLOYED = ("infra/compose", "infra/systemd")  # for the machine around the service, and not a part of the package
+
+
 def test_every_file_beside_the_code_is_packed() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
     code = [source for source in COPIED if (ROOT / source).is_dir()]
@@ -79,7 +82,8 @@ def test_every_file_beside_the_code_is_packed() -> None:
         path
         for source in code
         for path in (ROOT / source).rglob("*")
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and "infra/compose" not in path.as_posix()
+        if path.is_file() and path.suffix not in {".py", ".pyc"}
+        if not any(folder in path.as_posix() for folder in DEPLOYED)
     ]
     assert beside
     assert not [path for path in beside if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]

@@ -84,7 +84,9 @@ async def test_results_are_said_once_although_the_consumer_is_killed(settings: S
     site = new_name("site")
     found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
     body = moving_block(1)[0]
-    process = ServiceProcess(settings, "consumer", "preprocessing", log=tmp_path / "log", consumer_events_max=16)
+    process = ServiceProcess(
+        settings, "consumer", "preprocessing", log=tmp_path / "log", consumer_events_max=16, kafka_session_s=6
+    )
     process.wait_ready()
     for first in range(0, 600, 200):
         await ingest(settings, blobs, [body] * 200, site=site, sources=8, first=first)

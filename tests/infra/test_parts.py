@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.native import java, kafka_jars, minio, postgres_home
+from infra.native import StackOptions, java, kafka_jars, minio, postgres_home, stack
 from infra.native.exits import explain
 from infra.native.layout import Busy, StateDir, locked, write_private
 from infra.native.ledger import STACK_ID_VARIABLE, Identity, Ledger, ProcessRecord, State, read_ledger, write_ledger
@@ -203,3 +203,22 @@ def test_tools_get_the_brokers_unless_they_are_named():
     assert arguments(topics, ["--list", "--bootstrap-server=c:2"], "b:1") == ["--list", "--bootstrap-server=c:2"]
     assert arguments(TOOLS["cluster"], ["cluster-id"], "b:1") == ["cluster-id", "--bootstrap-server", "b:1"]
     assert arguments(Tool("x", Bootstrap.NOWHERE), ["--files", "f"], "b:1") == ["--files", "f"]
+
+
+class ReachedError(Exception):
+    """It went on to install the parts."""
+
+
+@pytest.mark.parametrize(("held", "code"), [(None, None), ("data", "stack_differs")])
+@pytest.mark.parametrize("part", ["kafka", "postgres"])
+def test_an_empty_directory_of_a_part_is_no_data_of_another_stack(tmp_path, monkeypatch, part, held, code):
+    def reached(*_):
+        raise ReachedError
+
+    monkeypatch.setattr(stack, "prepare", reached)
+    (tmp_path / part).mkdir()  # as it is where a file system was mounted for the data to come
+    if held:
+        (tmp_path / part / held).mkdir()
+    with pytest.raises((ReachedError, HeadraceError)) as caught:
+        stack.up(StackOptions(tmp_path), lambda _: None)
+    assert getattr(caught.value, "code", None) == code

@@ -14,7 +14,7 @@ from runtime.crash_points import VARIABLE, CrashPoint, armed, nowhere
 from runtime.errors import Exit, HeadraceError
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("streams", "store", "producers")
+PACKAGES = ("streams", "store", "producers", "batch")
 
 
 def calls_in(path: Path) -> list[str]:

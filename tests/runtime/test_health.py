@@ -89,7 +89,7 @@ def test_a_client_that_says_nothing_holds_up_nobody(server: HealthServer) -> Non
 def test_a_port_that_is_taken_is_said_with_what_to_do(server: HealthServer, state: State) -> None:
     with pytest.raises(HeadraceError) as caught:
         HealthServer("127.0.0.1", server.port, livez=lambda: state.alive, readyz=lambda: state.needs)
-    assert (caught.value.code, caught.value.exit_code) == ("health_port_taken", Exit.USAGE)
+    assert (caught.value.code, caught.value.exit_code) == ("health_port_taken", Exit.FAILED)
     assert f"127.0.0.1:{server.port}" in str(caught.value)
     assert "HEADRACE_HEALTH_PORT" in caught.value.hint
 
@@ -122,6 +122,7 @@ class Service:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes_module, "_EVERY_S", 0.01)
+    monkeypatch.setattr(probes_module, "_EVERY_S_WHILE_AWAY", 0.01)
     monkeypatch.setattr(probes_module, "_ANSWER_S_MAX", 0.05)
 
 

@@ -49,6 +49,8 @@ def test_the_defaults_are_valid() -> None:
         ("LOG_LEVEL", "verbose", "'debug', 'info', 'warning' or 'error'"),
         ("HEALTH_PORT", "70000", "less than or equal to 65535"),
         ("PROCESSING_DEADLINE_S", "151", "less than or equal to 150"),
+        ("KAFKA_SESSION_S", "5.9", "greater than or equal to 6"),
+        ("KAFKA_SESSION_S", "301", "less than or equal to 300"),
         ("STORE_URL", "ftp://somewhere", "s3://bucket, gs://bucket, az://container or file:///directory"),
         ("STORE_URL", "s3://", "s3://bucket, gs://bucket, az://container or file:///directory"),
         ("STORE_URL", "file://directory", "s3://bucket, gs://bucket, az://container or file:///directory"),
@@ -155,7 +157,11 @@ def test_what_a_supervisor_or_a_test_sets_is_no_setting(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("smaller", "larger"),
-    [("PROCESSING_DEADLINE_S", "WATCHDOG_S"), ("POSTGRES_STATEMENT_S_MAX", "PROCESSING_DEADLINE_S")],
+    [
+        ("PROCESSING_DEADLINE_S", "WATCHDOG_S"),
+        ("POSTGRES_STATEMENT_S_MAX", "PROCESSING_DEADLINE_S"),
+        ("KAFKA_SESSION_S", "WATCHDOG_S"),
+    ],
 )
 def test_what_must_end_first_must_be_shorter(monkeypatch: pytest.MonkeyPatch, smaller: str, larger: str) -> None:
     monkeypatch.setenv(f"HEADRACE_{smaller}", "60")

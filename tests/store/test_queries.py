@@ -145,20 +145,3 @@ async def test_counts(catalog: Catalog, queries: Queries) -> None:
     assert counts.records == {"cid": 0, "frame": 2, "clip": 0, "ldo": 0}
     assert (counts.sightings, counts.unpublished) == (2, 4)
     assert counts.dead_letters == {"too_large": 1, "undecodable": 1}
-
-
-async def test_dead_letters_page_by_page(catalog: Catalog, queries: Queries) -> None:
-    await catalog.commit(batch([], letters=[letter(number) for number in range(5)]))
-    await catalog.commit(batch([], letters=[letter(9, code="too_large", value=None, site="s", source_id="c")]))
-    first = await queries.dead_letters(limit=4)
-    rest = await queries.dead_letters(limit=4, after=first[-1].dead_letter_id)
-    assert (first[0].code, first[0].value_bytes, first[0].site) == ("too_large", None, "s")
-    assert sorted(one.offset for one in first + rest) == [0, 1, 2, 3, 4, 9]
-    assert [one.offset for one in await queries.dead_letters(code="too_large")] == [9]
-
-
-async def test_a_dead_letter_comes_back_as_it_was(catalog: Catalog, queries: Queries) -> None:
-    kept = letter(1, headers=b'[["a", "AA=="]]')
-    await catalog.commit(batch([], letters=[kept]))
-    assert await queries.dead_letter(kept.dead_letter_id) == kept
-    assert await queries.dead_letter(id_of(1)) is None

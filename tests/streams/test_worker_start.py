@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings, load_settings
 from schemas.events import Kind
+from streams import app as worker
 from streams.app import group_of, work
 from tests.conftest import ServiceProcess, free_port
 
@@ -174,3 +175,21 @@ async def test_a_health_port_that_is_taken_is_named(there: Settings) -> None:
         error = await why_not(there, health_port=port)
     assert error.exit_code == Exit.USAGE
     assert error.where == f"127.0.0.1:{port}"
+
+
+async def test_faust_that_does_not_start_ends_the_process_instead_of_leaving_it_idle(monkeypatch: pytest.MonkeyPatch):
+    class Refusing:
+        async def start(self) -> None:
+            raise RuntimeError("consumer not started")
+
+    class Ended(BaseException):
+        """The process would be gone here."""
+
+    def halt(exit_code: int, why: str) -> None:
+        raise Ended(exit_code, why)
+
+    monkeypatch.setattr(worker, "_halt", halt)
+    with pytest.raises(Ended) as ended:
+        await worker._serve(Refusing(), [], asyncio.Event())
+    assert ended.value.args[0] == Exit.BROKEN
+    assert "consumer not started" in ended.value.args[1]

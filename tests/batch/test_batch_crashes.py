@@ -1,0 +1,145 @@
+"""A redrive and a collection that are ended at each of their steps: nothing is lost, and nothing is there twice."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from batch_samples import Line, cid, frame
+
+from runtime.crash_points import VARIABLE, CrashPoint
+from runtime.errors import Exit
+from runtime.settings import Settings
+from schemas.codec import encode
+from schemas.digest import blob_key, dead_letter_id
+from schemas.events import Cid, Kind
+from schemas.topics import input_topic
+from store.blobs import Blobs
+from store.catalog import Catalog
+from store.collection import MARK_S_MAX
+from tests.conftest import ServiceProcess, environment_of, until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+REDRIVE = [point for point in CrashPoint if point.startswith("redrive_")]
+COLLECT = [point for point in CrashPoint if point.startswith("collect_")]
+TOPIC = input_topic(Kind.CID).name
+LETTERS = 3
+ARRIVES_S_MAX = 60.0
+MARK_OLD_S = MARK_S_MAX + 1
+
+
+def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:
+    """Run a command, and end it at a crash point if one is named; returns its JSON and what it said."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace", *args, "--json"],
+        env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
+        capture_output=True, text=True, check=False, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
+    return (json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}), done.stderr
+
+
+@pytest.fixture(scope="module")
+def sql(module_settings: Settings) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(module_settings.postgres_dsn.get_secret_value(), autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def worker(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    log = tmp_path_factory.mktemp("worker") / "log"
+    started = ServiceProcess(module_settings, "worker", "--kinds", "cids", log=log).wait_ready()
+    yield started
+    assert started.stop() == 0
+
+
+def refused_before(sql: psycopg.Connection[Any], first_offset: int) -> list[tuple[int, Cid]]:
+    """Dead letters of messages that a worker with an older decoder refused; nothing stands at those places by now."""
+    made = []
+    for number in range(LETTERS):
+        event = cid(uuid4().hex)
+        value, offset = encode(event), first_offset + number
+        sql.execute(
+            'insert into dead_letters (dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us,'
+            " key, value) values (%s, 'unknown_schema', 'schema 7', %s, 0, %s, 0, %s, %s)",
+            (dead_letter_id(TOPIC, 0, offset, value), TOPIC, offset, event.source_id.encode(), value),
+        )
+        made.append((offset, event))
+    return made
+
+
+@pytest.mark.parametrize("point", REDRIVE)
+def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
+    point: CrashPoint, module_settings: Settings, sql: psycopg.Connection[Any], worker: ServiceProcess
+) -> None:
+    first = 10**9 + REDRIVE.index(point) * LETTERS
+    made = refused_before(sql, first)
+    places = [offset for offset, _ in made]
+    codes = [event.code for _, event in made]
+    # Of the messages the second: some of the group are out then, and some are not.
+    nth = 2 if point is CrashPoint.REDRIVE_BEFORE_PUBLISH else 1
+    headrace(module_settings, "dlq", "redrive", crash_at=f"{point}:{nth}")
+    noted = 'select count(published_at) from redrives join dead_letters using (dead_letter_id) where "offset" = any(%s)'
+    assert sql.execute(noted, (places,)).fetchone() == (0,), "nothing was noted as published"
+
+    headrace(module_settings, "dlq", "redrive")
+    ended = (
+        "select count(*), count(ended_at), count(d.record_id), max(r.attempt) from redrives r"
+        ' join dead_letters d using (dead_letter_id) where "offset" = any(%s)'
+    )  # fmt: skip
+    until(
+        lambda: sql.execute(ended, (places,)).fetchone() == (LETTERS, LETTERS, LETTERS, 1), ARRIVES_S_MAX, "every end"
+    )
+    again, said = headrace(module_settings, "dlq", "redrive")
+    assert (again["published"], "no dead letter waits" in said) == (0, True)
+    seen = sql.execute(
+        'select "offset", code from sightings join records using (record_id) where code = any(%s) order by 1', (codes,)
+    ).fetchall()
+    assert seen == [(offset, event.code) for offset, event in made], "each where its source published it, and once"
+    announced = "select count(*) from outbox join records using (record_id) where code = any(%s)"
+    assert sql.execute(announced, (codes,)).fetchone() == (LETTERS,)
+
+
+@pytest.mark.parametrize("point", COLLECT)
+async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
+    point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str, tmp_path: Path
+) -> None:
+    alone = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}", "collect_grace_hours": 0.0})
+    blobs = Blobs.from_settings(alone)
+    line = Line(alone, blobs, catalog)
+    kept, again, orphan = (frame(uuid4().hex) for _ in range(3))
+    await line.take(kept)
+    for one in (again, orphan):
+        assert one.body is not None
+        await blobs.put(blob_key(one.sha256), one.body)
+    await asyncio.sleep(1.1)  # times of objects may be whole seconds, and the grace is none
+
+    await asyncio.to_thread(headrace, alone, "fsck", "--repair", crash_at=str(point))
+    _, said = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
+    assert "ended in the middle of a deletion a moment ago" in said
+    # The bytes of one come again: until the marks are old, a deletion may still be on its way, so they wait.
+    taking = asyncio.create_task(line.take(again))
+    await asyncio.sleep(1)
+    assert not taking.done()
+    with psycopg.connect(postgres_dsn, autocommit=True) as sql:
+        aged = sql.execute("update collecting set marked_at = marked_at - %s * interval '1 second'", (MARK_OLD_S,))
+        assert aged.rowcount == 2
+        await taking
+        assert sql.execute("select count(*) from collecting").fetchone() == (0,)
+
+    await asyncio.sleep(1.1)
+    await asyncio.to_thread(headrace, alone, "fsck", "--repair")
+    found = [await blobs.stat(blob_key(one.sha256)) is not None for one in (kept, again, orphan)]
+    assert found == [True, True, False]
+    assert await blobs.get(blob_key(again.sha256)) == again.body
+    clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
+    assert clean["clean"]

@@ -1,0 +1,75 @@
+"""`python -m tests.faults`: the proof, as it runs. See docs/faults.md."""
+
+import argparse
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from runtime.errors import Exit, HeadraceError
+from tests.faults.registry import EXPERIMENTS, load
+from tests.faults.run import Result, Say, Task, carry_out
+from tests.faults.summary import table
+from tests.faults.versions import versions
+
+
+RATE_HZ_MAX = 1000.0
+
+
+class _Printing(Say):
+    """Prints each result as one JSON line, and appends it to a file where one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def result(self, result: Result) -> Result:
+        line = json.dumps(result.line)
+        print(line, flush=True)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        return result
+
+
+def main() -> int:
+    """Carry out what was asked for; 0 when every invariant held."""
+    load()
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Injects faults into a real Headrace.")
+    parser.add_argument("names", nargs="*", metavar="EXPERIMENT", help=f"one of {', '.join(EXPERIMENTS)}")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--ci", action="store_true", help="the slice that runs before every change")
+    which.add_argument("--long", action="store_true", help="all of them, with the counts of the long run")
+    parser.add_argument("--count", type=int, help="how many faults, instead of the experiment's own count")
+    parser.add_argument("--rate", type=float, help="messages a second, instead of the experiment's own rate")
+    parser.add_argument("--seed", type=int, help="replays a run; random where it is not given")
+    parser.add_argument("--json", type=Path, help="a file to which each result is appended as a line")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in EXPERIMENTS]:
+        parser.error(f"there is no experiment {unknown[0]}, only {', '.join(EXPERIMENTS)}")
+    if not given.names and not given.ci and not given.long:
+        parser.error("name an experiment, or give --ci or --long")
+    if given.count is not None and given.count < 1:
+        parser.error("--count should be 1 or more")
+    if given.rate is not None and not 0 < given.rate <= RATE_HZ_MAX:
+        parser.error(f"--rate should be above 0 and at most {RATE_HZ_MAX:g}")
+    seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
+    tasks = [
+        Task(one, given.count or (one.long if given.long else one.ci or one.long), seed, given.rate or one.rate_hz)
+        for name, one in EXPERIMENTS.items()
+        if (name in given.names if given.names else (one.long if given.long else one.ci))
+    ]
+    say = _Printing(given.json)
+    say.progress(f"seed {seed}; {json.dumps(versions())}")
+    began = time.monotonic()
+    results = carry_out(tasks, say)
+    print(table(results, seed=seed, seconds=time.monotonic() - began), file=sys.stderr)
+    return Exit.OK if all(result.ok for result in results) else Exit.FAILED
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HeadraceError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

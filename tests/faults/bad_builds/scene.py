@@ -1,0 +1,276 @@
+"""One worker and one relay on real servers, told apart from whatever else is in the topics; builds can be exchanged."""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+
+from runtime.errors import Exit
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.codec import encode
+from schemas.digest import canonical_body, record_id, sha256_hex
+from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kind_of
+from schemas.reject import RejectCode
+from schemas.topics import input_topic
+from streams.profile import LARGE, SMALL, Group
+from tests.conftest import ServiceProcess, fresh_database, until
+from tests.faults.acks import AckFile, Attempt, Place, read_acks
+from tests.faults.checker import Verdict, check
+from tests.faults.gather import INPUTS, gather
+from tests.faults.listener import OUTPUTS, Listener, offsets
+from tests.faults.observed import Partition, WatchFindings
+
+ROOT = Path(__file__).parents[3]
+SESSION_S = 6.0  # the least that a broker allows: so long a worker that was killed is missed
+COMES_S_MAX = 60.0
+PARTITION = 0
+STARTED_AGAIN = {Exit.UNREACHABLE, Exit.BROKEN, Exit.TRANSIENT}
+KINDS = {SMALL.name: "cids,ldos", LARGE.name: "frames,clips"}
+
+
+class Build(ServiceProcess):
+    """A process of the service as it is, or as a bad build."""
+
+    def __init__(self, settings: Settings, build: str | None, *args: str, log: Path, **changes: object) -> None:
+        self._module = ("headrace",) if build is None else ("tests.faults.bad_builds", build)
+        super().__init__(settings, *args, log=log, **changes)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", *self._module, *self._args],
+                env=self._env | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=out, cwd=tempfile.gettempdir(),
+                start_new_session=True,
+            )  # fmt: skip
+
+    def revive(self) -> None:
+        """Start it again where it ended by itself and says that it is to be, as a supervisor would."""
+        if self.process.poll() in STARTED_AGAIN:
+            self.process = self._start()
+
+    def _alive(self) -> bool:
+        self.revive()
+        return super()._alive()
+
+
+class Scene:
+    """What a scenario acts on. Every message goes to one partition of its topic, in the order of the calls."""
+
+    def __init__(self, settings: Settings, directory: Path, running: ExitStack) -> None:
+        self.settings = settings
+        self._directory = directory
+        self._running = running
+        self._numbers = iter(range(10**6))
+        self._tag = uuid.uuid4().hex[:8]
+        self._workers: list[Build] = []
+        self._acks = running.enter_context(AckFile(directory / "acks"))
+        self._producer = Producer(client_config(settings, acks="all", message_max_bytes=16_000_000) | {"log_level": 0})
+        self._dsn = settings.postgres_dsn.get_secret_value()
+        self._sql = running.enter_context(psycopg.connect(self._dsn, autocommit=True))
+        self._consumers = {group.name: _asking(settings, group, running) for group in (SMALL, LARGE)}
+        for group in (SMALL, LARGE):
+            _skip_backlog(settings, group, self._consumers[group.name])
+        self._since = _ends(settings, [*INPUTS, *OUTPUTS])
+        self._listener = Listener(settings, self._since)
+        self._listener.start()
+        running.callback(self._listener.stop)
+
+    def source(self) -> str:
+        """A source that nobody else uses."""
+        return f"{self._tag}-{next(self._numbers)}"
+
+    def worker(self, group: Group, build: str | None = None, **changes: object) -> Build:
+        """Start a worker; whatever is still running at the end is stopped."""
+        log = self._directory / f"worker-{next(self._numbers)}.log"
+        started = Build(self.settings, build, "worker", "--kinds", KINDS[group.name], log=log, **changes)
+        self._running.callback(started.stop)
+        self._workers.append(started)
+        return started
+
+    def stop_workers(self) -> None:
+        """Stop those that run, so that the next one gets every partition."""
+        while self._workers:
+            self._workers.pop().stop()
+
+    def relay(self) -> Build:
+        """Start the relay as it is."""
+        started = Build(self.settings, None, "relay", log=self._directory / "relay.log")
+        self._running.callback(started.stop)
+        return started
+
+    def publish(self, event: InputEvent) -> Place:
+        """Publish an event that has to become a record."""
+        body = canonical_body(event) if isinstance(event, Cid | Ldo) else event.body
+        assert body is not None
+        digest, kind = sha256_hex(body), kind_of(event)
+        made = Attempt(
+            next(self._numbers), kind, input_topic(kind).name, event.source_id, event.sequence, digest, len(body),
+            record_id(kind, digest), None,
+        )  # fmt: skip
+        return self._publish(made, event.source_id.encode(), encode(event))
+
+    def publish_poison(self, kind: Kind, value: bytes) -> Place:
+        """Publish what has to become a dead letter."""
+        source = self.source()
+        made = Attempt(
+            next(self._numbers), kind, input_topic(kind).name, source, 0, sha256_hex(value), len(value), None,
+            RejectCode.NOT_FRAMED,
+        )  # fmt: skip
+        return self._publish(made, source.encode(), value)
+
+    def committed(self, group: Group, place: Place) -> int:
+        """The group's offset in the partition of a message: Kafka does not deliver again what is below it."""
+        (found,) = self._consumers[group.name].committed([TopicPartition(place.topic, place.partition)], timeout=10)
+        return int(found.offset)
+
+    def passed(self, group: Group, place: Place, seconds: float = COMES_S_MAX) -> bool:
+        """Whether the group's offset gets past a message in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.committed(group, place) <= place.offset:
+            if time.monotonic() > deadline:
+                return False
+            for worker in self._workers:
+                worker.revive()
+            time.sleep(0.2)
+        return True
+
+    @contextmanager
+    def held(self, *events: Frame | Clip) -> Iterator[None]:
+        """Keep the rows of these bodies from being written, as a transaction that has them first would."""
+        with psycopg.connect(self._dsn) as connection:
+            for event in events:
+                connection.execute(
+                    "insert into blobs (sha256, size_bytes, media_type, store_key) values (%s, 1, 'a/b', %s)",
+                    (bytes.fromhex(event.sha256), f"held/{event.sha256}"),
+                )
+            try:
+                yield
+            finally:
+                connection.rollback()
+
+    def rest(self, groups: tuple[Group, ...]) -> None:
+        """Wait until the groups have finished everything and all of it is announced."""
+        for group in groups:
+            for place in self._last_places():
+                if Kind(_kind_of(place.topic)) in group.kinds:
+                    assert self.passed(group, place), f"{place} was never finished"
+        until(self._nothing_unpublished, COMES_S_MAX, "the outbox to be empty")
+
+    def verdict(self, groups: tuple[Group, ...]) -> Verdict:
+        """Let the checker judge once everything is at rest."""
+        self.rest(groups)
+        self._acks.sync()
+        self._listener.wait_quiet()
+        acks = read_acks(self._directory / "acks")
+        watch = WatchFindings()
+        observed = asyncio.run(gather(self.settings, [acks], self._listener.heard(), watch, since=self._since))
+        return check(observed)
+
+    def _publish(self, attempt: Attempt, key: bytes, value: bytes) -> Place:
+        told: list[Message] = []
+        self._acks.attempt(attempt)
+        self._producer.produce(
+            attempt.topic, value, key, partition=PARTITION, on_delivery=lambda _error, message: told.append(message)
+        )
+        assert self._producer.flush(30) == 0
+        (message,) = told
+        assert message.error() is None, message.error()
+        place = Place(attempt.topic, PARTITION, message.offset() or 0)
+        self._acks.ack(attempt.number, place)
+        return place
+
+    def _last_places(self) -> list[Place]:
+        last: dict[str, Place] = {}
+        for ack in read_acks(self._directory / "acks").acks:
+            last[ack.place.topic] = max(ack.place, last.get(ack.place.topic, ack.place))
+        return list(last.values())
+
+    def _nothing_unpublished(self) -> bool:
+        row = self._sql.execute("select count(*) from outbox where published_at is null").fetchone()
+        return row is not None and row[0] == 0
+
+
+@contextmanager
+def scene(stack_settings: Settings, directory: Path) -> Iterator[Scene]:
+    """Open a scene with a database of its own; at the end its processes are stopped."""
+    quick = stack_settings.model_copy(update={"kafka_session_s": SESSION_S})
+    with fresh_database(quick) as settings, ExitStack() as running:
+        yield Scene(settings, directory, running)
+
+
+def _kind_of(topic: str) -> Kind:
+    return next(kind for kind in Kind if input_topic(kind).name == topic)
+
+
+def _ends(settings: Settings, topics: Sequence[str]) -> dict[Partition, int]:
+    """Where the topics end; partitions that were made a moment ago may have no leader yet."""
+    found: dict[Partition, int] = {}
+
+    def told() -> bool:
+        try:
+            found.update(offsets(settings, topics)[1])
+        except KafkaException:
+            return False
+        return True
+
+    until(told, COMES_S_MAX, "the topics to have leaders")
+    return found
+
+
+def _asking(settings: Settings, group: Group, running: ExitStack) -> Consumer:
+    """A consumer that only asks where the group is, and never joins it."""
+    consumer = Consumer(client_config(settings, group_id=group.name, enable_auto_commit=False) | {"log_level": 0})
+    running.callback(consumer.close)
+    return consumer
+
+
+def _skip_backlog(settings: Settings, group: Group, consumer: Consumer) -> None:
+    """Let a group begin at the end of its topics: what stood there before is of no concern."""
+    ends = _ends(settings, [input_topic(kind).name for kind in group.kinds])
+
+    def skipped() -> bool:
+        # A group may still have a member that was killed; until it is missed, nobody else may commit.
+        try:
+            consumer.commit(
+                offsets=[TopicPartition(at.topic, at.partition, end) for at, end in ends.items()], asynchronous=False
+            )
+        except KafkaException:
+            return False
+        return True
+
+    until(skipped, COMES_S_MAX, f"{group.name} to have no members")
+
+
+def metric(process: ServiceProcess, name: str) -> float:
+    """The sum of a metric over its labels, as the process tells it."""
+    lines = process.get("/metrics")[1].splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def frame_of(source: str, sequence: int, size_bytes: int) -> Frame:
+    """A frame of that size, which no other scene has: its source is in it."""
+    from tests.faults.bodies import HEIGHT, IMAGES, WIDTH, image
+
+    body = image(IMAGES[0], f"{source}/{sequence}".encode(), size_bytes)
+    return Frame(
+        source_id=source, site="plant", captured_at_us=time.time_ns() // 1000, sequence=sequence,
+        sha256=sha256_hex(body), media_type=IMAGES[0].media_type, width=WIDTH, height=HEIGHT, size_bytes=len(body),
+        body=body, claim=None,
+    )  # fmt: skip
+
+
+def cid_of(source: str, sequence: int) -> Cid:
+    """A scan that no other scene has."""
+    return Cid(
+        source_id=source, site="plant", captured_at_us=time.time_ns() // 1000, sequence=sequence,
+        code=f"{source}/{sequence}",
+    )  # fmt: skip

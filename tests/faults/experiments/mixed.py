@@ -1,0 +1,69 @@
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from tests.faults.experiments.pauses import pause
+from tests.faults.registry import experiment
+from tests.faults.world import World
+
+FAULTS_S = 300.0
+EVERY_S = 10.0
+_LASTS_S = 8.0
+
+
+@experiment("E18", "mixed: every 10 s a random subset of faults for 300 s", ci=0, long=30, rate_hz=15)
+def mixed(world: World, count: int, random: Random) -> Counter[str]:
+    """Draw a subset of the faults every ten seconds, also none; all of them at once where it comes to that."""
+    for _ in range(count):
+        end = time.monotonic() + FAULTS_S
+        while time.monotonic() < end:
+            began = time.monotonic()
+            drawn = [one for one in _FAULTS if random.random() < 0.25]
+            threads = [threading.Thread(target=one, args=(world, Random(random.random()))) for one in drawn]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            time.sleep(max(0.0, began + EVERY_S - time.monotonic()))
+        world.wait_servers()
+        world.settle()
+    return Counter()
+
+
+def _kill_one(world: World, random: Random) -> None:
+    world.kill(random.choice(world.fleet.active()))
+
+
+def _kill_server(name: str) -> Callable[[World, Random], None]:
+    def kill(world: World, _random: Random) -> None:
+        process = world.server(name)
+        if process is not None:
+            with world.fault(f"SIGKILL {name}"):
+                process.send_signal(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
+
+    return kill
+
+
+def _pause_one(world: World, random: Random) -> None:
+    pause(
+        world, random.choice(("worker", "relay", "minio", "postgres", "kafka-1")), random.uniform(1, _LASTS_S), random
+    )
+
+
+def _cut(proxy: str) -> Callable[[World, Random], None]:
+    def cut(world: World, random: Random) -> None:
+        with world.fault(f"{proxy} black hole"), world.proxies.black_hole(proxy):
+            time.sleep(random.uniform(1, _LASTS_S))
+
+    return cut
+
+
+_FAULTS: tuple[Callable[[World, Random], None], ...] = (
+    _kill_one,
+    _pause_one,
+    *(_kill_server(name) for name in ("kafka-1", "minio", "postgres")),
+    *(_cut(proxy) for proxy in ("postgres", "store")),
+)

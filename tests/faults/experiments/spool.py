@@ -1,0 +1,149 @@
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from producers.spool_state import SpoolState
+from runtime.crash_points import VARIABLE, CrashPoint
+from runtime.errors import Exit
+from tests.conftest import environment_of, free_port
+from tests.faults.acks import read_acks
+from tests.faults.edge import DRAIN_S_MAX, THREAD_NUMBERS
+from tests.faults.fleet import ROOT
+from tests.faults.own import own_file, wait_recorded
+from tests.faults.registry import experiment
+from tests.faults.tearing import tear
+from tests.faults.world import World
+
+_STARTED_S_MAX = 60.0
+_CRASH_S_MAX = 60.0
+_ROUND_NUMBERS = 10_000
+_NTH_MAX = 60
+_PUBLISHING_S = (0.2, 1.5)
+_AWAY_SHARE = 0.4
+_ARMED_SHARE = 0.6
+_POLL_S = 0.02
+
+
+class Edge:
+    """A spool, and the processes that use it one after another."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Give it a directory of its own; nothing is started yet."""
+        self._world = world
+        self._acks, self._first = own_file(world, name)
+        self.spool = self._acks.with_suffix(".spool")
+        self._told = self._acks.with_suffix(".durable")
+        self._told.touch()
+        self._rounds = 0
+
+    def start(self, count: int, *, crash_at: str = "", away: bool = False) -> "subprocess.Popen[bytes]":
+        """Start a process that publishes `count` events from each thread; `away`: Kafka cannot be reached."""
+        first = self._first + self._rounds * _ROUND_NUMBERS
+        self._rounds += 1
+        assert self._rounds * _ROUND_NUMBERS < THREAD_NUMBERS
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        env |= environment_of(self._world.settings) | ({VARIABLE: crash_at} if crash_at else {})
+        if away:
+            env["HEADRACE_KAFKA_BOOTSTRAP"] = f"127.0.0.1:{free_port()}"
+        args = (self.spool, self._acks, self._told, first, min(count, _ROUND_NUMBERS))
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.edge", *map(str, args)],
+                env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """What its processes wrote."""
+        return self._acks.with_suffix(".log")
+
+    def durable(self) -> set[int]:
+        """The numbers of the events that the spool said to be durable."""
+        lines = self._told.read_text().split("\n")
+        return {int(line) for line in lines[:-1]}
+
+    def wait_more(self, process: "subprocess.Popen[bytes]", since: int) -> None:
+        """Wait until more events are durable than `since`; raises AssertionError where the process ended before."""
+        deadline = time.monotonic() + _STARTED_S_MAX
+        while len(self.durable()) <= since:
+            assert process.poll() is None, f"the edge ended with {process.returncode}: {self._end_of_log()}"
+            assert time.monotonic() < deadline, f"the edge published nothing in {_STARTED_S_MAX:.0f} s"
+            time.sleep(_POLL_S)
+
+    def bring_home(self) -> None:
+        """Let a process empty the spool, and wait until all that was durable is in the catalog."""
+        process = self.start(0)
+        try:
+            ended = process.wait(DRAIN_S_MAX + _STARTED_S_MAX)
+        finally:
+            end(process)
+        assert ended == Exit.OK, f"the spool could not be emptied, {ended}: {self._end_of_log()}"
+        attempts, durable = read_acks(self._acks).attempts, self.durable()
+        wait_recorded(self._world, (attempts[number] for number in durable))
+
+    def damaged(self) -> int:
+        """How many events the spool says it could not read again."""
+        state = SpoolState.read(self.spool)
+        assert state is not None, "the state of the spool is gone"
+        return state.damaged
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text(errors="replace")[-600:]
+
+
+@experiment("E11", "a spool torn at a random byte after its process was killed", ci=10, long=50)
+def tear_spools(world: World, count: int, random: Random) -> Counter[str]:
+    """Kill the edge and damage what its spool had not said to be durable; everything else has to arrive."""
+    edge, damages, damaged = Edge(world, "torn"), Counter[str](), 0
+    for _ in range(count):
+        _killed(edge, random)
+        torn = tear(edge.spool, edge.durable(), random)
+        damages[f"spool {torn.how}"] += 1
+        damaged += torn.damaged
+    edge.bring_home()
+    counted = edge.damaged()
+    assert counted >= damaged, f"{damaged} events were damaged, the spool counted {counted}"
+    return damages
+
+
+def spool_crash(world: World, point: CrashPoint, count: int, random: Random) -> int:
+    """End the edge `count` times at a crash point of the spool; return how often. What was durable has to arrive."""
+    edge = Edge(world, str(point))
+    for _ in range(count):
+        nth = random.randint(1, 2 if point is CrashPoint.SPOOL_BEFORE_DELETE else _NTH_MAX)
+        process = edge.start(_ROUND_NUMBERS, crash_at=f"{point}:{nth}")
+        try:
+            ended = process.wait(_CRASH_S_MAX)
+        finally:
+            end(process)
+        assert ended == Exit.CRASHED, f"the edge ended with {ended} instead of at {point}"
+    edge.bring_home()
+    return count
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Make sure that a process is gone."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+
+
+def _killed(edge: Edge, random: Random) -> None:
+    before = len(edge.durable())
+    # Ended before its fsync it leaves the most that can be torn.
+    armed = random.random() < _ARMED_SHARE
+    crash_at = f"{CrashPoint.SPOOL_BEFORE_FSYNC}:{random.randint(2, _NTH_MAX)}" if armed else ""
+    process = edge.start(_ROUND_NUMBERS, crash_at=crash_at, away=random.random() < _AWAY_SHARE)
+    try:
+        if armed:
+            process.wait(_CRASH_S_MAX)
+        else:
+            edge.wait_more(process, before)
+            time.sleep(random.uniform(*_PUBLISHING_S))
+    finally:
+        end(process)

@@ -1,0 +1,178 @@
+"""The service's processes under the native supervisor, apart from the servers: `python -m tests.faults.fleet DIR`.
+
+They are apart because they reach PostgreSQL and the store through proxies, which need the servers' addresses first.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from infra.native.checks import http_answers
+from infra.native.layout import StateDir, locked, write_private
+from infra.native.ledger import Identity, Ledger, ProcessRecord, State, identity_from, read_ledger, write_ledger
+from infra.native.leftovers import end_leftovers, running_supervisor
+from infra.native.process import Process
+from infra.native.supervisor import Supervisor, watch_owner
+from tests.conftest import free_port
+from tests.faults.armed import Control
+
+ROOT = Path(__file__).parents[2]
+_STOP_S_MAX = 20.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process of the fleet: the arguments after `headrace`, and what comes before the interpreter, if anything."""
+
+    name: str
+    args: tuple[str, ...]
+    parked: bool = False
+    prefix: tuple[str, ...] = ()
+
+
+class Fleet:
+    """The processes, from the outside. The supervisor ends with this process, however it ends."""
+
+    def __init__(self, directory: Path, env: Mapping[str, str], members: Sequence[Member]) -> None:
+        """Write down what is to run in `directory`, which holds logs and the ledger afterwards."""
+        self.state = StateDir.at(directory)
+        self.state.create()
+        self.members = {member.name: member for member in members}
+        self._ports = {name: free_port() for name in self.members}
+        for member in members:
+            if member.parked:
+                self.control(member.name).park()
+        content = {
+            "stack_id": f"fleet-{os.getpid()}-{directory.name}",
+            "owner": asdict(Identity.of(os.getpid())),
+            "env": dict(env),
+            "members": [{**asdict(member), "port": self._ports[member.name]} for member in members],
+        }
+        self._stack_id = content["stack_id"]
+        write_private(self.state.root / "fleet.json", json.dumps(content).encode())
+
+    def start(self) -> None:
+        """Start the supervisor; `wait_ready` tells when its processes serve."""
+        write_ledger(self.state, Ledger())
+        with self.state.log("supervisor").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.fleet", str(self.state.root)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=ROOT,
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """Stop all of them; what does not stop in its time is killed."""
+        supervisor = running_supervisor(self.state)
+        if supervisor is not None:
+            supervisor.send_signal(signal.SIGTERM)
+            with suppress(psutil.TimeoutExpired):
+                supervisor.wait(2 * _STOP_S_MAX)
+        end_leftovers(self.state, str(self._stack_id), progress=lambda _: None)
+        self._process.wait(_STOP_S_MAX)
+
+    def control(self, name: str) -> Control:
+        """What decides how this process starts the next time."""
+        return Control(self.state.root / "control" / name)
+
+    def port(self, name: str) -> int:
+        """Where its health is told."""
+        return self._ports[name]
+
+    def log(self, name: str) -> str:
+        """Everything that it has logged so far."""
+        path = self.state.log(name)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def records(self) -> dict[str, ProcessRecord]:
+        """What the supervisor knows of each."""
+        return {record.name: record for record in read_ledger(self.state).processes}
+
+    def active(self) -> list[str]:
+        """The names of those that are not parked."""
+        return [name for name in self.members if not self.control(name).parked]
+
+    def pids(self) -> dict[str, int]:
+        """The pid of each that runs and is not parked."""
+        found = {}
+        active = set(self.active())
+        for name, record in self.records().items():
+            process = record.identity.find() if record.identity and name in active else None
+            if process is not None:
+                found[name] = int(process.pid)
+        return found
+
+    def all_ready(self) -> bool:
+        """Whether all that are not parked serve."""
+        records = self.records()
+        return all(name in records and records[name].state is State.READY for name in self.active())
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until all that are not parked serve; raises TimeoutError with the states."""
+        deadline = time.monotonic() + seconds
+        while not self.all_ready():
+            if time.monotonic() > deadline:
+                states = {name: f"{record.state} {record.last_exit or ''}" for name, record in self.records().items()}
+                raise TimeoutError(f"not every process became ready in {seconds:.0f} s: {states}")
+            time.sleep(_POLL_S)
+
+    def signal(self, name: str, number: signal.Signals) -> bool:
+        """Send a signal to one process; False where it does not run."""
+        record = self.records().get(name)
+        process = record.identity.find() if record and record.identity else None
+        if process is None:
+            return False
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            return False
+        return True
+
+
+def _process(member: Mapping[str, object], env: Mapping[str, str], state: StateDir) -> Process:
+    name, port = str(member["name"]), int(str(member["port"]))
+    prefix, args = (tuple(map(str, member[key])) for key in ("prefix", "args"))  # type: ignore[call-overload]
+    control = state.root / "control" / name
+    return Process(
+        name=name,
+        argv=(*prefix, sys.executable, "-m", "tests.faults.armed", str(control), *args),
+        env={**env, "HEADRACE_HEALTH_PORT": str(port), "HEADRACE_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)},
+        cwd=state.root,
+        log=state.log(name),
+        ready=http_answers(port, "/readyz"),
+        stop_s_max=_STOP_S_MAX,
+    )
+
+
+async def _supervise(state: StateDir) -> None:
+    content = json.loads((state.root / "fleet.json").read_bytes())
+    processes = tuple(_process(member, content["env"], state) for member in content["members"])
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    owner = identity_from(content["owner"])
+    assert owner is not None
+    watching = asyncio.create_task(watch_owner(owner, stop))
+    await Supervisor(processes, state, stack_id=content["stack_id"], say=_say).run(stop)
+    watching.cancel()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    _state = StateDir.at(Path(sys.argv[1]))
+    with locked(_state.root / "supervisor.lock", wait=False):
+        asyncio.run(_supervise(_state))

@@ -1,0 +1,260 @@
+"""Reading every source for the checker. One that cannot be read raises: what is not known never passes."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.digest import sha256_hex
+from schemas.events import Kind
+from schemas.redrive import Redrive, redrive_of
+from schemas.topics import input_topic
+from store.blobs import Blobs
+from store.errors import BlobMissing
+from store.postgres import borrowed, close_pool, open_pool
+from streams.core.plan import headers_json
+from streams.profile import LARGE, SMALL
+from tests.faults import observed as seen
+from tests.faults.acks import Ack, Acks, Attempt, Place
+from tests.faults.listener import Offsets, read_all, read_to_end
+from tests.faults.observed import Heard, Observed, Partition, WatchFindings
+
+INPUTS = tuple(input_topic(kind).name for kind in Kind)
+READS_AT_ONCE_MAX = 16
+CHUNK_BYTES = 4 * 1024 * 1024
+STATEMENT_S_MAX = 60.0
+_REQUEST_S = 10.0
+
+_SIGHTINGS = """
+select topic, partition, "offset", record_id, site, source_id, sequence,
+    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
+from sightings order by topic, partition, "offset", index
+"""
+_RECORDS = "select record_id, kind, encode(digest, 'hex') as digest, size_bytes, source_id from records"
+_BLOBS = "select encode(sha256, 'hex') as digest, size_bytes, store_key, store_offset from blobs"
+_LETTERS = """
+select dead_letter_id, code, reason, topic, partition, "offset", key, headers::text as headers, record_id,
+    encode(sha256(value), 'hex') as value_digest
+from dead_letters order by topic, partition, "offset"
+"""
+_REDRIVES = """
+select dead_letter_id, attempt, published_at is not null as published, ended_at is not null as ended, record_id
+from redrives
+"""
+_UNPUBLISHED = "select count(*) from outbox where published_at is null"
+
+
+async def gather(
+    settings: Settings,
+    acks: Sequence[Acks],
+    heard: Heard,
+    watch: WatchFindings,
+    *,
+    since: Offsets | None = None,
+) -> Observed:
+    """Read everything; `since` leaves out what stood in the topics before.
+
+    Raises whatever keeps a source from being read: CatalogUnavailable, StoreUnavailable, KafkaException, LookupError,
+    TimeoutError; ValueError where the files of acknowledgements contradict themselves.
+    """
+    attempts, acked = _joined(acks)
+    # Where the group is comes first: what it says is finished must be in the catalog, which is read later.
+    committed = await asyncio.to_thread(committed_offsets, settings)
+    rows = await _catalog(settings)
+    letters = tuple(_letter(row) for row in rows["letters"])
+    of_letters = frozenset(letter.place for letter in letters)
+    messages = await asyncio.to_thread(_messages, settings, of_letters, since)
+    afterwards = await asyncio.to_thread(read_all, settings, since)
+    blobs = Blobs.from_settings(settings)
+    objects = [seen.StoredObject(*_stat(one)) async for one in blobs.list("")]
+    return Observed(
+        attempts=attempts,
+        acks=acked,
+        messages=messages,
+        sightings=tuple(_sighting(row) for row in rows["sightings"]),
+        records={row["record_id"]: _record(row) for row in rows["records"]},
+        blobs=await _verified(blobs, rows["blobs"], {one.key: one.size_bytes for one in objects}),
+        objects=tuple(objects),
+        dead_letters=letters,
+        redrives={Redrive(row[0], row[1]): seen.RedriveRow(row[2], row[3], row[4]) for row in rows["redrives"]},
+        unpublished=int(rows["unpublished"][0][0]),
+        live=heard,
+        afterwards=afterwards,
+        committed=committed,
+        watch=watch,
+        gathered_at_us=time.time_ns() // 1000,
+    )
+
+
+def _joined(files: Iterable[Acks]) -> tuple[dict[int, Attempt], tuple[Ack, ...]]:
+    attempts: dict[int, Attempt] = {}
+    acks: list[Ack] = []
+    for one in files:
+        if twice := attempts.keys() & one.attempts.keys():
+            raise ValueError(f"two workloads have used the number {min(twice)}")
+        attempts |= one.attempts
+        acks += one.acks
+    places: set[Place] = set()
+    for ack in acks:
+        if ack.number not in attempts:
+            raise ValueError(f"number {ack.number} was acknowledged but never attempted")
+        if ack.place in places:
+            raise ValueError(f"two messages were acknowledged at {ack.place}")
+        places.add(ack.place)
+    return attempts, tuple(acks)
+
+
+def committed_offsets(settings: Settings) -> dict[Partition, int]:
+    """Return how far the worker groups have finished; raises KafkaException."""
+    found: dict[Partition, int] = {}
+    for group in (SMALL, LARGE):
+        consumer = Consumer(client_config(settings, group_id=group.name, enable_auto_commit=False))
+        try:
+            there = consumer.list_topics(timeout=_REQUEST_S).topics
+            places = [
+                TopicPartition(name, number)
+                for name in (input_topic(kind).name for kind in sorted(group.kinds))
+                for number in there[name].partitions
+            ]
+            for one in consumer.committed(places, timeout=_REQUEST_S):
+                if one.error is not None:
+                    raise KafkaException(one.error)
+                found[Partition(one.topic, one.partition)] = max(one.offset, 0)
+        finally:
+            consumer.close()
+    return found
+
+
+def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets | None) -> dict[Place, seen.Message]:
+    found: dict[Place, seen.Message] = {}
+
+    def take(message: Message) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None and partition is not None and offset is not None  # noqa: PT018
+        place = Place(topic, partition, offset)
+        headers: Any = message.headers() or []
+        key, redrive = message.key(), redrive_of(headers)
+        if place not in of_letters:
+            found[place] = seen.Message(key, redrive)
+            return
+        value = message.value()
+        digest = None if value is None else sha256_hex(value)
+        told = tuple((name, value if value is not None else b"") for name, value in headers)
+        found[place] = seen.Message(key, redrive, digest, headers_json(told))
+
+    read_to_end(settings, INPUTS, take, since)
+    return found
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Any]:
+    dsn = settings.postgres_dsn.get_secret_value()
+    pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace faults")
+    try:
+        async with borrowed(pool, dsn) as connection:
+            yield connection
+    finally:
+        await close_pool(pool)
+
+
+async def _catalog(settings: Settings) -> dict[str, list[Any]]:
+    texts = {
+        "sightings": _SIGHTINGS,
+        "records": _RECORDS,
+        "blobs": _BLOBS,
+        "letters": _LETTERS,
+        "redrives": _REDRIVES,
+        "unpublished": _UNPUBLISHED,
+    }
+    # One look at all tables: two looks while something moves would contradict each other.
+    async with (
+        _connected(settings) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        return {name: list(await connection.fetch(text)) for name, text in texts.items()}
+
+
+def _sighting(row: Any) -> seen.Sighting:
+    place = Place(row["topic"], row["partition"], row["offset"])
+    return seen.Sighting(place, row["record_id"], row["site"], row["source_id"], row["sequence"], row["seen_at_us"])
+
+
+def _record(row: Any) -> seen.Record:
+    return seen.Record(row["record_id"], Kind(row["kind"]), row["digest"], row["size_bytes"], row["source_id"])
+
+
+def _letter(row: Any) -> seen.Letter:
+    place = Place(row["topic"], row["partition"], row["offset"])
+    return seen.Letter(
+        row["dead_letter_id"],
+        row["code"],
+        row["reason"],
+        place,
+        row["key"],
+        row["value_digest"],
+        row["headers"].encode(),
+        row["record_id"],
+    )
+
+
+def _stat(one: Any) -> tuple[str, int, int]:
+    return one.key, one.size_bytes, int(one.modified_at.timestamp() * 1_000_000)
+
+
+async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int]) -> dict[str, seen.Blob]:
+    """Read every body as it lies in the store, few at a time and none of them kept."""
+    by_key: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_key[row["store_key"]].append(row)
+    found: dict[str, seen.Blob] = {}
+    waiting = iter(sorted(by_key.items()))
+
+    async def work() -> None:
+        for key, members in waiting:
+            for row, there in zip(members, await _read(blobs, key, members, sizes.get(key, 0)), strict=True):
+                digest = row["digest"]
+                found[digest] = seen.Blob(digest, row["size_bytes"], key, row["store_offset"], there)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(READS_AT_ONCE_MAX):
+                tasks.create_task(work())
+    except ExceptionGroup as group:
+        # The first one says why; the others say the same.
+        raise group.exceptions[0] from None
+    return found
+
+
+async def _read(blobs: Blobs, key: str, members: Sequence[Any], size_bytes: int) -> list[seen.Found | None]:
+    try:
+        if all(row["store_offset"] is None for row in members):
+            there = await _whole(blobs, key, size_bytes)
+            return [there for _ in members]
+        pack = await blobs.get(key)
+    except BlobMissing:
+        return [None for _ in members]
+    return [_part(pack, row) for row in members]
+
+
+async def _whole(blobs: Blobs, key: str, size_bytes: int) -> seen.Found:
+    if size_bytes <= CHUNK_BYTES:
+        body = await blobs.get(key)
+        return seen.Found(len(body), sha256_hex(body))
+    digest, found_bytes = sha256(), 0
+    async for chunk in blobs.stream(key, CHUNK_BYTES):
+        await asyncio.to_thread(digest.update, chunk)
+        found_bytes += len(chunk)
+    return seen.Found(found_bytes, digest.hexdigest())
+
+
+def _part(pack: bytes, row: Any) -> seen.Found:
+    # A body that the end of the pack cuts off shows as too short.
+    body = pack[row["store_offset"] or 0 :][: row["size_bytes"]]
+    return seen.Found(len(body), sha256_hex(body))

@@ -1,0 +1,114 @@
+"""I13: whether processes grow. Only long runs tell: what ran too shortly is not judged, which is not zero."""
+
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import linear_regression
+
+import psutil
+
+MIB = 1024 * 1024
+WARM_UP_S = 300.0
+SPAN_S_MIN = 600.0
+GROWTH_MIB_PER_HOUR_MAX = 8.0
+GROWTH_MIB_MAX = 16.0
+START_UP_S = 30.0
+COUNTED_S_MIN = 120.0
+"""How long after its start-up a process must have run for its descriptors and threads to be compared."""
+LOOKS = 10
+"""How many looks at the beginning and at the end are compared; one look may fall into a burst."""
+DESCRIPTORS_GROWTH_MAX = 24
+THREADS_GROWTH_MAX = 8
+TEMPORARY_AGE_S_MIN = 60.0
+_TEMPORARY = ("headrace-", "tmp")
+
+
+@dataclass(slots=True)
+class Look:
+    """What one process held at a time; `age_s` is that of the process."""
+
+    age_s: float
+    rss_bytes: int
+    descriptors: int
+    threads: int
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What is wrong, what was judged, and why the rest was not."""
+
+    wrong: list[str] = field(default_factory=list)
+    judged: list[str] = field(default_factory=list)
+    not_judged: dict[str, str] = field(default_factory=dict)
+    mib_per_hour: dict[str, float] = field(default_factory=dict)
+
+
+class Growth:
+    """Looks at processes. One that was started anew is another process, under the same name."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory or Path(tempfile.gettempdir())
+        self._looks: dict[tuple[str, int, float], list[Look]] = {}
+        self._files = set(self._temporary(0.0))
+
+    def look(self, processes: Mapping[str, int]) -> None:
+        """Look at each process once; one that has just ended is left out."""
+        for name, pid in processes.items():
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                begun = process.create_time()
+                look = Look(time.time() - begun, process.memory_info().rss, process.num_fds(), process.num_threads())
+                self._looks.setdefault((name, pid, begun), []).append(look)
+
+    def judge(self) -> Judgement:
+        """Say what grew."""
+        found = Judgement()
+        for (name, pid, _), looks in self._looks.items():
+            self._memory(f"{name} ({pid})", looks, found)
+            self._counts(f"{name} ({pid})", looks, found)
+        for what in ("memory", "descriptors and threads"):
+            if not any(said.startswith(what) for said in found.judged):
+                needed = WARM_UP_S + SPAN_S_MIN if what == "memory" else START_UP_S + COUNTED_S_MIN
+                found.not_judged[what] = f"no process ran for {needed:.0f} s"
+        left = set(self._temporary(TEMPORARY_AGE_S_MIN)) - self._files
+        found.wrong += [f"the temporary file {path} was left behind" for path in sorted(left)]
+        return found
+
+    def _memory(self, name: str, looks: list[Look], found: Judgement) -> None:
+        warm = [look for look in looks if look.age_s >= WARM_UP_S]
+        if not warm or warm[-1].age_s - warm[0].age_s < SPAN_S_MIN:
+            return
+        found.judged.append(f"memory of {name}")
+        per_s, _ = linear_regression([look.age_s for look in warm], [float(look.rss_bytes) for look in warm])
+        per_hour, total = per_s * 3600 / MIB, per_s * (warm[-1].age_s - warm[0].age_s) / MIB
+        found.mib_per_hour[name] = round(per_hour, 2)
+        if per_hour > GROWTH_MIB_PER_HOUR_MAX and total > GROWTH_MIB_MAX:
+            found.wrong.append(f"{name} grew by {total:.1f} MiB, {per_hour:.1f} MiB/h")
+
+    def _counts(self, name: str, looks: list[Look], found: Judgement) -> None:
+        up = [look for look in looks if look.age_s >= START_UP_S]
+        if len(up) < 2 * LOOKS or up[-1].age_s - up[0].age_s < COUNTED_S_MIN:
+            return
+        found.judged.append(f"descriptors and threads of {name}")
+        first, last = up[:LOOKS], up[-LOOKS:]
+        descriptors = min(one.descriptors for one in last) - max(one.descriptors for one in first)
+        threads = min(one.threads for one in last) - max(one.threads for one in first)
+        if descriptors > DESCRIPTORS_GROWTH_MAX:
+            found.wrong.append(f"{name} holds {descriptors} more file descriptors than after its start")
+        if threads > THREADS_GROWTH_MAX:
+            found.wrong.append(f"{name} has {threads} more threads than after its start")
+
+    def _temporary(self, age_s_min: float) -> Iterator[str]:
+        # Directories belong to stacks and to tests, which remove them at their end; the service makes none.
+        with suppress(OSError):
+            for path in self._directory.iterdir():
+                with suppress(OSError):
+                    about = path.lstat()
+                    ours = path.name.startswith(_TEMPORARY) and about.st_uid == os.getuid()
+                    if ours and stat.S_ISREG(about.st_mode) and time.time() - about.st_mtime >= age_s_min:
+                        yield str(path)

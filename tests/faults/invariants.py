@@ -1,0 +1,245 @@
+"""I1 to I11 and I14, each as one question: it yields a sentence for everything that breaks it.
+
+Where a verdict itself is wrong it counts like this: a valid message that became a dead letter is an observation lost
+(I9), poison that became a record is a record that nobody published (I2), another reason than the right one is I10.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+
+from schemas.digest import event_id
+from schemas.topics import DEAD_LETTERS
+from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_DAYS_MAX, STAGING_PREFIX
+from tests.faults.acks import Place
+from tests.faults.lookup import Lookup, at
+from tests.faults.observed import Heard, Letter, Message, Partition
+
+_OWN_PREFIXES = ("blobs/", "packs/")
+_DAY_US = timedelta(days=1) // timedelta(microseconds=1)
+_READERS = ("the live reader", "the reader afterwards")
+
+
+def lost(look: Lookup) -> Iterator[str]:
+    """I1: acknowledged, and neither in the catalog nor in the dead letters."""
+    for place, attempt in look.acked:
+        if place not in look.sightings_at and place not in look.letters_at:
+            yield f"number {attempt.number} at {at(place)} has neither a sighting nor a dead letter"
+        elif attempt.record_id is not None and attempt.record_id not in look.all.records:
+            yield f"number {attempt.number} at {at(place)} has no record {attempt.record_id}"
+
+
+def invented(look: Lookup) -> Iterator[str]:
+    """I2: in the catalog or in the dead letters, and never attempted."""
+    for place, sightings in look.sightings_at.items():
+        if len(sightings) > 1:
+            yield f"{at(place)} has {len(sightings)} sightings"
+        if place not in look.all.messages:
+            yield f"there is a sighting of {at(place)}, where no message stands"
+    for sighting in look.all.sightings:
+        attempt = look.acked_at.get(sighting.place)
+        if attempt is not None and attempt.expect is not None and sighting.place not in look.redriven_from:
+            yield f"number {attempt.number} at {at(sighting.place)} was to be refused and became a record"
+        elif not look.may_be_recorded(sighting.record_id):
+            yield f"record {sighting.record_id}, seen at {at(sighting.place)}, was never attempted"
+    seen = {sighting.record_id for sighting in look.all.sightings}
+    for record in look.all.records:
+        if record not in seen and not look.may_be_recorded(record):
+            yield f"record {record} was never attempted and never seen"
+    for letter in look.all.dead_letters:
+        if letter.place not in look.all.messages:
+            yield f"there is a dead letter of {at(letter.place)}, where no message stands"
+        elif letter.place not in look.acked_at and (letter.place.topic, letter.code) not in look.poison:
+            yield f"nobody attempted the {letter.code} of {at(letter.place)}"
+
+
+def announced_twice(look: Lookup) -> Iterator[str]:
+    """I3: one event id more than once, for one reader."""
+    for reader, heard in _readers(look):
+        ids = Counter(one.event_id for one in heard.announcements)
+        ids.update(one.event_id for one in heard.letters)
+        for one, times in ids.items():
+            for _ in range(times - 1):
+                yield f"{reader} heard event {one} {times} times"
+
+
+def announced_wrongly(look: Lookup) -> Iterator[str]:
+    """I4: what was announced is not what must be."""
+    records = look.to_be_announced()
+    letters = {str(event_id(letter)): f"dead letter {letter}" for letter in look.letters}
+    readers_of: dict[str, list[str]] = defaultdict(list)
+    for reader, heard in _readers(look):
+        for kind, must, ids in (
+            ("a record", records, {one.event_id for one in heard.announcements}),
+            ("a dead letter", letters, {one.event_id for one in heard.letters}),
+        ):
+            for one in must.keys() - ids:
+                readers_of[f"{must[one]} was not announced to"].append(reader)
+            for one in ids - must.keys():
+                readers_of[f"event {one} announces {kind} that should not be, to"].append(reader)
+        for one in heard.unreadable:
+            readers_of[f"the message at {one} cannot be read by"].append(reader)
+    for said, readers in readers_of.items():
+        yield f"{said} {' and '.join(readers)}"
+
+
+def corrupt(look: Lookup) -> Iterator[str]:
+    """I5: bytes that do not hash to their name, or sizes that differ."""
+    for blob in look.all.blobs.values():
+        if blob.found is None:
+            continue
+        if blob.found.size_bytes != blob.size_bytes:
+            yield f"{blob.store_key} holds {blob.found.size_bytes} bytes of {blob.digest} instead of {blob.size_bytes}"
+        elif blob.found.digest != blob.digest:
+            yield f"{blob.store_key} holds bytes that hash to {blob.found.digest} instead of {blob.digest}"
+    for record in look.all.records.values():
+        stored, sent = look.all.blobs.get(record.digest), look.attempted.get(record.record_id)
+        if stored is not None and stored.size_bytes != record.size_bytes:
+            yield f"record {record.record_id} says {record.size_bytes} bytes, its blob {stored.size_bytes}"
+        if sent is not None and sent.size_bytes != record.size_bytes:
+            yield f"record {record.record_id} says {record.size_bytes} bytes, {sent.size_bytes} were sent"
+
+
+def without_object(look: Lookup) -> Iterator[str]:
+    """I6: rows and announcements whose bytes are nowhere."""
+    for blob in look.all.blobs.values():
+        if blob.found is None:
+            yield f"there is no object {blob.store_key} for {blob.digest}"
+    digests = {record.digest for record in look.all.records.values()}
+    digests |= {one.digest for _, heard in _readers(look) for one in heard.announcements}
+    for digest in digests - look.all.blobs.keys():
+        yield f"no row says where {digest} is"
+
+
+def without_row(look: Lookup, grace_s: float) -> Iterator[str]:
+    """I7: objects that nothing names and that should have been collected."""
+    named = {blob.store_key for blob in look.all.blobs.values()}
+    grace_us = {prefix: round(grace_s * 1_000_000) for prefix in _OWN_PREFIXES}
+    grace_us |= {STAGING_PREFIX: STAGING_DAYS_MAX * _DAY_US, PROMOTING_PREFIX: PROMOTING_DAYS_MAX * _DAY_US}
+    for one in look.all.objects:
+        limit_us = next((limit for prefix, limit in grace_us.items() if one.key.startswith(prefix)), None)
+        age_us = look.all.gathered_at_us - one.modified_at_us
+        if one.key not in named and limit_us is not None and age_us >= limit_us:
+            yield f"nothing names the object {one.key}, {age_us / 1_000_000:.0f} s old"
+
+
+def waiting(look: Lookup) -> Iterator[str]:
+    """I8: what is still to be announced or taken up."""
+    for _ in range(look.all.unpublished):
+        yield f"{look.all.unpublished} announcements wait in the outbox"
+    for place in look.all.messages:
+        if place.offset >= look.all.committed.get(Partition(place.topic, place.partition), 0):
+            yield f"{at(place)} is not finished"
+
+
+def unseen(look: Lookup) -> Iterator[str]:
+    """I9: acknowledged and valid, and no sighting that says so."""
+    for place, attempt in look.acked:
+        if attempt.record_id is None:
+            continue
+        said = [one for one in look.sightings_at.get(place, ()) if one.record_id == attempt.record_id]
+        if not said:
+            letter = look.letters_at.get(place)
+            instead = f", but a dead letter: {letter.code}, {letter.reason}" if letter else ""
+            yield f"number {attempt.number} at {at(place)} has no sighting of {attempt.record_id}{instead}"
+        elif (said[0].source_id, said[0].sequence) != (attempt.source_id, attempt.sequence):
+            yield f"the sighting of {at(place)} names {said[0].source_id} {said[0].sequence}, not what was sent"
+
+
+def letters_wrong(look: Lookup) -> Iterator[str]:
+    """I10: dead letters that do not say all, or whose redrive lost them."""
+    for letter in look.all.dead_letters:
+        message, attempt = look.all.messages.get(letter.place), look.acked_at.get(letter.place)
+        if message is not None and (why := _differs(letter, message)):
+            yield f"the dead letter of {at(letter.place)} {why}"
+        if not letter.reason or not letter.code:
+            yield f"the dead letter of {at(letter.place)} gives no reason"
+        elif attempt is not None and attempt.expect is not None and letter.code != attempt.expect:
+            yield f"the dead letter of {at(letter.place)} says {letter.code} instead of {attempt.expect}"
+        if letter.redriven_as is not None and not _redriven_well(look, letter):
+            yield f"the dead letter of {at(letter.place)} was redriven as {letter.redriven_as}, which is not there"
+    for redrive, row in look.all.redrives.items():
+        if row.published and not row.ended:
+            yield f"attempt {redrive.attempt} to redrive {redrive.dead_letter_id} has no end"
+    for _, heard in _readers(look):
+        by_event = {str(event_id(letter.letter_id)): letter for letter in look.all.dead_letters}
+        for one in heard.letters:
+            row_of = by_event.get(one.event_id)
+            told = (one.of, one.code, one.value_digest)
+            if row_of is not None and told != (row_of.place, row_of.code, row_of.value_digest):
+                yield f"{at(one.place)} on {DEAD_LETTERS.name} tells another story than the catalog"
+
+
+def out_of_order(look: Lookup) -> Iterator[str]:
+    """I11: sightings or announcements of one source in another order than its messages."""
+    yield from _sequences(look)
+    yield from _announcements(look)
+
+
+def _sequences(look: Lookup) -> Iterator[str]:
+    # What was redriven was recorded late, and says where it first stood.
+    rows = [one for one in look.all.sightings if one.place not in look.redriven_from]
+    last: dict[tuple[str, int, str, str], int] = {}
+    known: set[tuple[str, str, object]] = set()
+    latest: dict[tuple[str, int], int] = {}
+    for row in sorted(rows, key=lambda one: one.place):
+        partition = (row.place.topic, row.place.partition)
+        source, thing = (*partition, row.site, row.source_id), (row.site, row.source_id, row.record_id)
+        # A source may send again what it has sent before.
+        if row.sequence <= last.get(source, -1) and thing not in known:
+            yield f"{row.source_id} {row.sequence} at {at(row.place)} comes after its {last[source]}"
+        if row.seen_at_us < latest.get(partition, 0):
+            yield f"{at(row.place)} was seen before what stands ahead of it"
+        last[source] = max(row.sequence, last.get(source, -1))
+        latest[partition] = max(row.seen_at_us, latest.get(partition, 0))
+        known.add(thing)
+
+
+def _announcements(look: Lookup) -> Iterator[str]:
+    first: dict[tuple[str, str, str], Place] = {}
+    for row in look.all.sightings:
+        if row.place in look.redriven_from:
+            continue
+        thing = (row.site, row.source_id, str(row.record_id))
+        first[thing] = min(row.place, first.get(thing, row.place))
+    last: dict[tuple[object, ...], Place] = {}
+    for one in sorted(look.all.afterwards.announcements, key=lambda one: one.place):
+        begun = first.get((one.site, one.source_id, one.record_id))
+        if begun is None:
+            continue
+        stream = (one.place.topic, one.place.partition, one.site, one.source_id, begun.topic, begun.partition)
+        if begun < last.get(stream, begun):
+            yield f"{at(one.place)} announces {one.source_id}'s {at(begun)} after its {at(last[stream])}"
+        last[stream] = max(begun, last.get(stream, begun))
+
+
+def passed_over(look: Lookup) -> Iterator[str]:
+    """I14: a committed offset above a message that was not finished."""
+    lowest: dict[Partition, int] = {}
+    for place in look.all.messages:
+        partition = Partition(place.topic, place.partition)
+        if place.offset < lowest.get(partition, place.offset + 1) and not look.finished(place):
+            lowest[partition] = place.offset
+    for partition, offset in look.all.committed.items():
+        unfinished = lowest.get(partition, offset)
+        if unfinished < offset:
+            yield f"{partition.topic}/{partition.partition} is committed up to {offset}, {unfinished} is not finished"
+
+
+def _readers(look: Lookup) -> Iterable[tuple[str, Heard]]:
+    return zip(_READERS, (look.all.live, look.all.afterwards), strict=True)
+
+
+def _differs(letter: Letter, message: Message) -> str:
+    parts: Mapping[str, tuple[object, object]] = {
+        "bytes": (letter.value_digest, message.value_digest),
+        "key": (letter.key, message.key),
+        "headers": (letter.headers, message.headers),
+    }
+    other = [name for name, (kept, sent) in parts.items() if kept != sent]
+    return f"does not have its message's {' and '.join(other)}" if other else ""
+
+
+def _redriven_well(look: Lookup, letter: Letter) -> bool:
+    seen = {one.record_id for one in look.sightings_at.get(letter.place, ())}
+    return letter.redriven_as in look.all.records and letter.redriven_as in seen

@@ -1,0 +1,160 @@
+"""A small Headrace of a test's own on shared servers: its own tables and objects, its own part of the topics."""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.topics import input_topic
+from streams.profile import LARGE, SMALL
+from tests.conftest import ServiceProcess, fresh_database, until
+from tests.faults.acks import Acks
+from tests.faults.catalog import Catalog
+from tests.faults.checker import GRACE_S, Verdict, check
+from tests.faults.gather import INPUTS, committed_offsets, gather
+from tests.faults.listener import OUTPUTS, Listener, Offsets, offsets
+from tests.faults.observed import Observed, WatchFindings
+from tests.faults.plan import Mix, Planned, planned
+from tests.faults.watch import Watch
+from tests.faults.workload import publish_all
+
+MIX = Mix(poison=0.08, wrong_digests=0.05, bytes_max=50_000)
+MESSAGES = 60
+SETTLES_S_MAX = 90.0
+EMPTY_S_MAX = 60.0
+RATE_HZ = 200.0
+NUMBERS_APART = 10_000
+SERVICES = {
+    "worker-events": ("worker", "--kinds", "cids,ldos"),
+    "worker-media": ("worker", "--kinds", "frames,clips"),
+    "relay": ("relay",),
+}
+
+
+@dataclass(slots=True)
+class Line:
+    """The service, what was published through it, and who listens."""
+
+    settings: Settings
+    since: Offsets
+    directory: Path
+    listener: Listener
+    catalog: Catalog
+    seed: int = field(default_factory=lambda: secrets.randbelow(1_000_000_000))
+    services: dict[str, ServiceProcess] = field(default_factory=dict)
+    acks: list[Acks] = field(default_factory=list)
+    findings: WatchFindings = field(default_factory=lambda: WatchFindings(samples=1))
+
+    def start(self, *names: str) -> None:
+        """Start processes of the service, all of them or those named, and wait until they serve."""
+        for name in names or SERVICES:
+            log = self.directory / f"{name}.log"
+            self.services[name] = ServiceProcess(self.settings, *SERVICES[name], log=log, dead_letter_quota=1_000_000)
+        for name in names or SERVICES:
+            self.services[name].wait_ready()
+
+    def stop(self, *names: str) -> None:
+        """Let processes end in their own time."""
+        for name in names or tuple(self.services):
+            self.services.pop(name).stop()
+
+    def kill(self) -> None:
+        """End whatever still runs."""
+        for service in self.services.values():
+            service.kill()
+
+    def well(self) -> bool:
+        """Whether all of them run."""
+        return self.services.keys() == SERVICES.keys()
+
+    def plan(self) -> Iterator[Planned]:
+        """Return messages that nobody has published before."""
+        return planned(self.seed, first=len(self.acks) * NUMBERS_APART, mix=MIX)
+
+    def publish(self, messages: Iterable[Planned], count: int) -> Acks:
+        """Publish messages, and return what was acknowledged."""
+        path = self.directory / f"{len(self.acks)}.acks"
+        self.acks.append(publish_all(self.settings, path, messages, count=count, rate_hz=RATE_HZ))
+        return self.acks[-1]
+
+    def settle(self, *, announced: bool = True) -> None:
+        """Wait until everything is taken up, and announced."""
+        _, ends = offsets(self.settings, INPUTS)
+        until(lambda: committed_offsets(self.settings).items() >= ends.items(), SETTLES_S_MAX, "the workers")
+        if announced:
+            until(lambda: self.catalog.unpublished() == 0, SETTLES_S_MAX, "the relay")
+
+    def observed(self) -> Observed:
+        """Read every source."""
+        self.listener.wait_quiet()
+        return asyncio.run(gather(self.settings, self.acks, self.listener.heard(), self.findings, since=self.since))
+
+    def verdict(self, grace_s: float = GRACE_S) -> Verdict:
+        """Check everything that was observed."""
+        return check(self.observed(), grace_s=grace_s)
+
+    def expect(self, *red: str) -> None:
+        """Check everything, and that these invariants are broken and no other."""
+        verdict = self.verdict()
+        assert verdict.broken == set(red), f"seed {self.seed}: {verdict.examples}"
+
+    def sql(self, text: str, *values: object) -> list[Any]:
+        """Carry out a statement."""
+        return self.catalog.fetch(text, *values)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch as long as this lasts."""
+        pids = lambda: {name: service.process.pid for name, service in self.services.items()}  # noqa: E731
+        watch = Watch(self.settings, pids, self.well)
+        watch.start()
+        try:
+            yield
+        finally:
+            self.findings = watch.stop()
+
+
+@contextmanager
+def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
+    """Prepare a line; nothing runs yet."""
+    with fresh_database(servers) as fresh:
+        settings = fresh.model_copy(update={"store_url": f"{fresh.store_url}/{uuid4().hex}"})
+        _, since = offsets(settings, (*INPUTS, *OUTPUTS))
+        for group in (SMALL, LARGE):
+            names = {input_topic(kind).name for kind in group.kinds}
+            finish(settings, group.name, {at: end for at, end in since.items() if at.topic in names})
+        catalog = Catalog(settings.postgres_dsn.get_secret_value())
+        line = Line(settings, since, directory, Listener(settings, since), catalog)
+        line.listener.start()
+        try:
+            yield line
+        finally:
+            line.kill()
+            line.listener.stop()
+            catalog.close()
+
+
+def finish(settings: Settings, group: str, upto: Offsets) -> None:
+    """Commit offsets in the name of a group, as soon as nobody belongs to it."""
+    consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False))
+    places = [TopicPartition(at.topic, at.partition, offset) for at, offset in upto.items()]
+
+    def committed() -> bool:
+        try:
+            done = consumer.commit(offsets=places, asynchronous=False)
+        except KafkaException:
+            return False
+        return all(one.error is None for one in done or ())
+
+    try:
+        until(committed, EMPTY_S_MAX, f"the group {group} to be empty")
+    finally:
+        consumer.close()

@@ -1,0 +1,65 @@
+"""What was observed, arranged for the questions that the invariants ask."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from schemas.digest import event_id
+from schemas.reject import RejectCode
+from tests.faults.acks import Attempt, Place
+from tests.faults.observed import Letter, Observed, Sighting
+
+
+class Lookup:
+    """Everything observed, by place, by record and by source."""
+
+    def __init__(self, observed: Observed) -> None:
+        self.all = observed
+        self.sightings_at: Mapping[Place, Sequence[Sighting]] = _by_place(observed.sightings)
+        self.letters_at: Mapping[Place, Letter] = {letter.place: letter for letter in observed.dead_letters}
+        self.letters: Mapping[UUID, Letter] = {letter.letter_id: letter for letter in observed.dead_letters}
+        self.acked: list[tuple[Place, Attempt]] = [(ack.place, observed.attempts[ack.number]) for ack in observed.acks]
+        self.acked_at: Mapping[Place, Attempt] = dict(self.acked)
+        self.attempted: dict[UUID, Attempt] = {
+            attempt.record_id: attempt for attempt in observed.attempts.values() if attempt.record_id is not None
+        }
+        # Under their own number nothing is known of messages whose acknowledgement was lost; they may have got in.
+        self.poison: frozenset[tuple[str, RejectCode]] = frozenset(
+            (attempt.topic, attempt.expect) for attempt in observed.attempts.values() if attempt.expect is not None
+        )
+        self.redriven: frozenset[UUID] = frozenset(
+            letter.redriven_as for letter in observed.dead_letters if letter.redriven_as is not None
+        )
+        self.redriven_from: frozenset[Place] = frozenset(
+            letter.place for letter in observed.dead_letters if letter.redriven_as is not None
+        )
+
+    def may_be_recorded(self, record: UUID) -> bool:
+        """Whether somebody tried to publish it, or it is what a dead letter became."""
+        return record in self.attempted or record in self.redriven
+
+    def finished(self, place: Place) -> bool:
+        """Whether a message left what it must; a redriven one leaves it where it first stood."""
+        if place in self.sightings_at or place in self.letters_at:
+            return True
+        redrive = self.all.messages[place].redrive
+        row = self.all.redrives.get(redrive) if redrive is not None else None
+        return row is not None and row.ended
+
+    def to_be_announced(self) -> dict[str, str]:
+        """Return the event id of each record that must be announced, and what to call it."""
+        records = {attempt.record_id for _, attempt in self.acked if attempt.record_id is not None}
+        records |= {record for record in self.all.records if self.may_be_recorded(record)} | self.redriven
+        return {str(event_id(record)): f"record {record}" for record in records}
+
+
+def _by_place(sightings: Sequence[Sighting]) -> dict[Place, list[Sighting]]:
+    found: dict[Place, list[Sighting]] = defaultdict(list)
+    for sighting in sightings:
+        found[sighting.place].append(sighting)
+    return dict(found)
+
+
+def at(place: Place) -> str:
+    """Return a place as people read it."""
+    return f"{place.topic}/{place.partition} offset {place.offset}"

@@ -1,0 +1,196 @@
+"""Everything that the checker needs, as plain values: what was attempted and acknowledged, and what became of it.
+
+Times are microseconds since 1970; digests are 64 hexadecimal digits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from schemas.events import Kind
+from schemas.redrive import Redrive
+from tests.faults.acks import Ack, Attempt, Place
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it stands in an input topic. What it holds is told only where a dead letter speaks of it."""
+
+    key: bytes | None
+    redrive: Redrive | None = None
+    value_digest: str | None = None
+    headers: bytes = b"[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A row of `sightings`."""
+
+    place: Place
+    record_id: UUID
+    site: str
+    source_id: str
+    sequence: int
+    seen_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of `records`."""
+
+    record_id: UUID
+    kind: Kind
+    digest: str
+    size_bytes: int
+    source_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the store really holds where a blob should be."""
+
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A row of `blobs`, and what is there; None where nothing is."""
+
+    digest: str
+    size_bytes: int
+    store_key: str
+    store_offset: int | None
+    found: Found | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of the store."""
+
+    key: str
+    size_bytes: int
+    modified_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A row of `dead_letters`; `value_digest` is None where there is no value."""
+
+    letter_id: UUID
+    code: str
+    reason: str
+    place: Place
+    key: bytes | None
+    value_digest: str | None
+    headers: bytes
+    redriven_as: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveRow:
+    """A row of `redrives`."""
+
+    published: bool
+    ended: bool
+    record_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A message of `ingested.*`."""
+
+    place: Place
+    event_id: str
+    record_id: str
+    digest: str
+    site: str
+    source_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAnnouncement:
+    """A message of `deadletters.v1`."""
+
+    place: Place
+    event_id: str
+    code: str
+    of: Place
+    value_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a `read_committed` reader heard, in its order. `unreadable` says of each other message where it stands."""
+
+    announcements: tuple[Announcement, ...] = ()
+    letters: tuple[LetterAnnouncement, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFindings:
+    """What was seen while it ran. `i13` is None, and `not_judged` says why, where there was too little to judge by."""
+
+    i12: tuple[str, ...] = ()
+    i13: tuple[str, ...] | None = None
+    i14: tuple[str, ...] = ()
+    samples: int = 0
+    skipped: int = 0
+    judged: tuple[str, ...] = ()
+    not_judged: Mapping[str, str] = field(default_factory=dict)
+    growth_mib_per_hour: Mapping[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, object]:
+        """Return the figures for the line of a result."""
+        return {
+            "samples": self.samples,
+            "skipped": self.skipped,
+            "judged": list(self.judged),
+            "not_judged": dict(self.not_judged),
+            "growth_mib_per_hour": dict(self.growth_mib_per_hour),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Every source, read once everything had come to rest."""
+
+    attempts: Mapping[int, Attempt]
+    acks: tuple[Ack, ...]
+    messages: Mapping[Place, Message]
+    sightings: tuple[Sighting, ...]
+    records: Mapping[UUID, Record]
+    blobs: Mapping[str, Blob]
+    objects: tuple[StoredObject, ...]
+    dead_letters: tuple[Letter, ...]
+    redrives: Mapping[Redrive, RedriveRow]
+    unpublished: int
+    live: Heard
+    afterwards: Heard
+    committed: Mapping[Partition, int]
+    watch: WatchFindings
+    gathered_at_us: int
+
+    @property
+    def deliveries(self) -> int:
+        """How many messages left a sighting or a dead letter."""
+        return len(self.sightings) + len(self.dead_letters)
+
+    @property
+    def distinct(self) -> int:
+        """How many different things they were."""
+        return len(self.records) + len(self.dead_letters)
+
+    @property
+    def announced(self) -> int:
+        """How many announcements of records the reader afterwards heard."""
+        return len(self.afterwards.announcements)

@@ -1,0 +1,192 @@
+"""Carrying out experiments: a workload while faults happen, time to heal, and then the checker's verdict."""
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from random import Random
+
+from tests.faults.acks import Acks
+from tests.faults.checker import Verdict, check
+from tests.faults.gather import gather
+from tests.faults.listener import Listener
+from tests.faults.own import read_own
+from tests.faults.possible import NotPossibleError
+from tests.faults.registry import Experiment
+from tests.faults.watch import Watch, WatchFindings
+from tests.faults.workload import Workload
+from tests.faults.world import SETTLE_S_MAX, Shape, World, open_world
+
+LEAD_S = 2.0
+"""How long the workload runs before the first fault, and after the last."""
+_NUMBERS_APART = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One experiment to carry out."""
+
+    experiment: Experiment
+    count: int
+    seed: int
+    rate_hz: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one experiment gave: its JSON line. `invariants` are None where the experiment judges itself."""
+
+    experiment: str
+    title: str
+    seed: int
+    count: int
+    faults: dict[str, int]
+    attempted: int = 0
+    acked: int = 0
+    deliveries: int = 0
+    duplicates_delivered: int = 0
+    announced: int = 0
+    invariants: dict[str, int | None] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    watch: dict[str, object] = field(default_factory=dict)
+    seconds: float = 0.0
+    ok: bool = False
+    note: str = ""
+
+    @property
+    def line(self) -> dict[str, object]:
+        """The result as it is printed."""
+        return {name: value for name, value in asdict(self).items() if value not in ({}, "")}
+
+
+def carry_out(tasks: Sequence[Task], say: "Say") -> list[Result]:
+    """Carry out the tasks; those that need a world of the same shape share one, and the check is over all of it."""
+    results = [say.result(_alone(task)) for task in tasks if task.experiment.worldless]
+    inside = [task for task in tasks if not task.experiment.worldless]
+    for shape in dict.fromkeys(task.experiment.shape for task in inside):
+        results += _in_one_world(shape, [task for task in inside if task.experiment.shape == shape], say)
+    return results
+
+
+class Say:
+    """Tells what happens as it happens."""
+
+    def progress(self, text: str) -> None:
+        """Tell a step, on standard error."""
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        sys.stderr.flush()
+
+    def result(self, result: Result) -> Result:
+        """Tell a result."""
+        return result
+
+
+def _alone(task: Task) -> Result:
+    began = time.monotonic()
+    one = task.experiment
+    about = {"experiment": one.name, "title": one.title, "seed": task.seed, "count": task.count}
+    try:
+        faults = one.run(None, task.count, Random(task.seed))  # type: ignore[arg-type]
+    except NotPossibleError as error:
+        return Result(**about, faults={}, note=f"not possible here: {error}")  # type: ignore[arg-type]
+    except Exception as error:  # noqa: BLE001 - one experiment that fails must not keep the others from running
+        return Result(**about, faults={}, note=_said(error), seconds=_since(began))  # type: ignore[arg-type]
+    return Result(**about, faults=dict(faults), seconds=_since(began), ok=True)  # type: ignore[arg-type]
+
+
+def _in_one_world(shape: Shape, tasks: Sequence[Task], say: Say) -> list[Result]:
+    results: list[Result] = []
+    with ExitStack() as stack:
+        say.progress(f"starting {shape.brokers} broker(s), PostgreSQL, MinIO and {len(shape.members)} processes")
+        try:
+            world = stack.enter_context(open_world(shape))
+        except NotPossibleError as error:
+            return [
+                say.result(
+                    Result(
+                        experiment=task.experiment.name, title=task.experiment.title, seed=task.seed,
+                        count=task.count, faults={}, note=f"not possible here: {error}",
+                    )
+                )
+                for task in tasks
+            ]  # fmt: skip
+        listener = Listener(world.settings)
+        listener.start()
+        stack.callback(listener.stop)
+        past: list[Acks] = []
+        for task in tasks:
+            result, acks = _one(world, task, listener, past, say)
+            past.append(acks)
+            results.append(say.result(result))
+    return results
+
+
+def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say: Say) -> tuple[Result, Acks]:
+    one, began = task.experiment, time.monotonic()
+    say.progress(f"{one.name} {one.title}: {task.count} faults, seed {task.seed}")
+    before = Counter(world.faults)
+    path = world.directory / f"{one.name}-{len(past)}.acks"
+    workload = Workload(world.settings, path, task.seed, rate_hz=task.rate_hz, first=len(past) * _NUMBERS_APART)
+    watch = Watch(world.settings, world.fleet.pids, world.well)
+    note = ""
+    watch.start()
+    workload.start()
+    try:
+        time.sleep(LEAD_S)
+        own = one.run(world, task.count, Random(task.seed))
+        time.sleep(LEAD_S)
+    except NotPossibleError as error:
+        own, note = Counter(), f"not possible here: {error}"
+    except Exception as error:  # noqa: BLE001 - one experiment that fails must not keep the others from running
+        own, note = Counter(), _said(error)
+    acks = workload.stop()
+    note = note or _healed(world)
+    settled = world.settle()
+    findings = watch.stop()
+    if not settled:
+        note = note or f"something still waits {SETTLE_S_MAX:.0f} s after healing"
+    faults = dict(Counter(world.faults) - before + own)
+    return _judged(world, task, acks, listener, [*past, acks, *read_own(world)], findings, faults, note, began), acks
+
+
+def _healed(world: World) -> str:
+    try:
+        world.wait_servers()
+        world.fleet.wait_ready(SETTLE_S_MAX)
+    except TimeoutError as error:
+        return str(error)
+    return ""
+
+
+def _judged(
+    world: World, task: Task, acks: Acks, listener: Listener, everything: Sequence[Acks],
+    findings: WatchFindings, faults: dict[str, int], note: str, began: float,
+) -> Result:  # fmt: skip
+    one = task.experiment
+    try:
+        listener.wait_quiet()
+        observed = asyncio.run(gather(world.settings, everything, listener.heard(), findings))
+        verdict: Verdict = check(observed)
+    except Exception as error:  # noqa: BLE001 - what cannot be read fails the experiment, and is said
+        return Result(
+            experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults=faults,
+            attempted=len(acks.attempts), acked=len(acks.acks), seconds=_since(began), note=_said(error),
+        )  # fmt: skip
+    return Result(
+        experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults=faults,
+        attempted=len(acks.attempts), acked=len(acks.acks), deliveries=observed.deliveries,
+        duplicates_delivered=observed.deliveries - observed.distinct, announced=observed.announced,
+        invariants=dict(verdict.counts), examples=verdict.examples, watch=findings.summary(),
+        seconds=_since(began), ok=verdict.ok and not note, note=note,
+    )  # fmt: skip
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)

@@ -1,0 +1,67 @@
+"""Damaging the files of a spool as a crash of the machine may: what was never said to be durable, and no more."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from producers.spool_entries import HEAD_BYTES, MARKER, START_BYTES, entries, size_of_entry, unpack
+from producers.spool_segments import segment_files
+from producers.spool_state import SpoolState
+from schemas.codec import decode
+from schemas.events import Cid, Clip, Frame, Kind, Ldo
+from schemas.topics import input_topic
+
+_GARBAGE_BYTES_MAX = 3000
+_EVENTS = {input_topic(kind).name: event for kind, event in zip(Kind, (Cid, Frame, Clip, Ldo), strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """What was done, and how many events the spool must count as damaged for it: those that later ones stand behind."""
+
+    how: str
+    damaged: int
+
+
+def tear(directory: Path, durable: Container[int], random: Random) -> Torn:
+    """Damage the newest file of a spool behind the last event whose number is in `durable`."""
+    state = SpoolState.read(directory)
+    files = list(segment_files(directory))
+    if state is None or not files:
+        return Torn("nothing there yet", 0)
+    salt, path = bytes.fromhex(state.salt), files[-1]
+    data = path.read_bytes()
+    safe = _safe_bytes(data, salt, durable)
+    how, torn = _damaged(data, safe, random)
+    path.write_bytes(torn)
+    before, after = ({one.number for one in entries(content, salt)} for content in (data, torn))
+    behind = max(after, default=0)
+    return Torn(how, sum(state.acknowledged <= number < behind for number in before - after))
+
+
+def _safe_bytes(data: bytes, salt: bytes, durable: Container[int]) -> int:
+    """Return where the last event ends that was said to be durable. A file that has none may be torn anywhere."""
+    safe = 0
+    for found in entries(data, salt):
+        message = unpack(found.payload)
+        if decode(message.value, _EVENTS[message.topic]).sequence in durable:
+            safe = found.end
+    return safe
+
+
+def _damaged(data: bytes, safe: int, random: Random) -> tuple[str, bytes]:
+    how = random.choice(("cut", "flipped", "garbage", "half an entry")) if safe < len(data) else "garbage"
+    at = random.randrange(safe, max(len(data), safe + 1))
+    match how:
+        case "cut":
+            return how, data[:at]
+        case "flipped":
+            return how, data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
+        case "half an entry":
+            begin = max(data.find(MARKER, max(safe, START_BYTES)), 0)
+            # A whole one would be another event with the number of one that is there, which no crash makes.
+            size = min(size_of_entry(data[begin : begin + HEAD_BYTES]), len(data) - begin)
+            return how, data + data[begin : begin + random.randrange(1, size)]
+        case _:
+            return how, data + random.choice((b"", MARKER)) + random.randbytes(random.randrange(1, _GARBAGE_BYTES_MAX))

@@ -1,0 +1,73 @@
+"""The checker on real servers: what somebody does to topics, outbox and offsets turns it red; before it is green.
+
+None of this can be undone, so each test has a line of its own.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.codec import encode
+from schemas.events import Ingested, Kind
+from streams.profile import LARGE
+from tests.faults.line import MESSAGES, Line, finish, line_on
+from tests.faults.observed import Partition
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def own(stack_settings: Settings, tmp_path: Path) -> Iterator[Line]:
+    """A line of the test's own that has taken up what was published, and still runs."""
+    with line_on(stack_settings, tmp_path) as line:
+        line.start()
+        line.publish(line.plan(), MESSAGES)
+        line.settle()
+        line.expect()
+        yield line
+
+
+def test_a_duplicate_announcement(own: Line) -> None:
+    own.stop()
+    # The last one of a partition, so that nothing is out of order.
+    last = max(own.observed().afterwards.announcements, key=lambda one: one.place.offset)
+    producer = Producer(client_config(own.settings, acks="all"))
+    again = Ingested(
+        event_id=last.event_id, record_id=last.record_id, kind=Kind.FRAME, digest=last.digest, source_id=last.source_id,
+        site=last.site, captured_at_us=1, sequence=1, ingested_at_us=1, media_type="x", size_bytes=1, store_key="x",
+    )  # fmt: skip
+    producer.produce(last.place.topic, encode(again), last.source_id.encode(), partition=last.place.partition)
+    assert producer.flush(30) == 0
+    own.expect("I3")
+
+
+def test_a_dropped_event(own: Line) -> None:
+    own.stop("relay")
+    own.publish(own.plan(), MESSAGES)
+    own.settle(announced=False)
+    dropped = "select min(id) from outbox where published_at is null and record_id is not null"
+    own.sql(f"update outbox set published_at = now() where id = ({dropped})")
+    own.start("relay")
+    own.settle()
+    own.stop()
+    own.expect("I4")
+
+
+def test_a_skipped_offset(own: Line) -> None:
+    with own.watched():
+        own.stop("worker-media")
+        frames = (one for one in own.plan() if one.attempt.kind is Kind.FRAME and one.attempt.expect is None)
+        (ack,) = own.publish(frames, 1).acks
+        at = Partition(ack.place.topic, ack.place.partition)
+        finish(own.settings, LARGE.name, {at: ack.place.offset + 1})
+        own.start("worker-media")
+        own.publish(own.plan(), MESSAGES)
+        own.settle()
+        own.stop()
+    # It is missing everywhere; and whoever watched has seen when.
+    assert len(own.findings.i14) == 1, own.findings
+    own.expect("I1", "I4", "I9", "I14")

@@ -1,0 +1,85 @@
+from itertools import islice
+from pathlib import Path
+from random import Random
+from shutil import copytree
+
+import pytest
+
+from producers.outgoing import Dispatch
+from producers.spool import Spool
+from producers.spool_entries import Message
+from producers.spool_segments import segment_files
+from schemas.codec import decode
+from schemas.topics import TOPICS
+from tests.faults.plan import Mix, planned
+from tests.faults.tearing import Torn, tear
+
+EVENTS = 30
+DURABLE = 20
+MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=2000)
+
+
+def messages(first: int, count: int) -> list[Message]:
+    dispatch, found = Dispatch(None), []
+    for message in islice(planned(1, first=first, mix=MIX), count):
+        assert message.event is not None
+        going = dispatch.outgoing(message.event, None, None)
+        found.append(Message(going.topic, going.key, going.headers, going.value))
+    return found
+
+
+def fill(directory: Path, first: int, count: int) -> None:
+    spool = Spool(directory)
+    for message in messages(first, count):
+        spool.append(message)
+    spool.close()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spool whose process ended; each test damages a copy of it."""
+    directory = tmp_path_factory.mktemp("spool")
+    fill(directory, 0, EVENTS)
+    return directory
+
+
+def read_all(directory: Path) -> tuple[list[int], int]:
+    """Return the sequences of everything that comes out, and how many the spool says are damaged."""
+    spool, found = Spool(directory), []
+    while (read := spool.next(0)) is not None:
+        event = decode(read[1].value, TOPICS[read[1].topic].event)
+        found.append(event.sequence)
+    damaged = spool.damaged
+    spool.close()
+    return found, damaged
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_was_durable_is_left_and_what_is_damaged_is_counted(filled: Path, tmp_path: Path, seed: int):
+    spool = Path(copytree(filled, tmp_path / "spool"))
+    torn = tear(spool, range(DURABLE), Random(seed))
+    fill(spool, 100, 3)
+    found, damaged = read_all(spool)
+    assert found[:DURABLE] == list(range(DURABLE))
+    assert found[-3:] == [100, 101, 102]
+    assert found == sorted(set(found))
+    assert damaged == torn.damaged
+
+
+def test_each_way_of_tearing_comes_up_and_some_lose_what_stands_before_others(filled: Path, tmp_path: Path):
+    results = [tear(Path(copytree(filled, tmp_path / str(seed))), range(DURABLE), Random(seed)) for seed in range(80)]
+    assert {torn.how for torn in results} == {"cut", "flipped", "garbage", "half an entry"}
+    assert {torn.damaged for torn in results} == {0, 1}
+
+
+def test_where_all_was_durable_nothing_of_it_is_touched(filled: Path, tmp_path: Path):
+    spool = Path(copytree(filled, tmp_path / "spool"))
+    (before,) = [path.read_bytes() for path in segment_files(spool)]
+    torn = tear(spool, range(EVENTS), Random(2))
+    (after,) = [path.read_bytes() for path in segment_files(spool)]
+    assert torn == Torn("garbage", 0)
+    assert after.startswith(before)
+
+
+def test_nothing_is_done_where_nothing_is(tmp_path: Path):
+    assert tear(tmp_path, range(1), Random(1)).damaged == 0

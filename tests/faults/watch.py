@@ -1,0 +1,198 @@
+"""What only shows while it happens: standstill (I12), growth (I13), and offsets committed too early (I14)."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.events import Kind
+from schemas.redrive import Redrive, redrive_of
+from schemas.topics import input_topic
+from streams.profile import LARGE, SMALL
+from tests.faults.catalog import Catalog
+from tests.faults.growth import Growth
+from tests.faults.observed import Partition, WatchFindings
+
+__all__ = ["Watch", "WatchFindings"]
+
+STANDSTILL_S_MAX = 10.0
+SAMPLE_S = 1.0
+SAMPLE_S_MAX = 5.0
+"""A look that took longer says nothing about the time in between."""
+_REQUEST_S = 3.0
+_STOP_S_MAX = 60.0
+_FINDINGS_MAX = 1000
+
+_GAPS = """
+select place from generate_series($3::bigint, $4::bigint - 1) as place
+where not exists (select from sightings as s where (s.topic, s.partition, s."offset") = ($1, $2, place))
+    and not exists (select from dead_letters as d where (d.topic, d.partition, d."offset") = ($1, $2, place))
+order by place limit 100
+"""
+_REDRIVEN = "select ended_at is not null from redrives where dead_letter_id = $1 and attempt = $2"
+
+
+class Standstill:
+    """I12 as a rule on times and figures, without a clock."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self._since: float | None = None
+        self._figures: object = None
+        self._said = False
+
+    def reset(self) -> None:
+        """Begin anew: nothing is known, or nothing is expected to move."""
+        self._since, self._said = None, False
+
+    def note(self, now: float, *, lag: int, figures: object) -> None:
+        """Take one look at a service of which everything is up."""
+        if lag == 0 or figures != self._figures or self._since is None:
+            self.reset()
+            self._since, self._figures = (now if lag else None), figures
+        elif now - self._since > STANDSTILL_S_MAX and not self._said:
+            self._said = True
+            self.found.append(f"{lag} messages waited for {now - self._since:.0f} s while everything was up")
+
+
+class Watch:
+    """Looks about every second, in a thread. Samples for which Kafka or PostgreSQL do not answer are skipped."""
+
+    def __init__(
+        self, settings: Settings, processes: Callable[[], Mapping[str, int]], healthy: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._processes = processes
+        self._healthy = healthy
+        self._standstill = Standstill()
+        self._growth = Growth()
+        self._early: list[str] = []
+        self._proven: dict[Partition, int] = {}
+        self._samples = self._skipped = 0
+        self._fault: str = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> WatchFindings:
+        """End, and return what was found; a watch that could not look has found that, so it never passes."""
+        self._stop.set()
+        self._thread.join(_STOP_S_MAX)
+        if self._thread.is_alive():
+            self._fault = "it does not end"
+        elif not self._samples:
+            self._fault = self._fault or "Kafka and PostgreSQL never answered together"
+        blind = [f"the watch has failed: {self._fault}"] if self._fault else []
+        growth = self._growth.judge()
+        return WatchFindings(
+            i12=(*blind, *self._standstill.found),
+            i13=tuple(growth.wrong) if growth.judged or growth.wrong else None,
+            i14=(*blind, *self._early),
+            samples=self._samples,
+            skipped=self._skipped,
+            judged=tuple(growth.judged),
+            not_judged=growth.not_judged,
+            growth_mib_per_hour=growth.mib_per_hour,
+        )
+
+    def _run(self) -> None:
+        catalog = Catalog(self._settings.postgres_dsn.get_secret_value())
+        consumers = {
+            group: Consumer(client_config(self._settings, group_id=group.name, enable_auto_commit=False))
+            for group in (SMALL, LARGE)
+        }
+        try:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    self._sample(catalog, {group.name: consumer for group, consumer in consumers.items()})
+                    self._samples += 1
+                except (KafkaException, OSError):
+                    self._skipped += 1
+                    self._standstill.reset()
+                self._stop.wait(max(0.0, SAMPLE_S - (time.monotonic() - began)))
+        except Exception as error:  # noqa: BLE001 - whoever stops it is told
+            self._fault = f"{type(error).__name__}: {error}"
+        finally:
+            for consumer in consumers.values():
+                consumer.close()
+            catalog.close()
+
+    def _sample(self, catalog: Catalog, consumers: Mapping[str, Consumer]) -> None:
+        began = time.monotonic()
+        well = self._healthy()
+        self._growth.look(self._processes())
+        committed: dict[Partition, int] = {}
+        lag = 0
+        # Offsets first and the catalog afterwards: what is committed by now must be there by then.
+        for group in (SMALL, LARGE):
+            consumer = consumers[group.name]
+            for kind in group.kinds:  # with several brokers it forgets whom to ask for a topic's ends
+                consumer.list_topics(input_topic(kind).name, timeout=_REQUEST_S)
+            for one in consumer.committed(self._partitions(group.kinds), timeout=_REQUEST_S):
+                if one.error is not None:
+                    raise KafkaException(one.error)
+                marks = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
+                if marks is None:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                committed[Partition(one.topic, one.partition)] = max(one.offset, marks[0])
+                lag += marks[1] - max(one.offset, marks[0])
+        deliveries = catalog.deliveries()
+        self._prove(catalog, committed)
+        now = time.monotonic()
+        if well and self._healthy() and now - began < SAMPLE_S_MAX:
+            # A redelivered message leaves nothing new, but moves the group.
+            self._standstill.note(now, lag=lag, figures=(deliveries, sum(committed.values())))
+        else:
+            self._standstill.reset()
+
+    def _partitions(self, kinds: frozenset[Kind]) -> list[TopicPartition]:
+        return [
+            TopicPartition(input_topic(kind).name, number)
+            for kind in sorted(kinds)
+            for number in range(self._settings.kafka_partitions)
+        ]
+
+    def _prove(self, catalog: Catalog, committed: Mapping[Partition, int]) -> None:
+        """I14: everything below a committed offset is in the catalog; what was proven once needs no second look."""
+        for at, offset in committed.items():
+            proven = self._proven.setdefault(at, offset)
+            if offset <= proven:
+                continue
+            for (gap,) in catalog.fetch(_GAPS, at.topic, at.partition, proven, offset):
+                if self._unfinished(catalog, at, gap) and len(self._early) < _FINDINGS_MAX:
+                    said = f"{at.topic}/{at.partition} was committed up to {offset}"
+                    self._early.append(f"{said} while {gap} was not finished")
+            self._proven[at] = offset
+
+    def _unfinished(self, catalog: Catalog, at: Partition, offset: int) -> bool:
+        """Whether a message stands there that has left nothing; a redriven one leaves it where it first stood."""
+        stands, redrive = self._message_at(at, offset)
+        if not stands or redrive is None:
+            return stands
+        rows = catalog.fetch(_REDRIVEN, redrive.dead_letter_id, redrive.attempt)
+        return not (rows and rows[0][0])
+
+    def _message_at(self, at: Partition, offset: int) -> tuple[bool, Redrive | None]:
+        config = client_config(self._settings, group_id="headrace-faults", enable_auto_commit=False)
+        consumer = Consumer(config | {"enable.partition.eof": True})
+        try:
+            consumer.assign([TopicPartition(at.topic, at.partition, offset)])
+            message = consumer.poll(_REQUEST_S)
+            if message is None:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            stands = error is None and message.offset() == offset
+            headers: Any = message.headers() or [] if stands else []
+            return stands, redrive_of(headers)
+        finally:
+            consumer.close()

@@ -1,0 +1,219 @@
+"""One whole Headrace to do harm to: servers, proxies in front of two of them, and the service under its supervisor."""
+
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from headrace.initialize import initialize
+from infra.native import Brokers, StackInfo, status, temporary_stack
+from infra.native.ledger import State
+from runtime.errors import HeadraceError
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from schemas.topics import input_topic
+from streams.profile import LARGE, SMALL
+from tests.conftest import environment_of, free_port, settings_of
+from tests.faults import small_disk, toxiproxy
+from tests.faults.catalog import Catalog
+from tests.faults.fleet import Fleet, Member
+from tests.faults.toxiproxy import Toxiproxy
+
+SESSION_S = 6.0
+"""How soon Kafka gives up a member that fell silent; the broker allows no less, and 30 s would make hours of a run."""
+READY_S_MAX = 150.0
+SETTLE_S_MAX = 120.0
+"""I8: so long after healing nothing may wait any more."""
+PASSED_S = 3.0
+"""How long everything must have been well before a standstill counts as one."""
+_POLL_S = 0.25
+_QUIET_LOOKS = 3
+_REQUEST_S = 5.0
+
+EVENTS = ("worker", "--kinds", "cids,ldos")
+MEDIA = ("worker", "--kinds", "frames,clips")
+RELAY = ("relay",)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a world consists of. Spare workers are parked. `small_disk` names parts on a disk of their own."""
+
+    brokers: Brokers = 1
+    spare_workers: int = 3
+    small_disk: frozenset[str] = frozenset()
+    small_disk_mib: int = 0
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The processes: two workers of each group, spares, and two relays of which the second waits."""
+        workers = [
+            Member(f"worker-{group}-{number}", args, parked=number > 2)
+            for number in range(1, 3 + self.spare_workers)
+            for group, args in (("events", EVENTS), ("media", MEDIA))
+        ]
+        return (*workers, Member("relay-1", RELAY), Member("relay-2", RELAY))
+
+
+@dataclass(slots=True)
+class World:
+    """A running Headrace; `settings` go straight to its servers, `service_settings` through the proxies."""
+
+    shape: Shape
+    stack: StackInfo
+    settings: Settings
+    service_settings: Settings
+    proxies: Toxiproxy
+    fleet: Fleet
+    directory: Path
+    catalog: Catalog
+    disks: "small_disk.SmallDisks | None" = None
+    faults: Counter[str] = field(default_factory=Counter)
+    _open: int = 0
+    _well_since: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def fault(self, kind: str) -> Iterator[None]:
+        """Count a fault, and let nobody expect progress while it lasts."""
+        with self._lock:
+            self.faults[kind] += 1
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
+                self._well_since = 0.0
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Send a signal to a process of the service; False where it does not run just then."""
+        with self.fault(f"{number.name} {name.rsplit('-', 1)[0]}") if number is signal.SIGKILL else ExitStack():
+            return self.fleet.signal(name, number)
+
+    def server(self, name: str) -> psutil.Process | None:
+        """Return the process of a server of the stack, while it runs."""
+        found = [one for one in status(self.stack.state_dir).processes if one.name == name]
+        if not found or found[0].pid is None:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(found[0].pid)
+        return None
+
+    def servers_ready(self) -> bool:
+        """Whether every server serves, as its supervisor knows."""
+        return all(one.state in {State.READY, State.DONE} for one in status(self.stack.state_dir).processes)
+
+    def wait_servers(self, seconds: float = READY_S_MAX) -> None:
+        """Wait until every server serves again."""
+        deadline = time.monotonic() + seconds
+        while not self.servers_ready():
+            if time.monotonic() > deadline:
+                states = {one.name: f"{one.state} {one.last_exit}" for one in status(self.stack.state_dir).processes}
+                raise TimeoutError(f"not every server came back in {seconds:.0f} s: {states}")
+            time.sleep(_POLL_S)
+
+    def well(self) -> bool:
+        """Whether no fault is open and every process has served for a while, so that work must be moving."""
+        now = time.monotonic()
+        with self._lock:
+            if self._open or not (self.servers_ready() and self.fleet.all_ready()):
+                self._well_since = 0.0
+                return False
+            self._well_since = self._well_since or now
+            return now - self._well_since > PASSED_S
+
+    def settle(self, seconds: float = SETTLE_S_MAX) -> bool:
+        """Wait until nothing waits in the topics or in the outbox; False where something still does."""
+        deadline, quiet = time.monotonic() + seconds, 0
+        while time.monotonic() < deadline:
+            with suppress(KafkaException, OSError):
+                quiet = quiet + 1 if self.lag() == 0 and self.catalog.unpublished() == 0 else 0
+                if quiet >= _QUIET_LOOKS:
+                    return True
+            time.sleep(_POLL_S)
+        return False
+
+    def lag(self) -> int:
+        """Return how many messages of the input topics are not committed yet; raises KafkaException."""
+        total = 0
+        for group in (SMALL, LARGE):
+            consumer = Consumer(client_config(self.settings, group_id=group.name, enable_auto_commit=False))
+            try:
+                places = [
+                    TopicPartition(input_topic(kind).name, number)
+                    for kind in group.kinds
+                    for number in range(self.settings.kafka_partitions)
+                ]
+                for one in consumer.committed(places, timeout=_REQUEST_S):
+                    low, high = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
+                    total += high - max(one.offset, low)
+            finally:
+                consumer.close()
+        return total
+
+
+@contextmanager
+def open_world(shape: Shape) -> Iterator[World]:
+    """Start a world, and leave nothing of it behind."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-faults-")))
+        disks = None
+        if shape.small_disk:
+            state_dir = directory / "stack"
+            disks = stack.enter_context(small_disk.prepare(state_dir, shape.small_disk, shape.small_disk_mib))
+            info = stack.enter_context(temporary_stack("minio", shape.brokers, state_dir=state_dir))
+        else:
+            info = stack.enter_context(temporary_stack("minio", shape.brokers))
+        settings = settings_of(info, kafka_session_s=SESSION_S)
+        initialize(settings)
+        proxies = stack.enter_context(_proxies())
+        service_settings = _through(proxies, settings)
+        fleet = Fleet(directory / "fleet", environment_of(service_settings), shape.members)
+        fleet.start()
+        stack.callback(fleet.stop)
+        fleet.wait_ready(READY_S_MAX)
+        catalog = Catalog(settings.postgres_dsn.get_secret_value())
+        stack.callback(catalog.close)
+        yield World(shape, info, settings, service_settings, proxies, fleet, directory, catalog, disks)
+
+
+@contextmanager
+def _proxies() -> Iterator[Toxiproxy]:
+    port = free_port()
+    process = subprocess.Popen(
+        [toxiproxy.binary(), "-host", "127.0.0.1", "-port", str(port)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield Toxiproxy(port).wait()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _through(proxies: Toxiproxy, settings: Settings) -> Settings:
+    """Return the settings with proxies in front of PostgreSQL and of the store."""
+    dsn, store = urlsplit(settings.postgres_dsn.get_secret_value()), urlsplit(settings.store_endpoint)
+    ports = {"postgres": free_port(), "store": free_port()}
+    for name, address in (("postgres", dsn), ("store", store)):
+        if address.port is None:
+            raise HeadraceError("setting_invalid", f"the address of {name} names no port")
+        proxies.create(name, ports[name], f"127.0.0.1:{address.port}")
+    moved = dsn._replace(netloc=dsn.netloc.replace(f":{dsn.port}", f":{ports['postgres']}"))
+    return settings.model_copy(
+        update={
+            "postgres_dsn": type(settings.postgres_dsn)(moved.geturl()),
+            "store_endpoint": f"http://127.0.0.1:{ports['store']}",
+        }
+    )
