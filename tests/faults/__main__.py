@@ -5,6 +5,8 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.errors import Exit, HeadraceError
@@ -13,23 +15,28 @@ from tests.faults.run import Result, Say, Task, carry_out
 from tests.faults.summary import table
 from tests.faults.versions import versions
 
-
 RATE_HZ_MAX = 1000.0
 
 
 class _Printing(Say):
-    """Prints each result as one JSON line, and appends it to a file where one is named."""
+    """Prints each result as one JSON line, and appends it to a file where one is named, after what it was made with."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, seed: int) -> None:
         self._path = path
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        run = {"run": began, "seed": seed, "versions": versions()}
+        self.progress(json.dumps(run))
+        self._append(run)
 
     def result(self, result: Result) -> Result:
-        line = json.dumps(result.line)
-        print(line, flush=True)
+        print(json.dumps(result.line), flush=True)
+        self._append(result.line)
+        return result
+
+    def _append(self, line: Mapping[str, object]) -> None:
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(line + "\n")
-        return result
+                file.write(json.dumps(line) + "\n")
 
 
 def main() -> int:
@@ -59,8 +66,7 @@ def main() -> int:
         for name, one in EXPERIMENTS.items()
         if (name in given.names if given.names else (one.long if given.long else one.ci))
     ]
-    say = _Printing(given.json)
-    say.progress(f"seed {seed}; {json.dumps(versions())}")
+    say = _Printing(given.json, seed)
     began = time.monotonic()
     results = carry_out(tasks, say)
     print(table(results, seed=seed, seconds=time.monotonic() - began), file=sys.stderr)

@@ -25,7 +25,7 @@ _PARTS = ("minio", "postgres", "kafka", "spool")
 
 
 @experiment(
-    "E10", "disk full: store, WAL, broker, spool", ci=3, long=25,
+    "E10", "disk full: store, WAL, broker, spool", ci=1, long=25,
     shape=Shape(small_disk=frozenset(_PARTS), small_disk_mib=SIZE_MIB),
 )  # fmt: skip
 def fill_disks(world: World, count: int, random: Random) -> Counter[str]:
