@@ -3,6 +3,7 @@
 import argparse
 import json
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -73,7 +74,13 @@ def main() -> int:
     return Exit.OK if all(result.ok for result in results) else Exit.FAILED
 
 
+def _stopped(number: int, _frame: object) -> None:
+    """End by an exception, so that nothing that was started stays behind."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stopped)
     try:
         sys.exit(main())
     except HeadraceError as error:

@@ -16,7 +16,7 @@ _SOONER = {
     "HEADRACE_PROCESSING_DEADLINE_S": "6",
     "HEADRACE_POSTGRES_STATEMENT_S_MAX": "5",
 }
-NOTICED_S_MAX = 90.0
+NOTICED_S_MAX = 180.0
 """The watchdog's time, a start, a rebalance before it, and what a busy machine takes."""
 _STACKS = "most recent call first"
 _STUCK = f"exit {int(Exit.STUCK)} "

@@ -17,7 +17,7 @@ _LOCK_S_LONG = 60.0
 _FULL_S = (4.0, 10.0)
 _APART_S = (1.0, 3.0)
 _CONNECTIONS_MAX = 100
-_COMMIT_S_MAX = 20.0
+_COMMIT_S_MAX = 90.0
 _POLL_S = 0.01
 
 # A deferred trigger runs inside COMMIT, so it holds every commit open just long enough to cut its connection.

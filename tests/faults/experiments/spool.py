@@ -19,8 +19,8 @@ from tests.faults.registry import experiment
 from tests.faults.tearing import tear
 from tests.faults.world import World
 
-_STARTED_S_MAX = 60.0
-_CRASH_S_MAX = 60.0
+_STARTED_S_MAX = 180.0
+_CRASH_S_MAX = 180.0
 _ROUND_NUMBERS = 10_000
 _NTH_MAX = 60
 _PUBLISHING_S = (0.2, 1.5)
