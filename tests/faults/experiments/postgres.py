@@ -19,6 +19,7 @@ _APART_S = (1.0, 3.0)
 _CONNECTIONS_MAX = 100
 _COMMIT_S_MAX = 90.0
 _POLL_S = 0.01
+_BACK_S_MAX = 60.0
 
 # A deferred trigger runs inside COMMIT, so it holds every commit open just long enough to cut its connection.
 _SLOW_COMMIT = """
@@ -75,13 +76,19 @@ def _cut_at_commit(world: World, _random: Random) -> None:
         _execute(world, _SLOW_COMMIT)
         try:
             deadline = time.monotonic() + _COMMIT_S_MAX
-            while not world.catalog.fetch(_COMMITTING)[0][0]:
+            while not _committing(world):
                 if time.monotonic() > deadline:
                     raise TimeoutError("no worker committed anything that could be cut off")
                 time.sleep(_POLL_S)
             world.proxies.cut("postgres")
         finally:
             _execute(world, _PLAIN_COMMIT)
+
+
+def _committing(world: World) -> bool:
+    with suppress(OSError):
+        return bool(world.catalog.fetch(_COMMITTING)[0][0])
+    return False
 
 
 def _locked(count: int, index: int) -> Callable[[World, Random], None]:
@@ -128,7 +135,7 @@ def _execute(world: World, text: str) -> None:
 @contextmanager
 def _session(world: World) -> Iterator[Callable[[str], None]]:
     loop = asyncio.new_event_loop()
-    connection = loop.run_until_complete(asyncpg.connect(world.settings.postgres_dsn.get_secret_value(), timeout=10))
+    connection = loop.run_until_complete(_connected(world.settings.postgres_dsn.get_secret_value()))
 
     def execute(text: str) -> None:
         loop.run_until_complete(connection.execute(text))
@@ -138,3 +145,15 @@ def _session(world: World) -> Iterator[Callable[[str], None]]:
     finally:
         connection.terminate()
         loop.close()
+
+
+async def _connected(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """Connect, also where PostgreSQL is still recovering from the fault before."""
+    deadline = time.monotonic() + _BACK_S_MAX
+    while True:
+        try:
+            return await asyncpg.connect(dsn, timeout=10)
+        except (asyncpg.PostgresError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
