@@ -85,12 +85,13 @@ class World:
 
     @contextmanager
     def fault(self, kind: str) -> Iterator[None]:
-        """Count a fault, and let nobody expect progress while it lasts."""
+        """Let nobody expect progress while a fault lasts, and count it once it has happened."""
         with self._lock:
-            self.faults[kind] += 1
             self._open += 1
         try:
             yield
+            with self._lock:
+                self.faults[kind] += 1
         finally:
             with self._lock:
                 self._open -= 1
@@ -98,8 +99,11 @@ class World:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> bool:
         """Send a signal to a process of the service; False where it does not run just then."""
-        with self.fault(f"{number.name} {name.rsplit('-', 1)[0]}") if number is signal.SIGKILL else ExitStack():
-            return self.fleet.signal(name, number)
+        hit = self.fleet.signal(name, number)
+        if hit:
+            with self.fault(f"{number.name} {name.rsplit('-', 1)[0]}"):
+                pass
+        return hit
 
     def server(self, name: str) -> psutil.Process | None:
         """Return the process of a server of the stack, while it runs."""
