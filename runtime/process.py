@@ -12,6 +12,7 @@ import uvloop
 
 from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
+from runtime.memory import return_what_is_free
 from runtime.waiting import Stopped
 
 STOP_S_MAX = 18.0  # a supervisor kills after 20 s; two seconds earlier we end by ourselves and say so
@@ -26,6 +27,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     `Exit.BROKEN`.
     """
     faulthandler.enable()
+    return_what_is_free()
     try:
         return uvloop.run(_until_stopped(main))
     except HeadraceError as error:

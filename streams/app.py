@@ -92,7 +92,8 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         await stack.enter_async_context(
             watched(
                 settings,
-                waiting=lambda: membership.overdue() or lag.waiting(),
+                # Without an answer from the broker it is the broker that keeps everybody out.
+                waiting=lambda: (lag.answered and membership.overdue()) or lag.waiting(),
                 progress=lambda: "not in the group" if membership.overdue() else _progress(lag, ingest),
                 doing=lambda: "moving, or nothing to do",
                 probes={

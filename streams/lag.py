@@ -42,13 +42,14 @@ class LagProbe:
         self._seen: dict[Partition, Standing] = {}
         self._proven: dict[Partition, tuple[Standing, bool]] = {}
         self._longest: tuple[Partition, int] | None = None
-        self._answered = False
+        self.answered = False
+        """Whether the broker answered the last look."""
         self._stopped = Event()
         self._thread = Thread(target=self._look_on, name="lag", daemon=True)
 
     async def check(self) -> None:
         """Raise where the broker did not answer the last look; for readiness."""
-        if not self._answered:
+        if not self.answered:
             raise HeadraceError("kafka_unreachable", "the broker did not answer")
 
     def waiting(self) -> bool:
@@ -72,15 +73,15 @@ class LagProbe:
         while not self._stopped.is_set():
             try:
                 self._longest = self._stall.observe(time.monotonic(), self._standings())
-                self._answered = True
+                self.answered = True
             except KafkaException:
                 # The broker is away: that is not this process standing still. It is said by /readyz.
                 self._longest = None
-                self._answered = False
+                self.answered = False
             except Exception as error:  # noqa: BLE001 - whoever watches must go on; that it failed is said by /readyz
                 get_log().error(Action.RETRYING, service="lag", why=type(error).__name__, exc_info=error)
                 self._longest = None
-                self._answered = False
+                self.answered = False
             self._stopped.wait(_LOOK_S)
         self._consumer.close()
 

@@ -17,6 +17,7 @@ from tests.faults.summary import table
 from tests.faults.versions import versions
 
 RATE_HZ_MAX = 1000.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class _Printing(Say):
@@ -75,12 +76,15 @@ def main() -> int:
 
 
 def _stopped(number: int, _frame: object) -> None:
-    """End by an exception, so that nothing that was started stays behind."""
+    """End by an exception, so that nothing that was started stays behind; a second signal does not disturb that."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stopped)
+    for each in _ENDING:
+        signal.signal(each, _stopped)
     try:
         sys.exit(main())
     except HeadraceError as error:

@@ -4,11 +4,13 @@ Each start takes one line off the process's queue, so a supervisor that starts i
 after another, and the service as it is once the queue is empty. While a file `parked` lies there, it waits.
 """
 
+import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,9 +50,8 @@ class Control:
 
     def queue(self, starts: Iterable[Start]) -> None:
         """Lay down how the next starts are to be, in place of what is still there."""
-        fresh = self._queue.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(asdict(start)) + "\n" for start in starts))
-        fresh.replace(self._queue)
+        with self._alone():
+            self._write([json.dumps(asdict(start)) for start in starts])
 
     @property
     def waiting(self) -> int:
@@ -59,14 +60,25 @@ class Control:
 
     def next(self) -> Start:
         """Take the next start off the queue; a plain one where it is empty."""
-        lines = self._lines()
-        if not lines:
-            return Start()
-        fresh = self._queue.with_suffix(".taken")
-        fresh.write_text("".join(line + "\n" for line in lines[1:]))
-        fresh.replace(self._queue)
+        with self._alone():
+            lines = self._lines()
+            if not lines:
+                return Start()
+            self._write(lines[1:])
         content = json.loads(lines[0])
         return Start(content["env"], tuple(content["module"]))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep a start that takes its line from writing back a queue that was laid down anew meanwhile."""
+        with (self._directory / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, lines: Iterable[str]) -> None:
+        fresh = self._queue.with_suffix(".new")
+        fresh.write_text("".join(line + "\n" for line in lines))
+        fresh.replace(self._queue)
 
     def _lines(self) -> list[str]:
         return self._queue.read_text().splitlines() if self._queue.exists() else []

@@ -22,7 +22,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was broken."""
+        """Whether nothing was broken; what was not judged does not count."""
         return not any(self.counts.values())
 
     @property
@@ -32,7 +32,15 @@ class Verdict:
 
 
 def check(observed: Observed, *, grace_s: float = GRACE_S) -> Verdict:
-    """Hold what was observed against I1 to I14. I7 leaves objects alone that are younger than `grace_s`."""
+    """Hold what was observed against I1 to I14.
+
+    I7 leaves objects alone that are younger than `grace_s`, and is not judged where there are only such.
+
+    Raises:
+        ValueError: nothing was acknowledged, so that there is nothing which could have been lost.
+    """
+    if not observed.acks:
+        raise ValueError("nothing was acknowledged: there is nothing to check")
     counts: dict[str, int | None] = {}
     examples: dict[str, list[str]] = {}
     for name, found in _questions(observed, grace_s).items():
@@ -60,7 +68,7 @@ def _questions(observed: Observed, grace_s: float) -> Mapping[str, Iterator[str]
         "I9": invariants.unseen(look),
         "I10": invariants.letters_wrong(look),
         "I11": invariants.out_of_order(look),
-        "I12": iter(watch.i12),
+        "I12": None if watch.i12 is None else iter(watch.i12),
         "I13": None if watch.i13 is None else iter(watch.i13),
         "I14": chain(watch.i14, invariants.passed_over(look)),
     }

@@ -1,4 +1,4 @@
-"""A device at the edge, as a process of its own: `python -m tests.faults.edge SPOOL ACKS DURABLE FIRST COUNT`.
+"""A device at the edge, as a process of its own: `python -m tests.faults.edge SPOOL ACKS DURABLE SEED FIRST COUNT`.
 
 Three threads publish through one spool, each for sources of its own. The number of an event goes into DURABLE when the
 spool has said that it is durable, and not before. With COUNT 0 it only brings what is in the spool to Kafka.
@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -17,13 +18,12 @@ from producers import Delivery, NotDelivered, SpooledPublisher
 from runtime.errors import Exit
 from runtime.settings import load_settings
 from tests.faults.acks import AckFile, Place
-from tests.faults.plan import Mix, planned
+from tests.faults.plan import Mix, Planned, planned
 
 SPOOL_BYTES_MAX = 8 * 1024 * 1024
 THREADS = 3
 THREAD_NUMBERS = 1_000_000
 """How far the numbers of the threads lie apart."""
-SEED = 1
 DRAIN_S_MAX = 60.0
 _EVENT_BYTES_MAX = 20_000
 _APART_S = 0.01
@@ -33,12 +33,12 @@ _MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=_EVENT_BYTES_MAX)
 def main() -> int:
     """Publish, and wait until Kafka has everything."""
     spool, acks, durable = map(Path, sys.argv[1:4])
-    first, count = int(sys.argv[4]), int(sys.argv[5])
+    seed, first, count = map(int, sys.argv[4:7])
     settings = load_settings(_env_file=None)
     told = os.open(durable, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with AckFile(acks) as file, SpooledPublisher.from_settings(settings, spool, spool_bytes_max=SPOOL_BYTES_MAX) as out:
         threads = [
-            threading.Thread(target=_publish, args=(out, file, told, first + index * THREAD_NUMBERS, count, index))
+            threading.Thread(target=_publish, args=(out, file, told, islice(_plan(seed, first, index), count)))
             for index in range(THREADS)
         ]
         for thread in threads:
@@ -48,9 +48,12 @@ def main() -> int:
         return Exit.OK if out.flush(DRAIN_S_MAX) == 0 else Exit.FAILED
 
 
-def _publish(out: SpooledPublisher, file: AckFile, told: int, first: int, count: int, index: int) -> None:
-    mix = replace(_MIX, names=f"edge-{index}-")
-    for message in islice(planned(SEED, first=first, mix=mix), count):
+def _plan(seed: int, first: int, index: int) -> Iterator[Planned]:
+    return planned(seed, first=first + index * THREAD_NUMBERS, mix=replace(_MIX, names=f"edge-{index}-"))
+
+
+def _publish(out: SpooledPublisher, file: AckFile, told: int, messages: Iterable[Planned]) -> None:
+    for message in messages:
         assert message.event is not None
         file.attempt(message.attempt)
         delivery = out.publish(message.event)

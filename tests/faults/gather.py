@@ -37,7 +37,7 @@ select topic, partition, "offset", record_id, site, source_id, sequence,
     (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
 from sightings order by topic, partition, "offset", index
 """
-_RECORDS = "select record_id, kind, encode(digest, 'hex') as digest, size_bytes, source_id from records"
+_RECORDS = "select record_id, kind, encode(digest, 'hex') as digest, size_bytes, site, source_id from records"
 _BLOBS = "select encode(sha256, 'hex') as digest, size_bytes, store_key, store_offset from blobs"
 _LETTERS = """
 select dead_letter_id, code, reason, topic, partition, "offset", key, headers::text as headers, record_id,
@@ -187,7 +187,8 @@ def _sighting(row: Any) -> seen.Sighting:
 
 
 def _record(row: Any) -> seen.Record:
-    return seen.Record(row["record_id"], Kind(row["kind"]), row["digest"], row["size_bytes"], row["source_id"])
+    kind = Kind(row["kind"])
+    return seen.Record(row["record_id"], kind, row["digest"], row["size_bytes"], row["site"], row["source_id"])
 
 
 def _letter(row: Any) -> seen.Letter:

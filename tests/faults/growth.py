@@ -1,4 +1,9 @@
-"""I13: whether processes grow. Only long runs tell: what ran too shortly is not judged, which is not zero."""
+"""I13: whether processes grow. Only long runs tell: what ran too shortly is not judged, which is not zero.
+
+Memory has to break two bounds at once, GROWTH_MIB_PER_HOUR_MAX and GROWTH_MIB_MAX: over a short span a steep slope is
+noise. So a process that is looked at for the shortest span may grow by almost 16 MiB in ten minutes and stay green; the
+slope alone decides only from two hours on.
+"""
 
 import os
 import stat
@@ -16,7 +21,9 @@ MIB = 1024 * 1024
 WARM_UP_S = 300.0
 SPAN_S_MIN = 600.0
 GROWTH_MIB_PER_HOUR_MAX = 8.0
+"""Red only together with the other bound."""
 GROWTH_MIB_MAX = 16.0
+"""What a process may grow by in the whole span, however steeply."""
 START_UP_S = 30.0
 COUNTED_S_MIN = 120.0
 """How long after its start-up a process must have run for its descriptors and threads to be compared."""

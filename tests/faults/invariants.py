@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from schemas.digest import event_id
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import DEAD_LETTERS, ingested_topic
 from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_DAYS_MAX, STAGING_PREFIX
 from tests.faults.acks import Place
 from tests.faults.lookup import Lookup, at
@@ -17,6 +17,7 @@ from tests.faults.observed import Heard, Letter, Message, Partition
 
 _OWN_PREFIXES = ("blobs/", "packs/")
 _DAY_US = timedelta(days=1) // timedelta(microseconds=1)
+_ANNOUNCED = ("record", "digest", "topic", "site", "source")
 _READERS = ("the live reader", "the reader afterwards")
 
 
@@ -49,7 +50,7 @@ def invented(look: Lookup) -> Iterator[str]:
     for letter in look.all.dead_letters:
         if letter.place not in look.all.messages:
             yield f"there is a dead letter of {at(letter.place)}, where no message stands"
-        elif letter.place not in look.acked_at and (letter.place.topic, letter.code) not in look.poison:
+        elif letter.place not in look.acked_at and not look.may_be_refused(letter):
             yield f"nobody attempted the {letter.code} of {at(letter.place)}"
 
 
@@ -79,12 +80,29 @@ def announced_wrongly(look: Lookup) -> Iterator[str]:
                 readers_of[f"event {one} announces {kind} that should not be, to"].append(reader)
         for one in heard.unreadable:
             readers_of[f"the message at {one} cannot be read by"].append(reader)
+        for said in _misannounced(look, heard):
+            readers_of[said].append(reader)
     for said, readers in readers_of.items():
         yield f"{said} {' and '.join(readers)}"
 
 
+def _misannounced(look: Lookup, heard: Heard) -> Iterator[str]:
+    by_event = {str(event_id(record.record_id)): record for record in look.all.records.values()}
+    for one in heard.announcements:
+        record = by_event.get(one.event_id)
+        if record is None:
+            continue
+        told = (one.record_id, one.digest, one.place.topic, one.site, one.source_id)
+        topic = ingested_topic(record.kind).name
+        kept = (str(record.record_id), record.digest, topic, record.site, record.source_id)
+        if told != kept:
+            parts = zip(_ANNOUNCED, told, kept, strict=True)
+            other = " and ".join(name for name, said, is_so in parts if said != is_so)
+            yield f"{at(one.place)} has another {other} than record {record.record_id}, for"
+
+
 def corrupt(look: Lookup) -> Iterator[str]:
-    """I5: bytes that do not hash to their name, or sizes that differ."""
+    """I5: bytes that do not hash to their name, and records that are not of what was sent."""
     for blob in look.all.blobs.values():
         if blob.found is None:
             continue
@@ -98,6 +116,9 @@ def corrupt(look: Lookup) -> Iterator[str]:
             yield f"record {record.record_id} says {record.size_bytes} bytes, its blob {stored.size_bytes}"
         if sent is not None and sent.size_bytes != record.size_bytes:
             yield f"record {record.record_id} says {record.size_bytes} bytes, {sent.size_bytes} were sent"
+        if sent is not None and (sent.kind, sent.digest) != (record.kind, record.digest):
+            said = f"{record.kind} {record.digest}, {sent.kind} {sent.digest} was sent"
+            yield f"record {record.record_id} says {said}"
 
 
 def without_object(look: Lookup) -> Iterator[str]:
@@ -111,16 +132,28 @@ def without_object(look: Lookup) -> Iterator[str]:
         yield f"no row says where {digest} is"
 
 
-def without_row(look: Lookup, grace_s: float) -> Iterator[str]:
-    """I7: objects that nothing names and that should have been collected."""
+def without_row(look: Lookup, grace_s: float) -> Iterator[str] | None:
+    """I7: objects that nothing names and that should have been collected; None where every object is too young."""
+    grown = _grown(look, grace_s)
+    if not grown:
+        return None
     named = {blob.store_key for blob in look.all.blobs.values()}
+    return (
+        f"nothing names the object {key}, {age_us / 1_000_000:.0f} s old" for key, age_us in grown if key not in named
+    )
+
+
+def _grown(look: Lookup, grace_s: float) -> list[tuple[str, int]]:
+    """Return the key and the age of each object that is too old to be left alone unless something names it."""
     grace_us = {prefix: round(grace_s * 1_000_000) for prefix in _OWN_PREFIXES}
     grace_us |= {STAGING_PREFIX: STAGING_DAYS_MAX * _DAY_US, PROMOTING_PREFIX: PROMOTING_DAYS_MAX * _DAY_US}
+    found: list[tuple[str, int]] = []
     for one in look.all.objects:
         limit_us = next((limit for prefix, limit in grace_us.items() if one.key.startswith(prefix)), None)
         age_us = look.all.gathered_at_us - one.modified_at_us
-        if one.key not in named and limit_us is not None and age_us >= limit_us:
-            yield f"nothing names the object {one.key}, {age_us / 1_000_000:.0f} s old"
+        if limit_us is not None and age_us >= limit_us:
+            found.append((one.key, age_us))
+    return found
 
 
 def waiting(look: Lookup) -> Iterator[str]:
@@ -171,7 +204,10 @@ def letters_wrong(look: Lookup) -> Iterator[str]:
 
 
 def out_of_order(look: Lookup) -> Iterator[str]:
-    """I11: sightings or announcements of one source in another order than its messages."""
+    """I11: sightings or announcements of one source in another order than its messages.
+
+    Times are those at which transactions began: what swaps within one transaction shows in sequences only.
+    """
     yield from _sequences(look)
     yield from _announcements(look)
 

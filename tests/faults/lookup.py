@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from schemas.digest import event_id
-from schemas.reject import RejectCode
+from schemas.digest import event_id, sha256_hex
 from tests.faults.acks import Attempt, Place
 from tests.faults.observed import Letter, Observed, Sighting
+
+_EMPTY = sha256_hex(b"")
 
 
 class Lookup:
@@ -23,9 +24,11 @@ class Lookup:
         self.attempted: dict[UUID, Attempt] = {
             attempt.record_id: attempt for attempt in observed.attempts.values() if attempt.record_id is not None
         }
-        # Under their own number nothing is known of messages whose acknowledgement was lost; they may have got in.
-        self.poison: frozenset[tuple[str, RejectCode]] = frozenset(
-            (attempt.topic, attempt.expect) for attempt in observed.attempts.values() if attempt.expect is not None
+        # Where a message stands whose acknowledgement was lost nobody knows; what it says tells whose it is.
+        self._poison: frozenset[tuple[str, str, str]] = frozenset(
+            (attempt.topic, attempt.expect, attempt.digest)
+            for attempt in observed.attempts.values()
+            if attempt.expect is not None
         )
         self.redriven: frozenset[UUID] = frozenset(
             letter.redriven_as for letter in observed.dead_letters if letter.redriven_as is not None
@@ -37,6 +40,10 @@ class Lookup:
     def may_be_recorded(self, record: UUID) -> bool:
         """Whether somebody tried to publish it, or it is what a dead letter became."""
         return record in self.attempted or record in self.redriven
+
+    def may_be_refused(self, letter: Letter) -> bool:
+        """Whether somebody tried to publish these very bytes there, to be refused so; no value counts as empty."""
+        return (letter.place.topic, letter.code, letter.value_digest or _EMPTY) in self._poison
 
     def finished(self, place: Place) -> bool:
         """Whether a message left what it must; a redriven one leaves it where it first stood."""

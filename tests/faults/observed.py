@@ -32,7 +32,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A row of `sightings`."""
+    """A row of `sightings`.
+
+    `seen_at_us` is when the transaction began that wrote it (`now()` in PostgreSQL), not when it was committed: of two
+    transactions that overlap it does not tell which one was first to be seen, and all rows of one say the same.
+    """
 
     place: Place
     record_id: UUID
@@ -50,6 +54,7 @@ class Record:
     kind: Kind
     digest: str
     size_bytes: int
+    site: str
     source_id: str
 
 
@@ -138,13 +143,18 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class WatchFindings:
-    """What was seen while it ran. `i13` is None, and `not_judged` says why, where there was too little to judge by."""
+    """What was seen while it ran.
 
-    i12: tuple[str, ...] = ()
+    `i12` is None where no look found work waiting while everything was up; `looks_at_work` counts those that did.
+    `i13` is None, and `not_judged` says why, where there was too little to judge by.
+    """
+
+    i12: tuple[str, ...] | None = None
     i13: tuple[str, ...] | None = None
     i14: tuple[str, ...] = ()
     samples: int = 0
     skipped: int = 0
+    looks_at_work: int = 0
     judged: tuple[str, ...] = ()
     not_judged: Mapping[str, str] = field(default_factory=dict)
     growth_mib_per_hour: Mapping[str, float] = field(default_factory=dict)
@@ -154,6 +164,7 @@ class WatchFindings:
         return {
             "samples": self.samples,
             "skipped": self.skipped,
+            "looks_at_work": self.looks_at_work,
             "judged": list(self.judged),
             "not_judged": dict(self.not_judged),
             "growth_mib_per_hour": dict(self.growth_mib_per_hour),

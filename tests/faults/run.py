@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from tests.faults.acks import Acks
+from batch.fsck import Options, Problem, open_and_check
+from store.blobs import Blobs
+from tests.faults.acks import Acks, read_acks
 from tests.faults.checker import Verdict, check
 from tests.faults.gather import gather
 from tests.faults.listener import Listener
@@ -23,6 +25,9 @@ from tests.faults.world import SETTLE_S_MAX, Shape, World, open_world
 LEAD_S = 2.0
 """How long the workload runs before the first fault, and after the last."""
 _NUMBERS_APART = 10_000_000
+_SAMPLE = 20
+"""How many bodies the collection reads; the checker reads all of them afterwards."""
+_LEFT_BEHIND = {Problem.OBJECT_WITHOUT_ROW, Problem.STAGED_ABANDONED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +109,9 @@ def _in_one_world(shape: Shape, tasks: Sequence[Task], say: Say) -> list[Result]
         try:
             world = stack.enter_context(open_world(shape))
         except NotPossibleError as error:
-            return [
-                say.result(
-                    Result(
-                        experiment=task.experiment.name, title=task.experiment.title, seed=task.seed,
-                        count=task.count, faults={}, note=f"not possible here: {error}",
-                    )
-                )
-                for task in tasks
-            ]  # fmt: skip
+            return [say.result(_without_world(task, f"not possible here: {error}")) for task in tasks]
+        except Exception as error:  # noqa: BLE001 - another shape may stand
+            return [say.result(_without_world(task, _said(error))) for task in tasks]
         listener = Listener(world.settings)
         listener.start()
         stack.callback(listener.stop)
@@ -122,6 +121,11 @@ def _in_one_world(shape: Shape, tasks: Sequence[Task], say: Say) -> list[Result]
             past.append(acks)
             results.append(say.result(result))
     return results
+
+
+def _without_world(task: Task, note: str) -> Result:
+    one = task.experiment
+    return Result(experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults={}, note=note)
 
 
 def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say: Say) -> tuple[Result, Acks]:
@@ -134,22 +138,46 @@ def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say
     note = ""
     watch.start()
     workload.start()
+    own: Counter[str] = Counter()
     try:
         time.sleep(LEAD_S)
         own = one.run(world, task.count, Random(task.seed))
         time.sleep(LEAD_S)
     except NotPossibleError as error:
-        own, note = Counter(), f"not possible here: {error}"
+        note = f"not possible here: {error}"
     except Exception as error:  # noqa: BLE001 - one experiment that fails must not keep the others from running
-        own, note = Counter(), _said(error)
-    acks = workload.stop()
-    note = note or _healed(world)
-    settled = world.settle()
-    findings = watch.stop()
-    if not settled:
-        note = note or f"something still waits {SETTLE_S_MAX:.0f} s after healing"
+        note = _said(error)
+    try:
+        acks = workload.stop()
+        note = note or _healed(world)
+        if not world.settle():
+            note = note or f"something still waits {SETTLE_S_MAX:.0f} s after healing"
+        note = note or _collected(world)
+    except Exception as error:  # noqa: BLE001 - what was acknowledged until then is judged all the same
+        acks, note = read_acks(path), note or _said(error)
+    finally:
+        findings = watch.stop()
     faults = dict(Counter(world.faults) - before + own)
+    note = note or _vacuous(task, acks, faults, workload.given_up)
     return _judged(world, task, acks, listener, [*past, acks, *read_own(world)], findings, faults, note, began), acks
+
+
+def _vacuous(task: Task, acks: Acks, faults: dict[str, int], given_up: Sequence[str]) -> str:
+    """Say why a run that shows no harm shows nothing at all; empty where it does."""
+    if not acks.acks:
+        return "nothing was acknowledged"
+    if sum(faults.values()) < task.count:
+        return f"only {sum(faults.values())} of {task.count} faults happened"
+    return f"{len(given_up)} messages were given up, among them {given_up[0]}" if given_up else ""
+
+
+def _collected(world: World) -> str:
+    """Collect what crashes left behind, so that I7 can be judged; say what else the collection found, if anything."""
+    settings = world.settings.model_copy(update={"collect_grace_hours": 0.0})
+    options = Options(sample=_SAMPLE, repair=True, force=True)
+    report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options))
+    harm = [found for found in report.found if found.problem not in _LEFT_BEHIND]
+    return f"fsck found {len(harm)} things wrong, among them {harm[0].problem} {harm[0].name}" if harm else ""
 
 
 def _healed(world: World) -> str:
@@ -169,7 +197,7 @@ def _judged(
     try:
         listener.wait_quiet()
         observed = asyncio.run(gather(world.settings, everything, listener.heard(), findings))
-        verdict: Verdict = check(observed)
+        verdict: Verdict = check(observed, grace_s=0)
     except Exception as error:  # noqa: BLE001 - what cannot be read fails the experiment, and is said
         return Result(
             experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults=faults,

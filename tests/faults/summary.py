@@ -27,9 +27,11 @@ def table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
 
 def _row(result: Result) -> tuple[str, ...]:
     broken = [f"{name}={count}" for name, count in result.invariants.items() if count]
+    unjudged = [name for name, count in result.invariants.items() if count is None]
     said = " ".join(broken) or (
         "none" if result.ok else "not judged" if not result.invariants else "none, but see below"
     )
+    said += f" ({', '.join(unjudged)} not judged)" if unjudged else ""
     numbers = (result.acked, result.deliveries, result.duplicates_delivered, result.announced)
     shown = [str(number) if result.invariants else "" for number in numbers]
     return (result.experiment, result.title, str(sum(result.faults.values())), *shown, said, f"{result.seconds:.0f}")

@@ -24,12 +24,12 @@ class Torn:
     damaged: int
 
 
-def tear(directory: Path, durable: Container[int], random: Random) -> Torn:
-    """Damage the newest file of a spool behind the last event whose number is in `durable`."""
+def tear(directory: Path, durable: Container[int], random: Random) -> Torn | None:
+    """Damage the newest file of a spool behind the last event whose number is in `durable`; None where it has none."""
     state = SpoolState.read(directory)
     files = list(segment_files(directory))
     if state is None or not files:
-        return Torn("nothing there yet", 0)
+        return None
     salt, path = bytes.fromhex(state.salt), files[-1]
     data = path.read_bytes()
     safe = _safe_bytes(data, salt, durable)

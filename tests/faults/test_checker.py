@@ -81,7 +81,7 @@ class Making:
         if record in self.records:
             return
         key = blob_key(digest(name))
-        self.records[record] = Record(record, Kind.FRAME, digest(name), len(name), source)
+        self.records[record] = Record(record, Kind.FRAME, digest(name), len(name), SITE, source)
         self.blobs[digest(name)] = Blob(digest(name), len(name), key, None, Found(len(name), digest(name)))
         at = place(len(self.announced), OUTPUT)
         self.announced.append(Announcement(at, str(event_id(record)), str(record), digest(name), SITE, source))
@@ -117,7 +117,7 @@ class Making:
             live=heard,
             afterwards=heard,
             committed={GROWN: len(self.messages)},
-            watch=WatchFindings(i13=(), samples=1),
+            watch=WatchFindings(i12=(), i13=(), samples=1),
             gathered_at_us=NOW_US,
         )
 
@@ -154,6 +154,34 @@ def sighting(offset: int, **changes: object) -> Change:
             for row in one.sightings
         )
         return replace(one, sightings=rows)
+
+    return change
+
+
+def record(name: str, **changes: object) -> Change:
+    def change(one: Observed) -> Observed:
+        row = replace(one.records[identity(name)], **changes)  # type: ignore[arg-type]
+        return replace(one, records={**one.records, identity(name): row})
+
+    return change
+
+
+def announcement(**changes: object) -> Callable[[Heard], Heard]:
+    """The first announcement, otherwise than its record."""
+    return lambda heard: replace(
+        heard,
+        announcements=(replace(heard.announcements[0], **changes), *heard.announcements[1:]),  # type: ignore[arg-type]
+    )
+
+
+def unacked_poison(said: str) -> Change:
+    """The poison's acknowledgement was lost, and these bytes stand in its place."""
+
+    def change(one: Observed) -> Observed:
+        (old,) = one.dead_letters
+        there = replace(one.messages[old.place], value_digest=digest(said))
+        unacked = replace(one, acks=one.acks[:-1], messages={**one.messages, old.place: there})
+        return letters(replace(old, value_digest=digest(said)))(unacked)
 
     return change
 
@@ -271,6 +299,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("a dead letter where no message stands", "I1 I2 I10 I14", letter(place=place(99))),
     ("a dead letter of a code that nobody attempted", "I2", lambda one: replace(
         letters(replace(one.dead_letters[0], code=RejectCode.NOT_JSON))(one), acks=one.acks[:-1])),
+    ("a dead letter of bytes that nobody attempted", "I2", unacked_poison("other")),
     # Announcements.
     ("announced twice, heard live", "I3", live(lambda heard: replace(
         heard, announcements=(*heard.announcements, replace(heard.announcements[-1], place=place(9, OUTPUT)))))),
@@ -285,7 +314,15 @@ WRONG: list[tuple[str, str, Change]] = [
     ("an announcement of nothing", "I4", live(lambda heard: replace(heard, announcements=(
         *heard.announcements, replace(heard.announcements[0], event_id=str(uuid4())))))),
     ("an announcement that nobody can read", "I4", live(lambda heard: replace(heard, unreadable=("there",)))),
+    ("an announcement of another digest", "I4", live(announcement(digest=digest("b")))),
+    ("an announcement of another record", "I4", live(announcement(record_id=str(identity("b"))))),
+    ("an announcement of another site", "I4", live(announcement(site="elsewhere"))),
+    ("an announcement of another source, heard afterwards", "I4", afterwards(announcement(source_id="camera-9"))),
+    ("an announcement in another kind's topic", "I4", live(announcement(place=place(0, "ingested.clips.v1")))),
     # The store.
+    ("a record of another digest, and announced so", "I5", both(record("a", digest=digest("b")),
+        live(announcement(digest=digest("b"))), afterwards(announcement(digest=digest("b"))))),
+    ("a record of another kind than was announced", "I4 I5", record("a", kind=Kind.CLIP)),
     ("bytes that hash to something else", "I5", blob("a", found=Found(1, digest("x")))),
     ("bytes that are too many", "I5", blob("a", found=Found(2, digest("a")))),
     ("a row that says another size than its record", "I5", blob("a", size_bytes=2, found=Found(2, digest("a")))),
@@ -353,15 +390,49 @@ def test_every_invariant_has_something_that_turns_it_red() -> None:
 
 
 def test_what_was_not_judged_is_not_zero() -> None:
-    verdict = check(watched(i13=None)(good()))
-    assert verdict.counts["I13"] is None
+    verdict = check(watched(i12=None, i13=None)(good()))
+    assert [name for name, count in verdict.counts.items() if count is None] == ["I12", "I13"]
     assert verdict.ok
+
+
+def test_where_nothing_was_acknowledged_there_is_nothing_to_check() -> None:
+    with pytest.raises(ValueError, match="nothing was acknowledged"):
+        check(replace(good(), acks=()))
+
+
+def test_a_service_that_did_nothing_is_not_green() -> None:
+    nothing = replace(
+        good(), messages={}, sightings=(), records={}, blobs={}, objects=(), dead_letters=(), committed={},
+        live=Heard(), afterwards=Heard(),
+    )  # fmt: skip
+    verdict = check(nothing)
+    assert verdict.broken == {"I1", "I4", "I9"}
+    assert verdict.counts["I7"] is None
+
+
+def test_poison_whose_acknowledgement_was_lost_is_known_by_its_bytes() -> None:
+    assert check(unacked_poison("poison")(good())).ok
+    empty = Making()
+    empty.frame("camera-1", "a")
+    empty.poison("poison-1", b"")
+    one = empty.observed()
+    bare = replace(one, acks=one.acks[:-1], messages={**one.messages, place(1): Message(b"poison-1")})
+    without_value = letters(replace(bare.dead_letters[0], value_digest=None))(bare)
+    assert check(without_value).ok, "a message without a value is attempted as an empty one"
 
 
 def test_young_objects_are_left_alone() -> None:
     young = replace(good(), objects=(*good().objects, replace(ORPHAN, modified_at_us=NOW_US - DAY_US // 2)))
     assert check(young).ok
     assert check(young, grace_s=3600).broken == {"I7"}
+
+
+def test_where_every_object_is_young_they_are_not_judged() -> None:
+    observed = good()
+    young = [replace(one, modified_at_us=NOW_US - DAY_US // 2) for one in (*observed.objects, ORPHAN)]
+    verdict = check(replace(observed, objects=tuple(young)))
+    assert (verdict.counts["I7"], verdict.ok) == (None, True)
+    assert check(replace(observed, objects=tuple(young)), grace_s=0).counts["I7"] == 1
 
 
 def test_twenty_thousand_messages_are_judged_in_seconds() -> None:
@@ -428,13 +499,67 @@ def test_a_temporary_file_that_stays_is_found(tmp_path: Path) -> None:
     assert growth.judge().wrong == [f"the temporary file {tmp_path / 'headrace-left'} was left behind"]
 
 
-def test_a_watch_that_sees_nothing_never_passes() -> None:
+def blind_watch(healthy: Callable[[], bool] = lambda: True) -> Watch:
+    """A watch of servers that are not there."""
     nobody = f"127.0.0.1:{free_port()}"
     settings = load_settings(
         _env_file=None, kafka_bootstrap=nobody, postgres_dsn=f"postgresql://headrace@{nobody}/headrace"
     )
-    watch = Watch(settings, dict, lambda: True)
+    return Watch(settings, dict, healthy)
+
+
+def test_a_watch_that_sees_nothing_never_passes() -> None:
+    watch = blind_watch()
     watch.start()
     findings = watch.stop()
     assert findings.samples == 0
     assert check(replace(good(), watch=findings)).broken == {"I12", "I14"}
+
+
+@pytest.mark.parametrize(("seen", "skipped", "faults", "red"), [(2, 3, 0, True), (3, 3, 0, False), (2, 9, 9, False)])
+def test_a_watch_that_mostly_looks_away_is_red(
+    monkeypatch: pytest.MonkeyPatch, seen: int, skipped: int, faults: int, red: bool
+) -> None:
+    looks = iter([True] * seen + [False] * skipped)
+    watch = blind_watch(lambda: watch._samples < seen or not faults)
+
+    def sample(*_: object, well: bool) -> None:
+        if not next(looks):
+            raise OSError("it does not answer")
+
+    monkeypatch.setattr(watch, "_sample", sample)
+    for _ in range(seen + skipped):
+        watch._look(None, {})  # type: ignore[arg-type]
+    findings = watch._findings()
+    assert (findings.samples, findings.skipped) == (seen, skipped)
+    assert check(replace(good(), watch=findings)).broken == ({"I12", "I14"} if red else set())
+
+
+def test_a_standstill_is_judged_only_where_work_waited() -> None:
+    watch = blind_watch()
+    watch._standstill.note(0.0, lag=0, figures=1)
+    assert watch._findings().i12 is None
+    assert watch._findings().summary()["looks_at_work"] == 0
+    watch._standstill.note(1.0, lag=1, figures=1)
+    assert watch._findings().i12 == ()
+    assert watch._findings().summary()["looks_at_work"] == 1
+
+
+class Gaps:
+    """A catalog that has nothing between 0 and 150."""
+
+    def fetch(self, text: str, *values: object) -> list[tuple[int]]:
+        assert "limit" in text
+        first, end, most = values[2:]
+        assert isinstance(first, int)
+        assert isinstance(end, int)
+        assert isinstance(most, int)
+        return [(place,) for place in range(first, min(end, 150))][:most]
+
+
+def test_more_gaps_than_one_look_takes_are_looked_at_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = blind_watch()
+    monkeypatch.setattr(watch, "_unfinished", lambda *_: True)
+    for end, found in ((0, 0), (200, 100), (200, 150), (200, 150)):
+        watch._prove(Gaps(), {GROWN: end})  # type: ignore[arg-type]
+        assert len(watch._findings().i14) == found

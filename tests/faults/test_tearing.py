@@ -58,6 +58,7 @@ def read_all(directory: Path) -> tuple[list[int], int]:
 def test_what_was_durable_is_left_and_what_is_damaged_is_counted(filled: Path, tmp_path: Path, seed: int):
     spool = Path(copytree(filled, tmp_path / "spool"))
     torn = tear(spool, range(DURABLE), Random(seed))
+    assert torn is not None
     fill(spool, 100, 3)
     found, damaged = read_all(spool)
     assert found[:DURABLE] == list(range(DURABLE))
@@ -68,8 +69,8 @@ def test_what_was_durable_is_left_and_what_is_damaged_is_counted(filled: Path, t
 
 def test_each_way_of_tearing_comes_up_and_some_lose_what_stands_before_others(filled: Path, tmp_path: Path):
     results = [tear(Path(copytree(filled, tmp_path / str(seed))), range(DURABLE), Random(seed)) for seed in range(80)]
-    assert {torn.how for torn in results} == {"cut", "flipped", "garbage", "half an entry"}
-    assert {torn.damaged for torn in results} == {0, 1}
+    assert {torn.how for torn in results if torn} == {"cut", "flipped", "garbage", "half an entry"}
+    assert {torn.damaged for torn in results if torn} == {0, 1}
 
 
 def test_where_all_was_durable_nothing_of_it_is_touched(filled: Path, tmp_path: Path):
@@ -82,4 +83,4 @@ def test_where_all_was_durable_nothing_of_it_is_touched(filled: Path, tmp_path: 
 
 
 def test_nothing_is_done_where_nothing_is(tmp_path: Path):
-    assert tear(tmp_path, range(1), Random(1)).damaged == 0
+    assert tear(tmp_path, range(1), Random(1)) is None

@@ -149,8 +149,8 @@ class Toxiproxy:
         if name not in self._addresses:
             raise OSError(f"there is no proxy {name}")
         self._end(name)
-        self._begin(name, toxics)
         try:
+            self._begin(name, toxics)
             yield
         finally:
             self.cut(name)
@@ -164,7 +164,8 @@ class Toxiproxy:
         self._ask("POST", f"/proxies/{name}", {"enabled": True})
 
     def _end(self, name: str) -> None:
-        self._ask("DELETE", f"/proxies/{name}")
+        if name in self._ask("GET", "/proxies"):
+            self._ask("DELETE", f"/proxies/{name}")
 
     def _ask(self, method: str, path: str, content: object = None) -> dict[str, object]:
         data = json.dumps(content).encode() if content is not None else None

@@ -26,12 +26,13 @@ SAMPLE_S_MAX = 5.0
 _REQUEST_S = 3.0
 _STOP_S_MAX = 60.0
 _FINDINGS_MAX = 1000
+_GAPS_MAX = 100
 
 _GAPS = """
 select place from generate_series($3::bigint, $4::bigint - 1) as place
 where not exists (select from sightings as s where (s.topic, s.partition, s."offset") = ($1, $2, place))
     and not exists (select from dead_letters as d where (d.topic, d.partition, d."offset") = ($1, $2, place))
-order by place limit 100
+order by place limit $5
 """
 _REDRIVEN = "select ended_at is not null from redrives where dead_letter_id = $1 and attempt = $2"
 
@@ -41,6 +42,7 @@ class Standstill:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self.looks_at_work = 0
         self._since: float | None = None
         self._figures: object = None
         self._said = False
@@ -51,6 +53,7 @@ class Standstill:
 
     def note(self, now: float, *, lag: int, figures: object) -> None:
         """Take one look at a service of which everything is up."""
+        self.looks_at_work += lag > 0
         if lag == 0 or figures != self._figures or self._since is None:
             self.reset()
             self._since, self._figures = (now if lag else None), figures
@@ -72,7 +75,7 @@ class Watch:
         self._growth = Growth()
         self._early: list[str] = []
         self._proven: dict[Partition, int] = {}
-        self._samples = self._skipped = 0
+        self._samples = self._skipped = self._skipped_well = 0
         self._fault: str = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -89,14 +92,22 @@ class Watch:
             self._fault = "it does not end"
         elif not self._samples:
             self._fault = self._fault or "Kafka and PostgreSQL never answered together"
+        return self._findings()
+
+    def _findings(self) -> WatchFindings:
         blind = [f"the watch has failed: {self._fault}"] if self._fault else []
+        looks = self._samples + self._skipped
+        if 2 * self._skipped_well > looks:
+            blind.append(f"{self._skipped_well} of {looks} looks were skipped although no fault was open")
+        stood = (*blind, *self._standstill.found)
         growth = self._growth.judge()
         return WatchFindings(
-            i12=(*blind, *self._standstill.found),
+            i12=stood if stood or self._standstill.looks_at_work else None,
             i13=tuple(growth.wrong) if growth.judged or growth.wrong else None,
             i14=(*blind, *self._early),
             samples=self._samples,
             skipped=self._skipped,
+            looks_at_work=self._standstill.looks_at_work,
             judged=tuple(growth.judged),
             not_judged=growth.not_judged,
             growth_mib_per_hour=growth.mib_per_hour,
@@ -111,12 +122,7 @@ class Watch:
         try:
             while not self._stop.is_set():
                 began = time.monotonic()
-                try:
-                    self._sample(catalog, {group.name: consumer for group, consumer in consumers.items()})
-                    self._samples += 1
-                except (KafkaException, OSError):
-                    self._skipped += 1
-                    self._standstill.reset()
+                self._look(catalog, {group.name: consumer for group, consumer in consumers.items()})
                 self._stop.wait(max(0.0, SAMPLE_S - (time.monotonic() - began)))
         except Exception as error:  # noqa: BLE001 - whoever stops it is told
             self._fault = f"{type(error).__name__}: {error}"
@@ -125,9 +131,20 @@ class Watch:
                 consumer.close()
             catalog.close()
 
-    def _sample(self, catalog: Catalog, consumers: Mapping[str, Consumer]) -> None:
+    def _look(self, catalog: Catalog, consumers: Mapping[str, Consumer]) -> None:
+        well = False
+        try:
+            well = self._healthy()
+            self._sample(catalog, consumers, well=well)
+            self._samples += 1
+        except (KafkaException, OSError):
+            self._skipped += 1
+            # A fault that began or ended during the look explains it as well.
+            self._skipped_well += well and self._healthy()
+            self._standstill.reset()
+
+    def _sample(self, catalog: Catalog, consumers: Mapping[str, Consumer], *, well: bool) -> None:
         began = time.monotonic()
-        well = self._healthy()
         self._growth.look(self._processes())
         committed: dict[Partition, int] = {}
         lag = 0
@@ -166,11 +183,13 @@ class Watch:
             proven = self._proven.setdefault(at, offset)
             if offset <= proven:
                 continue
-            for (gap,) in catalog.fetch(_GAPS, at.topic, at.partition, proven, offset):
+            gaps = [gap for (gap,) in catalog.fetch(_GAPS, at.topic, at.partition, proven, offset, _GAPS_MAX)]
+            for gap in gaps:
                 if self._unfinished(catalog, at, gap) and len(self._early) < _FINDINGS_MAX:
                     said = f"{at.topic}/{at.partition} was committed up to {offset}"
                     self._early.append(f"{said} while {gap} was not finished")
-            self._proven[at] = offset
+            # There may be more gaps behind the last one that was asked for: the next look goes on there.
+            self._proven[at] = offset if len(gaps) < _GAPS_MAX else gaps[-1] + 1
 
     def _unfinished(self, catalog: Catalog, at: Partition, offset: int) -> bool:
         """Whether a message stands there that has left nothing; a redriven one leaves it where it first stood."""

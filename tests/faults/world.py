@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import psutil
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.initialize import initialize
 from infra.native import Brokers, StackInfo, status, temporary_stack
@@ -37,6 +38,7 @@ SETTLE_S_MAX = 120.0
 PASSED_S = 3.0
 """How long everything must have been well before a standstill counts as one."""
 _POLL_S = 0.25
+_STANDING_BY = b"standing by"
 _QUIET_LOOKS = 3
 _REQUEST_S = 5.0
 
@@ -86,22 +88,37 @@ class World:
     @contextmanager
     def fault(self, kind: str) -> Iterator[None]:
         """Let nobody expect progress while a fault lasts, and count it once it has happened."""
+        with self.quiet():
+            yield
+            with self._lock:
+                self.faults[kind] += 1
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Let nobody expect progress, and count nothing: for what an experiment does beside its faults."""
         with self._lock:
             self._open += 1
         try:
             yield
-            with self._lock:
-                self.faults[kind] += 1
         finally:
             with self._lock:
                 self._open -= 1
                 self._well_since = 0.0
 
-    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> bool:
-        """Send a signal to a process of the service; False where it does not run just then."""
-        hit = self.fleet.signal(name, number)
+    def leader(self) -> str | None:
+        """Return the name of the relay that leads; None where none says so."""
+        for name in self.fleet.active():
+            if name.startswith("relay-"):
+                with suppress(OSError), urlopen(f"http://127.0.0.1:{self.fleet.port(name)}/livez", timeout=1) as answer:
+                    if _STANDING_BY not in answer.read():
+                        return name
+        return None
+
+    def kill(self, name: str) -> bool:
+        """Kill a process of the service; False where it does not run just then."""
+        hit = self.fleet.signal(name, signal.SIGKILL)
         if hit:
-            with self.fault(f"{number.name} {name.rsplit('-', 1)[0]}"):
+            with self.fault(f"SIGKILL {name.rsplit('-', 1)[0]}"):
                 pass
         return hit
 
@@ -160,8 +177,10 @@ class World:
                     for number in range(self.settings.kafka_partitions)
                 ]
                 for one in consumer.committed(places, timeout=_REQUEST_S):
-                    low, high = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
-                    total += high - max(one.offset, low)
+                    ends = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
+                    if one.error is not None or ends is None:
+                        raise KafkaException(one.error or KafkaError(KafkaError._TIMED_OUT))
+                    total += ends[1] - max(one.offset, ends[0])
             finally:
                 consumer.close()
         return total

@@ -173,7 +173,7 @@ async def test_a_health_port_that_is_taken_is_named(there: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = await why_not(there, health_port=port)
-    assert error.exit_code == Exit.USAGE
+    assert error.exit_code == Exit.FAILED
     assert error.where == f"127.0.0.1:{port}"
 
 

@@ -1,3 +1,4 @@
+import signal
 import time
 from collections import Counter
 from random import Random
@@ -12,6 +13,7 @@ CRASH_S_MAX = 60.0
 """How long one crash may take, with the pause of the supervisor and the start before it."""
 _NTH_MAX = 4
 _POLL_S = 0.5
+_STILL_S = 25.0
 
 _POINTS = tuple(CrashPoint)
 SPOOL = tuple(point for point in _POINTS if point.startswith("spool_"))
@@ -26,42 +28,52 @@ def every_crash_point(world: World, count: int, random: Random) -> Counter[str]:
     """Let workers and relays come to each of their points `count` times, and the edge's spool to its own."""
     # The edge's events have to arrive, which they do not while every worker ends again and again.
     crashes = Counter({f"crash {point}": spool_crash(world, point, count, random) for point in SPOOL})
-    queues = _queues(world, count, random)
-    for name, points in queues.items():
-        world.fleet.control(name).queue(
-            Start(env={VARIABLE: f"{point}:{random.randint(1, _NTH_MAX)}"}) for point in points
-        )
-        world.kill(name)
-    deadline = time.monotonic() + CRASH_S_MAX * max(map(len, queues.values()))
-    while any(world.fleet.control(name).waiting for name in queues) or _crashed(world, queues) < sum(
-        map(len, queues.values())
-    ):
+    wanted = Counter(dict.fromkeys((*WORKER, *RELAY), count))
+    deadline = time.monotonic() + CRASH_S_MAX * wanted.total()
+    while missing := wanted - _seen(world):
         if time.monotonic() > deadline:
-            left = {name: world.fleet.control(name).waiting for name in queues}
-            raise TimeoutError(f"not every crash point was reached; starts left: {left}")
-        time.sleep(_POLL_S)
-    for name in queues:
-        crashes += Counter(f"crash {point}" for point in _seen(world, name))
-    return crashes
+            raise TimeoutError(f"not every crash point was reached; still missing: {dict(missing)}")
+        _arm(world, missing, random)
+        _wait_until_spent(world)
+    return crashes + Counter({f"crash {point}": times for point, times in _seen(world).items()})
 
 
-def _queues(world: World, count: int, random: Random) -> dict[str, list[CrashPoint]]:
+def _arm(world: World, points: Counter[CrashPoint], random: Random) -> None:
     """Deal the points out: each worker gets its share of every worker's point, and so the relays."""
-    queues: dict[str, list[CrashPoint]] = {}
-    for prefix, points in (("worker-", WORKER), ("relay-", RELAY)):
+    for prefix, own in (("worker-", WORKER), ("relay-", RELAY)):
         names = [name for name in world.fleet.active() if name.startswith(prefix)]
-        dealt = list(points) * count
+        dealt = [point for point in points.elements() if point in own]
         random.shuffle(dealt)
         for index, name in enumerate(names):
-            queues[name] = dealt[index :: len(names)]
-    return queues
+            if starts := [_start(point, random) for point in dealt[index :: len(names)]]:
+                world.fleet.control(name).queue(starts)
+                # Only so that the first of these starts comes; what is counted is where they end.
+                with world.quiet():
+                    world.fleet.signal(name, signal.SIGKILL)
 
 
-def _crashed(world: World, queues: dict[str, list[CrashPoint]]) -> int:
-    return sum(len(_seen(world, name)) for name in queues)
+def _start(point: CrashPoint, random: Random) -> Start:
+    return Start(env={VARIABLE: f"{point}:{random.randint(1, _NTH_MAX)}"})
 
 
-def _seen(world: World, name: str) -> list[str]:
-    """Return the points at which the process says that it ended."""
+def _wait_until_spent(world: World) -> None:
+    """Wait until nothing is laid down any more and nobody has ended for a while.
+
+    Some starts are spent without coming to their point: a process may have no work, or end for another reason.
+    """
+    last, since = _seen(world), time.monotonic()
+    while time.monotonic() - since < _STILL_S or any(
+        world.fleet.control(name).waiting for name in world.fleet.active()
+    ):
+        time.sleep(_POLL_S)
+        if (seen := _seen(world)) != last:
+            last, since = seen, time.monotonic()
+        elif time.monotonic() - since > CRASH_S_MAX:
+            return
+
+
+def _seen(world: World) -> Counter[CrashPoint]:
+    """Return the points at which processes of the service say that they ended."""
     mark = "ended at the crash point "
-    return [line.split(mark)[1].split(",")[0] for line in world.fleet.log(name).splitlines() if mark in line]
+    lines = (line for name in world.fleet.members for line in world.fleet.log(name).splitlines() if mark in line)
+    return Counter(CrashPoint(line.split(mark)[1].split(",")[0]) for line in lines)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
+from runtime.errors import Exit
 from tests.conftest import until
-from tests.faults.experiments.spool import Edge, end
+from tests.faults.experiments.spool import SEEDS, Edge, end
 from tests.faults.possible import NotPossibleError
 from tests.faults.registry import experiment
 from tests.faults.small_disk import SmallDisk
@@ -20,6 +21,7 @@ _APART_S = (1.0, 3.0)
 _EDGE_EVENTS = 2000
 _FULL = "No space left on device"
 _STORE_FULL = "StorageFull"
+_SPOOL_FULL = f"spool_write_failed: the spool cannot use its disk: {_FULL}"
 _SERVERS = {"minio": "minio", "postgres": "postgres", "kafka": "kafka-1"}
 _PARTS = ("minio", "postgres", "kafka", "spool")
 
@@ -37,7 +39,7 @@ def fill_disks(world: World, count: int, random: Random) -> Counter[str]:
         disk, seconds = world.disks[part], random.uniform(*_FULL_S)
         with world.fault(f"{part} disk full"):
             if part == "spool":
-                _fill_spool(world, disk, seconds)
+                _fill_spool(Edge(world, "full", random.randrange(SEEDS)), disk, seconds)
             else:
                 _fill_server(world, part, disk, seconds)
             world.wait_servers()
@@ -55,8 +57,7 @@ def _fill_server(world: World, part: str, disk: SmallDisk, seconds: float) -> No
         disk.free()
 
 
-def _fill_spool(world: World, disk: SmallDisk, seconds: float) -> None:
-    edge = Edge(world, "full")
+def _fill_spool(edge: Edge, disk: SmallDisk, seconds: float) -> None:
     edge.spool = disk.path / f"spool-{time.monotonic_ns()}"
     process = edge.start(_EDGE_EVENTS)
     try:
@@ -88,4 +89,10 @@ def _failures(world: World, part: str) -> Callable[[], int]:
 
 
 def _refused(edge: Edge, process: "subprocess.Popen[bytes]") -> bool:
-    return process.poll() is not None or "spool_write_failed" in edge.log.read_text(errors="replace")
+    """Whether the spool said that its disk is full; raises AssertionError where the edge ended for anything else."""
+    ended = process.poll()  # before its log is read, so that all it had to say is in there
+    refused = _SPOOL_FULL in edge.log.read_text(errors="replace")
+    # Its threads end with what was refused, and so may the process: with whatever Kafka has by then.
+    as_refused = ended is None or (refused and ended in {Exit.OK, Exit.FAILED})
+    assert as_refused, f"the edge ended with {ended} and was {'' if refused else 'never '}refused: {edge.end_of_log()}"
+    return refused

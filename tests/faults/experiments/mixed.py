@@ -1,13 +1,17 @@
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 
+import psutil
+
 from tests.faults.experiments.pauses import pause
+from tests.faults.passed_on import wait_passed_on
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import READY_S_MAX, World
 
 FAULTS_S = 300.0
 EVERY_S = 10.0
@@ -17,19 +21,19 @@ _LASTS_S = 8.0
 @experiment("E18", "mixed: every 10 s a random subset of faults for 300 s", ci=0, long=30, rate_hz=15)
 def mixed(world: World, count: int, random: Random) -> Counter[str]:
     """Draw a subset of the faults every ten seconds, also none; all of them at once where it comes to that."""
-    for _ in range(count):
-        end = time.monotonic() + FAULTS_S
-        while time.monotonic() < end:
-            began = time.monotonic()
-            drawn = [one for one in _FAULTS if random.random() < 0.25]
-            threads = [threading.Thread(target=one, args=(world, Random(random.random()))) for one in drawn]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            time.sleep(max(0.0, began + EVERY_S - time.monotonic()))
-        world.wait_servers()
-        world.settle()
+    with ThreadPoolExecutor(len(_FAULTS)) as pool:
+        for _ in range(count):
+            end = time.monotonic() + FAULTS_S
+            while time.monotonic() < end:
+                began = time.monotonic()
+                drawn = [one for one in _FAULTS if random.random() < 0.25]
+                for happening in [pool.submit(one, world, Random(random.random())) for one in drawn]:
+                    happening.result()
+                time.sleep(max(0.0, began + EVERY_S - time.monotonic()))
+            world.wait_servers()
+            world.fleet.wait_ready(READY_S_MAX)
+            # The workload goes on, so there is no moment at which nothing waits at all.
+            wait_passed_on(world)
     return Counter()
 
 
@@ -41,7 +45,8 @@ def _kill_server(name: str) -> Callable[[World, Random], None]:
     def kill(world: World, _random: Random) -> None:
         process = world.server(name)
         if process is not None:
-            with world.fault(f"SIGKILL {name}"):
+            # Where it is gone already, by another of the faults, nothing happened and nothing is counted.
+            with suppress(psutil.NoSuchProcess), world.fault(f"SIGKILL {name}"):
                 process.send_signal(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
 
     return kill

@@ -2,12 +2,14 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import psutil
 
+from tests.conftest import until
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import READY_S_MAX, World
 
 SHORT_S, LONG_S = 1.0, 90.0
 SLICE_S = 15.0
@@ -25,29 +27,47 @@ def pause_processes(world: World, count: int, random: Random) -> Counter[str]:
         if not targets:
             targets = ["worker", "relay", *_SERVERS]
             random.shuffle(targets)
-        pause(world, targets.pop(), random.uniform(SHORT_S, longest_s), random)
+        target, seconds = targets.pop(), random.uniform(SHORT_S, longest_s)
+        until(partial(pause, world, target, seconds, random), READY_S_MAX, f"a {target} that can be paused")
         world.wait_servers()
         time.sleep(random.uniform(2, 5))
     return Counter()
 
 
-def pause(world: World, target: str, seconds: float, random: Random) -> None:
-    """Stop one process for so long."""
+def pause(world: World, target: str, seconds: float, random: Random) -> bool:
+    """Stop one process for so long, of the relays the one that leads; False where none runs just then."""
+    try:
+        found = _found(world, target, random)
+        if found is None:
+            return False
+        with world.fault(f"pause {target}"):
+            _pause(found, seconds)
+    except psutil.NoSuchProcess:  # it ended before it could be stopped, so nothing was done to it
+        return False
+    return True
+
+
+def _found(world: World, target: str, random: Random) -> psutil.Process | None:
     if target in _SERVERS:
-        found = world.server(target)
+        return world.server(target)
+    pids = world.fleet.pids()
+    if target == "relay":
+        name = world.leader()
     else:
-        names = [name for name in world.fleet.pids() if name.startswith(target)]
-        found = psutil.Process(world.fleet.pids()[random.choice(names)]) if names else None
-    if found is None:
-        return
-    # PostgreSQL's sessions are processes of their own.
-    family = [found, *found.children(recursive=True)]
-    with world.fault(f"pause {target}"):
-        _all(family, signal.SIGSTOP)
-        try:
-            time.sleep(seconds)
-        finally:
-            _all(family, signal.SIGCONT)
+        name = random.choice([one for one in pids if one.startswith(target)] or [None])
+    return psutil.Process(pids[name]) if name in pids else None
+
+
+def _pause(process: psutil.Process, seconds: float) -> None:
+    family = [process]
+    try:
+        process.send_signal(signal.SIGSTOP)
+        # PostgreSQL's sessions are processes of their own; a stopped parent starts no more of them.
+        family += process.children(recursive=True)
+        _all(family[1:], signal.SIGSTOP)
+        time.sleep(seconds)
+    finally:
+        _all(family, signal.SIGCONT)
 
 
 def _all(family: list[psutil.Process], number: signal.Signals) -> None:

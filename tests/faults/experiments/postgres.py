@@ -16,7 +16,6 @@ _LOCK_S_SHORT = 10.0
 _LOCK_S_LONG = 60.0
 _FULL_S = (4.0, 10.0)
 _APART_S = (1.0, 3.0)
-_CONNECTIONS_MAX = 100
 _COMMIT_S_MAX = 90.0
 _POLL_S = 0.01
 _BACK_S_MAX = 60.0
@@ -61,13 +60,22 @@ def _restarted(world: World, _random: Random) -> None:
 
 
 def _backend_killed(world: World, random: Random) -> None:
-    with world.fault("postgres backend killed"), suppress(OSError, psutil.NoSuchProcess):
-        rows = world.catalog.fetch("select pid from pg_stat_activity where application_name like 'headrace-%'")
-        if rows and random.random() < 0.5:
-            world.catalog.fetch("select pg_terminate_backend($1)", random.choice(rows)[0])
-        elif rows:  # SIGKILL of one lets PostgreSQL end all and recover
-            psutil.Process(random.choice(rows)[0]).kill()
-            time.sleep(0.5)
+    while True:
+        with suppress(OSError, psutil.NoSuchProcess):
+            rows = world.catalog.fetch("select pid from pg_stat_activity where application_name like 'headrace%'")
+            if rows:
+                with world.fault("postgres backend killed"):
+                    _end_backend(world, random.choice(rows)[0], random)
+                return
+        time.sleep(0.2)
+
+
+def _end_backend(world: World, pid: int, random: Random) -> None:
+    if random.random() < 0.5:
+        world.catalog.fetch("select pg_terminate_backend($1)", pid)
+    else:  # SIGKILL of one lets PostgreSQL end all and recover
+        psutil.Process(pid).kill()
+        time.sleep(0.5)
 
 
 def _cut_at_commit(world: World, _random: Random) -> None:
@@ -107,21 +115,24 @@ def _locked(count: int, index: int) -> Callable[[World, Random], None]:
 
 def _full(world: World, random: Random) -> None:
     with world.fault("postgres out of connections"):
-        asyncio.run(_take_all_connections(world.settings.postgres_dsn.get_secret_value(), random.uniform(*_FULL_S)))
+        asyncio.run(_take_all_connections(world, random.uniform(*_FULL_S)))
 
 
-async def _take_all_connections(dsn: str, seconds: float) -> None:
+async def _take_all_connections(world: World, seconds: float) -> None:
+    """Take every connection that is left, and then those of the service, which finds none when it comes back."""
+    dsn = world.settings.postgres_dsn.get_secret_value()
     taken: list[asyncpg.Connection[asyncpg.Record]] = []
-    end = time.monotonic() + seconds
+    end, full = time.monotonic() + seconds, False
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end or not full:
             try:
-                if len(taken) < _CONNECTIONS_MAX:
-                    taken.append(await asyncpg.connect(dsn, timeout=5))
-                    continue
-            except (asyncpg.PostgresError, OSError):
-                pass
-            await asyncio.sleep(0.1)
+                taken.append(await asyncpg.connect(dsn, timeout=5))
+            except asyncpg.TooManyConnectionsError:
+                if not full:
+                    full = True
+                    end = max(end, time.monotonic() + seconds)
+                    await asyncio.to_thread(world.proxies.cut, "postgres")
+                await asyncio.sleep(0.05)
     finally:
         for connection in taken:
             connection.terminate()

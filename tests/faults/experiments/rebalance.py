@@ -3,8 +3,9 @@ import time
 from collections import Counter
 from random import Random
 
+from tests.conftest import until
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import READY_S_MAX, World
 
 WORKERS_MIN, WORKERS_MAX = 1, 5
 _APART_S = (1.5, 6.0)
@@ -28,7 +29,7 @@ def storm(world: World, count: int, random: Random) -> Counter[str]:
             with world.fault(f"worker removed by {number.name}"):
                 _remove(world, group, number, random)
         time.sleep(random.uniform(*_APART_S))
-    with world.fault("two workers of each group again"):
+    with world.quiet():
         for group in wanted:
             while len(_active(world, group)) < 2:
                 _add(world, group)
@@ -48,6 +49,13 @@ def _add(world: World, group: str) -> None:
 
 
 def _remove(world: World, group: str, number: signal.Signals, random: Random) -> None:
-    name = random.choice(_active(world, group))
-    world.fleet.control(name).park()
-    world.fleet.signal(name, number)
+    def removed() -> bool:
+        name = random.choice(_active(world, group))
+        world.fleet.control(name).park()
+        if world.fleet.signal(name, number):
+            return True
+        # It was not running, so nothing left the group; it comes back, and perhaps another one runs.
+        world.fleet.control(name).unpark()
+        return False
+
+    until(removed, READY_S_MAX, f"a worker of {group} that runs and can be removed")

@@ -15,16 +15,17 @@ LASTS_S = (3.0, 9.0)
 _APART_S = (1.0, 3.0)
 _CUT_BYTES = 40_000
 _SLOW_KB_S = 50
+_RESET_MS = 20
 _LATENCY_MS = 5000
 
 
-@experiment("E7", "store: killed, 503, black hole, reset mid-body, 5 s latency, 50 KB/s", ci=6, long=200)
+@experiment("E7", "store: killed, 503, black hole, reset, cut mid-body, 5 s latency, 50 KB/s", ci=7, long=200)
 def harm_the_store(world: World, count: int, random: Random) -> Counter[str]:
     """Let the store be away, refuse, hang, cut and crawl, one after another."""
     kinds: list[Callable[[World, float], None]] = []
     for _ in range(count):
         if not kinds:
-            kinds = [_killed, _refusing, _black_hole, _reset, _late, _slow]
+            kinds = [_killed, _refusing, _black_hole, _reset, _cut, _late, _slow]
             random.shuffle(kinds)
         kinds.pop()(world, random.uniform(*LASTS_S))
         world.wait_servers()
@@ -44,8 +45,8 @@ def _killed(world: World, _seconds: float) -> None:
 def _refusing(world: World, seconds: float) -> None:
     real = f"127.0.0.1:{urlsplit(world.settings.store_endpoint).port}"
     with world.fault("store 503"), _answering_503() as address:
-        world.proxies.set_upstream("store", address)
         try:
+            world.proxies.set_upstream("store", address)
             time.sleep(seconds)
         finally:
             world.proxies.set_upstream("store", real)
@@ -56,14 +57,19 @@ def _black_hole(world: World, seconds: float) -> None:
         time.sleep(seconds)
 
 
+def _cut(world: World, seconds: float) -> None:
+    with world.fault("store cut mid-body"), world.proxies.limit_data("store", _CUT_BYTES, stream="upstream"):
+        time.sleep(seconds)
+
+
 def _reset(world: World, seconds: float) -> None:
-    with world.fault("store reset mid-body"), world.proxies.limit_data("store", _CUT_BYTES, stream="upstream"):
+    with world.fault("store reset"), world.proxies.reset_peer("store", _RESET_MS):
         time.sleep(seconds)
 
 
 def _late(world: World, seconds: float) -> None:
     with world.fault("store 5 s late"), world.proxies.latency("store", _LATENCY_MS):
-        time.sleep(seconds)
+        time.sleep(seconds + 2 * _LATENCY_MS / 1000)  # long enough for answers to arrive, late
 
 
 def _slow(world: World, seconds: float) -> None:

@@ -1,0 +1,28 @@
+"""What the C library does with memory that is free again."""
+
+import ctypes
+from contextlib import suppress
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+
+LARGE_BLOCK_BYTES = 256 * 1024
+ARENAS_MAX = 4
+
+
+def return_what_is_free() -> bool:
+    """Let blocks of LARGE_BLOCK_BYTES and more go back to the system as soon as they are free; may be repeated.
+
+    By itself glibc raises that limit to the largest block that was ever freed, up to 32 MiB, and keeps a heap for each
+    of many threads: a worker that once held a burst of frames would look as if it still did. Returns False where the C
+    library takes no such wish.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(
+            [
+                mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES),
+                mallopt(_M_TRIM_THRESHOLD, LARGE_BLOCK_BYTES),
+                mallopt(_M_ARENA_MAX, ARENAS_MAX),
+            ]
+        )
+    return False

@@ -1,0 +1,33 @@
+"""Memory that is free again goes back to the system."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Blocks that glibc would keep: it raises its limit with the first that is freed, and something behind holds the heap.
+BURST = """
+import resource, psutil
+from runtime.memory import return_what_is_free
+{call}
+rss = psutil.Process().memory_info
+def burst():
+    blocks = [bytearray(b"x") * 1_500_000 for _ in range(60)]
+    holding = [bytes(1000) for _ in range(1000)]
+    return holding
+first = bytearray(b"x") * 20_000_000
+del first
+before = rss().rss
+kept = [burst() for _ in range(2)]
+print((rss().rss - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes the wish")
+def test_a_burst_leaves_nothing_behind():
+    done = subprocess.run(
+        [sys.executable, "-c", BURST.format(call="assert return_what_is_free()")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 20
