@@ -43,7 +43,8 @@ def test_what_was_published_is_all_there(settled: Line) -> None:
         assert len(reader.letters) == len(observed.dead_letters)
     assert set(observed.live.announcements) == set(observed.afterwards.announcements)
     assert settled.findings.samples > 0
-    assert (settled.findings.i12, settled.findings.i14) == ((), ())
+    assert not settled.findings.i12
+    assert settled.findings.i14 == ()
 
 
 @contextmanager
