@@ -20,9 +20,11 @@ _AT_ONCE_SHORT, _AT_ONCE_LONG = 10, 100
 _LONG_FROM = 1000
 _MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=4000, names="again-")
 _REPAIR = Options(repair=True, force=True, sample=0)
-_TRIED_OF = 3
+_TRIED_OF = 6
 """How many orphans are put at the most for each that is to be up for collection: some have their row too soon."""
 _BOTH_FROM = 50
+_AHEAD_S = 0.4
+"""How long before a collection the first frames leave: about what they need to have their row."""
 _REMOVED, _IN_TIME = "removed", "a row names it by now"
 _EXPECTED = {Problem.OBJECT_WITHOUT_ROW, Problem.STAGED_ABANDONED, Problem.ANNOUNCEMENT_LATE}
 """What a busy service may show. Anything else is damage, which the repair would hide from the checker."""
@@ -47,7 +49,9 @@ def collect_against_uploads(world: World, count: int, random: Random) -> Counter
             assert put + at_once <= _TRIED_OF * count, f"of {put} orphans only {outcome.total()} were up for collection"
             put += at_once
             some = list(islice(frames, at_once))
-            report, lasted_s = asyncio.run(_collide(settings, publishing, some, _delays(random, at_once, lasted_s)))
+            report, lasted_s = asyncio.run(
+                _collide(settings, publishing, some, _delays(random, at_once, _AHEAD_S + lasted_s))
+            )
             outcome += outcome_of(report, {blob_key(frame.sha256) for _, frame in some})
     finally:
         acks = publishing.close()
@@ -87,6 +91,7 @@ async def _collide(
 
 
 async def _collect(settings: Settings, blobs: Blobs) -> tuple[Report, float]:
+    await asyncio.sleep(_AHEAD_S)
     began = time.monotonic()
     report = await open_and_check(settings, blobs, _REPAIR)
     return report, time.monotonic() - began

@@ -45,7 +45,9 @@ def _arm(world: World, points: Counter[CrashPoint], random: Random) -> None:
         dealt = [point for point in points.elements() if point in own]
         random.shuffle(dealt)
         for index, name in enumerate(names):
-            if starts := [_start(point, random) for point in dealt[index :: len(names)]]:
+            # A single point goes to all of them: of two relays it is never known which one will lead.
+            share = dealt[index :: len(names)] if len(dealt) >= len(names) else dealt
+            if starts := [_start(point, random) for point in share]:
                 world.fleet.control(name).queue(starts)
                 # Only so that the first of these starts comes; what is counted is where they end.
                 with world.quiet():
