@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -109,7 +110,8 @@ class World:
         """Return the name of the relay that leads; None where none says so."""
         for name in self.fleet.active():
             if name.startswith("relay-"):
-                with suppress(OSError), urlopen(f"http://127.0.0.1:{self.fleet.port(name)}/livez", timeout=1) as answer:
+                url = f"http://127.0.0.1:{self.fleet.port(name)}/livez"
+                with suppress(OSError, HTTPException), urlopen(url, timeout=1) as answer:
                     if _STANDING_BY not in answer.read():
                         return name
         return None
