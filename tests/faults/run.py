@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from random import Random
@@ -69,10 +70,13 @@ class Result:
 
 def carry_out(tasks: Sequence[Task], say: "Say") -> list[Result]:
     """Carry out the tasks; those that need a world of the same shape share one, and the check is over all of it."""
-    results = [say.result(_alone(task)) for task in tasks if task.experiment.worldless]
     inside = [task for task in tasks if not task.experiment.worldless]
-    for shape in dict.fromkeys(task.experiment.shape for task in inside):
-        results += _in_one_world(shape, [task for task in inside if task.experiment.shape == shape], say)
+    results = []
+    with ThreadPoolExecutor(1) as beside:  # what needs no world computes while worlds mostly wait
+        alone = [beside.submit(_alone, task) for task in tasks if task.experiment.worldless]
+        for shape in dict.fromkeys(task.experiment.shape for task in inside):
+            results += _in_one_world(shape, [task for task in inside if task.experiment.shape == shape], say)
+        results += [say.result(one.result()) for one in alone]
     return results
 
 
