@@ -17,7 +17,8 @@ Run: TypeAlias = Callable[[World, int, Random], Counter[str]]
 class Experiment:
     """A kind of fault. `ci` and `long` are how many faults the slice and the long run inject; 0: not part of it.
 
-    With `worldless` it brings what it needs itself, and the world is not checked after it.
+    With `of_messages` they are messages of which only some are faults. With `worldless` it brings what it needs itself,
+    and the world is not checked after it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Experiment:
     long: int
     shape: Shape = field(default_factory=Shape)
     rate_hz: float = 25.0
+    of_messages: bool = False
     worldless: bool = False
 
 
@@ -41,12 +43,13 @@ def experiment(
     long: int,
     shape: Shape | None = None,
     rate_hz: float = 25.0,
+    of_messages: bool = False,
     worldless: bool = False,
 ) -> Callable[[Run], Run]:
     """Register a function as an experiment: it injects `count` faults and returns them by kind."""
 
     def register(run: Run) -> Run:
-        EXPERIMENTS[name] = Experiment(name, title, run, ci, long, shape or Shape(), rate_hz, worldless)
+        EXPERIMENTS[name] = Experiment(name, title, run, ci, long, shape or Shape(), rate_hz, of_messages, worldless)
         return run
 
     return register

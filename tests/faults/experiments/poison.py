@@ -15,7 +15,7 @@ _RATE_HZ = 400.0
 _EVENT_BYTES_MAX = 20_000  # as many as these should not take hours
 
 
-@experiment("E13", "poison: two in a hundred, and many in a row", ci=300, long=50_000)
+@experiment("E13", "poison: two in a hundred, and many in a row", ci=300, long=50_000, of_messages=True)
 def poison_topics(world: World, count: int, random: Random) -> Counter[str]:
     """Publish `count` messages of which 2 % are poison, then poison alone; no worker may halt over it."""
     in_a_row = IN_A_ROW_LONG if count >= _LONG_FROM else IN_A_ROW_SHORT
