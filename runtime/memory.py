@@ -1,6 +1,7 @@
 """What the C library does with memory that is free again."""
 
 import ctypes
+import os
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
@@ -13,9 +14,12 @@ def return_what_is_free() -> bool:
     """Let blocks of LARGE_BLOCK_BYTES and more go back to the system as soon as they are free; may be repeated.
 
     By itself glibc raises that limit to the largest block that was ever freed, up to 32 MiB, and keeps a heap for each
-    of many threads: a worker that once held a burst of frames would look as if it still did. Returns False where the C
-    library takes no such wish.
+    of many threads: a worker that once held a burst of frames would look as if it still did. Whoever starts a process
+    may have chosen otherwise, as compose and systemd do for the worker of large events, which is faster when it keeps
+    what it has: a MALLOC_ variable wins. Returns whether anything was changed; other C libraries take no such wish.
     """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         return all(

@@ -29,12 +29,8 @@ def versions() -> dict[str, str]:
         "toxiproxy": VERSION,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version(name) for name in _PACKAGES},
     }
-
-
-def _version(name: str) -> str:
-    return version(name)
 
 
 def _commit() -> str:
