@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from faust.exceptions import ConsumerNotStarted
-
 from runtime.errors import Exit, HeadraceError
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
@@ -24,7 +22,6 @@ from streams import agents
 from streams.claims import StagedClaims
 from streams.core.faults import RetryPolicy
 from streams.core.quota import Quota
-from streams.core.stall import Partition
 from streams.ingest import Ingest
 from streams.lag import LagProbe
 from streams.lane import Lane, Limits
@@ -86,7 +83,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
                 batch_messages_max=_batch_max(settings, kinds),
                 linger_s=settings.batch_linger_s,
             )
-        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], lambda: _assigned(app))
+        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.share)
         lag.start()
         stack.push_async_callback(asyncio.to_thread, lag.stop)
         await stack.enter_async_context(
@@ -168,16 +165,6 @@ def _progress(lag: LagProbe, ingest: Ingest) -> object:
     """Return what has stood still longest, and the steps of its kind: another that moves must not hide it."""
     longest = lag.progress()
     return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
-
-
-def _assigned(app: Any) -> Iterable[Partition]:
-    # Faust makes its consumer when it is first asked for, and it must not be this thread that asks first.
-    if not app.started:
-        return []
-    try:
-        return [(tp.topic, tp.partition) for tp in set(app.consumer.assignment())]
-    except ConsumerNotStarted:
-        return []
 
 
 async def _serve(app: Any, lanes: Iterable[Lane], stop: asyncio.Event) -> int:

@@ -1,8 +1,9 @@
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runtime.errors import HeadraceError
+from streams.core.stall import Partition
 from streams.profile import REBALANCE_TIMEOUT_S
 
 
@@ -16,6 +17,7 @@ class Membership:
         """`app` is a Faust app that has not been started yet; `clock` returns seconds."""
         self._clock = clock
         self._joined = False
+        self._share: frozenset[Partition] = frozenset()
         self._left_at_s = clock()
         app.on_partitions_assigned.connect(self._on_assigned)
         app.on_partitions_revoked.connect(self._on_revoked)
@@ -25,6 +27,14 @@ class Membership:
         if not self._joined:
             raise HeadraceError("group_not_joined", "the consumer group has not handed out its partitions yet")
 
+    def share(self) -> frozenset[Partition]:
+        """Return the partitions that are its own just now; any thread may ask.
+
+        Faust's consumer knows them too, but makes itself when it is first asked for: asked by another thread while the
+        app starts, it is made twice, and the one that the app holds on to is not the one that was started.
+        """
+        return self._share
+
     def overdue(self) -> bool:
         """Say whether it has had no share for longer than any rebalance takes: then it will not get one by itself.
 
@@ -32,10 +42,12 @@ class Membership:
         """
         return not self._joined and self._clock() - self._left_at_s > REBALANCE_TIMEOUT_S
 
-    async def _on_assigned(self, *_: object, **__: object) -> None:
+    async def _on_assigned(self, _app: object, assigned: Iterable[Any], **_: object) -> None:
+        self._share = frozenset((one.topic, one.partition) for one in assigned)
         self._joined = True
 
     async def _on_revoked(self, *_: object, **__: object) -> None:
         if self._joined:
             self._left_at_s = self._clock()
         self._joined = False
+        self._share = frozenset()

@@ -18,7 +18,6 @@ from schemas.events import Kind
 from schemas.topics import input_topic
 from streams.faust_consumer import App
 from streams.header_names import tolerate_header_names
-from streams.no_tables import NoTables
 
 REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline, so who cannot rejoin in time has ended by itself
 REQUEST_TIMEOUT_S = 90.0  # or the session's time, where that is longer: Faust wants it so
@@ -72,7 +71,6 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         web_enabled=False,
         autodiscover=False,
         store="memory://",
-        TableManager=NoTables,
     )
 
 

@@ -65,7 +65,7 @@ async def test_what_comes_while_all_batches_are_busy_gathers_into_full_ones() ->
     for shade in range(2, 7):
         await rig.take(frame(png(shade=shade)))
     more = asyncio.create_task(rig.take(frame(png(shade=7))))
-    await until_true(lambda: gate.held == 1)
+    await until_true(lambda: gate.held == 1 and len(rig.journal.of("put")) == 2)
     await settle()
     assert not more.done(), "more was taken in than the next batch may hold"
     assert len(rig.journal.of("put")) == 2, "more batches were on their way than may be"

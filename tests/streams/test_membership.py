@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faust.types import TP
 
 from runtime.errors import HeadraceError
 from runtime.kafka import heartbeat_s
@@ -70,7 +71,7 @@ async def joined(membership: Membership) -> bool:
     return True
 
 
-@pytest.mark.parametrize("share", [set(), {(TOPIC, 0)}], ids=["no partition", "a partition"])
+@pytest.mark.parametrize("share", [set(), {TP(TOPIC, 0)}], ids=["no partition", "a partition"])
 async def test_it_belongs_to_the_group_from_its_assignment_until_that_is_taken_back(share: set[Any]) -> None:
     app = faust_app(load_settings(_env_file=None), SMALL, CID)
     membership = Membership(app)
@@ -79,8 +80,16 @@ async def test_it_belongs_to_the_group_from_its_assignment_until_that_is_taken_b
     assert not await joined(membership)
     await app.on_partitions_assigned.send(share)
     assert await joined(membership)
+    assert membership.share() == share
     await app.on_partitions_revoked.send(share)
     assert not await joined(membership)
+    assert membership.share() == frozenset()
+
+
+def test_asking_for_the_share_makes_no_consumer() -> None:
+    app = faust_app(load_settings(_env_file=None), SMALL, CID)
+    assert Membership(app).share() == frozenset()
+    assert app._consumer is None, "another than the one that the app will start"
 
 
 @pytest.mark.parametrize(("session_s", "expected_s"), [(6, 2), (9, 3), (30, 3), (300, 3)])
