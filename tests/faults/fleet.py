@@ -13,7 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 
@@ -29,6 +31,8 @@ from tests.faults.armed import Control
 ROOT = Path(__file__).parents[2]
 _STOP_S_MAX = 20.0
 _POLL_S = 0.1
+_ANSWER_S_MAX = 1.0
+_STANDING_BY = b"standing by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,15 @@ class Fleet:
     def port(self, name: str) -> int:
         """Where its health is told."""
         return self._ports[name]
+
+    def leads(self, relay: str) -> bool:
+        """Whether a relay says that it is the one that announces."""
+        with (
+            suppress(OSError, HTTPException),
+            urlopen(f"http://127.0.0.1:{self.port(relay)}/livez", timeout=_ANSWER_S_MAX) as answer,
+        ):
+            return _STANDING_BY not in answer.read()
+        return False
 
     def log(self, name: str) -> str:
         """Everything that it has logged so far."""

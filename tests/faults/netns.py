@@ -15,13 +15,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import free_port
 from tests.faults import toxiproxy
 from tests.faults.possible import NotPossibleError
 from tests.faults.toxiproxy import Toxiproxy
 
 _ANSWER_S_MAX = 20
-_STOP_S_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +104,7 @@ def joined(space: Namespace, servers: Mapping[str, int], directory: Path) -> Ite
     """Lead the servers' ports into the namespace; yields the Toxiproxy on this side, with a proxy for each name."""
     config = directory / f"{space.name}.json"
     config.write_text(json.dumps([_forward(name, port, space) for name, port in servers.items()]))
-    port = free_port()
-    program = str(toxiproxy.binary())
-    with (
-        _running(program, "-host", "127.0.0.1", "-port", str(port)),
-        _running(*space.prefix, program, "-host", "127.0.0.1", "-config", str(config)),
-    ):
-        near = Toxiproxy(port).wait()
+    with toxiproxy.opened() as near, toxiproxy.running("-config", str(config), prefix=space.prefix):
         for name, number in servers.items():
             near.create(name, number, f"127.0.0.1:{number}", host=space.near)
         yield near
@@ -120,20 +112,6 @@ def joined(space: Namespace, servers: Mapping[str, int], directory: Path) -> Ite
 
 def _forward(name: str, port: int, space: Namespace) -> dict[str, object]:
     return {"name": name, "listen": f"127.0.0.1:{port}", "upstream": f"{space.near}:{port}", "enabled": True}
-
-
-@contextmanager
-def _running(*argv: str) -> Iterator[None]:
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @contextmanager

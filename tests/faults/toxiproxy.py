@@ -8,6 +8,7 @@ connections are made by stopping the server's process instead.
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from typing import Literal, TypeAlias
 
 from infra.native.go_install import BuildFailed, GoProgram, go_install
 from runtime.errors import Exit, HeadraceError
+from tests.conftest import free_port
 
 VERSION = "v2.12.0"
 
@@ -28,6 +30,7 @@ Stream: TypeAlias = Literal["upstream", "downstream"]
 _PROGRAM = GoProgram("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server", VERSION)
 _ANSWER_S_MAX = 15.0
 _READY_S_MAX = 20.0
+_STOP_S_MAX = 5.0
 _POLL_S = 0.05
 _BOTH: tuple[Stream, ...] = ("upstream", "downstream")
 
@@ -49,6 +52,30 @@ def binary(progress: Callable[[str], None] | None = None) -> Path:
         return go_install(_PROGRAM, go, progress or _say)
     except BuildFailed as error:
         raise _missing(f"Toxiproxy could not be built: {error}") from None
+
+
+@contextmanager
+def running(*args: str, prefix: Sequence[str] = ()) -> Iterator[None]:
+    """Run the server with these arguments, behind a command such as `ip netns exec`, while the context lasts."""
+    argv = [*prefix, str(binary()), "-host", "127.0.0.1", *args]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def opened() -> Iterator["Toxiproxy"]:
+    """Run one without proxies yet, on a free port, and yield it once it answers."""
+    port = free_port()
+    with running("-port", str(port)):
+        yield Toxiproxy(port).wait()
 
 
 class Toxiproxy:
@@ -89,15 +116,6 @@ class Toxiproxy:
         self._begin(name)
 
     @contextmanager
-    def down(self, name: str) -> Iterator[None]:
-        """Cut every connection and refuse new ones."""
-        self._end(name)
-        try:
-            yield
-        finally:
-            self._begin(name)
-
-    @contextmanager
     def latency(self, name: str, ms: int, jitter_ms: int = 0, *, stream: Stream = "downstream") -> Iterator[None]:
         """Let everything arrive late, give or take the jitter."""
         with self._toxics(name, "latency", {"latency": ms, "jitter": jitter_ms}, stream):
@@ -119,13 +137,6 @@ class Toxiproxy:
     def reset_peer(self, name: str, ms: int = 0, *, stream: Stream = "upstream") -> Iterator[None]:
         """Reset each connection so many milliseconds after its first byte."""
         with self._toxics(name, "reset_peer", {"timeout": ms}, stream):
-            yield
-
-    @contextmanager
-    def slicer(self, name: str, bytes_mean: int, delay_us: int, *, stream: Stream = "downstream") -> Iterator[None]:
-        """Let what was sent arrive in small pieces."""
-        attributes = {"average_size": bytes_mean, "size_variation": bytes_mean // 2, "delay": delay_us}
-        with self._toxics(name, "slicer", attributes, stream):
             yield
 
     @contextmanager

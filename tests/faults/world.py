@@ -1,7 +1,6 @@
 """One whole Headrace to do harm to: servers, proxies in front of two of them, and the service under its supervisor."""
 
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -9,10 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import psutil
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -39,7 +36,6 @@ SETTLE_S_MAX = 120.0
 PASSED_S = 3.0
 """How long everything must have been well before a standstill counts as one."""
 _POLL_S = 0.25
-_STANDING_BY = b"standing by"
 _QUIET_LOOKS = 3
 _REQUEST_S = 5.0
 
@@ -109,11 +105,8 @@ class World:
     def leader(self) -> str | None:
         """Return the name of the relay that leads; None where none says so."""
         for name in self.fleet.active():
-            if name.startswith("relay-"):
-                url = f"http://127.0.0.1:{self.fleet.port(name)}/livez"
-                with suppress(OSError, HTTPException), urlopen(url, timeout=1) as answer:
-                    if _STANDING_BY not in answer.read():
-                        return name
+            if name.startswith("relay-") and self.fleet.leads(name):
+                return name
         return None
 
     def kill(self, name: str) -> bool:
@@ -202,7 +195,7 @@ def open_world(shape: Shape) -> Iterator[World]:
             info = stack.enter_context(temporary_stack("minio", shape.brokers))
         settings = settings_of(info, kafka_session_s=SESSION_S)
         initialize(settings)
-        proxies = stack.enter_context(_proxies())
+        proxies = stack.enter_context(toxiproxy.opened())
         service_settings = _through(proxies, settings)
         fleet = Fleet(directory / "fleet", environment_of(service_settings), shape.members)
         fleet.start()
@@ -211,20 +204,6 @@ def open_world(shape: Shape) -> Iterator[World]:
         catalog = Catalog(settings.postgres_dsn.get_secret_value())
         stack.callback(catalog.close)
         yield World(shape, info, settings, service_settings, proxies, fleet, directory, catalog, disks)
-
-
-@contextmanager
-def _proxies() -> Iterator[Toxiproxy]:
-    port = free_port()
-    process = subprocess.Popen(
-        [toxiproxy.binary(), "-host", "127.0.0.1", "-port", str(port)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield Toxiproxy(port).wait()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _through(proxies: Toxiproxy, settings: Settings) -> Settings:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from tests.conftest import environment_of, until
 from tests.faults import netns
@@ -27,9 +26,7 @@ _LATE_MS = 300
 _LOSS_PERCENT = 5
 _RELAYS = ("relay-1", "relay-2")
 _RELAY_FAR = "relay-far"
-_STANDS_BY = b"standing by"
 _LEADS_S_MAX = 60.0
-_ANSWER_S_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +65,11 @@ def _let_lead(world: World, far: Far) -> None:
         world.fleet.control(name).park()
         world.kill(name)
     try:
-        until(lambda: _leads(far), _LEADS_S_MAX, "the relay on the other side to lead")
+        until(lambda: far.fleet.leads(_RELAY_FAR), _LEADS_S_MAX, "the relay on the other side to lead")
     finally:
         for name in _RELAYS:
             world.fleet.control(name).unpark()
     world.fleet.wait_ready(READY_S_MAX)
-
-
-def _leads(far: Far) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{far.fleet.port(_RELAY_FAR)}/livez", timeout=_ANSWER_S_MAX) as answer:
-            return _STANDS_BY not in answer.read()
-    except OSError:
-        return False
 
 
 def _kinds(far: Far) -> dict[str, Callable[[], AbstractContextManager[None]]]:
