@@ -121,7 +121,7 @@ def _full(world: World, random: Random) -> None:
 async def _take_all_connections(world: World, seconds: float) -> None:
     """Take every connection that is left, and then those of the service, which finds none when it comes back."""
     dsn = world.settings.postgres_dsn.get_secret_value()
-    taken: list[asyncpg.Connection[asyncpg.Record]] = []
+    taken = [await _connected(dsn)]
     end, full = time.monotonic() + seconds, False
     try:
         while time.monotonic() < end or not full:
