@@ -17,7 +17,7 @@ from schemas.reject import RejectCode
 from tests.conftest import free_port
 from tests.faults.acks import Ack, Attempt, Place
 from tests.faults.checker import check
-from tests.faults.growth import LOOKS, MIB, Growth, Look
+from tests.faults.growth import MIB, Growth, Look
 from tests.faults.observed import (
     Announcement,
     Blob,
@@ -464,11 +464,13 @@ def test_a_standstill_is_found_once() -> None:
     assert len(rule.found) == 2
 
 
-def grown(*, seconds: int, mib_per_hour: float = 0.0, descriptors: int = 0, threads: int = 0) -> Growth:
+def grown(
+    *, seconds: int, mib_per_hour: float = 0.0, descriptors: int = 0, threads: int = 0, since_s: float = 90
+) -> Growth:
     growth = Growth(Path(__file__).parent)
     growth._looks["worker", 1, 0.0] = looks = []
     for second in range(seconds):
-        late = second >= seconds - LOOKS
+        late = second >= since_s
         rss_bytes = int((100 + mib_per_hour * second / 3600) * MIB)
         looks.append(Look(float(second), rss_bytes, 50 + descriptors * late, 9 + threads * late))
     return growth
@@ -478,9 +480,14 @@ def test_growth_is_judged_where_there_is_enough_to_judge_by() -> None:
     short = grown(seconds=100, mib_per_hour=10_000, descriptors=100).judge()
     assert (short.wrong, short.judged) == ([], [])
     assert short.not_judged.keys() == {"memory", "descriptors and threads"}
-    middle = grown(seconds=400, mib_per_hour=10_000, threads=20).judge()
+    middle = grown(seconds=400, mib_per_hour=10_000, threads=5, descriptors=13, since_s=390).judge()
     assert middle.not_judged.keys() == {"memory"}
-    assert middle.wrong == ["worker (1) has 20 more threads than after its start"]
+    assert middle.wrong == [
+        "worker (1) holds 13 more file descriptors than half-way",
+        "worker (1) has 5 more threads than half-way",
+    ]
+    filled = grown(seconds=400, threads=20, descriptors=20, since_s=200).judge()
+    assert filled.wrong == [], "pools that filled with their first work and stay so"
     steady = grown(seconds=8000, mib_per_hour=6).judge()
     assert (steady.wrong, steady.not_judged) == ([], {})
     assert steady.mib_per_hour == {"worker (1)": 6.0}
