@@ -33,9 +33,10 @@ LOOKS = 10
 Half-way, because pools fill when their work first comes: the store's client starts a thread for each of the sixteen
 PUTs that a worker may have on their way, and keeps it while it is used every ten seconds. A leak goes on.
 """
-DESCRIPTORS_GROWTH_MAX = 12
-THREADS_GROWTH_MAX = 4
-"""In half of the time: what leaks one thread for each of ten faults shows."""
+DESCRIPTORS_GROWTH_MAX = 24
+"""More than the connections of those sixteen PUTs, which come and go with the work."""
+THREADS_GROWTH_MAX = 8
+"""More than the five of a producer, which a relay has once it leads."""
 TEMPORARY_AGE_S_MIN = 60.0
 _TEMPORARY = ("headrace-", "tmp")
 

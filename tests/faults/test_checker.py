@@ -480,11 +480,11 @@ def test_growth_is_judged_where_there_is_enough_to_judge_by() -> None:
     short = grown(seconds=100, mib_per_hour=10_000, descriptors=100).judge()
     assert (short.wrong, short.judged) == ([], [])
     assert short.not_judged.keys() == {"memory", "descriptors and threads"}
-    middle = grown(seconds=400, mib_per_hour=10_000, threads=5, descriptors=13, since_s=390).judge()
+    middle = grown(seconds=400, mib_per_hour=10_000, threads=9, descriptors=25, since_s=390).judge()
     assert middle.not_judged.keys() == {"memory"}
     assert middle.wrong == [
-        "worker (1) holds 13 more file descriptors than half-way",
-        "worker (1) has 5 more threads than half-way",
+        "worker (1) holds 25 more file descriptors than half-way",
+        "worker (1) has 9 more threads than half-way",
     ]
     filled = grown(seconds=400, threads=20, descriptors=20, since_s=200).judge()
     assert filled.wrong == [], "pools that filled with their first work and stay so"
