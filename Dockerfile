@@ -18,6 +18,7 @@ COPY runtime runtime
 COPY producers producers
 COPY store store
 COPY streams streams
+COPY gateway gateway
 COPY infra infra
 RUN pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /opt/headrace/bin/python install --quiet --no-deps /wheels/*.whl \

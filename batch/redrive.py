@@ -4,8 +4,8 @@ Exactly once in effect, without a Kafka transaction: publishing is at least once
 attempt is claimed in the catalog, published, and noted as published; killed in between, the next run publishes the
 claimed ones again under the same number. The worker takes a redriven message for the message that it was: its sighting
 stands at the topic, partition and offset at which the source published it, and that key is unique, so the second copy
-finds everything there (`streams/core/redrive.py`). A transaction would not do better: the workers read uncommitted
-messages, since no source publishes in transactions.
+finds everything there (`streams/core/redrive.py`). A transaction would not do better: the note in the catalog is no
+part of it, and a redrive that is killed between its commit and the note publishes again all the same.
 
 Only what the checks accept today is published. What would be refused again stays as it is, so a second run right after
 the first finds nothing to do, and a decoder that does not help costs nothing. A worker that is older than this command
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from runtime.crash_points import CrashPoint, reached
-from store.dead_letters import Candidate, DeadLetters, LetterFilters
+from store.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
 from store.rows import DeadLetterRow
 
 GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are read, judged and published together
@@ -102,15 +102,17 @@ class Redrive:
             async for _ in self._accepted(filters, done):
                 pass
             return done
-        async with self._letters.redriving():
+        async with self._letters.redriving() as claims:
             async for group in self._accepted(filters, done):
-                await self._publish(group, publisher, done)
+                await self._publish(group, claims, publisher, done)
                 self._progress(done)
         return done
 
-    async def _publish(self, group: list[tuple[DeadLetterRow, int]], publisher: Publishes, done: Redriven) -> None:
+    async def _publish(
+        self, group: list[tuple[DeadLetterRow, int]], claims: Claims, publisher: Publishes, done: Redriven
+    ) -> None:
         reached(CrashPoint.REDRIVE_BEFORE_CLAIM)
-        wanted = await self._letters.claim([(letter.dead_letter_id, attempt) for letter, attempt in group])
+        wanted = await claims.claim([(letter.dead_letter_id, attempt) for letter, attempt in group])
         reached(CrashPoint.REDRIVE_AFTER_CLAIM)
         group = [(letter, attempt) for letter, attempt in group if letter.dead_letter_id in wanted]
         if group:

@@ -1,12 +1,17 @@
 import asyncio
 
+from gateway.access.callers import EVERYWHERE, Role
+from gateway.access.keys import parse, put
+from runtime.errors import Exit, HeadraceError
 from runtime.kafka import ensure_topics, wait_for_kafka
 from runtime.logs import Action, get_log
 from runtime.settings import Settings
 from runtime.waiting import wait_for
+from store.access import Access
 from store.blobs import Blobs
 from store.bucket import ensure_bucket
 from store.migrate import migrate
+from store.postgres import close_pool, open_pool
 
 
 def initialize(settings: Settings) -> None:
@@ -35,10 +40,30 @@ async def _stores(settings: Settings) -> None:
         await wait_for(
             "store",
             lambda: ensure_bucket(
-                settings.store_url, endpoint=settings.store_endpoint, region=settings.store_region, keys=keys
+                settings.store_url,
+                endpoint=settings.store_endpoint,
+                region=settings.store_region,
+                keys=keys,
+                staging_days=settings.staging_retention_days,
             ),
             wait_s_max=wait_s_max,
         )
+    if settings.gateway_admin_key.get_secret_value():
+        await _admin_key(dsn, settings.gateway_admin_key.get_secret_value())
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=wait_s_max)
     get_log().info(Action.READY, service="store")
+
+
+async def _admin_key(dsn: str, key: str) -> None:
+    parts = parse(key)
+    if parts is None:
+        raise HeadraceError(
+            "setting_invalid", "HEADRACE_GATEWAY_ADMIN_KEY is no key",
+            hint="it has the form hr_<id>_<secret>, with a secret of 32 characters or more", exit_code=Exit.USAGE,
+        )  # fmt: skip
+    pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init")
+    try:
+        await put(Access(pool, dsn), *parts, ("admin", Role.ADMIN, [EVERYWHERE]), None)
+    finally:
+        await close_pool(pool)

@@ -37,6 +37,8 @@ class Action(StrEnum):
     UNDECODABLE = "undecodable"
     REFUSED = "refused"
     PASSED_OVER = "passed_over"
+    ANSWERED = "answered"
+    CAPTURE = "capture"
     LIBRARY = "library"
 
 

@@ -10,6 +10,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+_SIZES = (1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864, 268_435_456, 1_073_741_824)
+
 
 class Step(StrEnum):
     """Steps of a batch on its way into the store and the catalog."""
@@ -68,3 +70,27 @@ producer_spool_lost_total = Counter(
     "headrace_producer_spool_lost_total", "Events that the spool could not keep, by reason.", ["reason"]
 )  # reason: dropped, damaged
 producer_bytes_in_flight = Gauge("headrace_producer_bytes_in_flight", "Bytes handed over but not yet acknowledged.")
+
+# Capture
+capture_streams = Gauge("headrace_capture_streams", "Cameras that are being captured.")
+capture_frames_total = Counter("headrace_capture_frames_total", "Frames that cameras delivered.")
+capture_reconnects_total = Counter("headrace_capture_reconnects_total", "Connections to cameras that were made again.")
+capture_states_total = Counter("headrace_capture_states_total", "Changes of requests' states, by state.", ["state"])
+
+# Gateway. The first four are named as other services name them, so that a common dashboard shows them.
+http_requests_total = Counter("http_requests_total", "Requests answered.", ["method", "handler", "status"])
+http_request_duration_seconds = Histogram(
+    "http_request_duration_seconds", "Time until an answer was whole.", ["method", "handler"], buckets=_SECONDS
+)
+http_request_size_bytes = Histogram("http_request_size_bytes", "Bytes of request bodies.", ["handler"], buckets=_SIZES)
+http_requests_in_progress = Gauge("http_requests_in_progress", "Requests being handled.", ["method"])
+gateway_file_bytes = Histogram("headrace_gateway_file_bytes", "Sizes of uploaded files.", ["kind"], buckets=_SIZES)
+gateway_chunk_bytes_per_second = Histogram(
+    "headrace_gateway_chunk_bytes_per_second", "How fast the chunks of uploads came.", buckets=_SIZES
+)
+gateway_refused_total = Counter("headrace_gateway_refused_total", "Requests refused, by problem.", ["code"])
+gateway_buffer_bytes = Gauge("headrace_gateway_buffer_bytes", "Bytes of uploads reserved in memory.")
+gateway_buffer_waiting = Gauge("headrace_gateway_buffer_waiting", "Uploads that wait for memory.")
+gateway_answers_waiting = Gauge("headrace_gateway_answers_waiting", "Uploads that wait to be durable.")
+gateway_streams = Gauge("headrace_gateway_streams", "WebSockets and event streams that are open.", ["kind"])
+gateway_audit_dropped_total = Counter("headrace_gateway_audit_dropped_total", "Audit rows beyond what could wait.")

@@ -12,6 +12,7 @@ from fastavro import schemaless_reader, schemaless_writer
 
 from schemas.array_bounds import check_arrays
 from schemas.events import (
+    CaptureRequest,
     Cid,
     Clip,
     DeadLetter,
@@ -35,6 +36,7 @@ _RENAMED = {
     "captured_at": "captured_at_us",
     "ingested_at": "ingested_at_us",
     "rejected_at": "rejected_at_us",
+    "requested_at": "requested_at_us",
     "timestamp": "timestamp_us",
 }
 
@@ -104,5 +106,5 @@ def _to_avro(event: Event) -> dict[str, Any]:
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     kind: tuple(field["name"] for field in REGISTRY.newest(kind.__name__).published["fields"])
-    for kind in (Cid, Frame, Clip, Ldo, Ingested, DeadLetter, PreprocessedFrame, PerceivedFrame)
+    for kind in (Cid, Frame, Clip, Ldo, Ingested, DeadLetter, PreprocessedFrame, PerceivedFrame, CaptureRequest)
 }

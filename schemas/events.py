@@ -157,8 +157,23 @@ class PerceivedFrame(Origin):
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRequest:
+    """A camera's stream that somebody asked to capture; `url` has neither login nor query."""
+
+    source_id: str
+    site: str
+    request_id: str
+    requested_at_us: int
+    url: str
+    mode: str
+    fps: float
+    duration_s: float
+    frame_count: int
+
+
 InputEvent: TypeAlias = Cid | Frame | Clip | Ldo
-Event: TypeAlias = InputEvent | Ingested | DeadLetter | PreprocessedFrame | PerceivedFrame
+Event: TypeAlias = InputEvent | Ingested | DeadLetter | PreprocessedFrame | PerceivedFrame | CaptureRequest
 
 
 def kind_of(event: InputEvent) -> Kind:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from schemas.events import Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo
+from schemas.events import CaptureRequest, Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 
@@ -55,7 +55,13 @@ def rfc3339(time_us: int) -> str:
 
 def _id(event: Event) -> str:
     # A source's own number tells its events apart; everything that we say has an id of its own.
-    return str(event.sequence) if isinstance(event, Cid | Frame | Clip | Ldo) else event.event_id
+    match event:
+        case Cid() | Frame() | Clip() | Ldo():
+            return str(event.sequence)
+        case CaptureRequest():
+            return event.request_id
+        case _:
+            return event.event_id
 
 
 def _source(event: Event) -> str:
@@ -68,5 +74,7 @@ def _time_us(event: Event) -> int:
             return event.rejected_at_us
         case Ingested():
             return event.ingested_at_us
+        case CaptureRequest():
+            return event.requested_at_us
         case _:
             return event.captured_at_us

@@ -25,7 +25,7 @@ class Topic:
 # A body at its limit with the largest envelope must fit, and a little more must too, so that what is over
 # the limit reaches the agent and becomes a dead letter that says so.
 _LARGE_BYTES_MAX = INLINE_BYTES_MAX + ENVELOPE_BYTES_MAX + MIB
-_INPUT_RETENTION_S = 7 * _DAY_S
+INPUT_RETENTION_S = 7 * _DAY_S
 _RESULT_RETENTION_S = 30 * _DAY_S
 
 _INPUTS = {
@@ -34,28 +34,28 @@ _INPUTS = {
         event=events.Cid,
         purpose="Component scans, as devices and cameras publish them.",
         message_bytes_max=256 * KIB,
-        retention_s=_INPUT_RETENTION_S,
+        retention_s=INPUT_RETENTION_S,
     ),
     Kind.FRAME: Topic(
         name="edge.frames.v1",
         event=events.Frame,
         purpose="Still images, as cameras publish them.",
         message_bytes_max=_LARGE_BYTES_MAX,
-        retention_s=_INPUT_RETENTION_S,
+        retention_s=INPUT_RETENTION_S,
     ),
     Kind.CLIP: Topic(
         name="edge.clips.v1",
         event=events.Clip,
         purpose="Short videos around an event, as cameras publish them.",
         message_bytes_max=_LARGE_BYTES_MAX,
-        retention_s=_INPUT_RETENTION_S,
+        retention_s=INPUT_RETENTION_S,
     ),
     Kind.LDO: Topic(
         name="edge.ldos.v1",
         event=events.Ldo,
         purpose="Labelled data objects, as devices publish them.",
         message_bytes_max=LDO_BODY_BYTES_MAX + 2 * ENVELOPE_BYTES_MAX,
-        retention_s=_INPUT_RETENTION_S,
+        retention_s=INPUT_RETENTION_S,
     ),
 }
 _INGESTED = {
@@ -84,9 +84,15 @@ PERCEIVED = Topic(
     purpose="What changed in each frame since its source's frame before.",
     message_bytes_max=128 * KIB, retention_s=_RESULT_RETENTION_S,
 )  # fmt: skip
+CAPTURE_REQUESTS = Topic(
+    name="capture.requests.v1", event=events.CaptureRequest,
+    purpose="Streams that callers of the gateway asked to capture, for the capture workers.",
+    message_bytes_max=64 * KIB, retention_s=INPUT_RETENTION_S,
+)  # fmt: skip
 
 TOPICS: dict[str, Topic] = {
-    topic.name: topic for topic in (*_INPUTS.values(), *_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED)
+    topic.name: topic
+    for topic in (*_INPUTS.values(), *_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED, CAPTURE_REQUESTS)
 }
 
 

@@ -11,12 +11,12 @@ them: they survive the end of any process, not a power cut. A copy within it is 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from runtime.settings import Settings
 from store.blob_faults import Fault, blob_errors, fault_of
@@ -170,6 +170,16 @@ class Blobs:
             async for page in obstore.list(self._quick, prefix or None, chunk_size=LIST_PAGE_OBJECTS):
                 for meta in page:
                     yield BlobStat(meta["path"], meta["size"], meta["last_modified"])
+
+    async def presign(self, key: str, seconds: float) -> str | None:
+        """Return an address where anybody can read the object for so long; None where the store has no such thing.
+
+        Nothing is asked of the store: whether the object is there shows when the address is used.
+        """
+        if not isinstance(self._quick, S3Store | GCSStore | AzureStore):
+            return None
+        with blob_errors(self.where, f"SIGN {key}"):
+            return await obstore.sign_async(self._quick, "GET", key, timedelta(seconds=seconds))
 
     async def check(self) -> None:
         """Find out whether the store answers, knows the credentials, and has the bucket; for readiness."""

@@ -1,5 +1,6 @@
 """The bucket of a store that speaks S3: made where it is missing, and told to clear away what is left behind."""
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from runtime.logs import Action, get_log
 from store.errors import StoreRefused, StoreUnavailable, address
-from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_DAYS_MAX, STAGING_PREFIX
+from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 _CONNECT_S = 5
 _ANSWER_S = 10
 _THERE = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
-_EXPIRY_DAYS = {STAGING_PREFIX: STAGING_DAYS_MAX, PROMOTING_PREFIX: PROMOTING_DAYS_MAX}
 _UPLOAD_DAYS_MAX = 1  # parts of an upload that nobody completed are paid for and seen by no list
 _OURS = "headrace-"
 
 
-async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str, str]) -> bool:
+async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str, str], staging_days: float) -> bool:
     """Create the bucket of s3://bucket at an endpoint if it is not there, and set its lifecycle; may be repeated.
+
+    Staged bodies are kept for `staging_days`, rounded up to whole days, the least that a store can count.
 
     Returns whether it was created. Rules that others gave the bucket stay. A store that takes no rules is used all the
     same: what is left below staging/ and promoting/ then lies there until a person deletes it.
@@ -44,13 +46,13 @@ async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str
     try:
         async with client as s3:
             created = await _create(s3, parts.netloc, endpoint)
-            await _set_lifecycle(s3, parts.netloc, lifecycle_rules(parts.path.strip("/")))
+            await _set_lifecycle(s3, parts.netloc, lifecycle_rules(parts.path.strip("/"), staging_days))
     except BotoCoreError as error:
         raise StoreUnavailable(f"the store does not answer: {type(error).__name__}", where=address(endpoint)) from None
     return created
 
 
-def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
+def lifecycle_rules(prefix: str, staging_days: float) -> list[dict[str, Any]]:
     """Return the rules, for a bucket of which everything of ours lies below `prefix`."""
     below = f"{prefix}/" if prefix else ""
     rules: list[dict[str, Any]] = [
@@ -60,7 +62,7 @@ def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
             "Filter": {"Prefix": f"{below}{folder}"},
             "Expiration": {"Days": days},
         }
-        for folder, days in _EXPIRY_DAYS.items()
+        for folder, days in ((STAGING_PREFIX, max(1, ceil(staging_days))), (PROMOTING_PREFIX, PROMOTING_DAYS_MAX))
     ]
     rules.append(
         {

@@ -163,6 +163,7 @@ class Catalog:
                 *_columns(_RECORD, ordered),
                 [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
                 [row.traceparent for row in ordered],
+                [row.clip_sha256 for row in ordered],
             ),
         )
         return {row[0] for row in found}

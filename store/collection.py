@@ -26,6 +26,10 @@ A refused worker notes the generation anew, puts again and repeats its transacti
 
 Rows of `blobs` are never deleted, so a worker that skips the PUT because a row is there needs none of this.
 
+Mark and release go over the very connection that holds COLLECTOR_LOCK. A lock that was lost, with PostgreSQL or with
+the connection, is thus an error before the next deletion, and no release of an old collector removes a new one's marks.
+What was marked before may still be deleted: nobody takes a mark over that is younger than MARK_S_MAX.
+
 A collector that dies between mark and release, or does not know whether a deletion was carried out, leaves its marks
 behind: a request may still be on its way. They are released once they are older than MARK_S_MAX and nobody holds
 COLLECTOR_LOCK, by a worker that meets one or by the next collection (`take_over`). That leaves one gap, which no store
@@ -39,11 +43,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from runtime.errors import HeadraceError
-from store.postgres import borrowed, close_pool, open_pool
+from store.postgres import borrowed, catalog_errors, close_pool, open_pool
 from store.statements import statements
 
 if TYPE_CHECKING:
-    from store.postgres import Pool, Pooled
+    from store.postgres import Pooled
 
 ENTER_LOCK = 0x48_52_45_4E  # "HREN": shared by every transaction that adds blobs, exclusive for marking
 COLLECTOR_LOCK = 0x48_52_43_4F  # "HRCO": held by the one process that repairs
@@ -60,9 +64,9 @@ async def take_over(connection: "Pooled") -> None:
 class Collection:
     """The marks of one collector, which holds its lock as long as this is open."""
 
-    def __init__(self, pool: "Pool", dsn: str) -> None:
-        """Use an opened pool; see `open`."""
-        self._pool = pool
+    def __init__(self, holder: "Pooled", dsn: str) -> None:
+        """Use the connection that holds the lock; see `open`."""
+        self._holder = holder
         self._dsn = dsn
         self._sql = statements("collection")
 
@@ -76,7 +80,7 @@ class Collection:
             CatalogUnavailable, CatalogRefused.
         """
         pool = await open_pool(
-            dsn, connections_max=2, statement_s_max=STATEMENT_S_MAX, application="headrace collection"
+            dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace collection"
         )
         try:
             async with borrowed(pool, dsn) as holder:
@@ -92,7 +96,7 @@ class Collection:
                         "a repair ended in the middle of a deletion a moment ago",
                         hint=f"run it again in {left_s} s",
                     )
-                collection = cls(pool, dsn)
+                collection = cls(holder, dsn)
                 await collection.release()
                 yield collection
                 await holder.execute(sql["unlead"], COLLECTOR_LOCK)
@@ -103,17 +107,21 @@ class Collection:
         """Mark objects, and return those that may be deleted now: no row refers to them, and none can before release.
 
         Raises:
-            CatalogUnavailable: transactions of workers did not end in time. Nothing is marked.
+            CatalogUnavailable: workers' transactions did not end in time, or the lock is lost. Nothing may be deleted.
         """
-        async with borrowed(self._pool, self._dsn) as connection:
-            async with connection.transaction():
-                await connection.execute(self._sql["wait_max"])
-                await connection.execute(self._sql["exclude"], ENTER_LOCK)
-                await connection.execute(self._sql["mark"], keys)
-            rows = await connection.fetch(self._sql["unreferenced"], keys)
+        with catalog_errors(self._dsn):
+            async with self._holder.transaction():
+                await self._holder.execute(self._sql["wait_max"])
+                await self._holder.execute(self._sql["exclude"], ENTER_LOCK)
+                await self._holder.execute(self._sql["mark"], keys)
+            rows = await self._holder.fetch(self._sql["unreferenced"], keys)
         return [row[0] for row in rows]
 
     async def release(self) -> None:
-        """Remove every mark; from here on workers put anew what was deleted."""
-        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
-            await connection.execute(self._sql["release"])
+        """Remove every mark; from here on workers put anew what was deleted.
+
+        Raises:
+            CatalogUnavailable: the lock was lost. The marks stay: they may be another collector's.
+        """
+        with catalog_errors(self._dsn):
+            await self._holder.execute(self._sql["release"])

@@ -2,7 +2,8 @@
 
 A redrive's attempt is a row of `redrives`. It is claimed before its message is published, and noted as published when
 Kafka has acknowledged it; the worker's transaction ends it. So a redrive that is killed leaves either nothing, or a
-claim that the next one publishes under the same number.
+claim that the next one publishes under the same number. An attempt that no worker ended within the time for which Kafka
+keeps the message counts as lost: it may be claimed again, under the same number too.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from runtime.errors import HeadraceError
-from store.postgres import borrowed, close_pool, open_pool
+from schemas.topics import INPUT_RETENTION_S
+from store.postgres import borrowed, catalog_errors, close_pool, open_pool
 from store.rows import DeadLetterRow
 from store.statements import statements
 
 if TYPE_CHECKING:
-    from store.postgres import Pool
+    from store.postgres import Pool, Pooled
 
 REDRIVE_LOCK = 0x48_52_52_44  # "HRRD": one redrive at a time keeps the order of each source
 CANDIDATES_PAGE = 1000
@@ -97,6 +99,32 @@ class Candidate:
     ended: int
 
 
+class Claims:
+    """The claims of the one redrive that runs, over the very connection that holds its lock.
+
+    So a lock that was lost is an error before the next message is published.
+    """
+
+    def __init__(self, holder: "Pooled", dsn: str, sql: dict[str, str]) -> None:
+        """Use the connection that holds the lock; see `DeadLetters.redriving`."""
+        self._holder = holder
+        self._dsn = dsn
+        self._sql = sql
+
+    async def claim(self, attempts: Sequence[tuple[UUID, int]]) -> set[UUID]:
+        """Claim attempts, and return those whose message is to be published; the others have been meanwhile.
+
+        Raises:
+            CatalogUnavailable: the lock may be lost. Nothing may be published.
+        """
+        ids, numbers = zip(*attempts, strict=True)
+        with catalog_errors(self._dsn):
+            async with self._holder.transaction():
+                await self._holder.execute(self._sql["claim"], ids, numbers)
+                rows = await self._holder.fetch(self._sql["unpublished"], ids, numbers)
+        return {row[0] for row in rows}
+
+
 class DeadLetters:
     """Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
 
@@ -105,7 +133,8 @@ class DeadLetters:
         self._pool = pool
         self._dsn = dsn
         raw = statements("dead_letters")
-        parts = {name: raw[name] for name in ("last", "state", "old")}
+        parts = {name: raw[name] for name in ("last", "state", "old", "lost_before")}
+        parts["input_retention_s"] = str(INPUT_RETENTION_S)
         self._sql = {name: _filled(text, parts) for name, text in raw.items()}
 
     @classmethod
@@ -155,19 +184,19 @@ class DeadLetters:
         }
 
     @asynccontextmanager
-    async def redriving(self) -> AsyncIterator[None]:
+    async def redriving(self) -> AsyncIterator[Claims]:
         """Be the one redrive that runs.
 
         Raises:
             HeadraceError: another one runs.
         """
         async with borrowed(self._pool, self._dsn) as holder:
-            if not await holder.fetchval("select pg_try_advisory_lock($1)", REDRIVE_LOCK):
+            if not await holder.fetchval(self._sql["lead"], REDRIVE_LOCK):
                 raise HeadraceError(
                     "redrive_running", "another redrive is at work", hint="wait until it has ended, then run it again"
                 )
-            yield
-            await holder.fetchval("select pg_advisory_unlock($1)", REDRIVE_LOCK)
+            yield Claims(holder, self._dsn, self._sql)
+            await holder.execute(self._sql["unlead"], REDRIVE_LOCK)
 
     async def candidates(self, filters: LetterFilters) -> AsyncGenerator[Candidate]:
         """Yield what may be published again, in the order in which the messages first stood."""
@@ -182,14 +211,6 @@ class DeadLetters:
                 return
             last = rows[-1]
             after = (last["topic"], last["partition"], last["offset"], last["dead_letter_id"])
-
-    async def claim(self, attempts: Sequence[tuple[UUID, int]]) -> set[UUID]:
-        """Claim attempts, and return those whose message is to be published; the others have been meanwhile."""
-        ids, numbers = zip(*attempts, strict=True)
-        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
-            await connection.execute(self._sql["claim"], ids, numbers)
-            rows = await connection.fetch(self._sql["unpublished"], ids, numbers)
-        return {row[0] for row in rows}
 
     async def published(self, attempts: Sequence[tuple[UUID, int]]) -> None:
         """Note that Kafka has acknowledged the messages of these attempts."""

@@ -3,9 +3,12 @@
 from typing import Any
 from uuid import UUID
 
+from schemas.digest import record_id
+from schemas.events import Kind
 from store.statements import statements
 from store.views import Filters
 
+TIME_US_MAX = 253_402_300_799_999_999  # the last microsecond of the year 9999
 _TIME = "timestamptz 'epoch' + {}::bigint * interval '1 microsecond'"
 
 
@@ -26,9 +29,9 @@ def page_query(filters: Filters, after: tuple[int, UUID] | None, limit: int) -> 
     return text.replace("{conditions}", " and ".join(conditions) or "true"), values
 
 
-def cursor_of(ingested_at_us: int, record_id: UUID) -> str:
+def cursor_of(ingested_at_us: int, last_id: UUID) -> str:
     """Return the cursor that continues after this record."""
-    return f"{ingested_at_us}.{record_id}"
+    return f"{ingested_at_us}.{last_id}"
 
 
 def key_of(cursor: str) -> tuple[int, UUID]:
@@ -37,15 +40,23 @@ def key_of(cursor: str) -> tuple[int, UUID]:
     Raises:
         ValueError: it was not made by `cursor_of`.
     """
-    time_us, _, record_id = cursor.partition(".")
-    return int(time_us), UUID(record_id)
+    time, _, last_id = cursor.partition(".")
+    time_us = int(time)
+    if not 0 <= time_us <= TIME_US_MAX:
+        raise ValueError("the cursor's time is none of the catalog's")
+    return time_us, UUID(last_id)
+
+
+def within(of: str, scopes: str) -> str:
+    """Return the condition that what `of` names lies within the scopes of a parameter."""
+    return statements("queries")["within"].replace("{of}", of).replace("{scopes}", scopes)
 
 
 def _driver(filters: Filters) -> tuple[str, list[str]]:
-    """Choose what drives the page: an LDO id or code has an index of its own; sources and kinds are walked through."""
-    if filters.ldo_id is not None or filters.code is not None:
+    """Choose what drives the page: a digest, LDO id or code has an index of its own; sources and kinds are walked."""
+    if filters.digest is not None or filters.ldo_id is not None or filters.code is not None:
         return "nothing_more", []
-    if filters.site is not None or filters.source_id is not None:
+    if filters.site is not None or filters.source_id is not None or filters.scopes is not None:
         return "every_source", ["r.site = wanted.site", "r.source_id = wanted.source_id"]
     return "every_kind", ["r.kind = wanted.kind"]
 
@@ -54,11 +65,15 @@ def _wanted(filters: Filters, driver: str) -> list[tuple[str, Any]]:
     # A source is asked of the driver, whose list of sources is then a short one; the join says it of the records.
     of = "wanted" if driver == "every_source" else "r"
     kinds = None if filters.kinds is None else sorted(filters.kinds)
+    # A record's id follows from its kind and digest, so its primary key finds the digest too.
+    ids = None if filters.digest is None else [record_id(kind, filters.digest) for kind in Kind]
     return [
+        ("r.record_id = any({}::uuid[])", ids),
         ("r.ldo_id = {}", filters.ldo_id),
         ("r.code = {}", filters.code),
         (f"{of}.site = {{}}", filters.site),
         (f"{of}.source_id = {{}}", filters.source_id),
+        (within(of, "{0}"), filters.scopes),
         ("r.kind = any({}::text[])", kinds),
         (f"r.ingested_at >= {_TIME}", filters.since_us),
         (f"r.ingested_at < {_TIME}", filters.until_us),

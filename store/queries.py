@@ -1,14 +1,16 @@
 """The catalog's read side: lists, single records with their sightings, counts, dead letters."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from schemas.digest import is_digest, record_id
 from schemas.events import Kind
 from store.errors import RecordAmbiguous, RecordMissing
-from store.page import cursor_of, key_of, page_query
+from store.page import cursor_of, key_of, page_query, within
 from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from store.rows import BlobPlace
 from store.statements import statements
 from store.views import Counts, Filters, Page, RecordDetail, Sighting, StoredRecord
 
@@ -26,13 +28,18 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Queries:
-    """The catalog, as lists and shows read it. Raises CatalogUnavailable or CatalogRefused."""
+    """The catalog, as lists and shows read it. Raises CatalogUnavailable or CatalogRefused.
+
+    `scopes` are what a reader reaches, 'site/source' or 'site/*'; without them it reaches everything.
+    """
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""
         self._pool = pool
         self._dsn = dsn
-        self._sql = statements("queries")
+        fixed = {"{within}": within("r", "$2"), "{sighting_within}": within("s", "$2")}
+        self._sql = {name: _filled(text, fixed) for name, text in statements("queries").items()}
+        self._sql["sightings"] = statements("queries")["sightings"].replace("{within}", within("r", "$3"))
 
     @classmethod
     async def open(
@@ -63,15 +70,15 @@ class Queries:
         more = len(records) == limit
         return Page(records, cursor_of(records[-1].ingested_at_us, records[-1].record_id) if more else None)
 
-    async def record(self, wanted: str) -> RecordDetail:
+    async def record(self, wanted: str, scopes: Sequence[str] | None = None) -> RecordDetail:
         """Find a record by its id, the beginning of it or of its digest, a public LDO id, an LDO id, or a code.
 
         Of an LDO id or a code that came several times, it is the newest.
 
         Raises:
-            RecordMissing: there is none. RecordAmbiguous: a beginning fits several.
+            RecordMissing: there is none within the scopes. RecordAmbiguous: a beginning fits several.
         """
-        found = await self._by_ids(await self._candidates(wanted.strip()))
+        found = await self._by_ids(await self._reached(await self._candidates(wanted.strip(), scopes), scopes))
         match found:
             case []:
                 raise RecordMissing(wanted)
@@ -80,8 +87,18 @@ class Queries:
             case _:
                 raise RecordAmbiguous(wanted, [f"{one.kind} {one.record_id}" for one in found[:_NAMED_MAX]])
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX)
+            rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX, scopes)
         return RecordDetail(record, tuple(Sighting(*row) for row in rows))
+
+    async def records_of(self, digest: str, scopes: Sequence[str] | None = None) -> list[StoredRecord]:
+        """Return the records of this digest, at most one of each kind, newest first."""
+        return await self._by_ids(await self._reached([record_id(kind, digest) for kind in Kind], scopes))
+
+    async def blob(self, digest: str) -> BlobPlace | None:
+        """Return where the bytes of this digest lie; None where the catalog has none."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            row = await connection.fetchrow(self._sql["blob"], bytes.fromhex(digest))
+        return None if row is None else BlobPlace(*row)
 
     async def counts(self) -> Counts:
         """Count everything. It reads whole indexes: about a second for ten million records."""
@@ -103,13 +120,20 @@ class Queries:
             rows = await connection.fetch(text, ids)
         return [StoredRecord(*row) for row in rows]
 
-    async def _candidates(self, wanted: str) -> list[UUID]:
+    async def _reached(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[UUID]:
+        if scopes is None or not ids:
+            return ids
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["reached"], ids, scopes)
+        return [row[0] for row in rows]
+
+    async def _candidates(self, wanted: str, scopes: Sequence[str] | None) -> list[UUID]:
         if public := _PUBLIC_LDO_ID.fullmatch(wanted):
             digests = await self._digests(public[1])
             return [record_id(Kind.LDO, digest) for digest in digests]
         for name in ("newest_by_ldo_id", "newest_by_code"):
             async with borrowed(self._pool, self._dsn) as connection:
-                if (newest := await connection.fetchval(self._sql[name], wanted)) is not None:
+                if (newest := await connection.fetchval(self._sql[name], wanted, scopes)) is not None:
                     return [newest]
         digits = wanted.lower().replace("-", "")
         if is_digest(digits):
@@ -129,3 +153,9 @@ class Queries:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["digests_between"], first, last, _NAMED_MAX + 1)
         return [row[0].hex() for row in rows]
+
+
+def _filled(text: str, fixed: dict[str, str]) -> str:
+    for word, part in fixed.items():
+        text = text.replace(word, part)
+    return text

@@ -19,7 +19,7 @@ class BlobRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRow:
-    """One distinct thing. `attributes` is a JSON object without the character U+0000."""
+    """One distinct thing. `attributes` is a JSON object without U+0000; `clip_sha256` is hexadecimal, an LDO's clip."""
 
     record_id: UUID
     kind: Kind
@@ -38,6 +38,7 @@ class RecordRow:
     about: str | None = None
     attributes: bytes = b"{}"
     traceparent: str | None = None
+    clip_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

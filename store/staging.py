@@ -17,11 +17,11 @@ from store.errors import BlobMissing, ClaimMismatch, ClaimMissing
 
 STAGING_PREFIX = "staging/"
 PROMOTING_PREFIX = "promoting/"
-# What stays behind: a body whose message never came, or a copy whose worker died. A producer that was offline may still
-# publish a claim days after it staged its body; a copy is made and deleted within one batch.
-STAGING_DAYS_MAX = 7
+# What stays behind is a copy whose worker died: a copy is made and deleted within one batch. How long a staged body is
+# kept whose message never came is a setting: a producer that was offline may publish a claim days after it staged it.
 PROMOTING_DAYS_MAX = 1
 VERIFY_CHUNK_BYTES = 4 * 1024 * 1024
+MOVED_EVERY_S = 5.0  # while the store copies
 HASH_IN_THREAD_BYTES_MIN = 64 * 1024  # below it, going to a thread costs more than the 40 µs of hashing
 
 
@@ -52,7 +52,8 @@ async def verify_and_promote(
 ) -> Promoted:
     """Check a staged body against what its message says and put it at its content address; may be repeated.
 
-    `moved` is called after each chunk: a large body takes minutes, and whoever watches must see that it moves. The
+    `moved` is called after each chunk and while the store copies: a large body takes minutes, and whoever watches must
+    see that it moves. A copy that hangs is ended by the store's client (store/blob_target.py). The
     staged object stays: `discard` it once the catalog's transaction is committed.
 
     Raises:
@@ -64,8 +65,12 @@ async def verify_and_promote(
         raise ClaimMissing(claim, where=blobs.where)
     copy = f"{PROMOTING_PREFIX}{new_id()}"
     target = blob_key(sha256_hex)
+    # Before it is copied: a store may refuse to copy what is far too large, and that would not be the message's fault.
+    staged = await blobs.stat(claim)
+    if staged is not None and staged.size_bytes != size_bytes:
+        raise ClaimMismatch(claim, f"{staged.size_bytes} bytes instead of {size_bytes}", where=blobs.where)
     try:
-        await blobs.copy(claim, copy)
+        await _copied(blobs, claim, copy, moved)
     except BlobMissing:
         # Another delivery of the same claim may have been promoted, committed and discarded in the meantime.
         if await _is_there(blobs, target, size_bytes):
@@ -75,7 +80,7 @@ async def verify_and_promote(
         head = await _verified_head(blobs, copy, claim, (sha256_hex, size_bytes), head_bytes, moved)
         created = not await _is_there(blobs, target, size_bytes)
         if created:
-            await blobs.copy(copy, target)
+            await _copied(blobs, copy, target, moved)
         return Promoted(head, created)
     finally:
         await blobs.delete(copy)
@@ -86,6 +91,16 @@ async def discard(blobs: Blobs, claim: str) -> None:
     # The claim comes from a message: it must never reach what the service itself has stored.
     if claim.startswith(STAGING_PREFIX):
         await blobs.delete(claim)
+
+
+async def _copied(blobs: Blobs, source: str, target: str, moved: Callable[[], None]) -> None:
+    copying = asyncio.ensure_future(blobs.copy(source, target))
+    try:
+        while not (await asyncio.wait({copying}, timeout=MOVED_EVERY_S))[0]:
+            moved()
+        copying.result()
+    finally:
+        copying.cancel()
 
 
 async def _is_there(blobs: Blobs, key: str, size_bytes: int) -> bool:

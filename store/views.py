@@ -6,6 +6,11 @@ from uuid import UUID
 from schemas.events import Kind
 
 
+def public_ldo_id(digest: str, captured_at_us: int) -> str:
+    """Return an LDO's public id: `ldo_`, the first 12 digits of its digest, `_`, and its Unix seconds."""
+    return f"ldo_{digest[:12]}_{captured_at_us // 1_000_000}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
     """One record and where its bytes are; `store_key` is None only where its blob's row is gone."""
@@ -33,10 +38,8 @@ class StoredRecord:
 
     @property
     def public_id(self) -> str:
-        """The id to show: an LDO's is `ldo_`, the first 12 digits of its digest, `_`, and its Unix seconds."""
-        if self.kind != Kind.LDO:
-            return str(self.record_id)
-        return f"ldo_{self.digest[:12]}_{self.captured_at_us // 1_000_000}"
+        """The id to show."""
+        return public_ldo_id(self.digest, self.captured_at_us) if self.kind == Kind.LDO else str(self.record_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,10 @@ class RecordDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which records to list; what is None does not matter. The times are when it was ingested, `until_us` excluded."""
+    """Which records to list; what is None does not matter. The times are when it was ingested, `until_us` excluded.
+
+    `scopes` are what a reader reaches, 'site/source' or 'site/*'.
+    """
 
     kinds: frozenset[Kind] | None = None
     site: str | None = None
@@ -74,6 +80,8 @@ class Filters:
     code: str | None = None
     since_us: int | None = None
     until_us: int | None = None
+    digest: str | None = None
+    scopes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,13 @@ _REQUEST_S = 5.0
 class LagProbe:
     """Looks every two seconds, in a thread, at where the group and the topics are.
 
-    `assigned` returns this process's partitions. Where it has none, all partitions of the topics are watched, so that a
-    consumer that never gets its share back is noticed too.
+    `assigned` returns this process's partitions; one that stands by has none, and nothing that it could be late with.
+    It returns None while the process is not in the group: then all partitions of the topics are watched, so that one
+    that never gets its share back is noticed too.
     """
 
     def __init__(
-        self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition]]
+        self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition] | None]
     ) -> None:
         # It never subscribes: it asks for the group's offsets without becoming a member. It fetches as little as it
         # can, for it only ever asks whether there is a message at all.
@@ -86,9 +87,9 @@ class LagProbe:
         self._consumer.close()
 
     def _standings(self) -> dict[Partition, Standing]:
-        everything = self._partitions()
-        assigned = set(self._assigned())
-        watched = [one for one in everything if (one.topic, one.partition) in assigned] or everything
+        everything, assigned = self._partitions(), self._assigned()
+        share = None if assigned is None else set(assigned)
+        watched = [one for one in everything if share is None or (one.topic, one.partition) in share]
         standings: dict[Partition, Standing] = {}
         lags = dict.fromkeys(self._topics, 0)
         for one in self._consumer.committed(watched, timeout=_REQUEST_S):

@@ -63,16 +63,19 @@ class Lane:
         self._closed = False
 
     async def take(self, events: Sequence[Event]) -> None:
-        """Take events in, waiting until there is room for them; more than all the room are taken alone.
+        """Take events in, as many at a time as there is room for; one that is larger than all the room is taken alone.
 
         Called by one agent only: the order of the calls is the order of the acknowledgements.
         """
-        size_bytes = sum(size_of(event.message) for event in events)
-        while not self._has_room(len(events), size_bytes):
-            self._room.clear()
-            await self._room.wait()
-        self._waiting.extend(events)
-        self._bytes += size_bytes
+        for event in events:
+            size_bytes = size_of(event.message)
+            if not self._has_room(size_bytes):
+                self._start()  # what was let in so far makes room only once it is on its way
+            while not self._has_room(size_bytes):
+                self._room.clear()
+                await self._room.wait()
+            self._waiting.append(event)
+            self._bytes += size_bytes
         self._start()
 
     async def drain(self) -> None:
@@ -81,12 +84,12 @@ class Lane:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    def _has_room(self, messages: int, size_bytes: int) -> bool:
+    def _has_room(self, size_bytes: int) -> bool:
         if self._closed:
             return False
         if not self._waiting and not self._tasks:
             return True
-        fits = len(self._waiting) + messages <= self._limits.messages_max
+        fits = len(self._waiting) < self._limits.messages_max
         return fits and self._bytes + size_bytes <= self._limits.bytes_max
 
     def _start(self) -> None:

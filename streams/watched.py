@@ -24,7 +24,7 @@ async def watched(
     progress: Callable[[], object],
     doing: Callable[[], str],
     probes: Mapping[str, Callable[[], Awaitable[object]]],
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Probes]:
     """Watch while the context lasts; `doing` is what `/livez` says of a process that moves."""
     watchdog = Watchdog(settings.watchdog_s, waiting=waiting, progress=progress)
     asked = Probes(probes)
@@ -38,7 +38,7 @@ async def watched(
     watchdog.start()
     health.start()
     try:
-        yield
+        yield asked
     finally:
         asking.cancel()
         await asyncio.to_thread(health.stop)

@@ -181,8 +181,8 @@ class ServiceProcess:
         except OSError as error:
             return 0, str(error)
 
-    def wait_ready(self) -> "ServiceProcess":
-        until(lambda: self._alive() and self.get("/readyz")[0] == 200, READY_S_MAX, f"{self._args} to be ready")
+    def wait_ready(self, probe: str = "/readyz") -> "ServiceProcess":
+        until(lambda: self._alive() and self.get(probe)[0] == 200, READY_S_MAX, f"{self._args} to be ready")
         return self
 
     def _alive(self) -> bool:

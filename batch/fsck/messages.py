@@ -22,6 +22,7 @@ _REQUEST_S = 10.0
 _FETCH_S_MAX = 10.0
 _SILENCE_S_MAX = 30.0
 _READ_MESSAGES = 2000
+CLOCKS_APART_S_MAX = 300  # Kafka stamps its messages by its own clock, the catalog its rows by another
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,31 @@ class Messages:
             return None
 
     def complete_since_us(self) -> int:
-        """Return the time since when the ingested topics hold everything; 0 where nothing was ever removed."""
+        """Return the time since when the ingested topics hold everything; 0 where nothing was ever removed.
+
+        It is later than what Kafka says by CLOCKS_APART_S_MAX, so it may be compared with the catalog's times.
+        """
         since_ms = 0
         with self._consumer("read_uncommitted") as consumer:
             for place in self._places(consumer):
                 low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
-                if low == 0:
-                    continue
-                if low == high:
-                    return time.time_ns() // 1000
-                consumer.assign([TopicPartition(place.topic, place.partition, low)])
-                message = consumer.poll(_REQUEST_S)
-                if message is not None and message.error() is None:
-                    since_ms = max(since_ms, message.timestamp()[1])
-        return since_ms * 1000
+                if low > 0:
+                    since_ms = max(since_ms, _now_ms() if low == high else self._first_ms(consumer, place, low))
+        return (since_ms + CLOCKS_APART_S_MAX * 1000) * 1000 if since_ms else 0
+
+    def _first_ms(self, consumer: Consumer, place: TopicPartition, low: int) -> int:
+        """Return the time of the first message that is left; now, where nothing is left by now."""
+        consumer.assign([TopicPartition(place.topic, place.partition, low)])
+        message = consumer.poll(_REQUEST_S)
+        # Silence must not read as "nothing was ever removed": what retention took would be announced again.
+        if message is None:
+            raise kafka_unreachable(self._settings, KafkaError(KafkaError._TIMED_OUT, place.topic))  # noqa: SLF001
+        error = message.error()
+        if error is None:
+            return message.timestamp()[1]
+        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+            raise KafkaException(error)
+        return _now_ms()
 
     def announced(self) -> Iterator[list[Announced]]:
         """Yield what the ingested topics hold now, as a `read_committed` reader sees it."""
@@ -134,6 +146,10 @@ class Messages:
             raise kafka_unreachable(self._settings, error.args[0]) from None
         finally:
             consumer.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _record_of(value: bytes | None) -> UUID | None:

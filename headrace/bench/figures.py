@@ -14,6 +14,7 @@ TARGETS = {
     "ldos_cpu": "0.06 ms is Redpanda Connect's",
     "latency_p50": "≤ 30 ms",
     "latency_p99": "≤ 100 ms",
+    "gateway": "≥ 300/s",
 }
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from headrace.bench.backlog import Bench, Drained, drain, frames, ldos, publish
 from headrace.bench.bodies import FRAME_BYTES
-from headrace.bench.figures import TARGETS, Figure, of_peer
+from headrace.bench.figures import TARGETS, Figure, of_peer, rate
 from headrace.bench.live import FRAMES_PER_S, live
 from headrace.bench.peers import PUTS_AT_ONCE, puts_per_s, reads_per_s
+from headrace.bench.uploads import CLIENTS, uploads
 from headrace.demo.report import percentile
 from headrace.initialize import initialize
 from infra.native import Store, temporary_stack
+from runtime.errors import HeadraceError
 from runtime.settings import load_settings
 from schemas.events import Kind
 from schemas.topics import input_topic
@@ -131,10 +133,30 @@ def _latency(bench: Bench, options: Options, say: Say) -> list[Figure]:
     ]
 
 
+def _gateway(bench: Bench, options: Options, say: Say) -> list[Figure]:
+    peer = _put_peer(bench, options.frames, say)
+    say(f"gateway: {CLIENTS} clients upload files of 200 KB for {options.seconds:.0f} s")
+    found = uploads(bench, options.seconds)
+    if found.failed:
+        raise HeadraceError("bench_failed", f"{found.failed} uploads were not ingested")
+    per_s = rate(len(found.answers_s), found.seconds)
+    plain = f"the store's plain PUTs, {PUTS_AT_ONCE} at a time ({peer:.0f}/s)"
+    times_ms = sorted(one * 1000 for one in found.answers_s)
+    return [
+        Figure(
+            "gateway_per_s", f"uploads of 200 KB, {CLIENTS} clients, durable", per_s, "/s", plain,
+            of_peer(per_s, peer), TARGETS["gateway"],
+        ),
+        Figure("gateway_ms_p50", "from sending to `ingested`, p50", percentile(times_ms, 0.5) or 0.0, "ms"),
+        Figure("gateway_ms_p99", "from sending to `ingested`, p99", percentile(times_ms, 0.99) or 0.0, "ms"),
+    ]  # fmt: skip
+
+
 CASES: dict[str, Callable[[Bench, Options, Say], list[Figure]]] = {
     "frames": _frames,
     "ldos": _ldos,
     "latency": _latency,
+    "gateway": _gateway,
 }
 
 

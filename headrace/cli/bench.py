@@ -17,6 +17,7 @@ class Case(StrEnum):
     FRAMES = "frames"
     LDOS = "ldos"
     LATENCY = "latency"
+    GATEWAY = "gateway"
     ALL = "all"
 
 

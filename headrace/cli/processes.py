@@ -19,6 +19,8 @@ def register(app: typer.Typer) -> None:
     app.command()(worker)
     app.command()(relay)
     app.command()(consumer)
+    app.command()(gateway)
+    app.command()(capture)
 
 
 def init() -> None:
@@ -60,6 +62,23 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
             exit_code=Exit.USAGE,
         )
     serve(name, CONSUMERS[name])
+
+
+def gateway() -> None:
+    """Serve HTTP and WebSocket in front of the service; reads HOST, PORT and REDIS_URL too."""
+    from gateway.app import serve as answer
+    from gateway.older_names import overrides
+
+    settings = load_settings(**overrides())
+    configure_logs(settings.log_format, settings.log_level, "gateway")
+    raise typer.Exit(run(lambda stop: answer(settings, stop)))
+
+
+def capture() -> None:
+    """Capture the cameras that callers of the gateway ask for; several may run."""
+    from gateway.capture.worker import work
+
+    serve("capture", work)
 
 
 def serve(name: str, main: Callable[[Settings, asyncio.Event], Awaitable[int]]) -> None:

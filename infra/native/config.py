@@ -18,6 +18,8 @@ Brokers = Literal[1, 3]
 BUCKET = "headrace"
 DATABASE = "headrace"
 STORE_REGION = "us-east-1"
+GATEWAY = "gateway"
+GATEWAY_HTTP = "gateway-http"  # where callers come; its health has a port like every process's
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,14 @@ class Secrets:
     valkey_password: str = field(repr=False)
     store_access_key: str = field(repr=False)
     store_secret_key: str = field(repr=False)
+    gateway_token_secret: str = field(repr=False)
+    gateway_admin_key: str = field(repr=False)
 
     @classmethod
     def new(cls) -> "Secrets":
         """Make fresh ones."""
-        return cls(*(secrets.token_hex(size) for size in (16, 16, 10, 20)))
+        hexadecimal = [secrets.token_hex(size) for size in (16, 16, 10, 20, 32)]
+        return cls(*hexadecimal, *[f"hr_admin_{secrets.token_urlsafe(32)}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ def port_names(store: Store, brokers: Brokers, services: tuple[ServiceSpec, ...]
     names = [name for node in range(1, brokers + 1) for name in (broker_name(node), f"{broker_name(node)}-controller")]
     names += ["postgres", "valkey"]
     names += ["minio"] if store == "minio" else []
-    return names + [service.name for service in services]
+    names += [service.name for service in services]
+    return names + ([GATEWAY_HTTP] if GATEWAY in {service.name for service in services} else [])
 
 
 def read_config(state: StateDir) -> StackConfig | None:

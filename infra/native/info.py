@@ -46,8 +46,8 @@ class StackInfo:
             store_access_key=config.secrets.store_access_key if has_minio else "",
             store_secret_key=config.secrets.store_secret_key if has_minio else "",
             java=config.installed.java,
-            gateway_url=None,
-            admin_key=None,
+            gateway_url=service.gateway_url(config),
+            admin_key=config.secrets.gateway_admin_key if service.gateway_url(config) else None,
             _env=service.client_env(config, state),
             _postgres_shown=postgres.dsn(config, with_password=False),
         )

@@ -102,7 +102,12 @@ def create_bucket(config: StackConfig, state: StateDir) -> None:
     """Make the bucket in a MinIO that runs; may be repeated."""
     if not (state.part("minio") / "data" / BUCKET).is_dir():
         keys = config.secrets.store_access_key, config.secrets.store_secret_key
-        asyncio.run(ensure_bucket(f"s3://{BUCKET}", endpoint=endpoint(config), region=STORE_REGION, keys=keys))
+        days = load_settings().staging_retention_days
+        asyncio.run(
+            ensure_bucket(
+                f"s3://{BUCKET}", endpoint=endpoint(config), region=STORE_REGION, keys=keys, staging_days=days
+            )
+        )
 
 
 def _build_failed(reason: str) -> HeadraceError:

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from infra.native import kafka, minio, postgres
+from infra.native import kafka, minio, postgres, valkey
 from infra.native.checks import http_answers
-from infra.native.config import BUCKET, STORE_REGION, ServiceSpec, StackConfig
+from infra.native.config import BUCKET, GATEWAY, GATEWAY_HTTP, STORE_REGION, ServiceSpec, StackConfig
 from infra.native.layout import StateDir
 from infra.native.ports import LOOPBACK
 from infra.native.process import Process, Restart
@@ -16,6 +16,8 @@ SERVICES = (
     ServiceSpec("relay", ("relay",)),
     ServiceSpec("preprocessing", ("consumer", "preprocessing")),
     ServiceSpec("perception", ("consumer", "perception")),
+    ServiceSpec("capture", ("capture",)),
+    ServiceSpec(GATEWAY, (GATEWAY,)),
 )
 INIT = "init"
 """The step before them: migrations, topics, bucket."""
@@ -48,11 +50,27 @@ def store_url(config: StackConfig, state: StateDir) -> str:
     return f"s3://{BUCKET}" if config.store == "minio" else state.blobs.as_uri()
 
 
+def gateway_url(config: StackConfig) -> str | None:
+    """Where the gateway answers; None where the stack has none."""
+    port = config.ports.get(GATEWAY_HTTP)
+    return None if port is None else f"http://{LOOPBACK}:{port}"
+
+
+def _gateway_env(config: StackConfig) -> dict[str, str]:
+    return {
+        "HEADRACE_GATEWAY_HOST": LOOPBACK,
+        "HEADRACE_GATEWAY_PORT": str(config.ports.get(GATEWAY_HTTP, 0)),
+        "HEADRACE_GATEWAY_TOKEN_SECRET": config.secrets.gateway_token_secret,
+        "HEADRACE_GATEWAY_ADMIN_KEY": config.secrets.gateway_admin_key,
+        "HEADRACE_REDIS_URL": valkey.url(config),
+    }
+
+
 def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[Process, ...]:
     """The step that prepares topics and tables, and after it the processes of the service."""
     if not config.services:
         return ()
-    env = {**client_env(config, state), "HEADRACE_LOG_FORMAT": "json"}
+    env = {**client_env(config, state), **_gateway_env(config), "HEADRACE_LOG_FORMAT": "json"}
     first = Process(
         name=INIT,
         argv=_argv((INIT,)),

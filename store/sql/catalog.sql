@@ -16,24 +16,24 @@ on conflict do nothing
 -- insert_records --
 insert into records (
     record_id, kind, digest, site, source_id, captured_at, sequence, media_type, size_bytes,
-    width, height, duration_us, ldo_id, code, about, attributes, traceparent
+    width, height, duration_us, ldo_id, code, about, attributes, traceparent, clip_sha256
 )
 select
     record_id::uuid, kind, decode(digest, 'hex'), site, source_id,
     timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
     sequence::bigint, media_type, size_bytes::bigint,
     width::integer, height::integer, duration_us::bigint, ldo_id, code, about,
-    coalesce(attributes::json, '{}'), traceparent
+    coalesce(attributes::json, '{}'), traceparent, decode(clip_sha256, 'hex')
 from rows from (
     json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
     json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),
     json_array_elements_text($7::json), json_array_elements_text($8::json), json_array_elements_text($9::json),
     json_array_elements_text($10::json), json_array_elements_text($11::json), json_array_elements_text($12::json),
     json_array_elements_text($13::json), json_array_elements_text($14::json), json_array_elements_text($15::json),
-    json_array_elements_text($16::json), json_array_elements_text($17::json)
+    json_array_elements_text($16::json), json_array_elements_text($17::json), json_array_elements_text($18::json)
 ) as r (
     record_id, kind, digest, site, source_id, captured_at_us, sequence, media_type, size_bytes,
-    width, height, duration_us, ldo_id, code, about, attributes, traceparent
+    width, height, duration_us, ldo_id, code, about, attributes, traceparent, clip_sha256
 )
 on conflict do nothing
 returning record_id
@@ -142,4 +142,4 @@ select generation from collection
 
 -- check --
 -- An error names the table where the schema is not there; the newest table says that it is current.
-select published_at, generation from outbox, collection where false
+select published_at, generation, upload_id from outbox, collection, uploads where false

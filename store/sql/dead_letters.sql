@@ -1,5 +1,6 @@
 -- Dead letters, as people work with them. Times come out as microseconds since 1970; numeric keeps them exact.
 -- {conditions} is filled in from the fixed parts at the end of this file, never from what a user gave.
+-- What was published before {lost_before}, and has no end, Kafka need not hold any more: no worker may ever see it.
 
 -- page --
 select
@@ -37,8 +38,8 @@ order by attempt
 select dead_letter_id from dead_letters where dead_letter_id between $1 and $2 order by dead_letter_id limit $3
 
 -- candidates --
--- In the order in which the messages first stood, page by page by key. A redrive that is out but not ended is left alone:
--- the worker has it before it, or will have.
+-- In the order in which the messages first stood, page by page by key. A redrive that is out but not ended is left
+-- alone: the worker has it before it, or will have, unless Kafka may have lost it.
 select
     d.dead_letter_id, d.topic, d.partition, d."offset",
     coalesce(octet_length(d.value), 0) + coalesce(octet_length(d.key), 0) as bytes,
@@ -46,7 +47,10 @@ select
 from dead_letters as d
 {last}
 where {conditions} and d.record_id is null
-    and (last.attempt is null or last.ended_at is not null or last.published_at is null)
+    and (
+        last.attempt is null or last.ended_at is not null or last.published_at is null
+        or last.published_at < {lost_before}
+    )
     and (d.topic, d.partition, d."offset", d.dead_letter_id) > ($2, $3::integer, $4::bigint, $5::uuid)
 order by d.topic, d.partition, d."offset", d.dead_letter_id
 limit $1
@@ -58,10 +62,19 @@ select
 from dead_letters
 where dead_letter_id = any($1::uuid[])
 
+-- lead --
+select pg_try_advisory_lock($1)
+
+-- unlead --
+select pg_advisory_unlock($1)
+
 -- claim --
-insert into redrives (dead_letter_id, attempt)
+-- One that was lost begins anew under its number: a message of it that comes all the same is taken up once.
+insert into redrives as r (dead_letter_id, attempt)
 select * from unnest($1::uuid[], $2::integer[])
-on conflict do nothing
+on conflict (dead_letter_id, attempt) do update
+set claimed_at = now(), published_at = null
+where r.ended_at is null and r.published_at < {lost_before}
 
 -- unpublished --
 select dead_letter_id
@@ -108,5 +121,8 @@ end
 
 -- old --
 d.rejected_at < now() - $1::integer * interval '1 day'
-    and (last.attempt is null or last.ended_at is not null)
+    and (last.attempt is null or last.ended_at is not null or last.published_at < {lost_before})
     and not exists (select from outbox as o where o.published_at is null and o.dead_letter_id = d.dead_letter_id)
+
+-- lost_before --
+now() - interval '{input_retention_s} seconds'

@@ -36,18 +36,38 @@ select record_id from records where record_id between $1 and $2 order by record_
 select sha256 from blobs where sha256 between $1 and $2 order by sha256 limit $3
 
 -- newest_by_ldo_id --
-select record_id from records where ldo_id = $1 order by ingested_at desc, record_id desc limit 1
+select record_id
+from records as r
+where ldo_id = $1 and ($2::text[] is null or {within})
+order by ingested_at desc, record_id desc
+limit 1
 
 -- newest_by_code --
-select record_id from records where code = $1 order by ingested_at desc, record_id desc limit 1
+select record_id
+from records as r
+where code = $1 and ($2::text[] is null or {within})
+order by ingested_at desc, record_id desc
+limit 1
+
+-- reached --
+-- A record is reached through its own source, and through every source that delivered the same bytes.
+select r.record_id
+from records as r
+where r.record_id = any($1::uuid[]) and (
+    {within} or exists (select from sightings as s where s.record_id = r.record_id and {sighting_within})
+)
+order by r.record_id
+
+-- blob --
+select sha256, size_bytes, media_type, store_key, store_offset from blobs where sha256 = $1
 
 -- sightings --
 select
     topic, partition, "offset", index, record_id, site, source_id,
     (extract(epoch from captured_at) * 1000000)::bigint as captured_at_us, sequence,
     (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
-from sightings
-where record_id = $1
+from sightings as r
+where record_id = $1 and ($3::text[] is null or {within})
 order by seen_at, topic, partition, "offset", index
 limit $2
 
@@ -69,6 +89,13 @@ r.record_id, r.kind, encode(r.digest, 'hex') as digest, r.site, r.source_id,
 (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
 r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code, r.about,
 r.attributes::text as attributes, r.traceparent
+
+-- within --
+(
+    -- A scope's site ends at its first slash; a site that holds one itself is in no scope.
+    strpos({of}.site, '/') = 0
+    and ({of}.site || '/' || {of}.source_id = any({scopes}::text[]) or {of}.site || '/*' = any({scopes}::text[]))
+)
 
 -- every_kind --
 unnest(array['cid', 'frame', 'clip', 'ldo']) as wanted (kind)

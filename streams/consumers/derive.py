@@ -61,9 +61,9 @@ class Deriving:
         """Return what differs once something moved."""
         return self.published, self._failures, self._handling.progress if self._handling else 0
 
-    def assigned(self) -> Iterable[Place]:
-        """Return the partitions that are this member's; none while it is not yet a member, or no longer one."""
-        return self._intake.assigned if self._intake else ()
+    def assigned(self) -> Iterable[Place] | None:
+        """Return the partitions that are this member's; None while it is not yet a member, or no longer one."""
+        return self._intake.assigned if self._intake else None
 
     async def run(self, stop: asyncio.Event) -> int:
         """Work until `stop` is set; returns the exit code.

@@ -98,8 +98,12 @@ class Intake:
         self._consumer: Consumer | None = None
         self._uncommitted: dict[Place, int] = {}
         self._gone: set[Place] = set()
-        self.assigned: frozenset[Place] = frozenset()
-        """The partitions that this member had when it last took something; readable from any thread."""
+        self._joined = False
+        self.assigned: frozenset[Place] | None = None
+        """The partitions that this member had when it last took something, None where the group had not said yet.
+
+        Readable from any thread.
+        """
 
     async def open(self) -> None:
         """Join the group."""
@@ -147,20 +151,24 @@ class Intake:
 
     def _open(self) -> None:
         self._consumer = Consumer(self._config)
-        self._consumer.subscribe(self._topics, on_revoke=self._on_gone, on_lost=self._on_gone)
+        self._consumer.subscribe(
+            self._topics, on_assign=self._on_assigned, on_revoke=self._on_gone, on_lost=self._on_gone
+        )
 
     def _take(self, events_max: int) -> Batch:
         assert self._consumer is not None
         batch = Batch()
-        self._gone.clear()
         # `consume` would wait for all of `events_max`: the first is waited for, the others come if they are there.
         first = self._consumer.poll(POLL_S)
+        # What went while it was waited for may have come back within the same call: what was returned is ours.
+        self._gone.clear()
         if first is not None:
             rest = self._consumer.consume(events_max - 1, 0) if events_max > 1 else []
             for message in (first, *rest):
                 self._sort(message, batch)
         # A partition may go between the first message and the others: then its new owner takes all of them.
-        self.assigned = frozenset((place.topic, place.partition) for place in self._consumer.assignment())
+        held = frozenset((place.topic, place.partition) for place in self._consumer.assignment())
+        self.assigned = held if held or self._joined else None
         for place in self._gone:
             batch.taken.pop(place, None)
             batch.next_offsets.pop(place, None)
@@ -208,7 +216,12 @@ class Intake:
         for position in _positions({place: offset for place, offset in offsets.items() if place in held}):
             self._consumer.seek(position)
 
+    def _on_assigned(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        # It comes at the end of each rebalance, also with nothing new, so whoever stands by is told too.
+        self._joined = True
+
     def _on_gone(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._joined = False
         gone = {(place.topic, place.partition) for place in partitions}
         for place in gone:
             self._uncommitted.pop(place, None)

@@ -115,7 +115,7 @@ def _record(kind: Kind, one: Accepted) -> RecordRow:
         case Clip():
             own = {"duration_us": event.duration_us, "about": event.about, "attributes": event.attributes}
         case Ldo():
-            own = {"ldo_id": event.ldo_id}
+            own = {"ldo_id": event.ldo_id, "clip_sha256": event.clip_sha256}
         case _:
             assert_never(event)
     return RecordRow(

@@ -32,7 +32,7 @@ from store.outbox import Outbox, Pending
 from store.relay_session import Lead, Listener
 from streams.relay.announcer import Announcer
 from streams.relay.faults import Fenced
-from streams.relay.plan import announce_each
+from streams.relay.plan import announce_each, transaction_limits
 from streams.relay.tail import Tail
 from streams.start_over import StartOver
 
@@ -147,7 +147,8 @@ class Relay:
             if lead.lost.is_set():
                 raise StartOver("the lead was lost with its connection to PostgreSQL")
             listener.heard.clear()
-            rows = await self._outbox.pending(self._settings.relay_rows_max)
+            rows_max, bytes_max = transaction_limits(self._settings.relay_rows_max, self._failures)
+            rows = await self._outbox.pending(rows_max, bytes_max=bytes_max)
             if rows:
                 await self._announce(announcer, rows)
             else:

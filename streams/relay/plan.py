@@ -9,7 +9,7 @@ from schemas.events import DeadLetter, Ingested, Kind
 from schemas.headers import Headers, headers_for
 from schemas.limits import ENVELOPE_BYTES_MAX, NAME_BYTES_MAX
 from schemas.topics import DEAD_LETTERS, Topic, ingested_topic
-from store.outbox import Pending
+from store.outbox import PENDING_BYTES_MAX, Pending
 from streams.relay.ingested_bytes import ingested_bytes
 
 OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
@@ -49,6 +49,14 @@ class Announced:
     messages: list[Announcement]
     rows: list[Pending]
     passed_over: list[tuple[Pending, str]]
+
+
+def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
+    """Return how many rows and how many bytes the next transaction may take, after so many failures in a row.
+
+    Each failure halves both, down to a single row: the same again could take a slow broker too long for ever.
+    """
+    return max(1, rows_max >> failures), max(1, PENDING_BYTES_MAX >> failures)
 
 
 def announce(row: Pending) -> Announcement:

@@ -20,7 +20,8 @@ from schemas.events import Ingested, Kind
 from store import staging
 from store.blobs import Blobs
 from store.catalog import Catalog
-from store.collection import Collection
+from store.collection import COLLECTOR_LOCK, Collection
+from store.errors import CatalogUnavailable
 from tests.batch.test_redriving import run
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -319,6 +320,29 @@ async def test_a_worker_that_comes_late_with_an_old_generation_puts_again(
         await collection.release()
     await ingest.commit(prepared)
     assert await blobs.get(key) == event.body
+
+
+async def test_a_collector_that_lost_its_lock_marks_nothing_and_leaves_the_marks_of_the_next(
+    sql: Any, postgres_dsn: str
+) -> None:
+    marks, old = "select array_agg(store_key) from collecting", Collection.open(postgres_dsn)
+    collection = await old.__aenter__()
+    # As with a restart of PostgreSQL: the session that holds the lock ends.
+    await sql.fetchval(
+        "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = $1::bigint"
+        " and database = (select oid from pg_database where datname = current_database())",
+        COLLECTOR_LOCK,
+    )
+    async with Collection.open(postgres_dsn) as another:
+        await another.mark(["blobs/new"])
+        with pytest.raises(CatalogUnavailable):
+            await collection.mark(["blobs/old"])
+        with pytest.raises(CatalogUnavailable):
+            await collection.release()
+        assert await sql.fetchval(marks) == ["blobs/new"]
+        await another.release()
+    with pytest.raises(CatalogUnavailable):
+        await old.__aexit__(None, None, None)
 
 
 async def test_marks_that_a_dead_collector_left_are_taken_over_once_they_are_old(

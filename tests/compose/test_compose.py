@@ -16,11 +16,16 @@ import pytest
 import typer
 import yaml
 
+from gateway.access.keys import parse
+from gateway.uploads.inspection import CHILD_RSS_BYTES, CHILDREN
 from headrace.cli import app
 from headrace.cli.processes import parse_kinds
+from producers.clip import RING_BYTES_MAX
+from producers.publisher import IN_FLIGHT_BYTES_MAX
 from runtime.process import STOP_S_MAX
 from runtime.settings import Settings
 from schemas.events import Kind
+from schemas.limits import INLINE_BYTES_MAX
 from store.outbox import PENDING_BYTES_MAX
 from streams.app import group_of
 from streams.consumers.app import CONSUMERS
@@ -44,7 +49,7 @@ def environment(name: str) -> dict[str, str]:
 def settings_of(name: str) -> Settings:
     """The settings that the container would have, read the way it reads them; secrets are made up."""
     given = {
-        variable.removeprefix("HEADRACE_").lower(): REQUIRED.sub("f00d", value)
+        variable.removeprefix("HEADRACE_").lower(): REQUIRED.sub("f00d" * 10, value)
         for variable, value in environment(name).items()
         if variable.startswith("HEADRACE_")
     }
@@ -58,11 +63,20 @@ def seconds(text: str) -> float:
 def listening() -> set[str]:
     """`service:port` of everything that the composition itself offers."""
     kafka = re.findall(r"INTERNAL://:(\d+)", environment("kafka")["KAFKA_LISTENERS"])
-    return {f"kafka:{port}" for port in kafka} | {"minio:9000", "postgres:5432", "prometheus:9090"}
+    return {f"kafka:{port}" for port in kafka} | {"minio:9000", "postgres:5432", "prometheus:9090", "redis:6379"}
 
 
 def test_it_is_the_composition_that_the_issue_names() -> None:
-    assert OURS == ["init", "perception", "preprocessing", "relay", "worker-large", "worker-small"]
+    assert OURS == [
+        "capture",
+        "gateway",
+        "init",
+        "perception",
+        "preprocessing",
+        "relay",
+        "worker-large",
+        "worker-small",
+    ]
     assert set(SERVICES) - set(OURS) == {
         "kafka", "postgres", "minio-volume", "minio", "redis", "prometheus", "grafana",
     }  # fmt: skip
@@ -111,6 +125,8 @@ def test_addresses_name_a_service_and_the_port_it_listens_on(name: str) -> None:
     assert f"{dsn.hostname}:{dsn.port}" in listening()
     assert (dsn.username, dsn.path) == (postgres["POSTGRES_USER"], f"/{postgres['POSTGRES_DB']}")
     assert urlsplit(settings.store_endpoint).netloc in listening()
+    if redis := settings.redis_url.get_secret_value():
+        assert f"{urlsplit(redis).hostname}:{urlsplit(redis).port}" in listening()
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name != "init"])
@@ -178,9 +194,21 @@ def test_ports_are_published_on_loopback_only_and_none_twice() -> None:
     assert len(published) == len(set(published))
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [name for name in OURS if name != "gateway"])
 def test_our_services_can_be_scaled(name: str) -> None:
     assert not {"container_name", "ports", "hostname"} & SERVICES[name].keys()
+
+
+def test_the_gateway_is_published_where_it_listens_and_asks_for_keys() -> None:
+    settings = settings_of("gateway")
+    ports = [settings.gateway_port, settings.gateway_ldo_port]
+    assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in ports]
+    assert (settings.gateway_host, settings.gateway_auth) == ("0.0.0.0", "on")
+
+
+def test_the_first_key_is_one() -> None:
+    parsed = parse(settings_of("init").gateway_admin_key.get_secret_value())
+    assert parsed == ("admin", "f00d" * 10)
 
 
 def test_a_process_may_drain_before_it_is_killed() -> None:
@@ -211,6 +239,7 @@ def test_data_is_on_named_volumes_where_the_images_keep_it() -> None:
 
 MIB = 2**20
 BASE_BYTES = 150 * MIB  # an interpreter with its libraries
+DECODER_RSS_BYTES = 256 * MIB
 
 
 def worst_case_bytes(name: str) -> int:
@@ -223,6 +252,14 @@ def worst_case_bytes(name: str) -> int:
         case ["consumer", consumer]:
             looks = LOOKS_BYTES_MAX if consumer == "perception" else 0
             return BASE_BYTES + BODY_BYTES_AT_ONCE_MAX + DECODING_BYTES_AT_ONCE_MAX + looks
+        case ["gateway"]:
+            # Uploads that are held, as long again in librdkafka's queue, and what each child may take of its own.
+            children = CHILDREN * CHILD_RSS_BYTES
+            return BASE_BYTES + settings.gateway_buffer_bytes_max + IN_FLIGHT_BYTES_MAX + children
+        case ["capture"]:
+            # A full HD stream's decoder, a frame on its way, and the frames of a clip.
+            stream = DECODER_RSS_BYTES + 2 * INLINE_BYTES_MAX + RING_BYTES_MAX
+            return BASE_BYTES + IN_FLIGHT_BYTES_MAX + settings.capture_streams_max * stream
         case ["relay"]:
             # Rows as they come, as values, as messages, and in librdkafka's queue.
             return BASE_BYTES + 4 * PENDING_BYTES_MAX

@@ -25,7 +25,8 @@ ALWAYS = {"le", "service", "instance", "job"}
 
 def asked(expression: str) -> list[str]:
     return [
-        name.removesuffix("_bucket") for name in re.findall(r"headrace_[a-z_]+", expression.replace('"headrace"', ""))
+        name.removesuffix("_bucket")
+        for name in re.findall(r"(?:headrace|http)_[a-z_]+", expression.replace('"headrace"', ""))
     ]
 
 

@@ -10,12 +10,13 @@ from datetime import timedelta
 
 from schemas.digest import event_id
 from schemas.topics import DEAD_LETTERS, ingested_topic
-from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_DAYS_MAX, STAGING_PREFIX
+from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
 from tests.faults.acks import Place
 from tests.faults.lookup import Lookup, at
 from tests.faults.observed import Heard, Letter, Message, Partition
 
 _OWN_PREFIXES = ("blobs/", "packs/")
+_STAGING_DAYS = 7  # less than any setting that makes sense: the input topics keep their messages so long
 _DAY_US = timedelta(days=1) // timedelta(microseconds=1)
 _ANNOUNCED = ("record", "digest", "topic", "site", "source")
 _READERS = ("the live reader", "the reader afterwards")
@@ -146,7 +147,7 @@ def without_row(look: Lookup, grace_s: float) -> Iterator[str] | None:
 def _grown(look: Lookup, grace_s: float) -> list[tuple[str, int]]:
     """Return the key and the age of each object that is too old to be left alone unless something names it."""
     grace_us = {prefix: round(grace_s * 1_000_000) for prefix in _OWN_PREFIXES}
-    grace_us |= {STAGING_PREFIX: STAGING_DAYS_MAX * _DAY_US, PROMOTING_PREFIX: PROMOTING_DAYS_MAX * _DAY_US}
+    grace_us |= {STAGING_PREFIX: _STAGING_DAYS * _DAY_US, PROMOTING_PREFIX: PROMOTING_DAYS_MAX * _DAY_US}
     found: list[tuple[str, int]] = []
     for one in look.all.objects:
         limit_us = next((limit for prefix, limit in grace_us.items() if one.key.startswith(prefix)), None)

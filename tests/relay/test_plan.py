@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 from schemas.codec import decode
 from schemas.events import DeadLetter, Ingested
 from schemas.headers import traceparent_of
-from store.outbox import Pending
+from store.outbox import PENDING_BYTES_MAX, Pending
 from streams.relay.plan import (
     ABRIDGED,
     ABRIDGED_ATTRIBUTES,
@@ -13,6 +13,7 @@ from streams.relay.plan import (
     announce,
     announce_each,
     event_id_of,
+    transaction_limits,
 )
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -98,3 +99,15 @@ def test_the_relay_writes_to_every_announcement_topic():
     assert sorted(OUTPUT_TOPICS) == [
         "deadletters.v1", "ingested.cids.v1", "ingested.clips.v1", "ingested.frames.v1", "ingested.ldos.v1",
     ]  # fmt: skip
+
+
+def test_a_transaction_takes_all_it_may_until_one_fails():
+    assert transaction_limits(2000, 0) == (2000, PENDING_BYTES_MAX)
+
+
+def test_each_failure_halves_the_next_transaction_down_to_a_single_row():
+    limits = [transaction_limits(2000, failures) for failures in range(31)]
+    assert limits[1:4] == [(2000 // part, PENDING_BYTES_MAX // part) for part in (2, 4, 8)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] == (1, 1)  # the outbox gives one row, however large
+    assert min(min(pair) for pair in limits) == 1

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -18,10 +18,12 @@ from schemas.codec import decode
 from schemas.events import DeadLetter, Ingested
 from schemas.headers import traceparent_of
 from store.catalog import Catalog
-from store.outbox import Outbox
+from store.outbox import PENDING_BYTES_MAX, Outbox, Pending
 from streams.relay import loop
 from streams.relay.announcer import Announcer
 from streams.relay.loop import Phase, Relay
+from streams.relay.plan import Announcement
+from streams.start_over import StartOver
 
 pytestmark = pytest.mark.stack
 
@@ -216,6 +218,37 @@ async def test_large_dead_letters_go_out_in_bounded_transactions(
     letters = [decode(message.value(), DeadLetter) for message in said.messages]
     assert sorted(letter.value for letter in letters) == sorted(row.value for row in batch.dead_letters)
     assert {message.key() for message in said.messages} == {b"camera-1"}
+
+
+async def test_what_a_slow_broker_cannot_take_at_once_goes_out_in_smaller_transactions(
+    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    batch, ids = rows(12)
+    await catalog.commit(batch)
+    tried, bytes_max_given = [], []
+    announce, pending = Announcer.announce, outbox.pending
+
+    def slowly(self: Announcer, announcements: Sequence[Announcement]) -> dict[tuple[str, int], int]:
+        tried.append(len(announcements))
+        if len(announcements) > 5:
+            raise StartOver("timed out")
+        return announce(self, announcements)
+
+    async def looked_at(limit: int, *, bytes_max: int) -> list[Pending]:
+        found = await pending(limit, bytes_max=bytes_max)
+        if found:
+            bytes_max_given.append(bytes_max)
+        return found
+
+    monkeypatch.setattr(Announcer, "announce", slowly)
+    monkeypatch.setattr(outbox, "pending", looked_at)
+    hasty = settings.model_copy(update={"relay_rows_max": 16, "retry_delay_s": 0.01})
+    async with Running(hasty, outbox) as running:
+        assert sorted(await said.read(12, 60)) == sorted(ids)
+        await running.idle()
+    assert tried == [12, 8, 4, 8, 8, 4, 4]
+    assert bytes_max_given == [PENDING_BYTES_MAX // part for part in (1, 2, 4, 1, 2, 4, 1)]
+    assert await outbox.unpublished() == 0
 
 
 async def test_rows_that_cannot_be_announced_hide_nothing(

@@ -9,7 +9,7 @@ from runtime.errors import Exit, HeadraceError
 from runtime.setting_names import NOT_SETTINGS
 from runtime.settings import LogFormat, Settings, load_settings
 
-CANARY = "canary-of-the-settings"
+CANARY = "canary-password-that-is-long-enough-for-all"
 SECRETS = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
 
 

@@ -22,6 +22,7 @@ EVENTS = (
     events.DeadLetter,
     events.PreprocessedFrame,
     events.PerceivedFrame,
+    events.CaptureRequest,
 )
 TEXT = st.text(max_size=40)
 VALUES = {
@@ -81,7 +82,7 @@ def values_of(kind: object) -> st.SearchStrategy:
 
 def any_of(event: type) -> st.SearchStrategy:
     fields = REGISTRY.newest(event.__name__).published["fields"]
-    renamed = {"captured_at", "ingested_at", "rejected_at", "timestamp"}
+    renamed = {"captured_at", "ingested_at", "rejected_at", "requested_at", "timestamp"}
     named = {f"{f['name']}_us" if f["name"] in renamed else f["name"]: values_of(f["type"]) for f in fields}
     return st.builds(event, **named)
 

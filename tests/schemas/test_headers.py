@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from schemas.events import Cid, DeadLetter, Ingested
+from schemas.events import CaptureRequest, Cid, DeadLetter, Ingested
 from schemas.headers import headers_for, new_traceparent, rfc3339, traceparent_of
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
@@ -41,6 +41,13 @@ def test_a_dead_letter_speaks_for_the_service() -> None:
     event = event_of(DeadLetter, event_id="e-1", rejected_at_us=1_000_000)
     headers = dict(headers_for(event, subject="", traceparent=None))
     assert (headers["ce_source"], headers["ce_time"]) == (b"/headrace", b"1970-01-01T00:00:01Z")
+
+
+def test_a_request_for_a_capture_is_named_by_its_id_and_timed_by_when_it_came() -> None:
+    event = event_of(CaptureRequest, request_id="r-1", source_id="camera-1", site="plant", requested_at_us=0)
+    headers = dict(headers_for(event, subject="", traceparent=None))
+    assert (headers["ce_id"], headers["ce_time"]) == (b"r-1", b"1970-01-01T00:00:00Z")
+    assert headers["ce_source"] == b"/sites/plant/sources/camera-1"
 
 
 def test_the_trace_context_is_found_among_headers() -> None:

@@ -160,7 +160,9 @@ class SimulatedOutbox:
         self._lead: SimulatedLead | None = None
         weather.on_pause.append(self._paused)
 
-    async def pending(self, limit: int) -> list[Pending]:
+    async def pending(self, limit: int, *, bytes_max: int) -> list[Pending]:
+        assert bytes_max >= 1  # what the rows would weigh is not modelled
+
         def look() -> list[Pending]:
             rows = [row.pending for _, row in sorted(self._catalog.outbox.items()) if not row.published]
             return rows[:limit]

@@ -22,7 +22,9 @@ async def s3(minio: Minio) -> AsyncIterator[Any]:
 
 async def ensured(minio: Minio, bucket: str) -> bool:
     keys = (minio.access_key, minio.secret_key)
-    return await ensure_bucket(f"s3://{bucket}", endpoint=minio.endpoint, region="us-east-1", keys=keys)
+    return await ensure_bucket(
+        f"s3://{bucket}", endpoint=minio.endpoint, region="us-east-1", keys=keys, staging_days=8.0
+    )
 
 
 async def test_a_bucket_clears_away_what_is_left_behind(minio: Minio, s3: Any) -> None:
@@ -31,7 +33,7 @@ async def test_a_bucket_clears_away_what_is_left_behind(minio: Minio, s3: Any) -
     assert await ensured(minio, bucket) is False
     rules = (await s3.get_bucket_lifecycle_configuration(Bucket=bucket))["Rules"]
     days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
-    assert days == {"staging/": 7, "promoting/": 1}
+    assert days == {"staging/": 8, "promoting/": 1}
     assert all(rule["Status"] == "Enabled" for rule in rules)
 
 

@@ -1,5 +1,11 @@
+from typing import Any
+
+import pytest
+
+from schemas.topics import INPUT_RETENTION_S
 from store.catalog import Catalog
-from store.dead_letters import DeadLetters, LetterFilters
+from store.dead_letters import REDRIVE_LOCK, DeadLetters, LetterFilters
+from store.errors import CatalogUnavailable
 from tests.store.store_rows import batch, id_of, letter
 
 
@@ -19,3 +25,68 @@ async def test_a_dead_letter_comes_back_as_it_was(catalog: Catalog, postgres_dsn
     await catalog.commit(batch([], letters=[kept]))
     async with DeadLetters.open(postgres_dsn) as letters:
         assert await letters.letters([kept.dead_letter_id, id_of(1)]) == {kept.dead_letter_id: kept}
+
+
+async def test_an_attempt_that_kafka_may_have_lost_is_claimed_again_under_its_number(
+    catalog: Catalog, postgres_dsn: str, sql: Any
+) -> None:
+    kept = letter(1)
+    attempt = (kept.dead_letter_id, 1)
+    await catalog.commit(batch([], letters=[kept]))
+    async with DeadLetters.open(postgres_dsn) as letters, letters.redriving() as claims:
+        assert await claims.claim([attempt]) == {kept.dead_letter_id}
+        await letters.published([attempt])
+        await published_ago(sql, INPUT_RETENTION_S - 60)
+        assert [one async for one in letters.candidates(LetterFilters())] == []
+        assert await claims.claim([attempt]) == set()
+
+        await published_ago(sql, INPUT_RETENTION_S + 60)
+        (candidate,) = [one async for one in letters.candidates(LetterFilters())]
+        assert candidate.ended == 0
+        assert await claims.claim([attempt]) == {kept.dead_letter_id}
+        await letters.published([attempt])
+        assert [one async for one in letters.candidates(LetterFilters())] == []
+        assert [one.attempt for one in await letters.history(kept.dead_letter_id)] == [1]
+
+
+async def test_an_attempt_that_kafka_may_have_lost_keeps_no_letter_from_ending(
+    catalog: Catalog, postgres_dsn: str, sql: Any
+) -> None:
+    kept = letter(1)
+    attempt = (kept.dead_letter_id, 1)
+    await catalog.commit(batch([], letters=[kept]))
+    await sql.execute("update dead_letters set rejected_at = now() - interval '40 days'")
+    await sql.execute("update outbox set published_at = now()")
+    async with DeadLetters.open(postgres_dsn) as letters:
+        async with letters.redriving() as claims:
+            await claims.claim([attempt])
+            await letters.published([attempt])
+        await published_ago(sql, INPUT_RETENTION_S - 60)
+        assert await letters.expired(30) == 0
+        await published_ago(sql, INPUT_RETENTION_S + 60)
+        assert await letters.expired(30) == 1
+        assert await letters.expire(30) == 1
+    assert await sql.fetchval("select count(*) from redrives") == 0
+
+
+async def test_a_redrive_that_lost_its_lock_claims_nothing(catalog: Catalog, postgres_dsn: str, sql: Any) -> None:
+    kept = letter(1)
+    await catalog.commit(batch([], letters=[kept]))
+    async with DeadLetters.open(postgres_dsn) as letters:
+        redriving = letters.redriving()
+        claims = await redriving.__aenter__()
+        # As with a restart of PostgreSQL: the session that holds the lock ends.
+        await sql.fetchval(
+            "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = $1::bigint"
+            " and database = (select oid from pg_database where datname = current_database())",
+            REDRIVE_LOCK,
+        )
+        with pytest.raises(CatalogUnavailable):
+            await claims.claim([(kept.dead_letter_id, 1)])
+        with pytest.raises(CatalogUnavailable):
+            await redriving.__aexit__(None, None, None)
+    assert await sql.fetchval("select count(*) from redrives") == 0
+
+
+async def published_ago(sql: Any, seconds: int) -> None:
+    await sql.execute("update redrives set published_at = now() - $1::integer * interval '1 second'", seconds)

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
@@ -81,6 +82,37 @@ async def test_bytes_that_are_not_as_said_are_never_promoted(blobs: Blobs, chang
     assert await keys(blobs, "blobs/") == []
     assert await keys(blobs, "promoting/") == []
     assert await keys(blobs, "staging/") == [CLAIM]
+
+
+async def test_what_has_another_size_is_not_even_copied(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may refuse to copy what is far too large, and that would not be the message's fault."""
+    await stage(blobs, CLAIM, parts())
+
+    async def refused(*_args: Any) -> None:
+        raise AssertionError("it was copied")
+
+    monkeypatch.setattr(blobs, "copy", refused)
+    with pytest.raises(ClaimMismatch, match="instead of 10"):
+        await promote(blobs, size_bytes=10)
+
+
+async def test_whoever_watches_sees_that_a_slow_copy_moves(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stage(blobs, CLAIM, parts())
+    monkeypatch.setattr(staging, "MOVED_EVERY_S", 0.01)
+    copy, seen, enough = blobs.copy, [], asyncio.Event()
+
+    async def slow(source: str, target: str) -> None:
+        await enough.wait()
+        await copy(source, target)
+
+    def moved() -> None:
+        seen.append(1)
+        if len(seen) > 3:
+            enough.set()
+
+    monkeypatch.setattr(blobs, "copy", slow)
+    await verify_and_promote(blobs, claim=CLAIM, sha256_hex=DIGEST, size_bytes=len(BODY), head_bytes=3, moved=moved)
+    assert len(seen) > 3
 
 
 @pytest.mark.parametrize(

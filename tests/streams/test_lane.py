@@ -13,7 +13,7 @@ from streams_samples import cid, frame, png, raw_delivery
 from runtime.errors import Exit
 from schemas.digest import blob_key, sha256_hex
 from schemas.events import Kind
-from streams.lane import delivery_of, size_of
+from streams.lane import Limits, delivery_of, size_of
 
 
 def holds(shade: int) -> Any:
@@ -130,6 +130,43 @@ async def test_a_batch_larger_than_the_limit_goes_alone() -> None:
     await small
     await rig.drain()
     assert rig.acked == [0, 1]
+
+
+async def test_what_comes_at_once_is_let_in_as_far_as_there_is_room() -> None:
+    rig = Rig(bytes_max=25_000)
+    gate = Gate(rig.journal, "commit")
+    taking = asyncio.create_task(rig.take(*(frame(png(shade=shade, padding_bytes=10_000)) for shade in range(5))))
+    await until_true(lambda: gate.held == 1)
+    await settle()
+    assert not taking.done()
+    assert len(rig.journal.of("put")) == 2, "more bytes were let in than the limit"
+    gate.open()
+    await taking
+    await rig.drain()
+    assert [len(batch) for batch in rig.journal.of("commit")] == [2, 2, 1]
+    assert rig.acked == [0, 1, 2, 3, 4]
+
+
+async def test_a_message_larger_than_the_limit_goes_alone_among_what_comes_with_it() -> None:
+    rig = Rig(bytes_max=5000)
+    await rig.run(frame(), frame(png(shade=1)), frame(png(shade=2, padding_bytes=10_000)), frame(png(shade=3)))
+    assert rig.journal.of("commit") == [[0, 1], [2], [3]]
+    assert rig.acked == [0, 1, 2, 3]
+
+
+async def test_while_draining_what_had_found_no_room_stays_out() -> None:
+    rig = Rig(bytes_max=25_000)
+    gate = Gate(rig.journal, "commit")
+    taking = asyncio.create_task(rig.take(*[frame(png(padding_bytes=10_000))] * 3))
+    await until_true(lambda: gate.held == 1)
+    draining = asyncio.create_task(rig.drain())
+    await settle()
+    gate.open()
+    await draining
+    await settle()
+    assert rig.acked == [0, 1]
+    assert not taking.done()
+    taking.cancel()
 
 
 async def test_draining_waits_for_everything_taken_and_takes_nothing_more() -> None:
@@ -253,19 +290,26 @@ LOG = st.lists(st.sampled_from([0, 1, 2, 3, None]), min_size=1, max_size=24)
 
 
 @settings(max_examples=40, deadline=None)
-@given(log=LOG, lives=LIVES, batch=st.integers(1, 5), batches_max=st.integers(1, 4))
+@given(
+    log=LOG,
+    lives=LIVES,
+    batch=st.integers(1, 5),
+    batches_max=st.integers(1, 4),
+    bytes_max=st.sampled_from([1, 1000, 10**9]),
+)
 def test_whatever_fails_and_dies_every_message_is_in_the_catalog_once_and_in_order(
-    log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int
+    log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int, bytes_max: int
 ) -> None:
-    asyncio.run(simulate(log, lives, batch, batches_max))
+    limits = Limits(batches_max=batches_max, messages_max=7, bytes_max=bytes_max)
+    asyncio.run(simulate(log, lives, batch, limits))
 
 
-async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int) -> None:
+async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int, limits: Limits) -> None:
     world = Rig()
     messages: list[Any] = [b"junk" if shade is None else frame(png(shade=shade)) for shade in log]
     committed_offset = 0
     for life in [*lives, None]:
-        rig = Rig(batches_max=batches_max, messages_max=7)
+        rig = Rig(batches_max=limits.batches_max, messages_max=limits.messages_max, bytes_max=limits.bytes_max)
         rig.blobs.objects, rig.catalog.blobs = world.blobs.objects, world.catalog.blobs
         for name in ("records", "sightings", "dead_letters", "announced"):
             setattr(rig.catalog, name, getattr(world.catalog, name))

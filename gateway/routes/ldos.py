@@ -1,0 +1,188 @@
+"""The LDO service's calls: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from gateway.access.callers import Caller
+from gateway.access.guard import Device, require_reach
+from gateway.problems import Code, Problem, documented
+from gateway.services import Here, Services
+from gateway.uploads.answers import status_of, status_path
+from gateway.uploads.forms import File, ReceivedForm, form_body, received_form
+from gateway.uploads.metadata import Metadata, parse_metadata
+from gateway.uploads.once import fingerprint_of, once
+from gateway.uploads.taking import Source, Taken, origin_of, settle, source_of, take_event
+from producers.source import fields_of
+from schemas.events import Cid, Ldo
+from store.ldos import ListedLdo
+from store.views import public_ldo_id
+
+router = APIRouter(tags=["LDOs"])
+
+SKIP_MAX = 1_000_000
+LIMIT_MAX = 1000
+
+
+class LdoAnswer(BaseModel):
+    """What became of an LDO; `size_bytes` counts what it says and its video."""
+
+    id: str = Field(examples=["ldo_abc123abc123_1705420800"])
+    status: str = Field(description="`ingested`, or `accepted` while it is not durable yet.", examples=["ingested"])
+    size_bytes: int = Field(examples=[2457600])
+
+
+class CidAnswer(BaseModel):
+    """What became of a scan."""
+
+    id: str = Field(description="The record's id.")
+    status: str = Field(examples=["ingested"])
+
+
+class LdoListed(BaseModel):
+    """One LDO of the list; `created_at` is UTC."""
+
+    id: str = Field(examples=["ldo_abc123abc123_1705420800"])
+    status: str = Field(examples=["ingested"])
+    filename: str | None = Field(examples=["clip.mp4"])
+    created_at: str = Field(examples=["2025-01-16T10:30:00"])
+    size_bytes: int = Field(examples=[2457600])
+
+
+class LdoList(BaseModel):
+    """A part of the list, and how long it is in all."""
+
+    total: int = Field(examples=[156])
+    ldos: list[LdoListed]
+
+
+@router.post(
+    "/ingest/ldo",
+    response_model=LdoAnswer,
+    responses={202: {"model": LdoAnswer, "description": "It is on its way."}, **documented(409)},
+    openapi_extra=form_body({"metadata": "string", "video": "binary"}, required=["metadata"]),
+)
+async def ingest_ldo(request: Request, here: Here, caller: Device) -> JSONResponse:
+    """Take a labelled data object, and the video that belongs to it where there is one."""
+    async with once(request, here.access, caller) as first, received_form(request, here, caller, files_max=1) as form:
+        said = _metadata(form)
+        video = form.file_or_none()
+        source = source_of(here, caller, said.site, said.source_id, "ldo-client")
+        require_reach(request, caller, source.site, source.source_id)
+        print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
+        if (before := first.replay(print_)) is not None:
+            return before
+        taken, event = await _take(request, here, form, video, source, said)
+        request_id = uuid4()
+        outcomes = await settle(here, caller, source, request_id, taken)
+        states = [status_of(one) for one in outcomes]
+        answer = LdoAnswer(
+            id=public_ldo_id(taken[0].item.digest or "", event.captured_at_us),
+            status="ingested" if set(states) == {"ingested"} else "accepted",
+            size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
+        )
+        response = _answer(answer, request_id)
+        await first.keep(print_, response)
+        return response
+
+
+@router.get("/ingest/list", responses=documented())
+async def list_ldos(
+    here: Here,
+    caller: Device,
+    skip: Annotated[int, Query(ge=0, le=SKIP_MAX)] = 0,
+    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = 100,
+) -> LdoList:
+    """List LDOs, newest first. Pages by number shift while new ones come; `/api/v1/records` has pages that do not."""
+    scopes = None if caller.reaches_everything else caller.sources
+    total, found = await here.ldos.count(scopes), await here.ldos.page(skip, limit, scopes)
+    return LdoList(total=total, ldos=[_listed(one) for one in found])
+
+
+@router.post(
+    "/cid",
+    response_model=CidAnswer,
+    responses={202: {"model": CidAnswer, "description": "It is on its way."}, **documented(409)},
+    openapi_extra=form_body(
+        {"cid": "string", "device_id": "string", "site": "string", "video": "binary"}, required=["cid", "device_id"]
+    ),
+)
+async def take_cid(request: Request, here: Here, caller: Device) -> JSONResponse:
+    """Take a scan of a component's identifier, and the video that shows it where there is one."""
+    async with once(request, here.access, caller) as first:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            fields = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
+            return await _cid(request, here, caller, fields)
+        async with received_form(request, here, caller, files_max=1) as form:
+            video = form.file_or_none()
+            print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
+            if (before := first.replay(print_)) is not None:
+                return before
+            response = await _cid(request, here, caller, dict(form.fields), form, video)
+            await first.keep(print_, response)
+            return response
+
+
+async def _cid(
+    request: Request,
+    here: Services,
+    caller: Caller,
+    fields: dict[str, str],
+    form: ReceivedForm | None = None,
+    video: File | None = None,
+) -> JSONResponse:
+    code, device_id = fields.get("cid"), fields.get("device_id")
+    if not code or not device_id:
+        raise Problem(422, Code.INVALID, "a scan needs the fields cid and device_id")
+    source = source_of(here, caller, fields.get("site"), device_id, "")
+    require_reach(request, caller, source.site, source.source_id)
+    scan = await take_event(here, request, Cid(**fields_of(origin_of(here, source)), code=code))
+    taken = [scan]
+    if form is not None and video is not None:
+        taken.append(await form.take(video, source, index=1, about=code))
+    request_id = uuid4()
+    outcomes = await settle(here, caller, source, request_id, taken)
+    states = {status_of(one) for one in outcomes}
+    status = "ingested" if states == {"ingested"} else "accepted"
+    return _answer(CidAnswer(id=str(scan.place.record_id), status=status), request_id)
+
+
+def _metadata(form: ReceivedForm) -> Metadata:
+    text = form.fields.get("metadata")
+    if text is None:
+        raise Problem(422, Code.INVALID, "the form lacks the field metadata")
+    return parse_metadata(text, time.time_ns() // 1000)
+
+
+async def _take(
+    request: Request, here: Services, form: ReceivedForm, video: File | None, source: Source, said: Metadata
+) -> tuple[list[Taken], Ldo]:
+    event = Ldo(
+        **fields_of(origin_of(here, source, said.captured_at_us)), ldo_id=said.ldo_id, body=said.body,
+        clip_sha256=video.received.sha256 if video else None,
+    )  # fmt: skip
+    if video is None:
+        return [await take_event(here, request, event)], event
+    # The video first: where it is refused, the LDO that speaks of it is not taken either.
+    clip = await form.take(video, source, index=1, about=said.ldo_id)
+    return [await take_event(here, request, event), clip], event
+
+
+def _answer(answer: BaseModel, request_id: object) -> JSONResponse:
+    body = answer.model_dump()
+    status = 200 if body["status"] == "ingested" else 202
+    return JSONResponse(body, status, headers={"Location": f"{status_path(request_id)}"})
+
+
+def _listed(one: ListedLdo) -> LdoListed:
+    created_at = datetime.fromtimestamp(one.captured_at_us // 1_000_000, UTC).replace(tzinfo=None).isoformat()
+    return LdoListed(
+        id=one.public_id, status="ingested", filename=one.clip_filename, created_at=created_at,
+        size_bytes=one.size_bytes + one.clip_size_bytes,
+    )  # fmt: skip

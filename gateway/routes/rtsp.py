@@ -1,0 +1,144 @@
+"""`POST /api/v1/ingest/rtsp`: a stream to be captured, as the camera ingestion service's clients ask for it."""
+
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from gateway.access.callers import Caller
+from gateway.access.guard import Operator, note, require_reach
+from gateway.capture.plan import (
+    CLIP_S_MAX,
+    DURATION_S_MAX,
+    DURATION_S_MIN,
+    FPS_MAX,
+    FPS_MIN,
+    FRAME_COUNT_MAX,
+    Mode,
+    Plan,
+    plan_for,
+)
+from gateway.capture.resolve import AddressRefused, Unresolved, resolve
+from gateway.capture.seal import Sealer
+from gateway.capture.states import State
+from gateway.capture.url import URL_CHARACTERS_MAX, CameraUrl, UrlRefused, parse
+from gateway.problems import Code, Problem, documented
+from gateway.services import Here, Services
+from gateway.uploads.answers import status_path
+from gateway.uploads.once import fingerprint_of, once
+from gateway.uploads.taking import source_of
+from runtime.addresses import networks_of
+from store.requests import Asked
+
+router = APIRouter(tags=["camera service"])
+
+Fps = Annotated[float, Field(ge=FPS_MIN, le=FPS_MAX, strict=True, allow_inf_nan=False)]
+DurationS = Annotated[float, Field(ge=DURATION_S_MIN, le=DURATION_S_MAX, strict=True, allow_inf_nan=False)]
+FrameCount = Annotated[int, Field(ge=1, le=FRAME_COUNT_MAX, strict=True)]
+
+
+class CaptureAsked(BaseModel):
+    """A stream, and what of it is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rtsp_url: SecretStr = Field(
+        description=f"rtsp:// or rtsps://, with the login where the camera asks for one; at most {URL_CHARACTERS_MAX} "
+        "characters. The login is sealed.",
+        examples=["rtsp://user:password@camera.example:554/stream1"],
+    )
+    camera_id: str = Field(min_length=1, description="Whose frames they are.", examples=["camera-1"])
+    capture_mode: Mode
+    fps: Fps | None = Field(None, description="Frames a second; 5 in a burst, 10 in a clip, otherwise 1.")
+    duration_s: DurationS | None = Field(
+        None, description=f"Seconds: 60 where it is continuous, 5 for a clip, of at most {CLIP_S_MAX:.0f}."
+    )
+    frame_count: FrameCount | None = Field(None, description="Frames of a burst, 10 unless said otherwise.")
+    site: str | None = Field(None, description="Where the camera stands, if not at the site of the key.")
+
+
+class CaptureAnswer(BaseModel):
+    """The request is kept, and will be worked on."""
+
+    request_id: str
+    status: str = Field(examples=["requested"])
+    status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
+
+
+@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=documented(409))
+async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Operator) -> JSONResponse:
+    """Ask for a camera's stream to be captured; what became of it is asked for with the request's id."""
+    source = source_of(here, caller, asked.site, asked.camera_id, "gateway")
+    require_reach(request, caller, source.site, source.source_id)
+    url = _parsed(asked.rtsp_url.get_secret_value())
+    plan = _planned(asked, url)
+    sealer = _sealer(here, url)
+    async with once(request, here.access, caller) as first:
+        said = fingerprint_of(request, [source.site, source.source_id, plan.as_json(), _mark(sealer, asked)])
+        if (before := first.replay(said)) is not None:
+            return before
+        await _check_address(request, here, caller, url)
+        request_id = uuid4()
+        kept = Asked(
+            request_id=request_id, kind="rtsp", actor=caller.actor, site=source.site, source_id=source.source_id,
+            state=State.REQUESTED, asked=plan.as_json(),
+            sealed=sealer.seal(request_id, url) if sealer is not None and url.is_secret else None,
+        )  # fmt: skip
+        await here.requests.add(kept)
+        # Where Kafka is away the request is kept all the same: a worker that has time finds it.
+        await here.dispatcher.tell(kept)
+        answer = CaptureAnswer(
+            request_id=str(request_id), status=State.REQUESTED, status_url=status_path(request_id)
+        )  # fmt: skip
+        response = JSONResponse(answer.model_dump(), 202)
+        await first.keep(said, response)
+        return response
+
+
+def _parsed(text: str) -> CameraUrl:
+    try:
+        return parse(text)
+    except UrlRefused as refused:
+        raise Problem(422, Code.URL_REFUSED, str(refused)) from None
+
+
+def _planned(asked: CaptureAsked, url: CameraUrl) -> Plan:
+    mode, duration_s = asked.capture_mode, asked.duration_s
+    if mode is Mode.CLIP and (duration_s or 0) > CLIP_S_MAX:
+        raise Problem(
+            422, Code.MODE_UNAVAILABLE, f"a clip lasts at most {CLIP_S_MAX:.0f} s",
+            hint="ask for `continuous`, which brings frames for as long as an hour",
+        )  # fmt: skip
+    return plan_for(url.shown, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
+
+
+def _sealer(here: Services, url: CameraUrl) -> Sealer | None:
+    secret = here.settings.gateway_token_secret.get_secret_value()
+    if not secret and url.is_secret:
+        raise Problem(
+            503, Code.UNAVAILABLE, "this gateway has no secret to seal a camera's login with",
+            hint="its operator sets HEADRACE_GATEWAY_TOKEN_SECRET, for the gateways and the capture workers",
+            headers={"Retry-After": "60"},
+        )  # fmt: skip
+    return Sealer(secret) if secret else None
+
+
+def _mark(sealer: Sealer | None, asked: CaptureAsked) -> str:
+    """What tells one address from another in an idempotency row, where a plain digest could be guessed."""
+    return "" if sealer is None else sealer.mark(asked.rtsp_url.get_secret_value())
+
+
+async def _check_address(request: Request, here: Services, caller: Caller, url: CameraUrl) -> None:
+    networks = networks_of(here.settings.gateway_camera_networks)
+    try:
+        await resolve(url.host, url.port, networks)
+    except Unresolved:
+        raise Problem(422, Code.ADDRESS_REFUSED, "the camera's name has no address") from None
+    except AddressRefused:
+        note(request, Code.ADDRESS_REFUSED, caller)
+        raise Problem(
+            422, Code.ADDRESS_REFUSED, "the camera's address is neither public nor in a network that was listed",
+            hint="the operator lists networks of cameras in HEADRACE_GATEWAY_CAMERA_NETWORKS",
+        ) from None  # fmt: skip

@@ -1,0 +1,69 @@
+"""Waiting until what was published is durable: all who wait are asked for with one statement."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+from runtime.errors import HeadraceError
+from runtime.metrics import gateway_answers_waiting
+from store.landing import Landings, Outcome, Place
+
+_EVERY_S = 0.03
+_EVERY_S_WHILE_AWAY = 0.5
+_PLACES_AT_ONCE_MAX = 1000
+_ON_ITS_WAY = Outcome(ingested=False, code=None, reason=None)
+
+
+class Landing:
+    """Tells who waits what became of their messages."""
+
+    def __init__(self, landings: Landings) -> None:
+        self._landings = landings
+        self._waiting: dict[Place, asyncio.Future[Outcome]] = {}
+        self._some = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def outcomes(self, places: Sequence[Place], wait_s_max: float) -> list[Outcome]:
+        """Return what became of each message once that is known of all, at the latest after so many seconds."""
+        loop = asyncio.get_running_loop()
+        futures = [self._waiting.setdefault(place, loop.create_future()) for place in places]
+        self._some.set()
+        gateway_answers_waiting.inc(len(futures))
+        try:
+            if futures:
+                await asyncio.wait(futures, timeout=wait_s_max)
+            return [one.result() if one.done() else _ON_ITS_WAY for one in futures]
+        finally:
+            gateway_answers_waiting.dec(len(futures))
+            for place in places:
+                self._waiting.pop(place, None)
+
+    async def _run(self) -> None:
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            while self._waiting:  # noqa: ASYNC110 - the catalog has to be asked, it tells nobody
+                await asyncio.sleep(_EVERY_S if await self._ask() else _EVERY_S_WHILE_AWAY)
+
+    async def _ask(self) -> bool:
+        places = [place for place, one in self._waiting.items() if not one.done()][:_PLACES_AT_ONCE_MAX]
+        try:
+            found = await self._landings.outcomes(places) if places else []
+        except HeadraceError:
+            return False  # who waits has a limit of its own
+        for place, outcome in zip(places, found, strict=True):
+            waiting = self._waiting.get(place)
+            if outcome.is_final and waiting is not None and not waiting.done():
+                waiting.set_result(outcome)
+        return True

@@ -1,0 +1,81 @@
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a request that is repeated under its key is answered as
+the first time, and nothing is done twice.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from gateway.access.callers import Caller
+from gateway.problems import Code, Problem
+from store.access import Access, KeptAnswer
+
+KEY_CHARACTERS_MAX = 200
+HEADER = "idempotency-key"
+
+
+class Once:
+    """One request under its key; without one, everything here does nothing."""
+
+    def __init__(self, access: Access, actor: str, key: str | None, kept: KeptAnswer | None) -> None:
+        self._access = access
+        self._actor = actor
+        self._key = key
+        self._kept = kept
+
+    def replay(self, fingerprint: bytes) -> JSONResponse | None:
+        """Return the answer of the first request; None where this is the first.
+
+        Raises:
+            Problem: that one sent something else (409).
+        """
+        if self._kept is None:
+            return None
+        if self._kept.fingerprint != fingerprint:
+            raise Problem(409, Code.IDEMPOTENCY_CONFLICT, "another request was sent under this Idempotency-Key")
+        assert self._kept.status is not None and self._kept.answer is not None  # noqa: PT018 - both are kept at once
+        return JSONResponse(orjson.loads(self._kept.answer), self._kept.status, headers={"Idempotent-Replayed": "true"})
+
+    async def keep(self, fingerprint: bytes, answer: JSONResponse) -> None:
+        """Keep what is answered."""
+        if self._key is not None:
+            kept = KeptAnswer(fingerprint, answer.status_code, bytes(answer.body).decode())
+            await self._access.keep_answer(self._actor, self._key, kept)
+
+
+@asynccontextmanager
+async def once(request: Request, access: Access, caller: Caller) -> AsyncIterator[Once]:
+    """Take the request's key, and give it back where the request comes to nothing.
+
+    Raises:
+        Problem: it is no key (400), or the first request under it is still at work (409).
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        yield Once(access, caller.actor, None, None)
+        return
+    if not 0 < len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
+        raise Problem(400, Code.BAD_REQUEST, f"an Idempotency-Key has 1 to {KEY_CHARACTERS_MAX} characters")
+    kept = await access.claim_answer(caller.actor, key)
+    if kept is not None and kept.status is None:
+        raise Problem(
+            409, Code.IDEMPOTENCY_CONFLICT, "a request with this Idempotency-Key is still at work",
+            headers={"Retry-After": "2"},
+        )  # fmt: skip
+    try:
+        yield Once(access, caller.actor, key, kept)
+    except BaseException:
+        if kept is None:
+            await access.drop_answer(caller.actor, key)
+        raise
+
+
+def fingerprint_of(request: Request, parts: Iterable[Any]) -> bytes:
+    """Return what tells a request from another: where it went, and what it said."""
+    said = [request.method, request.url.path, *parts]
+    return sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()

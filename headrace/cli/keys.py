@@ -1,0 +1,130 @@
+"""`headrace keys`: who may come in at the gateway."""
+
+import asyncio
+import getpass
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from gateway.access import keys as making
+from gateway.access.callers import Role, check_source
+from headrace.cli.output import print_json, print_table, say
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+from store.access import Access, AuditRow
+from store.postgres import close_pool, open_pool
+
+T = TypeVar("T")
+_SHOWN_ONCE = "It is shown this once; only its hash is kept."
+
+app = typer.Typer(help="Keys for the gateway: add, ls, rotate, revoke.", no_args_is_help=True)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="keys")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What it is for, for people.")],
+    *,
+    role: Annotated[Role, typer.Option(help="device: publish; operator: also read and capture; admin: everything.")],
+    source: Annotated[list[str], typer.Option(help="What it reaches: site/source, site/*, or *; may be repeated.")],
+    days: Annotated[
+        float | None, typer.Option(min=0.001, help="After so many days it is over; never by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key; it is shown once."""
+    try:
+        sources = [check_source(one) for one in source]
+    except ValueError as error:
+        raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
+    new = _with_access(lambda access: making.add(access, name, role, sources, days), "keys add", None)
+    _show(new, as_json)
+
+
+@app.command("ls")
+def list_(*, as_json: Json = False) -> None:
+    """List the keys, never their secrets."""
+    found = _with_access(lambda access: access.list_keys(), None, None)
+    if as_json:
+        print_json({"keys": [{name: getattr(one, name) for name in one.__slots__} for one in found]})
+        return
+    rows = [
+        (
+            one.key_id,
+            one.name,
+            one.role,
+            " ".join(one.sources),
+            f"{one.created_at:%Y-%m-%d %H:%M}",
+            _state(one.revoked_at, one.expires_at),
+        )
+        for one in found
+    ]
+    print_table(("id", "name", "role", "reaches", "made", "state"), rows)
+
+
+@app.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")],
+    *,
+    overlap_hours: Annotated[float, typer.Option(min=0, help="How long the secret before it is still good.")] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Give a key another secret; it is shown once."""
+    new = _with_access(lambda access: making.rotate(access, key_id, overlap_hours), "keys rotate", key_id)
+    if new is None:
+        raise _unknown(key_id)
+    _show(new, as_json)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")]) -> None:
+    """End a key, and the tokens that were traded for it, at once."""
+    if not _with_access(lambda access: access.revoke_key(key_id), "keys revoke", key_id):
+        raise _unknown(key_id)
+    say(f"the key {key_id} is no longer good")
+
+
+def _show(new: making.NewKey, as_json: bool) -> None:  # noqa: FBT001
+    if as_json:
+        print_json({"key_id": new.key_id, "key": new.text})
+    else:
+        typer.echo(new.text)
+        say(_SHOWN_ONCE)
+
+
+def _state(revoked_at: object, expires_at: object) -> str:
+    if revoked_at is not None:
+        return f"revoked {revoked_at:%Y-%m-%d %H:%M}"
+    return "good" if expires_at is None else f"until {expires_at:%Y-%m-%d %H:%M}"
+
+
+def _unknown(key_id: str) -> HeadraceError:
+    return HeadraceError(
+        "key_unknown", f"there is no key {key_id!r} that is still good", hint="`headrace keys ls` lists them"
+    )
+
+
+def _with_access(work: Callable[[Access], Awaitable[T]], action: str | None, key_id: str | None) -> T:
+    return asyncio.run(_run(work, action, key_id))
+
+
+async def _run(work: Callable[[Access], Awaitable[T]], action: str | None, key_id: str | None) -> T:
+    dsn = client_settings().postgres_dsn.get_secret_value()
+    pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys")
+    try:
+        access = Access(pool, dsn)
+        done = await work(access)
+        if action is not None:
+            found = done.key_id if isinstance(done, making.NewKey) else key_id
+            who = f"user:{getpass.getuser()}"
+            await access.audit([AuditRow(time.time(), who, None, f"{action} {found}", None, None)])
+        return done
+    finally:
+        await close_pool(pool)

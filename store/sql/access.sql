@@ -1,0 +1,55 @@
+-- Keys of the gateway, its audit trail, and the answers that it gave under an Idempotency-Key.
+
+-- find_key --
+select key_id, name, role, sources, secret_sha256, previous_sha256,
+    previous_until > now() as previous_is_good,
+    revoked_at is not null as revoked, coalesce(expires_at <= now(), false) as expired
+from api_keys
+where key_id = $1
+
+-- list_keys --
+select key_id, name, role, sources, created_at, expires_at, revoked_at
+from api_keys
+order by created_at, key_id
+
+-- add_key --
+insert into api_keys (key_id, name, role, sources, secret_sha256, expires_at)
+values ($1, $2, $3, $4, $5, now() + $6::double precision * interval '1 day')
+on conflict (key_id) do update
+set role = excluded.role, sources = excluded.sources, secret_sha256 = excluded.secret_sha256, revoked_at = null
+
+-- rotate_key --
+update api_keys
+set previous_sha256 = secret_sha256, previous_until = now() + $3::double precision * interval '1 hour',
+    secret_sha256 = $2
+where key_id = $1 and revoked_at is null
+returning key_id
+
+-- revoke_key --
+update api_keys set revoked_at = coalesce(revoked_at, now()) where key_id = $1 returning key_id
+
+-- audit --
+insert into audit (at, actor, address, action, code, request_id)
+select to_timestamp(at_s), actor, address, action, code, request_id
+from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+    as a (at_s, actor, address, action, code, request_id)
+
+-- claim_answer --
+-- The first one to come gets the row; whoever comes later sees what it holds. A first request that died leaves a row
+-- without an answer, which is taken over after a while.
+insert into idempotency (actor, key) values ($1, $2)
+on conflict (actor, key) do update set created_at = now(), fingerprint = null
+where idempotency.status is null and idempotency.created_at < now() - interval '10 minutes'
+returning true
+
+-- answer_of --
+select fingerprint, status, answer::text as answer from idempotency where actor = $1 and key = $2
+
+-- keep_answer --
+update idempotency set fingerprint = $3, status = $4, answer = $5::json where actor = $1 and key = $2
+
+-- drop_answer --
+delete from idempotency where actor = $1 and key = $2 and status is null
+
+-- expire_answers --
+delete from idempotency where created_at < now() - $1::double precision * interval '1 hour'

@@ -1,0 +1,73 @@
+-- What callers asked the gateway to ingest.
+
+-- add --
+insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, sealed)
+values ($1, $2, $3, $4, $5, $6, $7::json, $8)
+
+-- add_items --
+insert into request_items (
+    request_id, index, filename, kind, digest, media_type, size_bytes, width, height, exif, topic, partition, "offset",
+    code, reason
+)
+select
+    $1, index, filename, kind, decode(digest, 'hex'), media_type, size_bytes, width, height, exif::json,
+    topic, partition, message_offset, code, reason
+from unnest(
+    $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::integer[], $9::integer[],
+    $10::text[], $11::text[], $12::integer[], $13::bigint[], $14::text[], $15::text[]
+) as i (
+    index, filename, kind, digest, media_type, size_bytes, width, height, exif, topic, partition, message_offset,
+    code, reason
+)
+on conflict (request_id, index) do nothing
+
+-- one --
+select
+    request_id, kind, actor, site, source_id, state, reason, asked::text as asked, sealed, evidence::text as evidence,
+    extract(epoch from created_at)::double precision as created_at_s,
+    extract(epoch from updated_at)::double precision as updated_at_s
+from ingest_requests
+where request_id = $1
+
+-- items --
+select
+    index, filename, kind, encode(digest, 'hex') as digest, media_type, size_bytes, width, height, exif::text as exif,
+    topic, partition, "offset", code, reason
+from request_items
+where request_id = $1
+order by index
+limit $2
+
+-- advance --
+-- Only from a state that it may come from, so that a worker that was given up cannot speak for a request any more.
+update ingest_requests
+set state = $3, reason = $4, evidence = $5::json, updated_at = now()
+where request_id = $1 and state = any($2::text[])
+returning site, source_id
+
+-- event --
+insert into request_events (request_id, site, source_id, state, detail) values ($1, $2, $3, $4, $5::json)
+
+-- order_events --
+-- Whoever adds an event holds this until the commit, so ids are in the order of the commits and none is passed over.
+select pg_advisory_xact_lock($1)
+
+-- events_after --
+select
+    id, request_id, site, source_id, state, detail::text as detail,
+    extract(epoch from at)::double precision as at_s
+from request_events
+where id > $1
+order by id
+limit $2
+
+-- newest_event --
+select coalesce(max(id), 0) from request_events
+
+-- expire --
+with old as (
+    delete from ingest_requests where created_at < now() - $1::double precision * interval '1 day' returning request_id
+), items as (
+    delete from request_items using old where request_items.request_id = old.request_id
+)
+delete from request_events using old where request_events.request_id = old.request_id

@@ -1,0 +1,115 @@
+-- Resumable uploads. Whoever writes to one holds it for a while: `held_by` until `held_until`.
+
+-- add --
+insert into uploads (upload_id, actor, site, source_id, length_bytes, metadata, expires_at)
+values ($1, $2, $3, $4, $5, $6::json, now() + $7::double precision * interval '1 hour')
+returning extract(epoch from expires_at)::double precision
+
+-- one --
+select
+    upload_id, actor, site, source_id, length_bytes, offset_bytes, metadata::text as metadata, state, code, reason,
+    coalesce(held_until > now(), false) as is_held, expires_at <= now() as is_over,
+    extract(epoch from expires_at)::double precision as expires_at_s
+from uploads
+where upload_id = $1
+
+-- hold --
+update uploads
+set held_by = $2, held_until = now() + $3::double precision * interval '1 second'
+where upload_id = $1 and state in ('open', 'joining') and expires_at > now()
+    and coalesce(held_until <= now(), true)
+returning
+    upload_id, actor, site, source_id, length_bytes, offset_bytes, metadata::text as metadata, state, code, reason,
+    true as is_held, false as is_over, extract(epoch from expires_at)::double precision as expires_at_s
+
+-- renew --
+update uploads
+set held_until = now() + $3::double precision * interval '1 second'
+where upload_id = $1 and held_by = $2
+returning upload_id
+
+-- release --
+update uploads set held_by = null, held_until = null where upload_id = $1 and held_by = $2
+
+-- record --
+-- The parts and the offset change together or not at all, and only where the one before it is what the writer thinks:
+-- a writer whose time was over meanwhile adds nothing.
+with moved as (
+    update uploads
+    set offset_bytes = offset_bytes + $4::bigint,
+        state = case when offset_bytes + $4::bigint = length_bytes then 'joining' else state end
+    where upload_id = $1 and held_by = $2 and offset_bytes = $3::bigint and state = 'open'
+        and offset_bytes + $4::bigint <= length_bytes
+    returning upload_id
+), added as (
+    insert into upload_parts (upload_id, offset_bytes, size_bytes, store_key)
+    select moved.upload_id, p.offset_bytes, p.size_bytes, p.store_key
+    from moved, unnest($5::bigint[], $6::bigint[], $7::text[]) as p (offset_bytes, size_bytes, store_key)
+)
+select upload_id from moved
+
+-- parts --
+select offset_bytes, size_bytes, store_key from upload_parts where upload_id = $1 order by offset_bytes
+
+-- finish --
+with ended as (
+    update uploads
+    set state = 'done', digest = decode($3, 'hex'), topic = $4, partition = $5, "offset" = $6
+    where upload_id = $1 and held_by = $2
+    returning upload_id
+), dropped as (
+    delete from upload_parts using ended where upload_parts.upload_id = ended.upload_id
+)
+select upload_id from ended
+
+-- fail --
+with ended as (
+    update uploads
+    set state = 'failed', code = $3, reason = $4
+    where upload_id = $1 and held_by = $2
+    returning upload_id
+), dropped as (
+    delete from upload_parts using ended where upload_parts.upload_id = ended.upload_id
+)
+select upload_id from ended
+
+-- remove --
+-- Not while it is joined: its file may be on its way into Kafka. A writer finds out when it records its next part.
+with gone as (
+    delete from uploads
+    where upload_id = $1 and not (state = 'joining' and coalesce(held_until > now(), false))
+    returning upload_id
+), dropped as (
+    delete from upload_parts using gone where upload_parts.upload_id = gone.upload_id
+)
+select upload_id from gone
+
+-- remove_over --
+with gone as (
+    delete from uploads
+    where upload_id = $1 and expires_at <= now() and coalesce(held_until <= now(), true)
+    returning upload_id
+), dropped as (
+    delete from upload_parts using gone where upload_parts.upload_id = gone.upload_id
+)
+select upload_id from gone
+
+-- over --
+select upload_id
+from uploads
+where expires_at <= now() and coalesce(held_until <= now(), true)
+order by expires_at
+limit $1
+
+-- unjoined --
+select upload_id
+from uploads
+where state = 'joining' and expires_at > now() and coalesce(held_until <= now(), true)
+order by expires_at
+limit $1
+
+-- lead --
+select pg_try_advisory_lock($1)
+
+-- unlead --
+select pg_advisory_unlock($1)

@@ -1,0 +1,89 @@
+"""A running gateway, and what callers send to it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import cv2
+import httpx
+import numpy as np
+import psycopg
+
+from gateway.access import keys
+from gateway.access.callers import Role
+from runtime.settings import Settings
+from store.access import Access
+from store.postgres import close_pool, open_pool
+from tests.conftest import ServiceProcess, free_port
+
+T = TypeVar("T")
+
+
+class Gateway:
+    """A gateway's process, keys for it, and a look into its catalog."""
+
+    def __init__(self, settings: Settings, log: Path, *, ready: bool = True, **changes: object) -> None:
+        """`ready` is False where something that it needs is away."""
+        self.settings = settings
+        self._probe = "/readyz" if ready else "/livez"
+        self.log = log
+        self.http_port = free_port()
+        self.process = ServiceProcess(settings, "gateway", log=log, gateway_port=self.http_port, **changes)
+        self.url = f"http://127.0.0.1:{self.http_port}"
+
+    def __enter__(self) -> Self:
+        try:
+            self.process.wait_ready(self._probe)
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code = self.process.stop()
+        if kind is None:
+            assert code == 0
+
+    def key(self, role: str = "device", sources: Iterable[str] = ("*",), days: float | None = None) -> str:
+        """A new key."""
+        return self.with_access(lambda access: keys.add(access, "test", Role(role), [*sources], days)).text
+
+    def with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
+        return asyncio.run(self._with_access(work))
+
+    async def _with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
+        dsn = self.settings.postgres_dsn.get_secret_value()
+        pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="test")
+        try:
+            return await work(Access(pool, dsn))
+        finally:
+            await close_pool(pool)
+
+    def client(self, role: str = "device", sources: Iterable[str] = ("*",), **options: Any) -> httpx.Client:
+        """A client that shows a new key."""
+        headers = {"X-API-Key": self.key(role, sources), **options.pop("headers", {})}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=90, **options)
+
+    def anonymous(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=90)
+
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the catalog holds."""
+        with psycopg.connect(self.settings.postgres_dsn.get_secret_value(), autocommit=True) as connection:
+            return connection.execute(sql, values).fetchall()
+
+
+def picture(width: int = 64, height: int = 48, form: str = ".jpg") -> bytes:
+    """An image that no other test has."""
+    image = np.random.default_rng().integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return cv2.imencode(form, image)[1].tobytes()
+
+
+def name(prefix: str) -> str:
+    """A source's name that no other test has."""
+    return f"{prefix}-{uuid4().hex[:8]}"

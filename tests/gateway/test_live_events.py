@@ -1,0 +1,261 @@
+"""Live events over `/ws/events` and as server-sent events, against a real stack."""
+
+import json
+import threading
+
+import httpx
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from conftest import StartGateway
+from gateway_world import Gateway, name, picture
+from live_world import closed, events, named, publish_scans, said, streamed, watch, websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection
+
+from gateway.live.positions import TOPICS, Position, parse_position
+from runtime.kafka import client_config
+from runtime.settings import Settings
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+
+def _upload(gateway: Gateway, key: str, source_id: str, site: str = "live") -> dict[str, object]:
+    answer = httpx.post(
+        f"{gateway.url}/ingest", files={"file": picture()}, data={"source_id": source_id, "site": site},
+        headers={"X-API-Key": key}, timeout=90,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    found: dict[str, object] = answer.json()
+    return found
+
+
+def test_both_carry_what_is_ingested_and_how_requests_stand(gateway: Gateway) -> None:
+    key, source_id = gateway.key(), name("camera")
+    with watch(gateway, key, source_id=source_id) as socket_, streamed(
+        gateway, key, params={"source_id": source_id}
+    ) as stream:  # fmt: skip
+        assert said(socket_)["type"] == "hello"
+        file = _upload(gateway, key, source_id)
+        [event] = events(socket_, 1)
+        assert {name_: event["data"][name_] for name_ in ("record_id", "digest", "kind", "site", "source_id")} == {
+            "record_id": file["id"], "digest": file["sha256"], "kind": "frame", "site": "live", "source_id": source_id,
+        }  # fmt: skip
+        assert event["data"]["size_bytes"] == file["size_bytes"]
+        assert event["data"]["ingested_at"].endswith("Z")
+        assert json.loads(named(stream, "ingested")["data"]) == event["data"]
+    with watch(gateway, key, source_id=source_id, kind="request") as socket_, streamed(
+        gateway, key, params={"source_id": source_id, "kind": "request"}
+    ) as stream:  # fmt: skip
+        said(socket_)
+        file = _upload(gateway, key, source_id)
+        [event] = events(socket_, 1, "request")
+        assert (event["data"]["request_id"], event["data"]["state"]) == (file["request_id"], "uploading")
+        assert json.loads(named(stream, "request")["data"]) == event["data"]
+
+
+def test_a_stream_carries_what_its_caller_reaches_and_wants(gateway: Gateway, service_settings: Settings) -> None:
+    mine, others = name("mine"), name("others")
+    key = gateway.key("device", [f"live/{mine}"])
+    with watch(gateway, key, kind=["cid", "ldo"]) as socket_:
+        said(socket_)
+        publish_scans(service_settings, others, ["theirs"])
+        _upload(gateway, gateway.key(), mine)
+        publish_scans(service_settings, mine, ["ours", "the last"])
+        found = events(socket_, 2)
+    assert [(one["data"]["source_id"], one["data"]["code"]) for one in found] == [(mine, "ours"), (mine, "the last")]
+    with pytest.raises(InvalidStatus) as refused:
+        watch(gateway, key, site="live", source_id=others)
+    assert refused.value.response.status_code == 403
+
+
+def test_a_stream_goes_on_at_another_gateway(
+    gateway: Gateway, start_gateway: StartGateway, service_settings: Settings
+) -> None:
+    key, source_id = gateway.key(), name("scanner")
+    with streamed(gateway, key, params={"source_id": source_id}) as stream:
+        publish_scans(service_settings, source_id, [f"{number}" for number in range(20)])
+        before = [named(stream, "ingested") for _ in range(10)]
+    with start_gateway() as other:
+        with streamed(
+            other, key, params={"source_id": source_id}, headers={"Last-Event-ID": before[-1]["id"]}
+        ) as stream:  # fmt: skip
+            publish_scans(service_settings, source_id, ["20"])
+            after = [named(stream, "ingested") for _ in range(11)]
+        assert [json.loads(one["data"])["code"] for one in before + after] == [f"{number}" for number in range(21)]
+        with watch(other, key, last=before[4]["id"], source_id=source_id) as socket_:
+            again = [one["data"]["code"] for one in events(socket_, 16)]
+        assert again == [f"{number}" for number in range(5, 21)]
+
+
+def test_nothing_is_lost_or_repeated_while_much_is_published(
+    gateway: Gateway, start_gateway: StartGateway, service_settings: Settings
+) -> None:
+    """A gateway that has just started holds the last few hundred; the rest comes from Kafka while more is added."""
+    key, source_id, first, all_of_them = gateway.key(), name("scanner"), 3000, 4500
+    with watch(gateway, key, source_id=source_id) as socket_:
+        begin = said(socket_)["id"]
+        publish_scans(service_settings, source_id, [f"{number}" for number in range(first)])
+        assert [one["data"]["code"] for one in events(socket_, first)] == [f"{number}" for number in range(first)]
+    with start_gateway() as fresh:
+        more = [f"{number}" for number in range(first, all_of_them)]
+        publishing = threading.Thread(target=publish_scans, args=(service_settings, source_id, more))
+        publishing.start()
+        with watch(fresh, key, last=begin, source_id=source_id) as socket_:
+            found = [one["data"]["code"] for one in events(socket_, all_of_them)]
+        publishing.join()
+    assert found == [f"{number}" for number in range(all_of_them)]
+
+
+def test_what_kafka_has_no_more_is_named(start_gateway: StartGateway, service_settings: Settings) -> None:
+    source_id = name("scanner")
+    with start_gateway() as gateway:
+        key = gateway.key()
+        with watch(gateway, key, source_id=source_id) as socket_:
+            begin = said(socket_)["id"]
+            publish_scans(service_settings, source_id, ["1", "2", "3"])
+            ids = [one["id"] for one in events(socket_, 3)]
+    [place] = [(TOPICS[0], number) for number in range(4)
+               if parse_position(begin)[TOPICS[0], number] < parse_position(ids[0])[TOPICS[0], number]
+               and parse_position(ids[1])[TOPICS[0], number] > parse_position(ids[0])[TOPICS[0], number]]  # fmt: skip
+    end = parse_position(ids[1])[place]
+    admin = AdminClient(client_config(service_settings))
+    [deleted] = admin.delete_records([TopicPartition(*place, end)]).values()
+    deleted.result(30)
+    with start_gateway() as fresh, watch(fresh, key, last=begin, source_id=source_id) as socket_:
+        [gap] = events(socket_, 1, "gap")
+        [left] = events(socket_, 1)
+    assert gap["data"]["see"] == "/api/v1/records"
+    [missing] = gap["data"]["missing"]
+    assert (missing["topic"], missing["partition"], missing["to"]) == (*place, end)
+    assert left["data"]["code"] == "3"
+
+
+def test_an_id_of_another_kafka_begins_now_and_says_so(gateway: Gateway) -> None:
+    key, source_id = gateway.key(), name("camera")
+    ahead = Position({(topic, partition): 10**9 for topic in TOPICS for partition in range(4)}).text()
+    with watch(gateway, key, last=ahead, source_id=source_id, kind="frame") as socket_:
+        assert len(events(socket_, 1, "gap")[0]["data"]["missing"]) == 16
+        file = _upload(gateway, key, source_id)
+        assert events(socket_, 1)[0]["data"]["record_id"] == file["id"]
+
+
+def test_who_reads_too_slowly_is_ended_and_can_go_on(gateway: Gateway, service_settings: Settings) -> None:
+    key, source_id, count = gateway.key(), name("scanner"), 7000
+    filling = "x" * 3500  # so that the ring is full of these events before they are all there
+    with watch(gateway, key, source_id=source_id) as quick, watch(gateway, key, slow=True, source_id=source_id) as slow:
+        begin = said(slow)["id"]
+        publish_scans(service_settings, source_id, [f"{number} {filling}" for number in range(count)])
+        assert len(events(quick, count)) == count
+        last, read, code = _read_to_the_end(slow, begin)
+    # Where it has read nothing for long, no pong of it was seen, or not even a close could be sent.
+    assert code in {1013, 1011, 1006}
+    assert 0 < read < count
+    with watch(gateway, key, last=last, source_id=source_id) as socket_:
+        rest = [int(one["data"]["code"].split()[0]) for one in events(socket_, count - read)]
+    assert rest == list(range(read, count))
+
+
+def _read_to_the_end(socket_: ClientConnection, begin: str) -> tuple[str, int, int]:
+    last, read = begin, 0
+    try:
+        while True:
+            one = said(socket_)
+            last, read = one["id"], read + (one["type"] == "ingested")
+    except ConnectionClosed as error:
+        return last, read, 1006 if error.rcvd is None else error.rcvd.code
+
+
+def test_a_key_that_is_revoked_ends_its_streams(gateway: Gateway) -> None:
+    key = gateway.key()
+    with watch(gateway, key) as socket_, streamed(gateway, key) as stream:
+        said(socket_)
+        assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1]))
+        assert closed(socket_)[0] == 1008
+        assert json.loads(named(stream, "end")["data"])["code"] == 1008
+        assert next(stream, None) is None
+
+
+def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
+    with start_gateway(gateway_streams_max=1) as gateway:
+        key = gateway.key()
+        with watch(gateway, key) as socket_:
+            said(socket_)
+            metrics = httpx.get(f"{gateway.url}/metrics", timeout=30).text
+            assert 'headrace_gateway_streams{kind="events"} 1.0' in metrics
+            answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert "Retry-After" in answer.headers
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(gateway, "/ws/ingest", key)
+            assert refused.value.response.status_code == 503
+        for _ in range(50):
+            if 'headrace_gateway_streams{kind="events"} 0.0' in httpx.get(f"{gateway.url}/metrics", timeout=30).text:
+                break
+        with streamed(gateway, key):
+            pass
+
+
+def test_a_gateway_stops_while_streams_are_open(start_gateway: StartGateway) -> None:
+    with start_gateway() as gateway:
+        key = gateway.key()
+        with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed, streamed(
+            gateway, key
+        ) as stream:  # fmt: skip
+            said(socket_)
+            said(feed)
+            assert gateway.process.stop(20) == 0
+            assert closed(socket_)[0] == 1012
+            assert closed(feed)[0] == 1012
+            assert json.loads(named(stream, "end")["data"])["code"] == 1012
+
+
+@pytest.mark.parametrize("last", ["!", "AQ", "1-0", "A" * 2000])
+def test_an_id_that_nobody_gave_is_refused(gateway: Gateway, last: str) -> None:
+    key = gateway.key()
+    with gateway.client() as client:
+        for asked in ({"params": {"last_event_id": last}}, {"headers": {"Last-Event-ID": last}}):
+            answer = client.get("/api/v1/events", **asked)
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    with watch(gateway, key, last=last) as socket_:
+        code, reason = closed(socket_)
+    assert code == 1008
+    assert "last event id" in reason
+
+
+@pytest.mark.parametrize("wanted", [{"kind": "everything"}, {"site": " "}, {"source_id": "a\nb"}, {"site": "x" * 300}])
+def test_what_no_stream_can_be_narrowed_to_is_refused(gateway: Gateway, wanted: dict[str, str]) -> None:
+    with gateway.client() as client:
+        assert client.get("/api/v1/events", params=wanted).status_code == 422
+    with pytest.raises(InvalidStatus) as refused:
+        watch(gateway, gateway.key(), **wanted)
+    assert refused.value.response.status_code == 422
+
+
+def test_who_is_not_known_does_not_come_in(gateway: Gateway) -> None:
+    for path in ("/ws/events", "/ws/ingest"):
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(gateway, path, None)
+        answer = refused.value.response
+        assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert json.loads(answer.body)["code"] == "not_authenticated"
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(gateway, f"{path}?token=secret", gateway.key())
+        assert json.loads(refused.value.response.body)["code"] == "key_in_url"
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(gateway, path, gateway.key(), origin="https://elsewhere.example")
+        assert refused.value.response.status_code == 403
+    with gateway.anonymous() as client:
+        assert client.get("/api/v1/events").status_code == 401
+
+
+def test_a_browser_shows_its_key_among_the_subprotocols(gateway: Gateway) -> None:
+    key = gateway.key()
+    with websocket(gateway, "/ws/events", None, subprotocols=["headrace.v1", f"bearer.{key}"]) as socket_:
+        assert socket_.subprotocol == "headrace.v1"
+        assert said(socket_)["type"] == "hello"
+        assert key not in str(socket_.response.headers)
+    with pytest.raises(InvalidStatus) as refused:
+        websocket(gateway, "/ws/events", None, subprotocols=["headrace.v1", "bearer.hr_0_0"])
+    assert refused.value.response.status_code == 401

@@ -1,0 +1,365 @@
+"""`POST /api/v1/ingest/rtsp` through a running gateway and capture worker, with real streams and broken cameras."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+import pytest
+from gateway_world import Gateway, name
+from rtsp_server import Camera
+
+from gateway.capture.dispatch import Dispatcher
+from gateway.capture.plan import Mode, plan_for
+from runtime.settings import Settings
+from store.requests import Asked
+from tests.conftest import ServiceProcess, free_port, until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+TOKEN = f"canary{uuid4().hex[:12]}"
+PASSWORD = f"{TOKEN}@:/%#"
+HERE = "127.0.0.0/8"
+END_S_MAX = 360.0
+ENDS = ("ingested", "failed")
+
+
+class World:
+    """A gateway and a capture worker, and what is known of requests."""
+
+    def __init__(self, gateway: Gateway, worker: ServiceProcess) -> None:
+        self.gateway = gateway
+        self.worker = worker
+        self.client = gateway.client("operator")
+
+    def ask(self, url: str, mode: str = "single_frame", **more: Any) -> UUID:
+        asked = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": mode, **more}
+        answer = self.client.post("/api/v1/ingest/rtsp", json=asked)
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["status"] == "requested"
+        return UUID(answer.json()["request_id"])
+
+    def state(self, request_id: UUID) -> tuple[str, str | None, dict[str, Any]]:
+        [row] = self.gateway.rows(
+            "select state, reason, evidence from ingest_requests where request_id = %s", request_id
+        )
+        return row[0], row[1], row[2]
+
+    def end(self, request_id: UUID) -> tuple[str, str | None, dict[str, Any]]:
+        until(lambda: self.state(request_id)[0] in ENDS, END_S_MAX, f"{request_id} to end")
+        return self.state(request_id)
+
+    def reached(self, request_id: UUID, state: str) -> None:
+        until(lambda: self.state(request_id)[0] == state, 60, f"{request_id} to be {state}")
+
+    def states(self, request_id: UUID) -> list[str]:
+        rows = self.gateway.rows("select state from request_events where request_id = %s order by id", request_id)
+        return [row[0] for row in rows]
+
+    def catalogued(self, request_id: UUID) -> list[tuple[str, int | None, int | None, str]]:
+        """Kind and size of each item that the catalog has, and its sighting's source."""
+        return self.gateway.rows(
+            'select i.kind, i.width, i.height, s.source_id from request_items i join sightings s on s.topic = i.topic'
+            ' and s.partition = i.partition and s."offset" = i."offset" join records r on r.record_id = s.record_id'
+            " and r.digest = i.digest where i.request_id = %s order by i.index", request_id,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("rtsp")
+    with Gateway(service_settings, folder / "gateway.log", gateway_camera_networks=HERE) as gateway:
+        worker = ServiceProcess(
+            service_settings, "capture", log=folder / "capture.log", gateway_camera_networks=HERE,
+            capture_streams_max=24, kafka_session_s=6,
+        )  # fmt: skip
+        try:
+            world = World(gateway, worker.wait_ready())
+            with world.client:
+                yield world
+        finally:
+            assert worker.stop() == 0
+
+
+def test_a_single_frame_is_captured_and_in_the_catalog(world: World) -> None:
+    with Camera() as camera:
+        request_id = world.ask(camera.url())
+        state, reason, evidence = world.end(request_id)
+    assert (state, reason) == ("ingested", None)
+    assert world.states(request_id) == ["requested", "connecting", "recording", "uploading", "ingested"]
+    assert [row[:3] for row in world.catalogued(request_id)] == [("frame", 320, 240)]
+    assert (evidence["codec"], evidence["frames_got"], evidence["frames_published"]) == ("h264", 1, 1)
+
+
+@pytest.mark.parametrize("login", [f"user:{PASSWORD}", f"user:{quote(PASSWORD, safe='')}"], ids=["raw", "encoded"])
+def test_a_burst_from_a_camera_that_asks_for_a_login(world: World, login: str) -> None:
+    with Camera(user="user", password=PASSWORD) as camera:
+        request_id = world.ask(camera.url(f"{login}@"), "burst", fps=10, frame_count=12)
+        state, reason, evidence = world.end(request_id)
+    assert (state, reason) == ("ingested", None)
+    assert len(world.catalogued(request_id)) == 12
+    assert evidence["frames_published"] == 12
+    assert "401" not in camera.methods
+
+
+def test_continuous_brings_frames_for_a_time_and_a_clip_one_video(world: World) -> None:
+    with Camera() as camera:
+        continuous = world.ask(camera.url(), "continuous", fps=4, duration_s=3)
+        clip = world.ask(camera.url(), "clip", fps=10, duration_s=2)
+        assert [world.end(one)[:2] for one in (continuous, clip)] == [("ingested", None)] * 2
+    frames = world.catalogued(continuous)
+    assert 2 <= len(frames) <= 14  # 12 by the rate, if the machine keeps up
+    assert [row[0] for row in world.catalogued(clip)] == ["clip"]
+    [(kind, duration_us)] = world.gateway.rows(
+        "select r.kind, r.duration_us from records r join request_items i on i.digest = r.digest"
+        " where i.request_id = %s", clip,
+    )  # fmt: skip
+    assert kind == "clip"
+    assert duration_us > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"rtsp_url": "rtsp://h/x -f lavfi -i color=red"}, "url_refused"),
+        ({"rtsp_url": "-i rtsp://h/x"}, "url_refused"),
+        ({"rtsp_url": "-rtsp://h/x"}, "url_refused"),
+        ({"rtsp_url": "rtsp://h/$(id)"}, "url_refused"),
+        ({"rtsp_url": "rtsp://h/`id`"}, "url_refused"),
+        ({"rtsp_url": "rtsp://h/a|b"}, "url_refused"),
+        ({"rtsp_url": "file:///etc/passwd"}, "url_refused"),
+        ({"rtsp_url": "rtsp://10.0.0.1/x"}, "address_refused"),
+        ({"rtsp_url": "rtsp://192.168.1.1/x"}, "address_refused"),
+        ({"rtsp_url": "rtsp://169.254.169.254/x"}, "address_refused"),
+        ({"rtsp_url": "rtsp://[::1]/x"}, "address_refused"),
+        ({"rtsp_url": "rtsp://[::ffff:10.0.0.1]/x"}, "address_refused"),
+        ({"rtsp_url": "rtsp://no-such-camera.invalid/x"}, "address_refused"),
+        ({"fps": 0.05}, "invalid"),
+        ({"fps": 61}, "invalid"),
+        ({"duration_s": 0}, "invalid"),
+        ({"duration_s": 3601}, "invalid"),
+        ({"frame_count": 0}, "invalid"),
+        ({"frame_count": 1001}, "invalid"),
+        ({"frame_count": 1.5}, "invalid"),
+        ({"capture_mode": "timelapse"}, "invalid"),
+        ({"capture_mode": "clip", "duration_s": 600}, "mode_unavailable"),
+        ({"camera_id": ""}, "invalid"),
+        ({"camera_id": "a\nb"}, "field_out_of_range"),
+        ({"unknown": 1}, "invalid"),
+    ],
+    ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else value,
+)
+def test_what_is_wrong_is_refused_before_it_is_kept(world: World, wrong: dict[str, Any], code: str) -> None:
+    camera_id = name("camera")
+    asked = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": camera_id, "capture_mode": "burst"} | wrong
+    answer = world.client.post("/api/v1/ingest/rtsp", json=asked)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert not world.gateway.rows("select 1 from ingest_requests where source_id = %s", camera_id)
+
+
+def test_a_device_may_not_ask_and_an_operator_only_within_reach(world: World) -> None:
+    asked = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": "camera-1", "capture_mode": "burst"}
+    for role, sources in (("device", ("*",)), ("operator", ("plant/other",))):
+        with world.gateway.client(role, sources) as client:
+            assert client.post("/api/v1/ingest/rtsp", json={**asked, "site": "plant"}).status_code == 403
+
+
+CASES = {
+    "redirect_within": ({"fault": "redirect", "argument": "rtsp://127.0.0.1:{other}/stream"}, "failed", "redirected"),
+    "redirect_file": ({"fault": "redirect", "argument": "file:///etc/passwd"}, "failed", "redirected"),
+    "control_file": ({"fault": "control", "argument": "file:///etc/passwd"}, "failed", "description_refused"),
+    "multicast": ({"fault": "multicast"}, "ingested", None),
+    "never_answers": ({"fault": "mute"}, "failed", "silent"),
+    "drips": ({"fault": "drip"}, "failed", "silent"),
+    "disconnects_every_2_s": ({"fault": "drop"}, "ingested", None),
+    "changes_its_size": ({"fault": "resize"}, "ingested", None),
+    "picture_of_0_pixels": ({"fault": "sps", "argument": "0"}, None, None),
+    "picture_of_100000_pixels": ({"fault": "sps", "argument": "6250"}, "failed", "undecodable"),
+    "time_wraps": ({"fault": "wrap"}, "ingested", None),
+    "time_runs_backwards": ({"fault": "backwards"}, "ingested", None),
+    "speaks_ssh": ({"fault": "not_rtsp"}, "failed", "not_rtsp"),
+    "endless_head": ({"fault": "endless"}, "failed", "not_rtsp"),
+    "no_such_stream": ({"fault": "missing"}, "failed", "stream_unknown"),
+    "wrong_password": ({"user": "user", "password": "another"}, "failed", "login_refused"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(world: World) -> Iterator[dict[str, Any]]:
+    """All broken cameras at once, each with its request; and one that nobody may be sent to."""
+    with ExitStack() as stack:
+        other = stack.enter_context(Camera())
+        asked = {}
+        for case, (about, _, _) in CASES.items():
+            camera = stack.enter_context(
+                Camera(**{key: value.format(other=other.port) for key, value in about.items()})
+            )
+            # More frames than a camera brings before it disconnects, and time enough on a busy machine.
+            login = f"user:{quote(PASSWORD, safe='')}@"
+            asked[case] = world.ask(camera.url(login), "burst", fps=20, frame_count=60, duration_s=300)
+        yield {"other": other} | {case: (request_id, world.end(request_id)) for case, request_id in asked.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_broken_camera_is_an_end_with_a_reason_or_none_at_all(
+    world: World, outcomes: dict[str, Any], case: str
+) -> None:
+    _, wanted, code = CASES[case]
+    request_id, (state, reason, evidence) = outcomes[case]
+    print(case, state, reason, json.dumps(evidence))
+    assert wanted in {None, state}, reason
+    assert code is None or reason.startswith(f"{code}: ")
+    assert (state == "failed") == (reason is not None)
+    if state == "ingested":
+        assert len(world.catalogued(request_id)) == 60
+
+
+def test_a_redirect_led_nobody_anywhere(outcomes: dict[str, Any]) -> None:
+    assert outcomes["other"].connections == 0
+
+
+def test_a_camera_that_disconnects_is_connected_to_again_and_that_shows(world: World, outcomes: dict[str, Any]) -> None:
+    request_id, (_, _, evidence) = outcomes["disconnects_every_2_s"]
+    assert evidence["reconnects"] >= 1
+    assert evidence["last_error"] == "lost"
+    assert world.states(request_id).count("connecting") == evidence["reconnects"] + 1
+
+
+def test_frames_of_both_sizes_are_there(world: World, outcomes: dict[str, Any]) -> None:
+    request_id, _ = outcomes["changes_its_size"]
+    assert {row[1:3] for row in world.catalogued(request_id)} == {(320, 240), (640, 480)}
+
+
+def test_nobody_at_the_address_is_a_failure_with_a_reason(world: World) -> None:
+    state, reason, evidence = world.end(world.ask(f"rtsp://127.0.0.1:{free_port()}/x"))
+    assert (state, reason.split(":")[0]) == ("failed", "unreachable")
+    assert evidence["reconnects"] >= 1
+
+
+def test_a_worker_that_was_killed_is_followed_by_another(world: World) -> None:
+    with Camera() as camera:
+        request_id = world.ask(camera.url(), "burst", fps=2, frame_count=40)
+        world.reached(request_id, "recording")
+        until(lambda: world.gateway.rows("select 1 from request_items where request_id = %s", request_id), 60, "frames")
+        first = world.state(request_id)[2]["worker"]
+        world.worker.kill()
+        world.worker.restart()
+        state, reason, evidence = world.end(request_id)
+    assert (state, reason) == ("ingested", None)
+    assert evidence["worker"] != first
+    assert world.states(request_id).count("requested") == 2
+    assert len(world.catalogued(request_id)) == 40
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_was_at(world: World) -> None:
+    with Camera() as camera:
+        request_id = world.ask(camera.url(), "continuous", fps=2, duration_s=15)
+        world.reached(request_id, "recording")
+        assert world.worker.stop(18) == 0
+        assert world.state(request_id)[0] == "requested"
+        world.worker.restart()
+        assert world.end(request_id)[:2] == ("ingested", None)
+    assert len(world.catalogued(request_id)) >= 2
+
+
+def test_a_request_that_nobody_was_told_of_is_found(world: World) -> None:
+    request_id = uuid4()
+    with Camera() as camera:
+        plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
+        world.gateway.rows(
+            "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, updated_at)"
+            " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s, now() - interval '1 hour') returning 1",
+            request_id, plan.as_json(),
+        )  # fmt: skip
+        assert world.end(request_id)[:2] == ("ingested", None)
+
+
+def test_a_message_that_comes_again_does_nothing_again(world: World) -> None:
+    with Camera() as camera:
+        request_id = world.ask(camera.url())
+        world.end(request_id)
+        before, connections = world.states(request_id), camera.connections
+        plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
+        again = Asked(
+            request_id=request_id, kind="rtsp", actor="test", site="plant", source_id="camera", state="requested",
+            asked=plan.as_json(),
+        )  # fmt: skip
+        dispatcher = Dispatcher(world.gateway.settings)
+        assert asyncio.run(dispatcher.tell(again))
+        # A later request of the same camera comes after it in the same partition.
+        later = asyncio.run(_told(world, dispatcher, camera))
+        world.end(later)
+    assert world.states(request_id) == before
+    assert camera.connections == connections + 1
+
+
+async def _told(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
+    request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
+    world.gateway.rows(
+        "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
+        " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s) returning 1", request_id, plan.as_json(),
+    )  # fmt: skip
+    later = Asked(
+        request_id=request_id, kind="rtsp", actor="test", site="plant", source_id="camera", state="requested",
+        asked=plan.as_json(),
+    )  # fmt: skip
+    assert await dispatcher.tell(later)
+    return request_id
+
+
+def test_a_repeated_request_under_its_key_is_one_request(world: World) -> None:
+    headers = {"Idempotency-Key": uuid4().hex}
+    url = f"rtsp://user:{PASSWORD}@127.0.0.1:{free_port()}/x"
+    asked = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": "single_frame"}
+    answers = [world.client.post("/api/v1/ingest/rtsp", json=asked, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json() == answers[1].json()
+    other = world.client.post("/api/v1/ingest/rtsp", json=asked | {"rtsp_url": f"{url}2"}, headers=headers)
+    assert other.status_code == 409
+
+
+def test_the_password_is_found_nowhere(world: World, outcomes: dict[str, Any]) -> None:
+    """In no row of any table, no log, no metric, no answer, and among no process's arguments or environment."""
+    seen: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for process in Path("/proc").glob("[0-9]*"):
+                for what in ("cmdline", "environ"):
+                    try:
+                        text = (process / what).read_bytes()
+                    except OSError:
+                        continue
+                    if TOKEN.encode() in text:
+                        seen.append(str(process / what))
+                    if b"producers/rtsp.py" in text:
+                        seen.append("decoder")
+            time.sleep(0.02)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        with Camera(user="user", password=PASSWORD) as camera:
+            state, _, _ = world.end(world.ask(camera.url(f"user:{PASSWORD}@"), "burst", fps=5, frame_count=10))
+    finally:
+        over.set()
+        looking.join()
+    assert state == "ingested"
+    assert set(seen) == {"decoder"}  # it was looked at while it ran
+    tables = [row[0] for row in world.gateway.rows("select tablename from pg_tables where schemaname = 'public'")]
+    assert {"ingest_requests", "request_events", "idempotency", "audit"} <= set(tables)
+    for table in tables:
+        assert not world.gateway.rows(f'select 1 from "{table}" t where t::text like %s', f"%{TOKEN}%"), table
+    said = [world.gateway.log.read_text(), world.worker.log.read_text(), world.worker.get("/metrics")[1]]
+    said.append(world.client.get("/metrics").text)
+    assert all(text and TOKEN not in text for text in said)
+    sealed = world.gateway.rows("select sealed from ingest_requests where sealed is not null")
+    assert sealed
+    assert all(TOKEN.encode() not in bytes(row[0]) for row in sealed)

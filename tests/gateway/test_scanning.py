@@ -1,0 +1,71 @@
+"""Virus scanning by a real clamd with a signature of the tests' own; skipped, with the reason, where there is none."""
+
+import getpass
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import StartGateway
+from gateway_world import picture
+
+from tests.conftest import free_port, until
+
+pytestmark = pytest.mark.stack
+
+MARK = b"headrace-test-signature"
+
+
+@pytest.fixture(scope="module")
+def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """clamd that knows one signature: Debian's package `clamav-daemon`, without its database."""
+    program = shutil.which("clamd") or shutil.which("clamd", path="/usr/sbin")
+    if program is None:
+        pytest.skip("needs clamd: apt-get install clamav-daemon")
+    folder = tmp_path_factory.mktemp("clamd")
+    (folder / "own.ndb").write_text(f"Headrace.Test:0:*:{MARK.hex()}\n")
+    port = free_port()
+    lines = {
+        "DatabaseDirectory": folder, "TCPSocket": port, "TCPAddr": "127.0.0.1", "Foreground": "yes",
+        "LogFile": folder / "log", "StreamMaxLength": "4M", "User": getpass.getuser(),
+    }  # fmt: skip
+    config = folder / "clamd.conf"
+    config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen([program, "--config-file", str(config)], stdout=out, stderr=out)
+    try:
+        until(lambda: _listens(port), 30, "clamd to listen")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_what_clamd_finds_is_refused_and_the_rest_is_taken(clamd: str, start_gateway: StartGateway) -> None:
+    scanned = start_gateway(gateway_clamd=clamd, gateway_answer_s_max=60, gateway_ingest_per_minute=100)
+    good = picture()
+    with scanned.client() as client:
+        assert client.get("/ready").json()["needs"]["clamd"] == "ok"
+        bad = client.post("/ingest", files={"file": ("a.jpg", good + MARK)})
+        assert (bad.status_code, bad.json()["code"]) == (422, "infected")
+        assert "Headrace.Test" in bad.json()["detail"]
+        assert client.post("/ingest", files={"file": ("a.jpg", good)}).status_code == 200
+        large = client.post("/ingest", files={"file": ("a.jpg", good + bytes(6_000_000))})
+        assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+def test_while_clamd_is_away_no_file_is_taken(start_gateway: StartGateway, tmp_path: Path) -> None:
+    lonely = start_gateway(gateway_clamd=tmp_path / "nothing.sock", ready=False)
+    with lonely.client() as client:
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()["needs"]["clamd"] != "ok") == (503, True)
+        answer = client.post("/ingest", files={"file": ("a.jpg", picture())})
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert "retry-after" in answer.headers

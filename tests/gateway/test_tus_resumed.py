@@ -1,0 +1,177 @@
+"""Resumable uploads that are cut off, by the caller, by a gateway that is killed, or by time."""
+
+import asyncio
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from conftest import StartGateway
+from gateway_world import Gateway, name, picture
+from tus_client import TusClient, id_of, is_held, parts_of
+
+from runtime.settings import Settings
+from schemas.limits import MIB
+from store.blobs import Blobs
+from store.postgres import close_pool, open_pool
+from store.uploads import Part, Uploads
+from tests.conftest import until
+from tests.streams.streams_samples import mp4
+
+pytestmark = pytest.mark.stack
+
+UNREAD_BYTES_MAX = 1 * MIB  # what may be on its way through the gateway's buffers when a caller is cut off
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[TusClient]:
+    with TusClient(gateway) as opened:
+        yield opened
+
+
+def clip(size: int) -> bytes:
+    """An MP4 of that size that no other test has."""
+    return mp4(filler=picture()).ljust(size, b"\0")
+
+
+def test_a_caller_that_is_cut_off_goes_on_where_it_was(client: TusClient, gateway: Gateway) -> None:
+    body = clip(20 * MIB)
+    sent = len(body) * 99 // 100
+    path = client.begin(len(body), sha256=sha256(body).hexdigest())
+    with client.unfinished(path, 0, len(body)) as connection:
+        connection.sendall(body[:sent])
+    until(lambda: client.offset(path) > 16 * MIB, 90, "the last part, which is smaller")
+    offset = client.wait_free(path)
+    assert sent - UNREAD_BYTES_MAX <= offset <= sent
+    assert sum(parts_of(gateway, path).values()) == offset
+    answer = client.patch(path, offset, body[offset:])
+    assert (answer.status_code, answer.headers["Headrace-Status"]) == (204, "ingested")
+    found = gateway.rows("select kind from records where digest = %s", sha256(body).digest())
+    assert found == [("clip",)]
+    assert parts_of(gateway, path) == {}
+
+
+def test_nothing_of_a_body_that_cannot_be_checked_is_kept(client: TusClient, gateway: Gateway) -> None:
+    path = client.begin(20 * MIB)
+    with client.unfinished(path, 0, 20 * MIB, "Upload-Checksum: sha1 " + "A" * 27 + "=") as connection:
+        connection.sendall(bytes(19 * MIB))
+        until(lambda: parts_of(gateway, path), 90, "a part in the store")
+        assert client.offset(path) == 0
+    assert client.wait_free(path) == 0
+    assert parts_of(gateway, path) == {}
+
+
+def test_one_writer_at_a_time(client: TusClient, gateway: Gateway) -> None:
+    body = picture()
+    path = client.begin(len(body))
+    with client.unfinished(path, 0, len(body)) as connection:
+        connection.sendall(body[:10])
+        until(lambda: is_held(gateway, path), 90, "the first writer to be at work")
+        second = client.patch(path, 0, body)
+        assert (second.status_code, second.json()["code"]) == (423, "locked")
+        assert "Retry-After" in second.headers
+        assert client.offset(path) == 0
+    assert client.wait_free(path) == 10
+    assert client.patch(path, 10, body[10:]).headers["Headrace-Status"] == "ingested"
+
+
+def test_an_upload_that_is_ended_while_somebody_writes(client: TusClient, gateway: Gateway) -> None:
+    path = client.begin(10 * MIB)
+    with client.unfinished(path, 0, 10 * MIB) as connection:
+        connection.sendall(b"x")
+        until(lambda: is_held(gateway, path), 90, "the writer to be at work")
+        assert client.http.delete(path).status_code == 204
+        connection.sendall(bytes(10 * MIB - 1))
+        assert connection.recv(100).startswith(b"HTTP/1.1 409")
+    assert client.head(path).status_code == 404
+    assert parts_of(gateway, path) == {}
+
+
+def test_what_is_not_finished_in_time_is_gone(start_gateway: StartGateway) -> None:
+    quick = start_gateway(gateway_upload_expiry_hours=4 / 3600)
+    with TusClient(quick) as client:
+        path = client.begin(20 * MIB)
+        with client.unfinished(path, 0, 20 * MIB) as connection:
+            connection.sendall(bytes(9 * MIB))
+            until(lambda: parts_of(quick, path), 90, "a part in the store")
+        until(lambda: client.head(path).status_code == 410 or not parts_of(quick, path), 90, "the upload to be over")
+        until(lambda: client.head(path).status_code == 404, 90, "the sweeper")
+        assert client.patch(path, 0, b"x").status_code == 404
+        assert parts_of(quick, path) == {}
+        assert quick.rows("select * from upload_parts where upload_id = %s", id_of(path)) == []
+
+
+@pytest.mark.timeout(300)
+def test_another_gateway_goes_on_after_one_was_killed(
+    client: TusClient, gateway: Gateway, service_settings: Settings, tmp_path: Path
+) -> None:
+    body = clip(20 * MIB)
+    doomed = Gateway(service_settings, tmp_path / "gateway.log")
+    try:
+        doomed.process.wait_ready()
+        with TusClient(doomed, client.key) as first:
+            path = first.begin(len(body))
+            with first.unfinished(path, 0, len(body)) as connection:
+                connection.sendall(body[: 18 * MIB])
+                until(lambda: client.offset(path) == 16 * MIB, 90, "two parts to count")
+                doomed.process.kill()
+    finally:
+        doomed.process.kill()
+    offset = client.wait_free(path)  # the hold of the one that was killed ends by itself
+    assert offset == 16 * MIB
+    answer = client.patch(path, offset, body[offset:])
+    assert (answer.status_code, answer.headers["Headrace-Status"]) == (204, "ingested")
+    assert len(gateway.rows("select 1 from records where digest = %s", sha256(body).digest())) == 1
+    assert parts_of(gateway, path) == {}
+
+
+def test_head_takes_up_a_join_that_was_cut_short(client: TusClient, gateway: Gateway) -> None:
+    body = clip(9 * MIB)
+    path = left_before_the_join(client, gateway, body)
+    answer = client.head(path)
+    assert (answer.status_code, answer.headers["Headrace-Status"]) == (200, "ingested")
+    assert answer.headers["Upload-Offset"] == str(len(body))
+    assert len(gateway.rows("select 1 from records where digest = %s", sha256(body).digest())) == 1
+    assert parts_of(gateway, path) == {}
+
+
+def test_patch_takes_up_a_join_that_was_cut_short(client: TusClient, gateway: Gateway) -> None:
+    body = picture()
+    path = left_before_the_join(client, gateway, body)
+    answer = client.patch(path, len(body), b"")
+    assert (answer.status_code, answer.headers["Headrace-Status"]) == (204, "ingested")
+
+
+def test_the_sweeper_takes_up_a_join_that_was_cut_short(
+    client: TusClient, gateway: Gateway, start_gateway: StartGateway
+) -> None:
+    body = picture()
+    path = left_before_the_join(client, gateway, body)
+    start_gateway(gateway_upload_expiry_hours=2 / 3600)
+    state = "select state from uploads where upload_id = %s"
+    until(lambda: gateway.rows(state, id_of(path)) == [("done",)], 90, "the sweeper")
+    assert len(gateway.rows("select 1 from records where digest = %s", sha256(body).digest())) == 1
+    assert parts_of(gateway, path) == {}
+
+
+def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> str:
+    """An upload as a gateway leaves it that dies after the last byte was counted."""
+    path = client.begin(len(body), source_id=name("camera"))
+    upload_id, by, half = UUID(id_of(path)), uuid4(), len(body) // 2
+    assert client.patch(path, 0, body[:half]).status_code == 204
+
+    async def count_the_rest() -> None:
+        dsn = gateway.settings.postgres_dsn.get_secret_value()
+        pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="test")
+        try:
+            uploads, blobs = Uploads(pool, dsn), Blobs.from_settings(gateway.settings)
+            assert await uploads.hold(upload_id, by, 0.0) is not None
+            part = Part(half, len(body) - half, f"staging/~gateway/uploads/{upload_id}/{half}-{by.hex}")
+            await blobs.put(part.store_key, body[half:])
+            assert await uploads.record(upload_id, by, [part])
+        finally:
+            await close_pool(pool)
+
+    asyncio.run(count_the_rest())
+    return path

@@ -1,0 +1,104 @@
+"""What is watched: a process's own partitions; all of them only while it is not in the group."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from faust.types import TP
+
+from runtime.settings import load_settings
+from schemas.events import Kind
+from schemas.topics import input_topic
+from streams.consumers.intake import Intake
+from streams.core.stall import Partition
+from streams.lag import LagProbe
+from streams.membership import Membership
+from streams.profile import LARGE, faust_app
+
+CLIPS = frozenset({Kind.CLIP})
+TOPIC = input_topic(Kind.CLIP).name
+SETTINGS = load_settings(_env_file=None)
+
+
+class Broker:
+    """A topic of two partitions, each with one message that nobody has finished."""
+
+    partitions = (0, 1)
+
+    def __init__(self, *_config: object) -> None:
+        self.topics = {TOPIC: self}
+
+    def list_topics(self, _topic: str, *, timeout: float) -> "Broker":
+        assert timeout
+        return self
+
+    def committed(self, places: list[TopicPartition], *, timeout: float) -> list[TopicPartition]:
+        assert timeout
+        return [TopicPartition(place.topic, place.partition, 5) for place in places]
+
+    def get_watermark_offsets(self, *_place: object, **_options: object) -> tuple[int, int]:
+        return 0, 6
+
+
+@pytest.fixture(autouse=True)
+def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.lag.Consumer", Broker)
+
+
+def watched(assigned: Any) -> Iterable[Partition]:
+    return LagProbe(SETTINGS, "group", [TOPIC], assigned)._standings()
+
+
+async def test_a_worker_that_stands_by_is_not_late_with_what_is_anothers() -> None:
+    app = faust_app(SETTINGS, LARGE, CLIPS)
+    membership = Membership(app)
+    assert set(watched(membership.share)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share"
+    await app.on_partitions_assigned.send(set())
+    assert not watched(membership.share)
+    await app.on_partitions_revoked.send(set())
+    assert set(watched(membership.share)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share back"
+    await app.on_partitions_assigned.send({TP(TOPIC, 1)})
+    assert set(watched(membership.share)) == {(TOPIC, 1)}
+
+
+class Client:
+    """A member of a group as librdkafka shows it, to which nothing comes."""
+
+    held: tuple[TopicPartition, ...] = ()
+
+    def subscribe(self, _topics: list[str], **told: Any) -> None:
+        self.told = told
+
+    def poll(self, _seconds: float) -> None:
+        return
+
+    def assignment(self) -> tuple[TopicPartition, ...]:
+        return self.held
+
+    def tells(self, what: str, *partitions: int) -> None:
+        self.told[what](self, [TopicPartition(TOPIC, number) for number in partitions])
+
+
+def test_a_consumer_that_stands_by_is_not_late_with_what_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    monkeypatch.setattr("streams.consumers.intake.Consumer", lambda _config: client)
+    intake = Intake(SETTINGS, "group", [TOPIC], given_up=lambda _places: None)
+    intake._open()
+
+    def watched_now() -> set[Partition]:
+        intake._take(10)
+        return set(watched(lambda: intake.assigned))
+
+    assert watched_now() == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share"
+    client.tells("on_assign")
+    assert watched_now() == set()
+    client.held = (TopicPartition(TOPIC, 0),)
+    client.tells("on_assign", 0)
+    assert watched_now() == {(TOPIC, 0)}
+    for gone in ("on_revoke", "on_lost"):
+        client.held = ()
+        client.tells(gone, 0)
+        assert watched_now() == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share back"
+        client.tells("on_assign")
+        assert watched_now() == set()
