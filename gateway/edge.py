@@ -36,6 +36,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY_BYTES_MAX = 2 * MIB  # of calls that take JSON or a short form
 UPLOAD_BYTES_MAX = CLIP_BYTES_MAX + 16 * MIB  # the largest file, and the form around it
 STREAMED = ("/ingest", "/cid", "/api/v1/ingest/upload", "/api/v1/uploads")
+SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # what is read before it is known who calls
+SMALL_BYTES_MAX = 64 * KIB
 STALL_BYTES_MIN = 4 * KIB
 _QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes every few seconds are no news
 
@@ -217,6 +219,8 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _bytes_max(path: str) -> int:
+    if path in SMALL:
+        return SMALL_BYTES_MAX
     return UPLOAD_BYTES_MAX if _is_streamed(path, STREAMED) else BODY_BYTES_MAX
 
 

@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 PREFIX = "HEADRACE_"
 TOKEN_SECRET_CHARACTERS_MIN = 32  # an HMAC-SHA-256 key of 256 bits or more
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ENV_FILE = ".env"
 
 
@@ -248,12 +248,19 @@ class Settings(BaseSettings):
             raise ValueError("should be networks like 192.168.10.0/24, comma-separated") from None
         return text
 
+    @field_validator("gateway_jwt_issuer")
+    @classmethod
+    def _not_ourselves(cls, issuer: str) -> str:
+        if issuer == "headrace":
+            raise ValueError("should not be headrace, which is what the gateway's own tokens say")
+        return issuer
+
     @model_validator(mode="after")
     def _open_to_this_machine_only(self) -> Self:
-        if self.gateway_auth == "off" and self.gateway_host not in _LOOPBACK:
+        if self.gateway_auth == "off" and self.gateway_host not in LOOPBACK:
             raise ValueError(
                 f"{_variable('gateway_auth')} may be off only where {_variable('gateway_host')} is one of "
-                f"{', '.join(_LOOPBACK)}"
+                f"{', '.join(LOOPBACK)}"
             )
         return self
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
@@ -14,6 +15,7 @@ from gateway.access.limiter import Limit
 from gateway.access.tokens import Refused
 from gateway.problems import Code, Problem, request_id_of
 from gateway.services import Here, Services, services_of
+from runtime.settings import LOOPBACK
 
 ANYBODY = Caller("anybody", Role.ADMIN, (EVERYWHERE,))
 """Who calls where no key is asked for, which is only on this machine."""
@@ -29,6 +31,7 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     """
     services = services_of(connection)
     if services.settings.gateway_auth == "off":
+        _check_this_machine(connection)
         await limited(connection, services.limits.requests, ANYBODY)
         return ANYBODY
     try:
@@ -90,6 +93,32 @@ def note(connection: HTTPConnection, code: str, caller: Caller | None) -> None:
 def address_of(connection: HTTPConnection) -> str:
     """Return the caller's address."""
     return connection.client.host if connection.client else "unknown"
+
+
+def check_origin(connection: HTTPConnection) -> None:
+    """A page of another origin may not use what the browser, or this machine, is trusted with (RFC 6455, section 10.2).
+
+    Raises:
+        Problem: it is a page of another origin, which the settings do not name (403).
+    """
+    origin = connection.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc == connection.headers.get("host"):
+        return
+    allowed = services_of(connection).settings.gateway_cors_origins.split(",")
+    if origin not in {one.strip() for one in allowed} and "*" not in allowed:
+        note(connection, Code.FORBIDDEN, None)
+        raise Problem(403, Code.FORBIDDEN, "pages of this origin may not connect", hint="HEADRACE_GATEWAY_CORS_ORIGINS")
+
+
+def _check_this_machine(connection: HTTPConnection) -> None:
+    """Without keys, a page in this machine's browser is all that could be a stranger.
+
+    Raises:
+        Problem: the request was sent to another name (DNS rebinding), or by a page of another origin (403).
+    """
+    if connection.url.hostname not in LOOPBACK:
+        raise Problem(403, Code.FORBIDDEN, "without keys the gateway answers only to the names of this machine")
+    check_origin(connection)
 
 
 async def _at_least(role: Role, request: Request) -> Caller:

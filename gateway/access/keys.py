@@ -1,5 +1,6 @@
 """API keys: `hr_<id>_<secret>`. The secret is shown once; only its SHA-256 is kept."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from gateway.access.callers import Caller, Role
 from store.access import Access, KeyRow
 
 _PREFIX = "hr"
+_KEY = re.compile(r"hr_([0-9A-Za-z]+)_([0-9A-Za-z_-]+)")
 _ID_BYTES = 6
 _SECRET_BYTES = 32
 _TEXT_CHARACTERS_MAX = 200
@@ -25,11 +27,8 @@ class NewKey:
 
 def parse(text: str) -> tuple[str, str] | None:
     """Return a key's id and secret, or None where the text is no key."""
-    if len(text) > _TEXT_CHARACTERS_MAX or not text.isascii():
-        return None
-    prefix, _, rest = text.partition("_")
-    key_id, _, secret = rest.partition("_")
-    return (key_id, secret) if prefix == _PREFIX and key_id and secret else None
+    found = _KEY.fullmatch(text) if len(text) <= _TEXT_CHARACTERS_MAX else None
+    return None if found is None else (found[1], found[2])
 
 
 async def add(access: Access, name: str, role: Role, sources: Sequence[str], days: float | None) -> NewKey:

@@ -6,9 +6,11 @@ public key is never taken for a secret. `jku`, `x5u` and the like are not looked
 """
 
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,16 +19,19 @@ from uuid import uuid4
 import jwt
 
 from gateway.access.callers import Caller, Role, check_source
+from runtime.logs import Action, get_log
 
 ISSUER = "headrace"
 OWN_KID = "headrace"
 TOKEN_S = 900
 TOKEN_CHARACTERS_MAX = 8192
 LEEWAY_S = 30
+_SUBJECT_CHARACTERS_MAX = 100
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _JWKS_BYTES_MAX = 256 * 1024
 _JWKS_S_MAX = 5.0
 _JWKS_AGE_S_MAX = 300.0
+_JWKS_AGAIN_S = 10.0
 
 
 class Refused(Exception):  # noqa: N818 - a verdict on a token
@@ -109,23 +114,28 @@ class KeySet:
         self._place = place
         self._clock_s = clock_s
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._read_at_s: float | None = None
+        self._next_s = 0.0
+        self._reading = threading.Lock()
 
     def get(self, kid: object) -> jwt.PyJWK | None:
         """Return the key of that id; None where there is none."""
-        if self._read_at_s is None or self._clock_s() - self._read_at_s > _JWKS_AGE_S_MAX:
-            self._read()
+        # One at a time, and not again at once where it failed: any made-up token would make the gateway ask.
+        if self._clock_s() >= self._next_s and self._reading.acquire(blocking=False):
+            try:
+                self._next_s = self._clock_s() + (_JWKS_AGE_S_MAX if self._read() else _JWKS_AGAIN_S)
+            finally:
+                self._reading.release()
         return self._keys.get(kid) if isinstance(kid, str) else None
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         try:
             keys = jwt.PyJWKSet.from_dict(json.loads(_read_jwks(self._place))).keys
-        except (OSError, ValueError, jwt.PyJWTError):
-            if self._read_at_s is None:
-                raise Refused("the issuer's keys cannot be read") from None
-            return  # those that are known serve on until the issuer answers again
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            # Those that are known serve on until the issuer answers again.
+            get_log().warning(Action.RETRYING, service="jwks", why=type(error).__name__)
+            return False
         self._keys = {key.key_id: key for key in keys if key.key_id}
-        self._read_at_s = self._clock_s()
+        return True
 
 
 def _read_jwks(place: str) -> bytes:
@@ -147,5 +157,9 @@ def _caller(claims: Mapping[str, Any]) -> Caller:
         raise Refused("the token names no role and sources that are known here") from None
     if not reach:
         raise Refused("the token reaches no source")
-    actor = str(claims["sub"])
-    return Caller(actor if claims["iss"] == ISSUER else f"sub:{actor[:100]}", role, reach)
+    subject = str(claims["sub"])
+    if claims["iss"] == ISSUER:
+        return Caller(subject, role, reach)
+    # Long ones must stay different, and fit a row.
+    short = subject if len(subject) <= _SUBJECT_CHARACTERS_MAX else sha256(subject.encode()).hexdigest()
+    return Caller(f"sub:{short}", role, reach)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -26,6 +27,7 @@ class Dispatcher:
         """Prepare; nothing is sent yet."""
         self._settings = settings
         self._producer: Producer | None = None
+        self._thread = ThreadPoolExecutor(1, "capture-requests")
         self._lock = threading.Lock()
 
     async def tell(self, request: Asked | Request) -> bool:
@@ -42,13 +44,15 @@ class Dispatcher:
             duration_s=plan.duration_s,
             frame_count=plan.frame_count,
         )
-        return await asyncio.to_thread(self._publish, event)
+        # A thread of its own: while Kafka is away it waits, and everybody else needs the shared ones.
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._publish, event)
 
     def close(self) -> None:
         """Wait for what is on its way."""
         with self._lock:
             if self._producer is not None:
                 self._producer.flush(_DELIVERY_S_MAX)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _publish(self, event: CaptureRequest) -> bool:
         faults: list[KafkaError] = []

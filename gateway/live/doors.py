@@ -5,16 +5,13 @@ A browser cannot set headers on a WebSocket, so it may show its key in the list 
 """
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, WebSocket
 from starlette.requests import HTTPConnection
 
-from gateway.access.guard import caller_of, note
+from gateway.access.guard import caller_of, check_origin
 from gateway.edge import check_address
 from gateway.live.endings import Guest
-from gateway.problems import Code, Problem
-from gateway.services import services_of
 
 SUBPROTOCOL = "headrace.v1"
 _BEARER = "bearer."
@@ -28,7 +25,7 @@ async def _guest(websocket: WebSocket) -> Guest:
     """
     check_address(websocket.scope)
     connection = _showing(websocket)
-    _check_origin(connection)
+    check_origin(connection)
     return Guest(connection, await caller_of(connection))
 
 
@@ -46,18 +43,3 @@ def _showing(websocket: WebSocket) -> HTTPConnection:
     shown = [one.removeprefix(_BEARER) for one in websocket.scope["subprotocols"] if one.startswith(_BEARER)]
     headers = [*websocket.scope["headers"], *((b"authorization", f"Bearer {one}".encode("latin-1")) for one in shown)]
     return HTTPConnection({**websocket.scope, "headers": headers})
-
-
-def _check_origin(connection: HTTPConnection) -> None:
-    """A page of another origin may not use what the browser, or this machine, is trusted with (RFC 6455, section 10.2).
-
-    Raises:
-        Problem: it is a page of another origin, which the settings do not name (403).
-    """
-    origin = connection.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == connection.headers.get("host"):
-        return
-    allowed = services_of(connection).settings.gateway_cors_origins.split(",")
-    if origin not in {one.strip() for one in allowed} and "*" not in allowed:
-        note(connection, Code.FORBIDDEN, None)
-        raise Problem(403, Code.FORBIDDEN, "pages of this origin may not connect", hint="HEADRACE_GATEWAY_CORS_ORIGINS")

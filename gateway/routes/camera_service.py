@@ -178,8 +178,10 @@ async def _file(here: Services, one: Shown) -> UploadedFile:
     if one.code is not None or item.digest is None:
         error = FileError(code=one.code or Code.INVALID, detail=one.reason or "")
         return UploadedFile(filename=item.filename, status="failed", size_bytes=item.size_bytes, error=error)
-    key = blob_key(item.digest)
-    link = await here.blobs.presign(key, LINK_S) if one.ingested else None
+    # Small bodies lie in packs, whose address would show others' too.
+    alone = item.kind in {Kind.FRAME, Kind.CLIP}
+    key = blob_key(item.digest) if alone else None
+    link = await here.blobs.presign(key, LINK_S) if key is not None and one.ingested else None
     return UploadedFile(
         filename=item.filename, status="ingested" if one.ingested else "accepted",
         frame_id=str(record_id(Kind(item.kind or Kind.FRAME), item.digest)), width=item.width, height=item.height,

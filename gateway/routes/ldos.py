@@ -3,7 +3,6 @@
 import time
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request
@@ -18,6 +17,7 @@ from gateway.uploads.answers import status_of, status_path
 from gateway.uploads.forms import File, ReceivedForm, form_body, received_form
 from gateway.uploads.metadata import Metadata, parse_metadata
 from gateway.uploads.once import fingerprint_of, once
+from gateway.uploads.small_form import small_form
 from gateway.uploads.taking import Source, Taken, origin_of, settle, source_of, take_event
 from producers.source import fields_of
 from schemas.events import Cid, Ldo
@@ -117,8 +117,13 @@ async def take_cid(request: Request, here: Here, caller: Device) -> JSONResponse
     """Take a scan of a component's identifier, and the video that shows it where there is one."""
     async with once(request, here.access, caller) as first:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            fields = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
-            return await _cid(request, here, caller, fields)
+            fields = await small_form(request)
+            print_ = fingerprint_of(request, [fields])
+            if (before := first.replay(print_)) is not None:
+                return before
+            response = await _cid(request, here, caller, fields)
+            await first.keep(print_, response)
+            return response
         async with received_form(request, here, caller, files_max=1) as form:
             video = form.file_or_none()
             print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])

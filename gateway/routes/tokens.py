@@ -3,7 +3,6 @@
 import base64
 import binascii
 import time
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -14,6 +13,7 @@ from gateway.access.guard import limited, note
 from gateway.access.tokens import TOKEN_S, issue
 from gateway.problems import documented
 from gateway.services import Here
+from gateway.uploads.small_form import small_form
 
 router = APIRouter(tags=["access"])
 
@@ -60,7 +60,7 @@ _FORM = {
 async def token(request: Request, here: Here) -> JSONResponse:
     """Trade a key for a token that is good for a quarter of an hour, or until the key is revoked."""
     await limited(request, here.limits.requests, None)
-    fields = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
+    fields = await small_form(request)
     secret = here.settings.gateway_token_secret.get_secret_value()
     if fields.get("grant_type") != "client_credentials":
         return _error(400, "unsupported_grant_type", "grant_type has to be client_credentials")
@@ -69,8 +69,8 @@ async def token(request: Request, here: Here) -> JSONResponse:
             400, "unauthorized_client", "this gateway issues no tokens: HEADRACE_GATEWAY_TOKEN_SECRET is not set"
         )
     client_id, client_secret = _client(request, fields)
-    parsed = keys.parse(client_secret) or (client_id, client_secret)
-    caller = await keys.caller_of(here.access, *parsed) if parsed[0] == client_id else None
+    parsed = keys.parse(client_secret) or keys.parse(f"hr_{client_id}_{client_secret}") or ("", "")
+    caller = await keys.caller_of(here.access, *parsed) if client_id and parsed[0] == client_id else None
     if caller is None:
         note(request, "invalid_client", None)
         return _error(401, "invalid_client", "the key is not good, was revoked, or is over")

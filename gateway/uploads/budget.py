@@ -3,7 +3,12 @@
 import asyncio
 from collections import deque
 
+from gateway.problems import RETRY_AFTER_S, Code, Problem
 from runtime.metrics import gateway_buffer_bytes, gateway_buffer_waiting
+from schemas.limits import MIB
+
+WAIT_S_MAX = 30.0
+SMALL_BYTES_MAX = 1 * MIB  # most frames and every form without a file
 
 
 class Budget:
@@ -19,20 +24,29 @@ class Budget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size_bytes: int) -> int:
-        """Wait until so much is free, at most everything; returns how much was taken."""
+        """Wait until so much is free, at most everything; returns how much was taken.
+
+        What is small need not wait behind what is large.
+
+        Raises:
+            Problem: nothing became free in time (503).
+        """
         size_bytes = min(size_bytes, self._bytes_max)
-        if self._waiting or self._free < size_bytes:
+        behind = bool(self._waiting) and size_bytes > SMALL_BYTES_MAX
+        if behind or self._free < size_bytes:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (size_bytes, turn)
             self._waiting.append(entry)
             with gateway_buffer_waiting.track_inprogress():
                 try:
-                    await turn
-                except asyncio.CancelledError:
-                    if turn.done() and not turn.cancelled():
-                        self._give(size_bytes)
-                    else:
+                    await asyncio.wait_for(turn, WAIT_S_MAX)
+                except (asyncio.CancelledError, TimeoutError) as error:
+                    if entry in self._waiting:
                         self._waiting.remove(entry)
+                    elif turn.done() and not turn.cancelled():
+                        self._give(size_bytes)
+                    if isinstance(error, TimeoutError):
+                        raise _full() from None
                     raise
         else:
             self._free -= size_bytes
@@ -73,11 +87,23 @@ class Room:
         return True
 
     def let_go(self, size_bytes: int) -> None:
-        """Note that so much is held no more."""
+        """Note that so much is held no more; what holds nothing reserves nothing."""
         self._held -= size_bytes
+        if self._held <= 0 and self._reserved:
+            reserved, self._reserved = self._reserved, None
+            self._budget.give(reserved)
 
     def close(self) -> None:
         """Give everything back; may be repeated."""
         reserved, self._reserved, self._size_bytes = self._reserved, None, 0
         if reserved:
             self._budget.give(reserved)
+
+
+def _full() -> Problem:
+    return Problem(
+        503,
+        Code.UNAVAILABLE,
+        "the gateway holds as many uploads as it may",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )

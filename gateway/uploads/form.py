@@ -182,6 +182,13 @@ class _Reading:
 
 
 def _part_of(headers: dict[str, str]) -> Part:
+    try:
+        return _read_part(headers)
+    except (ValueError, TypeError, LookupError):  # what the standard library makes of parameters that are none
+        raise Problem(400, Code.BAD_REQUEST, "the head of a part cannot be read") from None
+
+
+def _read_part(headers: dict[str, str]) -> Part:
     # The standard library reads the parameters of RFC 2231 as well (filename*=UTF-8''…).
     message = Message()
     message["content-disposition"] = headers.get("content-disposition", "").replace("\r", " ").replace("\n", " ")

@@ -97,6 +97,9 @@ async def received_form(
 
     try:
         form = await read_form(request.headers.get("content-type", ""), request.stream(), open_file)
+        if length_bytes is None:  # what no length announced is counted now, and holds the next one up
+            sent_bytes = sum(one.received.size_bytes for one in files)
+            await limited(request, here.limits.upload_mib, caller, mebibytes(sent_bytes))
         _check_digest(form, files)
         yield ReceivedForm(here, request, caller, form, files)
     except ClientDisconnect:

@@ -58,7 +58,7 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
         body=b"{" + b",".join(own) + b"}",
         site=_text(value, ("site",)) or _text(context, ("site",)),
         source_id=_text(value, _SOURCES) or _text(context, _SOURCES),
-        captured_at_us=_time_at_the_top(value) or _time_in_context(context, now_us),
+        captured_at_us=_captured_at_us(value, context, now_us),
     )
 
 
@@ -88,9 +88,9 @@ def required_time_us(text: str, name: str) -> int:
     return found
 
 
-def _time_at_the_top(value: Mapping[str, Any]) -> int | None:
+def _captured_at_us(value: Mapping[str, Any], context: Mapping[str, Any], now_us: int) -> int | None:
     if "captured_at" not in value:
-        return None
+        return _time_in_context(context, now_us)
     found = time_us(value["captured_at"])
     if found is None:
         raise Rejected(RejectCode.ABSURD_TIME, "captured_at is no time; write it as 2026-01-31T12:00:00Z")

@@ -14,6 +14,7 @@ from runtime.logs import Action, get_log
 
 CONNECT_S_MAX = 5.0
 ANSWER_S_MAX = 120.0  # from the last byte to the verdict
+SEND_S_MAX = 20.0  # for a chunk
 CHUNK_BYTES_MAX = 256 * 1024
 _ANSWER_BYTES_MAX = 4096
 _HINT = "check HEADRACE_GATEWAY_CLAMD and that clamd runs"
@@ -62,11 +63,9 @@ class Scan:
         # Only a file that is too large has its answer before its end.
         if self._answer.done():
             await self._heard(self._answer)
-        with suppress(OSError):  # the answer says why
-            for start in range(0, len(chunk), CHUNK_BYTES_MAX):
-                part = chunk[start : start + CHUNK_BYTES_MAX]
-                self._writer.write(struct.pack("!I", len(part)) + part)
-            await self._writer.drain()
+        for start in range(0, len(chunk), CHUNK_BYTES_MAX):
+            part = chunk[start : start + CHUNK_BYTES_MAX]
+            await self._send(self._writer, struct.pack("!I", len(part)) + part)
 
     async def verdict(self) -> None:
         """Wait for what clamd says of the whole file.
@@ -77,9 +76,7 @@ class Scan:
         """
         if self._writer is None or self._answer is None:
             return  # an empty file
-        with suppress(OSError):
-            self._writer.write(struct.pack("!I", 0))
-            await self._writer.drain()
+        await self._send(self._writer, struct.pack("!I", 0))
         await self._heard(self._answer)
 
     async def abandon(self) -> None:
@@ -90,9 +87,17 @@ class Scan:
                 await self._answer
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()  # who does not read would never let it be closed
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(SEND_S_MAX):
+                writer.write(data)
+                await writer.drain()
+        except TimeoutError:
+            raise self._away("it does not read") from None
+        except OSError:
+            return  # the answer says why
 
     async def _open(self) -> "tuple[asyncio.StreamWriter, asyncio.Task[bytes]]":
         try:

@@ -36,10 +36,10 @@ from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text
 
 -- claim_answer --
 -- The first one to come gets the row; whoever comes later sees what it holds. A first request that died leaves a row
--- without an answer, which is taken over after a while.
+-- without an answer, which is taken over after as long as the largest upload may take.
 insert into idempotency (actor, key) values ($1, $2)
 on conflict (actor, key) do update set created_at = now(), fingerprint = null
-where idempotency.status is null and idempotency.created_at < now() - interval '10 minutes'
+where idempotency.status is null and idempotency.created_at < now() - interval '6 hours'
 returning true
 
 -- answer_of --

@@ -8,7 +8,7 @@ select
     (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
     r.size_bytes, encode(r.clip_sha256, 'hex') as clip_sha256
 from records as r
-where r.kind = 'ldo' and ($3::text[] is null or r.site || '/' || r.source_id = any($3) or r.site || '/*' = any($3))
+where r.kind = 'ldo' and ($3::text[] is null or {within})
 order by r.ingested_at desc, r.record_id desc
 offset $1
 limit $2
@@ -21,4 +21,4 @@ where record_id = any($1::uuid[])
 -- count --
 select count(*)
 from records as r
-where r.kind = 'ldo' and ($1::text[] is null or r.site || '/' || r.source_id = any($1) or r.site || '/*' = any($1))
+where r.kind = 'ldo' and ($1::text[] is null or {within})

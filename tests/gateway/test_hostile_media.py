@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "GIF with a huge screen": (lambda: b"GIF89a\xff\xff\xff\xff\x80\x00\x00;", 415),
     "TIFF that claims gigabytes": (lambda: TIFF_LOOP, 415),
     "JPEG of 10,000 scans": (lambda: jpeg_with_scans(10_000), 422),
-    "JPEG with 60 MB of EXIF, larger than a frame": (lambda: jpeg_with_exif(64 * MIB + 70_000), 413),
+    "JPEG with 60 MB of EXIF, larger than a frame": (lambda: jpeg_with_exif(64 * MIB + 70_000), 415),
     "SVG": (lambda: SVG, 415),
     "FITS in gzip": (lambda: gzip.compress(b"SIMPLE  =                    T" + bytes(1_000_000)), 415),
     "GD": (lambda: b"\xff\xfe\xff\xff\xff\xff" + bytes(100), 415),

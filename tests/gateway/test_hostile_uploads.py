@@ -194,7 +194,7 @@ def test_a_head_that_drips_is_ended(start_gateway: StartGateway) -> None:
 
 def test_a_body_that_drips_is_ended(start_gateway: StartGateway) -> None:
     impatient = start_gateway(gateway_body_stall_s_max=1)
-    first = head("/ingest", impatient.key(), "Content-Length: 100000")
+    first = head("/ingest", impatient.key(), "Content-Length: 100000") + part(b"")[:-2]
     answer = send(impatient.url, [first, *(b"x" for _ in range(8))], pause_s=0.3)
     assert status(answer) == 408
 

@@ -22,7 +22,7 @@ def test_schemathesis_finds_nothing(gateway: Gateway, tmp_path: Path) -> None:
             str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml"),
             "run", f"{gateway.url}/openapi.json",
             "--header", f"X-API-Key: {gateway.key('admin')}", "--checks", "all", "--max-examples", str(EXAMPLES),
-            "--phases", "examples,coverage,fuzzing", "--request-timeout", "60", "--workers", "2", "--no-color",
+            "--phases", "examples,coverage,fuzzing", "--request-timeout", "60", "--workers", "1", "--no-color",
         ],
         env={**os.environ, "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py")},
         cwd=tmp_path, capture_output=True, text=True, timeout=880, check=False,

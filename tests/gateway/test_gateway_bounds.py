@@ -1,0 +1,111 @@
+"""What holds the gateway within bounds, without servers: memory, forms, keys, an issuer that is away."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from gateway.access import keys
+from gateway.access.tokens import KeySet
+from gateway.problems import Problem
+from gateway.uploads import budget as budget_module
+from gateway.uploads.budget import SMALL_BYTES_MAX, Budget, Room
+from gateway.uploads.form import Form, Part, Sink, read_form
+from schemas.limits import MIB
+
+
+async def test_who_finds_no_memory_waits_its_turn() -> None:
+    budget = Budget(10 * MIB)
+    await budget.take(8 * MIB)
+    second = asyncio.ensure_future(budget.take(6 * MIB))
+    third = asyncio.ensure_future(budget.take(2 * MIB))
+    await asyncio.sleep(0)
+    assert not second.done()
+    assert not third.done(), "it must not pass who asked before"
+    budget.give(8 * MIB)
+    assert [await second, await third] == [6 * MIB, 2 * MIB]
+
+
+async def test_what_is_small_does_not_wait_behind_what_is_large() -> None:
+    budget = Budget(10 * MIB)
+    await budget.take(8 * MIB)
+    large = asyncio.ensure_future(budget.take(6 * MIB))
+    await asyncio.sleep(0)
+    assert await budget.take(SMALL_BYTES_MAX) == SMALL_BYTES_MAX
+    large.cancel()
+
+
+async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
+    budget = Budget(2 * MIB)
+    await budget.take(2 * MIB)
+    with pytest.raises(Problem) as raised:
+        await budget.take(2 * MIB)
+    assert raised.value.status_code == 503
+    budget.give(2 * MIB)
+    assert await budget.take(2 * MIB) == 2 * MIB, "who gave up left nothing reserved"
+
+
+async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:
+    budget = Budget(2 * MIB)
+    await budget.take(2 * MIB)
+    waiting = asyncio.ensure_future(budget.take(2 * MIB))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    budget.give(2 * MIB)
+    assert await budget.take(2 * MIB) == 2 * MIB
+
+
+async def test_a_room_that_holds_nothing_reserves_nothing() -> None:
+    budget = Budget(4 * MIB)
+    room = Room(budget, 4 * MIB)
+    assert await room.hold(3 * MIB)
+    assert not await room.hold(2 * MIB)
+    room.let_go(3 * MIB)
+    assert await budget.take(4 * MIB) == 4 * MIB
+    room.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hr_", "hr_a", "hr_a_", "hr__b", "xx_a_b", "hr_\0_a", "hr_a_\0", "hr_é_b", "hr_a_" + "b" * 300]
+)
+def test_what_is_no_key_is_none(text: str) -> None:
+    assert keys.parse(text) is None
+
+
+def test_a_key_has_an_id_and_a_secret() -> None:
+    assert keys.parse("hr_0a1b_s-e_c") == ("0a1b", "s-e_c")
+
+
+async def test_heads_that_break_the_standard_library_are_refused() -> None:
+    async def never(_part: Part, _form: Form) -> Sink:
+        raise AssertionError("it was taken")
+
+    for head in ("filename*=x; filename*0=b", "filename*=idna''a", "filename*=undefined''x", "filename*=\"\0\"''a"):
+
+        async def body(head: str = head) -> AsyncIterator[bytes]:
+            yield f'--b\r\nContent-Disposition: form-data; name="f"; {head}\r\n\r\nx\r\n--b--\r\n'.encode()
+
+        with pytest.raises(Problem) as raised:
+            await read_form("multipart/form-data; boundary=b", body(), never)
+        assert raised.value.status_code == 400
+
+
+def test_an_issuer_that_is_away_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    now = [0.0]
+    place = tmp_path / "jwks.json"
+    known = KeySet(str(place), clock_s=lambda: now[0])
+    assert known.get("one") is None
+    key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 2048).public_key()))
+    place.write_text(json.dumps({"keys": [{**key, "kid": "one", "alg": "RS256"}]}))
+    assert known.get("one") is None, "it was asked a moment ago"
+    now[0] = 11
+    assert known.get("one") is not None
+    place.unlink()
+    now[0] = 1000
+    assert known.get("one") is not None, "what is known serves on"
