@@ -25,6 +25,7 @@ from gateway.uploads.tus_sweeping import sweeping
 from runtime.errors import HeadraceError, unreachable
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
+from runtime.memory import give_back
 from runtime.probes import Probes
 from runtime.settings import Settings
 from runtime.waiting import wait_for
@@ -36,6 +37,7 @@ from store.catalog import Catalog
 from streams.watched import ask_kafka, watched
 
 _REDIS_S_MAX = 2.0
+_GIVE_BACK_EVERY_S = 10.0
 
 
 def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | None = None) -> Any:
@@ -45,7 +47,11 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with opened(settings, probes.readyz, stopping) as services, sweeping(services):
             app.state.services = services
-            yield
+            giving = asyncio.create_task(_give_back_what_is_free())
+            try:
+                yield
+            finally:
+                giving.cancel()
 
     app = FastAPIOffline(
         title="Headrace",
@@ -115,6 +121,12 @@ async def _catalog(settings: Settings) -> Catalog:
     )
     await catalog.check()
     return catalog
+
+
+async def _give_back_what_is_free() -> None:
+    while True:
+        await asyncio.sleep(_GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(give_back)
 
 
 async def _ask_redis(redis: "Redis") -> None:

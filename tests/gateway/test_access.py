@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from gateway_world import Gateway, name, picture
 
+from runtime.settings import Settings
 from tests.conftest import environment_of, until
 
 pytestmark = pytest.mark.stack
@@ -222,7 +223,8 @@ def test_every_refusal_is_a_row_of_the_audit_trail(gateway: Gateway) -> None:
 
 
 def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start_gateway: StartGateway) -> None:
-    two = [start_gateway(gateway_answer_s_max=60), start_gateway(gateway_answer_s_max=60)]
+    assert Settings.model_fields["gateway_ingest_per_minute"].default == 5
+    two = [start_gateway(gateway_answer_s_max=60, gateway_ingest_per_minute=5) for _ in range(2)]
     key = two[0].key()
     statuses = []
     for number in range(6):
@@ -237,7 +239,7 @@ def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start
 
 
 def test_limits_hold_while_redis_is_away(start_gateway: StartGateway) -> None:
-    alone = start_gateway(redis_url="")
+    alone = start_gateway(redis_url="", gateway_ingest_per_minute=5)
     with alone.client() as client:
         statuses = [client.post("/ingest", files={"file": picture()}).status_code for _ in range(6)]
     assert statuses[-1] == 429

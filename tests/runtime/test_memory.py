@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from runtime.memory import return_what_is_free
+from runtime.memory import give_back, return_what_is_free
 
 # Blocks that glibc would keep: it raises its limit with the first that is freed, and something behind holds the heap.
 BURST = """
@@ -42,3 +42,32 @@ def test_a_burst_leaves_nothing_behind():
         capture_output=True, text=True, check=True, env=WITHOUT_WISHES,
     )  # fmt: skip
     assert int(done.stdout) < 20
+
+
+# Small blocks, of which one in a thousand is still used: the heap cannot shrink from its end.
+SCATTERED = """
+import psutil
+from runtime.memory import give_back
+rss = psutil.Process().memory_info
+blocks = [bytes(1000) for _ in range(100_000)]
+kept = blocks[::1000]
+del blocks
+before = rss().rss
+{call}
+print((before - rss().rss) // 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the call")
+@pytest.mark.parametrize(("call", "returned"), [("give_back()", True), ("pass", False)])
+def test_free_pages_between_used_blocks_are_given_back(call: str, returned: bool):
+    done = subprocess.run(
+        [sys.executable, "-c", SCATTERED.format(call=call)],
+        capture_output=True, text=True, timeout=60, check=True, env=WITHOUT_WISHES,
+    )  # fmt: skip
+    assert (int(done.stdout) > 50) == returned
+
+
+def test_giving_back_may_be_repeated():
+    give_back()
+    give_back()
