@@ -72,7 +72,9 @@ def _service(options: Options, state_dir: Path, console: Console) -> Iterator[St
     if options.keep:
         yield up(StackOptions(state_dir, options.store), say)
         return
-    with temporary_stack(options.store, services=SERVICES, progress=say) as info:
+    # Nothing of the demonstration comes over HTTP or from a camera's stream.
+    services = tuple(one for one in SERVICES if one.name not in {"gateway", "capture"})
+    with temporary_stack(options.store, services=services, progress=say) as info:
         yield info
 
 
