@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from gateway.beside import beside
 from gateway.edge import Edge
 from gateway.openapi import describe
 from gateway.problems import on_problem
@@ -21,7 +22,7 @@ from gateway.server import BACKLOG, bind, server_for
 from gateway.services import opened
 from gateway.uploads import tus_answers
 from gateway.uploads.scanning import Scanner
-from gateway.uploads.tus_sweeping import sweeping
+from gateway.uploads.tus_sweeping import sweep
 from runtime.errors import HeadraceError, unreachable
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
@@ -45,13 +46,13 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings, probes.readyz, stopping) as services, sweeping(services):
+        async with (
+            opened(settings, probes.readyz, stopping) as services,
+            beside(sweep(services)),
+            beside(_give_back_what_is_free()),
+        ):
             app.state.services = services
-            giving = asyncio.create_task(_give_back_what_is_free())
-            try:
-                yield
-            finally:
-                giving.cancel()
+            yield
 
     app = FastAPIOffline(
         title="Headrace",

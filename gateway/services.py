@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from gateway.access.limiter import Limiter, Limits
 from gateway.access.tokens import Tokens
 from gateway.access.trail import Trail
+from gateway.beside import beside
 from gateway.capture.dispatch import Dispatcher
 from gateway.live.streams import Live
 from gateway.reading.cache import Cache
@@ -84,10 +85,8 @@ async def opened(settings: Settings, readyz: Readyz, stopping: asyncio.Event | N
         access = Access(pool, dsn)
         landings = Landings(pool, dsn)
         landing, trail, inspector = Landing(landings), Trail(access), Inspector()
-        landing.start()
-        stack.push_async_callback(landing.stop)
-        trail.start()
-        stack.push_async_callback(trail.stop)
+        await stack.enter_async_context(beside(landing.run()))
+        await stack.enter_async_context(beside(trail.run()))
         stack.push_async_callback(asyncio.to_thread, inspector.stop)
         cache = Cache(settings.redis_url.get_secret_value())
         stack.push_async_callback(cache.close)

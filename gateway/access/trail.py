@@ -5,7 +5,6 @@ A caller that is refused a thousand times a second must not wait for it, nor mak
 
 import asyncio
 import time
-from contextlib import suppress
 
 from runtime.errors import HeadraceError
 from runtime.logs import Action, get_log
@@ -25,19 +24,6 @@ class Trail:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._waiting: list[AuditRow] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Write what is left."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        await self._write()
 
     def add(self, action: str, code: str, *, actor: str | None, address: str | None, request_id: str | None) -> None:
         """Note that something was refused."""
@@ -47,9 +33,13 @@ class Trail:
         where = None if address is None else address[:_ADDRESS_CHARACTERS_MAX]
         self._waiting.append(AuditRow(time.time(), actor, where, action[:_ACTION_CHARACTERS_MAX], code, request_id))
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
+    async def run(self) -> None:
+        """Write until cancelled, and then what is left."""
+        try:
+            while True:
+                await asyncio.sleep(_EVERY_S)
+                await self._write()
+        finally:
             await self._write()
 
     async def _write(self) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from confluent_kafka import Message
 
+from gateway.beside import beside
 from gateway.capture.collecting import Outlets
 from gateway.capture.dispatch import Dispatcher
 from gateway.capture.intake import Intake
@@ -189,8 +190,7 @@ async def _tools(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Tools
         publisher = await asyncio.to_thread(Publisher.from_settings, settings)
         stack.push_async_callback(asyncio.to_thread, publisher.close, _CLOSE_S_MAX)
         landing = Landing(Landings(pool, dsn))
-        landing.start()
-        stack.push_async_callback(landing.stop)
+        await stack.enter_async_context(beside(landing.run()))
         dispatcher = Dispatcher(settings)
         stack.push_async_callback(asyncio.to_thread, dispatcher.close)
         intake = Intake(settings)

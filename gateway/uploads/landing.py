@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 from runtime.errors import HeadraceError
 from runtime.metrics import gateway_answers_waiting
@@ -21,18 +20,6 @@ class Landing:
         self._landings = landings
         self._waiting: dict[Place, asyncio.Future[Outcome]] = {}
         self._some = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to ask."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def outcomes(self, places: Sequence[Place], wait_s_max: float) -> list[Outcome]:
         """Return what became of each message once that is known of all, at the latest after so many seconds."""
@@ -49,7 +36,8 @@ class Landing:
             for place in places:
                 self._waiting.pop(place, None)
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Ask until cancelled."""
         while True:
             await self._some.wait()
             self._some.clear()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from gateway.beside import beside
 from runtime.errors import HeadraceError
 from store.uploads import Upload, Uploads
 
@@ -32,13 +33,10 @@ async def held(uploads: Uploads, upload_id: UUID) -> AsyncIterator[Held | None]:
     if upload is None:
         yield None
         return
-    renewing = asyncio.create_task(_renew(uploads, upload_id, by))
     try:
-        yield Held(upload, by)
+        async with beside(_renew(uploads, upload_id, by)):
+            yield Held(upload, by)
     finally:
-        renewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewing
         with suppress(HeadraceError):  # then it ends by itself
             await uploads.release(upload_id, by)
 

@@ -1,8 +1,7 @@
 """What nobody comes back for: uploads whose time is over go with their parts, and joins that were cut short go on."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from uuid import UUID
 
 from gateway.problems import Problem
@@ -19,19 +18,8 @@ SWEEP_EVERY_S_MIN = 1.0
 UPLOADS_AT_ONCE_MAX = 1000
 
 
-@asynccontextmanager
-async def sweeping(here: Services) -> AsyncIterator[None]:
-    """Sweep for as long as the context lasts."""
-    task = asyncio.create_task(_run(here))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _run(here: Services) -> None:
+async def sweep(here: Services) -> None:
+    """Sweep until cancelled."""
     every_s = here.settings.gateway_upload_expiry_hours * 3600
     while True:
         await asyncio.sleep(max(SWEEP_EVERY_S_MIN, min(every_s, SWEEP_EVERY_S_MAX)))

@@ -1,7 +1,8 @@
 """A running gateway, and what callers send to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,14 +11,16 @@ from uuid import uuid4
 import cv2
 import httpx
 import numpy as np
+import psutil
 import psycopg
 
 from gateway.access import keys
 from gateway.access.callers import Role
 from runtime.settings import Settings
+from schemas.limits import MIB
 from store.access import Access
 from store.postgres import close_pool, open_pool
-from tests.conftest import ServiceProcess, free_port
+from tests.conftest import ServiceProcess, free_port, until
 
 T = TypeVar("T")
 
@@ -76,6 +79,18 @@ class Gateway:
         """What the catalog holds."""
         with psycopg.connect(self.settings.postgres_dsn.get_secret_value(), autocommit=True) as connection:
             return connection.execute(sql, values).fetchall()
+
+
+@contextmanager
+def unharmed_by(gateway: Gateway) -> Iterator[None]:
+    """Afterwards the process lives, a good request works, and the memory is back."""
+    process = psutil.Process(gateway.process.process.pid)
+    before = process.memory_info().rss
+    yield
+    with gateway.client() as client:
+        answer = client.post("/ingest", files={"file": picture()})
+        assert answer.status_code == 200, answer.text
+    until(lambda: process.memory_info().rss - before < 50 * MIB, 30, "the memory to be back")
 
 
 def picture(width: int = 64, height: int = 48, form: str = ".jpg") -> bytes:

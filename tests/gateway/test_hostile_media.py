@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-from gateway_world import Gateway, picture
+from gateway_world import Gateway, picture, unharmed_by
 from PIL import Image
 
 from schemas.limits import MIB
@@ -138,12 +138,8 @@ TAKEN: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(autouse=True)
 def unharmed(gateway: Gateway) -> Iterator[None]:
-    process = psutil.Process(gateway.process.process.pid)
-    before = process.memory_info().rss
-    yield
-    with gateway.client() as client:
-        assert client.post("/ingest", files={"file": picture()}).status_code == 200
-    until(lambda: process.memory_info().rss - before < 50 * MIB, 30, "the memory to be back")
+    with unharmed_by(gateway):
+        yield
 
 
 @pytest.mark.parametrize("which", REFUSED)
