@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from gateway.beside import beside
 from gateway.edge import Edge
 from gateway.openapi import describe
 from gateway.problems import on_problem
@@ -23,10 +22,10 @@ from gateway.services import opened
 from gateway.uploads import tus_answers
 from gateway.uploads.scanning import Scanner
 from gateway.uploads.tus_sweeping import sweep
+from runtime.beside import beside
 from runtime.errors import HeadraceError, unreachable
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log
-from runtime.memory import give_back
 from runtime.probes import Probes
 from runtime.settings import Settings
 from runtime.waiting import wait_for
@@ -38,7 +37,6 @@ from store.catalog import Catalog
 from streams.watched import ask_kafka, watched
 
 _REDIS_S_MAX = 2.0
-_GIVE_BACK_EVERY_S = 10.0
 
 
 def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | None = None) -> Any:
@@ -49,7 +47,6 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         async with (
             opened(settings, probes.readyz, stopping) as services,
             beside(sweep(services)),
-            beside(_give_back_what_is_free()),
         ):
             app.state.services = services
             yield
@@ -122,12 +119,6 @@ async def _catalog(settings: Settings) -> Catalog:
     )
     await catalog.check()
     return catalog
-
-
-async def _give_back_what_is_free() -> None:
-    while True:
-        await asyncio.sleep(_GIVE_BACK_EVERY_S)
-        await asyncio.to_thread(give_back)
 
 
 async def _ask_redis(redis: "Redis") -> None:

@@ -12,7 +12,6 @@ from starlette.requests import HTTPConnection
 from gateway.access.limiter import Limiter, Limits
 from gateway.access.tokens import Tokens
 from gateway.access.trail import Trail
-from gateway.beside import beside
 from gateway.capture.dispatch import Dispatcher
 from gateway.live.streams import Live
 from gateway.reading.cache import Cache
@@ -22,6 +21,7 @@ from gateway.uploads.landing import Landing
 from gateway.uploads.scanning import Scanner
 from producers.publisher import Publisher
 from producers.sequence import Sequence, unix_us
+from runtime.beside import beside
 from runtime.health import Readyz
 from runtime.settings import Settings
 from store.access import Access

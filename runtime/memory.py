@@ -1,5 +1,6 @@
 """What the C library does with memory that is free again."""
 
+import asyncio
 import ctypes
 import os
 from contextlib import suppress
@@ -8,6 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of g
 
 LARGE_BLOCK_BYTES = 256 * 1024
 ARENAS_MAX = 4
+GIVE_BACK_EVERY_S = 10.0
 
 
 def return_what_is_free() -> bool:
@@ -35,9 +37,16 @@ def return_what_is_free() -> bool:
 def give_back() -> bool:
     """Return free pages from the middle of the heaps too, which no limit does by itself; takes some milliseconds.
 
-    After many uploads at once the gateway would keep the pages between the few blocks that are still used. Returns
-    whether anything was returned; other C libraries have no such call.
+    After a burst of uploads or frames a process would keep the pages between the few blocks that are still used.
+    Returns whether anything was returned; other C libraries have no such call.
     """
     with suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None).malloc_trim(0))
     return False
+
+
+async def keep_giving_back() -> None:
+    """Give back every GIVE_BACK_EVERY_S, until cancelled."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(give_back)

@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from threading import Timer
 
 import uvloop
 
+from runtime.beside import beside
 from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
-from runtime.memory import return_what_is_free
+from runtime.memory import keep_giving_back, return_what_is_free
 from runtime.waiting import Stopped
 
 STOP_S_MAX = 18.0  # a supervisor kills after 20 s; two seconds earlier we end by ourselves and say so
@@ -27,9 +29,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     `Exit.BROKEN`.
     """
     faulthandler.enable()
-    return_what_is_free()
+    returning = return_what_is_free()
     try:
-        return uvloop.run(_until_stopped(main))
+        return uvloop.run(_until_stopped(main, giving_back=returning))
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -38,7 +40,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         return Exit.BROKEN
 
 
-async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
+async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giving_back: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -53,10 +55,13 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    try:
-        code = await main(stop)
-    except Stopped:
-        code = Exit.OK
+    async with AsyncExitStack() as stack:
+        if giving_back:
+            await stack.enter_async_context(beside(keep_giving_back()))
+        try:
+            code = await main(stop)
+        except Stopped:
+            code = Exit.OK
     get_log().info(Action.STOPPED, exit_code=int(code))
     return code
 

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from confluent_kafka import Message
 
-from gateway.beside import beside
 from gateway.capture.collecting import Outlets
 from gateway.capture.dispatch import Dispatcher
 from gateway.capture.intake import Intake
@@ -23,6 +22,7 @@ from gateway.uploads.landing import Landing
 from producers.publisher import Publisher
 from producers.rtsp_faults import Fault
 from runtime.addresses import networks_of
+from runtime.beside import beside
 from runtime.errors import HeadraceError
 from runtime.kafka import require_topics, wait_for_kafka
 from runtime.logs import Action, get_log

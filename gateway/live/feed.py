@@ -136,6 +136,8 @@ class Feed:
             digest = sha256_hex(body)
         if said.sha256 not in {None, digest}:
             raise Rejected(RejectCode.DIGEST_MISMATCH, f"the SHA-256 of what came is {digest}")
+        if self._here.scanner is not None:
+            await self._here.scanner.scan(body)
         found = await self._here.inspector.inspect(body, len(body))
         if found.kind is not Kind.FRAME:
             raise Rejected(RejectCode.NOT_AN_IMAGE, "a feed takes single images; send videos to POST /ingest")

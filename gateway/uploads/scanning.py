@@ -6,6 +6,7 @@ through unscanned is for the operator to decide, by unsetting HEADRACE_GATEWAY_C
 
 import asyncio
 import struct
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from gateway.problems import Code, Problem
@@ -30,17 +31,44 @@ class Scanner:
         """Return a scan of one file; nothing is sent yet."""
         return Scan(self._place)
 
+    async def scan(self, body: bytes) -> None:
+        """Scan a file that is whole in memory.
+
+        Raises:
+            Problem, HeadraceError: as `Scan.verdict`.
+        """
+        scan = self.begin()
+        try:
+            await scan.write(body)
+            await scan.verdict()
+        finally:
+            await scan.abandon()
+
     async def check(self) -> None:
         """Find out whether clamd answers; for readiness.
 
         Raises:
             HeadraceError: it does not.
         """
-        scan = Scan(self._place)
-        try:
-            await scan.write(b"")
+        await self.scan(b"")
+
+
+async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks of a file as they pass the scanner, if there is one; it ends well once nothing was found.
+
+    Raises:
+        Problem, HeadraceError: as `Scan.verdict`, after the last chunk at the latest.
+    """
+    scan = scanner.begin() if scanner else None
+    try:
+        async for chunk in chunks:
+            if scan:
+                await scan.write(chunk)
+            yield chunk
+        if scan:
             await scan.verdict()
-        finally:
+    finally:
+        if scan:
             await scan.abandon()
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from gateway.beside import beside
+from runtime.beside import beside
 from runtime.errors import HeadraceError
 from store.uploads import Upload, Uploads
 

@@ -16,6 +16,7 @@ from gateway.access.callers import Caller, Role
 from gateway.problems import Problem, as_problem
 from gateway.services import Services
 from gateway.uploads.receiving import HEAD_BYTES, Received
+from gateway.uploads.scanning import scanned
 from gateway.uploads.taking import Source, Taken, settle, take_file
 from gateway.uploads.tus_declared import Declared
 from gateway.uploads.tus_holding import Held
@@ -85,8 +86,9 @@ async def _take(here: Services, upload: Upload, request: Request) -> Taken:
 
 
 async def _in_memory(here: Services, parts: Sequence[Part]) -> Received:
-    body = b"".join([await here.blobs.get(part.store_key) for part in parts])
-    return Received(sha256(body).hexdigest(), len(body), body, body, None)
+    reading = _Reading(here, parts)
+    body = b"".join([chunk async for chunk in reading.chunks()])
+    return Received(reading.digest.hexdigest(), len(body), body, body, None)
 
 
 async def _staged(here: Services, upload: Upload, parts: Sequence[Part]) -> Received:
@@ -97,15 +99,19 @@ async def _staged(here: Services, upload: Upload, parts: Sequence[Part]) -> Rece
 
 
 class _Reading:
-    """Reads parts in their order, and hashes them while they pass."""
+    """Reads parts in their order, and hashes and scans them while they pass."""
 
     def __init__(self, here: Services, parts: Sequence[Part]) -> None:
         self._blobs = here.blobs
+        self._scanner = here.scanner
         self._parts = parts
         self.digest: Any = sha256()
         self.head = bytearray()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
+        return scanned(self._scanner, self._read())
+
+    async def _read(self) -> AsyncIterator[bytes]:
         for part in self._parts:
             for offset in range(0, part.size_bytes, CHUNK_BYTES):
                 length = min(CHUNK_BYTES, part.size_bytes - offset)

@@ -1,6 +1,7 @@
 """Virus scanning by a real clamd with a signature of the tests' own; skipped, with the reason, where there is none."""
 
 import getpass
+import json
 import shutil
 import socket
 import subprocess
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import StartGateway
-from gateway_world import picture
+from gateway_world import name, picture
+from live_world import said, websocket
+from tus_client import TusClient, parts_of
 
+from schemas.limits import INLINE_BYTES_MAX, MIB
 from tests.conftest import free_port, until
+from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.stack
 
@@ -29,7 +34,7 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     lines = {
         "DatabaseDirectory": folder, "TCPSocket": port, "TCPAddr": "127.0.0.1", "Foreground": "yes",
-        "LogFile": folder / "log", "StreamMaxLength": "4M", "User": getpass.getuser(),
+        "LogFile": folder / "log", "StreamMaxLength": "12M", "User": getpass.getuser(),
     }  # fmt: skip
     config = folder / "clamd.conf"
     config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
@@ -57,8 +62,40 @@ def test_what_clamd_finds_is_refused_and_the_rest_is_taken(clamd: str, start_gat
         assert (bad.status_code, bad.json()["code"]) == (422, "infected")
         assert "Headrace.Test" in bad.json()["detail"]
         assert client.post("/ingest", files={"file": ("a.jpg", good)}).status_code == 200
-        large = client.post("/ingest", files={"file": ("a.jpg", good + bytes(6_000_000))})
+        large = client.post("/ingest", files={"file": ("a.jpg", good + bytes(13_000_000))})
         assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("size_bytes", [50_000, INLINE_BYTES_MAX + MIB], ids=["in memory", "staged"])
+def test_a_resumable_upload_is_scanned_when_it_is_whole(
+    clamd: str, start_gateway: StartGateway, size_bytes: int
+) -> None:
+    video = mp4(filler=name("clip").encode().ljust(size_bytes, b"a"))
+    with TusClient(start_gateway(gateway_clamd=clamd, gateway_answer_s_max=60)) as client:
+        # The signature lies across two parts.
+        bad = video + MARK
+        path = client.begin(len(bad))
+        middle = len(bad) - len(MARK) // 2
+        assert client.patch(path, 0, bad[:middle]).status_code == 204
+        answer = client.patch(path, middle, bad[middle:])
+        assert (answer.status_code, answer.json()["code"]) == (422, "infected")
+        until(lambda: not parts_of(client.gateway, path), 30, "the parts to be gone")
+        path = client.begin(len(video))
+        assert client.patch(path, 0, video).status_code == 204
+
+
+def test_a_frame_of_a_feed_is_scanned(clamd: str, start_gateway: StartGateway) -> None:
+    gateway = start_gateway(gateway_clamd=clamd, gateway_answer_s_max=60)
+    good = picture()
+    with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
+        said(feed)
+        for seq, body in enumerate([good + MARK, good]):
+            header = {"type": "frame", "seq": seq, "source_id": "camera", "site": "live", "size_bytes": len(body)}
+            feed.send(json.dumps(header))
+            feed.send(body)
+        answers = {one["seq"]: one for one in (said(feed) for _ in range(2))}
+    assert (answers[0]["type"], answers[0]["code"]) == ("refused", "infected")
+    assert answers[1]["type"] == "ack"
 
 
 def test_while_clamd_is_away_no_file_is_taken(start_gateway: StartGateway, tmp_path: Path) -> None:

@@ -71,3 +71,40 @@ def test_free_pages_between_used_blocks_are_given_back(call: str, returned: bool
 def test_giving_back_may_be_repeated():
     give_back()
     give_back()
+
+
+# The same within a process of the service, which does it by itself.
+RUNNING = """
+import asyncio, psutil
+from runtime import memory, process
+memory.GIVE_BACK_EVERY_S = 0.1
+rss = psutil.Process().memory_info
+
+async def main(stop):
+    blocks = [bytes(1000) for _ in range(100_000)]
+    kept = blocks[::1000]
+    del blocks
+    before = rss().rss
+    for _ in range({ticks}):
+        await asyncio.sleep(0.1)
+        if before - rss().rss > 50 * 2**20:
+            break
+    print((before - rss().rss) // 2**20)
+    return 0
+
+process.run(main)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the call")
+@pytest.mark.parametrize(
+    ("wishes", "ticks", "returned"), [({}, 300, True), ({"MALLOC_TRIM_THRESHOLD_": "4294967296"}, 20, False)]
+)
+def test_a_running_process_gives_back_by_itself_unless_told_otherwise(
+    wishes: dict[str, str], ticks: int, returned: bool
+):
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNING.format(ticks=ticks)],
+        capture_output=True, text=True, timeout=60, check=True, env=WITHOUT_WISHES | wishes,
+    )  # fmt: skip
+    assert (int(done.stdout.splitlines()[-1]) > 50) == returned

@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests, for as long as a context lasts."""
+"""Work that goes on beside other work, for as long as a context lasts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
