@@ -40,6 +40,7 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     INVALID = "invalid"
+    HOLDS_LOGIN = "holds_login"
     URL_REFUSED = "url_refused"
     ADDRESS_REFUSED = "address_refused"
     MODE_UNAVAILABLE = "mode_unavailable"

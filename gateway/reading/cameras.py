@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
+from gateway.logins import refuse_logins
 from gateway.problems import Code, Problem
 from gateway.reading.parameters import Name
 from schemas.headers import rfc3339
@@ -29,7 +30,6 @@ from store.cameras import Camera
 CONFIGURATION_BYTES_MAX = 64 * KIB
 URL_CHARACTERS_MAX = 2048
 FPS_MAX = 240
-_LOGIN = re.compile(rb'://[^/\s"\\]*@')
 _SECRET_PARAMETERS = frozenset({"password", "passwd", "pwd", "pass", "token", "secret", "auth"})
 _WHERE_LOGINS_GO = "a camera's login goes into the capture request, which seals it, and is not kept with its settings"
 
@@ -198,8 +198,7 @@ async def _body(request: Request) -> bytes:
 def _checked(model: type[M], body: bytes) -> M:
     parsed = parse_object(body, "the body")
     check_keepable(body, "the body")
-    if _LOGIN.search(orjson.dumps(parsed)):
-        raise Problem(422, Code.INVALID, f"an address in the body holds a login: {_WHERE_LOGINS_GO}")
+    refuse_logins(parsed, "the body")
     try:
         return model.model_validate(parsed)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from gateway.logins import refuse_logins
 from schemas.digest import LDO_PARTS
 from schemas.json_bounds import check_keepable, members, parse_object
 from schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
@@ -40,10 +41,12 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
 
     Raises:
         Rejected: they are no JSON object within bounds, say a name twice, or lack a part.
+        Problem: they hold a login (422).
     """
     raw = text.encode(errors="surrogatepass")
     value = parse_object(raw, "metadata", required=LDO_PARTS)
     check_keepable(raw, "metadata")
+    refuse_logins(value, "metadata")
     written = [*members(raw)]
     names = [name for name, _ in written]
     if len(names) != len(set(names)):

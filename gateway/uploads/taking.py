@@ -11,6 +11,7 @@ import orjson
 from starlette.requests import HTTPConnection
 
 from gateway.access.callers import Caller
+from gateway.logins import refuse_logins
 from gateway.services import Services
 from gateway.uploads.inspection import Inspected
 from gateway.uploads.receiving import Received
@@ -139,7 +140,7 @@ def source_of(here: Services, caller: Caller, site: str | None, source_id: str |
     """Return for whom something comes: as it says, or else as the key says, or else the gateway's own names.
 
     Raises:
-        Rejected: that may not be a name.
+        Rejected: that may not be a name. Problem: a login stands in it.
     """
     only = caller.only_source
     found = Source(
@@ -148,6 +149,7 @@ def source_of(here: Services, caller: Caller, site: str | None, source_id: str |
     )
     check_name(found.site, "site")
     check_name(found.source_id, "source_id")
+    refuse_logins([found.site, found.source_id], "the source's name")
     return found
 
 

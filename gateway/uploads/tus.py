@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
+from gateway.logins import refuse_logins
 from gateway.problems import Code, Problem
 from schemas.limits import CLIP_BYTES_MAX, KIB
 
@@ -137,7 +138,7 @@ def metadata_of(headers: Headers) -> dict[str, str]:
     """Return the pairs of Upload-Metadata.
 
     Raises:
-        Problem: it is too large, malformed, names a key twice, or a value is not UTF-8 (400).
+        Problem: it is too large, malformed, names a key twice, or a value is not UTF-8 (400); it holds a login (422).
     """
     given = headers.get("upload-metadata", "").strip()
     if len(given) > METADATA_CHARACTERS_MAX or given.count(",") >= PAIRS_MAX:
@@ -154,6 +155,7 @@ def metadata_of(headers: Headers) -> dict[str, str]:
             pairs[key] = _decoded(text, "Upload-Metadata").decode()
         except UnicodeDecodeError:
             raise Problem(400, Code.BAD_REQUEST, "a value of Upload-Metadata is not UTF-8") from None
+    refuse_logins(pairs, "Upload-Metadata")
     return pairs
 
 

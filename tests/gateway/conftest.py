@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import httpx
 import pytest
+from canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
 from gateway_world import Gateway
 
 from infra.native import StackInfo, temporary_stack
@@ -29,11 +31,22 @@ def service_settings(service_stack: StackInfo) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def gateway(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose limits no test reaches by accident."""
+def gateway(
+    service_stack: StackInfo, service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway whose limits no test reaches by accident.
+
+    When all tests are over, a password that some of them put into addresses, headers and metadata must be nowhere.
+    """
     log = tmp_path_factory.mktemp("gateway") / "gateway.log"
     with Gateway(service_settings, log, gateway_ingest_per_minute=100_000, gateway_answer_s_max=60) as started:
-        yield started
+        with ProcessWatch(every_s=0.5) as watch:
+            yield started
+        assert watch.seen == set()
+        assert tables_with(started) == []
+        assert topics_with(service_settings) == []
+        assert logs_with([tmp_path_factory.getbasetemp(), service_stack.state_dir]) == []
+        assert CANARY not in httpx.get(f"{started.url}/metrics").text
 
 
 @pytest.fixture
