@@ -209,6 +209,13 @@ class Settings(BaseSettings):
     gateway_streams_max: int = Field(
         200, ge=1, le=10_000, description="WebSockets and event streams that one gateway holds at a time."
     )
+    gateway_feeds_max: int = Field(
+        32, ge=1, le=1000,
+        description="Of them, feeds over /ws/ingest; each may hold a message of 9 MiB in memory while it comes.",
+    )  # fmt: skip
+    gateway_streams_per_caller_max: int = Field(
+        50, ge=1, le=10_000, description="Streams that one gateway holds at a time for one key or token's subject."
+    )
     gateway_clamd: str = Field(
         "", description="A clamd that scans uploads: host:port, or a socket's path; empty: none does."
     )

@@ -109,23 +109,25 @@ class Access:
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["audit"], *columns)
 
-    async def claim_answer(self, actor: str, key: str) -> KeptAnswer | None:
-        """Take an Idempotency-Key for a request, or return what came of the one that has it already."""
+    async def claim_answer(self, actor: str, key: str) -> datetime | KeptAnswer:
+        """Take an Idempotency-Key for a request; returns since when, or what came of the one that has it already."""
         async with borrowed(self._pool, self._dsn) as connection:
-            if await connection.fetchval(self._sql["claim_answer"], actor, key):
-                return None
+            since: datetime | None = await connection.fetchval(self._sql["claim_answer"], actor, key)
+            if since is not None:
+                return since
             row = await connection.fetchrow(self._sql["answer_of"], actor, key)
         return KeptAnswer(None, None, None) if row is None else KeptAnswer(*row)
 
-    async def keep_answer(self, actor: str, key: str, kept: KeptAnswer) -> None:
-        """Keep what was answered to the request that has the key."""
+    async def keep_answer(self, actor: str, key: str, since: datetime, kept: KeptAnswer) -> None:
+        """Keep what was answered to the request that has had the key since then, if it still has it."""
+        said = (kept.fingerprint, kept.status, kept.answer)
         async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["keep_answer"], actor, key, kept.fingerprint, kept.status, kept.answer)
+            await connection.execute(self._sql["keep_answer"], actor, key, *said, since)
 
-    async def drop_answer(self, actor: str, key: str) -> None:
-        """Give a key back whose request came to nothing."""
+    async def drop_answer(self, actor: str, key: str, since: datetime) -> None:
+        """Give a key back whose request came to nothing, if it still has it."""
         async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["drop_answer"], actor, key)
+            await connection.execute(self._sql["drop_answer"], actor, key, since)
 
     async def expire_answers(self, hours: float) -> None:
         """Forget answers older than that."""

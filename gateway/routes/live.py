@@ -15,6 +15,7 @@ from gateway.live.endings import REFUSED, Ending, Guest, close
 from gateway.live.feed import Feed
 from gateway.live.happenings import KINDS, Wanted
 from gateway.live.positions import ID_CHARACTERS_MAX, Position, parse_position
+from gateway.live.streams import FEED
 from gateway.live.subscription import Subscription
 from gateway.live.watching import EventStream, carry_over
 from gateway.problems import Code, Problem, documented
@@ -31,8 +32,8 @@ _STREAM = {
 }
 
 
-async def _stream_slot(here: Here) -> AsyncIterator[None]:
-    with here.live.stream("sse"):
+async def _stream_slot(here: Here, caller: Device) -> AsyncIterator[None]:
+    with here.live.stream("sse", caller):
         yield
 
 
@@ -61,7 +62,7 @@ async def events(
 async def events_over_websocket(websocket: WebSocket, here: Here, guest: WebSocketGuest) -> None:
     """Carry the same over a WebSocket."""
     asked = websocket.query_params
-    with here.live.stream("events"):
+    with here.live.stream("events", guest.caller):
         wanted = _wanted(
             guest.connection, guest.caller, asked.getlist("kind") or None, asked.get("site"), asked.get("source_id")
         )
@@ -79,7 +80,7 @@ async def events_over_websocket(websocket: WebSocket, here: Here, guest: WebSock
 @router.websocket("/ws/ingest")
 async def ingest_over_websocket(websocket: WebSocket, here: Here, guest: WebSocketGuest) -> None:
     """Take a continuous feed of frames and LDOs."""
-    with here.live.stream("ingest"):
+    with here.live.stream(FEED, guest.caller):
         await websocket.accept(subprotocol_of(websocket))
         await Feed(websocket, here, guest).run()
 

@@ -4,6 +4,7 @@ the first time, and nothing is done twice.
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -22,11 +23,12 @@ HEADER = "idempotency-key"
 class Once:
     """One request under its key; without one, everything here does nothing."""
 
-    def __init__(self, access: Access, actor: str, key: str | None, kept: KeptAnswer | None) -> None:
+    def __init__(self, access: Access, actor: str, key: str | None, claim: datetime | KeptAnswer | None) -> None:
+        """`claim` is since when the request has its key, or what the first request under it was answered."""
         self._access = access
         self._actor = actor
         self._key = key
-        self._kept = kept
+        self._claim = claim
 
     def replay(self, fingerprint: bytes) -> JSONResponse | None:
         """Return the answer of the first request; None where this is the first.
@@ -34,18 +36,19 @@ class Once:
         Raises:
             Problem: that one sent something else (409).
         """
-        if self._kept is None:
+        kept = self._claim
+        if not isinstance(kept, KeptAnswer):
             return None
-        if self._kept.fingerprint != fingerprint:
+        if kept.fingerprint != fingerprint:
             raise Problem(409, Code.IDEMPOTENCY_CONFLICT, "another request was sent under this Idempotency-Key")
-        assert self._kept.status is not None and self._kept.answer is not None  # noqa: PT018 - both are kept at once
-        return JSONResponse(orjson.loads(self._kept.answer), self._kept.status, headers={"Idempotent-Replayed": "true"})
+        assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are kept at once
+        return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
 
     async def keep(self, fingerprint: bytes, answer: JSONResponse) -> None:
         """Keep what is answered."""
-        if self._key is not None:
+        if self._key is not None and isinstance(self._claim, datetime):
             kept = KeptAnswer(fingerprint, answer.status_code, bytes(answer.body).decode())
-            await self._access.keep_answer(self._actor, self._key, kept)
+            await self._access.keep_answer(self._actor, self._key, self._claim, kept)
 
 
 @asynccontextmanager
@@ -61,17 +64,17 @@ async def once(request: Request, access: Access, caller: Caller) -> AsyncIterato
         return
     if not 0 < len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
         raise Problem(400, Code.BAD_REQUEST, f"an Idempotency-Key has 1 to {KEY_CHARACTERS_MAX} characters")
-    kept = await access.claim_answer(caller.actor, key)
-    if kept is not None and kept.status is None:
+    claim = await access.claim_answer(caller.actor, key)
+    if isinstance(claim, KeptAnswer) and claim.status is None:
         raise Problem(
             409, Code.IDEMPOTENCY_CONFLICT, "a request with this Idempotency-Key is still at work",
             headers={"Retry-After": "2"},
         )  # fmt: skip
     try:
-        yield Once(access, caller.actor, key, kept)
+        yield Once(access, caller.actor, key, claim)
     except BaseException:
-        if kept is None:
-            await access.drop_answer(caller.actor, key)
+        if isinstance(claim, datetime):
+            await access.drop_answer(caller.actor, key, claim)
         raise
 
 

@@ -36,20 +36,21 @@ from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text
 
 -- claim_answer --
 -- The first one to come gets the row; whoever comes later sees what it holds. A first request that died leaves a row
--- without an answer, which is taken over after as long as the largest upload may take.
+-- without an answer, which is taken over after as long as the largest upload may take. Its time tells whose the row is.
 insert into idempotency (actor, key) values ($1, $2)
 on conflict (actor, key) do update set created_at = now(), fingerprint = null
 where idempotency.status is null and idempotency.created_at < now() - interval '6 hours'
-returning true
+returning created_at
 
 -- answer_of --
 select fingerprint, status, answer::text as answer from idempotency where actor = $1 and key = $2
 
 -- keep_answer --
-update idempotency set fingerprint = $3, status = $4, answer = $5::json where actor = $1 and key = $2
+update idempotency set fingerprint = $3, status = $4, answer = $5::json
+where actor = $1 and key = $2 and created_at = $6
 
 -- drop_answer --
-delete from idempotency where actor = $1 and key = $2 and status is null
+delete from idempotency where actor = $1 and key = $2 and created_at = $3 and status is null
 
 -- expire_answers --
 delete from idempotency where created_at < now() - $1::double precision * interval '1 hour'

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from gateway_world import Gateway
 
 from runtime.kafka import client_config
@@ -83,29 +83,28 @@ def logs_with(folders: Iterable[Path], text: str = CANARY) -> list[str]:
 def topics_with(settings: Settings, text: str = CANARY) -> list[str]:
     """The topics for what could not be ingested, and for captures, that hold it."""
     found = set()
-    consumer = Consumer({**client_config(settings), "group.id": uuid4().hex, "enable.auto.commit": False})
+    about = {"group.id": uuid4().hex, "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = Consumer({**client_config(settings), **about})
     try:
-        places = [
-            TopicPartition(topic, number, OFFSET_BEGINNING)
+        places = {
+            (topic, number)
             for topic in TOPICS_SEARCHED
             for number in consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        ]
-        ends = {(one.topic, one.partition): consumer.get_watermark_offsets(one, timeout=30) for one in places}
-        left = {place: high for place, (low, high) in ends.items() if high > low}
-        consumer.assign(places)
+        }
+        consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in places])
         deadline = time.monotonic() + READ_S_MAX
-        while left:
-            assert time.monotonic() < deadline, left
+        while places:
+            assert time.monotonic() < deadline, f"not read to their ends: {places}"
             message = consumer.poll(1.0)
             if message is None:
                 continue
-            assert not message.error(), message.error()
+            if (error := message.error()) is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                places.discard((message.topic(), message.partition()))
+                continue
             whole = b"".join([message.key() or b"", message.value() or b"", repr(message.headers()).encode()])
             if text.encode() in whole:
                 found.add(message.topic())
-            place = (message.topic(), message.partition())
-            if message.offset() + 1 >= left.get(place, 0):
-                left.pop(place, None)
         return sorted(found)
     finally:
         consumer.close()

@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection
 from gateway.live.positions import TOPICS, Position, parse_position
 from runtime.kafka import client_config
 from runtime.settings import Settings
+from tests.conftest import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -146,8 +147,11 @@ def test_who_reads_too_slowly_is_ended_and_can_go_on(gateway: Gateway, service_s
     filling = "x" * 3500  # so that the ring is full of these events before they are all there
     with watch(gateway, key, source_id=source_id) as quick, watch(gateway, key, slow=True, source_id=source_id) as slow:
         begin = said(slow)["id"]
-        publish_scans(service_settings, source_id, [f"{number} {filling}" for number in range(count)])
+        codes = [f"{number} {filling}" for number in range(count)]
+        publishing = threading.Thread(target=publish_scans, args=(service_settings, source_id, codes))
+        publishing.start()
         assert len(events(quick, count)) == count
+        publishing.join()
         last, read, code = _read_to_the_end(slow, begin)
     # Where it has read nothing for long, no pong of it was seen, or not even a close could be sent.
     assert code in {1013, 1011, 1006}
@@ -190,11 +194,26 @@ def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
             with pytest.raises(InvalidStatus) as refused:
                 websocket(gateway, "/ws/ingest", key)
             assert refused.value.response.status_code == 503
-        for _ in range(50):
-            if 'headrace_gateway_streams{kind="events"} 0.0' in httpx.get(f"{gateway.url}/metrics", timeout=30).text:
-                break
+        none = 'headrace_gateway_streams{kind="events"} 0.0'
+        until(lambda: none in httpx.get(f"{gateway.url}/metrics", timeout=30).text, 30, "the stream to be over")
         with streamed(gateway, key):
             pass
+
+
+def test_a_caller_has_so_many_streams_at_most_and_feeds_have_a_limit_of_their_own(start_gateway: StartGateway) -> None:
+    with start_gateway(gateway_streams_per_caller_max=2, gateway_feeds_max=1) as gateway:
+        key, other = gateway.key(), gateway.key()
+        with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed:
+            said(socket_)
+            said(feed)
+            answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
+            assert "Retry-After" in answer.headers
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(gateway, "/ws/ingest", other)
+            assert refused.value.response.status_code == 503
+            with streamed(gateway, other):
+                pass
 
 
 def test_a_gateway_stops_while_streams_are_open(start_gateway: StartGateway) -> None:

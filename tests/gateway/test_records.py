@@ -215,11 +215,11 @@ def test_every_list_is_read_through_an_index(world: Gateway, filters: Filters, i
 
 
 def test_a_kept_list_ends_soon(operator: httpx.Client, world: Gateway) -> None:
-    source = name("cam")
-    assert listed(operator, site=SITE, source_id=source) == []
-    new = frame(SITE, source)
+    site, source = name("plant"), name("cam")
+    assert listed(operator, site=site, source_id=source) == []
+    new = frame(site, source)
     ingest(world, new)
-    until(lambda: listed(operator, site=SITE, source_id=source) == [record_of(new)], 30, "the list to be asked anew")
+    until(lambda: listed(operator, site=site, source_id=source) == [record_of(new)], 30, "the list to be asked anew")
 
 
 def test_who_shows_no_key_reads_nothing(world: Gateway) -> None:

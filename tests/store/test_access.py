@@ -1,0 +1,48 @@
+"""Who has an Idempotency-Key, when the request that had it is thought dead and is not."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from store.access import Access, KeptAnswer
+from store.postgres import close_pool, open_pool
+
+pytestmark = pytest.mark.stack
+
+NEW = KeptAnswer(b"n" * 32, 200, '{"from":"the new one"}')
+OLD = KeptAnswer(b"o" * 32, 200, '{"from":"the old one"}')
+
+
+@pytest.fixture
+async def access(postgres_dsn: str) -> AsyncIterator[Access]:
+    pool = await open_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test")
+    yield Access(pool, postgres_dsn)
+    await close_pool(pool)
+
+
+async def test_who_took_a_key_over_is_not_disturbed_by_who_had_it(access: Access, postgres_dsn: str) -> None:
+    old = await access.claim_answer("me", "key")
+    assert await access.claim_answer("me", "key") == KeptAnswer(None, None, None)
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("update idempotency set created_at = created_at - interval '7 hours'")
+    await connection.close()
+    new = await access.claim_answer("me", "key")
+    assert not isinstance(old, KeptAnswer)
+    assert not isinstance(new, KeptAnswer)
+
+    await access.drop_answer("me", "key", old)
+    await access.keep_answer("me", "key", old, OLD)
+    assert await access.claim_answer("me", "key") == KeptAnswer(None, None, None), "the new one is at work"
+    await access.keep_answer("me", "key", new, NEW)
+    assert await access.claim_answer("me", "key") == NEW
+    await access.drop_answer("me", "key", new)
+    assert await access.claim_answer("me", "key") == NEW, "what was answered stays"
+
+
+async def test_a_request_that_came_to_nothing_gives_its_key_back(access: Access) -> None:
+    first = await access.claim_answer("me", "key")
+    assert not isinstance(first, KeptAnswer)
+    await access.drop_answer("me", "key", first)
+    assert not isinstance(await access.claim_answer("me", "key"), KeptAnswer)
+    assert not isinstance(await access.claim_answer("another", "key"), KeptAnswer), "each caller has keys of its own"
