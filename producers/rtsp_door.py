@@ -37,7 +37,6 @@ class Place:
     addresses: Sequence[str]
     port: int
     tls_name: str | None = None
-    tls_context: ssl.SSLContext | None = None
 
 
 class Door:
@@ -93,11 +92,13 @@ class Door:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         fault = Fault.UNREACHABLE
+        # Trusts what the system trusts, or what SSL_CERT_FILE names.
+        tls = None if self._place.tls_name is None else ssl.create_default_context()
         for address in self._place.addresses:
             try:
                 async with asyncio.timeout(CONNECT_S_MAX):
                     return await asyncio.open_connection(
-                        address, self._place.port, limit=HEAD_BYTES_MAX, ssl=self._tls(),
+                        address, self._place.port, limit=HEAD_BYTES_MAX, ssl=tls,
                         server_hostname=self._place.tls_name,
                     )  # fmt: skip
             except ssl.SSLCertVerificationError:
@@ -105,11 +106,6 @@ class Door:
             except (OSError, TimeoutError):
                 continue
         raise StreamLost(fault)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if self._place.tls_name is None:
-            return None
-        return self._place.tls_context or ssl.create_default_context()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._server is None or self._pumping is not None:

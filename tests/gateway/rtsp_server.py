@@ -7,6 +7,7 @@ import base64
 import hashlib
 import re
 import secrets
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -94,6 +95,7 @@ class Camera:
     methods: list[str] = field(default_factory=list)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> Self:
         film(*self.size)
@@ -121,7 +123,7 @@ class Camera:
     async def _serve(self, started: threading.Event) -> None:
         self._stop = asyncio.Event()
         self._open: set[asyncio.Task[Any]] = set()
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         await self._stop.wait()

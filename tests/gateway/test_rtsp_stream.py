@@ -1,13 +1,20 @@
 """The stream itself: door and decoder, against a server of GStreamer's and against cameras that are broken."""
 
 import asyncio
+import ssl
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from rtsp_server import Camera
 
 from producers.rtsp_door import Place
@@ -22,13 +29,13 @@ SERVER = Path(__file__).with_name("gst_rtsp_server.py")
 
 
 def read(
-    port: int, login: tuple[str, str] | None = None, frames: int = 5, fps: float = 20.0
+    port: int, login: tuple[str, str] | None = None, frames: int = 5, fps: float = 20.0, tls_name: str | None = None
 ) -> tuple[list[About | Picture], Fault | None]:
     async def reading() -> tuple[list[About | Picture], Fault | None]:
         found: list[About | Picture] = []
         wanted = Wanted(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
-            async with Stream(Place(["127.0.0.1"], port), wanted) as stream:
+            async with Stream(Place(["127.0.0.1"], port, tls_name), wanted) as stream:
                 async for one in stream.found():
                     found.append(one)  # noqa: PERF401 - those before a loss count
         except StreamLost as lost:
@@ -110,6 +117,54 @@ def test_what_is_only_odd_is_read(fault: str) -> None:
     with Camera(fault=fault) as camera:
         found, ended = read(camera.port)
     assert (ended, len(found)) == (None, 6)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of its own authority, with its key, for `camera.test`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera.test")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("camera.test")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "camera.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + signed.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("trusted", "tls_name", "ends"),
+    [
+        (True, "camera.test", None),
+        (True, "another.test", Fault.CERTIFICATE_REFUSED),
+        (True, "127.0.0.1", Fault.CERTIFICATE_REFUSED),
+        (False, "camera.test", Fault.CERTIFICATE_REFUSED),
+    ],
+)
+def test_a_certificate_has_to_be_good_for_the_name(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, tls_name: str, ends: Fault | None
+) -> None:
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    with Camera(tls=tls) as camera:
+        found, ended = read(camera.port, tls_name=tls_name)
+        assert ended is ends
+        assert len(found) == (6 if ends is None else 0)
+        assert not (camera.methods and ends), "nothing was said to who is not the camera"
+
+
+def test_a_camera_without_tls_is_not_spoken_to_where_tls_is_asked_for() -> None:
+    with Camera() as camera:
+        assert read(camera.port, tls_name="camera.test") == ([], Fault.UNREACHABLE)
+        assert camera.methods == []
 
 
 def test_a_stream_may_change_its_size() -> None:
