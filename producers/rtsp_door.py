@@ -47,6 +47,7 @@ class Door:
         self._place = place
         self._server: asyncio.Server | None = None
         self._camera: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._decoder: asyncio.StreamWriter | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
         self._fault: Fault | None = None
@@ -87,8 +88,10 @@ class Door:
             self._pumping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pumping
-        if self._camera is not None:
-            self._camera[1].transport.abort()
+        for writer in (self._decoder, self._camera[1] if self._camera else None):
+            if writer is not None:
+                writer.transport.abort()
+        await asyncio.sleep(0)  # in which the loop closes them
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         fault = Fault.UNREACHABLE
@@ -114,6 +117,7 @@ class Door:
         self._server.close()  # one decoder, and nobody after it
         assert self._camera is not None
         self._pumping = asyncio.current_task()
+        self._decoder = writer
         both = [
             asyncio.create_task(self._questions(reader, self._camera[1])),
             asyncio.create_task(self._answers(self._camera[0], writer)),

@@ -131,6 +131,7 @@ class Camera:
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.sleep(0)  # in which the loop closes their connections
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -151,12 +152,12 @@ class Camera:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            with suppress(OSError, RuntimeError):
+                writer.close()  # first: the end of all may cancel what is waited for below
             if playing is not None:
                 playing.cancel()
                 await asyncio.gather(playing, return_exceptions=True)
             self._open.discard(task)
-            with suppress(OSError, RuntimeError):
-                writer.close()
 
     async def _question(self, reader: asyncio.StreamReader) -> dict[str, str]:
         while (first := await reader.readexactly(1)) == b"$":  # what the player says of its reception
