@@ -69,7 +69,7 @@ def parse_position(text: str) -> Position:
     """Read an id.
 
     Raises:
-        Problem: it is none of ours (400).
+        Problem: it is none of ours (422).
     """
     try:
         if len(text) > ID_CHARACTERS_MAX or not text.isascii():
@@ -141,6 +141,6 @@ def _numbers(raw: bytes) -> Iterator[int]:
 
 def _malformed() -> Problem:
     return Problem(
-        400, Code.BAD_REQUEST, "the last event id is none that this service gave",
+        422, Code.INVALID, "the last event id is none that this service gave",
         hint="leave it out to begin now, and read /api/v1/records for what came before",
     )  # fmt: skip

@@ -236,7 +236,7 @@ def test_an_id_that_nobody_gave_is_refused(gateway: Gateway, last: str) -> None:
     with gateway.client() as client:
         for asked in ({"params": {"last_event_id": last}}, {"headers": {"Last-Event-ID": last}}):
             answer = client.get("/api/v1/events", **asked)
-            assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
     with watch(gateway, key, last=last) as socket_:
         code, reason = closed(socket_)
     assert code == 1008

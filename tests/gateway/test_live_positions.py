@@ -50,7 +50,7 @@ def test_forty_partitions_fit_an_id() -> None:
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(Problem) as refused:
         parse_position(text)
-    assert refused.value.status_code == 400
+    assert refused.value.status_code == 422
 
 
 def _event(offset: int, site: str = "here") -> Happening:
