@@ -182,10 +182,10 @@ class ServiceProcess:
             return 0, str(error)
 
     def wait_ready(self, probe: str = "/readyz") -> "ServiceProcess":
-        until(lambda: self._alive() and self.get(probe)[0] == 200, READY_S_MAX, f"{self._args} to be ready")
+        until(lambda: self.is_alive() and self.get(probe)[0] == 200, READY_S_MAX, f"{self._args} to be ready")
         return self
 
-    def _alive(self) -> bool:
+    def is_alive(self) -> bool:
         if (code := self.process.poll()) is not None:
             raise AssertionError(f"{self._args} ended with {code}:\n{self.log.read_text()[-4000:]}")
         return True

@@ -57,9 +57,9 @@ class Build(ServiceProcess):
         if self.process.poll() in STARTED_AGAIN:
             self.process = self._start()
 
-    def _alive(self) -> bool:
+    def is_alive(self) -> bool:
         self.revive()
-        return super()._alive()
+        return super().is_alive()
 
 
 class Scene:
