@@ -1,7 +1,7 @@
 """`GET /api/v1/blobs/{sha256}` and `GET /api/v1/receipts/{digest}`."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 import httpx
@@ -127,6 +127,31 @@ def test_a_redirect_leads_to_the_bytes_without_a_key(client: httpx.Client) -> No
     assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
     link = answer.headers["location"]
     assert "X-Amz-Expires=300" in link
+    assert sha256(httpx.get(link).content).hexdigest() == FRAME.sha256
+
+
+def _longer(link: str) -> str:
+    return link.replace("X-Amz-Expires=300", "X-Amz-Expires=3000")
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ("PUT", str), ("DELETE", str), ("POST", str), ("GET", _longer),
+        ("GET", lambda link: link.replace(FRAME.sha256, LOST.sha256)),
+        ("GET", lambda link: link.partition("?")[0]),
+        ("GET", lambda link: f"{link.partition('/blobs/')[0]}/?list-type=2"),
+        ("GET", lambda link: f"{link.partition('/blobs/')[0]}/?policy"),
+        ("DELETE", lambda link: link.partition("?")[0]),
+    ],
+    ids=["written", "deleted", "posted", "for longer", "of another", "unsigned", "list", "policy", "deleted unsigned"],
+)  # fmt: skip
+def test_an_address_in_the_store_is_for_reading_those_bytes_and_no_more(
+    client: httpx.Client, method: str, changed: Callable[[str], str]
+) -> None:
+    link = client.get(blob_of(FRAME), params={"redirect": "true"}).headers["location"]
+    answer = httpx.request(method, changed(link), content=b"other" if method in {"PUT", "POST"} else None)
+    assert 400 <= answer.status_code < 500, answer.text
     assert sha256(httpx.get(link).content).hexdigest() == FRAME.sha256
 
 
