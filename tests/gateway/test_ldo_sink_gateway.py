@@ -29,7 +29,7 @@ def test_what_the_sink_sends_is_ingested_with_its_video(gateway: Gateway, video:
 
     def clips() -> list[tuple[object, ...]]:
         return gateway.rows(
-            "select r.source_id, b.size_bytes from records r join blobs b on b.sha256 = r.clip_sha256 where ldo_id = %s",
+            "select source_id, b.size_bytes from records join blobs b on b.sha256 = clip_sha256 where ldo_id = %s",
             ldo_id,
         )
 
