@@ -65,18 +65,14 @@ async def asked_before(target: Target, request: Request, *, until_given: bool) -
     """
     there = await _json(target, REQUEST) or (await _json(target, MANIFEST) or {}).get("request")
     if there is None:
+        if any(name.startswith(tuple(f"{split}-" for split in Split)) for name in await target.names()):
+            raise _differs(target, "the target holds shards of something else")
         await _write_json(target, REQUEST, request.as_json())
         return request
     until_us = there["selection"]["until_us"]
     same = replace(request, wanted=replace(request.wanted, until_us=until_us))
     if _as_read(same) != there or (until_given and request.wanted.until_us != until_us):
-        raise HeadraceError(
-            "export_differs",
-            "the target holds another export",
-            where=target.where,
-            hint="repeat the command as it was, or choose another directory or prefix",
-            exit_code=Exit.USAGE,
-        )
+        raise _differs(target, "the target holds another export")
     return same
 
 
@@ -206,6 +202,9 @@ class _Written:
         size = 0
         try:
             async for chunk in self._chunks:
+                if waiting and len(chunk) >= _CHUNK_BYTES:
+                    yield self._joined(waiting)  # so that a large body is not copied
+                    waiting, size = [], 0
                 waiting.append(chunk)
                 size += len(chunk)
                 if size >= _CHUNK_BYTES:
@@ -244,6 +243,16 @@ async def _tidy(target: Target) -> None:
     for name in await target.names():
         if name == REQUEST or name.startswith(_NOTE):
             await target.remove(name)
+
+
+def _differs(target: Target, what: str) -> HeadraceError:
+    return HeadraceError(
+        "export_differs",
+        what,
+        where=target.where,
+        hint="repeat the command as it was, or choose another directory or prefix",
+        exit_code=Exit.USAGE,
+    )
 
 
 def _note(shard: str) -> str:

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
 
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from store.blobs import Blobs
-from store.errors import BlobMissing
+from store.errors import BlobMissing, address
+from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
 
-_UNFINISHED = ".part"
+_UNFINISHED = "_unfinished-"
+_STORES_OWN = ("blobs/", "packs/", "derived/", STAGING_PREFIX, PROMOTING_PREFIX)
 
 
 class Target(Protocol):
@@ -41,10 +44,12 @@ def opened_target(text: str, settings: Settings) -> Iterator[Target]:
     """Open the place that a path or an URL (s3://, gs://, az://, file://) names; the store's credentials are ours.
 
     Raises:
-        HeadraceError: it cannot be opened, or another export writes to the same directory.
+        HeadraceError: it cannot be opened, it is where the service keeps its own, or another export writes to the same
+            directory.
     """
+    _refuse_the_stores_own(text, settings.store_url)
     if text.startswith("file://"):
-        text = text.removeprefix("file://")
+        text = unquote(urlsplit(text).path)
     if "://" not in text:
         with _locked(Path(text)) as directory:
             yield Directory(directory)
@@ -71,7 +76,7 @@ class Directory:
     async def names(self) -> list[str]:
         """Return the names of the files, without those of a run that was killed, which it removes."""
         with _unwritable(self.where):
-            for left in self._path.glob(f"*{_UNFINISHED}"):
+            for left in self._path.glob(f"{_UNFINISHED}*"):
                 left.unlink()
             return sorted(entry.name for entry in self._path.iterdir() if entry.is_file())
 
@@ -83,7 +88,7 @@ class Directory:
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Write or replace a file."""
-        unfinished = self._path / (name + _UNFINISHED)
+        unfinished = self._path / (_UNFINISHED + name)
         with _unwritable(self.where):
             try:
                 with unfinished.open("wb") as file:
@@ -125,6 +130,24 @@ class StorePrefix:
     async def remove(self, name: str) -> None:
         """Remove a file; that there is none is success."""
         await self._blobs.delete(name)
+
+
+def _refuse_the_stores_own(text: str, store_url: str) -> None:
+    """Refuse the blob store's root and what lies in its own prefixes: fsck would take shards there for orphans.
+
+    Raises:
+        HeadraceError.
+    """
+    wanted = (text if "://" in text else Path(text).absolute().as_uri()).rstrip("/")
+    own = store_url.rstrip("/")
+    if wanted == own or any(f"{wanted}/".startswith(f"{own}/{prefix}") for prefix in _STORES_OWN):
+        raise HeadraceError(
+            "option_invalid",
+            "the blob store keeps its own objects there",
+            where=address(text) if "://" in text else text,
+            hint="choose another bucket, prefix or directory, for example exports/NAME in the same bucket",
+            exit_code=Exit.USAGE,
+        )
 
 
 @contextmanager

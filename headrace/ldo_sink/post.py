@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from headrace.ldo_sink.spool import boundary_of
 
 ANSWER_S_MAX = 30.0  # for each read and write; the gateway answers within 10 s, durable or not
-_ANSWER_BYTES_MAX = 4096
+_ANSWER_BYTES_MAX = 500  # of it goes to the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Service:
         self._host, self._port = parts.hostname, parts.port
         self._is_secure = parts.scheme == "https"
         self._path = parts.path.rstrip("/") + "/ingest/ldo"
-        self.where = f"{parts.scheme}://{self._host}" + (f":{self._port}" if self._port else "")
+        named = f"[{self._host}]" if ":" in self._host else self._host
+        self.where = f"{parts.scheme}://{named}" + (f":{self._port}" if self._port else "")
         self._login: dict[str, str] = {}
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

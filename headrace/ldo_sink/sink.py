@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -63,7 +64,8 @@ class LdoSink:
         if is_on and service is not None:
             # A child process has none of our threads, and must not hold our lock.
             os.register_at_fork(after_in_child=self._after_fork)
-            self._start()
+            with suppress(RuntimeError):  # there may be no room for a thread; the next LDO tries again
+                self._start()
 
     @property
     def is_on(self) -> bool:
@@ -85,7 +87,7 @@ class LdoSink:
         try:
             return self._take(ldo_id, sensor_data, context, prediction, video)
         except Exception as error:  # noqa: BLE001 - nothing that a host gives may come back to it as an exception
-            self._drop("not_json", f"{type(error).__name__}: {error}")
+            self._drop("unusable", f"{type(error).__name__}: {error}")
             return False
 
     def counts(self) -> Counts:
@@ -131,9 +133,9 @@ class LdoSink:
         if self._stop.is_set():
             self._drop("closed", "the sink was closed")
             return False
-        if self._thread is None:
-            self._start()
         with self._counting:
+            if self._thread is None:
+                self._start()
             room = self._queued_bytes + ldo.size_bytes <= QUEUE_BYTES_MAX
             if room:
                 try:
@@ -161,8 +163,9 @@ class LdoSink:
         self._thread: threading.Thread | None = None
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _after_fork(self) -> None:
         spool, self._spool = self._spool, None
@@ -216,7 +219,7 @@ class LdoSink:
             case Verdict.SENT:
                 self._sent += 1
             case Verdict.REFUSED:
-                self._drop("refused", f"{self._service.where} {said}: {answer.said}")
+                self._drop("refused", f"{self._service.where} {said}: {answer.said!r}")
         spool.remove(path)
         self._failures = 0
         return 0.0

@@ -135,7 +135,7 @@ async def test_a_run_that_ended_anywhere_goes_on_and_ends_the_same(
     with pytest.raises(HeadraceError, match="No space left"):
         await run(world, full, request(form))
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")}
-    (tmp_path / "out" / "train-000009.tar.part").write_bytes(b"of a run that was killed")
+    (tmp_path / "out" / "_unfinished-train-000009.tar").write_bytes(b"of a run that was killed")
     # It has become later, and the export still reaches as far as it did.
     _, said = await run(
         world, directory(tmp_path / "out"), request(form, wanted=Wanted(until_us=1_900_000_000_000_000))
@@ -157,6 +157,14 @@ async def test_what_is_complete_says_so_and_another_request_is_refused(world: Wo
         await run(world, target, request(validation_share=0.5))
     with pytest.raises(HeadraceError, match="another export"):
         await run(world, target, request(Format.JSONL))
+
+
+async def test_shards_of_something_else_are_not_written_over(world: World, tmp_path: Path) -> None:
+    target = directory(tmp_path / "out")
+    (tmp_path / "out" / "train-000000.tar").write_bytes(b"somebody's")
+    with pytest.raises(HeadraceError, match="shards of something else"):
+        await run(world, target, request())
+    assert files(tmp_path / "out") == {"train-000000.tar": b"somebody's"}
 
 
 async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: World, tmp_path: Path) -> None:

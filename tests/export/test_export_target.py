@@ -75,3 +75,19 @@ def test_a_url_is_a_prefix_of_a_store() -> None:
     with opened_target("s3://bucket/exports/one", load_settings(_env_file=None)) as target:
         assert isinstance(target, StorePrefix)
         assert target.where == "s3://bucket/exports/one"
+
+
+@pytest.mark.parametrize(
+    ("store", "target"),
+    [
+        ("s3://bucket", "s3://bucket/"),
+        ("s3://bucket", "s3://bucket/blobs"),
+        ("s3://bucket/site", "s3://bucket/site/packs/x"),
+        ("file:///srv/store", "/srv/store"),
+        ("file:///srv/store", "file:///srv/store/staging/"),
+    ],
+)
+def test_an_export_does_not_go_where_the_store_keeps_its_own(store: str, target: str) -> None:
+    settings = load_settings(_env_file=None, store_url=store)
+    with pytest.raises(HeadraceError, match="keeps its own"), opened_target(target, settings):
+        pass

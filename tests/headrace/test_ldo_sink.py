@@ -3,12 +3,13 @@
 import email
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,25 @@ def test_what_is_refused_is_counted_and_holds_up_nothing(
     assert (sink.counts().sent, sink.counts().dropped) == (1, {"refused": 1})
 
 
+def test_a_service_that_refuses_a_video_while_it_comes_is_heard(sink_of: Callable[..., LdoSink]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    connection.recv(1024)
+                    connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        sink = sink_of(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        sink.send("a", video=b"0" * 20_000_000)
+        assert sink.flush(WAIT_S)
+        assert sink.counts().dropped == {"refused": 1}
+        listening.shutdown(socket.SHUT_RDWR)
+
+
 def test_one_that_always_breaks_the_service_lets_the_others_pass(
     server: Server, sink_of: Callable[..., LdoSink]
 ) -> None:
@@ -226,7 +246,7 @@ def test_what_is_not_json_is_counted_and_arrays_are_written_out(
     assert sink.send("good", sensor_data={"mean": np.float32(0.5), "row": np.arange(3)})
     assert sink.flush(WAIT_S)
     assert server.received[-1].metadata["sensor_data"] == {"mean": 0.5, "row": [0, 1, 2]}
-    assert sink.counts().dropped == {"not_json": 6}
+    assert sink.counts().dropped == {"unusable": 6}
 
 
 def test_a_host_is_never_held_up_by_a_service_that_does_not_answer(
@@ -376,7 +396,11 @@ def test_waits_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("url", "where"),
-    [("https://u:p@host/prefix/", "https://host"), ("http://[::1]:8001", "http://::1:8001"), ("http://h", "http://h")],
+    [
+        ("https://u:p@host/prefix/", "https://host"),
+        ("http://[::1]:8001", "http://[::1]:8001"),
+        ("http://h", "http://h"),
+    ],
 )
 def test_where_it_sends_is_said_without_the_login(url: str, where: str) -> None:
     assert Service(url).where == where
