@@ -18,7 +18,8 @@ limit $9
 
 -- settled_until --
 -- A record's time is the beginning of its transaction, so what is being written now may still come in before this
--- moment. Our own transactions end within minutes; somebody's report that has run for hours holds nothing up.
+-- moment. Our own transactions end within minutes; somebody's report that has run for hours holds nothing up. Of other
+-- users PostgreSQL does not say when theirs began: an export logs in as the workers do.
 select (extract(epoch from least(now(), min(xact_start))) * 1000000)::bigint
 from pg_stat_activity
 where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()

@@ -377,7 +377,7 @@ def test_a_child_process_sends_its_own(server: Server, tmp_path: Path) -> None:
 def test_a_host_loads_nothing_but_the_standard_library() -> None:
     script = (
         "import sys; before = set(sys.modules)\n"
-        "import headrace.ldo_sink\n"
+        "import headrace; assert not headrace.ldo_sink.from_env({}).is_on\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(*sorted(new - set(sys.stdlib_module_names)))\n"
     )
