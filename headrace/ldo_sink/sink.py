@@ -118,7 +118,7 @@ class LdoSink:
         self._thread.join(max(_LOOK_S, deadline - time.monotonic()))
         try:
             # The thread may still wait for an answer; what is queued must not go with it.
-            self._keep_queued()
+            self._keep_queued(wait_s_max=1.0)
         except Exception as error:  # noqa: BLE001 - it runs when the host ends
             self._drop("spool_failed", str(error))
         if self._spool is not None and not self._thread.is_alive():
@@ -126,7 +126,7 @@ class LdoSink:
 
     def _take(self, ldo_id: str, *parts: Any) -> bool:
         *said, video = parts
-        ldo = _Ldo(metadata_of(ldo_id, *said, now_s=time.time()), Path(video) if isinstance(video, str) else video)
+        ldo = _Ldo(metadata_of(ldo_id, *said, now_s=time.time()), _video(video))
         if self._service is None:
             self._drop("no_address", "DATA_INGESTION_URL is not usable")
             return False
@@ -235,9 +235,11 @@ class LdoSink:
         self._failures += 1
         return delay_s(self._failures, retry_after, random.random())  # noqa: S311 - it only spreads load
 
-    def _keep_queued(self) -> None:
-        """Move what is queued to the spool; the thread does it, and whoever closes."""
-        with self._keeping:
+    def _keep_queued(self, wait_s_max: float = -1) -> None:
+        """Move what is queued to the spool; the thread does it, and whoever closes, if it gets its turn in time."""
+        if not self._keeping.acquire(timeout=wait_s_max):
+            return
+        try:
             if self._spool is None:
                 self._spool = self._open_spool()
             while True:
@@ -249,12 +251,14 @@ class LdoSink:
                     self._spool.add(ldo.metadata, ldo.video)
                 except SpoolFull:
                     self._drop("spool_full", "the service has been away for too long")
-                except OSError as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the others come next
                     self._drop("spool_failed", str(error))
                 finally:
                     # Only now: until it is in one place or the other, it has not been sent.
                     with self._counting:
                         self._queued_bytes -= ldo.size_bytes
+        finally:
+            self._keeping.release()
 
     def _is_empty(self) -> bool:
         """Say whether nothing waits; before the thread has looked into the spool nobody knows."""
@@ -271,3 +275,14 @@ class LdoSink:
         if now_s - self._logged_s.get(reason, -_LOG_EVERY_S) >= _LOG_EVERY_S:
             self._logged_s[reason] = now_s
             log.warning("ldo sink: %s: %s", reason, what)
+
+
+def _video(given: Any) -> bytes | Path | None:
+    """Return a video as bytes that nobody changes any more, or as the path of a file.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if given is None or isinstance(given, bytes | Path):
+        return given
+    return bytes(given) if isinstance(given, bytearray | memoryview) else Path(given)

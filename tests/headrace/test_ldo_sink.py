@@ -243,10 +243,12 @@ def test_what_is_not_json_is_counted_and_arrays_are_written_out(
     for bad in ({"x": object()}, {"x": float("nan")}, {"x": np.float32("inf")}, deep, {"x": "y" * (1 << 20)}):
         assert not sink.send("bad", sensor_data=bad)
     assert not sink.send("bad", context="text")  # type: ignore[arg-type]
+    assert not sink.send("bad", video=7)  # type: ignore[arg-type]
+    assert sink.send("bad", video="a path\0 that is none")
     assert sink.send("good", sensor_data={"mean": np.float32(0.5), "row": np.arange(3)})
     assert sink.flush(WAIT_S)
     assert server.received[-1].metadata["sensor_data"] == {"mean": 0.5, "row": [0, 1, 2]}
-    assert sink.counts().dropped == {"unusable": 6}
+    assert sink.counts().dropped == {"unusable": 7, "spool_failed": 1}
 
 
 def test_a_host_is_never_held_up_by_a_service_that_does_not_answer(
