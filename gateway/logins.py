@@ -5,14 +5,14 @@ into the capture request, which seals it.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
-
-import orjson
 
 from gateway.problems import Code, Problem
 
-_IN_AN_ADDRESS = re.compile(rb'://[^/\s"\\]*@')
-_BY_NAME = re.compile(rb'"(?:password|passwd|pwd)":"[^"]', re.IGNORECASE)
+_NAMES = frozenset({"password", "passwd", "pwd"})
+# What stands before the host; or a password that itself holds what would end it (`user:a/b@host`), which is no port.
+_LOGIN = re.compile(r"://(?:[^/?#\s]*@|[^/?#:@\s\[]+:(?!\d{1,5}(?:[/?#]|$))[^\r\n]*?@)")
 
 
 def refuse_logins(said: Any, where: str) -> None:
@@ -21,11 +21,23 @@ def refuse_logins(said: Any, where: str) -> None:
     Raises:
         Problem: it holds a login (422); says nothing of it.
     """
-    written = orjson.dumps(said)
-    if _IN_AN_ADDRESS.search(written):
-        raise _holds_login(f"{where}: an address holds a login")
-    if _BY_NAME.search(written):
-        raise _holds_login(f"{where}: a field holds a password")
+    for name, value in _values(said):
+        if isinstance(value, str) and _LOGIN.search(value):
+            raise _holds_login(f"{where}: an address holds a login")
+        if value and name.lower() in _NAMES:
+            raise _holds_login(f"{where}: a field holds a password")
+
+
+def _values(said: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every value with the name that it has, from the outside in; what is in a list has none."""
+    waiting = [("", said)]
+    while waiting:
+        name, value = waiting.pop()
+        yield name, value
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list | tuple):
+            waiting += (("", one) for one in value)
 
 
 def _holds_login(detail: str) -> Problem:

@@ -9,12 +9,16 @@ from typing import Any
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request as WebSocketRequest
 
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from schemas.limits import INLINE_BYTES_MAX, MIB
 
 BACKLOG = 512
+FEED_PATH = "/ws/ingest"
+LISTENER_BYTES_MAX = 1024  # of a message from who only listens; none is expected
 _LINGER_S_MAX = 5.0  # after an answer that came before the body's end, so that the caller can read it
 _DRAIN_S_MAX = 10  # of the 18 s that a process has to stop
 _TOO_SLOW = (
@@ -63,7 +67,7 @@ def server_for(app: Any, settings: Settings) -> Server:
         uvicorn.Config(
             app,
             http=type("Protocol", (Deadlined,), {"header_s_max": settings.gateway_header_s_max}),
-            ws="websockets-sansio",
+            ws=Listened,
             ws_max_size=INLINE_BYTES_MAX + MIB,
             ws_ping_interval=20.0,
             # Longer than a feed that waits for its frames to be durable does not read.
@@ -79,6 +83,16 @@ def server_for(app: Any, settings: Settings) -> Server:
             timeout_graceful_shutdown=_DRAIN_S_MAX,
         )
     )
+
+
+class Listened(WebSocketsSansIOProtocol):
+    """A WebSocket that takes large messages only where there is a feed: what has come of one is in no budget."""
+
+    def handle_connect(self, event: WebSocketRequest) -> None:
+        """Begin, and narrow what is taken."""
+        if event.path.partition("?")[0] != FEED_PATH:
+            self.conn.max_message_size = LISTENER_BYTES_MAX
+        super().handle_connect(event)
 
 
 class Deadlined(H11Protocol):

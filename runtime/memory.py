@@ -49,4 +49,5 @@ async def keep_giving_back() -> None:
     """Give back every GIVE_BACK_EVERY_S, until cancelled."""
     while True:
         await asyncio.sleep(GIVE_BACK_EVERY_S)
-        await asyncio.to_thread(give_back)
+        with suppress(RuntimeError):  # there was no thread to be had; there will be
+            await asyncio.to_thread(give_back)

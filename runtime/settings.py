@@ -214,7 +214,10 @@ class Settings(BaseSettings):
         description="Of them, feeds over /ws/ingest; each may hold a message of 9 MiB in memory while it comes.",
     )  # fmt: skip
     gateway_streams_per_caller_max: int = Field(
-        50, ge=1, le=10_000, description="Streams that one gateway holds at a time for one key or token's subject."
+        50, ge=1, le=10_000, description="Streams of events that one gateway holds at a time for one caller."
+    )
+    gateway_feeds_per_caller_max: int = Field(
+        8, ge=1, le=1000, description="Feeds that one gateway holds at a time for one caller."
     )
     gateway_clamd: str = Field(
         "", description="A clamd that scans uploads: host:port, or a socket's path; empty: none does."

@@ -49,6 +49,10 @@ class Caller:
                 return None
 
 
+ANYBODY = Caller("anybody", Role.ADMIN, (EVERYWHERE,))
+"""Who calls where no key is asked for, which is only on this machine."""
+
+
 def check_source(text: str) -> str:
     """Return what a key may be scoped to, as it is written.
 

@@ -10,15 +10,12 @@ from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from gateway.access import keys
-from gateway.access.callers import EVERYWHERE, Caller, Role
+from gateway.access.callers import ANYBODY, Caller, Role
 from gateway.access.limiter import Limit
 from gateway.access.tokens import Refused
 from gateway.problems import Code, Problem, request_id_of
 from gateway.services import Here, Services, services_of
 from runtime.settings import LOOPBACK
-
-ANYBODY = Caller("anybody", Role.ADMIN, (EVERYWHERE,))
-"""Who calls where no key is asked for, which is only on this machine."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headrace", Basic realm="headrace"'}
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.access.callers import Caller
+from gateway.access.callers import ANYBODY, Caller
 from gateway.live.tail import Tail
 from gateway.problems import Code, Problem
 from runtime.metrics import gateway_streams
@@ -24,9 +24,9 @@ class Live:
         """`stopping` is set once the gateway is to stop."""
         self._streams_max = settings.gateway_streams_max
         self._feeds_max = settings.gateway_feeds_max
-        self._streams_per_caller_max = settings.gateway_streams_per_caller_max
+        self._per_caller_max = (settings.gateway_streams_per_caller_max, settings.gateway_feeds_per_caller_max)
         self._kinds: Counter[str] = Counter()
-        self._callers: Counter[str] = Counter()
+        self._callers: Counter[tuple[str, bool]] = Counter()  # by who it is, and whether it is a feed
         self.stopping = stopping
         self.tail = Tail(settings, requests)
 
@@ -37,9 +37,11 @@ class Live:
         Raises:
             Problem: the caller has too many (429), there are too many, or the gateway stops (503).
         """
-        if self._callers[caller.actor] >= self._streams_per_caller_max:
+        # Where nobody shows a key, all are the same caller.
+        held, most = (caller.actor, kind == FEED), self._per_caller_max[kind == FEED]
+        if caller is not ANYBODY and self._callers[held] >= most:
             raise Problem(
-                429, Code.TOO_MANY_REQUESTS, f"a caller holds at most {self._streams_per_caller_max} streams here",
+                429, Code.TOO_MANY_REQUESTS, f"a caller holds at most {most} streams of this kind here",
                 hint="close one", headers=_LATER,
             )  # fmt: skip
         full = self._kinds.total() >= self._streams_max or (kind == FEED and self._kinds[FEED] >= self._feeds_max)
@@ -49,11 +51,11 @@ class Live:
                 hint="try again soon, or another gateway", headers=_LATER,
             )  # fmt: skip
         self._kinds[kind] += 1
-        self._callers[caller.actor] += 1
+        self._callers[held] += 1
         with gateway_streams.labels(kind).track_inprogress():
             try:
                 yield
             finally:
                 self._kinds[kind] -= 1
-                self._callers[caller.actor] -= 1
+                self._callers[held] -= 1
                 self._callers += Counter()  # which forgets who has none

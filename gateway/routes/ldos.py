@@ -1,6 +1,7 @@
 """The LDO service's calls: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import uuid4
@@ -16,11 +17,13 @@ from gateway.services import Here, Services
 from gateway.uploads.answers import status_of, status_path
 from gateway.uploads.forms import File, ReceivedForm, form_body, received_form
 from gateway.uploads.metadata import Metadata, parse_metadata
-from gateway.uploads.once import fingerprint_of, once
+from gateway.uploads.once import Once, fingerprint_of, once
 from gateway.uploads.small_form import small_form
 from gateway.uploads.taking import Source, Taken, origin_of, settle, source_of, take_event
+from producers.checks import check_event
 from producers.source import fields_of
 from schemas.events import Cid, Ldo
+from store.landing import Outcome
 from store.ldos import ListedLdo
 from store.views import public_ldo_id
 
@@ -80,13 +83,13 @@ async def ingest_ldo(request: Request, here: Here, caller: Device) -> JSONRespon
             return before
         taken, event = await _take(request, here, form, video, source, said)
         request_id = uuid4()
-        outcomes = await settle(here, caller, source, request_id, taken)
-        states = [status_of(one) for one in outcomes]
         answer = LdoAnswer(
             id=public_ldo_id(taken[0].item.digest or "", event.captured_at_us),
-            status="ingested" if set(states) == {"ingested"} else "accepted",
+            status="accepted",
             size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
         )
+        await first.under_way(print_, _answer(answer, request_id))
+        answer.status = _status(await settle(here, caller, source, request_id, taken))
         response = _answer(answer, request_id)
         await first.keep(print_, response)
         return response
@@ -121,17 +124,13 @@ async def take_cid(request: Request, here: Here, caller: Device) -> JSONResponse
             print_ = fingerprint_of(request, [fields])
             if (before := first.replay(print_)) is not None:
                 return before
-            response = await _cid(request, here, caller, fields)
-            await first.keep(print_, response)
-            return response
+            return await _cid(request, here, caller, fields, (first, print_))
         async with received_form(request, here, caller, files_max=1) as form:
             video = form.file_or_none()
             print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
             if (before := first.replay(print_)) is not None:
                 return before
-            response = await _cid(request, here, caller, dict(form.fields), form, video)
-            await first.keep(print_, response)
-            return response
+            return await _cid(request, here, caller, dict(form.fields), (first, print_), form, video)
 
 
 async def _cid(
@@ -139,6 +138,7 @@ async def _cid(
     here: Services,
     caller: Caller,
     fields: dict[str, str],
+    once_: tuple[Once, bytes],
     form: ReceivedForm | None = None,
     video: File | None = None,
 ) -> JSONResponse:
@@ -147,15 +147,24 @@ async def _cid(
         raise Problem(422, Code.INVALID, "a scan needs the fields cid and device_id")
     source = source_of(here, caller, fields.get("site"), device_id, "")
     require_reach(request, caller, source.site, source.source_id)
-    scan = await take_event(here, request, Cid(**fields_of(origin_of(here, source)), code=code))
-    taken = [scan]
-    if form is not None and video is not None:
-        taken.append(await form.take(video, source, index=1, about=code))
+    event = Cid(**fields_of(origin_of(here, source)), code=code)
+    check_event(event)
+    # The video first: where it is refused, the scan that it shows is not taken either.
+    shown = [await form.take(video, source, index=1, about=code)] if form is not None and video is not None else []
+    scan = await take_event(here, request, event)
+    taken = [scan, *shown]
     request_id = uuid4()
-    outcomes = await settle(here, caller, source, request_id, taken)
-    states = {status_of(one) for one in outcomes}
-    status = "ingested" if states == {"ingested"} else "accepted"
-    return _answer(CidAnswer(id=str(scan.place.record_id), status=status), request_id)
+    first, print_ = once_
+    answer = CidAnswer(id=str(scan.place.record_id), status="accepted")
+    await first.under_way(print_, _answer(answer, request_id))
+    answer.status = _status(await settle(here, caller, source, request_id, taken))
+    response = _answer(answer, request_id)
+    await first.keep(print_, response)
+    return response
+
+
+def _status(outcomes: Sequence[Outcome]) -> str:
+    return "ingested" if all(status_of(one) == "ingested" for one in outcomes) else "accepted"
 
 
 def _metadata(form: ReceivedForm) -> Metadata:
@@ -174,7 +183,8 @@ async def _take(
     )  # fmt: skip
     if video is None:
         return [await take_event(here, request, event)], event
-    # The video first: where it is refused, the LDO that speaks of it is not taken either.
+    # The video first: where it is refused, the LDO that speaks of it is not taken either; nor the other way round.
+    check_event(event)
     clip = await form.take(video, source, index=1, about=said.ldo_id)
     return [await take_event(here, request, event), clip], event
 

@@ -19,6 +19,7 @@ from gateway.live.streams import FEED
 from gateway.live.subscription import Subscription
 from gateway.live.watching import EventStream, carry_over
 from gateway.problems import Code, Problem, documented
+from gateway.server import FEED_PATH
 from gateway.services import Here
 from schemas.names import check_name
 
@@ -77,7 +78,7 @@ async def events_over_websocket(websocket: WebSocket, here: Here, guest: WebSock
         await carry_over(websocket, here, guest, beginning)
 
 
-@router.websocket("/ws/ingest")
+@router.websocket(FEED_PATH)
 async def ingest_over_websocket(websocket: WebSocket, here: Here, guest: WebSocketGuest) -> None:
     """Take a continuous feed of frames and LDOs."""
     with here.live.stream(FEED, guest.caller):

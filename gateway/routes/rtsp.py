@@ -86,14 +86,14 @@ async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Ope
             state=State.REQUESTED, asked=plan.as_json(),
             sealed=sealer.seal(request_id, url) if sealer is not None and url.is_secret else None,
         )  # fmt: skip
-        await here.requests.add(kept)
-        # Where Kafka is away the request is kept all the same: a worker that has time finds it.
-        await here.dispatcher.tell(kept)
         answer = CaptureAnswer(
             request_id=str(request_id), status=State.REQUESTED, status_url=status_path(request_id)
         )  # fmt: skip
         response = JSONResponse(answer.model_dump(), 202)
-        await first.keep(said, response)
+        await here.requests.add(kept)
+        await first.under_way(said, response)
+        # Where Kafka is away the request is kept all the same: a worker that has time finds it.
+        await here.dispatcher.tell(kept)
         return response
 
 

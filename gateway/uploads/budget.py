@@ -43,6 +43,7 @@ class Budget:
                 except (asyncio.CancelledError, TimeoutError) as error:
                     if entry in self._waiting:
                         self._waiting.remove(entry)
+                        self._give(0)  # who is behind may need less
                     elif turn.done() and not turn.cancelled():
                         self._give(size_bytes)
                     if isinstance(error, TimeoutError):

@@ -1,6 +1,7 @@
 """Waiting until what was published is durable: all who wait are asked for with one statement."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 from runtime.errors import HeadraceError
@@ -19,12 +20,14 @@ class Landing:
     def __init__(self, landings: Landings) -> None:
         self._landings = landings
         self._waiting: dict[Place, asyncio.Future[Outcome]] = {}
+        self._waiters: Counter[Place] = Counter()
         self._some = asyncio.Event()
 
     async def outcomes(self, places: Sequence[Place], wait_s_max: float) -> list[Outcome]:
         """Return what became of each message once that is known of all, at the latest after so many seconds."""
         loop = asyncio.get_running_loop()
         futures = [self._waiting.setdefault(place, loop.create_future()) for place in places]
+        self._waiters.update(places)
         self._some.set()
         gateway_answers_waiting.inc(len(futures))
         try:
@@ -33,8 +36,10 @@ class Landing:
             return [one.result() if one.done() else _ON_ITS_WAY for one in futures]
         finally:
             gateway_answers_waiting.dec(len(futures))
-            for place in places:
-                self._waiting.pop(place, None)
+            self._waiters.subtract(places)
+            for place in set(places):
+                if self._waiters[place] == 0:
+                    del self._waiting[place], self._waiters[place]
 
     async def run(self) -> None:
         """Ask until cancelled."""

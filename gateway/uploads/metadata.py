@@ -3,6 +3,7 @@
 What it says is kept as it was written; only the names that the message itself carries are taken out of it. No I/O.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,7 +47,8 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
     raw = text.encode(errors="surrogatepass")
     value = parse_object(raw, "metadata", required=LDO_PARTS)
     check_keepable(raw, "metadata")
-    refuse_logins(value, "metadata")
+    # What is kept is the text as it came, and a name may stand in it twice.
+    refuse_logins(json.loads(raw, object_pairs_hook=_each, parse_int=float), "metadata")
     written = [*members(raw)]
     names = [name for name, _ in written]
     if len(names) != len(set(names)):
@@ -63,6 +65,10 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
         source_id=_text(value, _SOURCES) or _text(context, _SOURCES),
         captured_at_us=_captured_at_us(value, context, now_us),
     )
+
+
+def _each(members_: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: said} for name, said in members_]
 
 
 def time_us(value: object) -> int | None:

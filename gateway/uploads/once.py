@@ -3,7 +3,7 @@ the first time, and nothing is done twice.
 """
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from gateway.access.callers import Caller
 from gateway.problems import Code, Problem
+from runtime.errors import HeadraceError
 from store.access import Access, KeptAnswer
 
 KEY_CHARACTERS_MAX = 200
@@ -29,6 +30,7 @@ class Once:
         self._actor = actor
         self._key = key
         self._claim = claim
+        self.is_under_way = False
 
     def replay(self, fingerprint: bytes) -> JSONResponse | None:
         """Return the answer of the first request; None where this is the first.
@@ -44,6 +46,14 @@ class Once:
         assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are kept at once
         return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
 
+    async def under_way(self, fingerprint: bytes, answer: JSONResponse) -> None:
+        """Keep an answer that says it is on its way, once something was published that a repetition would do again.
+
+        From here on the key is not given back, whatever fails.
+        """
+        self.is_under_way = True
+        await self.keep(fingerprint, answer)
+
     async def keep(self, fingerprint: bytes, answer: JSONResponse) -> None:
         """Keep what is answered."""
         if self._key is not None and isinstance(self._claim, datetime):
@@ -54,6 +64,8 @@ class Once:
 @asynccontextmanager
 async def once(request: Request, access: Access, caller: Caller) -> AsyncIterator[Once]:
     """Take the request's key, and give it back where the request comes to nothing.
+
+    Where the catalog goes away in the middle, nobody can know what came of it: the key is then at work for six hours.
 
     Raises:
         Problem: it is no key (400), or the first request under it is still at work (409).
@@ -70,11 +82,13 @@ async def once(request: Request, access: Access, caller: Caller) -> AsyncIterato
             409, Code.IDEMPOTENCY_CONFLICT, "a request with this Idempotency-Key is still at work",
             headers={"Retry-After": "2"},
         )  # fmt: skip
+    first = Once(access, caller.actor, key, claim)
     try:
-        yield Once(access, caller.actor, key, claim)
+        yield first
     except BaseException:
-        if isinstance(claim, datetime):
-            await access.drop_answer(caller.actor, key, claim)
+        if isinstance(claim, datetime) and not first.is_under_way:
+            with suppress(HeadraceError):  # it is taken over after some hours
+                await access.drop_answer(caller.actor, key, claim)
         raise
 
 

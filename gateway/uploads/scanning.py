@@ -50,7 +50,12 @@ class Scanner:
         Raises:
             HeadraceError: it does not.
         """
-        await self.scan(b"")
+        scan = Scan(self._place, is_asking=True)
+        try:
+            await scan.write(b"")
+            await scan.verdict()
+        finally:
+            await scan.abandon()
 
 
 async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -75,8 +80,10 @@ async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> Asyn
 class Scan:
     """One file's scan: `write` until the end, then `verdict`; or `abandon`, which may be called in any state."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, *, is_asking: bool = False) -> None:
+        """`is_asking` is whether this is only to find out whether clamd answers."""
         self._place = place
+        self._is_asking = is_asking
         self._writer: asyncio.StreamWriter | None = None
         self._answer: asyncio.Task[bytes] | None = None
 
@@ -147,8 +154,12 @@ class Scan:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 said = (await answer).rstrip(b"\0\n").decode(errors="replace")
-        except ConnectionError:
-            # It ends the connection in the middle of a file that is too large, and its answer may be lost with it.
+        except ConnectionError as error:
+            # It ends the connection in the middle of a file that is too large, and its answer may be lost with it; or
+            # it has died. Whether it answers now tells which.
+            if self._is_asking:
+                raise self._away(type(error).__name__) from None
+            await Scanner(self._place).check()
             raise _too_large() from None
         except (OSError, TimeoutError) as error:
             raise self._away(type(error).__name__) from None

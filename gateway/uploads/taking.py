@@ -166,10 +166,12 @@ def origin_of(here: Services, source: Source, captured_at_us: int | None = None)
 
 
 def shown_name(filename: str | None) -> str | None:
-    """Return a file's name as it is kept: its last part, without what would steer a terminal or a path."""
+    """Return a file's name as it is kept: its last part, without a login or what would steer a terminal or a path."""
     if filename is None:
         return None
     last = filename.replace("\\", "/").rsplit("/", 1)[-1]
+    if "://" in filename:
+        last = last.rpartition("@")[2]
     return UNSHOWABLE.sub("", last).encode(errors="replace").decode().strip() or None
 
 

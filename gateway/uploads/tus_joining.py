@@ -8,6 +8,7 @@ finds what was published before.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -40,7 +41,8 @@ async def join(here: Services, hold: Held, request: Request | None = None) -> No
 
     Raises:
         Problem, Rejected: the file can never be ingested.
-        HeadraceError: a service is away; the upload stays as it is, and this may be repeated.
+        Problem with 429 or 5xx, HeadraceError: there is no room, or a service is away; the upload stays as it is, and
+            this may be repeated.
     """
     upload = hold.upload
     before = await here.requests.items(upload.upload_id)
@@ -48,6 +50,8 @@ async def join(here: Services, hold: Held, request: Request | None = None) -> No
         item = before[0] if before else await _publish(here, hold, request or _untraced())
     except (Problem, Rejected) as error:
         problem = as_problem(error)
+        if problem.status_code == HTTPStatus.TOO_MANY_REQUESTS or problem.status_code >= 500:
+            raise  # it passes: the upload stays as it is
         reason = str(problem.detail)[:REASON_CHARACTERS_MAX]
         if await here.uploads.fail(upload.upload_id, hold.by, problem.code, reason):
             await clear(here.blobs, upload.upload_id)
@@ -69,7 +73,9 @@ async def _publish(here: Services, hold: Held, request: Request) -> Item:
 async def _take(here: Services, upload: Upload, request: Request) -> Taken:
     said = Declared.from_json(upload.metadata)
     inline = upload.length_bytes <= INLINE_BYTES_MAX
-    reserved = await here.budget.take(2 * upload.length_bytes if inline else STREAM_BYTES_MAX)
+    # In memory: the parts, what they make together, and its beginning.
+    most = 2 * upload.length_bytes + HEAD_BYTES if inline else STREAM_BYTES_MAX
+    reserved = await here.budget.take(most)
     try:
         parts = await here.uploads.parts(upload.upload_id)
         received = await (_in_memory(here, parts) if inline else _staged(here, upload, parts))

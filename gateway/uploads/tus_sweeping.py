@@ -47,7 +47,10 @@ async def _clear_away(here: Services) -> None:
 
 async def _join_what_was_left(here: Services) -> None:
     for upload_id in await here.uploads.unjoined(UPLOADS_AT_ONCE_MAX):
-        await _join(here, upload_id)
+        try:
+            await _join(here, upload_id)
+        except HeadraceError as error:  # of this one, perhaps: the others are not to wait for it
+            get_log().warning(Action.RETRYING, service="sweeper", code=error.code, why=error.what)
 
 
 async def _join(here: Services, upload_id: UUID) -> None:

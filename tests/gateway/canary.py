@@ -1,5 +1,6 @@
 """A password that callers put where it does not belong, and the search for it everywhere that it could stay."""
 
+import base64
 import threading
 import time
 from collections.abc import Iterable
@@ -13,12 +14,25 @@ from gateway_world import Gateway
 
 from runtime.kafka import client_config
 from runtime.settings import Settings
-from schemas.topics import CAPTURE_REQUESTS, DEAD_LETTERS
+from schemas.events import Kind
+from schemas.topics import CAPTURE_REQUESTS, DEAD_LETTERS, input_topic
 
 CANARY = f"canary{uuid4().hex[:12]}"
-TOPICS_SEARCHED = (DEAD_LETTERS.name, CAPTURE_REQUESTS.name)
+TOPICS_SEARCHED = (DEAD_LETTERS.name, CAPTURE_REQUESTS.name, *(input_topic(kind).name for kind in (Kind.CID, Kind.LDO)))
 LOOK_EVERY_S = 0.02
 READ_S_MAX = 60.0
+
+
+def forms_of(text: str) -> list[bytes]:
+    """How a text may stand there: as it is, in hexadecimal, and in Base64 from each of the three places in a group."""
+    encoded = text.encode()
+    shifted = [base64.b64encode(bytes(shift) + encoded) for shift in range(3)]
+    # The characters at both ends also depend on what stands beside it.
+    return [encoded, encoded.hex().encode(), *(one[4:-4] for one in shifted)]
+
+
+def is_in(data: bytes, text: str) -> bool:
+    return any(form in data for form in forms_of(text))
 
 
 class ProcessWatch:
@@ -62,22 +76,17 @@ def tables_with(gateway: Gateway, text: str = CANARY) -> list[str]:
     """The tables of which a row holds it."""
     tables = [row[0] for row in gateway.rows("select tablename from pg_tables where schemaname = 'public'")]
     assert {"ingest_requests", "request_events", "idempotency", "audit", "uploads", "dead_letters"} <= set(tables)
-    # What is bytes is shown in hexadecimal.
-    return [
-        table
-        for table in tables
-        if gateway.rows(
-            f'select 1 from "{table}" t where t::text like %s or t::text like %s limit 1',
-            f"%{text}%", f"%{text.encode().hex()}%",
-        )
-    ]  # fmt: skip
+    # What is bytes is shown in hexadecimal, so the Base64 within it would be too.
+    wanted = [f"%{form.decode()}%" for form in forms_of(text)] + [f"%{form.hex()}%" for form in forms_of(text)]
+    found = 'select 1 from "{}" t where t::text like any(%s) limit 1'
+    return [table for table in tables if gateway.rows(found.format(table), wanted)]
 
 
 def logs_with(folders: Iterable[Path], text: str = CANARY) -> list[str]:
     """The logs that hold it."""
-    logs = [log for folder in folders for log in folder.rglob("*.log")]
+    logs = [log for folder in folders for log in folder.rglob("*.log*")]
     assert logs
-    return [str(log) for log in logs if text.encode() in log.read_bytes()]
+    return [str(log) for log in logs if is_in(log.read_bytes(), text)]
 
 
 def topics_with(settings: Settings, text: str = CANARY) -> list[str]:
@@ -103,7 +112,7 @@ def topics_with(settings: Settings, text: str = CANARY) -> list[str]:
                 places.discard((message.topic(), message.partition()))
                 continue
             whole = b"".join([message.key() or b"", message.value() or b"", repr(message.headers()).encode()])
-            if text.encode() in whole:
+            if is_in(whole, text):
                 found.add(message.topic())
         return sorted(found)
     finally:

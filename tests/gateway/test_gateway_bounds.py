@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -15,7 +16,12 @@ from gateway.problems import Problem
 from gateway.uploads import budget as budget_module
 from gateway.uploads.budget import SMALL_BYTES_MAX, Budget, Room
 from gateway.uploads.form import Form, Part, Sink, read_form
+from gateway.uploads.landing import Landing
+from runtime.beside import beside
 from schemas.limits import MIB
+from store.landing import Outcome, Place
+
+NOT_YET = Outcome(ingested=False, code=None, reason=None)
 
 
 async def test_who_finds_no_memory_waits_its_turn() -> None:
@@ -48,6 +54,40 @@ async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None
     assert raised.value.status_code == 503
     budget.give(2 * MIB)
     assert await budget.take(2 * MIB) == 2 * MIB, "who gave up left nothing reserved"
+
+
+async def test_who_is_behind_one_that_gave_up_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget(10 * MIB)
+    await budget.take(4 * MIB)
+    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
+    large = asyncio.ensure_future(budget.take(8 * MIB))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 30.0)
+    behind = asyncio.ensure_future(budget.take(3 * MIB))
+    with pytest.raises(Problem):
+        await large
+    assert await behind == 3 * MIB
+
+
+class Catalog:
+    """Knows what became of a message once that is set."""
+
+    def __init__(self) -> None:
+        self.known = NOT_YET
+
+    async def outcomes(self, places: Sequence[Place]) -> list[Outcome]:
+        return [self.known for _ in places]
+
+
+async def test_who_waits_for_the_same_message_as_one_that_gave_up_is_told() -> None:
+    catalog, place = Catalog(), Place("edge.cids.v1", 0, 7, uuid4(), 0.0)
+    landing = Landing(catalog)  # type: ignore[arg-type]
+    async with beside(landing.run()):
+        patient = asyncio.ensure_future(landing.outcomes([place], 30))
+        assert await landing.outcomes([place], 0.05) == [NOT_YET]
+        catalog.known = Outcome(ingested=True, code=None, reason=None)
+        assert await patient == [catalog.known]
+        assert await landing.outcomes([place], 30) == [catalog.known], "and nothing of before is in the way"
 
 
 async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:

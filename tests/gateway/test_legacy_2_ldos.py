@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_another_device_may_not_be_spoken_for(gateway: Gateway) -> None:
 
 
 def test_a_video_that_is_none_takes_nothing(gateway: Gateway) -> None:
-    said = metadata()
+    said, device = metadata(), name("scanner")
     answer = send(gateway, said, b"MZ" + bytes(2000))
     assert (answer.status_code, answer.json()["code"]) == (415, "not_an_image")
+    with gateway.client() as client:
+        scan = client.post("/cid", data={"cid": "PART-3", "device_id": device}, files={"video": b"MZ" + bytes(2000)})
+        assert (scan.status_code, scan.json()["code"]) == (415, "not_an_image")
+        good = client.post("/cid", data={"cid": "PART-3", "device_id": device})
+    assert good.status_code == 200, good.text
+    assert gateway.rows("select record_id::text from records where source_id = %s", device) == [(good.json()["id"],)]
+
+
+def test_an_ldo_that_is_refused_takes_no_video(gateway: Gateway, video: Path) -> None:
+    clip = (video / "bottle-detection.mp4").read_bytes() + b"\0\0\0\x10freeabcdefgh"
+    answer = send(gateway, metadata(captured_at="1999-01-01T00:00:00Z"), clip)
+    assert (answer.status_code, answer.json()["code"]) == (422, "absurd_time")
+    good = send(gateway, metadata())
+    assert good.status_code == 200, good.text
+    assert gateway.rows("select 1 from records where digest = %s", sha256(clip).digest()) == []

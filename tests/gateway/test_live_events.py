@@ -201,11 +201,16 @@ def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
 
 
 def test_a_caller_has_so_many_streams_at_most_and_feeds_have_a_limit_of_their_own(start_gateway: StartGateway) -> None:
-    with start_gateway(gateway_streams_per_caller_max=2, gateway_feeds_max=1) as gateway:
+    with start_gateway(
+        gateway_streams_per_caller_max=1, gateway_feeds_per_caller_max=1, gateway_feeds_max=1
+    ) as gateway:
         key, other = gateway.key(), gateway.key()
         with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed:
             said(socket_)
             said(feed)
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(gateway, "/ws/ingest", key)
+            assert refused.value.response.status_code == 429
             answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
             assert "Retry-After" in answer.headers
@@ -214,6 +219,13 @@ def test_a_caller_has_so_many_streams_at_most_and_feeds_have_a_limit_of_their_ow
             assert refused.value.response.status_code == 503
             with streamed(gateway, other):
                 pass
+
+
+def test_who_only_listens_may_say_little(gateway: Gateway) -> None:
+    with watch(gateway, gateway.key()) as socket_:
+        said(socket_)
+        socket_.send("a" * 2000)
+        assert closed(socket_)[0] == 1009
 
 
 def test_a_gateway_stops_while_streams_are_open(start_gateway: StartGateway) -> None:

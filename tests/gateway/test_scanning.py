@@ -1,5 +1,6 @@
 """Virus scanning by a real clamd with a signature of the tests' own; skipped, with the reason, where there is none."""
 
+import asyncio
 import getpass
 import json
 import shutil
@@ -14,6 +15,9 @@ from gateway_world import name, picture
 from live_world import said, websocket
 from tus_client import TusClient, parts_of
 
+from gateway.problems import Problem
+from gateway.uploads.scanning import Scanner
+from runtime.errors import HeadraceError
 from schemas.limits import INLINE_BYTES_MAX, MIB
 from tests.conftest import free_port, until
 from tests.streams.streams_samples import mp4
@@ -96,6 +100,36 @@ def test_a_frame_of_a_feed_is_scanned(clamd: str, start_gateway: StartGateway) -
         answers = {one["seq"]: one for one in (said(feed) for _ in range(2))}
     assert (answers[0]["type"], answers[0]["code"]) == ("refused", "infected")
     assert answers[1]["type"] == "ack"
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_connection_that_ends_early_is_a_file_too_large_only_where_clamd_lives(
+    comes_back: bool,
+) -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\0")
+        if comes_back and connections == 2:
+            await reader.readuntil(b"\0\0\0\0")
+            writer.write(b"stream: OK\0")
+            writer.close()
+        else:
+            # With what it has not read, this resets the connection.
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        scanner = Scanner(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(Problem if comes_back else HeadraceError) as raised:
+            await scanner.scan(bytes(1_000_000))
+    assert connections == 2
+    if isinstance(raised.value, Problem):
+        assert raised.value.status_code == 413
+    else:
+        assert raised.value.code == "clamd_unreachable"
 
 
 def test_while_clamd_is_away_no_file_is_taken(start_gateway: StartGateway, tmp_path: Path) -> None:

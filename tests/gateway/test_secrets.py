@@ -15,6 +15,8 @@ from live_world import said, websocket
 from tus_client import PATH, metadata
 from websockets.exceptions import InvalidStatus
 
+from gateway.logins import refuse_logins
+
 pytestmark = pytest.mark.stack
 
 LOGIN = f"rtsp://admin:{CANARY}@10.0.0.7/stream"
@@ -24,6 +26,11 @@ BASIC = base64.b64encode(f"admin:{CANARY}".encode()).decode()
 def ldo(**changes: Any) -> dict[str, tuple[None, str]]:
     said = {"ldo_id": name("ldo"), "sensor_data": {}, "context": {}, "prediction": {}, **changes}
     return {"metadata": (None, json.dumps(said))}
+
+
+def ldo_twice() -> dict[str, tuple[None, str]]:
+    said = ldo(context={"": 0})["metadata"][1]
+    return {"metadata": (None, said.replace('"": 0', f'"password": "{CANARY}", "password": ""'))}
 
 
 def tus(client: httpx.Client, **said: str) -> httpx.Response:
@@ -49,6 +56,11 @@ CALLS: dict[str, tuple[int, Call]] = {
     "settings of a camera": (422, lambda client: client.post("/api/v1/cameras", json=camera(LOGIN))),
     "an LDO's context": (422, lambda client: client.post("/ingest/ldo", files=ldo(context={"camera": LOGIN}))),
     "an LDO's password": (422, lambda client: client.post("/ingest/ldo", files=ldo(context={"Password": CANARY}))),
+    "a number as a password": (422, lambda client: client.post("/ingest/ldo", files=ldo(context={"pwd": 1234}))),
+    "a password with a slash": (
+        422, lambda client: client.post("/ingest/ldo", files=ldo(context={"a": f"rtsp://admin:a/{CANARY}@10.0.0.7"})),
+    ),
+    "a password that comes twice": (422, lambda client: client.post("/ingest/ldo", files=ldo_twice())),
     "an LDO's source": (422, lambda client: client.post("/ingest/ldo", files=ldo(source_id=LOGIN))),
     "a scan's device": (422, lambda client: client.post("/cid", data={"cid": "C-1", "device_id": LOGIN})),
     "a frame's source": (
@@ -57,6 +69,7 @@ CALLS: dict[str, tuple[int, Call]] = {
     "a field that nobody asks for": (
         200, lambda client: client.post("/ingest", data={"password": CANARY}, files={"file": picture()}),
     ),
+    "a name that is a login": (200, lambda client: client.post("/ingest", files={"file": (LOGIN[:-7], picture())})),
     "a file's name": (200, lambda client: client.post("/ingest", files={"file": (f"{LOGIN}/a.jpg", picture())})),
     "a resumable upload's password": (422, lambda client: tus(client, password=CANARY)),
     "a resumable upload's camera": (422, lambda client: tus(client, about=LOGIN)),
@@ -135,3 +148,14 @@ def test_the_search_finds_what_is_there(gateway: Gateway, tmp_path: Path) -> Non
     assert topics_with(gateway.settings, "no such text") == []
     (tmp_path / "a.log").write_text(source)
     assert logs_with([tmp_path], source) == [str(tmp_path / "a.log")]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org?mail=a@b.c", "http://host:8080/who?mail=a@b.c", "https://medium.com/@user", "a@b.c",
+        "http://[::1]:80/a@b", "s3://bucket/key@2x.png", "rtsp://10.0.0.7:554/stream",
+    ],
+)  # fmt: skip
+def test_an_address_without_a_login_is_data(address: str) -> None:
+    refuse_logins({"context": {"seen at": [address]}}, "metadata")

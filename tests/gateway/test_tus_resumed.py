@@ -1,7 +1,9 @@
 """Resumable uploads that are cut off, by the caller, by a gateway that is killed, or by time."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -9,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from conftest import StartGateway
 from gateway_world import Gateway, name, picture
+from hostile_http import head, part
 from tus_client import TusClient, id_of, is_held, parts_of
 
 from runtime.settings import Settings
@@ -153,6 +156,25 @@ def test_the_sweeper_takes_up_a_join_that_was_cut_short(
     until(lambda: gateway.rows(state, id_of(path)) == [("done",)], 90, "the sweeper")
     assert len(gateway.rows("select 1 from records where digest = %s", sha256(body).digest())) == 1
     assert parts_of(gateway, path) == {}
+
+
+def test_a_join_that_finds_no_room_is_not_the_end_of_the_upload(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(gateway_buffer_bytes_max=16 * MIB, gateway_body_stall_s_max=120, gateway_answer_s_max=60)
+    begun = part(b"a" * 1000)[:-2]
+    head_ = head("/ingest", gateway.key(), f"Content-Length: {9 * MIB}")
+    body = picture()
+    with TusClient(gateway) as client, ExitStack() as holding:
+        path = left_before_the_join(client, gateway, body)
+        for _ in range(2):
+            connection = holding.enter_context(socket.create_connection(("127.0.0.1", gateway.http_port)))
+            connection.sendall(head_ + begun)
+        full = f"headrace_gateway_buffer_bytes {float(16 * MIB)}"
+        until(lambda: full in client.http.get("/metrics").text, 60, "the room to be taken")
+        answer = client.patch(path, len(body), b"")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        holding.pop_all().close()
+        answer = client.patch(path, len(body), b"")
+        assert (answer.status_code, answer.headers["Headrace-Status"]) == (204, "ingested")
 
 
 def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> str:
