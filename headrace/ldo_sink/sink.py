@@ -18,13 +18,14 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from headrace.ldo_sink.post import Service
+from headrace.ldo_sink.post import Answer, Service
 from headrace.ldo_sink.request import Verdict, delay_s, metadata_of, verdict_of
 from headrace.ldo_sink.spool import Spool, SpoolFull
 
 QUEUE_LDOS_MAX = 256
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
 CLOSE_S_MAX = 5.0
+CONFLICT = 409  # a request before this one is at work, for hours where the gateway lost sight of it: others go first
 ATTEMPTS_MAX = 8  # in a row, before another one has its turn: what breaks the service must not hold up the rest
 _LOG_EVERY_S = 60.0
 _LOOK_S = 0.2
@@ -211,11 +212,11 @@ class LdoSink:
             self._drop("spool_failed", "somebody removed it from the spool")
             return 0.0
         except (OSError, HTTPException) as error:
-            return self._later(spool, path, f"does not answer: {type(error).__name__}", None)
+            return self._later(spool, path, f"does not answer: {type(error).__name__}")
         said = f"answered {answer.status}"
         match verdict_of(answer.status):
             case Verdict.LATER:
-                return self._later(spool, path, said, answer.retry_after)
+                return self._later(spool, path, said, answer)
             case Verdict.SENT:
                 self._sent += 1
             case Verdict.REFUSED:
@@ -224,9 +225,10 @@ class LdoSink:
         self._failures = 0
         return 0.0
 
-    def _later(self, spool: Spool, path: Path, why: str, retry_after: str | None) -> float:
-        pause_s = self._failed(retry_after)
-        if self._failures % ATTEMPTS_MAX == 0:
+    def _later(self, spool: Spool, path: Path, why: str, answer: Answer | None = None) -> float:
+        pause_s = self._failed(answer.retry_after if answer else None)
+        if self._failures % ATTEMPTS_MAX == 0 or (answer and answer.status == CONFLICT):
+            self._keep_queued()  # the last is behind these too
             spool.put_last(path)
         self._say("waiting", f"{self._service.where if self._service else ''} {why}; it is tried again")
         return pause_s

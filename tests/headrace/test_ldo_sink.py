@@ -219,6 +219,20 @@ def test_a_service_that_refuses_a_video_while_it_comes_is_heard(sink_of: Callabl
         listening.shutdown(socket.SHUT_RDWR)
 
 
+def test_one_whose_first_request_is_still_at_work_lets_the_others_pass(
+    server: Server, sink_of: Callable[..., LdoSink]
+) -> None:
+    server.pause.clear()
+    server.answers = [409]
+    sink = sink_of(server.url)
+    for name in "abc":
+        sink.send(name)
+    server.pause.set()
+    assert sink.flush(WAIT_S)
+    assert server.ids() == ["a", "b", "c", "a"]
+    assert len({one.key for one in server.received}) == 3
+
+
 def test_one_that_always_breaks_the_service_lets_the_others_pass(
     server: Server, sink_of: Callable[..., LdoSink]
 ) -> None:
