@@ -10,15 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headrace import ldo_sink
     from producers import Camera, Device, Publisher
     from streams.consumers import consume
 
-__all__ = ["Camera", "Device", "Publisher", "consume"]
+__all__ = ["Camera", "Device", "Publisher", "consume", "ldo_sink"]
 
 _HOMES = {"Camera": "producers", "Device": "producers", "Publisher": "producers", "consume": "streams.consumers"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ldo_sink":
+        return import_module("headrace.ldo_sink")
     if name not in _HOMES:
         raise AttributeError(f"module 'headrace' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -145,6 +145,9 @@ def test_the_module_is_the_command_too(tmp_path: Path) -> None:
         (("cat", "edge.frames"), "hint: one of: edge.cids.v1"),
         (("cat", "edge.frames.v1", "--from", "yesterday"), "--from"),
         (("show",), "ID"),
+        (("export", "csv", "s3://bucket/x"), "hint: one of: webdataset, parquet, jsonl"),
+        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>1"), "is no bound of a frame's quality"),
+        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>=1"), "hint: add --kind frames"),
         (("up", "--brokers", "2"), "use 1 or 3"),
         (("nonsense",), "nonsense"),
         (("ls", "--nonsense"), "--nonsense"),
@@ -173,6 +176,7 @@ def test_a_wrong_setting_is_named_and_ends_with_2(command: Command, monkeypatch:
     [
         (("ls",), "postgres"),
         (("ls", "--json"), "postgres"),
+        (("export", "jsonl", "s3://bucket/x"), "postgres"),
         (("show", "C-1"), "postgres"),
         (("get", "C-1"), "postgres"),
         (("publish", "cid", "C-1", "--source", "s"), "kafka"),

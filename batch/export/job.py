@@ -1,0 +1,51 @@
+"""An export, put together from the settings."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from batch.export.formats import form_of
+from batch.export.measured import measured_frames
+from batch.export.reading import Samples
+from batch.export.request import Request, check
+from batch.export.run import Export, Result, Shard, asked_before, finished
+from batch.export.target import opened_target
+from runtime.errors import Exit, HeadraceError
+from runtime.settings import Settings
+from store.blobs import Blobs
+from store.exports import Exports
+
+
+async def export(
+    settings: Settings, request: Request, to: str, *, until_us: int | None, progress: Callable[[Shard], None]
+) -> Result:
+    """Write the export that `request` asks for; without `until_us` it reaches to now, or as far as it did before.
+
+    Raises:
+        HeadraceError: the request contradicts itself, the target holds another export, or a service is away.
+    """
+    check(request)
+    form = form_of(request.format)
+    with opened_target(to, settings) as target:
+        async with Exports.open(settings.postgres_dsn.get_secret_value()) as exports:
+            settled_us = await exports.settled_until_us()
+            if until_us is not None and until_us > settled_us:
+                raise HeadraceError(
+                    "option_invalid",
+                    "--until lies ahead: records that it includes may still come in",
+                    hint="give a time that has passed",
+                    exit_code=Exit.USAGE,
+                )
+            wanted = replace(request.wanted, until_us=until_us or settled_us)
+            request = await asked_before(target, replace(request, wanted=wanted), until_given=until_us is not None)
+            if (before := await finished(target)) is not None:
+                return before
+            measured = None
+            if request.quality:
+                measured = await asyncio.to_thread(
+                    measured_frames, settings, request.quality, until_us=request.wanted.until_us
+                )
+            samples = Samples(
+                exports, Blobs.from_settings(settings), request, has_media=form.has_media, measured=measured
+            )
+            return await Export(samples, target, form, request, progress=progress).run()

@@ -1,0 +1,111 @@
+"""`headrace export`: what was ingested, as a training job reads it."""
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.output import print_json, say
+from headrace.cli.processes import parse_kinds
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+
+if TYPE_CHECKING:
+    from batch.export import Result, Shard
+
+_MIB = 1024 * 1024
+_FAILED_SHOWN_MAX = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
+
+
+def export(  # noqa: PLR0913 - each is an option
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
+    target: Annotated[str, typer.Argument(help="A directory, or a prefix of a store: s3://bucket/prefix.")],
+    *,
+    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
+    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Only what was ingested before then (UTC). [default: now]")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only with this label; may be repeated.")] = None,
+    quality: Annotated[str | None, typer.Option(help="Only frames measured so: sharpness>=50,dark_share<=0.4.")] = None,
+    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples for validation.")] = 0.1,
+    shard_mib: Annotated[int, typer.Option(min=1, max=16_384, help="Mebibytes of a shard, at the most.")] = 256,
+    shard_samples: Annotated[int, typer.Option(min=1, max=1_000_000, help="Samples of a shard, at the most.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Write records and their bytes as shards with a manifest; repeated, it goes on where it stopped."""
+    from batch.export import Request, bounds_of
+    from batch.export import export as write
+    from store.exports import Wanted
+
+    request = Request(
+        format=_format(form),
+        wanted=Wanted(
+            until_us=0,
+            kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+            sites=_sorted(site),
+            source_ids=_sorted(source),
+            captured_from_us=_us(start),
+            captured_until_us=_us(end),
+        ),
+        labels=_sorted(label),
+        quality=bounds_of(quality) if quality else (),
+        validation_share=validation,
+        shard_bytes_max=shard_mib * _MIB,
+        shard_samples_max=shard_samples,
+    )
+    result = asyncio.run(write(client_settings(), request, target, until_us=_us(until), progress=_said))
+    _show(result, target, as_json=as_json)
+    if result.failed:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _said(shard: "Shard") -> None:
+    say(f"{shard.name}: {shard.samples} samples, {shard.size_bytes} bytes")
+
+
+def _show(result: "Result", target: str, *, as_json: bool) -> None:
+    shards = sum(len(some) for some in result.splits.values())
+    for record, code in sorted(result.failed.items())[:_FAILED_SHOWN_MAX]:
+        say(f"not exported: {record}: {code}")
+    until = datetime.fromtimestamp(result.until_us / 1_000_000, UTC).isoformat()
+    said = f"{result.samples} samples in {shards} shards, of what was ingested before {until}"
+    say(f"{said}; {result.written} shards written now" if result.written else f"{said}; it was complete")
+    if as_json:
+        shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
+        print_json({
+            "target": target, "samples": result.samples, "shards": shards, "written": result.written,
+            "until_us": result.until_us, "failed": result.failed, "splits": shown,
+        })  # fmt: skip
+
+
+def _format(text: str) -> Any:
+    from batch.export import Format
+
+    if text not in set(Format):
+        raise HeadraceError(
+            "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(Format)}", exit_code=Exit.USAGE
+        )
+    return Format(text)
+
+
+def _sorted(values: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(sorted(set(values))) if values else None
+
+
+def _us(time: datetime | None) -> int | None:
+    if time is None:
+        return None
+    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return round(zoned.timestamp() * 1_000_000)

@@ -1,0 +1,290 @@
+"""LDOs from a host that must never notice: whatever happens here, it is neither slowed nor broken.
+
+`send` writes the metadata as JSON and puts them into a bounded queue; what finds it full is dropped and counted. One
+background thread moves what is queued to the spool and sends from there, oldest first.
+"""
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from headrace.ldo_sink.post import Answer, Service
+from headrace.ldo_sink.request import Verdict, delay_s, metadata_of, verdict_of
+from headrace.ldo_sink.spool import Spool, SpoolFull
+
+QUEUE_LDOS_MAX = 256
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+CLOSE_S_MAX = 5.0
+CONFLICT = 409  # a request before this one is at work, for hours where the gateway lost sight of it: others go first
+ATTEMPTS_MAX = 8  # in a row, before another one has its turn: what breaks the service must not hold up the rest
+_LOG_EVERY_S = 60.0
+_LOOK_S = 0.2
+
+log = logging.getLogger("headrace.ldo_sink")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the LDOs of this process; `dropped` is by reason, `waiting` what is queued or spooled."""
+
+    sent: int
+    waiting: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ldo:
+    metadata: bytes
+    video: bytes | Path | None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.metadata) + (len(self.video) if isinstance(self.video, bytes) else 0)
+
+
+class LdoSink:
+    """Sends LDOs in the background. No method raises; none but `flush` and `close` takes longer than writing JSON."""
+
+    def __init__(self, service: Service | None, open_spool: Callable[[], Spool], *, is_on: bool = True) -> None:
+        """Begin; see `from_env`. One that is off does nothing; one without a service counts what it had to drop."""
+        self._is_on = is_on
+        self._service = service
+        self._open_spool = open_spool
+        self._spool: Spool | None = None
+        self._begin()
+        if is_on and service is not None:
+            # A child process has none of our threads, and must not hold our lock.
+            os.register_at_fork(after_in_child=self._after_fork)
+            with suppress(RuntimeError):  # there may be no room for a thread; the next LDO tries again
+                self._start()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is sent at all."""
+        return self._is_on
+
+    def send(
+        self,
+        ldo_id: str,
+        *,
+        sensor_data: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        prediction: Mapping[str, Any] | None = None,
+        video: bytes | str | Path | None = None,
+    ) -> bool:
+        """Take an LDO, and say whether it was taken. A video that is given as a path must stay until it is sent."""
+        if not self._is_on:
+            return False
+        try:
+            return self._take(ldo_id, sensor_data, context, prediction, video)
+        except Exception as error:  # noqa: BLE001 - nothing that a host gives may come back to it as an exception
+            self._drop("unusable", f"{type(error).__name__}: {error}")
+            return False
+
+    def counts(self) -> Counts:
+        """Return what became of everything so far."""
+        with self._counting:
+            dropped = dict(self._dropped)
+        return Counts(self._sent, self._queue.qsize() + len(self._spool or ()), dropped)
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything is sent, at most so long; say whether it is."""
+        deadline = time.monotonic() + seconds
+        while self._thread is not None and self._thread.is_alive() and not self._is_empty():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S / 10)
+        return self._thread is None or self._is_empty()
+
+    def close(self, seconds: float = CLOSE_S_MAX) -> None:
+        """Send what can be sent within so long, and leave the rest in the spool for the next start."""
+        if self._stop.is_set() or self._thread is None:
+            return
+        deadline = time.monotonic() + seconds
+        # A service that fails now will hardly take everything within this time.
+        while not self._failures and time.monotonic() < deadline and not self.flush(_LOOK_S):
+            pass
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(max(_LOOK_S, deadline - time.monotonic()))
+        try:
+            # The thread may still wait for an answer; what is queued must not go with it.
+            self._keep_queued(wait_s_max=1.0)
+        except Exception as error:  # noqa: BLE001 - it runs when the host ends
+            self._drop("spool_failed", str(error))
+        if self._spool is not None and not self._thread.is_alive():
+            self._spool.close()  # else the process holds it until it ends: its oldest may just be arriving
+
+    def _take(self, ldo_id: str, *parts: Any) -> bool:
+        *said, video = parts
+        ldo = _Ldo(metadata_of(ldo_id, *said, now_s=time.time()), _video(video))
+        if self._service is None:
+            self._drop("no_address", "DATA_INGESTION_URL is not usable")
+            return False
+        if self._stop.is_set():
+            self._drop("closed", "the sink was closed")
+            return False
+        with self._counting:
+            if self._thread is None:
+                self._start()
+            room = self._queued_bytes + ldo.size_bytes <= QUEUE_BYTES_MAX
+            if room:
+                try:
+                    self._queue.put_nowait(ldo)
+                except queue.Full:
+                    room = False
+                else:
+                    self._queued_bytes += ldo.size_bytes
+        if not room:
+            self._drop("queue_full", "LDOs come faster than they can be kept")
+            return False
+        self._wake.set()
+        return True
+
+    def _begin(self) -> None:
+        self._queue: queue.Queue[_Ldo] = queue.Queue(QUEUE_LDOS_MAX)
+        self._queued_bytes = 0
+        self._counting = threading.Lock()
+        self._keeping = threading.Lock()
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._sent = 0
+        self._failures = 0
+        self._dropped: Counter[str] = Counter()
+        self._logged_s: dict[str, float] = {}
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def _after_fork(self) -> None:
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.close()
+        self._begin()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                self._pause(self._step())
+            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a disk or a network does
+                self._say("failed", f"{type(error).__name__}: {error}")
+                self._stop.wait(self._failed())
+
+    def _pause(self, pause_s: float | None) -> None:
+        """Wait for the next LDO, or after a failure for its time; meanwhile the queue still goes to the spool."""
+        if pause_s is None:
+            self._wake.wait()
+            return
+        deadline = time.monotonic() + pause_s
+        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            if self._wake.wait(left):
+                self._wake.clear()
+                self._keep_queued()
+
+    def _step(self) -> float | None:
+        """Keep what is queued, and send the oldest; return the seconds to wait, None until there is more to send."""
+        self._keep_queued()
+        spool = self._spool
+        path = spool.first() if spool is not None else None
+        if spool is None or path is None:
+            return None
+        return self._send_one(spool, path)
+
+    def _send_one(self, spool: Spool, path: Path) -> float:
+        assert self._service is not None
+        try:
+            answer = self._service.post(path)
+        except FileNotFoundError:
+            spool.remove(path)
+            self._drop("spool_failed", "somebody removed it from the spool")
+            return 0.0
+        except (OSError, HTTPException) as error:
+            return self._later(spool, path, f"does not answer: {type(error).__name__}")
+        said = f"answered {answer.status}"
+        match verdict_of(answer.status):
+            case Verdict.LATER:
+                return self._later(spool, path, said, answer)
+            case Verdict.SENT:
+                self._sent += 1
+            case Verdict.REFUSED:
+                self._drop("refused", f"{self._service.where} {said}: {answer.said!r}")
+        spool.remove(path)
+        self._failures = 0
+        return 0.0
+
+    def _later(self, spool: Spool, path: Path, why: str, answer: Answer | None = None) -> float:
+        pause_s = self._failed(answer.retry_after if answer else None)
+        if self._failures % ATTEMPTS_MAX == 0 or (answer and answer.status == CONFLICT):
+            self._keep_queued()  # the last is behind these too
+            spool.put_last(path)
+        self._say("waiting", f"{self._service.where if self._service else ''} {why}; it is tried again")
+        return pause_s
+
+    def _failed(self, retry_after: str | None = None) -> float:
+        self._failures += 1
+        return delay_s(self._failures, retry_after, random.random())  # noqa: S311 - it only spreads load
+
+    def _keep_queued(self, wait_s_max: float = -1) -> None:
+        """Move what is queued to the spool; the thread does it, and whoever closes, if it gets its turn in time."""
+        if not self._keeping.acquire(timeout=wait_s_max):
+            return
+        try:
+            if self._spool is None:
+                self._spool = self._open_spool()
+            while True:
+                try:
+                    ldo = self._queue.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    self._spool.add(ldo.metadata, ldo.video)
+                except SpoolFull:
+                    self._drop("spool_full", "the service has been away for too long")
+                except Exception as error:  # noqa: BLE001 - whatever it is, the others come next
+                    self._drop("spool_failed", str(error))
+                finally:
+                    # Only now: until it is in one place or the other, it has not been sent.
+                    with self._counting:
+                        self._queued_bytes -= ldo.size_bytes
+        finally:
+            self._keeping.release()
+
+    def _is_empty(self) -> bool:
+        """Say whether nothing waits; before the thread has looked into the spool nobody knows."""
+        return self._spool is not None and self._queued_bytes == 0 and len(self._spool) == 0
+
+    def _drop(self, reason: str, what: str) -> None:
+        with self._counting:
+            self._dropped[reason] += 1
+        self._say(reason, f"an LDO was dropped, {self._dropped[reason]} so far: {what}")
+
+    def _say(self, reason: str, what: str) -> None:
+        """Log a warning, of each reason one a minute."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s.get(reason, -_LOG_EVERY_S) >= _LOG_EVERY_S:
+            self._logged_s[reason] = now_s
+            log.warning("ldo sink: %s: %s", reason, what)
+
+
+def _video(given: Any) -> bytes | Path | None:
+    """Return a video as bytes that nobody changes any more, or as the path of a file.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if given is None or isinstance(given, bytes | Path):
+        return given
+    return bytes(given) if isinstance(given, bytearray | memoryview) else Path(given)

@@ -1,0 +1,135 @@
+"""LDOs on the disk until they are sent: one file each, whole and on the disk before it has its name.
+
+Each process has a directory of its own below the spool's, held by a lock; what a process that ended left in another one
+is taken over at the start.
+"""
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from headrace.ldo_sink.request import form_head, form_tail
+
+_PROCESSES_MAX = 256
+_SUFFIX = ".ldo"
+_UNFINISHED = ".part"
+
+
+class SpoolFull(Exception):  # noqa: N818 - what was found
+    """There is no room for another LDO."""
+
+
+class Spool:
+    """Files in the order in which they came; for any thread. Every method may raise OSError."""
+
+    def __init__(self, directory: Path, bytes_max: int) -> None:
+        """Take a directory of our own, and what was left in those that nobody has any more."""
+        self._bytes_max = bytes_max
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path, self._lock = _own(directory)
+        for left in self._path.glob(f"*{_UNFINISHED}"):
+            left.unlink()
+        self._sizes = {path: path.stat().st_size for path in sorted(self._path.glob(f"*{_SUFFIX}"))}
+        self._knowing = threading.Lock()  # of _sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def add(self, metadata: bytes, video: bytes | Path | None) -> None:
+        """Keep an LDO.
+
+        Raises:
+            SpoolFull. OSError: the video cannot be read, or the disk is full.
+        """
+        size = len(metadata) + (video.stat().st_size if isinstance(video, Path) else len(video or b""))
+        with self._knowing:
+            if sum(self._sizes.values()) + size > self._bytes_max:
+                raise SpoolFull
+        boundary = uuid.uuid4().hex
+        path = self._path / f"{time.time_ns():020d}-{boundary}{_SUFFIX}"
+        unfinished = path.with_suffix(_UNFINISHED)
+        try:
+            with unfinished.open("xb") as file:
+                file.write(form_head(boundary, metadata, has_video=bool(size - len(metadata))))
+                if isinstance(video, Path):
+                    with video.open("rb") as source:
+                        shutil.copyfileobj(source, file)
+                else:
+                    file.write(video or b"")
+                file.write(form_tail(boundary))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        os.fsync(self._lock)  # the name too
+        with self._knowing:
+            self._sizes[path] = size
+
+    def first(self) -> Path | None:
+        """Return the oldest; None where there is none."""
+        with self._knowing:
+            return next(iter(self._sizes), None)
+
+    def remove(self, path: Path) -> None:
+        """Forget one that was sent or refused."""
+        path.unlink(missing_ok=True)
+        with self._knowing:
+            self._sizes.pop(path, None)
+
+    def put_last(self, path: Path) -> None:
+        """Set one behind the others, under a new time and the same key."""
+        later = path.with_name(f"{time.time_ns():020d}-{boundary_of(path)}{_SUFFIX}")
+        path.rename(later)
+        with self._knowing:
+            self._sizes[later] = self._sizes.pop(path)
+
+    def close(self) -> None:
+        """Let another process have what is left; may be repeated."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+def boundary_of(path: Path) -> str:
+    """Return the boundary of a file's body, which is its idempotency key too."""
+    return path.stem.partition("-")[2]
+
+
+def _own(directory: Path) -> tuple[Path, int]:
+    own: tuple[Path, int] | None = None
+    for path, lock in _free(directory):
+        if own is None:
+            own = path, lock
+            continue
+        for left in path.glob(f"*{_SUFFIX}"):
+            left.rename(own[0] / left.name)
+        os.close(lock)
+    if own is None:
+        raise OSError(f"more than {_PROCESSES_MAX} processes use {directory}")
+    return own
+
+
+def _free(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the directories that no process has, locked; at least one of them new where there are none."""
+    found = False
+    for number in range(_PROCESSES_MAX):
+        path = directory / f"{number:03d}"
+        if not path.is_dir():
+            if found:
+                return
+            path.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = True
+            yield path, lock
+            continue
+        os.close(lock)

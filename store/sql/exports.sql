@@ -1,0 +1,26 @@
+-- What a job exports: every record of a selection, in the order of its id, which is a random one: shards are mixed by
+-- themselves, and a page is found by the primary key. What stands in braces is filled in from queries.sql.
+
+-- page --
+select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset
+from records as r
+left join blobs as b on b.sha256 = r.digest
+left join blobs as c on c.sha256 = r.clip_sha256
+where r.record_id > $1 and r.record_id <= $2
+    and r.ingested_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
+    and ($4::text[] is null or r.kind = any($4))
+    and ($5::text[] is null or r.site = any($5))
+    and ($6::text[] is null or r.source_id = any($6))
+    and ($7::bigint is null or r.captured_at >= timestamptz 'epoch' + $7 * interval '1 microsecond')
+    and ($8::bigint is null or r.captured_at < timestamptz 'epoch' + $8 * interval '1 microsecond')
+order by r.record_id
+limit $9
+
+-- settled_until --
+-- A record's time is the beginning of its transaction, so what is being written now may still come in before this
+-- moment. Our own transactions end within minutes; somebody's report that has run for hours holds nothing up. Of other
+-- users PostgreSQL does not say when theirs began: an export logs in as the workers do.
+select (extract(epoch from least(now(), min(xact_start))) * 1000000)::bigint
+from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+    and xact_start > now() - interval '10 minutes'

@@ -1,0 +1,93 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from batch.export.target import Directory, StorePrefix, Target, opened_target
+from runtime.errors import HeadraceError
+from runtime.settings import load_settings
+from store.blobs import Blobs
+
+
+@pytest.fixture(params=["directory", "store"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """Both kinds of target; a test states what holds for both."""
+    return Directory(tmp_path) if request.param == "directory" else StorePrefix(Blobs.open(f"file://{tmp_path}"))
+
+
+async def some(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def broken() -> AsyncIterator[bytes]:
+    yield b"a beginning"
+    raise HeadraceError("store_unreachable", "the store is away")
+
+
+def listed(path: Path) -> list[str]:
+    return [one.name for one in path.iterdir()]
+
+
+async def test_a_file_is_written_read_replaced_and_removed(target: Target) -> None:
+    assert await target.read("a.tar") is None
+    await target.write("a.tar", some(b"one", b"two"))
+    await target.write("b.tar", some())
+    assert (await target.read("a.tar"), await target.read("b.tar")) == (b"onetwo", b"")
+    await target.write("a.tar", some(b"three"))
+    assert await target.read("a.tar") == b"three"
+    assert await target.names() == ["a.tar", "b.tar"]
+    for _ in range(2):
+        await target.remove("a.tar")
+    assert await target.names() == ["b.tar"]
+
+
+async def test_a_file_whose_chunks_break_off_is_not_there(target: Target, tmp_path: Path) -> None:
+    await target.write("b.tar", some(b"before"))
+    for name in ("a.tar", "b.tar"):
+        with pytest.raises(Exception, match=r"away|store"):
+            await target.write(name, broken())
+    assert await target.names() == ["b.tar"]
+    assert await target.read("b.tar") == b"before"
+    assert listed(tmp_path) == ["b.tar"]
+
+
+def test_a_directory_is_one_exports_at_a_time(tmp_path: Path) -> None:
+    settings = load_settings(_env_file=None)
+    with opened_target(str(tmp_path / "new/one"), settings) as first:
+        assert isinstance(first, Directory)
+        with pytest.raises(HeadraceError, match="another export"), opened_target(str(tmp_path / "new/one"), settings):
+            pass
+    with opened_target(f"file://{tmp_path}/new/one", settings) as again:
+        assert again.where == first.where
+
+
+def test_what_is_no_directory_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(HeadraceError, match="cannot write"),
+        opened_target(str(tmp_path / "file"), load_settings(_env_file=None)),
+    ):
+        pass
+
+
+def test_a_url_is_a_prefix_of_a_store() -> None:
+    with opened_target("s3://bucket/exports/one", load_settings(_env_file=None)) as target:
+        assert isinstance(target, StorePrefix)
+        assert target.where == "s3://bucket/exports/one"
+
+
+@pytest.mark.parametrize(
+    ("store", "target"),
+    [
+        ("s3://bucket", "s3://bucket/"),
+        ("s3://bucket", "s3://bucket/blobs"),
+        ("s3://bucket/site", "s3://bucket/site/packs/x"),
+        ("file:///srv/store", "/srv/store"),
+        ("file:///srv/store", "file:///srv/store/staging/"),
+    ],
+)
+def test_an_export_does_not_go_where_the_store_keeps_its_own(store: str, target: str) -> None:
+    settings = load_settings(_env_file=None, store_url=store)
+    with pytest.raises(HeadraceError, match="keeps its own"), opened_target(target, settings):
+        pass
