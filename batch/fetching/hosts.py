@@ -1,7 +1,8 @@
 """Manners towards each host: so many requests at a time, and a pause between their beginnings."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,8 +19,16 @@ class _Host:
 class Hosts:
     """Gives out turns. Of a host that nobody waits for, nothing is kept once its pause is over."""
 
-    def __init__(self, requests_max: int) -> None:
+    def __init__(
+        self,
+        requests_max: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._requests_max = requests_max
+        self._clock = clock
+        self._sleep = sleep
         self._hosts: dict[str, _Host] = {}
 
     @asynccontextmanager
@@ -30,10 +39,10 @@ class Hosts:
         one.users += 1
         try:
             async with one.turns:
-                now_s = asyncio.get_running_loop().time()
+                now_s = self._clock()
                 starts_s = max(now_s, one.next_s)
                 one.next_s = starts_s + pause_s
-                await asyncio.sleep(starts_s - now_s)
+                await self._sleep(starts_s - now_s)
                 yield
         finally:
             one.users -= 1
@@ -41,6 +50,6 @@ class Hosts:
     def _forget(self) -> None:
         if len(self._hosts) < _HOSTS_KEPT:
             return
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._clock()
         for name in [name for name, one in self._hosts.items() if not one.users and one.next_s <= now_s]:
             del self._hosts[name]

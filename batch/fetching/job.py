@@ -12,6 +12,8 @@ from batch.fetching.rules import Rules
 from batch.fetching.storing import Assets
 from batch.fetching.url import WebUrl
 
+STORE_ATTEMPTS_MAX = 6  # with pauses of 1, 2, 4, 8 and 16 s: a server that is started anew is back by then
+
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ class Job:
             IngestError: it was not ingested, and nothing of it is in the catalog.
         """
         about.check()
-        fetched = await self._retried(lambda: self._fetcher.fetch(target))
+        fetched = await self._retried(lambda: self._fetcher.fetch(target), self._rules.attempts_max)
         # Hashing megabytes would hold up the other fetches.
         asset = await asyncio.to_thread(asset_of, fetched.body, target.shown, about, target.origin)
         offset, at_us = self._random_bits(OFFSET_BITS), self._now_us()
@@ -60,17 +62,19 @@ class Job:
         )  # fmt: skip
         if note is not None:
             note(offset, result)
-        stored = await self._retried(lambda: self._assets.store(asset, fetched.body, offset=offset, at_us=at_us))
+        stored = await self._retried(
+            lambda: self._assets.store(asset, fetched.body, offset=offset, at_us=at_us), STORE_ATTEMPTS_MAX
+        )
         return Result(**(result.as_dict() | {"s3_key": stored.store_key, "duplicate": stored.duplicate}))
 
-    async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, step: Callable[[], Awaitable[T]], attempts_max: int) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
                 return await step()
             except IngestError as error:
-                if not error.may_pass or attempt >= self._rules.attempts_max:
+                if not error.may_pass or attempt >= attempts_max:
                     raise
                 draw = self._random_bits(16) / 65_536
                 asked_s = error.retry_after_s

@@ -4,6 +4,8 @@ Every name is resolved by the test, every server is on loopback, and whatever el
 the test: no packet leaves this machine.
 """
 
+# ruff: noqa: RUF001 - characters that look like others are what is tested
+
 import asyncio
 import gzip
 import ipaddress
@@ -13,12 +15,14 @@ import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fetching_world import Names, fetch, picture, plain, redirect, routes, serving
 
+from batch.fetching.connecting import connector
 from batch.fetching.errors import (
     AddressRefused,
     AnswerRefused,
@@ -157,6 +161,18 @@ async def test_a_name_that_turns_bad_for_the_redirect(connected: list[str]) -> N
         with pytest.raises(AddressRefused):
             await fetch(server.url(), names)
     assert connected == ["127.0.0.1"]
+
+
+async def test_a_socket_is_checked_once_more_for_where_it_leads(connected: list[str]) -> None:
+    """What comes by neither our reading of a URL nor our resolver is still not connected to."""
+    async with (
+        aiohttp.ClientSession(connector=connector((), Names(), ssl.create_default_context())) as session,
+        serving(plain(b"")) as server,
+    ):
+        with pytest.raises(AddressRefused):
+            await session.get(f"http://127.0.0.1:{server.port}/")
+        assert server.connections == 0
+    assert connected == []
 
 
 @pytest.mark.parametrize(
