@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(ThreadingHTTPServer):
-    """Answers each path with what `body_of` says, None being 404, and counts whole answers by path."""
+    """Answers each path with what `body_of` says, None being 404, and counts its answers; it has no robots.txt."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -28,9 +28,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        body = self.server.body_of(self.path)
+        is_file = self.path != "/robots.txt"
+        body = self.server.body_of(self.path) if is_file else None
         with self.server.lock:
-            self.server.answered[self.path] += 1
+            self.server.answered[self.path] += is_file
         self.send_response(404 if body is None else 200)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()

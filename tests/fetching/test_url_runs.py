@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -79,14 +78,14 @@ class Run:
         }
         self._args = [str(folder / "urls"), "--state", str(folder / "state"), "--workers", "8", "--json", *args]
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, out: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "headrace", "ingest-urls", *self._args], env=self._env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tempfile.gettempdir(),
+            stdout=out, stderr=out, cwd=tempfile.gettempdir(),
         )  # fmt: skip
 
     def end(self) -> tuple[int, list[dict[str, Any]], str]:
-        with self.start() as process:
+        with self.start(subprocess.PIPE) as process:
             out, talk = process.communicate(timeout=100)
         return process.returncode, [json.loads(line) for line in out.splitlines()], talk
 
@@ -101,9 +100,11 @@ def stored_paths(settings: Settings) -> set[str]:
 def killed(run: Run, server: FileServer, answers: int) -> None:
     wanted = sum(server.answered.values()) + answers
     process = run.start()
-    until(lambda: sum(server.answered.values()) >= wanted, 60, "URLs to be fetched")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        until(lambda: sum(server.answered.values()) >= wanted, 60, "URLs to be fetched")
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
