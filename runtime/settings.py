@@ -253,7 +253,7 @@ class Settings(BaseSettings):
         "on", description="Whether noai in X-Robots-Tag, and tdm-reservation, keep an answer from being taken."
     )
     url_agent: str = Field(
-        "headrace/0.1",
+        "headrace",
         min_length=1,
         max_length=200,
         pattern=r"^[!-~]([ -~]*[!-~])?$",

@@ -17,6 +17,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.body_of = body_of
         self.answered: Counter[str] = Counter()
+        self.busy: Counter[str] = Counter()  # how often a path is still to be answered with 503
         self.lock = threading.Lock()
 
     def url(self, path: str) -> str:
@@ -32,7 +33,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.server.body_of(self.path) if is_file else None
         with self.server.lock:
             self.server.answered[self.path] += is_file
-        self.send_response(404 if body is None else 200)
+            is_busy = self.server.busy[self.path] > 0
+            self.server.busy[self.path] -= is_busy
+        self.send_response(503 if is_busy else 404 if body is None else 200)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
         try:

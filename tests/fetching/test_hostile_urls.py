@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fetching_world import Names, fetch, picture, plain, redirect, routes, serving
+from fetching_world import Names, fetch, picture, plain, redirect, routes, rules, serving
 
 from batch.fetching.connecting import connector
 from batch.fetching.errors import (
@@ -34,6 +34,7 @@ from batch.fetching.errors import (
     TooLarge,
     UrlRefused,
 )
+from batch.fetching.fetch import Fetcher
 from batch.fetching.url import parse, shown_text
 from runtime.addresses import networks_of
 
@@ -340,6 +341,21 @@ async def test_headers_without_an_end() -> None:
             with pytest.raises(AnswerRefused):
                 await fetch(server.url())
         assert sent < 50_000_000
+
+
+async def test_after_each_of_them_the_next_good_one_works() -> None:
+    bomb = plain(gzip.compress(bytes(5_000_000)), "Content-Encoding: gzip")
+    known = {"/bomb": bomb, "/endless": endless, "/short": plain(b"", length=9), "/good": plain(picture(5))}
+    async with (
+        serving(routes(known)) as server,
+        Fetcher(rules(bytes_max=100_000), lookup=Names()) as fetcher,
+    ):
+        for path in ("/bomb", "/endless", "/short", "/missing") * 3:
+            with pytest.raises(IngestError):
+                await fetcher.fetch(parse(server.url(path)))
+            assert (await fetcher.fetch(parse(server.url("/good")))).body == picture(5)
+        assert fetcher._session is not None
+        assert not fetcher._session.connector._acquired
 
 
 async def test_an_answer_that_is_no_http() -> None:

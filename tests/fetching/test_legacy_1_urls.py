@@ -132,6 +132,17 @@ def test_what_fails_says_what_it_was_and_leaves_nothing(allowed: Settings) -> No
         assert not client.ingest_url(server.url("/good"))["duplicate"]
 
 
+def test_what_may_pass_is_tried_again_and_nothing_else(allowed: Settings) -> None:
+    with file_server(lambda path: None if path == "/missing" else picture(1)) as server:
+        server.busy.update({"/soon": 2, "/never": 9})
+        with IngestClient(settings=allowed) as client:
+            assert client.ingest_url(server.url("/soon"))["checksum"] == sha256_hex(picture(1))
+            for path in ("/never", "/missing"):
+                with pytest.raises(HttpStatus):
+                    client.ingest_url(server.url(path))
+        assert server.answered == {"/soon": 3, "/never": 3, "/missing": 1, "/robots.txt": 0}
+
+
 def test_a_store_or_a_database_that_cannot_be_used(allowed: Settings) -> None:
     with pytest.raises(StoreFailed):
         IngestClient("there-is-no-such-bucket", settings=allowed)

@@ -25,6 +25,13 @@ URLS = 400
 MISSING, ENDLESS, SAME = 20, 4, 80  # of each
 
 
+def test_the_client_is_loaded_when_it_is_used() -> None:
+    code = (
+        "import sys, headrace; assert 'batch' not in sys.modules; headrace.IngestClient; assert 'batch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_bytes(b'# a list\n\n http://a/ \r\n{"url": "http://b/", "source": "s"}\n{broken\nhttp://\xff/')
