@@ -1,6 +1,6 @@
 """Headrace's public face.
 
->>> from headrace import Publisher, Device, Camera, consume
+>>> from headrace import Publisher, Device, Camera, IngestClient, consume
 
 Names are imported when they are first used, so that `headrace --help` and a device that only publishes do not load what
 they do not need.
@@ -10,13 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batch.fetching import IngestClient, IngestError
     from headrace import ldo_sink
     from producers import Camera, Device, Publisher
     from streams.consumers import consume
 
-__all__ = ["Camera", "Device", "Publisher", "consume", "ldo_sink"]
+__all__ = ["Camera", "Device", "IngestClient", "IngestError", "Publisher", "consume", "ldo_sink"]
 
-_HOMES = {"Camera": "producers", "Device": "producers", "Publisher": "producers", "consume": "streams.consumers"}
+_HOMES = {
+    "Camera": "producers",
+    "Device": "producers",
+    "IngestClient": "batch.fetching",
+    "IngestError": "batch.fetching",
+    "Publisher": "producers",
+    "consume": "streams.consumers",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -229,6 +229,40 @@ class Settings(BaseSettings):
     )
     capture_streams_max: int = Field(4, ge=1, le=64, description="Cameras that one capture worker captures at a time.")
 
+    # URLs
+    url_networks: str = Field(
+        "",
+        description="Networks from which URLs may be fetched beside the public internet: CIDRs, comma-separated.",
+    )
+    url_workers: int = Field(8, ge=1, le=64, description="URLs that one run fetches at a time; each is held in memory.")
+    url_bytes_max: int = Field(
+        64 * MIB, ge=1, le=512 * MIB, description="Bytes that a URL may lead to, counted once they are decoded."
+    )
+    url_total_s_max: float = Field(
+        120.0, gt=0, le=3600, description="Seconds that one URL may take, with its redirects, waiting turns left out."
+    )
+    url_stall_s_max: float = Field(
+        15.0, gt=0, le=600, description="Seconds in which an answer must begin, and then bring 4 KiB, or its end."
+    )
+    url_attempts_max: int = Field(3, ge=1, le=20, description="Times that a URL is tried where that may help.")
+    url_retry_delay_s: float = Field(1.0, gt=0, le=60, description="Seconds before the second try; then twice as long.")
+    url_retry_delay_s_max: float = Field(60.0, gt=0, le=600, description="Seconds that a retry waits at the most.")
+    url_host_requests_max: int = Field(2, ge=1, le=64, description="Requests that one host gets at a time.")
+    url_host_pause_s: float = Field(
+        0.2, ge=0, le=60, description="Seconds between the beginnings of two requests to one host."
+    )
+    url_robots: Literal["on", "off"] = Field("on", description="Whether robots.txt is read and kept to.")
+    url_opt_outs: Literal["on", "off"] = Field(
+        "on", description="Whether noai in X-Robots-Tag, and tdm-reservation, keep an answer from being taken."
+    )
+    url_agent: str = Field(
+        "headrace",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
+        description="The User-Agent of fetches; robots.txt knows it by what stands before the slash.",
+    )
+
     # Every process
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
     health_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
@@ -249,7 +283,7 @@ class Settings(BaseSettings):
             raise ValueError(f"should have {TOKEN_SECRET_CHARACTERS_MIN} characters or more")
         return secret
 
-    @field_validator("gateway_camera_networks")
+    @field_validator("gateway_camera_networks", "url_networks")
     @classmethod
     def _networks(cls, text: str) -> str:
         try:

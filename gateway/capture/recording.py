@@ -9,7 +9,6 @@ from gateway.capture.collecting import Collector, Outlets, Recording
 from gateway.capture.faults import delay_s, is_over
 from gateway.capture.job import Job
 from gateway.capture.plan import Mode, Plan
-from gateway.capture.resolve import AddressRefused, Unresolved, resolve
 from gateway.capture.seal import SealBroken, Sealer
 from gateway.capture.states import State
 from gateway.capture.url import CameraUrl, parse
@@ -19,6 +18,7 @@ from producers.rtsp_stream import About, Picture, Stream, Wanted
 from producers.source import Source
 from runtime.addresses import Network
 from runtime.metrics import capture_frames_total, capture_reconnects_total
+from runtime.resolve import AddressRefused, Unresolved, resolve
 
 STARTING_S_MAX = 300.0  # beyond the recording itself, for all connections together
 _LEAST_S = 0.1

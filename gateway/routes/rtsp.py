@@ -20,7 +20,6 @@ from gateway.capture.plan import (
     Plan,
     plan_for,
 )
-from gateway.capture.resolve import AddressRefused, Unresolved, resolve
 from gateway.capture.seal import Sealer
 from gateway.capture.states import State
 from gateway.capture.url import URL_CHARACTERS_MAX, CameraUrl, UrlRefused, parse
@@ -30,6 +29,7 @@ from gateway.uploads.answers import status_path
 from gateway.uploads.once import fingerprint_of, once
 from gateway.uploads.taking import source_of
 from runtime.addresses import networks_of
+from runtime.resolve import AddressRefused, Unresolved, resolve
 from store.requests import Asked
 
 router = APIRouter(tags=["camera service"])

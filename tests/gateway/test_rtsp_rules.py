@@ -8,12 +8,12 @@ import pytest
 
 from gateway.capture.faults import CONNECTS_IN_VAIN_MAX, MAY_PASS, RECONNECT_DELAY_S_MAX, SENTENCES, delay_s, is_over
 from gateway.capture.plan import Mode, Plan, plan_for
-from gateway.capture.resolve import AddressRefused, resolve
 from gateway.capture.seal import SealBroken, Sealer
 from gateway.capture.states import BEFORE, FINAL, RUNNING, Evidence, State
 from gateway.capture.url import Login, UrlRefused, parse
 from producers.rtsp_faults import Fault
 from runtime.addresses import is_allowed, networks_of
+from runtime.resolve import AddressRefused, resolve
 
 PASSWORD = "p@:/%#x"
 

@@ -1,12 +1,15 @@
-"""From a camera's name to the addresses that may be connected to; asked for at the gateway, and again by the worker."""
+"""From a host's name to the addresses that may be connected to; every one of them has to be allowed."""
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from runtime.addresses import Network, is_allowed
 
 RESOLVE_S_MAX = 5.0
+
+Lookup: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Unresolved(Exception):  # noqa: N818 - what was found
@@ -17,20 +20,25 @@ class AddressRefused(Exception):  # noqa: N818 - a verdict
     """One of the addresses may not be connected to."""
 
 
-async def resolve(host: str, port: int, networks: Sequence[Network]) -> list[str]:
+async def system_lookup(host: str, port: int) -> list[str]:
+    """Return the addresses that the machine's own resolver knows; raises OSError or UnicodeError where it fails."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(one[4][0]) for one in found]
+
+
+async def resolve(host: str, port: int, networks: Sequence[Network], lookup: Lookup = system_lookup) -> list[str]:
     """Return every address of a host, numeric.
 
     Raises:
         Unresolved: it has none, or nobody says so in time. AddressRefused: not every one of them is allowed, so that a
             name with a good and a bad one is refused too.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_S_MAX):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await lookup(host, port)
     except (OSError, UnicodeError, TimeoutError):
         raise Unresolved from None
-    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    addresses = list(dict.fromkeys(found))
     if not addresses:
         raise Unresolved
     if not all(is_allowed(address, networks) for address in addresses):

@@ -1,0 +1,67 @@
+"""`headrace ingest-urls`: a list of URLs into the store and the catalog."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.output import print_json, say, talk
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("ingest-urls")(ingest_urls)
+
+
+def ingest_urls(
+    file: Annotated[Path, typer.Argument(help="URLs, one a line, or JSON lines with url; '-': standard input.")],
+    *,
+    source: Annotated[str, typer.Option(help="The data set that they belong to.")] = "urls",
+    license_: Annotated[str | None, typer.Option("--license", help="Under which they may be used.")] = None,
+    site: Annotated[str, typer.Option(help="The site that their records name.")] = "web",
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="URLs fetched at a time. [default: HEADRACE_URL_WORKERS]")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Kept from run to run: what it says is stored is not fetched again.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as the last line, one object.")] = False,
+) -> None:
+    """Fetch URLs and store what they lead to: JPEG, PNG, WebP and MP4; a line of JSON for each, exit 1 if any failed.
+
+    Where store or catalog stay away the run ends with exit 3; with --state the next one goes on from there.
+    """
+    from batch.fetching import IngestClient, Tally
+    from batch.fetching.errors import CatalogFailed, StoreFailed
+    from batch.fetching.listing import read_items
+
+    tally = Tally()
+    try:
+        opened = nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb")
+    except OSError as error:
+        raise HeadraceError(
+            "file_unreadable", f"the list cannot be read: {error.strerror}", where=str(file),
+            hint="name a file with a URL on each line", exit_code=Exit.USAGE,
+        ) from None  # fmt: skip
+    with opened as stream, IngestClient(settings=client_settings(), site=site) as client:
+        for outcome in client.ingest_urls(
+            read_items(stream), license=license_, source=source, workers=workers, state=state,
+            progress=talk.is_terminal,
+        ):  # fmt: skip
+            tally.add(outcome)
+            print_json(outcome.as_dict())
+            if isinstance(outcome.error, StoreFailed | CatalogFailed):
+                raise outcome.error
+    failed = tally.as_dict()["failed_by_code"]
+    for code, number in failed.items():
+        say(f"failed: {number} {code}")
+    counts = ", ".join(f"{number} {status.value}" for status, number in tally.by_status.items() if number)
+    say(f"{tally.by_status.total()} URLs: {counts or 'none'}")
+    if as_json:
+        print_json(tally.as_dict())
+    if failed:
+        raise typer.Exit(Exit.FAILED)
