@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from headrace.cli import bench, catalog, demo, dlq, fsck, keys, processes, publish, stack
+from headrace.cli import bench, catalog, demo, dlq, fsck, keys, platform, processes, publish, stack
 from headrace.cli.output import say
 from runtime.errors import Exit, HeadraceError
 
@@ -22,6 +22,7 @@ publish.register(app)
 catalog.register(app)
 dlq.register(app)
 fsck.register(app)
+platform.register(app)
 keys.register(app)
 demo.register(app)
 bench.register(app)
