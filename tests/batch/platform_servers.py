@@ -18,7 +18,7 @@ from tests.conftest import until
 LOGINS = {"reader": "reader-secret", "boss": "boss-secret", "admin": "admin12345"}
 WHO = web.RequestKey("who", str)
 PAGE_ROWS_MAX = 7  # fewer than anybody asks for: pages are many
-FIRST_DAY = datetime(2026, 1, 10)
+FIRST_DAY = datetime.fromisoformat("2026-01-10")  # UTC, unsaid, as both APIs write it
 DAYS = 3
 SEQUENCES = 30
 
@@ -115,7 +115,8 @@ class PlatformServer(Server):
         super().__init__(generation)
         self.organisations = [{"id": 1, "name": "SDIS 07", "telegram_id": None}, {"id": 2, "name": "SDIS 77"}]
         self.cameras = [
-            {"id": number, "organization_id": 1 + number % 2, "name": f"tower-{number}", "lat": 44.5, "lon": 4.25 + number,
+            {"id": number, "organization_id": 1 + number % 2, "name": f"tower-{number}",
+             "lat": 44.5, "lon": 4.25 + number,
              "elevation": 900.0, "angle_of_view": 54.2, "is_trustable": number != 3, "last_image": None}
             for number in (1, 2, 3)
         ]  # fmt: skip
@@ -128,7 +129,8 @@ class PlatformServer(Server):
     def add(self, number: int, started_at: datetime) -> None:
         looked = "azimuth" if self.generation is Generation.FIRST else "camera_azimuth"
         self.sequences.append({
-            "id": number, "camera_id": 1 + number % 3, "started_at": started_at.isoformat(), looked: 359.7 if number == 1 else 43.4,
+            "id": number, "camera_id": 1 + number % 3, "started_at": started_at.isoformat(),
+            looked: 359.7 if number == 1 else 43.4,
             "last_seen_at": (started_at + timedelta(seconds=60)).isoformat(),
             "is_wildfire": [None, "wildfire_smoke", "other"][number % 3],
         })  # fmt: skip
@@ -152,11 +154,15 @@ class PlatformServer(Server):
     def routes(self) -> list[web.RouteDef]:
         v1 = "/api/v1"
         return [
-            web.post(f"{v1}/login/creds", self._login), web.get(f"{v1}/cameras/", self._cameras),
-            web.get(f"{v1}/organizations/", self._organisations), web.get(f"{v1}/sequences/all/fromdate", self._listed),
-            web.get(f"{v1}/sequences/{{id}}/detections", self._of_sequence), web.get(f"{v1}/cameras/{{id}}", self._camera),
-            web.get(f"{v1}/detections/{{id}}/url", self._url), web.get("/bucket/{id}", self._picture),
-        ]  # fmt: skip
+            web.post(f"{v1}/login/creds", self._login),
+            web.get(f"{v1}/cameras/", self._cameras),
+            web.get(f"{v1}/organizations/", self._organisations),
+            web.get(f"{v1}/sequences/all/fromdate", self._listed),
+            web.get(f"{v1}/sequences/{{id}}/detections", self._of_sequence),
+            web.get(f"{v1}/cameras/{{id}}", self._camera),
+            web.get(f"{v1}/detections/{{id}}/url", self._url),
+            web.get("/bucket/{id}", self._picture),
+        ]
 
     async def _login(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -243,8 +249,10 @@ class AnnotationServer(Server):
             tracks: list[Any] = []
             for row in self.annotations.values():
                 if row["sequence_id"] == number:
-                    for track in row["annotation"]["sequences_bbox"]:
-                        tracks.append([(alert_ids[box["detection_id"]], *box["xyxyn"]) for box in track["bboxes"]])
+                    tracks += [
+                        [(alert_ids[box["detection_id"]], *box["xyxyn"]) for box in track["bboxes"]]
+                        for track in row["annotation"]["sequences_bbox"]
+                    ]
                     tracks.append(row["processing_stage"])
             assert one["alert_api_id"] not in seen
             seen[one["alert_api_id"]] = (sorted(alert_ids.values()), tracks)
@@ -253,12 +261,15 @@ class AnnotationServer(Server):
     def routes(self) -> list[web.RouteDef]:
         v1 = "/api/v1"
         return [
-            web.post(f"{v1}/auth/login", self._login), web.post(f"{v1}/sequences/", self._create_sequence),
-            web.get(f"{v1}/sequences/", self._sequences), web.post(f"{v1}/detections/", self._create_detection),
-            web.get(f"{v1}/detections/", self._detections), web.post(f"{v1}/annotations/sequences/", self._create_annotation),
+            web.post(f"{v1}/auth/login", self._login),
+            web.post(f"{v1}/sequences/", self._create_sequence),
+            web.get(f"{v1}/sequences/", self._sequences),
+            web.post(f"{v1}/detections/", self._create_detection),
+            web.get(f"{v1}/detections/", self._detections),
+            web.post(f"{v1}/annotations/sequences/", self._create_annotation),
             web.get(f"{v1}/annotations/sequences/", self._annotations),
             web.patch(f"{v1}/annotations/sequences/{{id}}", self._change_annotation),
-        ]  # fmt: skip
+        ]
 
     async def _login(self, request: web.Request) -> web.Response:
         said = await request.json()
