@@ -41,10 +41,7 @@ class State:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
         except OSError as error:
-            raise HeadraceError(
-                "state_unusable", f"the import's state cannot be kept: {error.strerror}", where=str(path),
-                hint="name another file with --state",
-            ) from None  # fmt: skip
+            raise _unusable(path, error) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -89,9 +86,12 @@ class State:
         self._file.close()
 
     def _append(self, said: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(said) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(orjson.dumps(said) + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unusable(Path(self._file.name), error) from None
 
     def _learn(self, line: bytes) -> None:
         try:
@@ -105,3 +105,10 @@ class State:
                 self._sequences[sequence_id] = mark
             case _:
                 return
+
+
+def _unusable(path: Path, error: OSError) -> HeadraceError:
+    return HeadraceError(
+        "state_unusable", f"the import's state cannot be kept: {error.strerror}", where=str(path),
+        hint="make room there, or set HEADRACE_STATE_DIR to another directory",
+    )  # fmt: skip
