@@ -1,0 +1,96 @@
+"""The platform's API: who saw what, where and when."""
+
+from datetime import date
+
+from batch.platform.api import Api, ApiFault
+from batch.platform.entities import Camera, Detection, Organisation, Sequence
+from batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, after_page
+
+DETECTION_ROWS_MAX = 100  # that the platform gives at a time
+_GONE = frozenset({400, 403, 404, 410})  # what a store answers where a signed address has ended
+
+
+class Alerts:
+    """Reads as the regular user; organisations are shown to the admin only."""
+
+    def __init__(self, api: Api, admin: Api) -> None:
+        self._api = api
+        self._admin = admin
+        self._cameras: dict[int, Camera] = {}
+        self._organisations: dict[int, Organisation] = {}
+
+    async def open(self) -> None:
+        """Log in, and read cameras and organisations."""
+        await self._api.log_in()
+        await self._admin.log_in()
+        cameras = await self._api.get("/cameras/", list[Camera], include_non_trustable="true")
+        self._cameras = {camera.id: camera for camera in cameras}
+        organisations = await self._admin.get("/organizations/", list[Organisation])
+        self._organisations = {organisation.id: organisation for organisation in organisations}
+
+    async def sequences_of(self, day: date) -> list[Sequence]:
+        """Return all sequences that began on a day.
+
+        Raises:
+            HeadraceError: not the whole list could be read.
+        """
+        found: dict[int, Sequence] = {}
+        reading = Reading()
+        while True:
+            page = await self._api.get(
+                "/sequences/all/fromdate", list[Sequence],
+                from_date=day.isoformat(), limit=PAGE_ROWS, offset=reading.offset,
+            )  # fmt: skip
+            found |= {sequence.id: sequence for sequence in page}
+            going = after_page(reading, [sequence.id for sequence in page])
+            match going:
+                case Read():
+                    return list(found.values())
+                case Reading():
+                    reading = going
+                case _:
+                    raise ApiFault(self._api.url, f"the list of {day} changed during each of {PASSES_MAX} passes")
+
+    async def detections_of(self, sequence_id: int, *, rows_max: int, newest_first: bool) -> list[Detection]:
+        """Return a sequence's first or last detections, at most `rows_max`, in the order of their creation."""
+        found: dict[int, Detection] = {}
+        while (left := rows_max - len(found)) > 0:
+            limit = min(left, DETECTION_ROWS_MAX)
+            # The first generation knows no offset: it is only named where it is needed.
+            more = {"offset": len(found)} if found else {}
+            page = await self._api.get(
+                f"/sequences/{sequence_id}/detections", list[Detection],
+                limit=limit, desc=str(newest_first).lower(), **more,
+            )  # fmt: skip
+            new = {detection.id: detection for detection in page if detection.id not in found}
+            found |= new
+            if len(page) < limit or not new:
+                break
+        return sorted(found.values(), key=lambda one: (one.created_at, one.id))
+
+    async def camera(self, camera_id: int) -> Camera:
+        """Return a camera."""
+        if camera_id not in self._cameras:
+            self._cameras[camera_id] = await self._api.get(f"/cameras/{camera_id}", Camera)
+        return self._cameras[camera_id]
+
+    async def organisation(self, organisation_id: int) -> Organisation:
+        """Return an organisation."""
+        if organisation_id not in self._organisations:
+            found = await self._admin.get(f"/organizations/{organisation_id}", Organisation)
+            self._organisations[organisation_id] = found
+        return self._organisations[organisation_id]
+
+    async def picture(self, detection: Detection) -> bytes:
+        """Return a detection's picture; an address that has ended is asked for again, once."""
+        if detection.url:
+            try:
+                return await self._api.picture(detection.url)
+            except ApiFault as fault:
+                if fault.status not in _GONE:
+                    raise
+        answer = await self._api.get(f"/detections/{detection.id}/url", dict[str, str | None])
+        url = answer.get("url")
+        if not url:
+            raise ApiFault(self._api.url, f"the platform names no picture of detection {detection.id}")
+        return await self._api.picture(url)

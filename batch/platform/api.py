@@ -1,0 +1,274 @@
+"""One of the APIs over HTTP: a login that is kept, faults that pass waited out, and answers that are what they claim.
+
+A request that may not simply be repeated is given `settled`, which looks whether it took effect after all: an answer
+can be lost on its way although the work was done.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from runtime.errors import Exit, HeadraceError, unreachable
+from runtime.logs import Action, get_log
+from schemas.limits import FRAME_BYTES_MAX, MIB
+
+ANSWER_BYTES_MAX = 32 * MIB
+DETAIL_CHARACTERS_MAX = 200
+_PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+_GOOD = range(200, 300)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long faults that pass are waited out; each pause is twice the one before."""
+
+    attempts_max: int = 4
+    delay_s: float = 1.0
+    answer_s_max: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to log in: the body is a form or JSON, as the API has it; `names` are the variables that hold the login."""
+
+    path: str
+    username: str
+    password: str
+    names: str
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file that goes with a form."""
+
+    name: str
+    media_type: str
+    body: bytes
+
+
+class ApiFault(HeadraceError):  # noqa: N818 - a name says what happened
+    """An API refused, or answered with something else than its definition says. `status` is HTTP's, 0: none came."""
+
+    def __init__(self, where: str, what: str, status: int = 0, hint: str = "") -> None:
+        super().__init__("api_fault", what, where=where, hint=hint or "repeat the import; what is done is not repeated")
+        self.status = status
+
+
+class _Passing(Exception):  # noqa: N818 - what happened; it may pass
+    """No answer, or one that says to come again."""
+
+
+class Api:
+    """One API as one user; `name` is what it is called in errors."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, name: str, login: Login, patience: Patience) -> None:
+        self._session = session
+        self.url = checked_url(url, name)
+        self._name = name
+        self._login = login
+        self._patience = patience
+        self._token: str | None = None
+        self._logging_in = asyncio.Lock()
+
+    async def get(self, path: str, kind: type[T], **params: str | int) -> T:
+        """Read something, checked to be of a kind."""
+        return self.checked(path, kind, await self.request("GET", path, params=params))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        form: Mapping[str, str] | None = None,
+        picture: Picture | None = None,
+        body: Mapping[str, Any] | None = None,
+        settled: Callable[[], Awaitable[Any]] | None = None,
+    ) -> Any:
+        """Send a request and return the JSON that was answered.
+
+        Raises:
+            ApiFault: it was refused, or there is no usable answer after all attempts.
+            HeadraceError: the login was refused, or nobody answers at the address.
+        """
+        try:
+            return await self._patiently(
+                lambda: self._authorised(method, path, params, lambda: _payload(form, picture), body), settled
+            )
+        except _Passing as fault:
+            attempts = self._patience.attempts_max
+            what = f"{method} {path} has no answer after {attempts} attempts: {fault}"
+            raise ApiFault(self.url, what) from None
+
+    async def log_in(self) -> None:
+        """Log in, once a run; what is sent later does it by itself where the login has ended."""
+        await self._renew(None)
+
+    async def picture(self, url: str) -> bytes:
+        """Read a picture from an address that the API named, without showing it the login.
+
+        Raises:
+            ApiFault: it is not there, or over FRAME_BYTES_MAX; the address's query, which may be a key, is not shown.
+        """
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ApiFault(self.url, "the address of a picture is neither http nor https")
+        where = url.split("?", 1)[0]
+        try:
+            status, content = await self._patiently(
+                lambda: self._sent("GET", url, headers={}, bytes_max=FRAME_BYTES_MAX)
+            )
+        except _Passing as fault:
+            raise ApiFault(where, f"the picture cannot be had: {fault}") from None
+        if status != HTTPStatus.OK:
+            raise ApiFault(where, f"the picture cannot be had: HTTP {status}", status)
+        return content
+
+    def checked(self, path: str, kind: type[T], answer: Any) -> T:
+        """Return an answer as a kind.
+
+        Raises:
+            ApiFault: it is something else; the first field that is wrong is named, its value is not.
+        """
+        try:
+            return TypeAdapter(kind).validate_python(answer)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"])) or "the whole"
+            what = f"{path} was answered with something else than defined: {field}: {first['msg']}"
+            raise ApiFault(self.url, what) from None
+
+    async def _patiently(
+        self, call: Callable[[], Awaitable[T]], settled: Callable[[], Awaitable[T | None]] | None = None
+    ) -> T:
+        """Repeat a call while its fault may pass; what it raises at last goes through."""
+        for attempt in range(self._patience.attempts_max - 1):
+            try:
+                return await call()
+            except _Passing as fault:
+                get_log().debug(Action.RETRYING, service=self._name, why=str(fault))
+            await asyncio.sleep(self._patience.delay_s * 2**attempt)
+            if settled is not None and (found := await settled()) is not None:
+                return found
+        return await call()
+
+    async def _authorised(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        payload: Callable[[], aiohttp.FormData | None],
+        body: Mapping[str, Any] | None,
+    ) -> Any:
+        for _ in range(2):
+            used = self._token or await self._renew(None)
+            status, content = await self._sent(
+                method, f"{self.url}/api/v1{path}", headers={"Authorization": f"Bearer {used}"},
+                params=params, data=payload(), json=body,
+            )  # fmt: skip
+            if status != HTTPStatus.UNAUTHORIZED:
+                return self._answer(method, path, status, content)
+            await self._renew(used)
+        raise ApiFault(self.url, f"{method} {path} is not allowed to this login", status, hint=self._hint)
+
+    async def _renew(self, used: str | None) -> str:
+        """Log in, unless somebody else did so after `used` had ended."""
+        async with self._logging_in:
+            if self._token is None or self._token == used:
+                self._token = await self._new_token()
+            return self._token
+
+    async def _new_token(self) -> str:
+        login = self._login
+        said = {"username": login.username, "password": login.password}
+        payload: dict[str, Any] = {"json": said} if login.as_json else {"data": said}
+        try:
+            status, content = await self._patiently(
+                lambda: self._sent("POST", f"{self.url}/api/v1{login.path}", headers={}, **payload)
+            )
+        except _Passing as fault:
+            raise unreachable(self._name, self.url, str(fault), "check the address, and try again") from None
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
+            raise HeadraceError("login_refused", f"{self._name} refuses the login", where=self.url, hint=self._hint)
+        answer = self._answer("POST", login.path, status, content)
+        if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str):
+            raise ApiFault(self.url, f"POST {login.path} answered without an access token", status)
+        return str(answer["access_token"])
+
+    async def _sent(
+        self, method: str, url: str, *, headers: Mapping[str, str], bytes_max: int = ANSWER_BYTES_MAX, **payload: Any
+    ) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=self._patience.answer_s_max)
+        try:
+            async with self._session.request(
+                method, url, headers=headers, timeout=timeout, allow_redirects=False, **payload
+            ) as answer:
+                if answer.status in _PASSING:
+                    raise _Passing(f"HTTP {answer.status}")
+                content = bytearray()
+                async for chunk in answer.content.iter_any():
+                    content += chunk
+                    if len(content) > bytes_max:
+                        raise ApiFault(_bare(url), f"the answer is over {bytes_max} bytes", answer.status)
+                return answer.status, bytes(content)
+        except TimeoutError:
+            raise _Passing(f"no answer within {self._patience.answer_s_max:g} s") from None
+        except aiohttp.InvalidURL:
+            raise ApiFault(_bare(url), "the address is none") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Passing(type(error).__name__) from None
+
+    def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
+        if status not in _GOOD:
+            detail = content.decode("utf-8", "replace")[:DETAIL_CHARACTERS_MAX]
+            raise ApiFault(self.url, f"{method} {path} was answered with HTTP {status}: {detail}", status)
+        if not content:
+            return None
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise ApiFault(self.url, f"{method} {path} was answered with something that is no JSON", status) from None
+
+    @property
+    def _hint(self) -> str:
+        return f"check {self._login.names}"
+
+
+def checked_url(url: str, name: str) -> str:
+    """Return an API's address without a slash at its end.
+
+    Raises:
+        HeadraceError: it is none, or holds a login, which would be shown.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise HeadraceError(
+            "option_invalid", f"the address of {name} is not usable",
+            hint="give http://host:port or https://host, without a login", exit_code=Exit.USAGE,
+        )  # fmt: skip
+    return url.rstrip("/")
+
+
+def _bare(url: str) -> str:
+    return url.split("?", 1)[0]
+
+
+def _payload(form: Mapping[str, str] | None, picture: Picture | None) -> aiohttp.FormData | None:
+    """Return a form anew for each attempt: it can only be sent once."""
+    if form is None:
+        return None
+    data = aiohttp.FormData()
+    for name, value in form.items():
+        data.add_field(name, value)
+    if picture is not None:
+        data.add_field("file", picture.body, filename=picture.name, content_type=picture.media_type)
+    return data

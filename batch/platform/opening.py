@@ -1,0 +1,69 @@
+"""The import put together: sessions, logins, state and publisher, opened and closed around one run."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from batch.platform.alerts import Alerts
+from batch.platform.annotating import Annotations
+from batch.platform.api import Api, Login, Patience
+from batch.platform.credentials import Credentials
+from batch.platform.run import Bars, Import, Options, PublishFrame
+from batch.platform.state import State, state_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """The two services; without `platform_url` only the annotation API is spoken to."""
+
+    platform_url: str | None
+    annotation_url: str
+    credentials: Credentials
+    patience: Patience = field(default_factory=Patience)
+
+
+@asynccontextmanager
+async def opened(
+    between: Between, options: Options, bars: Bars, *, publish: PublishFrame | None, state_folder: Path
+) -> AsyncIterator[Import]:
+    """Give an import that is ready to run. A dry one writes nothing, so it needs neither state nor a way to publish.
+
+    Raises:
+        HeadraceError: an address is not usable, or another import between the two is running.
+    """
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        alerts = _alerts(session, between) if between.platform_url else None
+        annotations = None if options.dry_run and alerts else _annotations(session, between)
+        state = None
+        if alerts and between.platform_url and not options.dry_run:
+            path = state_path(state_folder, between.platform_url, between.annotation_url)
+            state = stack.enter_context(State(path))
+        yield Import(options, bars, alerts=alerts, annotations=annotations, publish=publish, state=state)
+
+
+def _alerts(session: aiohttp.ClientSession, between: Between) -> Alerts:
+    said = between.credentials
+    regular = Login(
+        "/login/creds", said.login, said.password.get_secret_value(), "PLATFORM_LOGIN and PLATFORM_PASSWORD"
+    )
+    admin = Login(
+        "/login/creds", said.admin_login, said.admin_password.get_secret_value(),
+        "PLATFORM_ADMIN_LOGIN and PLATFORM_ADMIN_PASSWORD",
+    )  # fmt: skip
+    url = between.platform_url or ""
+    return Alerts(
+        Api(session, url, "platform", regular, between.patience), Api(session, url, "platform", admin, between.patience)
+    )
+
+
+def _annotations(session: aiohttp.ClientSession, between: Between) -> Annotations:
+    said = between.credentials
+    login = Login(
+        "/auth/login", said.annotation_login, said.annotation_password.get_secret_value(),
+        "MAIN_ANNOTATION_LOGIN and MAIN_ANNOTATION_PASSWORD", as_json=True,
+    )  # fmt: skip
+    return Annotations(Api(session, between.annotation_url, "annotation API", login, between.patience))

@@ -1,0 +1,208 @@
+"""`headrace import-platform`: sequences of the wildfire platform, to its annotation API and into this service."""
+
+import asyncio
+from contextlib import ExitStack
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from headrace.cli.output import data, print_json, say, talk
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+from runtime.logs import configure_logs
+
+if TYPE_CHECKING:
+    from batch.platform import Between, Import, Options, PublishFrame
+    from runtime.settings import Settings
+
+WORKERS_MAX = 32
+DETECTIONS_MAX = 10_000
+START_WAIT_S_MAX = 10.0  # a person waits
+
+
+class OrderBy(StrEnum):
+    """Which of a sequence's detections come where it has more than the limit: the first, or the last."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+class LogLevel(StrEnum):
+    """The least that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Clustering(StrEnum):
+    """How boxes become clusters."""
+
+    GREEDY = "greedy"
+    UNION_FIND = "union-find"
+
+
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="The first day.")]
+LastDay = Annotated[
+    datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="The last day. [default: today]")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(import_platform)
+
+
+def import_platform(  # noqa: PLR0913 - each is an option of the command
+    *,
+    date_from: Day,
+    date_end: LastDay = None,
+    url_api_platform: Annotated[
+        str, typer.Option("--url-api-platform", "--alert-api-url", help="Where the platform's API is.")
+    ] = "https://alertapi.pyronear.org",
+    url_api_annotation: Annotated[
+        str, typer.Option("--url-api-annotation", "--annotation-api-url", help="Where the annotation API is.")
+    ] = "http://localhost:5050",
+    detections_limit: Annotated[
+        int, typer.Option("--detections-limit", "--frames-limit", min=1, max=DETECTIONS_MAX, help="Of each sequence.")
+    ] = 30,
+    detections_order_by: Annotated[OrderBy, typer.Option(help="The first of them, or the last.")] = OrderBy.ASC,
+    confidence_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out boxes below it.")] = 0.0,
+    iou_threshold: Annotated[float, typer.Option(min=0, max=1, help="How far boxes of a cluster overlap.")] = 0.3,
+    min_cluster_size: Annotated[int, typer.Option(min=1, help="Leave out smaller clusters.")] = 1,
+    clustering: Annotated[
+        Clustering, typer.Option(help="greedy: as the annotation API does it; union-find: whatever the order.")
+    ] = Clustering.GREEDY,
+    max_workers: Annotated[int, typer.Option(min=1, max=WORKERS_MAX, help="Sequences, and pictures, at a time.")] = 4,
+    keep_annotated: Annotated[
+        bool, typer.Option("--keep-annotated", help="Leave annotations that a person has finished as they are.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; show what annotations would come.")
+    ] = False,
+    skip_platform_fetch: Annotated[
+        bool, typer.Option("--skip-platform-fetch", help="Only annotate what the annotation API already has.")
+    ] = False,
+    loglevel: Annotated[LogLevel, typer.Option(case_sensitive=False, help="The least that is logged.")] = LogLevel.INFO,
+    as_json: Json = False,
+) -> None:
+    """Import the sequences of some days; exit 1 if any is not complete. May be repeated, and resumes."""
+    from batch.platform import Between, Method, Options, Rule, load_credentials, source_api
+
+    first, last = date_from.date(), date_end.date() if date_end else _today()
+    if last < first:
+        raise HeadraceError(
+            "option_invalid", "Invalid combination of --date-from and --date-end parameters",
+            hint="--date-end must not be before --date-from", exit_code=Exit.USAGE,
+        )  # fmt: skip
+    between = Between(
+        platform_url=None if skip_platform_fetch else url_api_platform,
+        annotation_url=url_api_annotation,
+        credentials=load_credentials(platform_needed=not skip_platform_fetch),
+    )
+    rule = Rule(confidence_threshold, iou_threshold, min_cluster_size, Method(clustering.value))
+    options = Options(
+        first=first, last=last, source=source_api(url_api_platform), rule=rule, detections_max=detections_limit,
+        newest_first=detections_order_by is OrderBy.DESC, dry_run=dry_run, keep_annotated=keep_annotated,
+        workers=max_workers,
+    )  # fmt: skip
+    settings = client_settings()
+    configure_logs(settings.log_format, loglevel.value, "import-platform")
+    done = _run(settings, between, options)
+    _report(done, options, as_json=as_json)
+    if not done.statistics.complete:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _run(settings: "Settings", between: "Between", options: "Options") -> "Import":
+    from batch.platform import opened
+    from headrace.platform_frames import publishing
+    from producers import Publisher
+
+    async def run(bars: "_Bars", publish: "PublishFrame | None") -> "Import":
+        async with opened(between, options, bars, publish=publish, state_folder=settings.state_dir) as one:
+            await one.run()
+            return one
+
+    with ExitStack() as stack:
+        publish = None
+        if not options.dry_run and between.platform_url is not None:
+            wait_s = min(START_WAIT_S_MAX, settings.start_wait_s_max)
+            publisher = stack.enter_context(Publisher.from_settings(settings, start_wait_s_max=wait_s))
+            publish = publishing(publisher)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
+        bars = _Bars(stack.enter_context(progress))
+        return asyncio.run(run(bars, publish))
+
+
+class _Bars:
+    """A bar for each thing that is counted; only on a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._total: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+
+    def expect(self, what: str, number: int) -> None:
+        """Say that so many more are to come."""
+        self._total[what] = self._total.get(what, 0) + number
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=0)
+        self._progress.update(self._tasks[what], total=self._total[what])
+
+    def advance(self, what: str) -> None:
+        """Say that one of them is done."""
+        self._progress.advance(self._tasks[what])
+
+
+def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
+    """Say which annotations would come, what failed, how each day adds up, and the statistics last."""
+    statistics = done.statistics
+    for one in done.planned if options.dry_run else ():
+        boxes = ", ".join(str(len(members)) for members in one.clusters) or "none"
+        say(f"sequence {one.sequence_id}: {len(one.clusters)} clusters would come, of so many boxes: {boxes}")
+    for fault in statistics.faults:
+        say(f"failed: {fault}")
+    if statistics.boxes_dropped:
+        say(f"{statistics.boxes_dropped} boxes were no usable boxes and are left out")
+    for day in statistics.days:
+        say(day.sentence())
+    if not as_json:
+        data.print(Text(statistics.sentences()))
+        return
+    say(statistics.sentences())
+    print_json({
+        "total_sequences": statistics.total, "successful_sequences": statistics.successful,
+        "failed_sequences": statistics.failed, "annotations_created": statistics.annotations_created,
+        "annotations_overwritten": statistics.annotations_overwritten,
+        "detections_uploaded": statistics.detections_uploaded, "frames_published": statistics.frames_published,
+        "boxes_dropped": statistics.boxes_dropped, "faults": statistics.faults,
+        "days": [
+            {
+                "day": day.day.isoformat(), "fetched": day.fetched, "adds_up": day.adds_up, "complete": day.complete,
+                "fault": day.fault, **{outcome.value: number for outcome, number in day.outcomes.items()},
+            }
+            for day in statistics.days
+        ],
+        "would_annotate": [
+            {
+                "sequence_id": one.sequence_id,
+                "clusters": [
+                    [{"detection_id": box.detection_id, "xyxyn": box.box.xyxyn} for box in members]
+                    for members in one.clusters
+                ],
+            }
+            for one in done.planned
+        ],
+    })  # fmt: skip

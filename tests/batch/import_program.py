@@ -1,0 +1,41 @@
+"""An import in a process of its own, which ends itself, without a word, when it has published so many frames."""
+
+import asyncio
+import os
+import sys
+from datetime import date
+from pathlib import Path
+
+from batch.platform import Between, Options, Patience, load_credentials, opened
+from schemas.events import Origin
+
+
+class Silent:
+    def expect(self, what: str, number: int) -> None: ...
+
+    def advance(self, what: str) -> None: ...
+
+
+async def main(platform_url: str, annotation_url: str, folder: Path, first: date, last: date, ends_after: int) -> None:
+    number = 0
+
+    async def publish(_body: bytes, origin: Origin, _attributes: bytes) -> None:
+        nonlocal number
+        number += 1
+        with (folder / "published").open("a") as file:
+            file.write(f"{origin.sequence}\n")
+        if number == ends_after:
+            os._exit(9)
+
+    between = Between(
+        platform_url=platform_url, annotation_url=annotation_url, credentials=load_credentials(platform_needed=True),
+        patience=Patience(delay_s=0.01),
+    )  # fmt: skip
+    options = Options(first=first, last=last, source="pyronear_french")
+    async with opened(between, options, Silent(), publish=publish, state_folder=folder) as one:
+        await one.run()
+
+
+if __name__ == "__main__":
+    days = [date.fromisoformat(text) for text in sys.argv[4:6]]
+    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), days[0], days[1], int(sys.argv[6])))

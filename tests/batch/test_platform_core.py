@@ -1,0 +1,198 @@
+"""Boxes, clusters, pages and days: what is decided without asking anybody."""
+
+from datetime import date
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch.platform.boxes import Box, good_box, parse_boxes
+from batch.platform.clusters import Generation, Method, Placed, Rule, cluster, iou
+from batch.platform.day import Day, Outcome, Statistics, days_between
+from batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, Unsteady, after_page
+from batch.platform.payloads import source_api
+
+shares = st.floats(0, 1).map(lambda number: round(number, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "dropped"),
+    [
+        ("[(0.1,0.1,0.9,0.9,0.5)]", [(0.1, 0.1, 0.9, 0.9, 0.5)], 0),
+        ("(0.1, 0.1, 0.9, 0.9, 0.5)", [(0.1, 0.1, 0.9, 0.9, 0.5)], 0),
+        ("[(0,0,1,1,1),(.5,.5,.6,.6,1e-1),]", [(0, 0, 1, 1, 1), (0.5, 0.5, 0.6, 0.6, 0.1)], 0),
+        ("[]", [], 0),
+        ("", [], 0),
+        (None, [], 0),
+        ("[(0.1,0.1,0.9,0.9,0.5),(0.9,0.1,0.1,0.9,0.5)]", [(0.1, 0.1, 0.9, 0.9, 0.5)], 1),
+        ("[(0,0,0,0,0.5)]", [], 1),
+        ("[(0.1,0.1,1.1,0.9,0.5)]", [], 1),
+        ("[(-0.1,0.1,0.9,0.9,0.5)]", [], 1),
+        ("[(0.1,0.1,0.9,0.9,1.5)]", [], 1),
+        ("[(0.1,0.1,0.9,0.9)]", [], 1),
+        ("[(0.1,0.1,0.9,0.9,0.5,0.6)]", [], 1),
+        ("[(nan,0.1,0.9,0.9,0.5)]", [], 1),
+        ("[[0.1,0.1,0.9,0.9,0.5]]", [], 1),
+        ("[((0.1,0.1,0.9,0.9,0.5))]", [], 1),
+        ("__import__('os').abort()", [], 1),
+        ("[(__import__('os').abort(),0.1,0.9,0.9,0.5)]", [], 1),
+        ("[" + "(0.1,0.1,0.9,0.9,0.5)," * 5000 + "]", [], 1),
+        ("(" * 10_000, [], 1),
+    ],
+)
+def test_boxes_are_parsed_strictly_and_bad_ones_are_counted(text: str | None, boxes: list, dropped: int) -> None:
+    parsed = parse_boxes(text)
+    assert [(*box.xyxyn, box.confidence) for box in parsed.boxes] == boxes
+    assert parsed.dropped == dropped
+
+
+@given(st.text())
+def test_no_text_raises(text: str) -> None:
+    parse_boxes(text)
+
+
+@given(st.lists(st.tuples(shares, shares, shares, shares, shares), max_size=5))
+def test_what_the_platform_writes_is_read(boxes: list[tuple[float, ...]]) -> None:
+    parsed = parse_boxes(str(boxes))
+    assert list(parsed.boxes) == [box for one in boxes if (box := good_box(*one)) is not None]
+    assert len(parsed.boxes) + parsed.dropped == len(boxes)
+
+
+def placed(*rows: tuple[int, float, float]) -> list[Placed]:
+    """Boxes of full height, by detection, left and right."""
+    return [Placed(number, Box(left, 0.0, right, 1.0, number / 10)) for number, left, right in rows]
+
+
+def members(found: tuple[tuple[Placed, ...], ...]) -> list[list[int]]:
+    return [[one.detection_id for one in one_cluster] for one_cluster in found]
+
+
+def test_overlap() -> None:
+    one, half = Box(0, 0, 1, 1, 1), Box(0.5, 0, 1, 1, 1)
+    assert iou(one, one) == 1
+    assert iou(one, half) == iou(half, one) == 0.5
+    assert iou(Box(0, 0, 0.5, 1, 1), half) == 0
+
+
+# 1 overlaps 3, 3 overlaps 2, 1 does not overlap 2: 2 was passed over before 3 had joined.
+CHAIN = placed((1, 0.0, 0.4), (2, 0.4, 0.8), (3, 0.2, 0.6))
+
+
+def test_the_greedy_pass_does_not_look_again_at_a_box_that_it_passed_over() -> None:
+    assert members(cluster(CHAIN, Rule(), Generation.FIRST)) == [[1, 3], [2]]
+    assert members(cluster(sorted(CHAIN, key=lambda one: one.box.x1), Rule(), Generation.FIRST)) == [[1, 3, 2]]
+
+
+def test_union_find_does_not_depend_on_the_order() -> None:
+    assert members(cluster(CHAIN, Rule(method=Method.UNION_FIND), Generation.FIRST)) == [[1, 2, 3]]
+
+
+def test_small_clusters_and_low_confidences_are_left_out() -> None:
+    assert members(cluster(CHAIN, Rule(min_cluster_size=2), Generation.FIRST)) == [[1, 3]]
+    assert members(cluster(CHAIN, Rule(confidence_threshold=0.2), Generation.FIRST)) == [[2, 3]]
+
+
+def test_a_threshold_is_reached_in_the_first_generation_and_exceeded_in_the_second() -> None:
+    halves = placed((1, 0.0, 1.0), (2, 0.5, 1.0))
+    assert members(cluster(halves, Rule(iou_threshold=0.5), Generation.FIRST)) == [[1, 2]]
+    assert members(cluster(halves, Rule(iou_threshold=0.5), Generation.SECOND)) == [[1], [2]]
+
+
+def test_the_first_generation_takes_a_threshold_of_zero_for_the_default() -> None:
+    barely = placed((1, 0.0, 0.5), (2, 0.4, 0.9))
+    assert members(cluster(barely, Rule(iou_threshold=0.0), Generation.FIRST)) == [[1], [2]]
+    assert members(cluster(barely, Rule(iou_threshold=0.0), Generation.SECOND)) == [[1, 2]]
+
+
+def test_in_the_second_generation_a_detection_is_once_in_a_cluster() -> None:
+    twice = placed((1, 0.0, 0.5), (1, 0.1, 0.6), (2, 0.0, 0.6))
+    (found,) = cluster(twice, Rule(), Generation.SECOND)
+    assert [(one.detection_id, one.box.xyxyn) for one in found] == [(1, [0, 0, 0.6, 1]), (2, [0, 0, 0.6, 1])]
+    assert members(cluster(twice, Rule(), Generation.FIRST)) == [[1, 1, 2]]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), shares, shares).filter(lambda one: one[1] < one[2]), max_size=12))
+def test_each_box_is_in_one_cluster_and_union_find_never_has_more(rows: list[tuple[int, float, float]]) -> None:
+    boxes = placed(*rows)
+    greedy = cluster(boxes, Rule(), Generation.FIRST)
+    joined = cluster(boxes, Rule(method=Method.UNION_FIND), Generation.FIRST)
+    assert sorted(map(repr, boxes)) == sorted(repr(one) for found in greedy for one in found)
+    assert len(joined) <= len(greedy)
+
+
+def read_all(pages_of: list[list[int]], cap: int) -> tuple[set[int], int]:
+    """Read a list that is another one before each page; the last one stays."""
+    reading, found, number = Reading(), set(), 0
+    while True:
+        rows = pages_of[min(number, len(pages_of) - 1)]
+        page = rows[reading.offset : reading.offset + min(cap, PAGE_ROWS)]
+        number += 1
+        found |= set(page)
+        match after_page(reading, page):
+            case Read():
+                return found, number
+            case Unsteady():
+                return found, -1
+            case going:
+                assert isinstance(going, Reading)
+                reading = going
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 100, 101, 350])
+@pytest.mark.parametrize("cap", [2, 7, 100, 1000])
+def test_every_row_is_read_whatever_the_server_gives_at_a_time(rows: int, cap: int) -> None:
+    found, requests = read_all([list(range(rows))], cap)
+    assert found == set(range(rows))
+    assert requests > 0
+
+
+def test_what_comes_and_goes_while_pages_are_read_loses_no_row() -> None:
+    rows = list(range(20))
+    with_new = [100, *rows]
+    without_first = rows[1:]
+    assert read_all([rows, with_new], 5)[0] >= set(with_new)
+    assert read_all([rows, without_first], 5)[0] >= set(without_first)
+
+
+def test_a_list_that_never_stands_still_is_not_taken_for_whole() -> None:
+    lists = [list(range(-number, 20)) for number in range(3 * PASSES_MAX)]
+    assert read_all(lists, 5)[1] == -1
+
+
+def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
+    day = Day(date(2026, 1, 10), fetched=3)
+    day.outcomes |= {Outcome.IMPORTED: 2}
+    assert not day.adds_up
+    assert "does not add up" in day.sentence()
+    day.outcomes |= {Outcome.SKIPPED: 1}
+    assert day.complete
+    assert day.sentence() == "2026-01-10: 3 fetched = 2 imported, 1 skipped, 0 failed: complete"
+    day.outcomes |= {Outcome.SKIPPED: 0, Outcome.FAILED: 1}
+    assert day.adds_up
+    assert not day.complete
+    unread = Day(date(2026, 1, 11), fault="HTTP 500")
+    assert not unread.adds_up
+    assert "not complete" in unread.sentence()
+
+
+def test_the_statistics_are_said_as_they_always_were() -> None:
+    day = Day(date(2026, 1, 10), fetched=15)
+    day.outcomes |= {Outcome.IMPORTED: 14, Outcome.FAILED: 1}
+    assert Statistics([day], annotations_created=14).sentences() == (
+        "Processing completed!\nFinal Statistics:\n  Total sequences: 15\n  Successful sequences: 14\n"
+        "  Failed sequences: 1\n  Annotations created: 14"
+    )
+
+
+def test_days_include_both_ends() -> None:
+    days = days_between(date(2026, 2, 27), date(2026, 3, 1))
+    assert days[0] == date(2026, 2, 27)
+    assert days[-1] == date(2026, 3, 1)
+    assert all((after - before).days == 1 for before, after in pairwise(days))
+
+
+def test_the_platforms_address_says_what_it_is_called() -> None:
+    assert source_api("https://alertapi.pyronear.org") == "pyronear_french"
+    assert source_api("https://apicenia.pyronear.org/") == "api_cenia"
+    assert source_api("http://127.0.0.1:8080") == "pyronear_french"

@@ -1,0 +1,360 @@
+"""Whole imports between servers of both generations, with everything going wrong that is known to go wrong."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from import_program import Silent
+from platform_servers import (
+    DAYS,
+    FIRST_DAY,
+    PAGE_ROWS_MAX,
+    SEQUENCES,
+    AnnotationServer,
+    Fault,
+    PlatformServer,
+    picture,
+    served,
+)
+
+from batch.platform import Between, Import, Options, Patience, load_credentials, opened
+from batch.platform.clusters import Generation
+from runtime.errors import Exit, HeadraceError
+from schemas.events import Origin
+
+LAST_DAY = (FIRST_DAY + timedelta(days=DAYS - 1)).date()
+PROGRAM = Path(__file__).with_name("import_program.py")
+DETECTIONS = 3 * SEQUENCES
+PATIENT = Patience(delay_s=0.01, answer_s_max=5)
+
+
+@dataclass
+class World:
+    """The two servers, and what was published here: by detection, the picture and its attributes."""
+
+    platform: PlatformServer
+    annotation: AnnotationServer
+    folder: Path
+    published: dict[int, tuple[bytes, Origin, Any]] = field(default_factory=dict)
+    publications: int = 0
+
+    async def _publish(self, body: bytes, origin: Origin, attributes: bytes) -> None:
+        self.publications += 1
+        self.published[origin.sequence] = body, origin, orjson.loads(attributes)
+
+    def run(self, *, patience: Patience = PATIENT, platform_url: str | None = "", **changes: Any) -> Import:
+        between = Between(
+            platform_url=self.platform.url if platform_url == "" else platform_url, annotation_url=self.annotation.url,
+            credentials=load_credentials(platform_needed=True), patience=patience,
+        )  # fmt: skip
+        options = Options(**{"first": FIRST_DAY.date(), "last": LAST_DAY, "source": "pyronear_french"} | changes)
+
+        async def whole() -> Import:
+            async with opened(between, options, Silent(), publish=self._publish, state_folder=self.folder) as one:
+                await one.run()
+                return one
+
+        return asyncio.run(whole())
+
+    def is_whole(self) -> bool:
+        """Whether everything arrived, once."""
+        content = self.annotation.content()
+        expected = {
+            row["id"]: sorted(one["id"] for one in self.platform.detections[row["id"]])
+            for row in self.platform.sequences
+        }
+        assert {number: detections for number, (detections, _) in content.items()} == expected
+        assert all(len(tracks) > 1 and tracks[-1] == "ready_to_annotate" for _, tracks in content.values())
+        assert {number: body for number, (body, *_) in self.published.items()} == {
+            number: picture(number) for numbers in expected.values() for number in numbers
+        }
+        return True
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if "ANNOTAT" in name or "ALERT_API" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PLATFORM_LOGIN", "reader")
+    monkeypatch.setenv("PLATFORM_PASSWORD", "reader-secret")
+    monkeypatch.setenv("PLATFORM_ADMIN_LOGIN", "boss")
+    monkeypatch.setenv("PLATFORM_ADMIN_PASSWORD", "boss-secret")
+
+
+@pytest.fixture(params=Generation)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    made = World(PlatformServer(request.param), AnnotationServer(request.param), tmp_path)
+    with served(made.platform, made.annotation):
+        yield made
+
+
+def numbers(one: Import) -> tuple[int, int, int, int]:
+    said = one.statistics
+    return said.total, said.successful, said.failed, said.annotations_created
+
+
+def test_everything_arrives_and_a_second_run_changes_nothing(world: World) -> None:
+    first = world.run()
+    assert numbers(first) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
+    assert first.statistics.complete
+    assert first.statistics.boxes_dropped == sum(number * 10 % 40 == 0 for number in range(1, SEQUENCES + 1))
+    assert world.is_whole()
+    content, changes = world.annotation.content(), world.annotation.changes
+    second = world.run()
+    assert numbers(second) == (SEQUENCES, SEQUENCES, 0, 0)
+    assert (world.annotation.content(), world.annotation.changes) == (content, changes)
+    assert world.publications == DETECTIONS
+
+
+def test_a_second_run_without_the_state_changes_nothing_there_either(world: World, tmp_path: Path) -> None:
+    world.run()
+    content, changes = world.annotation.content(), world.annotation.changes
+    world.folder = tmp_path / "another"
+    second = world.run()
+    assert numbers(second) == (SEQUENCES, SEQUENCES, 0, 0)
+    assert (world.annotation.content(), world.annotation.changes) == (content, changes)
+    assert world.is_whole()
+
+
+def test_one_login_each_and_another_only_when_it_has_ended(world: World) -> None:
+    world.run(last=FIRST_DAY.date())
+    assert sorted(world.platform.logins) == ["boss", "reader"]
+    assert world.annotation.logins == ["admin"]
+    world.annotation.faults.append(Fault("POST /detections/", 401, times=1))
+    world.platform.faults.append(Fault("GET /sequences/", 401, times=1, after=4))
+    again = world.run()
+    assert numbers(again)[2] == 0
+    assert sorted(world.platform.logins) == ["boss", "boss", "reader", "reader", "reader"]
+    assert world.annotation.logins == ["admin"] * 3
+
+
+def test_what_a_record_says_of_its_frame(world: World) -> None:
+    world.run(last=FIRST_DAY.date())
+    body, origin, said = world.published[10]
+    assert body == picture(10)
+    assert (origin.source_id, origin.site) == ("tower-2", "SDIS 07")
+    assert origin.captured_at_us == round(datetime.fromisoformat("2026-01-10T00:01:00+00:00").timestamp()) * 1_000_000
+    assert said["organisation"] == {"id": 1, "name": "SDIS 07"}
+    assert said["camera"] == {"id": 2, "name": "tower-2", "angle_of_view": 54.2}
+    assert said["position"] == {"lat": 44.5, "lon": 6.25, "elevation": 900.0}
+    assert said["azimuth"] == (43.4 if world.platform.generation is Generation.FIRST else 0)
+    assert said["sequence"]["id"] == 1
+    assert said["predictions"][0] == {"xyxyn": [0.1, 0.1, 0.4, 0.5], "confidence": 0.7, "class_name": "smoke"}
+    form = next(one for one in world.annotation.sequences.values() if one["alert_api_id"] == 1)
+    assert (form["azimuth"], form["organisation_name"], form["camera_name"], form["lat"]) == (
+        "0",
+        "SDIS 07",
+        "tower-2",
+        "44.5",
+    )
+    assert form["recorded_at"] == "2026-01-10T00:01:00"
+
+
+def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
+    world.run(last=FIRST_DAY.date())
+    _, tracks = world.annotation.content()[1]
+    expected = [[10, 11, 12], [10, 11, 12]] if world.platform.generation is Generation.FIRST else [[10, 11, 12]]
+    assert [[box[0] for box in track] for track in tracks[:-1]] == expected
+    (one,) = [row for row in world.annotation.annotations.values() if row["id"] == 1001]
+    assert (one["confidence_threshold"], one["iou_threshold"], one["min_cluster_size"]) == (0.0, 0.3, 1)
+    assert all(track["is_smoke"] for track in one["annotation"]["sequences_bbox"])
+
+
+PASSING = [
+    Fault("GET /sequences/all", 502), Fault("GET /sequences/", 503, 3, after=5), Fault("GET /bucket", 504, 2, after=7),
+    Fault("GET /bucket", 403, 2, after=20), Fault("GET /cameras", 503, 2), Fault("GET /organizations", "lost"),
+    Fault("POST /login", 502), Fault("GET /bucket", "lost", 1, after=11),
+]  # fmt: skip
+PASSING_THERE = [
+    Fault("POST /auth", 503), Fault("POST /sequences", "lost", 2, after=3), Fault("POST /sequences", 502, 1, after=8),
+    Fault("POST /detections", "lost", 3, after=10), Fault("POST /detections", 503, 2, after=30),
+    Fault("POST /annotations", "lost", 2, after=5), Fault("POST /annotations", 504, 2, after=9),
+    Fault("GET /annotations", 502, 2, after=2),
+]  # fmt: skip
+
+
+def again(faults: list[Fault]) -> list[Fault]:
+    return [Fault(one.begins, one.do, one.times, one.after) for one in faults]
+
+
+def test_faults_that_pass_are_waited_out_and_nothing_comes_twice(world: World) -> None:
+    world.platform.faults = again(PASSING)
+    world.annotation.faults = again(PASSING_THERE)
+    done = world.run()
+    assert done.statistics.faults == []
+    assert numbers(done) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
+    assert all(fault.times == 0 for fault in [*world.platform.faults, *world.annotation.faults])
+    assert world.is_whole()
+
+
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -> None:
+    world.platform.faults = [Fault("GET /sequences/all", "stall")]
+    world.annotation.faults = [Fault("POST /detections", "stall", 1, after=2)]
+    done = world.run(last=FIRST_DAY.date(), patience=Patience(delay_s=0.01, answer_s_max=1))
+    assert numbers(done)[1:] == (10, 0, 10)
+
+
+def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(world: World) -> None:
+    world.platform.faults = [Fault("GET /sequences/all", 500, 1, after=3)]  # the second day's list, or its second page
+    done = world.run()
+    days = done.statistics.days
+    broken = [day for day in days if day.fault]
+    assert len(broken) == 1
+    assert not broken[0].complete
+    assert all(day.complete and day.fetched == 10 for day in days if day not in broken)
+    assert not done.statistics.complete
+    assert str(broken[0].day) in done.statistics.faults[0]
+    assert world.run().statistics.complete
+    assert world.is_whole()
+
+
+def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_others(world: World) -> None:
+    world.platform.faults = [Fault("GET /sequences/7/", 500)]
+    world.annotation.faults = [Fault("POST /detections", 422, 1, after=40)]
+    done = world.run()
+    assert numbers(done) == (SEQUENCES, SEQUENCES - 2, 2, SEQUENCES - 2)
+    assert len(done.statistics.faults) == 2
+    assert not done.statistics.complete
+    assert all(day.adds_up for day in done.statistics.days)
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, 2)
+    assert world.is_whole()
+
+
+def test_a_409_that_no_read_confirms_is_a_failure(world: World) -> None:
+    world.annotation.faults = [Fault("POST /sequences", 409)]
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done) == (10, 9, 1, 9)
+    assert "409" in done.statistics.faults[0]
+
+
+def test_what_is_added_while_pages_are_read_is_imported_too(world: World) -> None:
+    assert SEQUENCES / DAYS > PAGE_ROWS_MAX
+    world.platform.inserted = lambda: world.platform.add(99, FIRST_DAY + timedelta(hours=20))
+    done = world.run()
+    assert numbers(done) == (SEQUENCES + 1, SEQUENCES + 1, 0, SEQUENCES + 1)
+    assert world.is_whole()
+
+
+def test_a_sequence_that_went_on_is_completed_and_annotated_anew(world: World) -> None:
+    world.run()
+    row = world.platform.sequences[0]
+    row["last_seen_at"] = (FIRST_DAY + timedelta(minutes=9)).isoformat()
+    world.platform.detections[1].append(world.platform._detection(15, FIRST_DAY + timedelta(minutes=9)))
+    done = world.run()
+    assert numbers(done) == (SEQUENCES, SEQUENCES, 0, 0)
+    assert (done.statistics.annotations_overwritten, done.statistics.detections_uploaded) == (1, 1)
+    assert world.publications == DETECTIONS + 1
+    assert world.is_whole()
+
+
+def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: World, tmp_path: Path) -> None:
+    world.run(last=FIRST_DAY.date())
+    annotation = next(iter(world.annotation.annotations.values()))
+    annotation["processing_stage"] = "annotated"
+    world.folder = tmp_path / "another"
+    assert world.run(last=FIRST_DAY.date(), keep_annotated=True).statistics.annotations_overwritten == 0
+    assert annotation["processing_stage"] == "annotated"
+    world.folder = tmp_path / "a third"
+    assert world.run(last=FIRST_DAY.date()).statistics.annotations_overwritten == 1
+    assert annotation["processing_stage"] == "ready_to_annotate"
+
+
+def test_a_dry_run_says_what_would_come_and_writes_nothing(world: World) -> None:
+    dry = world.run(last=FIRST_DAY.date(), dry_run=True)
+    assert (world.annotation.asked, world.publications, list(world.folder.iterdir())) == ([], 0, [])
+    assert numbers(dry) == (10, 10, 0, 0)
+    planned = {
+        one.sequence_id: [[(box.detection_id, *box.box.xyxyn) for box in members] for members in one.clusters]
+        for one in dry.planned
+    }
+    world.run(last=FIRST_DAY.date())
+    assert {number: tracks[:-1] for number, (_, tracks) in world.annotation.content().items()} == planned
+
+
+def test_without_the_platform_what_is_there_is_annotated_again(world: World) -> None:
+    world.run(last=FIRST_DAY.date())
+    world.annotation.annotations.clear()
+    asked = len(world.platform.asked)
+    done = world.run(platform_url=None, last=FIRST_DAY.date())
+    assert numbers(done) == (10, 10, 0, 10)
+    assert len(world.platform.asked) == asked
+    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (10, 10, 0, 0)
+
+
+def test_a_limit_takes_the_first_or_the_last_detections(world: World) -> None:
+    world.run(last=FIRST_DAY.date(), detections_max=2)
+    assert world.annotation.content()[1][0] == [10, 11]
+    world.run(last=FIRST_DAY.date(), detections_max=2, newest_first=True)
+    assert world.annotation.content()[1][0] == [10, 11, 12]
+
+
+@pytest.mark.parametrize("ends_after", [1, 50])
+def test_a_run_that_is_killed_and_repeated_ends_as_one_that_was_not(
+    world: World, tmp_path: Path, ends_after: int
+) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable, str(PROGRAM), world.platform.url, world.annotation.url, str(tmp_path),
+            str(FIRST_DAY.date()), str(LAST_DAY), str(ends_after),
+        ],
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 9
+    before = {int(line) for line in (tmp_path / "published").read_text().split()}
+    done = world.run()
+    assert numbers(done)[:3] == (SEQUENCES, SEQUENCES, 0)
+    # Of what was published before, at most what was in work when it ended is published again.
+    assert len(before & set(world.published)) <= 4
+    assert before | set(world.published) == {one["id"] for rows in world.platform.detections.values() for one in rows}
+    world.published |= {number: (picture(number), None, None) for number in before}  # type: ignore[dict-item]
+    assert world.is_whole()
+    changes = world.annotation.changes
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, 0)
+    assert world.annotation.changes == changes
+
+
+def test_a_wrong_login_is_named_and_no_secret_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_ADMIN_PASSWORD", "canary-password")
+    with pytest.raises(HeadraceError) as refused:
+        world.run()
+    assert "PLATFORM_ADMIN_LOGIN" in str(refused.value)
+    assert "canary-password" not in str(refused.value)
+
+
+def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: World) -> None:
+    world.platform.faults = [Fault("GET /bucket/20", 500, 9)]
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done)[2] == 1
+    assert "/bucket/20" in done.statistics.faults[0]
+    assert "canary-signature" not in str(done.statistics)
+
+
+def test_an_api_that_is_not_there_is_named(world: World) -> None:
+    with pytest.raises(HeadraceError) as away:
+        world.run(platform_url="http://127.0.0.1:1")
+    assert away.value.exit_code == Exit.UNREACHABLE
+    assert "http://127.0.0.1:1" in str(away.value)
+
+
+def test_only_one_import_between_the_same_two_runs_at_a_time(world: World) -> None:
+    between = Between(
+        platform_url=world.platform.url, annotation_url=world.annotation.url,
+        credentials=load_credentials(platform_needed=True),
+    )  # fmt: skip
+    options = Options(first=date(2026, 1, 10), last=date(2026, 1, 10), source="pyronear_french")
+
+    async def hold() -> None:
+        async with opened(between, options, Silent(), publish=None, state_folder=world.folder):
+            with pytest.raises(HeadraceError, match="running"):
+                await asyncio.to_thread(world.run)
+
+    asyncio.run(hold())
