@@ -11,8 +11,10 @@ from typing import Any
 from gateway.problems import Code, Problem
 
 _NAMES = frozenset({"password", "passwd", "pwd"})
-# What stands before the host; or a password that itself holds what would end it (`user:a/b@host`), which is no port.
-_LOGIN = re.compile(r"://(?:[^/?#\s]*@|[^/?#:@\s\[]+:(?!\d{1,5}(?:[/?#]|$))[^\r\n]*?@)")
+_BEFORE_A_HOST = re.compile(r"://[^/?#\s]*@")
+# A name with what is no port behind it: a password that itself holds what would end it (`user:a/b@host`).
+_BEFORE_A_PASSWORD = re.compile(r"://[^/?#:@\s\[]+:(?!\d{1,5}(?:[/?#]|$))")
+_LINE_END = re.compile(r"[\r\n]")
 
 
 def refuse_logins(said: Any, where: str) -> None:
@@ -22,10 +24,21 @@ def refuse_logins(said: Any, where: str) -> None:
         Problem: it holds a login (422); says nothing of it.
     """
     for name, value in _values(said):
-        if isinstance(value, str) and _LOGIN.search(value):
+        if isinstance(value, str) and _has_login(value):
             raise _holds_login(f"{where}: an address holds a login")
         if value and name.lower() in _NAMES:
             raise _holds_login(f"{where}: a field holds a password")
+
+
+def _has_login(text: str) -> bool:
+    """Say whether an address in a text has a login; takes as long as the text is long, whatever stands in it."""
+    if "://" not in text or "@" not in text:
+        return False
+    if _BEFORE_A_HOST.search(text):
+        return True
+    # Where nothing ends the first password of a line, nothing ends a later one.
+    begun = ((line, _BEFORE_A_PASSWORD.search(line)) for line in _LINE_END.split(text))
+    return any(found is not None and "@" in line[found.end() :] for line, found in begun)
 
 
 def _values(said: Any) -> Iterator[tuple[str, Any]]:

@@ -23,8 +23,10 @@ import structlog
 from headrace.initialize import initialize
 from infra.native import StackInfo, temporary_stack
 from runtime.settings import Settings, load_settings
+from store.access import Access
 from store.blobs import Blobs
 from store.catalog import Catalog
+from store.postgres import close_pool, open_pool
 from store.queries import Queries
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
@@ -90,6 +92,13 @@ async def queries(postgres_dsn: str) -> AsyncIterator[Queries]:
     opened = await Queries.open(postgres_dsn)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def access(postgres_dsn: str) -> AsyncIterator[Access]:
+    pool = await open_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test")
+    yield Access(pool, postgres_dsn)
+    await close_pool(pool)
 
 
 @pytest.fixture

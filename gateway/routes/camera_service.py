@@ -113,7 +113,7 @@ async def upload(request: Request, here: Here, caller: Device) -> JSONResponse:
         request_id = uuid4()
         outcomes = await settle(here, caller, source, request_id, taken, failed)
         response = await _answer(here, request_id, source, [*zip(taken, outcomes, strict=True)], failed)
-        await first.keep(print_, response)
+        await first.keep(response)
         return response
 
 

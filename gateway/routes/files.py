@@ -54,5 +54,5 @@ async def ingest(request: Request, here: Here, caller: Device, _limit: PerAddres
             media_type=taken.item.media_type or "", status_url=status_path(request_id),
         )  # fmt: skip
         response = JSONResponse(answer.model_dump(), 200 if outcome.ingested else 202)
-        await first.keep(said, response)
+        await first.keep(response)
         return response

@@ -88,10 +88,10 @@ async def ingest_ldo(request: Request, here: Here, caller: Device) -> JSONRespon
             status="accepted",
             size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
         )
-        await first.under_way(print_, _answer(answer, request_id))
+        await first.under_way(_answer(answer, request_id))
         answer.status = _status(await settle(here, caller, source, request_id, taken))
         response = _answer(answer, request_id)
-        await first.keep(print_, response)
+        await first.keep(response)
         return response
 
 
@@ -124,13 +124,13 @@ async def take_cid(request: Request, here: Here, caller: Device) -> JSONResponse
             print_ = fingerprint_of(request, [fields])
             if (before := first.replay(print_)) is not None:
                 return before
-            return await _cid(request, here, caller, fields, (first, print_))
+            return await _cid(request, here, caller, fields, first)
         async with received_form(request, here, caller, files_max=1) as form:
             video = form.file_or_none()
             print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
             if (before := first.replay(print_)) is not None:
                 return before
-            return await _cid(request, here, caller, dict(form.fields), (first, print_), form, video)
+            return await _cid(request, here, caller, dict(form.fields), first, form, video)
 
 
 async def _cid(
@@ -138,7 +138,7 @@ async def _cid(
     here: Services,
     caller: Caller,
     fields: dict[str, str],
-    once_: tuple[Once, bytes],
+    first: Once,
     form: ReceivedForm | None = None,
     video: File | None = None,
 ) -> JSONResponse:
@@ -154,12 +154,11 @@ async def _cid(
     scan = await take_event(here, request, event)
     taken = [scan, *shown]
     request_id = uuid4()
-    first, print_ = once_
     answer = CidAnswer(id=str(scan.place.record_id), status="accepted")
-    await first.under_way(print_, _answer(answer, request_id))
+    await first.under_way(_answer(answer, request_id))
     answer.status = _status(await settle(here, caller, source, request_id, taken))
     response = _answer(answer, request_id)
-    await first.keep(print_, response)
+    await first.keep(response)
     return response
 
 

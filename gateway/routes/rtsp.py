@@ -91,7 +91,7 @@ async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Ope
         )  # fmt: skip
         response = JSONResponse(answer.model_dump(), 202)
         await here.requests.add(kept)
-        await first.under_way(said, response)
+        await first.under_way(response)
         # Where Kafka is away the request is kept all the same: a worker that has time finds it.
         await here.dispatcher.tell(kept)
         return response

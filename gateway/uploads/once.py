@@ -30,14 +30,16 @@ class Once:
         self._actor = actor
         self._key = key
         self._claim = claim
+        self._fingerprint: bytes | None = None
         self.is_under_way = False
 
     def replay(self, fingerprint: bytes) -> JSONResponse | None:
-        """Return the answer of the first request; None where this is the first.
+        """Return the answer of the first request; None where this is the first, whose answer is kept with the print.
 
         Raises:
             Problem: that one sent something else (409).
         """
+        self._fingerprint = fingerprint
         kept = self._claim
         if not isinstance(kept, KeptAnswer):
             return None
@@ -46,18 +48,18 @@ class Once:
         assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are kept at once
         return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
 
-    async def under_way(self, fingerprint: bytes, answer: JSONResponse) -> None:
+    async def under_way(self, answer: JSONResponse) -> None:
         """Keep an answer that says it is on its way, once something was published that a repetition would do again.
 
         From here on the key is not given back, whatever fails.
         """
         self.is_under_way = True
-        await self.keep(fingerprint, answer)
+        await self.keep(answer)
 
-    async def keep(self, fingerprint: bytes, answer: JSONResponse) -> None:
-        """Keep what is answered."""
+    async def keep(self, answer: JSONResponse) -> None:
+        """Keep what is answered to the request that `replay` was asked for."""
         if self._key is not None and isinstance(self._claim, datetime):
-            kept = KeptAnswer(fingerprint, answer.status_code, bytes(answer.body).decode())
+            kept = KeptAnswer(self._fingerprint, answer.status_code, bytes(answer.body).decode())
             await self._access.keep_answer(self._actor, self._key, self._claim, kept)
 
 

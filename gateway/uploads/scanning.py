@@ -37,12 +37,7 @@ class Scanner:
         Raises:
             Problem, HeadraceError: as `Scan.verdict`.
         """
-        scan = self.begin()
-        try:
-            await scan.write(body)
-            await scan.verdict()
-        finally:
-            await scan.abandon()
+        await self.begin().whole(body)
 
     async def check(self) -> None:
         """Find out whether clamd answers; for readiness.
@@ -50,12 +45,7 @@ class Scanner:
         Raises:
             HeadraceError: it does not.
         """
-        scan = Scan(self._place, is_asking=True)
-        try:
-            await scan.write(b"")
-            await scan.verdict()
-        finally:
-            await scan.abandon()
+        await Scan(self._place, is_asking=True).whole(b"")
 
 
 async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -113,6 +103,14 @@ class Scan:
             return  # an empty file
         await self._send(self._writer, struct.pack("!I", 0))
         await self._heard(self._answer)
+
+    async def whole(self, body: bytes) -> None:
+        """Do all of it for a file that is in memory; raises as `write` and `verdict`."""
+        try:
+            await self.write(body)
+            await self.verdict()
+        finally:
+            await self.abandon()
 
     async def abandon(self) -> None:
         """End the connection; may be repeated."""

@@ -181,6 +181,18 @@ def test_a_key_that_is_revoked_ends_its_streams(gateway: Gateway) -> None:
         assert next(stream, None) is None
 
 
+def _get_no_stream(gateway: Gateway, key: str, status: int, code: str) -> None:
+    answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert "Retry-After" in answer.headers
+
+
+def _get_no_feed(gateway: Gateway, key: str, status: int) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        websocket(gateway, "/ws/ingest", key)
+    assert refused.value.response.status_code == status
+
+
 def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
     with start_gateway(gateway_streams_max=1) as gateway:
         key = gateway.key()
@@ -188,12 +200,8 @@ def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
             said(socket_)
             metrics = httpx.get(f"{gateway.url}/metrics", timeout=30).text
             assert 'headrace_gateway_streams{kind="events"} 1.0' in metrics
-            answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert "Retry-After" in answer.headers
-            with pytest.raises(InvalidStatus) as refused:
-                websocket(gateway, "/ws/ingest", key)
-            assert refused.value.response.status_code == 503
+            _get_no_stream(gateway, key, 503, "unavailable")
+            _get_no_feed(gateway, key, 503)
         none = 'headrace_gateway_streams{kind="events"} 0.0'
         until(lambda: none in httpx.get(f"{gateway.url}/metrics", timeout=30).text, 30, "the stream to be over")
         with streamed(gateway, key):
@@ -208,15 +216,9 @@ def test_a_caller_has_so_many_streams_at_most_and_feeds_have_a_limit_of_their_ow
         with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed:
             said(socket_)
             said(feed)
-            with pytest.raises(InvalidStatus) as refused:
-                websocket(gateway, "/ws/ingest", key)
-            assert refused.value.response.status_code == 429
-            answer = httpx.get(f"{gateway.url}/api/v1/events", headers={"X-API-Key": key}, timeout=30)
-            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
-            assert "Retry-After" in answer.headers
-            with pytest.raises(InvalidStatus) as refused:
-                websocket(gateway, "/ws/ingest", other)
-            assert refused.value.response.status_code == 503
+            _get_no_feed(gateway, key, 429)
+            _get_no_stream(gateway, key, 429, "too_many_requests")
+            _get_no_feed(gateway, other, 503)
             with streamed(gateway, other):
                 pass
 

@@ -1,7 +1,5 @@
 """Requests under an Idempotency-Key that fail before and after something was published."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -10,7 +8,6 @@ from gateway.access.callers import ANYBODY
 from gateway.problems import Problem
 from gateway.uploads.once import once
 from store.access import Access
-from store.postgres import close_pool, open_pool
 
 pytestmark = pytest.mark.stack
 
@@ -20,13 +17,6 @@ PRINT = b"p" * 32
 
 class Broken(Exception):  # noqa: N818 - what happened in the middle
     """The request ended by something else."""
-
-
-@pytest.fixture
-async def access(postgres_dsn: str) -> AsyncIterator[Access]:
-    pool = await open_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test")
-    yield Access(pool, postgres_dsn)
-    await close_pool(pool)
 
 
 async def test_what_failed_before_anything_was_published_may_be_tried_again(access: Access) -> None:
@@ -40,7 +30,8 @@ async def test_what_failed_before_anything_was_published_may_be_tried_again(acce
 async def test_what_failed_after_it_was_published_is_answered_and_not_done_again(access: Access) -> None:
     with pytest.raises(Broken):  # noqa: PT012
         async with once(REQUEST, access, ANYBODY) as first:
-            await first.under_way(PRINT, JSONResponse({"status": "accepted"}, 202))
+            assert first.replay(PRINT) is None
+            await first.under_way(JSONResponse({"status": "accepted"}, 202))
             raise Broken
     async with once(REQUEST, access, ANYBODY) as again:
         answer = again.replay(PRINT)
@@ -52,8 +43,9 @@ async def test_what_failed_after_it_was_published_is_answered_and_not_done_again
 
 async def test_what_came_of_it_is_the_answer(access: Access) -> None:
     async with once(REQUEST, access, ANYBODY) as first:
-        await first.under_way(PRINT, JSONResponse({"status": "accepted"}, 202))
-        await first.keep(PRINT, JSONResponse({"status": "ingested"}, 200))
+        assert first.replay(PRINT) is None
+        await first.under_way(JSONResponse({"status": "accepted"}, 202))
+        await first.keep(JSONResponse({"status": "ingested"}, 200))
     async with once(REQUEST, access, ANYBODY) as again:
         answer = again.replay(PRINT)
     assert answer is not None

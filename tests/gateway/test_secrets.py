@@ -159,3 +159,7 @@ def test_the_search_finds_what_is_there(gateway: Gateway, tmp_path: Path) -> Non
 )  # fmt: skip
 def test_an_address_without_a_login_is_data(address: str) -> None:
     refuse_logins({"context": {"seen at": [address]}}, "metadata")
+
+
+def test_a_text_made_to_be_searched_for_hours_is_not() -> None:
+    refuse_logins({"context": "a@b " + "://a:b" * 170_000}, "metadata")

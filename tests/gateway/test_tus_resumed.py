@@ -161,9 +161,8 @@ def test_the_sweeper_takes_up_a_join_that_was_cut_short(
 def test_a_join_that_finds_no_room_is_not_the_end_of_the_upload(start_gateway: StartGateway) -> None:
     gateway = start_gateway(gateway_buffer_bytes_max=16 * MIB, gateway_body_stall_s_max=120, gateway_answer_s_max=60)
     begun = part(b"a" * 1000)[:-2]
-    head_ = head(
-        "/ingest", gateway.key(), f"Content-Length: {8 * MIB - 64 * KIB}"
-    )  # with what a form has around it, 8 MiB
+    # With what a form may have around its file, 8 MiB each.
+    head_ = head("/ingest", gateway.key(), f"Content-Length: {8 * MIB - 64 * KIB}")
     body = picture()
     with TusClient(gateway) as client, ExitStack() as holding:
         path = left_before_the_join(client, gateway, body)

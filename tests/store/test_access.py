@@ -1,24 +1,14 @@
 """Who has an Idempotency-Key, when the request that had it is thought dead and is not."""
 
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
 
 from store.access import Access, KeptAnswer
-from store.postgres import close_pool, open_pool
 
 pytestmark = pytest.mark.stack
 
 NEW = KeptAnswer(b"n" * 32, 200, '{"from":"the new one"}')
 OLD = KeptAnswer(b"o" * 32, 200, '{"from":"the old one"}')
-
-
-@pytest.fixture
-async def access(postgres_dsn: str) -> AsyncIterator[Access]:
-    pool = await open_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test")
-    yield Access(pool, postgres_dsn)
-    await close_pool(pool)
 
 
 async def test_who_took_a_key_over_is_not_disturbed_by_who_had_it(access: Access, postgres_dsn: str) -> None:
