@@ -55,6 +55,7 @@ def refuse_archived(digest: str, place: BlobPlace) -> None:
         raise Problem(
             409, Code.ARCHIVED, f"these bytes are in the archive since {rfc3339(place.archived_at_us)}",
             hint=f"`headrace restore {digest}`, run by whoever operates the service, brings them back",
+            headers={"Cache-Control": "no-store"},
         )  # fmt: skip
 
 
