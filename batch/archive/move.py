@@ -1,7 +1,7 @@
 """Bodies from one place to the other, one object at a time, in the steps that store/archives.py argues for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from itertools import groupby
@@ -117,14 +117,15 @@ class Move:
             await self._target.put_stream(key, _once(data), media_type=body.media_type)
             return
         # Larger than one request: verified first, so that no error has to come out of the middle of an upload.
-        found = await hash_of(self._source, body.store_key)
-        if found is None:
-            raise BlobMissing(body.store_key, where=self._source.where)
-        if found != digest:
-            raise BlobCorrupt(body.store_key, f"its SHA-256 is {found}", where=self._source.where)
+        found = sha256()
+        async with aclosing(self._chunks(body.store_key)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(found.update, chunk)
+        if found.hexdigest() != digest:
+            raise BlobCorrupt(body.store_key, f"its SHA-256 is {found.hexdigest()}", where=self._source.where)
         await self._target.put_stream(key, self._chunks(body.store_key), media_type=body.media_type)
 
-    async def _chunks(self, key: str) -> AsyncIterator[bytes]:
+    async def _chunks(self, key: str) -> AsyncGenerator[bytes]:
         async with aclosing(self._source.stream(key, CHUNK_BYTES)) as chunks:
             async for chunk in chunks:
                 await self._pace.take(len(chunk))
