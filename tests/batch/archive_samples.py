@@ -43,6 +43,25 @@ class Rows:
         self.left.discard((leaving.place, leaving.store_key))
 
 
+class Class:
+    """A storage class whose objects sleep until they are woken; `frozen` has them in their order."""
+
+    def __init__(self, two: "Two") -> None:
+        self.frozen: list[str] = []
+        self.asked: set[str] = set()
+        self.awake: set[str] = set()
+        self._two = two
+
+    async def freeze(self, key: str) -> None:
+        assert key in await self._two.objects(Place.ARCHIVE)
+        assert all(row.store_key != key for row in self._two.there(Place.ARCHIVE)), "before a row names it"
+        self.frozen.append(key)
+
+    async def is_awake(self, key: str) -> bool:
+        self.asked.add(key)
+        return key in self.awake
+
+
 class Two:
     """A store with packs and clips, and an empty archive."""
 
@@ -63,9 +82,9 @@ class Two:
         await self.places[Place.STORE].put(key, body)
         self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
 
-    def move(self, to: Place, report: Report | None = None) -> Move:
+    def move(self, to: Place, report: Report | None = None, cold: Class | None = None) -> Move:
         pace = Pace(1 << 40)
-        return Move(self.rows, self.places, to, cold=None, pace=pace, report=report or Report())  # type: ignore[arg-type]
+        return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or Report())  # type: ignore[arg-type]
 
     def there(self, place: Place) -> list[BlobPlace]:
         return in_reading_order(row for where, row in self.rows.blobs.values() if where is place)

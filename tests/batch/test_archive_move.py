@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from archive_samples import Two
+from archive_samples import Class, Two
 
 from batch.archive import move as move_module
 from batch.archive.report import Report
@@ -130,6 +130,24 @@ async def test_an_archive_that_does_not_keep_what_is_written_costs_nothing(
         await two.move(Place.ARCHIVE).run([row for row in two.there(Place.STORE) if row.store_offset is not None])
     assert await two.objects(Place.STORE) == before
     assert two.there(Place.ARCHIVE) == []
+
+
+async def test_what_sleeps_in_its_class_is_asked_for_and_comes_in_a_later_round(two: Two) -> None:
+    cold = Class(two)
+    await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
+    assert sorted(cold.frozen) == sorted(await two.objects(Place.ARCHIVE))
+    assert cold.asked == set()
+
+    cold.awake = {blob_key(sha256_hex(b"a clip"))}
+    report = Report()
+    await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
+    assert (report.bodies, report.waiting) == (1, 13)
+    assert cold.asked == set(cold.frozen)
+    await two.read_all()
+    cold.awake = set(cold.frozen)
+    await two.move(Place.STORE, Report(), cold).run(two.there(Place.ARCHIVE))
+    assert two.there(Place.ARCHIVE) == []
+    assert await two.is_tidy()
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:

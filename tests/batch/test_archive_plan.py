@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.archive.opening import archive_of
 from batch.archive.pace import Pace
 from batch.archive.plan import (
     PACK_BODIES_MAX,
@@ -18,6 +19,8 @@ from batch.archive.plan import (
     objects_of,
     wait_s,
 )
+from runtime.errors import Exit, HeadraceError
+from runtime.settings import load_settings
 from schemas.events import Kind
 from schemas.limits import PACKED_BYTES_MAX
 from store.archives import Owner
@@ -110,6 +113,31 @@ def test_a_prefix_beside_or_around_that_of_the_store_is_apart() -> None:
     assert is_apart("s3://one/cold", "s3://one/hot")
     assert is_apart("s3://one", "s3://one/hot")
     assert not is_apart("s3://one/hot/packs", "s3://one/hot")
+
+
+@pytest.mark.parametrize(
+    ("given_", "named"),
+    [
+        ({"archive_url": "ftp://old"}, "HEADRACE_ARCHIVE_URL"),
+        ({"archive_url": "file:///mnt/old", "archive_storage_class": "GLACIER"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_storage_class": "GLACIER"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_url": "s3://old", "archive_storage_class": "cold one"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_after_days": -1}, "HEADRACE_ARCHIVE_AFTER_DAYS"),
+        ({"archive_bytes_per_s": 0}, "HEADRACE_ARCHIVE_BYTES_PER_S"),
+    ],
+)
+def test_a_wrong_setting_is_named(given_: dict[str, object], named: str) -> None:
+    with pytest.raises(HeadraceError, match=named):
+        load_settings(_env_file=None, **given_)
+
+
+@pytest.mark.parametrize("url", ["", "s3://headrace", "s3://headrace/blobs"])
+def test_an_archive_that_is_none_or_the_stores_own_is_refused_with_what_to_set(url: str) -> None:
+    settings = load_settings(_env_file=None, store_url="s3://headrace", archive_url=url)
+    with pytest.raises(HeadraceError) as refused:
+        archive_of(settings)
+    assert refused.value.exit_code == Exit.USAGE
+    assert "s3://headrace" in refused.value.hint
 
 
 @given(st.integers(0, 2**40), st.floats(0, 1e6), st.integers(1024, 2**34))
