@@ -250,6 +250,7 @@ def test_what_is_archived_is_said_with_how_to_restore_it(world: Gateway, client:
         assert answer.headers["cache-control"] == "no-store"
         assert f"headrace restore {digest}" in answer.json()["hint"]
     assert client.head(blob_of(old)).status_code == 409
-    assert client.get(f"/api/v1/records/{record_of(old)}").status_code == 200, "what is known of it stays"
+    known = client.get(f"/api/v1/records/{record_of(old)}").json()
+    assert (known["digest"], known["archived_at"] is None) == (digest, False), "what is known of it stays"
     with world.client("device", [f"{OTHER_SITE}/cam-9"]) as elsewhere:
         assert elsewhere.get(blob_of(old)).status_code == 404
