@@ -33,7 +33,7 @@ def settings(settings: Settings) -> Settings:
     """A part of the bucket, and a database, that no other test has."""
     own = f"{settings.store_url}/{uuid4().hex}"
     changed = {"store_url": f"{own}/hot", "archive_url": f"{own}/cold", "collect_grace_hours": 0.0}
-    return Settings.model_validate(settings.model_dump(exclude_unset=True) | changed)
+    return settings.model_copy(update=changed)
 
 
 @pytest.fixture
