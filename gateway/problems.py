@@ -33,6 +33,7 @@ class Code(StrEnum):
     TOO_SLOW = "too_slow"
     CONFLICT = "conflict"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    ARCHIVED = "archived"
     GONE = "gone"
     LENGTH_REQUIRED = "length_required"
     PRECONDITION_FAILED = "precondition_failed"

@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 from gateway.access.callers import EVERYWHERE, Role
 from gateway.access.keys import parse, put
@@ -15,7 +16,7 @@ from store.postgres import close_pool, open_pool
 
 
 def initialize(settings: Settings) -> None:
-    """Create topics, tables and bucket where they are missing; may be repeated, also by two at once.
+    """Create topics, tables and buckets where they are missing; may be repeated, also by two at once.
 
     Raises:
         HeadraceError: a service stayed away for `start_wait_s_max`, or refused.
@@ -36,11 +37,14 @@ async def _stores(settings: Settings) -> None:
     await wait_for("postgres", lambda: asyncio.to_thread(migrate, dsn), wait_s_max=wait_s_max)
     get_log().info(Action.MIGRATED)
     keys = (settings.store_access_key.get_secret_value(), settings.store_secret_key.get_secret_value())
-    if settings.store_url.startswith("s3://") and settings.store_endpoint:
+    for url in (settings.store_url, settings.archive_url):
+        if not (url.startswith("s3://") and settings.store_endpoint):
+            continue
         await wait_for(
             "store",
-            lambda: ensure_bucket(
-                settings.store_url,
+            partial(
+                ensure_bucket,
+                url,
                 endpoint=settings.store_endpoint,
                 region=settings.store_region,
                 keys=keys,

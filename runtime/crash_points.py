@@ -56,6 +56,13 @@ class CrashPoint(StrEnum):
     COLLECT_BEFORE_DELETE = "collect_before_delete"
     COLLECT_AFTER_DELETE = "collect_after_delete"
     COLLECT_BEFORE_RELEASE = "collect_before_release"
+    # Archive and restore, for each object that they write
+    MOVE_BEFORE_PUT = "move_before_put"
+    MOVE_AFTER_PUT = "move_after_put"
+    MOVE_BEFORE_NOTE = "move_before_note"
+    MOVE_AFTER_NOTE = "move_after_note"
+    MOVE_BEFORE_DELETE = "move_before_delete"
+    MOVE_AFTER_DELETE = "move_after_delete"
 
 
 Reached: TypeAlias = Callable[[CrashPoint], None]

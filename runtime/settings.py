@@ -33,6 +33,10 @@ def _checked_store_url(url: str) -> str:
             raise ValueError("should be s3://bucket, gs://bucket, az://container or file:///directory")
 
 
+def _checked_archive_url(url: str) -> str:
+    return _checked_store_url(url) if url else url
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -86,6 +90,28 @@ class Settings(BaseSettings):
     store_region: str = Field("us-east-1", description="The bucket's region.")
     store_access_key: SecretStr = Field(SecretStr(""), description="The store's access key.")
     store_secret_key: SecretStr = Field(SecretStr(""), description="The store's secret key.")
+
+    # Archive
+    archive_url: Annotated[str, AfterValidator(_checked_archive_url)] = Field(
+        "",
+        description="Where `headrace archive` puts old LDOs and clips: a bucket or prefix like store_url, apart from "
+        "it; the store's endpoint and keys open it; empty: nowhere.",
+    )
+    archive_storage_class: str = Field(
+        "",
+        pattern=r"^[A-Z0-9_]{0,40}$",
+        description="The storage class of archived objects where archive_url is s3://, for example GLACIER; empty: the "
+        "bucket's own.",
+    )
+    archive_after_days: float = Field(
+        90.0, ge=0, le=36_500, description="Days after which LDOs and clips go to the archive."
+    )
+    archive_restored_days: float = Field(
+        30.0, ge=0, le=36_500, description="Days that restored bytes stay before they go to the archive again."
+    )
+    archive_bytes_per_s: int = Field(
+        32 * MIB, ge=1024, le=16_384 * MIB, description="Bytes a second that archive and restore read, at the most."
+    )
 
     # Worker
     batch_messages_max: int = Field(500, ge=1, le=5000, description="Small events (CIDs, LDOs) in one batch.")
@@ -298,6 +324,14 @@ class Settings(BaseSettings):
         if issuer == "headrace":
             raise ValueError("should not be headrace, which is what the gateway's own tokens say")
         return issuer
+
+    @model_validator(mode="after")
+    def _classes_are_s3s(self) -> Self:
+        if self.archive_storage_class and not self.archive_url.startswith("s3://"):
+            raise ValueError(
+                f"{_variable('archive_storage_class')} needs {_variable('archive_url')} to be an s3:// address"
+            )
+        return self
 
     @model_validator(mode="after")
     def _open_to_this_machine_only(self) -> Self:

@@ -45,6 +45,17 @@ class BlobMissing(HeadraceError):  # noqa: N818 — a name says what happened
         self.key = key
 
 
+class BlobArchived(HeadraceError):  # noqa: N818 — a name says what happened
+    """The bytes are in the archive, where they are not read from."""
+
+    def __init__(self, digest: str, since: str) -> None:
+        super().__init__(
+            "blob_archived",
+            f"the bytes {digest} are in the archive since {since}",
+            hint=f"`headrace restore {digest}` brings them back.",
+        )
+
+
 class BlobCorrupt(HeadraceError):  # noqa: N818 — a name says what happened
     """The bytes in the store are not those that were ingested."""
 

@@ -20,7 +20,7 @@ PAGE_ROWS = 500
 _CONNECTIONS_MAX = 2
 _SPANS = 256  # a selection that fits next to nothing walks the whole index: each statement only this part of it
 _SPAN_BITS = 128 - 8
-_RECORD_COLUMNS = 20
+_RECORD_COLUMNS = 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,7 @@ class ClipPlace:
     media_type: str
     store_key: str
     store_offset: int | None
+    archived_at_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from uuid import UUID
 from schemas.digest import event_id
 from schemas.events import Kind
 from schemas.topics import ingested_topic
+from store.archives import Place
 from store.collection import STATEMENT_S_MAX
 from store.postgres import borrowed, close_pool, open_pool
 from store.statements import statements
@@ -91,12 +92,16 @@ class MessagePlace:
 
 
 class Inventory:
-    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused. Lists end at FOUND_MAX."""
+    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused. Lists end at FOUND_MAX.
 
-    def __init__(self, pool: "Pool", dsn: str) -> None:
+    `alone`, `packs`, `members` and `named` speak of the blobs in the store; of an `in_archive`, of those there.
+    """
+
+    def __init__(self, pool: "Pool", dsn: str, *, archived: bool = False) -> None:
         """Use an opened pool; see `open`."""
         self._pool = pool
         self._dsn = dsn
+        self._archived = archived
         self._sql = statements("inventory")
 
     @classmethod
@@ -111,12 +116,29 @@ class Inventory:
         finally:
             await close_pool(pool)
 
+    def in_archive(self) -> "Inventory":
+        """Return the same for the blobs that are in the archive."""
+        return Inventory(self._pool, self._dsn, archived=True)
+
+    async def has_archived(self) -> bool:
+        """Return whether any blob is in the archive."""
+        return bool((await self._fetch("archived"))[0][0])
+
+    async def named(self, keys: Sequence[str]) -> set[str]:
+        """Return those of the objects that a row names now."""
+        return {row[0] for row in await self._fetch("named", keys, self._archived)}
+
+    async def leavings(self) -> set[str]:
+        """Return the objects that a move wrote, or is to remove."""
+        place = Place.ARCHIVE if self._archived else Place.STORE
+        return {row[0] for row in await self._fetch("leavings", place)}
+
     async def alone(self, prefix: str) -> AsyncGenerator[Alone]:
         """Yield the blobs that are objects of their own and whose digest begins with two digits."""
         # The first key is excluded, and no blob that anyone has seen hashes to a row of zeros.
         after, last = (bytes.fromhex(prefix.ljust(64, fill)) for fill in "0f")
         while True:
-            rows = await self._fetch("alone", after, last, PAGE_ROWS)
+            rows = await self._fetch("alone", after, last, PAGE_ROWS, self._archived)
             for row in rows:
                 yield Alone(*row)
             if len(rows) < PAGE_ROWS:
@@ -125,11 +147,11 @@ class Inventory:
 
     async def packs(self) -> dict[str, PackRows]:
         """Return what the catalog says of each pack."""
-        return {row[0]: PackRows(row[1], row[2]) for row in await self._fetch("packs")}
+        return {row[0]: PackRows(row[1], row[2]) for row in await self._fetch("packs", self._archived)}
 
     async def members(self, pack: str) -> list[Member]:
         """Return the blobs of a pack by their offset."""
-        return [Member(*row) for row in await self._fetch("members", pack)]
+        return [Member(*row) for row in await self._fetch("members", pack, self._archived)]
 
     async def blobs(self) -> int:
         """Count the rows of blobs."""

@@ -1,6 +1,8 @@
 """Reading a record's bytes from wherever they lie, and finding out that they are those that were ingested."""
 
 import asyncio
+from contextlib import aclosing
+from hashlib import sha256
 from io import BytesIO
 
 from schemas.digest import sha256_hex
@@ -25,6 +27,18 @@ async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_byte
     if found != digest:
         raise BlobCorrupt(key, f"its SHA-256 is {found} instead of {digest}", where=blobs.where)
     return data
+
+
+async def hash_of(blobs: Blobs, key: str) -> str | None:
+    """Return the SHA-256 of an object of any size; None where there is none."""
+    digest = sha256()
+    try:
+        async with aclosing(blobs.stream(key, RANGE_BYTES)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(digest.update, chunk)
+    except BlobMissing:
+        return None
+    return digest.hexdigest()
 
 
 async def _read(blobs: Blobs, key: str, offset: int | None, size_bytes: int) -> bytes:

@@ -122,10 +122,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class BlobPlace:
-    """Where a blob's bytes are in the store."""
+    """Where a blob's bytes are: in the store, or with `archived_at_us` in the archive."""
 
     digest: bytes
     size_bytes: int
     media_type: str
     store_key: str
     store_offset: int | None
+    archived_at_us: int | None = None

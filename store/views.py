@@ -13,7 +13,10 @@ def public_ldo_id(digest: str, captured_at_us: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record and where its bytes are; `store_key` is None only where its blob's row is gone."""
+    """One record and where its bytes are; `store_key` is None only where its blob's row is gone.
+
+    With `archived_at_us`, key and offset are those in the archive.
+    """
 
     record_id: UUID
     kind: str
@@ -35,6 +38,7 @@ class StoredRecord:
     about: str | None
     attributes: str
     traceparent: str | None
+    archived_at_us: int | None = None
 
     @property
     def public_id(self) -> str:

@@ -13,8 +13,9 @@ from batch.export.plan import Split, split_of
 from batch.export.request import Request
 from batch.export.sample import Bodies, Sample, has_text, sample_of
 from schemas.events import Kind
+from schemas.headers import rfc3339
 from store.blobs import Blobs
-from store.errors import BlobCorrupt, BlobMissing
+from store.errors import BlobArchived, BlobCorrupt, BlobMissing
 from store.exports import Exported, Exports
 from store.reading import read_verified
 
@@ -77,7 +78,7 @@ class Samples:
         record_id = one.record.record_id
         try:
             bodies = await self._bodies(one)
-        except (BlobMissing, BlobCorrupt) as error:
+        except (BlobMissing, BlobCorrupt, BlobArchived) as error:
             return Failed(record_id, error.code)
         quality = None if self._measured is None else self._measured[record_id]
         sample = sample_of(one, bodies, split=split, quality=quality)
@@ -90,11 +91,15 @@ class Samples:
         if self._has_media or has_text(record.kind):
             if record.store_key is None:
                 raise BlobMissing(record.digest, where=self._blobs.where)
+            if record.archived_at_us is not None:
+                raise BlobArchived(record.digest, rfc3339(record.archived_at_us))
             own = await read_verified(
                 self._blobs, record.store_key, offset=record.store_offset, size_bytes=record.size_bytes,
                 digest=record.digest,
             )  # fmt: skip
         if self._has_media and one.clip is not None:
+            if one.clip.archived_at_us is not None:
+                raise BlobArchived(one.clip.digest, rfc3339(one.clip.archived_at_us))
             clip = await read_verified(
                 self._blobs, one.clip.store_key, offset=one.clip.store_offset, size_bytes=one.clip.size_bytes,
                 digest=one.clip.digest,

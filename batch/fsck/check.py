@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from batch.archive.opening import archive_of
 from batch.fsck.announcements import check_outbox, check_topics
 from batch.fsck.findings import Found, Problem, Report
 from batch.fsck.messages import Messages
@@ -70,6 +71,12 @@ async def check(
     sampler = Sampler(options.sample, random.Random(options.seed))  # noqa: S311 - a sample, not a secret
     say("comparing the store with the catalog")
     await ObjectCheck(blobs, inventory, report, ages=ages, sampler=sampler).run()
+    if settings.archive_url or await inventory.has_archived():
+        say("comparing the archive with the catalog")
+        # Names and sizes: what the archive holds was read back when it was written, and reading it may cost.
+        unread = Sampler(0, random.Random(0))  # noqa: S311 - nothing is drawn
+        archive, archived = archive_of(settings), inventory.in_archive()
+        await ObjectCheck(archive, archived, report, ages=ages, sampler=unread, in_archive=True).run()
     for record in await inventory.records_without_blob():
         detail = f"a {record.kind} of {record.size_bytes} bytes, {record.digest.hex()}"
         report.found.append(

@@ -30,6 +30,7 @@ class Found:
     record_id: UUID | None = None
     outbox_id: int | None = None
     is_pack: bool = False
+    in_archive: bool = False
 
 
 @dataclass

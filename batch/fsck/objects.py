@@ -19,10 +19,10 @@ from schemas.digest import blob_key, pack_key, sha256_hex
 from store.blobs import Blobs, BlobStat
 from store.errors import BlobMissing
 from store.inventory import Alone, Inventory, PackRows
+from store.reading import hash_of
 from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
 
 READS_AT_ONCE_MAX = 8
-CHUNK_BYTES = 8 * 1024 * 1024
 YOUNG_NAMED_MAX = 1000
 
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})")
@@ -67,20 +67,33 @@ class Sampler:
 class ObjectCheck:
     """One pass over everything in the store."""
 
-    def __init__(self, blobs: Blobs, inventory: Inventory, report: Report, *, ages: Ages, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        inventory: Inventory,
+        report: Report,
+        *,
+        ages: Ages,
+        sampler: Sampler,
+        in_archive: bool = False,
+    ) -> None:
+        """Compare the store, or with `in_archive` the archive, with an inventory of the same."""
         self._blobs = blobs
         self._inventory = inventory
         self._report = report
         self._ages = ages
         self._sampler = sampler
+        self._in_archive = in_archive
 
     async def run(self) -> None:
         """Compare names, sizes and bytes; findings go into the report."""
         await self._alone()
         await self._packs()
         await self._read(self._sampler.take(last=True))
-        await self._left_behind(STAGING_PREFIX, self._ages.staged)
-        await self._left_behind(PROMOTING_PREFIX, self._ages.promoting)
+        await self._drop_what_moved()
+        if not self._in_archive:
+            await self._left_behind(STAGING_PREFIX, self._ages.staged)
+            await self._left_behind(PROMOTING_PREFIX, self._ages.promoting)
 
     async def _alone(self) -> None:
         waiting = set(_PREFIXES)
@@ -95,7 +108,7 @@ class ObjectCheck:
         prefix, objects = "", dict[str, BlobStat]()
         async with aclosing(self._blobs.list("blobs/")) as listing:
             async for stat in listing:
-                self._report.count("objects")
+                self._count("objects")
                 digest = _digest_of(stat.key, _BLOB, blob_key)
                 if digest is None:
                     self._without_row(stat)
@@ -111,7 +124,7 @@ class ObjectCheck:
     async def _compare(self, prefix: str, objects: dict[str, BlobStat]) -> None:
         async with aclosing(self._inventory.alone(prefix)) as rows:
             async for row in rows:
-                self._report.count("blobs")
+                self._count("blobs")
                 await self._compare_one(row, objects.pop(row.digest.hex(), None))
         for stat in objects.values():
             self._without_row(stat)
@@ -134,14 +147,14 @@ class ObjectCheck:
         async with aclosing(self._blobs.list("packs/")) as listing:
             async for stat in listing:
                 listed[stat.key] = stat
-        self._report.count("objects", len(listed))
+        self._count("objects", len(listed))
         rows = await self._inventory.packs()
-        self._report.count("packs", len(rows))
+        self._count("packs", len(rows))
         for key, stat in listed.items():
             if key not in rows:
                 self._without_row(stat)
         for key, said in rows.items():
-            self._report.count("blobs", said.members)
+            self._count("blobs", said.members)
             await self._compare_pack(key, said, listed.get(key))
 
     async def _compare_pack(self, key: str, said: PackRows, stat: BlobStat | None) -> None:
@@ -168,14 +181,14 @@ class ObjectCheck:
 
     async def _hash_alone(self, key: str, digest: str) -> None:
         found = await hash_of(self._blobs, key)
-        self._report.count("hashed")
+        self._count("hashed")
         if found is None:
             self._found(Problem.OBJECT_MISSING, key, "it went while it was read", digest)
         elif found != digest:
             self._found(Problem.BYTES_DIFFER, key, f"its bytes hash to {found}", digest)
 
     async def _hash_pack(self, key: str, digest: str) -> None:
-        self._report.count("hashed")
+        self._count("hashed")
         try:
             data = await self._blobs.get(key)
         except BlobMissing:
@@ -191,10 +204,27 @@ class ObjectCheck:
     async def _left_behind(self, prefix: str, before: datetime) -> None:
         async with aclosing(self._blobs.list(prefix)) as listing:
             async for stat in listing:
-                self._report.count("staged")
+                self._count("staged")
                 if stat.modified_at < before:
                     since = f"{stat.size_bytes} bytes since {stat.modified_at.isoformat(timespec='seconds')}"
                     self._found(Problem.STAGED_ABANDONED, stat.key, since)
+
+    async def _drop_what_moved(self) -> None:
+        """Take back what an archive or restore explains that went on meanwhile, or was ended and will go on."""
+        ours = [found for found in self._report.found if found.in_archive == self._in_archive]
+        missing = [found.name for found in ours if found.problem is Problem.OBJECT_MISSING]
+        named = await self._inventory.named(missing) if missing else set()
+        left = await self._inventory.leavings()
+        if await self._inventory.has_archived():
+            orphans = [found.name for found in ours if found.problem is Problem.OBJECT_WITHOUT_ROW]
+            left |= {key for key in orphans if await self._blobs.stat(key) is None}
+        dropped = {
+            id(found)
+            for found in ours
+            if (found.problem is Problem.OBJECT_MISSING and found.name not in named)
+            or (found.problem is Problem.OBJECT_WITHOUT_ROW and found.name in left)
+        }
+        self._report.found[:] = [found for found in self._report.found if id(found) not in dropped]
 
     def _without_row(self, stat: BlobStat) -> None:
         if stat.modified_at < self._ages.orphans:
@@ -202,22 +232,13 @@ class ObjectCheck:
         elif len(self._report.young) < YOUNG_NAMED_MAX:
             self._report.young.append(stat.key)
 
+    def _count(self, what: str, number: int = 1) -> None:
+        self._report.count(f"archived_{what}" if self._in_archive else what, number)
+
     def _found(
         self, problem: Problem, name: str, detail: str, digest: str | None = None, *, is_pack: bool = False
     ) -> None:
-        self._report.found.append(Found(problem, name, detail, digest, is_pack=is_pack))
-
-
-async def hash_of(blobs: Blobs, key: str) -> str | None:
-    """Return the SHA-256 of an object of any size; None where there is none."""
-    digest = sha256()
-    try:
-        async with aclosing(blobs.stream(key, CHUNK_BYTES)) as chunks:
-            async for chunk in chunks:
-                await asyncio.to_thread(digest.update, chunk)
-    except BlobMissing:
-        return None
-    return digest.hexdigest()
+        self._report.found.append(Found(problem, name, detail, digest, is_pack=is_pack, in_archive=self._in_archive))
 
 
 def _digest_of(key: str, pattern: "re.Pattern[str]", key_of: object) -> str | None:

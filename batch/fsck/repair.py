@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from batch.fsck.announcements import kind_in, out_of
 from batch.fsck.findings import Found, Problem, Report
 from batch.fsck.messages import Messages
-from batch.fsck.objects import hash_of
 from batch.fsck.restore import Restore
 from runtime.crash_points import CrashPoint, reached
 from schemas.digest import blob_key, sha256_hex
@@ -16,11 +15,14 @@ from store.blobs import Blobs
 from store.collection import DELETE_S_MAX, Collection
 from store.errors import BlobMissing
 from store.inventory import Alone, Bodiless, Inventory, Member
+from store.reading import hash_of
 
 REMOVED_SHARE_MAX = 0.01  # of all objects: more orphans than this are rather the wrong catalog than orphans
 REMOVED_ALWAYS = 10  # but so few may always go, where there is a catalog at all
 COLLECTED_AT_ONCE = 200
 _GONE = "no copy is left: Kafka does not hold its message any more; restore it from a replica or a backup"
+_GONE_FOR_GOOD = "the archive has the only copy: restore the object from a replica or a backup of it"
+_NOT_OURS = "nothing is removed from the archive by a repair: see that it is this catalog's, then remove it by hand"
 _PACK_MEDIA_TYPE = "application/x-tar"
 _BODY_MEDIA_TYPE = "application/json"
 
@@ -48,8 +50,11 @@ class Repair:
         """Bytes first, then rows, then announcements; what is to be removed comes last."""
         for problem in Problem:
             some = [found for found in self._report.found if found.problem is problem]
-            if some:
-                await self._heal(problem, some)
+            for found in some:
+                if found.in_archive:
+                    self._cannot(found, _NOT_OURS if problem is Problem.OBJECT_WITHOUT_ROW else _GONE_FOR_GOOD)
+            if here := [found for found in some if not found.in_archive]:
+                await self._heal(problem, here)
 
     async def _heal(self, problem: Problem, some: list[Found]) -> None:
         match problem:

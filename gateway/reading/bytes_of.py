@@ -6,6 +6,7 @@ from typing import NoReturn
 from gateway.problems import RETRY_AFTER_S, Code, Problem
 from gateway.reading.ranges import Span
 from runtime.logs import Action, get_log
+from schemas.headers import rfc3339
 from schemas.limits import MIB
 from store.blobs import Blobs
 from store.errors import BlobCorrupt, BlobMissing, StoreRefused, StoreUnavailable
@@ -42,6 +43,20 @@ async def is_stored(blobs: Blobs, place: BlobPlace) -> bool:
     if place.store_offset is None:
         return seen.size_bytes == place.size_bytes
     return seen.size_bytes >= place.store_offset + place.size_bytes
+
+
+def refuse_archived(digest: str, place: BlobPlace) -> None:
+    """Refuse what lies in the archive.
+
+    Raises:
+        Problem: it does (409), with how to bring it back.
+    """
+    if place.archived_at_us is not None:
+        raise Problem(
+            409, Code.ARCHIVED, f"these bytes are in the archive since {rfc3339(place.archived_at_us)}",
+            hint=f"`headrace restore {digest}`, run by whoever operates the service, brings them back",
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
 
 
 def refuse(error: StoreUnavailable | StoreRefused | BlobMissing | BlobCorrupt) -> NoReturn:

@@ -33,6 +33,9 @@ class RecordShown(BaseModel):
     ldo_id: str | None = None
     code: str | None = None
     about: str | None = None
+    archived_at: str | None = Field(
+        None, description="Since when the bytes are in the archive; null where they can be read."
+    )
 
 
 class RecordPage(BaseModel):
@@ -93,6 +96,7 @@ def _shown(one: StoredRecord) -> dict[str, Any]:
         "ingested_at": rfc3339(one.ingested_at_us), "sequence": one.sequence, "media_type": one.media_type,
         "size_bytes": one.size_bytes, "width": one.width, "height": one.height, "duration_us": one.duration_us,
         "ldo_id": one.ldo_id, "code": one.code, "about": one.about,
+        "archived_at": None if one.archived_at_us is None else rfc3339(one.archived_at_us),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from gateway.access.callers import Caller
 from gateway.access.guard import Device
 from gateway.problems import Code, Problem, documented
-from gateway.reading.bytes_of import refuse, streamed
+from gateway.reading.bytes_of import refuse, refuse_archived, streamed
 from gateway.reading.conditional import VARY, has_already
 from gateway.reading.parameters import Digest
 from gateway.reading.ranges import Span, Unsatisfiable, span_of
@@ -36,7 +36,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     206: {**_BYTES, "description": "The range that was asked for."},
     304: {"description": "The caller has it already."},
     307: {"description": "They are there, for five minutes."},
-    **documented(404, 410, 416),
+    **documented(404, 409, 410, 416),
 }
 
 
@@ -56,6 +56,7 @@ async def read_blob(
     headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
     if has_already(request, tag):
         return Response(status_code=304, headers=headers)
+    refuse_archived(sha256, place)
     if redirect and (link := await _link(here, place)) is not None:
         return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
     whole = Span(0, place.size_bytes)
@@ -75,6 +76,7 @@ async def head_blob(request: Request, here: Here, caller: Device, sha256: Digest
     headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
     if has_already(request, tag):
         return Response(status_code=304, headers=headers)
+    refuse_archived(sha256, place)
     return Response(headers=headers | _about(sha256, Span(0, place.size_bytes)), media_type=place.media_type)
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from gateway.access.guard import Device
 from gateway.problems import Code, Problem, documented
-from gateway.reading.bytes_of import is_stored
+from gateway.reading.bytes_of import is_stored, refuse_archived
 from gateway.reading.parameters import Digest
 from gateway.reading.reach import scopes_of
 from gateway.reading.receipts import sign
@@ -40,7 +40,7 @@ class Receipts(BaseModel):
     )
 
 
-@router.get("/{digest}", response_model=Receipts, responses=documented(404))
+@router.get("/{digest}", response_model=Receipts, responses=documented(404, 409))
 async def read_receipts(here: Here, caller: Device, digest: Digest) -> JSONResponse:
     """Prove that bytes are durable: catalogued, and found in the store while this is answered. Never kept."""
     place = await here.queries.blob(digest) if is_digest(digest) else None
@@ -48,6 +48,7 @@ async def read_receipts(here: Here, caller: Device, digest: Digest) -> JSONRespo
     if place is None or not records:
         raise Problem(404, Code.NOT_FOUND, "no such bytes are durable here, or the key does not reach them",
                       hint="keep the copy, and ask again", headers=_NEVER_KEPT)  # fmt: skip
+    refuse_archived(digest, place)
     if not await is_stored(here.blobs, place):
         raise Problem(404, Code.NOT_FOUND, "these bytes are catalogued, but the store does not have them whole",
                       hint="keep the copy, and send it again", headers=_NEVER_KEPT)  # fmt: skip

@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from headrace.cli import bench, catalog, demo, dlq, export, fsck, keys, platform, processes, publish, stack, urls
+from headrace.cli import (
+    archive,
+    bench,
+    catalog,
+    demo,
+    dlq,
+    export,
+    fsck,
+    keys,
+    platform,
+    processes,
+    publish,
+    stack,
+    urls,
+)
 from headrace.cli.output import say
 from runtime.errors import Exit, HeadraceError
 
@@ -22,6 +36,7 @@ publish.register(app)
 catalog.register(app)
 dlq.register(app)
 fsck.register(app)
+archive.register(app)
 export.register(app)
 platform.register(app)
 keys.register(app)

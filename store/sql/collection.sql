@@ -25,7 +25,7 @@ on conflict (store_key) do update set marked_at = excluded.marked_at
 -- It looks through all blobs, once for all of the keys: an index by key would cost every insert for this alone.
 select wanted.store_key
 from unnest($1::text[]) as wanted (store_key)
-where not exists (select from blobs as b where b.store_key = wanted.store_key)
+where not exists (select from blobs as b where b.store_key = wanted.store_key and b.archived_at is null)
 
 -- release --
 with released as (delete from collecting returning store_key)

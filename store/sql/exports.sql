@@ -2,7 +2,8 @@
 -- themselves, and a page is found by the primary key. What stands in braces is filled in from queries.sql.
 
 -- page --
-select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset
+select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset,
+    (extract(epoch from c.archived_at) * 1000000)::bigint as clip_archived_at_us
 from records as r
 left join blobs as b on b.sha256 = r.digest
 left join blobs as c on c.sha256 = r.clip_sha256

@@ -3,24 +3,36 @@
 -- alone --
 select sha256, size_bytes, media_type, store_key
 from blobs
-where store_offset is null and sha256 > $1 and sha256 <= $2
+where store_offset is null and sha256 > $1 and sha256 <= $2 and (archived_at is not null) = $4
 order by sha256
 limit $3
 
 -- packs --
 select store_key, count(*) as members, max(store_offset + size_bytes) as end_bytes
 from blobs
-where store_offset is not null
+where store_offset is not null and (archived_at is not null) = $1
 group by store_key
 
 -- members --
 select sha256, size_bytes, media_type, store_offset
 from blobs
-where store_key = $1 and store_offset is not null
+where store_key = $1 and store_offset is not null and (archived_at is not null) = $2
 order by store_offset
 
 -- blobs --
 select count(*) from blobs
+
+-- archived --
+select exists (select from blobs where archived_at is not null)
+
+-- leavings --
+select store_key from leavings where place = $1
+
+-- named --
+select store_key
+from blobs
+where store_key = any($1::text[]) and (archived_at is not null) = $2
+group by store_key
 
 -- records_without_blob --
 select r.record_id, r.kind, r.digest, r.size_bytes, r.media_type
@@ -84,7 +96,7 @@ limit $2
 insert into blobs (sha256, size_bytes, media_type, store_key) values ($1, $2, $3, $4) on conflict do nothing
 
 -- move_blob --
-update blobs set store_key = $2, store_offset = null where sha256 = $1
+update blobs set store_key = $2, store_offset = null where sha256 = $1 and archived_at is null
 
 -- add_announcement --
 insert into outbox (event_id, topic, record_id, published_at)

@@ -59,7 +59,11 @@ where r.record_id = any($1::uuid[]) and (
 order by r.record_id
 
 -- blob --
-select sha256, size_bytes, media_type, store_key, store_offset from blobs where sha256 = $1
+select
+    sha256, size_bytes, media_type, store_key, store_offset,
+    (extract(epoch from archived_at) * 1000000)::bigint as archived_at_us
+from blobs
+where sha256 = $1
 
 -- sightings --
 select
@@ -88,7 +92,7 @@ r.record_id, r.kind, encode(r.digest, 'hex') as digest, r.site, r.source_id,
 (extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,
 (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
 r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code, r.about,
-r.attributes::text as attributes, r.traceparent
+r.attributes::text as attributes, r.traceparent, (extract(epoch from b.archived_at) * 1000000)::bigint as archived_at_us
 
 -- within --
 (

@@ -20,7 +20,11 @@ create table blobs (
     media_type text not null,
     store_key text not null,
     store_offset bigint check (store_offset >= 0),
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    -- Since when the bytes are in the archive, where key and offset then lie; null while they are in the store.
+    archived_at timestamptz,
+    -- When the bytes came back from the archive; they stay for a while before they go there again.
+    restored_at timestamptz
 );
 
 -- One row for each distinct thing. record_id is UUIDv5 of kind and digest, so its primary key is also what makes the
@@ -288,4 +292,11 @@ create table upload_parts (
     size_bytes bigint not null check (size_bytes > 0),
     store_key text collate "C" not null,
     primary key (upload_id, offset_bytes)
+);
+
+-- Objects that a move wrote, or is to remove: whatever no row names there goes (store/archives.py).
+create table leavings (
+    place text collate "C" not null check (place in ('store', 'archive')),
+    store_key text collate "C" not null,
+    primary key (place, store_key)
 );

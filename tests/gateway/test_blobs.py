@@ -236,3 +236,21 @@ def test_a_store_that_is_away_is_said_so(world: Gateway, start_gateway: StartGat
                 assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
                 assert "Retry-After" in answer.headers
                 assert way.url not in answer.text
+
+
+def test_what_is_archived_is_said_with_how_to_restore_it(world: Gateway, client: httpx.Client) -> None:
+    old = ldo(SITE, "cell-2")
+    ingest(world, old)
+    digest = digest_of(old)
+    moved = "update blobs set archived_at = now() where encode(sha256, 'hex') = %s returning store_key"
+    assert len(world.rows(moved, digest)) == 1
+    for path in (blob_of(old), f"/api/v1/receipts/{digest}"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (409, "archived")
+        assert answer.headers["cache-control"] == "no-store"
+        assert f"headrace restore {digest}" in answer.json()["hint"]
+    assert client.head(blob_of(old)).status_code == 409
+    known = client.get(f"/api/v1/records/{record_of(old)}").json()
+    assert (known["digest"], known["archived_at"] is None) == (digest, False), "what is known of it stays"
+    with world.client("device", [f"{OTHER_SITE}/cam-9"]) as elsewhere:
+        assert elsewhere.get(blob_of(old)).status_code == 404

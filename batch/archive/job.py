@@ -1,0 +1,146 @@
+"""`headrace archive` and `headrace restore`, put together from the settings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID
+
+from batch.archive.move import Move
+from batch.archive.opening import archive_of
+from batch.archive.pace import Pace
+from batch.archive.plan import ARCHIVED_KINDS, in_reading_order, is_due
+from batch.archive.report import Report
+from runtime.settings import Settings
+from schemas.digest import record_id
+from schemas.events import Kind
+from store.archives import PAGE_ROWS, Archives, Due, Owner, Place, Selected
+from store.blobs import Blobs
+from store.cold import ColdStore
+from store.inventory import Inventory
+from store.rows import BlobPlace
+
+DAY_US = 86_400_000_000
+POLL_S = 60.0  # between two looks at objects that take hours to come
+Say = Callable[[str], None]
+
+
+async def archive(
+    settings: Settings, *, dry_run: bool = False, shrink: bool = False, say: Say = lambda _line: None
+) -> Report:
+    """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended.
+
+    Raises:
+        HeadraceError: there is no archive, another run or a repair is at work, or a service is away.
+    """
+    report = Report(dry_run=dry_run)
+    async with _moving(settings, Place.ARCHIVE, report) as (archives, move):
+        before_us = await archives.now_us() - round(settings.archive_after_days * DAY_US)
+        if not dry_run:
+            await move.remove_leavings()
+        for kind in ARCHIVED_KINDS:
+            async for bodies in _due(archives, kind, before_us, settings.archive_restored_days):
+                await _take(move, bodies, report)
+                say(f"{report.bodies} bodies, {report.body_bytes} bytes")
+        if not dry_run:
+            report.announcements_removed = await _forget_announcements(settings, archives)
+        if shrink and not dry_run:
+            before = await archives.size_bytes()
+            await archives.shrink()
+            say(f"the tables take {await archives.size_bytes()} bytes on disk instead of {before}")
+    return report
+
+
+async def restore(
+    settings: Settings,
+    selected: Selected,
+    *,
+    dry_run: bool = False,
+    wait: bool = True,
+    say: Say = lambda _line: None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Report:
+    """Bring the bodies of a selection back from the archive; repeated, it goes on where it was ended.
+
+    What a storage class gives back only later is asked for, and with `wait` waited for.
+
+    Raises:
+        HeadraceError: there is no archive, another run or a repair is at work, or a service is away.
+    """
+    report = Report(dry_run=dry_run)
+    while True:
+        report.waiting = 0
+        # Between the rounds nothing is held: others may archive and repair while the store takes its hours.
+        async with _moving(settings, Place.STORE, report) as (archives, move):
+            if not dry_run:
+                await move.remove_leavings()
+            async for bodies in _archived(archives, selected):
+                await _take(move, bodies, report)
+                say(f"{report.bodies} bodies, {report.body_bytes} bytes")
+        if not (wait and report.waiting):
+            return report
+        say(f"{report.waiting} bodies are on their way out of their storage class: asking again in {POLL_S:.0f} s")
+        await sleep(POLL_S)
+
+
+@asynccontextmanager
+async def _moving(settings: Settings, to: Place, report: Report) -> AsyncIterator[tuple[Archives, Move]]:
+    places: Mapping[Place, Blobs] = {
+        Place.STORE: Blobs.from_settings(settings),
+        Place.ARCHIVE: archive_of(settings),
+    }
+    is_s3 = settings.archive_url.startswith("s3://")
+    async with AsyncExitStack() as stack:
+        cold = await stack.enter_async_context(ColdStore.open(settings)) if is_s3 else None
+        archives = await stack.enter_async_context(Archives.open(settings.postgres_dsn.get_secret_value()))
+        pace = Pace(settings.archive_bytes_per_s)
+        yield archives, Move(archives, places, to, cold=cold, pace=pace, report=report)
+
+
+async def _take(move: Move, bodies: Sequence[BlobPlace], report: Report) -> None:
+    if report.dry_run:
+        report.bodies += len(bodies)
+        report.body_bytes += sum(body.size_bytes for body in bodies)
+    else:
+        await move.run(bodies)
+
+
+async def _due(archives: Archives, kind: Kind, before_us: int, restored_days: float) -> AsyncIterator[list[BlobPlace]]:
+    """Yield the bodies of a kind that may go, oldest first, in pages."""
+    after = (0, UUID(int=0))
+    while True:
+        page = await archives.due(kind, before_us=before_us, restored_days=restored_days, after=after)
+        if page:
+            after = (page[-1].ingested_at_us, page[-1].record_id)
+            owners = await _owners(archives, page)
+            due = [one.blob for one in page if is_due(owners[one.blob.digest], before_us)]
+            yield in_reading_order(due)
+        if len(page) < PAGE_ROWS:
+            return
+
+
+async def _owners(archives: Archives, page: Sequence[Due]) -> dict[bytes, list[Owner]]:
+    """Return what has the bytes of a page, by digest: a digest may be known under each kind."""
+    owners: dict[bytes, list[Owner]] = {one.blob.digest: [] for one in page}
+    for owner in await archives.owners([record_id(kind, one.blob.digest.hex()) for one in page for kind in Kind]):
+        owners[owner.digest].append(owner)
+    return owners
+
+
+async def _archived(archives: Archives, selected: Selected) -> AsyncIterator[list[BlobPlace]]:
+    after = UUID(int=0)
+    while True:
+        page = await archives.archived(selected, after=after)
+        if page:
+            after = page[-1][0]
+            yield in_reading_order(body for _, body in page)
+        if len(page) < PAGE_ROWS:
+            return
+
+
+async def _forget_announcements(settings: Settings, archives: Archives) -> int:
+    """End the outbox's memory of what is out and past its retention; say how many rows went."""
+    # What is to be forgotten must not be what would have shown that an announcement is missing.
+    if await archives.lacks_announcement():
+        return 0
+    async with Inventory.open(settings.postgres_dsn.get_secret_value()) as inventory:
+        return await inventory.forget_announcements(settings.outbox_retention_days)

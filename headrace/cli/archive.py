@@ -1,0 +1,111 @@
+"""`headrace archive` and `headrace restore`: old bodies to the archive, and a selection of them back."""
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.output import print_json, say
+from headrace.cli.processes import parse_kinds
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from runtime.errors import Exit, HeadraceError
+from store.queries import Queries
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batch.archive import Report
+
+_FAILED_SHOWN_MAX = 20
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how much it would be.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(archive)
+    app.command()(restore)
+
+
+def archive(
+    *,
+    dry_run: DryRun = False,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Then give freed space of tables to the file system; ingestion waits.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended."""
+    from batch.archive import archive as move
+
+    _show(asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, say=say)), "archived", as_json=as_json)
+
+
+def restore(  # noqa: PLR0913 - each is an option
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, their beginnings, digests or LDO ids.")
+    ] = None,
+    *,
+    kind: Annotated[str | None, typer.Option(help="ldos, clips, or both.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
+    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    dry_run: DryRun = False,
+    wait: Annotated[bool, typer.Option(help="Wait for what its storage class gives back only hours later.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Bring bodies back from the archive: those of the ids, or of all records that fit the options."""
+    from batch.archive import restore as move
+    from store.archives import Selected
+
+    if not (wanted or kind or site or source or start or end):
+        raise HeadraceError(
+            "option_invalid", "nothing says what to restore", hint="name ids, or an option like --kind ldos",
+            exit_code=Exit.USAGE,
+        )  # fmt: skip
+    settings = client_settings()
+
+    async def main() -> "Report":
+        ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
+        selected = Selected(
+            ids=ids,
+            kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+            sites=tuple(site) if site else None,
+            source_ids=tuple(source) if source else None,
+            captured_from_us=_us(start),
+            captured_until_us=_us(end),
+        )
+        return await move(settings, selected, dry_run=dry_run, wait=wait, say=say)
+
+    _show(asyncio.run(main()), "restored", as_json=as_json)
+
+
+async def _ids(wanted: list[str], dsn: str) -> "tuple[UUID, ...]":
+    queries = await Queries.open(dsn)
+    try:
+        return tuple([(await queries.record(one)).record.record_id for one in wanted])
+    finally:
+        await queries.close()
+
+
+def _show(report: "Report", done: str, *, as_json: bool) -> None:
+    for digest, code in sorted(report.failed.items())[:_FAILED_SHOWN_MAX]:
+        say(f"not {done}: {digest}: {code}")
+    would = "would be " if report.dry_run else ""
+    say(f"{report.bodies} bodies {would}{done}, {report.body_bytes} bytes; {len(report.failed)} failed")
+    if report.waiting:
+        say(f"{report.waiting} bodies are on their way out of their storage class: run it again in some hours")
+    if as_json:
+        print_json(asdict(report))
+    if report.failed or report.waiting:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _us(time: datetime | None) -> int | None:
+    if time is None:
+        return None
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000_000)

@@ -1,0 +1,200 @@
+"""Where bodies are, while they move between the store and the archive: the argument why each stays readable.
+
+A move writes one object in the place where its bodies are to be, and takes these steps, all of it by the one process
+that holds COLLECTOR_LOCK, as a repair does:
+
+    expect   note in `leavings` that the new object may be there without a row
+    put      write it, read it back, and verify it
+    note     in one transaction: the rows name the new object, which leaves `leavings`; the old ones enter it
+    remove   whatever `leavings` holds that no row names goes from its place, then from `leavings`
+
+So the rows name verified bytes at each moment. Whatever a move that died has left, in either place, stands in
+`leavings`, and the next one removes it before it begins.
+
+Nothing here is removed from under a worker. It puts only bytes whose digest has no row, and rows are never deleted: so
+it neither puts nor names an object that consists of bytes which have one, alone or as a pack.
+
+Every statement goes over the connection that holds the lock: where that is lost, the next step fails.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+from runtime.errors import HeadraceError
+from schemas.events import Kind
+from store.collection import COLLECTOR_LOCK, STATEMENT_S_MAX
+from store.postgres import borrowed, catalog_errors, close_pool, open_pool
+from store.rows import BlobPlace
+from store.statements import statements
+
+if TYPE_CHECKING:
+    from store.postgres import Pooled
+
+PAGE_ROWS = 5000
+
+
+class Place(StrEnum):
+    """Where objects are."""
+
+    STORE = "store"
+    ARCHIVE = "archive"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A record that is old enough, and where its bytes are in the store; the time is in microseconds."""
+
+    record_id: UUID
+    ingested_at_us: int
+    blob: BlobPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A record that has these bytes."""
+
+    digest: bytes
+    kind: Kind
+    ingested_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """An object that a row named, or was to name; `is_free` where none does."""
+
+    place: Place
+    store_key: str
+    is_free: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """Which archived records; what is None does not matter. Times are when they were captured, the last excluded."""
+
+    ids: tuple[UUID, ...] | None = None
+    kinds: tuple[Kind, ...] | None = None
+    sites: tuple[str, ...] | None = None
+    source_ids: tuple[str, ...] | None = None
+    captured_from_us: int | None = None
+    captured_until_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bodies that lie in one new object: their digests, and their offsets where it is a pack."""
+
+    store_key: str
+    digests: tuple[bytes, ...]
+    offsets: tuple[int | None, ...]
+    old_keys: tuple[str, ...]
+
+
+class Archives:
+    """The catalog, as moves read and write it; every method may be repeated.
+
+    Raises CatalogUnavailable, also where the lock was lost, or CatalogRefused.
+    """
+
+    def __init__(self, holder: "Pooled", dsn: str) -> None:
+        """Use the connection that holds the lock; see `open`."""
+        self._holder = holder
+        self._dsn = dsn
+        self._sql = statements("archives")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str) -> AsyncIterator[Self]:
+        """Become the one process that moves or repairs.
+
+        Raises:
+            HeadraceError: another one is at work. CatalogUnavailable, CatalogRefused.
+        """
+        pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace archive")
+        try:
+            async with borrowed(pool, dsn) as holder:
+                sql = statements("collection")
+                if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
+                    raise HeadraceError(
+                        "archive_running",
+                        "another archive, restore or repair is at work",
+                        hint="wait until it has ended, then run it again",
+                    )
+                yield cls(holder, dsn)
+                await holder.execute(sql["unlead"], COLLECTOR_LOCK)
+        finally:
+            await close_pool(pool)
+
+    async def now_us(self) -> int:
+        """Return PostgreSQL's time."""
+        return int(await self._value("now"))
+
+    async def due(self, kind: Kind, *, before_us: int, restored_days: float, after: tuple[int, UUID]) -> list[Due]:
+        """Return announced records that were ingested before, and restored so many days ago if at all, oldest first.
+
+        It is a page of PAGE_ROWS at the most, after the one with this time and id.
+        """
+        rows = await self._rows("due", kind, before_us, *after, restored_days, PAGE_ROWS)
+        return [Due(row[0], row[1], BlobPlace(*row[2:])) for row in rows]
+
+    async def owners(self, ids: Sequence[UUID]) -> list[Owner]:
+        """Return what the records with these ids own, as far as they are there."""
+        return [Owner(row[0], Kind(row[1]), row[2]) for row in await self._rows("owners", ids)]
+
+    async def archived(self, selected: Selected, *, after: UUID) -> list[tuple[UUID, BlobPlace]]:
+        """Return a page of the archived records, by id, and where their bytes are in the archive."""
+        rows = await self._rows(
+            "archived", after, selected.kinds, selected.sites, selected.source_ids, selected.captured_from_us,
+            selected.captured_until_us, selected.ids, PAGE_ROWS,
+        )  # fmt: skip
+        return [(row[0], BlobPlace(*row[1:])) for row in rows]
+
+    async def expect(self, place: Place, store_key: str) -> None:
+        """Note that an object may be there without a row from now on."""
+        await self._execute("expect", place, store_key)
+
+    async def note(self, moved: Moved, to: Place) -> None:
+        """Say that bodies are in a new object, which was verified; the old ones are left."""
+        origin = Place.STORE if to is Place.ARCHIVE else Place.ARCHIVE
+        with catalog_errors(self._dsn):
+            async with self._holder.transaction():
+                await self._execute(f"to_{to}", moved.store_key, moved.digests, moved.offsets)
+                await self._execute("leave", origin, moved.old_keys)
+                await self._execute("settled", to, moved.store_key)
+
+    async def leavings(self) -> list[Leaving]:
+        """Return what may have to be removed."""
+        return [Leaving(Place(row[0]), row[1], row[2]) for row in await self._rows("free")]
+
+    async def settled(self, leaving: Leaving) -> None:
+        """Forget an object that was removed, or that a row names."""
+        await self._execute("settled", leaving.place, leaving.store_key)
+
+    async def lacks_announcement(self) -> bool:
+        """Return whether a record has no announcement, as far as the outbox remembers."""
+        return bool(await self._value("lacks_announcement"))
+
+    async def size_bytes(self) -> int:
+        """Return how much the tables take on disk, with their indexes."""
+        return int(await self._value("size"))
+
+    async def shrink(self) -> None:
+        """Write the tables that a run empties anew, so that the file system gets the space; commits wait meanwhile."""
+        await self._execute("lock_wait")
+        await self._execute("shrink_outbox")
+        await self._execute("shrink_blobs")
+
+    async def _rows(self, name: str, *values: Any) -> list[Any]:
+        with catalog_errors(self._dsn):
+            return list(await self._holder.fetch(self._sql[name], *values))
+
+    async def _value(self, name: str) -> Any:
+        with catalog_errors(self._dsn):
+            return await self._holder.fetchval(self._sql[name])
+
+    async def _execute(self, name: str, *values: Any) -> None:
+        with catalog_errors(self._dsn):
+            await self._holder.execute(self._sql[name], *values)

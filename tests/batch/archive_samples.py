@@ -1,0 +1,108 @@
+"""A catalog of the tests' own, and a store and an archive in directories, for moves that are ended anywhere."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from batch.archive.move import Move
+from batch.archive.pace import Pace
+from batch.archive.plan import in_reading_order
+from batch.archive.report import Report
+from schemas.digest import blob_key, pack_key, sha256_hex
+from store import pack
+from store.archives import Leaving, Moved, Place
+from store.blobs import Blobs
+from store.rows import BlobPlace
+
+
+class Rows:
+    """The rows of blobs and leavings, as `Archives` writes them."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[bytes, tuple[Place, BlobPlace]] = {}
+        self.left: set[tuple[Place, str]] = set()
+
+    async def expect(self, place: Place, store_key: str) -> None:
+        self.left.add((place, store_key))
+
+    async def note(self, moved: Moved, to: Place) -> None:
+        for digest, offset in zip(moved.digests, moved.offsets, strict=True):
+            place, row = self.blobs[digest]
+            assert place is not to
+            self.blobs[digest] = (to, replace(row, store_key=moved.store_key, store_offset=offset))
+        origin = Place.STORE if to is Place.ARCHIVE else Place.ARCHIVE
+        self.left |= {(origin, key) for key in moved.old_keys}
+        self.left.discard((to, moved.store_key))
+
+    async def leavings(self) -> list[Leaving]:
+        named = {(place, row.store_key) for place, row in self.blobs.values()}
+        return [Leaving(*one, is_free=one not in named) for one in sorted(self.left)]
+
+    async def settled(self, leaving: Leaving) -> None:
+        self.left.discard((leaving.place, leaving.store_key))
+
+
+class Class:
+    """A storage class whose objects sleep until they are woken; `frozen` has them in their order."""
+
+    def __init__(self, two: "Two") -> None:
+        self.frozen: list[str] = []
+        self.asked: set[str] = set()
+        self.awake: set[str] = set()
+        self._two = two
+
+    async def freeze(self, key: str) -> None:
+        assert key in await self._two.objects(Place.ARCHIVE)
+        assert all(row.store_key != key for row in self._two.there(Place.ARCHIVE)), "before a row names it"
+        self.frozen.append(key)
+
+    async def is_awake(self, key: str) -> bool:
+        self.asked.add(key)
+        return key in self.awake
+
+
+class Two:
+    """A store with packs and clips, and an empty archive."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = Rows()
+        self.places = {place: Blobs.open(f"file://{path}/{place}") for place in Place}
+        self.bodies: dict[bytes, bytes] = {}
+
+    async def pack(self, bodies: Sequence[bytes]) -> None:
+        tar, places = pack.build([(sha256_hex(body), body) for body in bodies])
+        key = pack_key(sha256_hex(tar))
+        await self.places[Place.STORE].put(key, tar)
+        for body, (offset, length) in zip(bodies, places, strict=True):
+            self._row(body, BlobPlace(sha256(body).digest(), length, "application/json", key, offset))
+
+    async def alone(self, body: bytes, media_type: str = "video/mp4") -> None:
+        key = blob_key(sha256_hex(body))
+        await self.places[Place.STORE].put(key, body)
+        self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
+
+    def move(self, to: Place, report: Report | None = None, cold: Class | None = None) -> Move:
+        pace = Pace(1 << 40)
+        return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or Report())  # type: ignore[arg-type]
+
+    def there(self, place: Place) -> list[BlobPlace]:
+        return in_reading_order(row for where, row in self.rows.blobs.values() if where is place)
+
+    async def read_all(self) -> None:
+        """Each body is whole where its row says."""
+        for digest, (place, row) in self.rows.blobs.items():
+            data = await self.places[place].get(row.store_key, offset=row.store_offset or 0, length=row.size_bytes)
+            assert data == self.bodies[digest]
+
+    async def objects(self, place: Place) -> set[str]:
+        return {stat.key async for stat in self.places[place].list("")}
+
+    async def is_tidy(self) -> bool:
+        """Each object is named by a row, and nothing is left to do."""
+        named = {place: {row.store_key for row in self.there(place)} for place in Place}
+        return not self.rows.left and all([named[place] == await self.objects(place) for place in Place])
+
+    def _row(self, body: bytes, row: BlobPlace) -> None:
+        self.bodies[row.digest] = body
+        self.rows.blobs[row.digest] = (Place.STORE, row)

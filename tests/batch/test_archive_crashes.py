@@ -1,0 +1,188 @@
+"""Archive and restore on real servers, as commands: killed at each step, read over HTTP, checked by fsck."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from batch_samples import Line, frame
+
+from runtime.crash_points import VARIABLE, CrashPoint
+from runtime.errors import Exit
+from runtime.settings import Settings
+from schemas.digest import canonical_body, sha256_hex
+from schemas.events import Ldo
+from store.blobs import Blobs
+from store.catalog import Catalog
+from store.collection import COLLECTOR_LOCK
+from tests.conftest import environment_of
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+POINTS = [point for point in CrashPoint if point.startswith("move_")]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A part of the bucket, and a database, that no other test has."""
+    own = f"{settings.store_url}/{uuid4().hex}"
+    changed = {"store_url": f"{own}/hot", "archive_url": f"{own}/cold", "collect_grace_hours": 0.0}
+    return settings.model_copy(update=changed)
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> Blobs:
+    return Blobs.from_settings(settings)
+
+
+@pytest.fixture
+def line(settings: Settings, blobs: Blobs, catalog: Catalog) -> Line:
+    return Line(settings, blobs, catalog)
+
+
+@pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+def ldo(number: int, tag: str) -> Ldo:
+    return Ldo(
+        source_id="press-1", site="plant", captured_at_us=1_790_000_000_000_000 + number, sequence=number,
+        ldo_id=f"{tag}-{number}", body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}' % (
+            tag.encode(), number,
+        ),
+    )  # fmt: skip
+
+
+async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "headrace", *args],
+        env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
+        capture_output=True, text=True, check=False, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
+    return (json.loads(done.stdout.splitlines()[-1]) if "--json" in args and done.stdout else {}), done.stderr
+
+
+async def grow_old(sql: Any, ids: Sequence[str]) -> None:
+    await sql.execute(
+        "with old as (update records set ingested_at = ingested_at - interval '91 days' where ldo_id = any($1)"
+        " returning record_id) update outbox set created_at = created_at - interval '91 days', published_at = now()"
+        " where record_id in (select record_id from old)",
+        ids,
+    )
+
+
+async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
+    """In which of the two places each body is whole where its row, or any object, says it is."""
+    found: dict[str, list[str]] = {}
+    for archived, url in ((False, settings.store_url), (True, settings.archive_url)):
+        blobs = Blobs.from_settings(settings.model_copy(update={"store_url": url}))
+        rows = await sql.fetch(
+            "select encode(sha256, 'hex'), store_key, store_offset, size_bytes from blobs"
+            " where (archived_at is not null) = $1", archived,
+        )  # fmt: skip
+        for digest, key, offset, size_bytes in rows:
+            assert sha256_hex(await blobs.get(key, offset=offset or 0, length=size_bytes)) == digest
+            found.setdefault(digest, []).append("cold" if archived else "hot")
+        named = {row[1] for row in rows}
+        assert {stat.key async for stat in blobs.list("")} == named, "no object that no row names"
+    return found
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_an_archive_that_is_killed_there_goes_on(
+    point: CrashPoint, settings: Settings, line: Line, sql: Any
+) -> None:
+    tag = uuid4().hex
+    old, young = [ldo(number, tag) for number in range(8)], [ldo(number, tag) for number in range(8, 12)]
+    await line.take(*old[:5])
+    await line.take(*old[5:])
+    await line.take(*young)
+    await line.take(frame(tag))
+    await grow_old(sql, [one.ldo_id for one in old])
+    await headrace(settings, "archive", crash_at=str(point))
+    await headrace(settings, "fsck")
+
+    done, _ = await headrace(settings, "archive", "--json")
+    assert done["failed"] == {}
+    digests = {sha256_hex(canonical_body(one)): "cold" for one in old}
+    digests |= {sha256_hex(canonical_body(one)): "hot" for one in young} | {frame(tag).sha256: "hot"}
+    assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
+    assert await sql.fetchval("select count(*) from outbox") == len(young) + 1
+    assert await sql.fetchval("select count(*) from leavings") == 0
+    again, _ = await headrace(settings, "archive", "--json")
+    assert (again["bodies"], again["objects_removed"]) == (0, 0)
+
+    some = sorted(digest for digest, where in digests.items() if where == "cold")
+    await headrace(settings, "restore", *some, crash_at=str(point))
+    await headrace(settings, "restore", *some)
+    digests |= dict.fromkeys(some, "hot")
+    assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
+    _, said = await headrace(settings, "fsck")
+    assert "everything agrees" in said
+    again, _ = await headrace(settings, "archive", "--json")
+    assert again["bodies"] == 0, "what was restored stays for a while"
+
+
+async def test_what_is_archived_is_said_where_it_is_read_and_a_dry_run_changes_nothing(
+    settings: Settings, line: Line, sql: Any
+) -> None:
+    tag = uuid4().hex
+    one = ldo(1, tag)
+    await line.take(one)
+    await grow_old(sql, [one.ldo_id])
+    dry, _ = await headrace(settings, "archive", "--dry-run", "--json")
+    assert (dry["bodies"], dry["objects_written"]) == (1, 0)
+    await headrace(settings, "get", one.ldo_id)
+    await headrace(settings, "archive", "--shrink")
+    _, said = await headrace(settings, "get", one.ldo_id, code=Exit.FAILED)
+    digest = sha256_hex(canonical_body(one))
+    assert "blob_archived" in said
+    assert f"headrace restore {digest}" in said
+    # The same LDO again is known: a sighting, and no new body.
+    await line.take(one)
+    assert await places(settings, sql) == {digest: ["cold"]}
+    await headrace(settings, "restore", one.ldo_id)
+    await headrace(settings, "get", one.ldo_id)
+
+
+async def test_what_is_still_to_be_announced_stays(settings: Settings, line: Line, sql: Any) -> None:
+    tag = uuid4().hex
+    waiting = ldo(1, tag)
+    await line.take(waiting)
+    await grow_old(sql, [waiting.ldo_id])
+    await sql.execute("update outbox set published_at = null")
+    dry, _ = await headrace(settings, "archive", "--json")
+    assert dry["bodies"] == 0
+
+
+async def test_only_one_moves_or_repairs_at_a_time(settings: Settings, sql: Any) -> None:
+    assert await sql.fetchval("select pg_try_advisory_lock($1)", COLLECTOR_LOCK)
+    for command in (("archive",), ("restore", "--kind", "ldos")):
+        _, said = await headrace(settings, *command, code=Exit.FAILED)
+        assert "another archive, restore or repair is at work" in said
+
+
+async def test_damage_in_the_archive_is_found(settings: Settings, line: Line, sql: Any) -> None:
+    tag = uuid4().hex
+    await line.take(ldo(1, tag), ldo(2, tag))
+    await grow_old(sql, [f"{tag}-1", f"{tag}-2"])
+    await headrace(settings, "archive")
+    archive = Blobs.from_settings(settings.model_copy(update={"store_url": settings.archive_url}))
+    key = await sql.fetchval("select distinct store_key from blobs")
+    await archive.delete(key)
+    said, _ = await headrace(settings, "fsck", "--json", code=Exit.FAILED)
+    assert [one["name"] for one in said["findings"]["object_missing"]] == [key]
+    said, _ = await headrace(settings, "restore", "--kind", "ldos", "--json", code=Exit.FAILED)
+    assert set(said["failed"].values()) == {"blob_missing"}

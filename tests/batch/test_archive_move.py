@@ -1,0 +1,154 @@
+"""Moves that are ended at each of their steps, with real objects: a body is always readable, and in the end once."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from archive_samples import Class, Two
+
+from batch.archive import move as move_module
+from batch.archive.report import Report
+from runtime.crash_points import CrashPoint
+from schemas.digest import blob_key, sha256_hex
+from store.archives import Place
+from store.blobs import BULK_BYTES_MIN
+from store.errors import BlobCorrupt
+
+POINTS = [point for point in CrashPoint if point.startswith("move_")]
+DIRECTIONS = list(Place)
+
+
+class Ended(BaseException):
+    """Nobody catches it, as nobody catches the end of a process."""
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> Two:
+    made = Two(tmp_path)
+    await made.pack([b'{"ldo": %d}' % number for number in range(7)])
+    await made.pack([b'{"ldo": %d, "more": "%b"}' % (number, b"x" * number) for number in range(5)])
+    await made.alone(b"a clip")
+    await made.alone(b"another clip" * (BULK_BYTES_MIN // 12 + 1))
+    return made
+
+
+async def test_bodies_go_there_and_come_back(two: Two) -> None:
+    report = Report()
+    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    await two.read_all()
+    assert await two.is_tidy()
+    assert await two.objects(Place.STORE) == set()
+    assert len(two.there(Place.ARCHIVE)) == len(two.bodies) == 14
+    assert (report.bodies, report.objects_written, report.objects_removed) == (14, 3, 4)
+    assert report.body_bytes == sum(map(len, two.bodies.values()))
+
+    some = two.there(Place.ARCHIVE)[:4]
+    await two.move(Place.STORE).run(some)
+    await two.read_all()
+    assert {row.digest for row in two.there(Place.STORE)} == {row.digest for row in some}
+    assert await two.is_tidy()
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("to", DIRECTIONS)
+async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
+    two: Two, to: Place, point: CrashPoint, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = Place.STORE if to is Place.ARCHIVE else Place.ARCHIVE
+    if origin is Place.ARCHIVE:
+        await two.move(Place.ARCHIVE).run(two.there(Place.STORE))
+    hits = 0
+
+    def reached(here: CrashPoint) -> None:
+        nonlocal hits
+        hits += here is point
+        if here is point and hits == nth:
+            raise Ended
+
+    with monkeypatch.context() as armed:
+        armed.setattr(move_module, "reached", reached)
+        with pytest.raises(Ended):
+            await two.move(to).run(two.there(origin))
+    await two.read_all()
+
+    again = two.move(to)
+    await again.remove_leavings()
+    await two.read_all()
+    await again.run(two.there(origin))
+    await two.read_all()
+    assert {row.digest for row in two.there(to)} == two.bodies.keys()
+    assert await two.is_tidy()
+
+
+async def test_a_pack_stays_as_long_as_something_in_it_does(two: Two) -> None:
+    packed = [row for row in two.there(Place.STORE) if row.store_offset is not None]
+    shared = packed[0].store_key
+    inside = [row for row in packed if row.store_key == shared]
+    await two.move(Place.ARCHIVE).run(inside[1:])
+    assert shared in await two.objects(Place.STORE)
+    assert await two.is_tidy()
+    await two.move(Place.ARCHIVE).run(inside[:1])
+    assert shared not in await two.objects(Place.STORE)
+    await two.read_all()
+    assert await two.is_tidy()
+
+
+async def test_what_is_lost_or_damaged_stays_where_it_is_and_is_named(two: Two) -> None:
+    store = two.places[Place.STORE]
+    lost, damaged = blob_key(sha256_hex(b"a clip")), next(row for row in two.there(Place.STORE) if row.store_offset)
+    await store.delete(lost)
+    tar = bytearray(await store.get(damaged.store_key))
+    assert damaged.store_offset is not None
+    tar[damaged.store_offset] ^= 1
+    await store.put_stream(damaged.store_key, once(bytes(tar)))
+    report = Report()
+    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    assert report.failed == {sha256_hex(b"a clip"): "blob_missing", damaged.digest.hex(): "blob_corrupt"}
+    assert {row.digest.hex() for row in two.there(Place.STORE)} == report.failed.keys()
+    assert damaged.store_key in await two.objects(Place.STORE)
+    assert two.rows.left == set()
+
+
+async def test_wrong_bytes_under_the_right_name_in_the_archive_are_written_again(two: Two) -> None:
+    wrong = b"b clip"
+    await two.places[Place.ARCHIVE].put(blob_key(sha256_hex(b"a clip")), wrong)
+    await two.move(Place.ARCHIVE).run(two.there(Place.STORE))
+    await two.read_all()
+
+
+async def test_an_archive_that_does_not_keep_what_is_written_costs_nothing(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await two.objects(Place.STORE)
+
+    async def hash_of(*_: object) -> str:
+        return "0" * 64
+
+    monkeypatch.setattr(move_module, "hash_of", hash_of)
+    with pytest.raises(BlobCorrupt, match="what was written is not what is read"):
+        await two.move(Place.ARCHIVE).run([row for row in two.there(Place.STORE) if row.store_offset is not None])
+    assert await two.objects(Place.STORE) == before
+    assert two.there(Place.ARCHIVE) == []
+
+
+async def test_what_sleeps_in_its_class_is_asked_for_and_comes_in_a_later_round(two: Two) -> None:
+    cold = Class(two)
+    await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
+    assert sorted(cold.frozen) == sorted(await two.objects(Place.ARCHIVE))
+    assert cold.asked == set()
+
+    cold.awake = {blob_key(sha256_hex(b"a clip"))}
+    report = Report()
+    await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
+    assert (report.bodies, report.waiting) == (1, 13)
+    assert cold.asked == set(cold.frozen)
+    await two.read_all()
+    cold.awake = set(cold.frozen)
+    await two.move(Place.STORE, Report(), cold).run(two.there(Place.ARCHIVE))
+    assert two.there(Place.ARCHIVE) == []
+    assert await two.is_tidy()
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -1,0 +1,161 @@
+"""What goes to the archive, into which objects, and how fast: the decisions."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch.archive.opening import archive_of
+from batch.archive.pace import Pace
+from batch.archive.plan import (
+    PACK_BODIES_MAX,
+    PACK_BYTES_MAX,
+    Alone,
+    Packed,
+    in_reading_order,
+    is_apart,
+    is_due,
+    objects_of,
+    wait_s,
+)
+from runtime.errors import Exit, HeadraceError
+from runtime.settings import load_settings
+from schemas.events import Kind
+from schemas.limits import PACKED_BYTES_MAX
+from store.archives import Owner
+from store.rows import BlobPlace
+
+BEFORE_US = 1_000_000
+
+
+def body(number: int, size_bytes: int = 100, media_type: str = "application/json") -> BlobPlace:
+    digest = sha256(str(number).encode()).digest()
+    return BlobPlace(digest, size_bytes, media_type, f"packs/{number % 3}", number)
+
+
+def owner(kind: Kind, ingested_at_us: int) -> Owner:
+    return Owner(b"d" * 32, kind, ingested_at_us)
+
+
+@pytest.mark.parametrize(
+    ("owners", "due"),
+    [
+        ([owner(Kind.LDO, BEFORE_US - 1)], True),
+        ([owner(Kind.CLIP, BEFORE_US - 1)], True),
+        ([owner(Kind.LDO, BEFORE_US)], False),
+        ([owner(Kind.CLIP, 1), owner(Kind.FRAME, 1)], False),
+        ([owner(Kind.LDO, 1), owner(Kind.CLIP, BEFORE_US)], False),
+        ([owner(Kind.LDO, 1), owner(Kind.CLIP, 2)], True),
+        ([owner(Kind.LDO, 1), owner(Kind.CID, 1)], False),
+    ],
+)
+def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[Owner], due: bool) -> None:
+    assert is_due(owners, BEFORE_US) is due
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2 * PACKED_BYTES_MAX), st.sampled_from(["application/json", "video/mp4"])), max_size=80
+    )
+)
+def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[tuple[int, str]]) -> None:
+    bodies = [body(number, size, media_type) for number, (size, media_type) in enumerate(said)]
+    objects = list(objects_of(bodies))
+    held = [one for some in objects for one in (some.bodies if isinstance(some, Packed) else (some.body,))]
+    assert sorted(one.digest for one in held) == sorted(one.digest for one in bodies)
+    for some in objects:
+        match some:
+            case Packed(packed):
+                assert len(packed) > 1
+                assert all(one.size_bytes < PACKED_BYTES_MAX and one.media_type.endswith("json") for one in packed)
+            case Alone():
+                pass
+    assert list(objects_of(bodies)) == objects
+
+
+def test_a_pack_ends_at_its_number_of_bodies_and_at_its_bytes() -> None:
+    by_number = list(objects_of([body(number, 1) for number in range(PACK_BODIES_MAX + 2)]))
+    assert [len(one.bodies) for one in by_number if isinstance(one, Packed)] == [PACK_BODIES_MAX, 2]
+    large = PACKED_BYTES_MAX - 1
+    by_bytes = list(objects_of([body(number, large) for number in range(PACK_BYTES_MAX // large + 3)]))
+    sizes = [sum(one.size_bytes for one in some.bodies) for some in by_bytes if isinstance(some, Packed)]
+    assert len(sizes) == 2
+    assert max(sizes) <= PACK_BYTES_MAX
+
+
+def test_bodies_of_one_object_are_read_together_and_once() -> None:
+    ordered = in_reading_order([body(number) for number in (5, 0, 3, 1, 0)])
+    assert [(one.store_key, one.store_offset) for one in ordered] == [
+        ("packs/0", 0), ("packs/0", 3), ("packs/1", 1), ("packs/2", 5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("archive", "apart"),
+    [
+        ("s3://headrace-archive", True),
+        ("s3://headrace/archive", True),
+        ("s3://headrace/archive/deep", True),
+        ("s3://headrace", False),
+        ("s3://headrace/", False),
+        ("s3://headrace/packs", False),
+        ("s3://headrace/blobs/old", False),
+        ("s3://headrace/staging", False),
+        ("file:///mnt/archive", True),
+    ],
+)
+def test_the_archive_is_not_where_the_store_keeps_its_own(archive: str, apart: bool) -> None:
+    assert is_apart(archive, "s3://headrace") is apart
+
+
+def test_a_prefix_beside_or_around_that_of_the_store_is_apart() -> None:
+    assert is_apart("s3://one/cold", "s3://one/hot")
+    assert is_apart("s3://one", "s3://one/hot")
+    assert not is_apart("s3://one/hot/packs", "s3://one/hot")
+
+
+@pytest.mark.parametrize(
+    ("given_", "named"),
+    [
+        ({"archive_url": "ftp://old"}, "HEADRACE_ARCHIVE_URL"),
+        ({"archive_url": "file:///mnt/old", "archive_storage_class": "GLACIER"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_storage_class": "GLACIER"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_url": "s3://old", "archive_storage_class": "cold one"}, "HEADRACE_ARCHIVE_STORAGE_CLASS"),
+        ({"archive_after_days": -1}, "HEADRACE_ARCHIVE_AFTER_DAYS"),
+        ({"archive_bytes_per_s": 0}, "HEADRACE_ARCHIVE_BYTES_PER_S"),
+    ],
+)
+def test_a_wrong_setting_is_named(given_: dict[str, object], named: str) -> None:
+    with pytest.raises(HeadraceError, match=named):
+        load_settings(_env_file=None, **given_)
+
+
+@pytest.mark.parametrize("url", ["", "s3://headrace", "s3://headrace/blobs"])
+def test_an_archive_that_is_none_or_the_stores_own_is_refused_with_what_to_set(url: str) -> None:
+    settings = load_settings(_env_file=None, store_url="s3://headrace", archive_url=url)
+    with pytest.raises(HeadraceError) as refused:
+        archive_of(settings)
+    assert refused.value.exit_code == Exit.USAGE
+    assert "s3://headrace" in refused.value.hint
+
+
+@given(st.integers(0, 2**40), st.floats(0, 1e6), st.integers(1024, 2**34))
+def test_waiting_holds_the_rate(taken_bytes: int, elapsed_s: float, bytes_per_s: int) -> None:
+    delay_s = wait_s(taken_bytes, elapsed_s, bytes_per_s)
+    assert delay_s >= 0
+    assert taken_bytes <= (elapsed_s + delay_s) * bytes_per_s * (1 + 1e-9) + 1e-6
+
+
+async def test_bytes_wait_for_those_before_them() -> None:
+    now_s, slept = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        slept.append(seconds)
+        now_s += seconds
+
+    pace = Pace(1000, now_s=lambda: now_s, sleep=sleep)
+    for _ in range(3):
+        await pace.take(2000)
+    assert slept == [2.0, 2.0]
