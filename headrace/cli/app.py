@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from headrace.cli import bench, catalog, demo, dlq, export, fsck, keys, platform, processes, publish, stack, urls
+from headrace.cli import bench, catalog, demo, dlq, export, fsck, keys, label, platform, processes, publish, stack, urls
 from headrace.cli.output import say
 from runtime.errors import Exit, HeadraceError
 
@@ -23,6 +23,7 @@ catalog.register(app)
 dlq.register(app)
 fsck.register(app)
 export.register(app)
+label.register(app)
 platform.register(app)
 keys.register(app)
 urls.register(app)
