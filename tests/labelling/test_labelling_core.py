@@ -1,7 +1,7 @@
 """What labelling functions are, how their votes make a label, and what is counted of them."""
 
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from itertools import permutations
 from pathlib import Path
 from textwrap import dedent
@@ -67,7 +67,7 @@ def test_only_the_order_decides_a_tie_and_nothing_else_does() -> None:
 
 
 def test_a_function_votes_abstains_or_fails_and_ends_nothing() -> None:
-    class Label(str, Enum):
+    class Label(StrEnum):
         SMOKE = "smoke"
 
     def votes(record):
@@ -231,3 +231,13 @@ def test_the_label_of_a_version_is_a_samples_label() -> None:
     own = sample_of(Exported(stored("frame"), None), Bodies(), split=Split.TRAIN)
     given_ = sample_of(Exported(stored("frame"), None, "smoke"), Bodies(), split=Split.TRAIN)
     assert (own.fields["label"], given_.fields["label"]) == ("own", "smoke")
+
+
+def test_the_example_of_the_documents_labels(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "labels.md").read_text("utf-8")
+    path = tmp_path / "smoke.py"
+    path.write_text(text.split("```python\n", 1)[1].split("```", 1)[0])
+    functions = load_module(path).functions
+    assert list(functions) == ["said_by_the_model", "hot", "nearly_empty_picture"]
+    assert ask(functions, view()).votes == {"said_by_the_model": "good"}
+    assert ask(functions, view()).errors == {}
