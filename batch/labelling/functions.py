@@ -11,6 +11,7 @@ from runtime.errors import HeadraceError
 
 LABEL_CHARACTERS_MAX = 200
 ERROR_CHARACTERS_MAX = 100
+MESSAGE_CHARACTERS_MAX = 300
 LABEL_INVALID = "label_invalid"  # the error of a function that returned what is no label
 
 LabellingFunction: TypeAlias = Callable[[RecordView], str | None]
@@ -63,7 +64,8 @@ def ask(functions: MappingProxyType[str, LabellingFunction], record: RecordView)
         try:
             said = function(record)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
-            answers.errors[name], answers.messages[name] = _named(error)
+            answers.errors[name] = error.code if isinstance(error, HeadraceError) else _name_of(error)
+            answers.messages[name] = said_by(error, function.__code__.co_filename)
             continue
         if is_label(said):
             answers.votes[name] = str.__str__(said)  # what is a string and more is its text only
@@ -86,7 +88,21 @@ def is_label(said: object) -> bool:
     return True
 
 
-def _named(error: BaseException) -> tuple[str, str]:
-    if isinstance(error, HeadraceError):
-        return error.code, error.what
-    return type(error).__name__[:ERROR_CHARACTERS_MAX], str(error)
+def said_by(error: BaseException, file: str) -> str:
+    """Return what an exception says, and the line of a file where it was raised, or from where it came."""
+    try:
+        text = error.what if isinstance(error, HeadraceError) else str(error)
+    except Exception:  # noqa: BLE001 - an exception may fail even to say what it is
+        text = "it cannot be shown"
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    place = "" if line is None else f" (line {line})"
+    return f"{_name_of(error)}: {text[:MESSAGE_CHARACTERS_MAX]}{place}"
+
+
+def _name_of(error: BaseException) -> str:
+    return type(error).__name__[:ERROR_CHARACTERS_MAX]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
-from batch.labelling.functions import LabellingFunction, marked
+from batch.labelling.functions import LabellingFunction, marked, said_by
 from runtime.errors import Exit, HeadraceError
 from schemas.digest import sha256_hex
 
@@ -52,7 +52,7 @@ def _executed(path: Path, source: bytes) -> ModuleType:
         # What was digested is what is executed: an import would read the file once more.
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the command exists to run it
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code
-        what = f"the module cannot be loaded: {type(error).__name__}: {error}"
+        what = f"the module cannot be loaded: {said_by(error, str(path))}"
         raise _wrong("module_failed", what, path, "mend it, and run it again") from None
     return module
 

@@ -25,7 +25,6 @@ from store.reading import read_verified
 from store.views import StoredRecord
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_EXPLANATION_CHARACTERS_MAX = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +129,7 @@ class Voters:
         for name, message in answers.messages.items():
             if name not in self._explained:
                 self._explained.add(name)
-                said = f"{answers.errors[name]}: {message}"[:_EXPLANATION_CHARACTERS_MAX]
-                self._explain(f"{name} failed first on {record.record_id}: {said}")
+                self._explain(f"{name} failed first on {record.record_id}: {message}")
         return Labelled(record.record_id, majority(answers.votes.values()), answers.votes, answers.errors)
 
 

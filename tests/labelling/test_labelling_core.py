@@ -85,11 +85,25 @@ def test_a_function_votes_abstains_or_fails_and_ends_nothing() -> None:
     def wrong(record):
         return 7
 
-    answers = asked(votes, abstains, raises, leaves, wrong)
+    class MuteError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def mute(record):
+        raise MuteError
+
+    answers = asked(votes, abstains, raises, leaves, wrong, mute)
     assert answers.votes == {"votes": "smoke"}
     assert type(answers.votes["votes"]) is str
-    assert answers.errors == {"raises": "ValueError", "leaves": "SystemExit", "wrong": "label_invalid"}
-    assert answers.messages["raises"] == "what happened"
+    assert answers.errors == {
+        "raises": "ValueError",
+        "leaves": "SystemExit",
+        "wrong": "label_invalid",
+        "mute": "MuteError",
+    }
+    line = raises.__code__.co_firstlineno + 1
+    assert answers.messages["raises"] == f"ValueError: what happened (line {line})"
+    assert "cannot be shown" in answers.messages["mute"]
 
 
 def test_whoever_interrupts_interrupts_a_function() -> None:
@@ -201,8 +215,8 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
     ("text", "code", "said"),
     [
         ("x = 1", "module_invalid", "no labelling function"),
-        ("1 / 0", "module_failed", "ZeroDivisionError: division by zero"),
-        ("def f(:", "module_failed", "SyntaxError"),
+        ("1 / 0", "module_failed", "ZeroDivisionError: division by zero (line 2)"),
+        ("def f(:", "module_failed", "(line 2)"),
         ("exit(0)", "module_failed", "SystemExit"),
         ("@labelling_function\nasync def f(record): return 'x'", "module_failed", "a plain function"),
         ("@labelling_function\ndef f(record): yield 'x'", "module_failed", "a plain function"),
