@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batch.fetching import IngestClient, IngestError
+    from batch.labelling import RecordView, labelling_function
     from headrace import ldo_sink
     from producers import Camera, Device, Publisher
     from streams.consumers import consume
 
-__all__ = ["Camera", "Device", "IngestClient", "IngestError", "Publisher", "consume", "ldo_sink"]
+__all__ = [
+    "Camera",
+    "Device",
+    "IngestClient",
+    "IngestError",
+    "Publisher",
+    "RecordView",
+    "consume",
+    "labelling_function",
+    "ldo_sink",
+]
 
 _HOMES = {
     "Camera": "producers",
@@ -23,7 +34,9 @@ _HOMES = {
     "IngestClient": "batch.fetching",
     "IngestError": "batch.fetching",
     "Publisher": "producers",
+    "RecordView": "batch.labelling",
     "consume": "streams.consumers",
+    "labelling_function": "batch.labelling",
 }
 
 

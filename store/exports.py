@@ -27,7 +27,8 @@ _RECORD_COLUMNS = 21
 class Wanted:
     """Which records; what is None does not matter. `until_us` ends when they were ingested, excluded.
 
-    `captured_from_us` and `captured_until_us`, excluded, say when they were captured.
+    `captured_from_us` and `captured_until_us`, excluded, say when they were captured. `labelled` names the version of
+    labelling functions that must have given them a label, before `until_us` too.
     """
 
     until_us: int
@@ -36,6 +37,7 @@ class Wanted:
     source_ids: tuple[str, ...] | None = None
     captured_from_us: int | None = None
     captured_until_us: int | None = None
+    labelled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,11 @@ class ClipPlace:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One record, with the clip that belongs to it where that was ingested."""
+    """One record, with the clip that belongs to it where that was ingested, and the label of the wanted version."""
 
     record: StoredRecord
     clip: ClipPlace | None
+    label: str | None = None
 
 
 class Exports:
@@ -66,7 +69,8 @@ class Exports:
         self._pool = pool
         self._dsn = dsn
         sql = statements("exports")
-        self._page = sql["page"].replace("{columns}", statements("queries")["columns"])
+        self._page = _filled(sql["page"], sql["selected"])
+        self._unlabelled = _filled(statements("labels")["unlabelled"], sql["selected"])
         self._settled = sql["settled_until"]
 
     @classmethod
@@ -88,27 +92,40 @@ class Exports:
 
     async def records(self, wanted: Wanted, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
         """Yield the records in the order of their ids, those up to `after` left out."""
+        async for page in self._pages(self._page, wanted, wanted.labelled, after):
+            for row in page:
+                yield _exported(row)
+
+    async def unlabelled(self, wanted: Wanted, version: str) -> AsyncGenerator[list[StoredRecord]]:
+        """Yield pages of the records that a version has not labelled yet, in the order of their ids."""
+        async for page in self._pages(self._unlabelled, wanted, version, None):
+            if page:
+                yield [StoredRecord(*row) for row in page]
+
+    async def _pages(
+        self, statement: str, wanted: Wanted, version: str | None, after: UUID | None
+    ) -> "AsyncGenerator[list[asyncpg.Record]]":
         key = after or UUID(int=0)
         for span in range(key.int >> _SPAN_BITS, _SPANS):
             last = UUID(int=((span + 1) << _SPAN_BITS) - 1)
             while True:
-                rows = await self._rows(wanted, key, last)
-                for row in rows:
-                    yield _exported(row)
+                async with borrowed(self._pool, self._dsn) as connection:
+                    rows = await connection.fetch(
+                        statement, key, last, wanted.until_us, wanted.kinds, wanted.sites, wanted.source_ids,
+                        wanted.captured_from_us, wanted.captured_until_us, PAGE_ROWS, version,
+                    )  # fmt: skip
+                yield rows
                 if len(rows) < PAGE_ROWS:
                     break
                 key = rows[-1][0]
             key = last
 
-    async def _rows(self, wanted: Wanted, after: UUID, last: UUID) -> "list[asyncpg.Record]":
-        async with borrowed(self._pool, self._dsn) as connection:
-            return await connection.fetch(
-                self._page, after, last, wanted.until_us, wanted.kinds, wanted.sites, wanted.source_ids,
-                wanted.captured_from_us, wanted.captured_until_us, PAGE_ROWS,
-            )  # fmt: skip
+
+def _filled(statement: str, selected: str) -> str:
+    return statement.replace("{columns}", statements("queries")["columns"]).replace("{selected}", selected)
 
 
 def _exported(row: "asyncpg.Record") -> Exported:
     values = tuple(row)
-    clip = values[_RECORD_COLUMNS:]
-    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), None if clip[0] is None else ClipPlace(*clip))
+    clip, label = values[_RECORD_COLUMNS:-1], values[-1]
+    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), None if clip[0] is None else ClipPlace(*clip), label)

@@ -14,6 +14,7 @@ from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from store.blobs import Blobs
 from store.exports import Exports
+from store.labels import Labels
 
 
 async def export(
@@ -22,12 +23,17 @@ async def export(
     """Write the export that `request` asks for; without `until_us` it reaches to now, or as far as it did before.
 
     Raises:
-        HeadraceError: the request contradicts itself, the target holds another export, or a service is away.
+        HeadraceError: the request contradicts itself, the target holds another export, there is no such version of
+            labels, or a service is away.
     """
     check(request)
     form = form_of(request.format)
+    dsn = settings.postgres_dsn.get_secret_value()
     with opened_target(to, settings) as target:
-        async with Exports.open(settings.postgres_dsn.get_secret_value()) as exports:
+        if request.wanted.labelled is not None:
+            async with Labels.open(dsn) as labels:
+                await labels.version(request.wanted.labelled)
+        async with Exports.open(dsn) as exports:
             settled_us = await exports.settled_until_us()
             if until_us is not None and until_us > settled_us:
                 raise HeadraceError(

@@ -65,11 +65,13 @@ class Samples:
                 yield sample
 
     async def _wanted(self, split: Split, after: UUID | None) -> AsyncIterator[Exported]:
-        share = self._request.validation_share
+        share, labels = self._request.validation_share, self._request.labels
         async for one in self._exports.records(self._request.wanted, after=after):
             clip = one.clip.digest if one.clip else None
             if split_of(one.record.digest, clip, share) is not split:
                 continue
+            if one.label is not None and labels is not None and one.label not in labels:
+                continue  # known before its body is read
             if self._measured is None or one.record.record_id in self._measured:
                 yield one
 

@@ -48,7 +48,12 @@ def has_text(kind: str) -> bool:
 
 
 def label_of(exported: Exported, body: bytes | None) -> str | None:
-    """Return the label: of an LDO what it predicts, of a frame or clip its attribute; None where none is text."""
+    """Return the label: that of the wanted version; else what an LDO predicts, or the attribute of a frame or clip.
+
+    None where none of it is text.
+    """
+    if exported.label is not None:
+        return exported.label
     if exported.record.kind == Kind.LDO:
         said = orjson.loads(body or b"{}").get("prediction")
     else:

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeAlias
 
 from pydantic import SecretStr
 
+from batch.background import Background
 from batch.fetching import url as urls_of
 from batch.fetching.asset import About
-from batch.fetching.background import Background
 from batch.fetching.errors import STORING_ERRORS, ArgumentRefused, IngestError, of_storing
 from batch.fetching.fetch import Fetcher
 from batch.fetching.job import Job

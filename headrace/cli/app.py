@@ -13,6 +13,7 @@ from headrace.cli import (
     export,
     fsck,
     keys,
+    label,
     platform,
     processes,
     publish,
@@ -38,6 +39,7 @@ dlq.register(app)
 fsck.register(app)
 archive.register(app)
 export.register(app)
+label.register(app)
 platform.register(app)
 keys.register(app)
 urls.register(app)

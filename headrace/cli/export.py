@@ -38,6 +38,10 @@ def export(  # noqa: PLR0913 - each is an option
         datetime | None, typer.Option(help="Only what was ingested before then (UTC). [default: now]")
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only with this label; may be repeated.")] = None,
+    labelled: Annotated[
+        str | None,
+        typer.Option(help="Only with a label of this version of `headrace label`, which --label then means."),
+    ] = None,
     quality: Annotated[str | None, typer.Option(help="Only frames measured so: sharpness>=50,dark_share<=0.4.")] = None,
     validation: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples for validation.")] = 0.1,
     shard_mib: Annotated[int, typer.Option(min=1, max=16_384, help="Mebibytes of a shard, at the most.")] = 256,
@@ -54,18 +58,19 @@ def export(  # noqa: PLR0913 - each is an option
         wanted=Wanted(
             until_us=0,
             kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
-            sites=_sorted(site),
-            source_ids=_sorted(source),
-            captured_from_us=_us(start),
-            captured_until_us=_us(end),
+            sites=sorted_values(site),
+            source_ids=sorted_values(source),
+            captured_from_us=microseconds(start),
+            captured_until_us=microseconds(end),
+            labelled=labelled,
         ),
-        labels=_sorted(label),
+        labels=sorted_values(label),
         quality=bounds_of(quality) if quality else (),
         validation_share=validation,
         shard_bytes_max=shard_mib * _MIB,
         shard_samples_max=shard_samples,
     )
-    result = asyncio.run(write(client_settings(), request, target, until_us=_us(until), progress=_said))
+    result = asyncio.run(write(client_settings(), request, target, until_us=microseconds(until), progress=_said))
     _show(result, target, as_json=as_json)
     if result.failed:
         raise typer.Exit(Exit.FAILED)
@@ -100,11 +105,13 @@ def _format(text: str) -> Any:
     return Format(text)
 
 
-def _sorted(values: list[str] | None) -> tuple[str, ...] | None:
+def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
+    """Return the values of a repeated option; None where it was not given."""
     return tuple(sorted(set(values))) if values else None
 
 
-def _us(time: datetime | None) -> int | None:
+def microseconds(time: datetime | None) -> int | None:
+    """Return an option's time in microseconds since 1970; UTC where it names no zone."""
     if time is None:
         return None
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -3,19 +3,26 @@
 
 -- page --
 select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset,
-    (extract(epoch from c.archived_at) * 1000000)::bigint as clip_archived_at_us
+    (extract(epoch from c.archived_at) * 1000000)::bigint as clip_archived_at_us,
+    l.label
 from records as r
 left join blobs as b on b.sha256 = r.digest
 left join blobs as c on c.sha256 = r.clip_sha256
-where r.record_id > $1 and r.record_id <= $2
+left join labels as l
+    on l.version = $10 and l.record_id = r.record_id
+    and l.labelled_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
+where {selected} and ($10::text is null or l.label is not null)
+order by r.record_id
+limit $9
+
+-- selected --
+r.record_id > $1 and r.record_id <= $2
     and r.ingested_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
     and ($4::text[] is null or r.kind = any($4))
     and ($5::text[] is null or r.site = any($5))
     and ($6::text[] is null or r.source_id = any($6))
     and ($7::bigint is null or r.captured_at >= timestamptz 'epoch' + $7 * interval '1 microsecond')
     and ($8::bigint is null or r.captured_at < timestamptz 'epoch' + $8 * interval '1 microsecond')
-order by r.record_id
-limit $9
 
 -- settled_until --
 -- A record's time is the beginning of its transaction, so what is being written now may still come in before this

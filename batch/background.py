@@ -14,7 +14,7 @@ class Background:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-urls", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-background", daemon=True)
         self._thread.start()
 
     @property

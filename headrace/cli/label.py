@@ -1,0 +1,111 @@
+"""`headrace label`: what labelling functions say of records, kept for exports."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.export import microseconds, sorted_values
+from headrace.cli.output import print_json, print_table, say
+from headrace.cli.processes import parse_kinds
+from headrace.cli.stack import Json
+from headrace.connection import client_settings
+from runtime.errors import Exit
+
+if TYPE_CHECKING:
+    from batch.labelling import Result
+
+_SAID_EVERY_RECORDS = 10_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(label)
+
+
+def label(
+    *,
+    module: Annotated[
+        Path, typer.Option("--with", metavar="MODULE.PY", help="The labelling functions; they run with your rights.")
+    ],
+    version: Annotated[
+        str | None, typer.Option(help="Name to keep the labels under. [default: a digest of the module's source]")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
+    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
+    from batch.labelling import label as run
+    from batch.labelling import load_module
+    from store.exports import Wanted
+
+    wanted = Wanted(
+        until_us=0,
+        kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+        sites=sorted_values(site),
+        source_ids=sorted_values(source),
+        captured_from_us=microseconds(start),
+        captured_until_us=microseconds(end),
+    )
+    result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
+    _show(result, as_json=as_json)
+    if result.tally.errors:
+        raise typer.Exit(Exit.FAILED)
+
+
+class _Progress:
+    """Says how far it is, from time to time."""
+
+    def __init__(self) -> None:
+        self._next = _SAID_EVERY_RECORDS
+
+    def __call__(self, records: int) -> None:
+        if records >= self._next:
+            say(f"{records} records labelled")
+            self._next = records + _SAID_EVERY_RECORDS
+
+
+def _show(result: "Result", *, as_json: bool) -> None:
+    tally = result.tally
+    functions = [_function(result, name) for name in tally.functions]
+    if as_json:
+        print_json({
+            "version": result.version, "records": tally.records, "added": result.added, "unlabelled": tally.unlabelled,
+            "ties": tally.ties, "errors": tally.errors, "labels": dict(tally.labels.most_common()),
+            "functions": functions,
+        })  # fmt: skip
+    else:
+        print_table(
+            ("function", "coverage", "overlap", "conflict", "labels", "errors"),
+            [
+                (one["name"], f"{one['coverage']:.1%}", f"{one['overlap']:.1%}", f"{one['conflict']:.1%}",
+                 _counted(one["labels"]), _counted(one["errors"]))
+                for one in functions
+            ],
+        )  # fmt: skip
+    for record, name, error in tally.failures:
+        say(f"no vote: {name} on {record}: {error}")
+    labels = _counted(dict(tally.labels.most_common())) or "no label"
+    say(f"version {result.version}: {tally.records} records, {result.added} of them now; {labels}; "
+        f"{tally.unlabelled} without a vote, {tally.ties} ties, {tally.errors} errors")  # fmt: skip
+
+
+def _function(result: "Result", name: str) -> dict[str, Any]:
+    tally, one = result.tally, result.tally.functions[name]
+    return {
+        "name": name,
+        "coverage": tally.share(one.voted),
+        "overlap": tally.share(one.overlapped),
+        "conflict": tally.share(one.conflicted),
+        "labels": dict(one.labels.most_common()),
+        "errors": dict(one.errors.most_common()),
+    }
+
+
+def _counted(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
