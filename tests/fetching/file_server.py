@@ -13,8 +13,8 @@ class FileServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, body_of: Callable[[str], bytes | None]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, body_of: Callable[[str], bytes | None], handler: "type[Handler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.body_of = body_of
         self.answered: Counter[str] = Counter()
         self.busy: Counter[str] = Counter()  # how often a path is still to be answered with 503
@@ -27,7 +27,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}{path}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: FileServer
     protocol_version = "HTTP/1.1"
 
@@ -51,8 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def file_server(body_of: Callable[[str], bytes | None]) -> Iterator[FileServer]:
-    server = FileServer(body_of)
+def file_server(body_of: Callable[[str], bytes | None], handler: type[Handler] | None = None) -> Iterator[FileServer]:
+    server = FileServer(body_of, handler)
     thread = threading.Thread(target=server.serve_forever, args=[0.02])
     thread.start()
     try:
