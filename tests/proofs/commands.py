@@ -83,7 +83,7 @@ def announced(settings: Settings, commands: Commands, topic: str, directory: Pat
             until(is_over, _ANNOUNCED_S_MAX, "everything to be announced")
     finally:
         relay.stop()
-    return Counter(line["value"]["record_id"] for line in commands.lines("cat", topic))
+    return Counter(line["event"]["record_id"] for line in commands.lines("cat", topic))
 
 
 def connected(settings: Settings) -> AbstractContextManager[psycopg.Connection[tuple[Any, ...]]]:
