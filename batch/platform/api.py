@@ -256,8 +256,7 @@ class Api:
 
     def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
         if status not in _GOOD:
-            detail = content.decode("utf-8", "replace")[:DETAIL_CHARACTERS_MAX]
-            raise ApiFault(self.url, f"{method} {path} was answered with HTTP {status}: {detail}", status)
+            raise ApiFault(self.url, f"{method} {path} was answered with HTTP {status}{_detail(content)}", status)
         if not content:
             return None
         try:
@@ -283,6 +282,12 @@ def checked_url(url: str, name: str) -> str:
             hint="give http://host:port or https://host, without a login", exit_code=Exit.USAGE,
         )  # fmt: skip
     return url.rstrip("/")
+
+
+def _detail(content: bytes) -> str:
+    """Return what an answer says, in one line; a page that a proxy made for people says nothing."""
+    said = " ".join(content.decode("utf-8", "replace").split())
+    return f": {said[:DETAIL_CHARACTERS_MAX]}" if said and not said.startswith("<") else ""
 
 
 def _bare(url: str) -> str:
