@@ -67,8 +67,7 @@ class Samples:
     async def _wanted(self, split: Split, after: UUID | None) -> AsyncIterator[Exported]:
         share, labels = self._request.validation_share, self._request.labels
         async for one in self._exports.records(self._request.wanted, after=after):
-            clip = one.clip.digest if one.clip else None
-            if split_of(one.record.digest, clip, share) is not split:
+            if split_of(one.record.digest, one.clip_sha256, share) is not split:
                 continue
             if one.label is not None and labels is not None and one.label not in labels:
                 continue  # known before its body is read

@@ -1,6 +1,7 @@
 """A catalog of the tests' own and a store in a directory, for exports; everything follows from a number."""
 
 from collections.abc import AsyncGenerator
+from copy import copy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -61,7 +62,10 @@ class World:
             digest = await self._put(body)
             record = _record(number, kind, digest, len(body))
             self.bodies[record.record_id] = body
-            self._exported.append(Exported(record, clip if kind is Kind.LDO and number % 8 == 3 else None))
+            has_clip = kind is Kind.LDO and number % 8 == 3
+            self._exported.append(
+                Exported(record, clip if has_clip else None, clip_sha256=clip_digest if has_clip else None)
+            )
         self._exported.sort(key=lambda one: one.record.record_id)
         return self
 
@@ -75,8 +79,30 @@ class World:
         one = self._exported[number]
         assert one.record.store_key is not None
         await self.blobs.delete(one.record.store_key)
-        self._exported[number] = replace(one, record=replace(one.record))
         return one.record.record_id
+
+    async def damage(self, number: int) -> UUID:
+        """Put other bytes of the same size in the place of a record's."""
+        one = self._exported[number]
+        assert one.record.store_key is not None
+        await self.blobs.delete(one.record.store_key)
+        await self.blobs.put(one.record.store_key, bytes(one.record.size_bytes))
+        return one.record.record_id
+
+    def archive_clip(self) -> set[UUID]:
+        """Say of the clip that it lies in the archive, and return the LDOs that name it."""
+        found = set()
+        for number, one in enumerate(self._exported):
+            if one.clip is not None:
+                self._exported[number] = replace(one, clip=replace(one.clip, archived_at_us=1))
+                found.add(one.record.record_id)
+        return found
+
+    def without_clips(self) -> "World":
+        """Return the same records before their clips have come."""
+        before = copy(self)
+        before._exported = [replace(one, clip=None) for one in self._exported]
+        return before
 
     async def _put(self, body: bytes) -> str:
         digest = sha256(body).hexdigest()
