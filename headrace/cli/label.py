@@ -1,12 +1,11 @@
 """`headrace label`: what labelling functions say of records, kept for exports."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.export import microseconds, sorted_values
+from headrace.cli.export import Captured, CapturedBefore, microseconds, sorted_values
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.processes import parse_kinds
 from headrace.cli.stack import Json
@@ -35,8 +34,8 @@ def label(
     kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
     site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    start: Captured = None,
+    end: CapturedBefore = None,
     as_json: Json = False,
 ) -> None:
     """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
