@@ -1,5 +1,7 @@
 """`headrace label`: what labelling functions say of records, kept for exports."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from batch.labelling import Result
 
 _SAID_EVERY_RECORDS = 10_000
+_LABELS_SHOWN_MAX = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +54,8 @@ def label(
         captured_from_us=microseconds(start),
         captured_until_us=microseconds(end),
     )
-    result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
+    with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
+        result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)
     if result.tally.errors:
         raise typer.Exit(Exit.FAILED)
@@ -107,4 +111,6 @@ def _function(result: "Result", name: str) -> dict[str, Any]:
 
 
 def _counted(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in numbers.items())
+    shown = [f"{name or 'others'} {number}" for name, number in [*numbers.items()][:_LABELS_SHOWN_MAX]]
+    more = len(numbers) - len(shown)
+    return ", ".join([*shown, f"and {more} more"] if more else shown)

@@ -49,6 +49,7 @@ class World:
     def __init__(self, path: Path, numbers: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
         self.blobs = Blobs.open(f"file://{path}")
         self.bodies: dict[UUID, bytes] = {}
+        self.stale: dict[UUID, Exported] = {}  # what the catalog says once more of records that have moved
         self._exported: list[Exported] = []
         self._kinds = kinds
         self._numbers = numbers
@@ -73,7 +74,7 @@ class World:
         for one in self._exported:
             chosen = wanted.kinds is None or one.record.kind in wanted.kinds
             if chosen and (after is None or one.record.record_id > after):
-                yield one
+                yield self.stale.pop(one.record.record_id, one)
 
     async def lose(self, number: int) -> UUID:
         one = self._exported[number]
@@ -87,6 +88,16 @@ class World:
         assert one.record.store_key is not None
         await self.blobs.delete(one.record.store_key)
         await self.blobs.put(one.record.store_key, bytes(one.record.size_bytes))
+        return one.record.record_id
+
+    async def move(self, number: int) -> UUID:
+        """Put a record's bytes elsewhere, of which those know nothing who have read the catalog before."""
+        one = self._exported[number]
+        digest = one.record.digest
+        await self.blobs.put(f"elsewhere/{digest}", self.bodies[one.record.record_id])
+        await self.lose(number)
+        self._exported[number] = replace(one, record=replace(one.record, store_key=f"elsewhere/{digest}"))
+        self.stale[one.record.record_id] = one
         return one.record.record_id
 
     def archive_clip(self) -> set[UUID]:

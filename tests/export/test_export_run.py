@@ -204,6 +204,14 @@ async def test_bytes_that_are_others_do_not_go_into_a_shard(world: World, tmp_pa
             assert not {name.split(".")[0] for name in tar.getnames()} & damaged.keys()
 
 
+async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: World, tmp_path: Path) -> None:
+    moved = {await world.move(number) for number in (0, 33, 119)}
+    asked = request(validation_share=0.0)
+    result, _ = await run(world, directory(tmp_path / "out"), asked)
+    assert moved.isdisjoint(world.stale)
+    assert (result.failed, result.samples) == ({}, 120)
+
+
 async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(world: World, tmp_path: Path) -> None:
     ldos = world.archive_clip()
     result, _ = await run(world, directory(tmp_path / "out"), request())
