@@ -46,12 +46,14 @@ def marked(values: Iterable[Any]) -> MappingProxyType[str, LabellingFunction]:
     """Return the labelling functions among values, by their names and in their order.
 
     Raises:
-        ValueError: two of them have one name.
+        ValueError: two of them have one name, or one has a name that cannot be shown or kept.
     """
     found: dict[str, LabellingFunction] = {}
     for value in values:
         if not inspect.isfunction(value) or not hasattr(value, _MARK):
             continue
+        if not is_label(value.__name__):
+            raise ValueError(f"a labelling function's name is text of 1 to {LABEL_CHARACTERS_MAX} characters")
         if found.setdefault(value.__name__, value) is not value:
             raise ValueError(f"two labelling functions are named {value.__name__}")
     return MappingProxyType(found)
@@ -63,7 +65,9 @@ def ask(functions: MappingProxyType[str, LabellingFunction], record: RecordView)
     for name, function in functions.items():
         try:
             said = function(record)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
             answers.errors[name] = error.code if isinstance(error, HeadraceError) else _name_of(error)
             answers.messages[name] = said_by(error, function.__code__.co_filename)
             continue

@@ -1,6 +1,7 @@
 """`headrace export`: what was ingested, as a training job reads it."""
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,19 @@ _MIB = 1024 * 1024
 _FAILED_SHOWN_MAX = 20
 
 
+_TIMES = [f"{day}{zone}" for day in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S")
+          for zone in ("", "%z")]  # fmt: skip
+
+
+def time_option(name: str, help_: str) -> Any:
+    """Return an option that takes a time as people write it, and as this command prints it, to the microsecond."""
+    return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} Like 2026-11-21T03:00:00; UTC.")
+
+
+Captured = Annotated[datetime | None, time_option("--from", "Only what was captured from then on.")]
+CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(export)
@@ -32,11 +46,11 @@ def export(  # noqa: PLR0913 - each is an option
     kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
     site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Only what was ingested before then (UTC). [default: now]")
-    ] = None,
+    start: Captured = None,
+    end: CapturedBefore = None,
+    until: Annotated[datetime | None, time_option("--until", "Only what was ingested before then (default: now).")] = (
+        None
+    ),
     label: Annotated[list[str] | None, typer.Option(help="Only with this label; may be repeated.")] = None,
     labelled: Annotated[
         str | None,
@@ -84,9 +98,13 @@ def _show(result: "Result", target: str, *, as_json: bool) -> None:
     shards = sum(len(some) for some in result.splits.values())
     for record, code in sorted(result.failed.items())[:_FAILED_SHOWN_MAX]:
         say(f"not exported: {record}: {code}")
+    if result.failed:
+        counted = ", ".join(f"{code} {number}" for code, number in Counter(result.failed.values()).most_common())
+        say(f"{len(result.failed)} records not exported, each named in the manifest: {counted}")
     until = datetime.fromtimestamp(result.until_us / 1_000_000, UTC).isoformat()
     said = f"{result.samples} samples in {shards} shards, of what was ingested before {until}"
-    say(f"{said}; {result.written} shards written now" if result.written else f"{said}; it was complete")
+    now = f"{result.written} shards written now" if result.written else "nothing was left to write"
+    say(f"{said}; {now}" if result.samples or result.failed else f"nothing fits that was ingested before {until}")
     if as_json:
         shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
         print_json({

@@ -58,6 +58,12 @@ def test_bounds_are_the_same_however_they_are_written() -> None:
     assert str(Bound("sharpness", at_least=True, value=50.0)) == "sharpness>=50"
 
 
+def test_bounds_that_differ_in_any_digit_are_asked_for_apart() -> None:
+    asked = [request(quality=bounds_of(text)).as_json() for text in ("sharpness>=50.1234567", "sharpness>=50.1234568")]
+    assert asked[0] != asked[1]
+    assert bounds_of(asked[0]["quality"][0]) == bounds_of("sharpness>=50.1234567")
+
+
 @pytest.mark.parametrize("text", ["", "sharpness", "sharpness>50", "sharpness>=", "beauty>=1", "sharpness>=nan", "a=1"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
     with pytest.raises(HeadraceError, match="no bound of a frame's quality"):
@@ -89,6 +95,12 @@ def test_quality_is_of_frames_only(kinds: tuple[Kind, ...] | None) -> None:
     with pytest.raises(HeadraceError, match="frames only"):
         check(request(quality=bounds, wanted=Wanted(until_us=1, kinds=kinds)))
     check(request(quality=bounds, wanted=Wanted(until_us=1, kinds=(Kind.FRAME,))))
+
+
+@pytest.mark.parametrize("share", [float("nan"), -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(HeadraceError, match="for validation"):
+        check(request(validation_share=share))
 
 
 async def test_what_is_read_ahead_keeps_its_order_and_its_bounds() -> None:
