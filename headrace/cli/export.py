@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.processes import parse_kinds
+from headrace.cli.selecting import (
+    CapturedBefore,
+    CapturedFrom,
+    Kinds,
+    Sites,
+    Sources,
+    microseconds,
+    sorted_kinds,
+    sorted_values,
+    time_option,
+)
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
@@ -21,19 +31,6 @@ _MIB = 1024 * 1024
 _FAILED_SHOWN_MAX = 20
 
 
-_TIMES = [f"{day}{zone}" for day in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S")
-          for zone in ("", "%z")]  # fmt: skip
-
-
-def time_option(name: str, help_: str) -> Any:
-    """Return an option that takes a time as people write it, and as this command prints it, to the microsecond."""
-    return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} Like 2026-11-21T03:00:00; UTC.")
-
-
-Captured = Annotated[datetime | None, time_option("--from", "Only what was captured from then on.")]
-CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(export)
@@ -43,10 +40,10 @@ def export(  # noqa: PLR0913 - each is an option
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
     target: Annotated[str, typer.Argument(help="A directory, or a prefix of a store: s3://bucket/prefix.")],
     *,
-    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Captured = None,
+    kind: Kinds = None,
+    site: Sites = None,
+    source: Sources = None,
+    start: CapturedFrom = None,
     end: CapturedBefore = None,
     until: Annotated[datetime | None, time_option("--until", "Only what was ingested before then (default: now).")] = (
         None
@@ -71,7 +68,7 @@ def export(  # noqa: PLR0913 - each is an option
         format=_format(form),
         wanted=Wanted(
             until_us=0,
-            kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+            kinds=sorted_kinds(kind),
             sites=sorted_values(site),
             source_ids=sorted_values(source),
             captured_from_us=microseconds(start),
@@ -121,16 +118,3 @@ def _format(text: str) -> Any:
             "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(Format)}", exit_code=Exit.USAGE
         )
     return Format(text)
-
-
-def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
-    """Return the values of a repeated option; None where it was not given."""
-    return tuple(sorted(set(values))) if values else None
-
-
-def microseconds(time: datetime | None) -> int | None:
-    """Return an option's time in microseconds since 1970; UTC where it names no zone."""
-    if time is None:
-        return None
-    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return round(zoned.timestamp() * 1_000_000)

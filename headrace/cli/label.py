@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.export import Captured, CapturedBefore, microseconds, sorted_values
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.processes import parse_kinds
+from headrace.cli.selecting import (
+    CapturedBefore,
+    CapturedFrom,
+    Kinds,
+    Sites,
+    Sources,
+    microseconds,
+    sorted_kinds,
+    sorted_values,
+)
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit
@@ -34,10 +42,10 @@ def label(
     version: Annotated[
         str | None, typer.Option(help="Name to keep the labels under. [default: a digest of the module's source]")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Captured = None,
+    kind: Kinds = None,
+    site: Sites = None,
+    source: Sources = None,
+    start: CapturedFrom = None,
     end: CapturedBefore = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +56,7 @@ def label(
 
     wanted = Wanted(
         until_us=0,
-        kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+        kinds=sorted_kinds(kind),
         sites=sorted_values(site),
         source_ids=sorted_values(source),
         captured_from_us=microseconds(start),
