@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fetching_world import Names, fetch, picture, plain, redirect, routes, rules, serving
 
 from batch.fetching.connecting import connector
+from batch.fetching.decoding import Decoder
 from batch.fetching.errors import (
     AddressRefused,
     AnswerRefused,
@@ -36,7 +37,7 @@ from batch.fetching.errors import (
 )
 from batch.fetching.fetch import Fetcher
 from batch.fetching.url import parse, shown_text
-from runtime.addresses import networks_of
+from runtime.addresses import is_allowed, networks_of
 
 NOWHERE = ()
 CANARY = "canary-pass-7"
@@ -96,8 +97,10 @@ async def test_this_machine_and_this_network_in_ipv6(host: str, connected: list[
     [
         "169.254.169.254", "fd00:ec2::254", "100.100.100.200", "10.0.0.1", "10.255.255.255", "172.16.0.1",
         "172.31.255.255", "192.168.0.1", "100.64.0.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.255.255.255",
-        "240.0.0.1", "255.255.255.255", "0.1.2.3", "192.0.2.1", "203.0.113.7", "::ffff:10.0.0.1", "64:ff9b::a00:1",
-        "2002:a00:1::", "fe80::1%eth0", "fc00::1", "ff02::1", "127.8.9.1", "not an address",
+        "240.0.0.1", "255.255.255.255", "0.1.2.3", "192.0.0.8", "192.0.2.1", "192.88.99.1", "203.0.113.7", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+        "2002:a00:1::", "fe80::1%eth0", "fc00::1", "ff02::1", "127.8.9.1", "::ffff:0:7f00:1",
+        "64:ff9b:1:7f00:0:100:808:808", "2001:4860::5efe:7f00:1", "2001:4860::200:5efe:a00:1", "fd00::5efe:808:808",
+        "2606:4700::1%eth0", "2001:db8::1", "3fff::1", "5f00::1", "100:0:0:1::1", "4000::1", "not an address",
     ],
 )  # fmt: skip
 async def test_no_network_but_the_internet_by_number_or_by_name(address: str, connected: list[str]) -> None:
@@ -105,6 +108,14 @@ async def test_no_network_but_the_internet_by_number_or_by_name(address: str, co
     await refused("http://metadata.google.internal/computeMetadata/v1/", connected, AddressRefused, names=names)
     if "not" not in address:
         await refused(f"http://[{address}]/" if ":" in address else f"http://{address}/", connected)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2001:4860::5efe:808:808"],
+)
+def test_the_internet_is_allowed_in_every_form(address: str) -> None:
+    assert is_allowed(address, ())
 
 
 @pytest.mark.parametrize("port", [9000, 9092, 5432, 6379, 8000])
@@ -304,11 +315,26 @@ async def test_an_encoding_that_was_not_asked_for(encoding: str) -> None:
         assert b"Accept-Encoding: identity\r\n" in server.heads[0]
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(picture(1))[:-20]], ids=["other bytes", "cut off"])
+@pytest.mark.parametrize(
+    "body",
+    [b"no gzip", gzip.compress(picture(1))[:-20], gzip.compress(picture(1)) + b"more", gzip.compress(picture(1)) * 2],
+    ids=["other bytes", "cut off", "more behind its end", "twice"],
+)
 async def test_an_encoding_that_is_not_kept_to(body: bytes) -> None:
     async with serving(plain(body, "Content-Encoding: gzip")) as server:
         with pytest.raises(AnswerRefused):
             await fetch(server.url())
+
+
+def test_an_encoding_of_nothing_that_has_no_end() -> None:
+    """Neither the bytes behind an end nor empty blocks may fill the memory or go on as long as they like."""
+    empty_blocks = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    start = empty_blocks.compress(b"x") + empty_blocks.flush(zlib.Z_SYNC_FLUSH)
+    decoder = Decoder("gzip", bytes_max=10_000, where="")
+    decoder.feed(start)
+    with pytest.raises(TooLarge):
+        for _ in range(10_000):
+            decoder.feed(empty_blocks.flush(zlib.Z_FULL_FLUSH) or b"\x00\x00\x00\xff\xff")
 
 
 async def test_gzip_that_is_what_it_says() -> None:
