@@ -1,8 +1,9 @@
 """Which network addresses may be connected to: the public internet's, and those of networks that an operator listed.
 
-An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) is as good as that one. Of the
-others only 2000::/3 is public: IANA has given out nothing else as global unicast, and what stands outside of it has local
-meanings, also those that a list of known networks would miss (IPv4-translated, a NAT64 prefix of one's own). No I/O.
+An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) is as good as that one. Of
+the others only 2000::/3 is public: IANA has given out nothing else as global unicast, and what stands outside of it has
+local meanings, also those that a list of known networks would miss (IPv4-translated, a NAT64 prefix of one's own).
+No I/O.
 """
 
 from collections.abc import Iterable, Iterator
