@@ -28,16 +28,15 @@ class FileServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
     server: FileServer
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         is_file = self.path != "/robots.txt"
         body = self.server.body_of(self.path) if is_file else None
-        with self.server.lock:
-            self.server.answered[self.path] += is_file
-            is_busy = self.server.busy[self.path] > 0
-            self.server.busy[self.path] -= is_busy
+        is_busy = self.count(is_file)
         self.send_response(503 if is_busy else 404 if body is None else 200)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
@@ -45,6 +44,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body or b"")
         except ConnectionError:
             self.close_connection = True
+
+    def count(self, is_file: bool = True) -> bool:
+        """Count an answer; say whether it is to be 503."""
+        with self.server.lock:
+            self.server.answered[self.path] += is_file
+            is_busy = self.server.busy[self.path] > 0
+            self.server.busy[self.path] -= is_busy
+        return is_busy
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

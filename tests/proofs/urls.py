@@ -38,8 +38,7 @@ class _Wild(Handler):
         if number is None or number % 100 != 7:
             super().do_GET()
             return
-        with self.server.lock:
-            self.server.answered[self.path] += 1
+        self.count()
         self.close_connection = True
         self.send_response(200)
         self.end_headers()
