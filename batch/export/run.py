@@ -60,9 +60,14 @@ class Result:
 async def asked_before(target: Target, request: Request, *, until_given: bool) -> Request:
     """Return the request with the time until which it reaches: that of the run before, where there was one.
 
+    An export of nothing is forgotten: most often a name was mistyped.
+
     Raises:
         HeadraceError: the target holds another export.
     """
+    if _holds_nothing(await _json(target, MANIFEST)):
+        await _tidy(target)
+        await target.remove(MANIFEST)
     there = await _asked(target)
     if there is None:
         if any(name.startswith(tuple(f"{split}-" for split in Split)) for name in await target.names()):
@@ -272,6 +277,10 @@ async def _asked(target: Target) -> dict[str, Any] | None:
         return asked
     manifest = await _json(target, MANIFEST)
     return None if manifest is None else manifest.get("request", {})
+
+
+def _holds_nothing(manifest: Mapping[str, Any] | None) -> bool:
+    return manifest is not None and manifest.get("samples") == 0 and manifest.get("failed") == []
 
 
 def _until_us(request: Any) -> int | None:

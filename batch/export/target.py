@@ -15,6 +15,7 @@ from store.blobs import Blobs
 from store.errors import BlobMissing, address
 from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
 
+_STORES = ("s3", "gs", "az")
 _UNFINISHED = "_unfinished-"
 _STORES_OWN = ("blobs/", "packs/", "derived/", STAGING_PREFIX, PROMOTING_PREFIX)
 
@@ -58,6 +59,15 @@ def opened_target(text: str, settings: Settings) -> Iterator[Target]:
         with _locked(Path(text)) as directory:
             yield Directory(directory)
         return
+    parts = urlsplit(text)
+    if parts.scheme not in _STORES or not parts.hostname:
+        raise HeadraceError(
+            "option_invalid",
+            "an export cannot be written there",
+            where=address(text),
+            hint="give a directory, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+            exit_code=Exit.USAGE,
+        )
     yield StorePrefix(
         Blobs.open(
             text,
@@ -207,12 +217,14 @@ def _unwritable(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        wrong_place = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | FileExistsError)
         raise HeadraceError(
             "file_unwritable",
-            f"cannot write: {error.strerror}",
+            # Of a directory that is to be made, "File exists" is said where something else has its name.
+            f"cannot write: {'Not a directory' if isinstance(error, FileExistsError) else error.strerror}",
             where=where,
             hint="make room or correct the path, and run it again: it goes on where it stopped",
-            exit_code=Exit.USAGE if isinstance(error, PermissionError | NotADirectoryError) else Exit.FAILED,
+            exit_code=Exit.USAGE if wrong_place else Exit.FAILED,
         ) from None
 
 

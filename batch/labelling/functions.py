@@ -95,7 +95,7 @@ def is_label(said: object) -> bool:
 def said_by(error: BaseException, file: str) -> str:
     """Return what an exception says, and the line of a file where it was raised, or from where it came."""
     try:
-        text = error.what if isinstance(error, HeadraceError) else str(error)
+        text = _text_of(error)
     except Exception:  # noqa: BLE001 - an exception may fail even to say what it is
         text = "it cannot be shown"
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
@@ -106,6 +106,16 @@ def said_by(error: BaseException, file: str) -> str:
         trace = trace.tb_next
     place = "" if line is None else f" (line {line})"
     return f"{_name_of(error)}: {text[:MESSAGE_CHARACTERS_MAX]}{place}"
+
+
+def _text_of(error: BaseException) -> str:
+    match error:
+        case HeadraceError():
+            return error.what
+        case SyntaxError():
+            return str(error.msg)  # as text it would name the file and the line once more
+        case _:
+            return str(error)
 
 
 def _name_of(error: BaseException) -> str:

@@ -98,10 +98,14 @@ def _show(result: "Result", target: str, *, as_json: bool) -> None:
     if result.failed:
         counted = ", ".join(f"{code} {number}" for code, number in Counter(result.failed.values()).most_common())
         say(f"{len(result.failed)} records not exported, each named in the manifest: {counted}")
+        if "blob_archived" in result.failed.values():
+            say("`headrace restore` brings back what is archived; then export to another place")
     until = datetime.fromtimestamp(result.until_us / 1_000_000, UTC).isoformat()
     said = f"{result.samples} samples in {shards} shards, of what was ingested before {until}"
-    now = f"{result.written} shards written now" if result.written else "nothing was left to write"
-    say(f"{said}; {now}" if result.samples or result.failed else f"nothing fits that was ingested before {until}")
+    if result.samples or result.failed:
+        say(f"{said}; {f'{result.written} shards written now' if result.written else 'nothing was left to write'}")
+    else:
+        say(f"nothing fits that was ingested before {until}; `headrace ls` shows what there is")
     if as_json:
         shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
         print_json({

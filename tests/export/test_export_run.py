@@ -305,6 +305,8 @@ async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) 
 async def test_an_export_of_nothing_is_a_manifest(world: World, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(labels=("nobody says this",)))
     assert (result.samples, [*files(tmp_path / "out")]) == (0, ["_manifest.json"])
+    found, _ = await run(world, directory(tmp_path / "out"), request(labels=("smoke",)))
+    assert found.samples == 30
 
 
 @pytest.mark.parametrize("kind", [Kind.FRAME, Kind.LDO])

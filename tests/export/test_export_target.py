@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from batch.export.target import Directory, StorePrefix, Target, opened_target
-from runtime.errors import HeadraceError
+from runtime.errors import Exit, HeadraceError
 from runtime.settings import load_settings
 from store.blobs import Blobs
 
@@ -78,10 +78,20 @@ def test_a_directory_is_one_exports_at_a_time(tmp_path: Path) -> None:
 def test_what_is_no_directory_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with (
-        pytest.raises(HeadraceError, match="cannot write"),
+        pytest.raises(HeadraceError, match="cannot write: Not a directory"),
         opened_target(str(tmp_path / "file"), load_settings(_env_file=None)),
     ):
         pass
+
+
+@pytest.mark.parametrize("text", ["ftp://host/x", "s3:///prefix", "http://host/x", "s3://"])
+def test_a_url_of_no_store_is_refused_by_its_own_name(text: str) -> None:
+    with (
+        pytest.raises(HeadraceError, match="cannot be written there") as raised,
+        opened_target(text, load_settings(_env_file=None)),
+    ):
+        pass
+    assert raised.value.exit_code == Exit.USAGE
 
 
 def test_a_url_is_a_prefix_of_a_store() -> None:

@@ -249,7 +249,7 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
     [
         ("x = 1", "module_invalid", "no labelling function"),
         ("1 / 0", "module_failed", "ZeroDivisionError: division by zero (line 2)"),
-        ("def f(:", "module_failed", "(line 2)"),
+        ("def f(:", "module_failed", "SyntaxError: invalid syntax (line 2)"),
         ("exit(0)", "module_failed", "SystemExit"),
         ("class Odd(BaseException): ...\nraise Odd", "module_failed", "Odd"),
         ("@labelling_function\ndef f(r): ...\nf.__name__ = 'a\\0'", "module_invalid", "name is text"),
