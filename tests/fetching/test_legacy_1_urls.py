@@ -1,6 +1,8 @@
 """The URL ingestion library's interface: its code as it stands, against real servers."""
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from announcements import Ear
 from fetching_world import picture
 from file_server import file_server
 
@@ -28,6 +31,8 @@ from schemas.digest import sha256_hex
 from schemas.events import Ingested
 from store.blobs import Blobs
 from store.outbox import Outbox
+from tests.conftest import ServiceProcess, until
+from tests.streams.streams_samples import mp4
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -95,6 +100,31 @@ def test_the_samples_run_as_they_stand(
     ) == [("my_dataset", "web", "image/jpeg", len(picture(1)), 16, "cc0")]
     ((topic, event),) = announced(allowed)
     assert (topic, event.digest, event.store_key) == ("ingested.frames.v1", digest, key)
+
+
+def test_what_is_stored_is_announced_once_to_whoever_reads_the_topics(allowed: Settings, tmp_path: Path) -> None:
+    # Bytes that no other test has: the relay announces nothing twice on topics that all of them share.
+    known = {"/a.jpg": picture(1) + os.urandom(16), "/b.mp4": mp4(filler=os.urandom(64))}
+    known["/c.jpg"] = known["/a.jpg"]
+    topic_of = {"image/jpeg": "ingested.frames.v1", "video/mp4": "ingested.clips.v1"}
+    ear = Ear(allowed, [*topic_of.values()])
+    relay = ServiceProcess(allowed, "relay", log=tmp_path / "relay.log").wait_ready()
+    with file_server(known.get) as server, IngestClient(settings=allowed) as client:
+        urls = [server.url(path) for path in (*known, *known, "/missing")]
+        outcomes = [*client.ingest_urls(urls, license="cc0", source="my_dataset")]
+    until(lambda: not announced(allowed), 60, "the relay to announce everything")
+    assert relay.stop() == 0
+    results = {one.result.id: one.result for one in outcomes if one.result is not None and one.status == "stored"}
+    assert sum(one.status == "duplicate" for one in outcomes) == 4
+    heard = [(topic, event) for topic, event in ear.heard() if event.record_id in results]
+    assert sorted(event.record_id for _, event in heard) == sorted(results)
+    assert sorted(topic for topic, _ in heard) == sorted(topic_of.values())
+    for topic, event in heard:
+        result = results[event.record_id]
+        assert topic == topic_of[result.media_type]
+        assert (event.digest, event.store_key, event.size_bytes) == (result.checksum, result.s3_key, result.size_bytes)
+        assert (event.source_id, event.site, event.media_type) == ("my_dataset", "web", result.media_type)
+        assert json.loads(event.attributes) == {"url": result.url, "license": "cc0"}
 
 
 def test_the_same_bytes_again_are_a_sighting_of_the_first(allowed: Settings) -> None:

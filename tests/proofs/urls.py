@@ -20,16 +20,13 @@ from typing import Any
 
 import orjson
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from headrace.initialize import initialize
 from infra.native import temporary_stack
-from runtime.kafka import client_config
 from runtime.settings import Settings
-from schemas.digest import event_id, sha256_hex
-from schemas.events import Kind
-from schemas.topics import ingested_topic
+from schemas.digest import sha256_hex
 from tests.conftest import ServiceProcess, environment_of, settings_of, until
+from tests.fetching.announcements import Ear
 from tests.fetching.fetching_world import picture
 from tests.fetching.file_server import FileServer, Handler
 
@@ -110,6 +107,7 @@ class Proof:
     ) -> None:
         self.wrong: list[str] = []
         self._settings = settings
+        self._ear = Ear(settings, ["ingested.frames.v1"])
         self._server = server
         self._place = place
         self._count = count
@@ -200,33 +198,10 @@ class Proof:
 
     def _announced(self) -> None:
         """Read everything that the relay ever said."""
-        wanted = [str(event_id(row[0])) for row in self._rows("select record_id from records")]
-        said = self._heard(ingested_topic(Kind.FRAME).name)
+        wanted = [str(row[0]) for row in self._rows("select record_id from records")]
+        said = [event.record_id for _, event in self._ear.heard()]
         self._check(sorted(said) == sorted(wanted),
                     f"{len(wanted)} records, {len(said)} announcements, {len(set(said))} of them distinct")  # fmt: skip
-
-    def _heard(self, topic: str) -> list[str]:
-        """The event ids on a topic, from its beginning to its end."""
-        consumer = Consumer(
-            client_config(
-                self._settings, group_id="proof", isolation_level="read_committed", enable_auto_commit=False,
-                enable_partition_eof=True,
-            )
-        )  # fmt: skip
-        try:
-            partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-            ended: set[int] = set()
-            found = []
-            while ended != set(partitions):
-                for message in consumer.consume(500, 1.0):
-                    if message.error() is None:
-                        found.append(dict(message.headers())["ce_id"].decode())
-                    elif message.error().code() == KafkaError._PARTITION_EOF:
-                        ended.add(message.partition())
-            return found
-        finally:
-            consumer.close()
 
     def _stored(self) -> set[str]:
         """The paths of which the catalog has a sighting, where the state file says that it would stand."""
