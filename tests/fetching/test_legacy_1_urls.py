@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from announcements import Ear
 from fetching_world import picture
-from file_server import file_server
+from file_server import FileServer, file_server
 
 from batch.fetching.errors import (
     AddressRefused,
@@ -38,6 +38,13 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 SAMPLES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/urls.md").read_text("utf-8"), re.DOTALL)
 CANARY = "canary-pass-9"
+# What callers of the predecessor have, with its own spaces.
+PREDECESSORS = """
+client = IngestClient(s3_bucket="raw", db_url="postgresql://user:pass@localhost/db")
+result = client.ingest_url(url="https://example.com/photo.jpg", license="cc0", source="my_dataset")
+result["id"], result["s3_key"], result["checksum"]        # checksum: SHA-256, hexadecimal
+client.close()
+"""
 
 
 @pytest.fixture
@@ -79,18 +86,35 @@ def announced(settings: Settings) -> list[tuple[str, Ingested]]:
     return asyncio.run(pending())
 
 
+def here(sample: str, server: FileServer, settings: Settings) -> str:
+    """A sample's code, for the servers of this test."""
+    return (
+        sample.replace("https://example.com", server.url(""))
+        .replace('"raw"', repr(settings.store_url.removeprefix("s3://")))
+        .replace("postgresql://user:pass@localhost/db", settings.postgres_dsn.get_secret_value())
+    )
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_predecessors_code_runs_as_it_stands(allowed: Settings) -> None:
+    names: dict[str, Any] = {"IngestClient": IngestClient}
+    with file_server({"/photo.jpg": picture(1)}.get) as server:
+        exec(here(PREDECESSORS, server, allowed), names)
+        first = names["result"]
+        exec(here(PREDECESSORS, server, allowed), names)
+        again = names["result"]
+    ((record, key),) = rows(allowed, "select record_id::text, store_key from records join blobs on sha256 = digest")
+    assert (first["id"], first["s3_key"], first["checksum"]) == (record, key, sha256_hex(picture(1)))
+    assert (first["duplicate"], again) == (False, {**first, "duplicate": True})
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=["one", "many"])
 @pytest.mark.usefixtures("environment")
 def test_the_samples_run_as_they_stand(
     sample: str, allowed: Settings, blobs: Blobs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with file_server({"/photo.jpg": picture(1)}.get) as server:
-        code = (
-            sample.replace("https://example.com", server.url(""))
-            .replace('"raw"', repr(allowed.store_url.removeprefix("s3://")))
-            .replace("postgresql://user:pass@localhost/db", allowed.postgres_dsn.get_secret_value())
-        )
-        exec(compile(code, "docs/urls.md", "exec"), {})
+        exec(here(sample, server, allowed), {})
     digest = sha256_hex(picture(1))
     ((record, key),) = rows(allowed, "select record_id, store_key from records join blobs on sha256 = digest")
     assert str(record) in capsys.readouterr().out
@@ -189,7 +213,7 @@ def test_many_at_a_time_and_each_outcome_once(allowed: Settings) -> None:
     with file_server(body_of) as server, IngestClient(settings=allowed) as client:
         urls: list[Any] = [server.url(f"/{number}") for number in range(100)]
         urls += [{"url": server.url("/1"), "source": "other"}, {"no": "url"}, "file:///etc/passwd"]
-        outcomes = list(client.ingest_urls(urls, workers=8))
+        outcomes = list(client.ingest_urls(iter(urls), workers=8))
     assert sorted(outcome.index for outcome in outcomes) == list(range(103))
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("stored", "duplicate")}
     assert counts == {"stored": 36, "duplicate": 55}

@@ -291,7 +291,8 @@ def test_a_database_that_is_away_ends_the_command_with_3(settings: Settings, tmp
 def test_a_run_that_is_asked_to_end_says_nothing_strange_and_goes_on(
     settings: Settings, server: FileServer, tmp_path: Path, name: str
 ) -> None:
-    (tmp_path / "urls").write_text("".join(f"{server.url(f'/{number}')}\n" for number in range(MISSING, URLS)))
+    numbers = range(URLS - 200, URLS)
+    (tmp_path / "urls").write_text("".join(f"{server.url(f'/{number}')}\n" for number in numbers))
     run = Run(settings, tmp_path)
     with run.start(subprocess.PIPE) as process:
         until(lambda: len(stored_paths(settings)) > 20, 60, "some to be stored")
@@ -300,10 +301,10 @@ def test_a_run_that_is_asked_to_end_says_nothing_strange_and_goes_on(
     assert process.returncode in {130, -signal.SIGTERM}
     assert "Traceback" not in talk
     ended = [json.loads(line) for line in out.splitlines()]
-    assert 0 < len(ended) < URLS - MISSING
+    assert 0 < len(ended) < len(numbers)
     assert all("status" in one for one in ended)
     _, (*_, summary), _ = run.end()
-    assert summary["stored"] + summary["duplicate"] + summary["known"] == URLS - MISSING - ENDLESS
+    assert summary["stored"] + summary["duplicate"] + summary["known"] == len(numbers)
     assert summary["known"] >= sum(one["status"] in {"stored", "duplicate"} for one in ended)
 
 
@@ -312,9 +313,9 @@ def test_what_lets_somebody_in_is_nowhere_afterwards(settings: Settings, server:
     canary = "canary-pass-11"
     place = server.url("").removeprefix("http://")
     (tmp_path / "urls").write_text(
-        f"http://user:{canary}@{place}/90\n{server.url('/91')}?access_token={canary}\n"
-        f'{{"url": "{server.url("/92")}?X-Amz-Signature={canary}#{canary}"}}\n{{"url": "{canary}", "source": 7}}\n'
-        f"ftp://user:{canary}@{place}/93\nhttp://{canary}@10.0.0.1/\n"
+        f"http://user:{canary}@{place}/200\n{server.url('/201')}?access_token={canary}\n"
+        f'{{"url": "{server.url("/202")}?X-Amz-Signature={canary}#{canary}"}}\n{{"url": "{canary}", "source": 7}}\n'
+        f"ftp://user:{canary}@{place}/203\nhttp://{canary}@10.0.0.1/\n"
     )
     server.body_of = lambda path: body_of(path.partition("?")[0])
     code, (*outcomes, _), talk = Run(settings, tmp_path).end()
