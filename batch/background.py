@@ -3,10 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# Names are looked up in threads that wait for servers elsewhere. asyncio's own few would let some dead names hold up
+# all others until their time is over too.
+_THREADS_MAX = 128
 
 
 class Background:
@@ -14,6 +18,7 @@ class Background:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS_MAX, "headrace-background"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-background", daemon=True)
         self._thread.start()
 

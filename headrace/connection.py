@@ -25,4 +25,7 @@ def client_settings() -> Settings:
     if info is None:
         return settings
     prefix = len("HEADRACE_")
-    return load_settings(**{name[prefix:].lower(): value for name, value in info.env().items()})
+    found = {name[prefix:].lower(): value for name, value in info.env().items()}
+    if "archive_url" in settings.model_fields_set:
+        del found["archive_url"]  # the one place of a stack that may as well be elsewhere
+    return load_settings(**found)

@@ -7,10 +7,8 @@ from uuid import UUID
 import orjson
 
 from runtime.errors import HeadraceError
-from schemas.headers import rfc3339
 from store.blobs import Blobs
-from store.errors import BlobArchived
-from store.reading import read_verified
+from store.reading import read_placed
 from store.views import StoredRecord
 
 
@@ -26,11 +24,7 @@ async def read_body(blobs: Blobs, record: StoredRecord) -> bytes:
             f"the catalog does not know where the bytes of {record.digest} are",
             hint="restore the catalog's table `blobs` from a backup",
         )
-    if record.archived_at_us is not None:
-        raise BlobArchived(record.digest, rfc3339(record.archived_at_us))
-    return await read_verified(
-        blobs, record.store_key, offset=record.store_offset, size_bytes=record.size_bytes, digest=record.digest
-    )
+    return await read_placed(blobs, record)
 
 
 def as_json(value: Any) -> Any:

@@ -1,6 +1,9 @@
 """Which network addresses may be connected to: the public internet's, and those of networks that an operator listed.
 
-An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64) is as good as that one. No I/O.
+An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) is as good as that one. Of
+the others only 2000::/3 is public: IANA has given out nothing else as global unicast, and what stands outside of it has
+local meanings, also those that a list of known networks would miss (IPv4-translated, a NAT64 prefix of one's own).
+No I/O.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,8 +13,13 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_UNICAST = IPv6Network("2000::/3")
+# IANA's registries say that these are not reachable from everywhere; Python 3.11 does not know it: protocol
+# assignments, relays of 6to4, documentation (RFC 9637).
+_NOT_GLOBAL = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"), IPv6Network("3fff::/20"))
+_NAT64 = IPv6Network("64:ff9b::/96")
 _COMPATIBLE = IPv6Network("::/96")
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: before the IPv4 address in the lower half
 _LOW_32_BITS = 0xFFFF_FFFF
 
 
@@ -29,9 +37,11 @@ def is_allowed(address: str, networks: Iterable[Network]) -> bool:
     try:
         found = ip_address(address)
     except ValueError:
-        return False  # also one with a zone, which only a link-local address has
+        return False
     if _is_listed(found, networks):
         return True
+    if getattr(found, "scope_id", None) is not None:
+        return False  # a zone is a link of this machine's, whatever stands before it
     return all(_is_public(one) or _is_listed(one, networks) for one in (*_carried(found),) or (found,))
 
 
@@ -44,12 +54,18 @@ def _carried(address: Address) -> Iterator[Address]:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
-    if address in _COMPATIBLE or any(address in network for network in _NAT64):
+    if address in _COMPATIBLE or address in _NAT64:
+        yield IPv4Address(int(address) & _LOW_32_BITS)
+    if int(address) >> 32 & _LOW_32_BITS in _ISATAP:
+        # Its prefix may be anybody's, so it counts as well.
+        yield address
         yield IPv4Address(int(address) & _LOW_32_BITS)
 
 
 def _is_public(address: Address) -> bool:
-    return address.is_global and not address.is_multicast and not getattr(address, "is_site_local", False)
+    if isinstance(address, IPv6Address) and address not in _UNICAST:
+        return False
+    return address.is_global and not address.is_multicast and not _is_listed(address, _NOT_GLOBAL)
 
 
 def _is_listed(address: Address, networks: Iterable[Network]) -> bool:

@@ -95,6 +95,14 @@ class Blobs:
             await self._put(key, data, media_type, conditional=False)
             return True
 
+    async def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one of that name; False means that there is, whatever it holds.
+
+        A store that cannot write on a condition replaces it.
+        """
+        with blob_errors(self.where, f"PUT {key}"):
+            return await self._create(key, data, None)
+
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, media_type: str | None = None) -> None:
         """Write or replace an object of any size, in parts; memory stays bounded. It appears when it is whole."""
         with blob_errors(self.where, f"PUT {key}"):

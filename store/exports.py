@@ -54,11 +54,15 @@ class ClipPlace:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One record, with the clip that belongs to it where that was ingested, and the label of the wanted version."""
+    """One record, with the clip that belongs to it where that was ingested, and the label of the wanted version.
+
+    `clip_sha256`, hexadecimal, is the clip that an LDO names, whether that was ingested or not.
+    """
 
     record: StoredRecord
     clip: ClipPlace | None
     label: str | None = None
+    clip_sha256: str | None = None
 
 
 class Exports:
@@ -127,5 +131,6 @@ def _filled(statement: str, selected: str) -> str:
 
 def _exported(row: "asyncpg.Record") -> Exported:
     values = tuple(row)
-    clip, label = values[_RECORD_COLUMNS:-1], values[-1]
-    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), None if clip[0] is None else ClipPlace(*clip), label)
+    clip, (label, clip_sha256) = values[_RECORD_COLUMNS:-2], values[-2:]
+    place = None if clip[0] is None else ClipPlace(*clip)
+    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), place, label, clip_sha256)

@@ -4,13 +4,54 @@ import asyncio
 from contextlib import aclosing
 from hashlib import sha256
 from io import BytesIO
+from typing import Protocol
 
 from schemas.digest import sha256_hex
+from schemas.headers import rfc3339
 from store.blobs import Blobs
-from store.errors import BlobCorrupt, BlobMissing
+from store.errors import BlobArchived, BlobCorrupt, BlobMissing
 
 RANGE_BYTES = 8 * 1024 * 1024  # a request has a limited time, so a large body takes several
 HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more than the hash (0.6 µs a KiB)
+
+
+class Placed(Protocol):
+    """Bytes, and where the catalog says that they are."""
+
+    @property
+    def digest(self) -> str:
+        """Their SHA-256, hexadecimal."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many they are."""
+
+    @property
+    def store_key(self) -> str | None:
+        """The object that holds them; None where the catalog does not know."""
+
+    @property
+    def store_offset(self) -> int | None:
+        """Where in it they begin; None where they are all of it."""
+
+    @property
+    def archived_at_us(self) -> int | None:
+        """When they went to the archive, where the object then is."""
+
+
+async def read_placed(blobs: Blobs, placed: Placed) -> bytes:
+    """Return bytes from where the catalog says that they are, whole and verified. May be repeated.
+
+    Raises:
+        BlobArchived: they are in the archive. All that `read_verified` raises.
+    """
+    if placed.store_key is None:
+        raise BlobMissing(placed.digest, where=blobs.where)
+    if placed.archived_at_us is not None:
+        raise BlobArchived(placed.digest, rfc3339(placed.archived_at_us))
+    return await read_verified(
+        blobs, placed.store_key, offset=placed.store_offset, size_bytes=placed.size_bytes, digest=placed.digest
+    )
 
 
 async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_bytes: int, digest: str) -> bytes:

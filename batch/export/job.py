@@ -1,11 +1,13 @@
 """An export, put together from the settings."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID
 
 from batch.export.formats import form_of
-from batch.export.measured import measured_frames
+from batch.export.measured import Quality, measured_frames
 from batch.export.reading import Samples
 from batch.export.request import Request, check
 from batch.export.run import Export, Result, Shard, asked_before, finished
@@ -48,10 +50,18 @@ async def export(
                 return before
             measured = None
             if request.quality:
-                measured = await asyncio.to_thread(
-                    measured_frames, settings, request.quality, until_us=request.wanted.until_us
-                )
+                measured = await _measured(settings, request)
             samples = Samples(
                 exports, Blobs.from_settings(settings), request, has_media=form.has_media, measured=measured
             )
             return await Export(samples, target, form, request, progress=progress).run()
+
+
+async def _measured(settings: Settings, request: Request) -> dict[UUID, Quality]:
+    ended = threading.Event()
+    try:
+        return await asyncio.to_thread(
+            measured_frames, settings, request.quality, until_us=request.wanted.until_us, ended=ended
+        )
+    finally:
+        ended.set()  # whoever interrupts the command does not wait for the whole topic

@@ -1,5 +1,6 @@
 """What preprocessing measured in frames, as its topic holds it: the catalog has none of it."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ _SILENCE_S_MAX = 30.0
 _READ_MESSAGES = 2000
 
 
-def measured_frames(settings: Settings, bounds: Iterable[Bound], *, until_us: int) -> dict[UUID, Quality]:
+def measured_frames(
+    settings: Settings, bounds: Iterable[Bound], *, until_us: int, ended: threading.Event
+) -> dict[UUID, Quality]:
     """Return what was measured, before a time, in each frame that keeps the bounds; some 500 bytes for each.
 
-    It blocks, and reads the topic from its beginning; nobody's offsets move.
+    It blocks, and reads the topic from its beginning; nobody's offsets move. Soon after `ended` is set it gives up.
 
     Raises:
         HeadraceError: Kafka does not answer.
@@ -34,7 +37,7 @@ def measured_frames(settings: Settings, bounds: Iterable[Bound], *, until_us: in
     kept = tuple(bounds)
     found: dict[UUID, Quality] = {}
     with _consumer(settings) as consumer:
-        for message in _messages(settings, consumer):
+        for message in _messages(settings, consumer, ended):
             # Kafka stamps a message when it is appended, so the same time gives the same messages in the next run.
             if message.timestamp()[1] * 1000 >= until_us:
                 continue
@@ -48,14 +51,14 @@ def measured_frames(settings: Settings, bounds: Iterable[Bound], *, until_us: in
     return found
 
 
-def _messages(settings: Settings, consumer: Consumer) -> Iterator[Message]:
+def _messages(settings: Settings, consumer: Consumer, ended: threading.Event) -> Iterator[Message]:
     about = consumer.list_topics(PREPROCESSED.name, timeout=_REQUEST_S).topics[PREPROCESSED.name]
     if about.error is not None:
         raise KafkaException(about.error)
     consumer.assign([TopicPartition(PREPROCESSED.name, number, OFFSET_BEGINNING) for number in about.partitions])
     unfinished = set(about.partitions)
     last_s = time.monotonic()
-    while unfinished:
+    while unfinished and not ended.is_set():
         messages = consumer.consume(_READ_MESSAGES, 0.5)
         if messages:
             last_s = time.monotonic()

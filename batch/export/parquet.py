@@ -14,7 +14,7 @@ except ImportError:
     raise HeadraceError(
         "package_missing",
         "Parquet is written by pyarrow, which is not installed",
-        hint="install headrace with its extra `export`, or export as jsonl",
+        hint="pip install 'headrace[export]' where there is pip, or export as jsonl, which needs nothing more",
         exit_code=Exit.USAGE,
     ) from None
 

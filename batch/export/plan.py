@@ -13,12 +13,13 @@ class Split(StrEnum):
     VALIDATION = "validation"
 
 
-def split_of(digest: str, clip_digest: str | None, validation_share: float) -> Split:
+def split_of(digest: str, clip_sha256: str | None, validation_share: float) -> Split:
     """Return the split of a record; the same bytes are in the same one, in every export of the same share.
 
-    An LDO goes with its clip: else a model would be validated on a clip that it was trained on.
+    An LDO goes with the clip that it names, ingested or not: else a model would be validated on a clip that it was
+    trained on.
     """
-    at = int((clip_digest or digest)[:_SPLIT_DIGITS], 16) / 16**_SPLIT_DIGITS
+    at = int((clip_sha256 or digest)[:_SPLIT_DIGITS], 16) / 16**_SPLIT_DIGITS
     return Split.VALIDATION if at < validation_share else Split.TRAIN
 
 

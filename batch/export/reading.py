@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -13,11 +13,10 @@ from batch.export.plan import Split, split_of
 from batch.export.request import Request
 from batch.export.sample import Bodies, Sample, has_text, sample_of
 from schemas.events import Kind
-from schemas.headers import rfc3339
 from store.blobs import Blobs
 from store.errors import BlobArchived, BlobCorrupt, BlobMissing
 from store.exports import Exported, Exports
-from store.reading import read_verified
+from store.reading import read_placed
 
 AHEAD_RECORDS_MAX = 32
 AHEAD_BYTES_MAX = 64 * 1024 * 1024  # of bodies that are read ahead; a larger one is read alone
@@ -67,8 +66,7 @@ class Samples:
     async def _wanted(self, split: Split, after: UUID | None) -> AsyncIterator[Exported]:
         share, labels = self._request.validation_share, self._request.labels
         async for one in self._exports.records(self._request.wanted, after=after):
-            clip = one.clip.digest if one.clip else None
-            if split_of(one.record.digest, clip, share) is not split:
+            if split_of(one.record.digest, one.clip_sha256, share) is not split:
                 continue
             if one.label is not None and labels is not None and one.label not in labels:
                 continue  # known before its body is read
@@ -88,25 +86,23 @@ class Samples:
         return sample if labels is None or sample.fields["label"] in labels else None
 
     async def _bodies(self, one: Exported) -> Bodies:
-        own = clip = None
-        record = one.record
-        if self._has_media or has_text(record.kind):
-            if record.store_key is None:
-                raise BlobMissing(record.digest, where=self._blobs.where)
-            if record.archived_at_us is not None:
-                raise BlobArchived(record.digest, rfc3339(record.archived_at_us))
-            own = await read_verified(
-                self._blobs, record.store_key, offset=record.store_offset, size_bytes=record.size_bytes,
-                digest=record.digest,
-            )  # fmt: skip
-        if self._has_media and one.clip is not None:
-            if one.clip.archived_at_us is not None:
-                raise BlobArchived(one.clip.digest, rfc3339(one.clip.archived_at_us))
-            clip = await read_verified(
-                self._blobs, one.clip.store_key, offset=one.clip.store_offset, size_bytes=one.clip.size_bytes,
-                digest=one.clip.digest,
-            )  # fmt: skip
-        return Bodies(own, clip)
+        try:
+            return await self._bodies_at(one)
+        except BlobMissing:
+            # What the catalog said is as old as its page: the archive may have moved them since.
+            return await self._bodies_at(await self._anew(one))
+
+    async def _bodies_at(self, one: Exported) -> Bodies:
+        wants_own = self._has_media or has_text(one.record.kind)
+        return Bodies(
+            await read_placed(self._blobs, one.record) if wants_own else None,
+            await read_placed(self._blobs, one.clip) if self._has_media and one.clip is not None else None,
+        )
+
+    async def _anew(self, one: Exported) -> Exported:
+        before = UUID(int=one.record.record_id.int - 1)
+        async with aclosing(self._exports.records(self._request.wanted, after=before)) as records:
+            return await anext(records, one)
 
     def _size(self, one: Exported) -> int:
         own = one.record.size_bytes if self._has_media or one.record.kind == Kind.LDO else 0

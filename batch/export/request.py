@@ -34,7 +34,8 @@ class Bound:
 
     def __str__(self) -> str:
         """Return it as it is written."""
-        return f"{self.measure}{'>=' if self.at_least else '<='}{self.value:g}"
+        # All of its digits: what an export was asked for is compared by this.
+        return f"{self.measure}{'>=' if self.at_least else '<='}{repr(self.value).removesuffix('.0')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,14 @@ def check(request: Request) -> None:
     Raises:
         HeadraceError.
     """
+    if not 0 <= request.validation_share <= 1:
+        # Of "nan" the command line's own comparison says that it is neither too small nor too large.
+        raise HeadraceError(
+            "option_invalid",
+            f"a share of {request.validation_share} cannot be for validation",
+            hint="give --validation a number from 0 to 1",
+            exit_code=Exit.USAGE,
+        )
     if request.quality and request.wanted.kinds != (Kind.FRAME,):
         raise HeadraceError(
             "option_invalid",

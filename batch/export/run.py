@@ -60,16 +60,25 @@ class Result:
 async def asked_before(target: Target, request: Request, *, until_given: bool) -> Request:
     """Return the request with the time until which it reaches: that of the run before, where there was one.
 
+    An export of nothing is forgotten: most often a name was mistyped.
+
     Raises:
         HeadraceError: the target holds another export.
     """
-    there = await _json(target, REQUEST) or (await _json(target, MANIFEST) or {}).get("request")
+    if _holds_nothing(await _json(target, MANIFEST)):
+        await _tidy(target)
+        await target.remove(MANIFEST)
+    there = await _asked(target)
     if there is None:
         if any(name.startswith(tuple(f"{split}-" for split in Split)) for name in await target.names()):
             raise _differs(target, "the target holds shards of something else")
-        await _write_json(target, REQUEST, request.as_json())
-        return request
-    until_us = there["selection"]["until_us"]
+        if await target.create(REQUEST, _as_file(request.as_json())):
+            return request
+        # In a store another run may have begun meanwhile; both go on, and write the same bytes.
+        there = await _asked(target) or {}
+    until_us = _until_us(there)
+    if until_us is None:
+        raise _differs(target, "the target holds something else")
     same = replace(request, wanted=replace(request.wanted, until_us=until_us))
     if _as_read(same) != there or (until_given and request.wanted.until_us != until_us):
         raise _differs(target, "the target holds another export")
@@ -79,7 +88,7 @@ async def asked_before(target: Target, request: Request, *, until_given: bool) -
 async def finished(target: Target) -> Result | None:
     """Return the result of an export that is complete; else None."""
     manifest = await _json(target, MANIFEST)
-    if manifest is None:
+    if not manifest:
         return None
     await _tidy(target)
     splits = {name: [Shard(**shard) for shard in said["shards"]] for name, said in manifest["splits"].items()}
@@ -121,7 +130,9 @@ class Export:
         """Yield the shards that runs before this one finished."""
         number = 0
         while (name := shard_name(split, number, self._form.suffix)) in names and _note(name) in names:
-            said = await _json(self._target, _note(name)) or {}
+            said = await _json(self._target, _note(name))
+            if not said:
+                return  # another run of the same export has ended meanwhile, and tidied up
             yield Shard(**(said | {"failed": tuple(said["failed"])}))
             number += 1
 
@@ -259,17 +270,48 @@ def _note(shard: str) -> str:
     return f"{_NOTE}{shard}.json"
 
 
+async def _asked(target: Target) -> dict[str, Any] | None:
+    """Return what a run before was asked for; None where there was none."""
+    asked = await _json(target, REQUEST)
+    if asked is not None:
+        return asked
+    manifest = await _json(target, MANIFEST)
+    return None if manifest is None else manifest.get("request", {})
+
+
+def _holds_nothing(manifest: Mapping[str, Any] | None) -> bool:
+    return manifest is not None and manifest.get("samples") == 0 and manifest.get("failed") == []
+
+
+def _until_us(request: Any) -> int | None:
+    """Return until when a run before reached; None of what is no request of ours."""
+    selection = request.get("selection") if isinstance(request, dict) else None
+    until_us = selection.get("until_us") if isinstance(selection, dict) else None
+    return until_us if isinstance(until_us, int) else None
+
+
 def _as_read(request: Request) -> Any:
     return orjson.loads(orjson.dumps(request.as_json()))
 
 
+def _as_file(value: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
+
+
 async def _json(target: Target, name: str) -> dict[str, Any] | None:
+    """Return an object of ours; an empty one where it is something else."""
     data = await target.read(name)
-    return None if data is None else orjson.loads(data)
+    if data is None:
+        return None
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 async def _write_json(target: Target, name: str, value: Mapping[str, Any]) -> None:
     async def once() -> AsyncIterator[bytes]:
-        yield orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
+        yield _as_file(value)
 
     await target.write(name, once())

@@ -86,7 +86,7 @@ def sample_of(
         "code": record.code,
         "about": record.about,
         "label": label_of(exported, bodies.own),
-        "clip_digest": clip.digest if clip else None,
+        "clip_digest": exported.clip_sha256,
         "clip_size_bytes": clip.size_bytes if clip else None,
         "quality": quality,
         "attributes": record.attributes,

@@ -15,6 +15,7 @@ from store.blobs import Blobs
 from store.errors import BlobMissing, address
 from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
 
+_STORES = ("s3", "gs", "az")
 _UNFINISHED = "_unfinished-"
 _STORES_OWN = ("blobs/", "packs/", "derived/", STAGING_PREFIX, PROMOTING_PREFIX)
 
@@ -32,6 +33,9 @@ class Target(Protocol):
     async def read(self, name: str) -> bytes | None:
         """Return a file's bytes; None where there is none."""
 
+    async def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; False means that there is."""
+
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Write or replace a file; when `chunks` raises, nothing has changed."""
 
@@ -47,13 +51,23 @@ def opened_target(text: str, settings: Settings) -> Iterator[Target]:
         HeadraceError: it cannot be opened, it is where the service keeps its own, or another export writes to the same
             directory.
     """
-    _refuse_the_stores_own(text, settings.store_url)
+    for own in filter(None, (settings.store_url, settings.archive_url)):
+        _refuse_the_stores_own(text, own)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" not in text:
         with _locked(Path(text)) as directory:
             yield Directory(directory)
         return
+    parts = urlsplit(text)
+    if parts.scheme not in _STORES or not parts.hostname:
+        raise HeadraceError(
+            "option_invalid",
+            "an export cannot be written there",
+            where=address(text),
+            hint="give a directory, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+            exit_code=Exit.USAGE,
+        )
     yield StorePrefix(
         Blobs.open(
             text,
@@ -82,9 +96,29 @@ class Directory:
 
     async def read(self, name: str) -> bytes | None:
         """Return a file's bytes; None where there is none."""
-        with suppress(FileNotFoundError):
+        try:
             return (self._path / name).read_bytes()
-        return None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HeadraceError(
+                "file_unreadable",
+                f"cannot read {name}: {error.strerror}",
+                where=self.where,
+                hint="make it readable, or choose another directory",
+                exit_code=Exit.USAGE,
+            ) from None
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name; nobody else writes here."""
+        if (self._path / name).exists():
+            return False
+
+        async def once() -> AsyncIterator[bytes]:
+            yield data
+
+        await self.write(name, once())
+        return True
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Write or replace a file."""
@@ -123,6 +157,10 @@ class StorePrefix:
             return await self._blobs.get(name)
         return None
 
+    async def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name."""
+        return await self._blobs.create(name, data)
+
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Write or replace a file."""
         await self._blobs.put_stream(name, chunks)
@@ -138,8 +176,7 @@ def _refuse_the_stores_own(text: str, store_url: str) -> None:
     Raises:
         HeadraceError.
     """
-    wanted = (text if "://" in text else Path(text).absolute().as_uri()).rstrip("/")
-    own = store_url.rstrip("/")
+    wanted, own = _plain(text), _plain(store_url)
     if wanted == own or any(f"{wanted}/".startswith(f"{own}/{prefix}") for prefix in _STORES_OWN):
         raise HeadraceError(
             "option_invalid",
@@ -148,6 +185,14 @@ def _refuse_the_stores_own(text: str, store_url: str) -> None:
             hint="choose another bucket, prefix or directory, for example exports/NAME in the same bucket",
             exit_code=Exit.USAGE,
         )
+
+
+def _plain(text: str) -> str:
+    """Return an address in the one way in which it can be compared."""
+    if "://" in text and not text.startswith("file://"):
+        return text.rstrip("/")
+    path = unquote(urlsplit(text).path) if "://" in text else text
+    return Path(path).resolve().as_uri()
 
 
 @contextmanager
@@ -172,12 +217,14 @@ def _unwritable(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        wrong_place = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | FileExistsError)
         raise HeadraceError(
             "file_unwritable",
-            f"cannot write: {error.strerror}",
+            # Of a directory that is to be made, "File exists" is said where something else has its name.
+            f"cannot write: {'Not a directory' if isinstance(error, FileExistsError) else error.strerror}",
             where=where,
             hint="make room or correct the path, and run it again: it goes on where it stopped",
-            exit_code=Exit.USAGE if isinstance(error, PermissionError | NotADirectoryError) else Exit.FAILED,
+            exit_code=Exit.USAGE if wrong_place else Exit.FAILED,
         ) from None
 
 

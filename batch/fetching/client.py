@@ -95,8 +95,10 @@ class IngestClient:
     def close(self) -> None:
         """End what is under way, and close every connection; may be repeated."""
         if self._background.is_open:
-            self._background.run(self._open.aclose())
-            self._background.close()
+            try:
+                self._background.run(self._open.aclose())
+            finally:
+                self._background.close()
 
     def ingest_url(self, url: str, license: str | None = None, source: str = "urls") -> dict[str, Any]:  # noqa: A002
         """Fetch a URL and store what it leads to.
@@ -127,7 +129,8 @@ class IngestClient:
         under way. One that fails does not end the others.
 
         Raises:
-            HeadraceError: the state file cannot be used. CatalogFailed: the catalog cannot be asked for what it says.
+            HeadraceError: the state file cannot be used, or no longer be written. CatalogFailed: the catalog cannot be
+                asked for what it says.
             ValueError: `workers` is not from 1 to WORKERS_MAX.
         """
         at_once = workers if workers is not None else self._settings.url_workers
@@ -170,15 +173,18 @@ class IngestClient:
             if state is not None and (known := state.known(target)) is not None:
                 return Outcome(index=item.index, url=target.shown, status=Status.KNOWN, result=known)
 
+            noted_at = 0
+
             def note(offset: int, result: Result) -> None:
+                nonlocal noted_at
                 if state is not None:
-                    state.note(target, offset, result)
+                    noted_at = state.note(target, offset, result)
 
             result = await self._job.ingest(target, item.about, note)
         except IngestError as error:
             return Outcome(index=item.index, url=urls_of.shown_text(item.url), status=Status.FAILED, error=error)
         if state is not None:
-            state.stored(target, result)
+            state.stored(target, noted_at)
         status = Status.DUPLICATE if result.duplicate else Status.STORED
         return Outcome(index=item.index, url=result.url, status=status, result=result)
 

@@ -8,7 +8,7 @@ _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "def
 
 
 class Decoder:
-    """Decodes one body of at most `bytes_max` bytes; never holds more than those of it."""
+    """Decodes one body of at most `bytes_max` bytes, decoded and as they come; never holds more than those of it."""
 
     def __init__(self, encoding: str, *, bytes_max: int, where: str) -> None:
         """Begin; `encoding` is what Content-Encoding says, empty where it says nothing.
@@ -19,6 +19,7 @@ class Decoder:
         self._where = where
         self._bytes_max = bytes_max
         self._left_bytes = bytes_max
+        self._came_bytes = 0
         encoding = encoding.strip().lower()
         if encoding in {"", "identity"}:
             self._inflate = None
@@ -31,8 +32,10 @@ class Decoder:
         """Return what the next bytes decode to.
 
         Raises:
-            TooLarge: with them there are more than `bytes_max`. AnswerRefused: they do not follow their encoding.
+            TooLarge: with them there are more than `bytes_max`. AnswerRefused: they do not follow their encoding, or
+                something follows its end, which zlib would collect and nobody would see.
         """
+        self._came_bytes += len(chunk)  # there are encodings of nothing that have no end
         if self._inflate is None:
             decoded = chunk
         else:
@@ -41,8 +44,10 @@ class Decoder:
                 decoded = self._inflate.decompress(chunk, self._left_bytes + 1)
             except zlib.error:
                 raise AnswerRefused("the answer's bytes do not follow their encoding", where=self._where) from None
+            if self._inflate.unused_data:
+                raise AnswerRefused("more bytes come behind the end of the answer's encoding", where=self._where)
         self._left_bytes -= len(decoded)
-        if self._left_bytes < 0:
+        if self._left_bytes < 0 or self._came_bytes > self._bytes_max:
             raise TooLarge(f"there are more than {self._bytes_max} bytes", where=self._where)
         return decoded
 

@@ -8,26 +8,29 @@ none is taken for stored that is not. Of a URL the file holds a digest, since a 
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from io import BufferedRandom
+from io import BufferedReader, FileIO
 from pathlib import Path
 from uuid import UUID
 
 import orjson
 
-from batch.fetching.asset import FETCHED
+from batch.fetching.asset import FETCHED, OFFSET_BITS
 from batch.fetching.outcome import Result
 from batch.fetching.url import WebUrl
 from runtime.errors import Exit, HeadraceError
 from store.landing import Landings, Place
 
 _HEAD = {"headrace": "ingest-urls", "version": 1}
+_LINE_BYTES_MAX = 256 * 1024  # a URL as it is shown has at most 48 KiB; a file without lines is not read as one
 _ASK_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
+    at: int
     url: bytes
     offset: int
     result: Result
@@ -43,17 +46,21 @@ class State:
             HeadraceError: another run holds it, it is none of ours, or it cannot be written.
         """
         self._path = path
-        self._known: dict[bytes, Result] = {}
+        # Where the line of a URL begins: of millions of URLs their results would fill the memory.
+        self._known: dict[bytes, int] = {}
         try:
             self._file = _opened(path)
         except OSError as error:
             raise _unusable(path, error.strerror or type(error).__name__) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._begin()
+            self._end = self._begin()
         except BlockingIOError:
             self._file.close()
             raise _unusable(path, "another run is at work with it") from None
+        except OSError as error:
+            self._file.close()
+            raise _unusable(path, error.strerror or type(error).__name__) from None
         except HeadraceError:
             self._file.close()
             raise
@@ -74,17 +81,36 @@ class State:
 
     def known(self, url: WebUrl) -> Result | None:
         """Return what a URL became in an earlier run, or earlier in this one."""
-        return self._known.get(_key(url))
+        at = self._known.get(_key(url))
+        if at is None:
+            return None
+        line = os.pread(self._file.fileno(), _LINE_BYTES_MAX, at).partition(b"\n")[0]
+        return _line(at, line, self._path).result
 
-    def note(self, url: WebUrl, offset: int, result: Result) -> None:
-        """Write what is about to be committed."""
-        line = {"url": _key(url).hex(), "offset": offset, "result": result.as_dict()}
-        self._file.write(orjson.dumps(line) + b"\n")
-        self._file.flush()  # to the system: it outlives this process
+    def note(self, url: WebUrl, offset: int, result: Result) -> int:
+        """Write what is about to be committed, and return where that stands.
 
-    def stored(self, url: WebUrl, result: Result) -> None:
-        """Know that it was committed."""
-        self._known[_key(url)] = result
+        Raises:
+            HeadraceError: it cannot be written.
+        """
+        line = orjson.dumps({"url": _key(url).hex(), "offset": offset, "result": result.as_dict()}) + b"\n"
+        at = self._end
+        left = memoryview(line)
+        try:
+            self._file.seek(at)  # behind the last whole line, also after one that a full disk has cut
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise HeadraceError(
+                "state_unwritable", f"the state file cannot be written: {error.strerror}", where=str(self._path),
+                hint="make room, and run the command again with the same file: it goes on from there",
+            ) from None  # fmt: skip
+        self._end += len(line)
+        return at
+
+    def stored(self, url: WebUrl, at: int) -> None:
+        """Know that what was noted there was committed."""
+        self._known[_key(url)] = at
 
     async def _ask(self, landings: Landings, lines: Sequence[_Line]) -> None:
         if not lines:
@@ -92,41 +118,51 @@ class State:
         places = [Place(FETCHED, 0, line.offset, UUID(line.result.id), 0.0) for line in lines]
         for line, outcome in zip(lines, await landings.outcomes(places), strict=True):
             if outcome.ingested:
-                self._known[line.url] = line.result
+                self._known[line.url] = line.at
 
-    def _begin(self) -> None:
-        """Read the head, or write it; a last line that was torn off is removed."""
-        self._file.seek(0)
-        head = self._file.readline()
-        if not head:
-            self._file.write(orjson.dumps(_HEAD) + b"\n")
-            self._file.flush()
-            return
-        if _parsed(head) != _HEAD:
-            raise _unusable(self._path, "it is no state file of this command")
-        end = self._file.tell()
-        for line in self._file:
-            if line.endswith(b"\n"):
-                end += len(line)
+    def _begin(self) -> int:
+        """Read the head, or write it; return where the last whole line ends, and remove one that was torn off."""
+        with self._read() as file:
+            head = file.readline(_LINE_BYTES_MAX)
+            if not head:
+                head = orjson.dumps(_HEAD) + b"\n"
+                self._file.write(head)
+            elif _parsed(head) != _HEAD:
+                raise _unusable(self._path, "it is no state file of this command")
+            end = len(head)
+            for line in file:
+                if line.endswith(b"\n"):
+                    end += len(line)
         self._file.truncate(end)
-        self._file.seek(end)
+        return end
 
     def _lines(self) -> Iterator[_Line]:
+        with self._read() as file:
+            at = len(file.readline())
+            for line in file:
+                yield _line(at, line, self._path)
+                at += len(line)
+
+    def _read(self) -> BufferedReader:
+        """Read from the beginning."""
         self._file.seek(0)
-        self._file.readline()
-        for line in self._file:
-            try:
-                said = orjson.loads(line)
-                yield _Line(bytes.fromhex(said["url"]), int(said["offset"]), Result(**said["result"]))
-            except (ValueError, KeyError, TypeError):
-                raise _unusable(self._path, "it holds a line that this command did not write") from None
-        self._file.seek(0, os.SEEK_END)
+        return open(self._file.fileno(), "rb", closefd=False)
 
 
-def _opened(path: Path) -> BufferedRandom:
-    # Not "a+b": a torn end is cut off, and a file that is there must not be emptied.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    return os.fdopen(descriptor, "r+b")
+def _opened(path: Path) -> FileIO:
+    # Not "a+b": a torn end is cut off, and a file that is there must not be emptied. No buffer: what is written is the
+    # system's, so it outlives this process, and what a full disk refuses is not written later, behind our back.
+    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
+
+
+def _line(at: int, line: bytes, path: Path) -> _Line:
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        said = orjson.loads(line)
+        found = _Line(at, bytes.fromhex(said["url"]), said["offset"], Result(**said["result"]))
+        UUID(found.result.id)
+        if 0 <= found.offset < 1 << OFFSET_BITS:
+            return found
+    raise _unusable(path, "it holds a line that this command did not write")
 
 
 def _key(url: WebUrl) -> bytes:

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote, urljoin
 
 import idna
 
@@ -23,6 +23,7 @@ _WHOLE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<place>[^/?#]*)(?
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?")
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last part of a host it makes the whole an address
+_PAIR = re.compile(r"[^&;]+")
 _TELLING = re.compile(r"pass|pwd|secret|token|auth|key|sig|credential|session", re.IGNORECASE)
 # Of RFC 3986: what may stand in a path or query as it is. The others are percent-encoded.
 _AS_IT_IS = "!$%&'()*+,/:;=?@[]~"
@@ -62,7 +63,7 @@ class WebUrl:
     def shown(self) -> str:
         """The URL for rows, messages and results: whatever in its query may let somebody in is hidden."""
         path, mark, query = self.target.partition("?")
-        return f"{self.origin}{path}{mark}{'&'.join(map(_shown_pair, query.split('&')))}"
+        return f"{self.origin}{path}{mark}{_PAIR.sub(_shown_pair, query)}"
 
 
 def parse(text: str) -> WebUrl:
@@ -144,6 +145,6 @@ def _four(text: str) -> str:
         raise UrlRefused("the URL's host is a number, but no IPv4 address in its ordinary form") from None
 
 
-def _shown_pair(pair: str) -> str:
-    name, equals, _ = pair.partition("=")
-    return f"{name}=***" if equals and _TELLING.search(name) else pair
+def _shown_pair(pair: re.Match[str]) -> str:
+    name, equals, _ = pair[0].partition("=")
+    return f"{name}=***" if equals and _TELLING.search(unquote(name)) else pair[0]

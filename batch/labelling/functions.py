@@ -46,12 +46,14 @@ def marked(values: Iterable[Any]) -> MappingProxyType[str, LabellingFunction]:
     """Return the labelling functions among values, by their names and in their order.
 
     Raises:
-        ValueError: two of them have one name.
+        ValueError: two of them have one name, or one has a name that cannot be shown or kept.
     """
     found: dict[str, LabellingFunction] = {}
     for value in values:
         if not inspect.isfunction(value) or not hasattr(value, _MARK):
             continue
+        if not is_label(value.__name__):
+            raise ValueError(f"a labelling function's name is text of 1 to {LABEL_CHARACTERS_MAX} characters")
         if found.setdefault(value.__name__, value) is not value:
             raise ValueError(f"two labelling functions are named {value.__name__}")
     return MappingProxyType(found)
@@ -63,7 +65,9 @@ def ask(functions: MappingProxyType[str, LabellingFunction], record: RecordView)
     for name, function in functions.items():
         try:
             said = function(record)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
             answers.errors[name] = error.code if isinstance(error, HeadraceError) else _name_of(error)
             answers.messages[name] = said_by(error, function.__code__.co_filename)
             continue
@@ -91,7 +95,7 @@ def is_label(said: object) -> bool:
 def said_by(error: BaseException, file: str) -> str:
     """Return what an exception says, and the line of a file where it was raised, or from where it came."""
     try:
-        text = error.what if isinstance(error, HeadraceError) else str(error)
+        text = _text_of(error)
     except Exception:  # noqa: BLE001 - an exception may fail even to say what it is
         text = "it cannot be shown"
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
@@ -102,6 +106,16 @@ def said_by(error: BaseException, file: str) -> str:
         trace = trace.tb_next
     place = "" if line is None else f" (line {line})"
     return f"{_name_of(error)}: {text[:MESSAGE_CHARACTERS_MAX]}{place}"
+
+
+def _text_of(error: BaseException) -> str:
+    match error:
+        case HeadraceError():
+            return error.what
+        case SyntaxError():
+            return str(error.msg)  # as text it would name the file and the line once more
+        case _:
+            return str(error)
 
 
 def _name_of(error: BaseException) -> str:

@@ -51,7 +51,9 @@ def _executed(path: Path, source: bytes) -> ModuleType:
     try:
         # What was digested is what is executed: an import would read the file once more.
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the command exists to run it
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is somebody else's code
         what = f"the module cannot be loaded: {said_by(error, str(path))}"
         raise _wrong("module_failed", what, path, "mend it, and run it again") from None
     return module

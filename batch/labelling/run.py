@@ -4,6 +4,7 @@ The functions run in the caller's thread, one at a time, and the service is spok
 for no thread, and whoever interrupts the command interrupts them. What a run has written the next one passes over.
 """
 
+import os
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, closing
@@ -18,10 +19,10 @@ from batch.labelling.vote import majority
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
 from store.blobs import Blobs
-from store.errors import BlobMissing, StoreRefused
+from store.errors import StoreRefused
 from store.exports import Exports, Wanted
 from store.labels import Labelled, Labels, LabelVersion
-from store.reading import read_verified
+from store.reading import read_placed
 from store.views import StoredRecord
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -90,17 +91,11 @@ class Bodies:
         """Return a record's bytes.
 
         Raises:
-            BlobMissing, BlobCorrupt: they are not there, or others are. HeadraceError: the store is away or refuses.
+            BlobMissing, BlobCorrupt, BlobArchived: they are not there, others are, or they are in the archive.
+            HeadraceError: the store is away or refuses.
         """
-        if record.store_key is None:
-            raise BlobMissing(record.digest, where=self._blobs.where)
         try:
-            return self._background.run(
-                read_verified(
-                    self._blobs, record.store_key, offset=record.store_offset, size_bytes=record.size_bytes,
-                    digest=record.digest,
-                )
-            )  # fmt: skip
+            return self._background.run(read_placed(self._blobs, record))
         except HeadraceError as error:
             if isinstance(error, StoreRefused) or error.exit_code == Exit.UNREACHABLE:
                 self.fault = error
@@ -116,6 +111,7 @@ class Voters:
         self._bodies = bodies
         self._explain = explain
         self._explained: set[str] = set()
+        self._pid = os.getpid()
 
     def label(self, record: StoredRecord) -> Labelled:
         """Return what they say of a record.
@@ -124,6 +120,8 @@ class Voters:
             HeadraceError: the store is away or refuses, so they could not be asked.
         """
         answers = ask(self._functions, view_of(record, self._bodies.read))
+        if os.getpid() != self._pid:
+            os._exit(0)  # a function forked; there is nothing here that its child could talk to the service with
         if self._bodies.fault is not None:
             raise self._bodies.fault  # the function may have caught it, and voted without the body
         for name, message in answers.messages.items():

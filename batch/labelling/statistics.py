@@ -12,6 +12,8 @@ from batch.labelling.vote import is_tie
 from store.labels import Labelled
 
 FAILURES_NAMED_MAX = 20
+LABELS_COUNTED_MAX = 1000  # a function that gives each record a label of its own costs no memory for each of them
+OTHERS = ""  # the labels beyond; it is no label itself
 
 
 @dataclass
@@ -50,12 +52,12 @@ class Tally:
         if one.label is None:
             self.unlabelled += 1
         else:
-            self.labels[one.label] += 1
+            _count(self.labels, one.label)
         said = Counter(one.votes.values())
         for name, label in one.votes.items():
             function = self.functions[name]
             function.voted += 1
-            function.labels[label] += 1
+            _count(function.labels, label)
             function.overlapped += len(one.votes) > 1
             function.conflicted += len(said) > 1
         for name, error in one.errors.items():
@@ -66,3 +68,7 @@ class Tally:
     def share(self, number: int) -> float:
         """Return a number of records as a share of all."""
         return number / self.records if self.records else 0.0
+
+
+def _count(labels: Counter[str], label: str) -> None:
+    labels[label if label in labels or len(labels) < LABELS_COUNTED_MAX else OTHERS] += 1

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from batch.fetching.errors import AddressRefused, ConnectionFailed
 from runtime.errors import Exit, HeadraceError, unreachable
 from runtime.logs import Action, get_log
 from schemas.limits import FRAME_BYTES_MAX, MIB
@@ -71,8 +72,19 @@ class _Passing(Exception):  # noqa: N818 - what happened; it may pass
 class Api:
     """One API as one user; `name` is what it is called in errors."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, name: str, login: Login, patience: Patience) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        name: str,
+        login: Login,
+        patience: Patience,
+        *,
+        pictures: aiohttp.ClientSession | None = None,
+    ) -> None:
+        """Speak to the API through a session; `pictures` reads what the API names, and goes only where it may."""
         self._session = session
+        self._pictures = pictures or session
         self.url = checked_url(url, name)
         self._name = name
         self._login = login
@@ -118,15 +130,21 @@ class Api:
         """Read a picture from an address that the API named, without showing it the login.
 
         Raises:
-            ApiFault: it is not there, or over FRAME_BYTES_MAX; the address's query, which may be a key, is not shown.
+            ApiFault: it is not there, over FRAME_BYTES_MAX, or on a host that is neither public nor in a listed
+                network; the address's query, which may be a key, is not shown.
         """
         if urlsplit(url).scheme not in {"http", "https"}:
             raise ApiFault(self.url, "the address of a picture is neither http nor https")
         where = url.split("?", 1)[0]
         try:
             status, content = await self._patiently(
-                lambda: self._sent("GET", url, headers={}, bytes_max=FRAME_BYTES_MAX)
+                lambda: self._sent("GET", url, headers={}, bytes_max=FRAME_BYTES_MAX, session=self._pictures)
             )
+        except AddressRefused:
+            raise ApiFault(
+                where, "the picture is not read: its host is neither public nor in a listed network",
+                hint="if it is yours, list its network in HEADRACE_URL_NETWORKS",
+            ) from None  # fmt: skip
         except _Passing as fault:
             raise ApiFault(where, f"the picture cannot be had: {fault}") from None
         if status != HTTPStatus.OK:
@@ -205,11 +223,18 @@ class Api:
         return str(answer["access_token"])
 
     async def _sent(
-        self, method: str, url: str, *, headers: Mapping[str, str], bytes_max: int = ANSWER_BYTES_MAX, **payload: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        bytes_max: int = ANSWER_BYTES_MAX,
+        session: aiohttp.ClientSession | None = None,
+        **payload: Any,
     ) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self._patience.answer_s_max)
         try:
-            async with self._session.request(
+            async with (session or self._session).request(
                 method, url, headers=headers, timeout=timeout, allow_redirects=False, **payload
             ) as answer:
                 if answer.status in _PASSING:
@@ -224,13 +249,14 @@ class Api:
             raise _Passing(f"no answer within {self._patience.answer_s_max:g} s") from None
         except aiohttp.InvalidURL:
             raise ApiFault(_bare(url), "the address is none") from None
+        except ConnectionFailed as fault:
+            raise _Passing(fault.what) from None
         except (aiohttp.ClientError, OSError) as error:
             raise _Passing(type(error).__name__) from None
 
     def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
         if status not in _GOOD:
-            detail = content.decode("utf-8", "replace")[:DETAIL_CHARACTERS_MAX]
-            raise ApiFault(self.url, f"{method} {path} was answered with HTTP {status}: {detail}", status)
+            raise ApiFault(self.url, f"{method} {path} was answered with HTTP {status}{_detail(content)}", status)
         if not content:
             return None
         try:
@@ -256,6 +282,12 @@ def checked_url(url: str, name: str) -> str:
             hint="give http://host:port or https://host, without a login", exit_code=Exit.USAGE,
         )  # fmt: skip
     return url.rstrip("/")
+
+
+def _detail(content: bytes) -> str:
+    """Return what an answer says, in one line; a page that a proxy made for people says nothing."""
+    said = " ".join(content.decode("utf-8", "replace").split())
+    return f": {said[:DETAIL_CHARACTERS_MAX]}" if said and not said.startswith("<") else ""
 
 
 def _bare(url: str) -> str:

@@ -1,18 +1,22 @@
 """The import put together: sessions, logins, state and publisher, opened and closed around one run."""
 
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from batch.fetching.connecting import connector
 from batch.platform.alerts import Alerts
 from batch.platform.annotating import Annotations
 from batch.platform.api import Api, Login, Patience
 from batch.platform.credentials import Credentials
 from batch.platform.run import Bars, Import, Options, PublishFrame
 from batch.platform.state import State, state_path
+from runtime.addresses import Network
+from runtime.resolve import system_lookup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,7 @@ class Between:
     platform_url: str | None
     annotation_url: str
     credentials: Credentials
+    networks: Sequence[Network] = ()  # beside the public internet, where pictures may be read from
     patience: Patience = field(default_factory=Patience)
 
 
@@ -36,7 +41,12 @@ async def opened(
     """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        alerts = _alerts(session, between) if between.platform_url else None
+        alerts = None
+        if between.platform_url:
+            # The platform names the addresses of pictures: it must not be able to name this network's own.
+            checked = connector(between.networks, system_lookup, ssl.create_default_context())
+            pictures = await stack.enter_async_context(aiohttp.ClientSession(connector=checked))
+            alerts = _alerts(session, pictures, between, between.platform_url)
         annotations = None if options.dry_run and alerts else _annotations(session, between)
         state = None
         if alerts and between.platform_url and not options.dry_run:
@@ -45,7 +55,7 @@ async def opened(
         yield Import(options, bars, alerts=alerts, annotations=annotations, publish=publish, state=state)
 
 
-def _alerts(session: aiohttp.ClientSession, between: Between) -> Alerts:
+def _alerts(session: aiohttp.ClientSession, pictures: aiohttp.ClientSession, between: Between, url: str) -> Alerts:
     said = between.credentials
     regular = Login(
         "/login/creds", said.login, said.password.get_secret_value(), "PLATFORM_LOGIN and PLATFORM_PASSWORD"
@@ -54,9 +64,9 @@ def _alerts(session: aiohttp.ClientSession, between: Between) -> Alerts:
         "/login/creds", said.admin_login, said.admin_password.get_secret_value(),
         "PLATFORM_ADMIN_LOGIN and PLATFORM_ADMIN_PASSWORD",
     )  # fmt: skip
-    url = between.platform_url or ""
     return Alerts(
-        Api(session, url, "platform", regular, between.patience), Api(session, url, "platform", admin, between.patience)
+        Api(session, url, "platform", regular, between.patience, pictures=pictures),
+        Api(session, url, "platform", admin, between.patience),
     )
 
 

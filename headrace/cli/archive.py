@@ -2,13 +2,21 @@
 
 import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.processes import parse_kinds
+from headrace.cli.selecting import (
+    CapturedBefore,
+    CapturedFrom,
+    Kinds,
+    Sites,
+    Sources,
+    microseconds,
+    sorted_kinds,
+    sorted_values,
+)
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
@@ -53,11 +61,11 @@ def restore(  # noqa: PLR0913 - each is an option
         list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, their beginnings, digests or LDO ids.")
     ] = None,
     *,
-    kind: Annotated[str | None, typer.Option(help="ldos, clips, or both.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    kind: Kinds = None,
+    site: Sites = None,
+    source: Sources = None,
+    start: CapturedFrom = None,
+    end: CapturedBefore = None,
     dry_run: DryRun = False,
     wait: Annotated[bool, typer.Option(help="Wait for what its storage class gives back only hours later.")] = True,
     as_json: Json = False,
@@ -77,11 +85,11 @@ def restore(  # noqa: PLR0913 - each is an option
         ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
         selected = Selected(
             ids=ids,
-            kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
-            sites=tuple(site) if site else None,
-            source_ids=tuple(source) if source else None,
-            captured_from_us=_us(start),
-            captured_until_us=_us(end),
+            kinds=sorted_kinds(kind),
+            sites=sorted_values(site),
+            source_ids=sorted_values(source),
+            captured_from_us=microseconds(start),
+            captured_until_us=microseconds(end),
         )
         return await move(settings, selected, dry_run=dry_run, wait=wait, say=say)
 
@@ -107,9 +115,3 @@ def _show(report: "Report", done: str, *, as_json: bool) -> None:
         print_json(asdict(report))
     if report.failed or report.waiting:
         raise typer.Exit(Exit.FAILED)
-
-
-def _us(time: datetime | None) -> int | None:
-    if time is None:
-        return None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000_000)

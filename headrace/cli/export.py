@@ -1,6 +1,7 @@
 """`headrace export`: what was ingested, as a training job reads it."""
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.processes import parse_kinds
+from headrace.cli.selecting import (
+    CapturedBefore,
+    CapturedFrom,
+    Kinds,
+    Sites,
+    Sources,
+    microseconds,
+    sorted_kinds,
+    sorted_values,
+    time_option,
+)
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
@@ -29,14 +40,14 @@ def export(  # noqa: PLR0913 - each is an option
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
     target: Annotated[str, typer.Argument(help="A directory, or a prefix of a store: s3://bucket/prefix.")],
     *,
-    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
-    until: Annotated[
-        datetime | None, typer.Option(help="Only what was ingested before then (UTC). [default: now]")
-    ] = None,
+    kind: Kinds = None,
+    site: Sites = None,
+    source: Sources = None,
+    start: CapturedFrom = None,
+    end: CapturedBefore = None,
+    until: Annotated[datetime | None, time_option("--until", "Only what was ingested before then (default: now).")] = (
+        None
+    ),
     label: Annotated[list[str] | None, typer.Option(help="Only with this label; may be repeated.")] = None,
     labelled: Annotated[
         str | None,
@@ -57,7 +68,7 @@ def export(  # noqa: PLR0913 - each is an option
         format=_format(form),
         wanted=Wanted(
             until_us=0,
-            kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+            kinds=sorted_kinds(kind),
             sites=sorted_values(site),
             source_ids=sorted_values(source),
             captured_from_us=microseconds(start),
@@ -84,9 +95,17 @@ def _show(result: "Result", target: str, *, as_json: bool) -> None:
     shards = sum(len(some) for some in result.splits.values())
     for record, code in sorted(result.failed.items())[:_FAILED_SHOWN_MAX]:
         say(f"not exported: {record}: {code}")
+    if result.failed:
+        counted = ", ".join(f"{code} {number}" for code, number in Counter(result.failed.values()).most_common())
+        say(f"{len(result.failed)} records not exported, each named in the manifest: {counted}")
+        if "blob_archived" in result.failed.values():
+            say("`headrace restore` brings back what is archived; then export to another place")
     until = datetime.fromtimestamp(result.until_us / 1_000_000, UTC).isoformat()
     said = f"{result.samples} samples in {shards} shards, of what was ingested before {until}"
-    say(f"{said}; {result.written} shards written now" if result.written else f"{said}; it was complete")
+    if result.samples or result.failed:
+        say(f"{said}; {f'{result.written} shards written now' if result.written else 'nothing was left to write'}")
+    else:
+        say(f"nothing fits that was ingested before {until}; `headrace ls` shows what there is")
     if as_json:
         shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
         print_json({
@@ -103,16 +122,3 @@ def _format(text: str) -> Any:
             "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(Format)}", exit_code=Exit.USAGE
         )
     return Format(text)
-
-
-def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
-    """Return the values of a repeated option; None where it was not given."""
-    return tuple(sorted(set(values))) if values else None
-
-
-def microseconds(time: datetime | None) -> int | None:
-    """Return an option's time in microseconds since 1970; UTC where it names no zone."""
-    if time is None:
-        return None
-    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return round(zoned.timestamp() * 1_000_000)

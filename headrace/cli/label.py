@@ -1,14 +1,23 @@
 """`headrace label`: what labelling functions say of records, kept for exports."""
 
-from datetime import datetime
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.export import microseconds, sorted_values
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.processes import parse_kinds
+from headrace.cli.selecting import (
+    CapturedBefore,
+    CapturedFrom,
+    Kinds,
+    Sites,
+    Sources,
+    microseconds,
+    sorted_kinds,
+    sorted_values,
+)
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from batch.labelling import Result
 
 _SAID_EVERY_RECORDS = 10_000
+_LABELS_SHOWN_MAX = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +42,11 @@ def label(
     version: Annotated[
         str | None, typer.Option(help="Name to keep the labels under. [default: a digest of the module's source]")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only of this camera or device; may be repeated.")] = None,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only what was captured from then on (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Only what was captured before then (UTC).")] = None,
+    kind: Kinds = None,
+    site: Sites = None,
+    source: Sources = None,
+    start: CapturedFrom = None,
+    end: CapturedBefore = None,
     as_json: Json = False,
 ) -> None:
     """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
@@ -46,13 +56,14 @@ def label(
 
     wanted = Wanted(
         until_us=0,
-        kinds=tuple(sorted(parse_kinds(kind))) if kind else None,
+        kinds=sorted_kinds(kind),
         sites=sorted_values(site),
         source_ids=sorted_values(source),
         captured_from_us=microseconds(start),
         captured_until_us=microseconds(end),
     )
-    result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
+    with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
+        result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)
     if result.tally.errors:
         raise typer.Exit(Exit.FAILED)
@@ -108,4 +119,6 @@ def _function(result: "Result", name: str) -> dict[str, Any]:
 
 
 def _counted(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in numbers.items())
+    shown = [f"{name or 'others'} {number}" for name, number in [*numbers.items()][:_LABELS_SHOWN_MAX]]
+    more = len(numbers) - len(shown)
+    return ", ".join([*shown, f"and {more} more"] if more else shown)

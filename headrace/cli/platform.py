@@ -13,6 +13,7 @@ from rich.text import Text
 from headrace.cli.output import data, print_json, say, talk
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
+from runtime.addresses import networks_of
 from runtime.errors import Exit, HeadraceError
 from runtime.logs import configure_logs
 
@@ -101,10 +102,12 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
             "option_invalid", "Invalid combination of --date-from and --date-end parameters",
             hint="--date-end must not be before --date-from", exit_code=Exit.USAGE,
         )  # fmt: skip
+    settings = client_settings()
     between = Between(
         platform_url=None if skip_platform_fetch else url_api_platform,
         annotation_url=url_api_annotation,
         credentials=load_credentials(platform_needed=not skip_platform_fetch),
+        networks=networks_of(settings.url_networks),
     )
     rule = Rule(confidence_threshold, iou_threshold, min_cluster_size, Method(clustering.value))
     options = Options(
@@ -112,7 +115,6 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         newest_first=detections_order_by is OrderBy.DESC, dry_run=dry_run, keep_annotated=keep_annotated,
         workers=max_workers,
     )  # fmt: skip
-    settings = client_settings()
     configure_logs(settings.log_format, loglevel.value, "import-platform")
     done = _run(settings, between, options)
     _report(done, options, as_json=as_json)

@@ -42,7 +42,7 @@ def _opened(directory: Path, bytes_max: int) -> Spool:
     except OSError as error:
         log.error("ldo sink: cannot write to %s (%s): what is not sent when this process ends is lost; set %s",
                   directory, error.strerror, SPOOL)  # fmt: skip
-        return Spool(Path(tempfile.mkdtemp(prefix="headrace-ldo-sink-")), bytes_max)
+        return Spool(Path(tempfile.mkdtemp(prefix="headrace-ldo-sink-")), bytes_max, is_temporary=True)
 
 
 def _service(url: str) -> Service | None:

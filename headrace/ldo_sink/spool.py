@@ -28,9 +28,13 @@ class SpoolFull(Exception):  # noqa: N818 - what was found
 class Spool:
     """Files in the order in which they came; for any thread. Every method may raise OSError."""
 
-    def __init__(self, directory: Path, bytes_max: int) -> None:
-        """Take a directory of our own, and what was left in those that nobody has any more."""
+    def __init__(self, directory: Path, bytes_max: int, *, is_temporary: bool = False) -> None:
+        """Take a directory of our own, and what was left in those that nobody has any more.
+
+        A temporary spool belongs to one process, and is removed when it is closed with nothing left.
+        """
         self._bytes_max = bytes_max
+        self._temporary = directory if is_temporary else None
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path, self._lock = _own(directory)
         for left in self._path.glob(f"*{_UNFINISHED}"):
@@ -96,6 +100,8 @@ class Spool:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
+            if self._temporary is not None and not self._sizes:
+                shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def boundary_of(path: Path) -> str:

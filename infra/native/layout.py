@@ -20,6 +20,7 @@ _OWN_ENTRIES = (
     "valkey",
     "minio",
     "store",
+    "archive",
 )
 
 
@@ -52,6 +53,11 @@ class StateDir:
     def blobs(self) -> Path:
         """The directory that stands in for the object store with `store="local"`."""
         return self.root / "store"
+
+    @property
+    def archive(self) -> Path:
+        """The directory of old bodies with `store="local"`."""
+        return self.root / "archive"
 
     def part(self, name: str) -> Path:
         """The directory of one part, for its data and settings."""

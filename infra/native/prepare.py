@@ -36,6 +36,7 @@ def prepare(config: StackConfig, state: StateDir, progress: Callable[[str], None
         (state.part("minio") / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
         if config.store == "local":
             state.blobs.mkdir(mode=0o700, exist_ok=True)
+            state.archive.mkdir(mode=0o700, exist_ok=True)
         database.result()
         storage.result()
     return config

@@ -33,6 +33,7 @@ def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
         "HEADRACE_KAFKA_REPLICAS": str(config.brokers),
         "HEADRACE_POSTGRES_DSN": postgres.dsn(config, with_password=True),
         "HEADRACE_STORE_URL": store_url(config, state),
+        "HEADRACE_ARCHIVE_URL": archive_url(config, state),
         "HEADRACE_STATE_DIR": str(state.root),
     }
     if config.store == "minio":
@@ -48,6 +49,11 @@ def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
 def store_url(config: StackConfig, state: StateDir) -> str:
     """Where the blobs are."""
     return f"s3://{BUCKET}" if config.store == "minio" else state.blobs.as_uri()
+
+
+def archive_url(config: StackConfig, state: StateDir) -> str:
+    """Where old bodies go."""
+    return f"s3://{BUCKET}-archive" if config.store == "minio" else state.archive.as_uri()
 
 
 def gateway_url(config: StackConfig) -> str | None:

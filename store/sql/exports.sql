@@ -4,10 +4,12 @@
 -- page --
 select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset,
     (extract(epoch from c.archived_at) * 1000000)::bigint as clip_archived_at_us,
-    l.label
+    l.label, encode(r.clip_sha256, 'hex') as clip_sha256
 from records as r
 left join blobs as b on b.sha256 = r.digest
-left join blobs as c on c.sha256 = r.clip_sha256
+-- A clip may come after its LDO; an export that reaches to before then has the LDO alone, whenever it is repeated.
+left join blobs as c
+    on c.sha256 = r.clip_sha256 and c.created_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
 left join labels as l
     on l.version = $10 and l.record_id = r.record_id
     and l.labelled_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from batch.platform import Between, Options, Patience, load_credentials, opened
+from runtime.addresses import networks_of
 from schemas.events import Origin
 
 
@@ -29,7 +30,7 @@ async def main(platform_url: str, annotation_url: str, folder: Path, first: date
 
     between = Between(
         platform_url=platform_url, annotation_url=annotation_url, credentials=load_credentials(platform_needed=True),
-        patience=Patience(delay_s=0.01),
+        networks=networks_of("127.0.0.0/8"), patience=Patience(delay_s=0.01),
     )  # fmt: skip
     options = Options(first=first, last=last, source="pyronear_french")
     async with opened(between, options, Silent(), publish=publish, state_folder=folder) as one:

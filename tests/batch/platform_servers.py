@@ -193,7 +193,7 @@ class PlatformServer(Server):
         limit = min(int(request.query.get("limit", 15)), PAGE_ROWS_MAX)
         page = rows[offset : offset + limit]
         if self.inserted is not None and page:
-            self.inserted, insert = None, self.inserted
+            insert, self.inserted = self.inserted, None
             insert()
         return web.json_response(page)
 

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 def settings(settings: Settings) -> Settings:
     """A part of the bucket, and a database, that no other test has; and no grace, since nothing here is old."""
     return settings.model_copy(
-        update={"store_url": f"{settings.store_url}/{uuid4().hex}", "collect_grace_hours": 0.0,
+        update={"store_url": f"{settings.store_url}/{uuid4().hex}", "archive_url": "", "collect_grace_hours": 0.0,
                 "staging_retention_days": 0.0}
     )  # fmt: skip
 

@@ -26,7 +26,8 @@ def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[P
     for name, value in {"LOGIN": "reader", "PASSWORD": "reader-secret"}.items():
         monkeypatch.setenv(f"PLATFORM_{name}", value)
         monkeypatch.setenv(f"PLATFORM_ADMIN_{name}", value.replace("reader", "boss"))
-    monkeypatch.setattr(platform, "client_settings", lambda: Settings(_env_file=None, state_dir=tmp_path))
+    settings = Settings(_env_file=None, state_dir=tmp_path, url_networks="127.0.0.0/8")
+    monkeypatch.setattr(platform, "client_settings", lambda: settings)
     monkeypatch.setattr(Publisher, "from_settings", lambda _settings, **_: Publisher("mock", client=MOCK))
     made = PlatformServer(Generation.FIRST), AnnotationServer(Generation.FIRST)
     with served(*made):

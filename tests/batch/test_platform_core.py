@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.platform.api import _detail
 from batch.platform.boxes import Box, good_box, parse_boxes
 from batch.platform.clusters import Generation, Method, Placed, Rule, cluster, iou
 from batch.platform.day import Day, Outcome, Statistics, days_between
@@ -196,3 +197,16 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
     assert source_api("https://alertapi.pyronear.org") == "pyronear_french"
     assert source_api("https://apicenia.pyronear.org/") == "api_cenia"
     assert source_api("http://127.0.0.1:8080") == "pyronear_french"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", ""),
+        (b"<!DOCTYPE html>\n<p>Bad\n", ""),
+        (b'{"detail":\n "no"}', ': {"detail": "no"}'),
+        (b"x" * 999, ": " + "x" * 200),
+    ],
+)
+def test_a_refusal_is_said_in_one_line(content: bytes, said: str) -> None:
+    assert _detail(content) == said

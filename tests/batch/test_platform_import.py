@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from platform_servers import (
 
 from batch.platform import Between, Import, Options, Patience, load_credentials, opened
 from batch.platform.clusters import Generation
+from runtime.addresses import Network, networks_of
 from runtime.errors import Exit, HeadraceError
 from schemas.events import Origin
 
@@ -45,6 +46,7 @@ class World:
     folder: Path
     published: dict[int, tuple[bytes, Origin, Any]] = field(default_factory=dict)
     publications: int = 0
+    networks: Sequence[Network] = networks_of("127.0.0.0/8")
 
     async def _publish(self, body: bytes, origin: Origin, attributes: bytes) -> None:
         self.publications += 1
@@ -53,7 +55,7 @@ class World:
     def run(self, *, patience: Patience = PATIENT, platform_url: str | None = "", **changes: Any) -> Import:
         between = Between(
             platform_url=self.platform.url if platform_url == "" else platform_url, annotation_url=self.annotation.url,
-            credentials=load_credentials(platform_needed=True), patience=patience,
+            credentials=load_credentials(platform_needed=True), patience=patience, networks=self.networks,
         )  # fmt: skip
         options = Options(**{"first": FIRST_DAY.date(), "last": LAST_DAY, "source": "pyronear_french"} | changes)
 
@@ -336,6 +338,15 @@ def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: Worl
     assert numbers(done)[2] == 1
     assert "/bucket/20" in done.statistics.faults[0]
     assert "canary-signature" not in str(done.statistics)
+
+
+def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: World) -> None:
+    world.networks = ()
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done) == (10, 0, 10, 0)
+    assert all("neither public nor in a listed network" in fault for fault in done.statistics.faults)
+    assert world.platform.number_of("GET /bucket") == 0
+    assert world.publications == 0
 
 
 def test_an_api_that_is_not_there_is_named(world: World) -> None:

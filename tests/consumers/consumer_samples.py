@@ -1,5 +1,6 @@
 """Frames that were ingested: bytes in the store, announcements on the topic, told apart by their site."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from uuid import uuid4
@@ -15,6 +16,8 @@ from schemas.digest import blob_key, event_id, record_id, sha256_hex
 from schemas.events import Ingested, Kind
 from schemas.headers import headers_for, new_traceparent
 from store.blobs import Blobs
+from streams.consumers.app import CONSUMERS
+from tests.conftest import until_async
 
 TOPIC = "ingested.frames.v1"
 
@@ -82,3 +85,18 @@ class Found:
 
     def close(self) -> None:
         self._consumer.close()
+
+
+async def results_of(name: str, settings: Settings, found: Found, count: int) -> None:
+    """Run a consumer in this process until so many results are there."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(CONSUMERS[name](settings, stop))
+    try:
+        await until_async(lambda: _more(found, count), 60, f"{count} results")
+    finally:
+        stop.set()
+        assert await asyncio.wait_for(running, 20) == 0
+
+
+async def _more(found: Found, count: int) -> bool:
+    return await asyncio.to_thread(found.more) >= count

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
-from consumer_samples import Found, ingest, moving_block, new_name
+from consumer_samples import Found, ingest, moving_block, new_name, results_of
 
 from runtime.settings import Settings
 from schemas.digest import result_id
@@ -22,21 +22,6 @@ from streams.consumers.intake import Batch, Intake
 from tests.conftest import ServiceProcess, free_port, until, until_async
 
 pytestmark = pytest.mark.stack
-
-
-async def results_of(name: str, settings: Settings, found: Found, count: int) -> None:
-    """Run a consumer in this process until so many results are there."""
-    stop = asyncio.Event()
-    running = asyncio.create_task(CONSUMERS[name](settings, stop))
-    try:
-        await until_async(lambda: _more(found, count), 60, f"{count} results")
-    finally:
-        stop.set()
-        assert await asyncio.wait_for(running, 20) == 0
-
-
-async def _more(found: Found, count: int) -> bool:
-    return await asyncio.to_thread(found.more) >= count
 
 
 async def test_preprocessing_says_something_of_every_frame(settings: Settings, blobs: Blobs):

@@ -1,6 +1,7 @@
 """A catalog of the tests' own and a store in a directory, for exports; everything follows from a number."""
 
 from collections.abc import AsyncGenerator
+from copy import copy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -48,6 +49,7 @@ class World:
     def __init__(self, path: Path, numbers: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
         self.blobs = Blobs.open(f"file://{path}")
         self.bodies: dict[UUID, bytes] = {}
+        self.stale: dict[UUID, Exported] = {}  # what the catalog says once more of records that have moved
         self._exported: list[Exported] = []
         self._kinds = kinds
         self._numbers = numbers
@@ -61,7 +63,10 @@ class World:
             digest = await self._put(body)
             record = _record(number, kind, digest, len(body))
             self.bodies[record.record_id] = body
-            self._exported.append(Exported(record, clip if kind is Kind.LDO and number % 8 == 3 else None))
+            has_clip = kind is Kind.LDO and number % 8 == 3
+            self._exported.append(
+                Exported(record, clip if has_clip else None, clip_sha256=clip_digest if has_clip else None)
+            )
         self._exported.sort(key=lambda one: one.record.record_id)
         return self
 
@@ -69,14 +74,46 @@ class World:
         for one in self._exported:
             chosen = wanted.kinds is None or one.record.kind in wanted.kinds
             if chosen and (after is None or one.record.record_id > after):
-                yield one
+                yield self.stale.pop(one.record.record_id, one)
 
     async def lose(self, number: int) -> UUID:
         one = self._exported[number]
         assert one.record.store_key is not None
         await self.blobs.delete(one.record.store_key)
-        self._exported[number] = replace(one, record=replace(one.record))
         return one.record.record_id
+
+    async def damage(self, number: int) -> UUID:
+        """Put other bytes of the same size in the place of a record's."""
+        one = self._exported[number]
+        assert one.record.store_key is not None
+        await self.blobs.delete(one.record.store_key)
+        await self.blobs.put(one.record.store_key, bytes(one.record.size_bytes))
+        return one.record.record_id
+
+    async def move(self, number: int) -> UUID:
+        """Put a record's bytes elsewhere, of which those know nothing who have read the catalog before."""
+        one = self._exported[number]
+        digest = one.record.digest
+        await self.blobs.put(f"elsewhere/{digest}", self.bodies[one.record.record_id])
+        await self.lose(number)
+        self._exported[number] = replace(one, record=replace(one.record, store_key=f"elsewhere/{digest}"))
+        self.stale[one.record.record_id] = one
+        return one.record.record_id
+
+    def archive_clip(self) -> set[UUID]:
+        """Say of the clip that it lies in the archive, and return the LDOs that name it."""
+        found = set()
+        for number, one in enumerate(self._exported):
+            if one.clip is not None:
+                self._exported[number] = replace(one, clip=replace(one.clip, archived_at_us=1))
+                found.add(one.record.record_id)
+        return found
+
+    def without_clips(self) -> "World":
+        """Return the same records before their clips have come."""
+        before = copy(self)
+        before._exported = [replace(one, clip=None) for one in self._exported]
+        return before
 
     async def _put(self, body: bytes) -> str:
         digest = sha256(body).hexdigest()

@@ -5,20 +5,19 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import cv2
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Producer
 
-from runtime.kafka import client_config
 from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import sha256_hex
+from schemas.digest import blob_key, record_id, sha256_hex
 from schemas.events import Kind, PreprocessedFrame
 from schemas.topics import PREPROCESSED
 from store import pack
@@ -27,6 +26,8 @@ from store.catalog import Catalog
 from store.exports import PAGE_ROWS, Exports, Wanted
 from store.rows import Batch, BlobRow, RecordRow
 from tests.conftest import environment_of
+from tests.consumers.consumer_samples import Found, new_name, results_of
+from tests.consumers.consumer_samples import ingest as announce
 from tests.store.store_rows import batch, record
 
 pytestmark = pytest.mark.stack
@@ -41,14 +42,19 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
 
 
-def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
+def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
     env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "headrace", "export", *args, "--json"],
-        env=env | environment_of(settings), capture_output=True, text=True, check=False,
+        env=env | environment_of(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1])) if done.stdout else {"error": done.stderr}
+
+
+def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
+    process = started(settings, *args)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    return dict(json.loads(out.splitlines()[-1])) if out else {"error": err}
 
 
 async def ingest(catalog: Catalog, blobs: Blobs) -> dict[str, bytes]:
@@ -76,9 +82,14 @@ async def ingest(catalog: Catalog, blobs: Blobs) -> dict[str, bytes]:
     return {sha256_hex(body): body for body in bodies.values()}
 
 
-def _record(number: int, kind: Kind, digest: str, media_type: str, size: int, clip: str | None) -> RecordRow:
-    from schemas.digest import record_id
+def _blob(body: bytes, media_type: str) -> BlobRow:
+    digest = sha256_hex(body)
+    return BlobRow(
+        digest=bytes.fromhex(digest), size_bytes=len(body), media_type=media_type, store_key=blob_key(digest)
+    )
 
+
+def _record(number: int, kind: Kind, digest: str, media_type: str, size: int, clip: str | None) -> RecordRow:
     return record(
         number, kind=kind, record_id=record_id(kind, digest), digest=bytes.fromhex(digest), media_type=media_type,
         size_bytes=size, clip_sha256=clip, source_id=f"cam-{number % 2}",
@@ -126,30 +137,86 @@ async def test_parquet_of_one_source_says_what_is_lost(
     assert (len(lost["failed"]), set(lost["failed"].values())) == (LDOS // 2, {"blob_missing"})
 
 
-async def test_quality_is_taken_from_what_preprocessing_published(
+async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
     settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
 ) -> None:
     await ingest(catalog, blobs)
-    async with Exports.open(settings.postgres_dsn.get_secret_value()) as exports:
-        wanted = Wanted(until_us=(time.time_ns() // 1000) + 60_000_000, kinds=(Kind.FRAME,))
-        frames = [one.record async for one in exports.records(wanted)]
-    producer = Producer(client_config(settings, acks="all"))
-    for number, frame in enumerate(frames):
-        event = PreprocessedFrame(
-            event_id=str(uuid4()), record_id=str(frame.record_id), digest=frame.digest, source_id="cam", site="plant",
-            captured_at_us=1, sequence=1, width=640, height=480, sharpness=float(number), brightness=0.5,
-            dark_share=0.1, bright_share=0.1, perceptual_hash="0" * 16, thumbnail_sha256="", thumbnail_key="",
-            thumbnail_width=0, thumbnail_height=0,
-        )  # fmt: skip
-        producer.produce(PREPROCESSED.name, encode(event), b"cam")
-    assert producer.flush(30) == 0
-    said = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", "sharpness>=50")
+    command = ("webdataset", "--kind", "frames,ldos", "--shard-samples", "4")
+    whole = export(settings, *command, str(tmp_path / "whole"))
+    until = ("--until", datetime.fromtimestamp(whole["until_us"] / 1_000_000, UTC).isoformat())  # as it is printed
+    out = tmp_path / "out"
+    killed = started(settings, *command, str(out), *until)
+    assert killed.stderr is not None
+    assert "samples, " in killed.stderr.readline()
+    killed.kill()
+    killed.communicate()
+    left = {one.name for one in out.iterdir()}
+    assert "_manifest.json" not in left
+    assert "_shard-train-000000.tar.json" in left
+    said = export(settings, *command, str(out), *until)
+    assert 0 < said["written"] < said["shards"] == whole["shards"]
+    assert {one.name: one.read_bytes() for one in out.iterdir()} == {
+        one.name: one.read_bytes() for one in (tmp_path / "whole").iterdir()
+    }
+
+
+async def test_a_clip_that_comes_later_changes_nothing_of_what_reaches_to_before(
+    settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
+) -> None:
+    clip, body = b"a clip that comes later", b'{"prediction":{"label":"good"}}'
+    digest = sha256_hex(body)
+    await blobs.put(blob_key(digest), body)
+    await blobs.put(blob_key(sha256_hex(clip)), clip)
+    ldo = _record(1, Kind.LDO, digest, "application/json", len(body), sha256_hex(clip))
+    await catalog.commit(Batch(blobs=[_blob(body, "application/json")], records=[ldo], sightings=[], dead_letters=[]))
+    command = ("webdataset", "--kind", "ldos", "--label", "good")
+    before = export(settings, *command, str(tmp_path / "before"))
+    row = _record(2, Kind.CLIP, sha256_hex(clip), "video/mp4", len(clip), None)
+    await catalog.commit(Batch(blobs=[_blob(clip, "video/mp4")], records=[row], sightings=[], dead_letters=[]))
+    until = ("--until", datetime.fromtimestamp(before["until_us"] / 1_000_000, UTC).isoformat())
+    assert export(settings, *command, str(tmp_path / "again"), *until)["splits"] == before["splits"]
+    after = export(settings, *command, str(tmp_path / "after"))
+    assert {name: len(shards) for name, shards in after["splits"].items()} == {
+        name: len(shards) for name, shards in before["splits"].items()
+    }
+    (shard,) = (tmp_path / "after").glob("*.tar")
+    with tarfile.open(shard) as tar:
+        assert [name.split(".", 1)[1] for name in tar.getnames()] == ["json", "ldo.json", "mp4"]
+
+
+async def test_quality_is_what_the_preprocessing_consumer_measured(
+    settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
+) -> None:
+    site = new_name("site")
+    noise = np.random.default_rng().integers(0, 256, (9, 8, 8), dtype=np.uint8)
+    pictures = [cv2.resize(one, (320, 180), interpolation=cv2.INTER_NEAREST) for one in noise]
+    blurred = [cv2.GaussianBlur(one, (0, 0), 1 + number * 3) for number, one in enumerate(pictures)]
+    sent = await announce(
+        settings, blobs, [*(cv2.imencode(".png", one)[1].tobytes() for one in blurred), b"no picture"], site=site
+    )
+    await catalog.commit(
+        Batch(
+            blobs=[_blob(await blobs.get(one.store_key), one.media_type) for one in sent],
+            records=[
+                record(number, record_id=UUID(one.record_id), digest=bytes.fromhex(one.digest), site=site)
+                for number, one in enumerate(sent)
+            ],
+            sightings=[], dead_letters=[],
+        )
+    )  # fmt: skip
+    found = Found(settings, PREPROCESSED.name, PreprocessedFrame, site)
+    await results_of("preprocessing", settings, found, len(sent))
+    measured = {one.record_id: one.sharpness for one in found.results if one.error is None}
+    found.close()
+    bound = sorted(measured.values())[5]
+    chosen = {record: sharpness for record, sharpness in measured.items() if sharpness >= bound}
+    assert 1 < len(chosen) < len(measured) == len(sent) - 1
+    said = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}")
     rows = [
         json.loads(line) for shard in (tmp_path / "out").glob("*.jsonl") for line in shard.read_bytes().splitlines()
     ]
-    assert said["samples"] == len(rows) == FRAMES - 50
-    assert {UUID(row["record_id"]) for row in rows} == {one.record_id for one in frames[50:]}
-    assert min(row["quality"]["sharpness"] for row in rows) == 50
+    assert said["samples"] == len(rows)
+    assert {row["record_id"]: row["quality"]["sharpness"] for row in rows} == chosen
 
 
 async def test_every_record_comes_once_in_the_order_of_the_ids(catalog: Catalog, settings: Settings) -> None:

@@ -1,6 +1,9 @@
 import asyncio
+import subprocess
+import sys
 from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from batch.export.plan import Filled, Split, shard_name, split_of
 from batch.export.reading import read_ahead
 from batch.export.request import Bound, bounds_of, check, is_within
-from runtime.errors import HeadraceError
+from runtime.errors import Exit, HeadraceError
 from schemas.events import Kind, PreprocessedFrame
 from store.exports import Wanted
 
@@ -58,6 +61,12 @@ def test_bounds_are_the_same_however_they_are_written() -> None:
     assert str(Bound("sharpness", at_least=True, value=50.0)) == "sharpness>=50"
 
 
+def test_bounds_that_differ_in_any_digit_are_asked_for_apart() -> None:
+    asked = [request(quality=bounds_of(text)).as_json() for text in ("sharpness>=50.1234567", "sharpness>=50.1234568")]
+    assert asked[0] != asked[1]
+    assert bounds_of(asked[0]["quality"][0]) == bounds_of("sharpness>=50.1234567")
+
+
 @pytest.mark.parametrize("text", ["", "sharpness", "sharpness>50", "sharpness>=", "beauty>=1", "sharpness>=nan", "a=1"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
     with pytest.raises(HeadraceError, match="no bound of a frame's quality"):
@@ -89,6 +98,26 @@ def test_quality_is_of_frames_only(kinds: tuple[Kind, ...] | None) -> None:
     with pytest.raises(HeadraceError, match="frames only"):
         check(request(quality=bounds, wanted=Wanted(until_us=1, kinds=kinds)))
     check(request(quality=bounds, wanted=Wanted(until_us=1, kinds=(Kind.FRAME,))))
+
+
+@pytest.mark.parametrize("share", [float("nan"), -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(HeadraceError, match="for validation"):
+        check(request(validation_share=share))
+
+
+def test_without_pyarrow_parquet_says_what_to_install_and_asks_nothing_of_the_service(tmp_path: Path) -> None:
+    """As in the service's image, which has none."""
+    script = "import sys; sys.modules['pyarrow'] = None; from headrace.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "export", "parquet", str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == Exit.USAGE
+    assert done.stderr.startswith("package_missing: Parquet is written by pyarrow, which is not installed")
+    assert "pip install 'headrace[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 async def test_what_is_read_ahead_keeps_its_order_and_its_bounds() -> None:

@@ -16,10 +16,11 @@ from export_samples import CLIP, World, directory, files, request, run
 
 from batch.export.plan import Split, split_of
 from batch.export.request import Format, bounds_of
-from batch.export.run import Result, finished
-from batch.export.target import Directory
+from batch.export.run import Result, asked_before, finished
+from batch.export.target import Directory, StorePrefix
 from runtime.errors import HeadraceError
 from schemas.events import Kind
+from store.blobs import Blobs
 from store.exports import Wanted
 
 
@@ -159,6 +160,25 @@ async def test_what_is_complete_says_so_and_another_request_is_refused(world: Wo
         await run(world, target, request(Format.JSONL))
 
 
+class Late(StorePrefix):
+    """A prefix into which another run writes what it was asked for after this one has looked."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__(blobs)
+        self.other = StorePrefix(blobs)
+
+    async def names(self) -> list[str]:
+        found = await super().names()
+        await asked_before(self.other, request(wanted=Wanted(until_us=2)), until_given=False)
+        return found
+
+
+async def test_of_two_runs_that_begin_at_once_in_a_store_one_says_until_when_they_reach(tmp_path: Path) -> None:
+    late = Late(Blobs.open(f"file://{tmp_path}"))
+    asked = await asked_before(late, request(wanted=Wanted(until_us=3)), until_given=False)
+    assert asked.wanted.until_us == 2
+
+
 async def test_shards_of_something_else_are_not_written_over(world: World, tmp_path: Path) -> None:
     target = directory(tmp_path / "out")
     (tmp_path / "out" / "train-000000.tar").write_bytes(b"somebody's")
@@ -173,6 +193,78 @@ async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: Worl
     assert (result.failed, result.samples) == (gone, 117)
     manifest = json.loads((tmp_path / "out/_manifest.json").read_bytes())
     assert {one["record_id"]: one["code"] for one in manifest["failed"]} == gone
+
+
+async def test_bytes_that_are_others_do_not_go_into_a_shard(world: World, tmp_path: Path) -> None:
+    damaged = {str(await world.damage(number)): "blob_corrupt" for number in (3, 60)}
+    result, _ = await run(world, directory(tmp_path / "out"), request())
+    assert (result.failed, result.samples) == (damaged, 118)
+    for shard in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            assert not {name.split(".")[0] for name in tar.getnames()} & damaged.keys()
+
+
+async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: World, tmp_path: Path) -> None:
+    moved = {await world.move(number) for number in (0, 33, 119)}
+    asked = request(validation_share=0.0)
+    result, _ = await run(world, directory(tmp_path / "out"), asked)
+    assert moved.isdisjoint(world.stale)
+    assert (result.failed, result.samples) == ({}, 120)
+
+
+async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(world: World, tmp_path: Path) -> None:
+    ldos = world.archive_clip()
+    result, _ = await run(world, directory(tmp_path / "out"), request())
+    assert result.failed == {str(one): "blob_archived" for one in ldos}
+    lines, _ = await run(world, directory(tmp_path / "lines"), request(Format.JSONL))
+    assert (lines.failed, lines.samples) == ({}, 120)
+
+
+async def test_an_ldo_is_in_the_split_of_its_clip_before_that_has_come(world: World, tmp_path: Path) -> None:
+    asked = request(Format.JSONL, wanted=Wanted(until_us=1, kinds=(Kind.LDO,)), validation_share=0.5)
+    splits = []
+    for name, records in (("before", world.without_clips()), ("after", world)):
+        await run(records, directory(tmp_path / name), asked)
+        rows = [
+            json.loads(line)
+            for data in files(tmp_path / name).values()
+            for line in data.splitlines()
+            if b'"kind"' in line
+        ]
+        splits.append({row["record_id"]: (row["split"], row["clip_digest"]) for row in rows})
+    assert splits[0] == splits[1]
+    assert {split for split, clip in splits[0].values() if clip} == {split_of(sha256(CLIP).hexdigest(), None, 0.5)}
+
+
+@pytest.mark.parametrize("name", ["_request.json", "_manifest.json"])
+@pytest.mark.parametrize(
+    "text", [b"", b"no json", b"[]", b"{}", b'{"selection": 7}', b'{"request": {"selection": {}}}']
+)
+async def test_what_another_program_left_there_is_not_written_over(
+    world: World, tmp_path: Path, name: str, text: bytes
+) -> None:
+    target = directory(tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(text)
+    with pytest.raises(HeadraceError, match="something else"):
+        await run(world, target, request())
+    assert files(tmp_path / "out") == {name: text}
+
+
+async def test_a_note_that_is_gone_or_damaged_costs_only_its_shard(world: World, tmp_path: Path) -> None:
+    await run(world, directory(tmp_path / "whole"), request())
+    for damage in (lambda note: note.write_bytes(b"no json"), lambda note: note.unlink()):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        full = Full(tmp_path / "out")
+        full.left = 7
+        with pytest.raises(HeadraceError, match="No space left"):
+            await run(world, full, request())
+        damage(tmp_path / "out" / "_shard-train-000001.tar.json")
+        result, said = await run(world, directory(tmp_path / "out"), request())
+        assert "train-000001.tar" in {one.name for one in said}
+        assert files(tmp_path / "out") == files(tmp_path / "whole")
+        assert result.written == len(said) < len(shards(result))
+        for left in (tmp_path / "out").iterdir():
+            left.unlink()
 
 
 async def test_labels_choose_ldos_by_what_they_predict(world: World, tmp_path: Path) -> None:
@@ -213,6 +305,8 @@ async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) 
 async def test_an_export_of_nothing_is_a_manifest(world: World, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(labels=("nobody says this",)))
     assert (result.samples, [*files(tmp_path / "out")]) == (0, ["_manifest.json"])
+    found, _ = await run(world, directory(tmp_path / "out"), request(labels=("smoke",)))
+    assert found.samples == 30
 
 
 @pytest.mark.parametrize("kind", [Kind.FRAME, Kind.LDO])

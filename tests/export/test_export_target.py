@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from batch.export.target import Directory, StorePrefix, Target, opened_target
-from runtime.errors import HeadraceError
+from runtime.errors import Exit, HeadraceError
 from runtime.settings import load_settings
 from store.blobs import Blobs
 
@@ -52,6 +52,19 @@ async def test_a_file_whose_chunks_break_off_is_not_there(target: Target, tmp_pa
     assert listed(tmp_path) == ["b.tar"]
 
 
+async def test_only_the_first_one_creates_a_file(target: Target) -> None:
+    assert await target.create("a.json", b"one")
+    assert not await target.create("a.json", b"two")
+    assert not await target.create("a.json", b"of another size")
+    assert await target.read("a.json") == b"one"
+
+
+async def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "_request.json").mkdir()
+    with pytest.raises(HeadraceError, match="cannot read"):
+        await Directory(tmp_path).read("_request.json")
+
+
 def test_a_directory_is_one_exports_at_a_time(tmp_path: Path) -> None:
     settings = load_settings(_env_file=None)
     with opened_target(str(tmp_path / "new/one"), settings) as first:
@@ -65,10 +78,20 @@ def test_a_directory_is_one_exports_at_a_time(tmp_path: Path) -> None:
 def test_what_is_no_directory_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with (
-        pytest.raises(HeadraceError, match="cannot write"),
+        pytest.raises(HeadraceError, match="cannot write: Not a directory"),
         opened_target(str(tmp_path / "file"), load_settings(_env_file=None)),
     ):
         pass
+
+
+@pytest.mark.parametrize("text", ["ftp://host/x", "s3:///prefix", "http://host/x", "s3://"])
+def test_a_url_of_no_store_is_refused_by_its_own_name(text: str) -> None:
+    with (
+        pytest.raises(HeadraceError, match="cannot be written there") as raised,
+        opened_target(text, load_settings(_env_file=None)),
+    ):
+        pass
+    assert raised.value.exit_code == Exit.USAGE
 
 
 def test_a_url_is_a_prefix_of_a_store() -> None:
@@ -88,6 +111,16 @@ def test_a_url_is_a_prefix_of_a_store() -> None:
     ],
 )
 def test_an_export_does_not_go_where_the_store_keeps_its_own(store: str, target: str) -> None:
-    settings = load_settings(_env_file=None, store_url=store)
-    with pytest.raises(HeadraceError, match="keeps its own"), opened_target(target, settings):
-        pass
+    for of in ({"store_url": store}, {"archive_url": store}):
+        settings = load_settings(_env_file=None, **of)
+        with pytest.raises(HeadraceError, match="keeps its own"), opened_target(target, settings):
+            pass
+
+
+def test_an_export_does_not_go_there_by_another_name_either(tmp_path: Path) -> None:
+    (tmp_path / "store" / "blobs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    settings = load_settings(_env_file=None, store_url=f"file://{tmp_path}/store")
+    for text in (f"{tmp_path}/other/../store/blobs", f"{tmp_path}/link/packs", f"file://{tmp_path}/link"):
+        with pytest.raises(HeadraceError, match="keeps its own"), opened_target(text, settings):
+            pass

@@ -1,24 +1,33 @@
 """`headrace ingest-urls`: what it prints, and a run that is killed and goes on."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from fetching_world import picture
 from file_server import FileServer, file_server
 
+from batch.fetching.errors import UrlRefused
 from batch.fetching.listing import LINE_BYTES_MAX, read_items
+from batch.fetching.outcome import Result
 from batch.fetching.state import State
+from batch.fetching.url import parse
 from runtime.errors import HeadraceError
 from runtime.settings import Settings
+from store.landing import Outcome as Landing
+from store.landing import Place
 from tests.conftest import environment_of, until
 
 URLS = 400
@@ -32,16 +41,25 @@ def test_the_client_is_loaded_when_it_is_used() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "list"
-    path.write_bytes(b'# a list\n\n http://a/ \r\n{"url": "http://b/", "source": "s"}\n{broken\nhttp://\xff/')
-    with path.open("rb") as stream:
-        assert list(read_items(stream)) == [
-            "http://a/", {"url": "http://b/", "source": "s"}, {}, "http://\ufffd/",
-        ]  # fmt: skip
-    path.write_bytes(b"h" * (LINE_BYTES_MAX + 1))
-    with path.open("rb") as stream, pytest.raises(HeadraceError, match="longer than"):
-        list(read_items(stream))
+def test_a_list_is_read_line_by_line() -> None:
+    list_ = BytesIO(
+        b'\xef\xbb\xbfhttp://first/\n# a list\n\n http://a/ \r\n{"url": "http://b/", "source": "s"}\n{broken\nhttp://\xff/'
+    )
+    assert list(read_items(list_)) == [
+        "http://first/", "http://a/", {"url": "http://b/", "source": "s"}, {}, "http://\ufffd/",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("huge", [b"h" * 1_000_000, b"http://a/" + b" " * 1_000_000, b" " * 1_000_000 + b"http://a/"])
+def test_a_line_that_is_too_long_is_one_that_fails_and_the_next_is_read(huge: bytes) -> None:
+    first, second = read_items(BytesIO(huge + b"\nhttp://b/\n"))
+    assert isinstance(first, str)
+    assert len(first) <= LINE_BYTES_MAX + 1
+    with pytest.raises(UrlRefused):
+        parse(first)
+    assert second == "http://b/"
+    assert list(read_items(BytesIO(b'{"url": "' + huge + b'"}\nhttp://b/\n'))) == [{}, "http://b/"]
+    assert list(read_items(BytesIO(b"#" + huge + b"\nhttp://b/\n"))) == ["http://b/"]
 
 
 def test_a_state_file_is_held_by_one_run_and_is_ours(tmp_path: Path) -> None:
@@ -55,12 +73,114 @@ def test_a_state_file_is_held_by_one_run_and_is_ours(tmp_path: Path) -> None:
     path.write_bytes(whole + b'{"torn')
     State(path).close()
     assert path.read_bytes() == whole
-    path.write_bytes(b"a letter\n")
-    with pytest.raises(HeadraceError, match="no state file"):
-        State(path)
-    assert path.read_bytes() == b"a letter\n"
-    with pytest.raises(HeadraceError, match="directory"):
-        State(tmp_path / "none" / "state")
+    for other in (b"a letter\n", bytes(1_000_000)):
+        path.write_bytes(other)
+        with pytest.raises(HeadraceError, match="no state file"):
+            State(path)
+        assert path.read_bytes() == other
+    os.mkfifo(tmp_path / "fifo")
+    for unusable, why in (("none/state", "directory"), ("", "directory"), ("fifo", "seek")):
+        with pytest.raises(HeadraceError, match=why):
+            State(tmp_path / unusable)
+
+
+def result_of(number: int) -> Result:
+    return Result(
+        id=str(UUID(int=number)), s3_key=f"key-{number}", checksum="00", duplicate=False, url=f"http://a/{number}",
+        license=None, source="s", media_type="image/jpeg", size_bytes=number,
+    )  # fmt: skip
+
+
+class AllLanded:
+    """A catalog that has every second sighting."""
+
+    async def outcomes(self, places: Sequence[Place]) -> list[Landing]:
+        return [Landing(ingested=place.offset % 2 == 0, code=None, reason=None) for place in places]
+
+
+async def confirmed(path: Path) -> State:
+    state = State(path)
+    try:
+        await state.confirm(AllLanded())  # type: ignore[arg-type]
+    except BaseException:
+        state.close()
+        raise
+    return state
+
+
+async def test_a_state_file_knows_what_the_catalog_has(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    urls = [parse(f"http://a/{number}") for number in range(2500)]
+    with closing(State(path)) as state:
+        for number, url in enumerate(urls):
+            at = state.note(url, number, result_of(number))
+            assert state.known(url) is None
+            if number == 7:
+                state.stored(url, at)
+                assert state.known(url) == result_of(7)
+    path.write_bytes(path.read_bytes() + b'{"url": "torn')
+    with closing(await confirmed(path)) as state:
+        for number, url in enumerate(urls):
+            assert state.known(url) == (result_of(number) if number % 2 == 0 else None)
+        state.note(urls[1], 4000, result_of(4000))
+    with closing(await confirmed(path)) as state:
+        assert state.known(urls[1]) == result_of(4000)
+        assert state.known(urls[2]) == result_of(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"url": "no hex"}, {"url": 7}, {"offset": -1}, {"offset": 1 << 63}, {"offset": "7"}, {"result": {}},
+        {"result": [1]}, {"result": {**result_of(1).as_dict(), "id": "no id"}},
+        {"result": {**result_of(1).as_dict(), "id": 7}}, {"result": {**result_of(1).as_dict(), "more": 7}},
+    ],
+)  # fmt: skip
+async def test_a_state_file_with_a_line_that_is_not_ours_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "state"
+    with closing(State(path)) as state:
+        state.note(parse("http://a/1"), 1, result_of(1))
+    head, line = path.read_bytes().splitlines()
+    path.write_bytes(head + b"\n" + json.dumps(json.loads(line) | change).encode() + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(HeadraceError, match="did not write"):
+        await confirmed(path)
+    assert path.read_bytes() == before
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from batch.fetching.outcome import Result
+from batch.fetching.state import State
+from batch.fetching.url import parse
+from runtime.errors import HeadraceError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+state, url = State(Path(sys.argv[1])), parse("http://a/1")
+result = Result(id="0" * 32, s3_key="k", checksum="c", duplicate=False, url="u" * 300, license=None, source="s",
+                media_type="m", size_bytes=1)
+state.note(url, 2, result)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, -1))
+for _ in range(2):
+    try:
+        state.note(parse("http://a/2"), 4, result)
+        sys.exit("it was written")
+    except HeadraceError as error:
+        assert "cannot be written" in str(error), error
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+state.stored(url, state.note(url, 6, result))
+assert state.known(url) == result
+state.close()
+"""
+
+
+def test_a_state_file_without_room_says_so_and_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], check=True)
+    assert len(path.read_bytes().splitlines()) == 3
+    with closing(asyncio.run(confirmed(path))) as state:
+        assert state.known(parse("http://a/1")) is not None
+        assert state.known(parse("http://a/2")) is None
 
 
 def body_of(path: str) -> bytes | None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -314,9 +315,15 @@ def test_a_spool_that_is_full_drops_what_comes_and_keeps_what_it_has(
 
 
 def test_a_spool_that_cannot_be_written_is_replaced_and_a_video_that_is_gone_is_counted(
-    server: Server, sink_of: Callable[..., LdoSink], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: Server,
+    sink_of: Callable[..., LdoSink],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     sink = sink_of(server.url, DATA_INGESTION_SPOOL=str(tmp_path / "file" / "spool"))
     sink.send("a")
     sink.send("b", video=tmp_path / "gone.mp4")
@@ -324,6 +331,8 @@ def test_a_spool_that_cannot_be_written_is_replaced_and_a_video_that_is_gone_is_
     assert server.ids() == ["a"]
     assert sink.counts().dropped == {"spool_failed": 1}
     assert "cannot write to" in caplog.text
+    sink.close()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_processes_share_a_spool_and_take_over_what_others_left(tmp_path: Path) -> None:

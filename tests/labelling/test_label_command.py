@@ -58,7 +58,8 @@ def headrace(settings: Settings, *args: str, code: int = 0, **more: str) -> tupl
         env=env | environment_of(settings) | more, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1])) if done.stdout else {}, done.stderr
+    assert len(done.stdout.splitlines()) <= 1  # nothing but the object
+    return dict(json.loads(done.stdout)) if done.stdout else {}, done.stderr
 
 
 def rules(tmp_path: Path, text: str = RULES) -> str:
@@ -187,6 +188,34 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(
     assert [tuple(one) for one in kept] == [("cam-0", len(numbers) // 2), ("cam-1", len(numbers) // 2)]
     assert headrace(settings, *command)[0] == said | {"added": 0}
     assert len(asked.read_text().splitlines()) == len(lines)
+
+
+async def test_a_function_that_prints_or_forks_changes_nothing(
+    settings: Settings, catalog: Catalog, blobs: Blobs, sql: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
+) -> None:
+    await ingest(catalog, blobs, range(5))
+    children = tmp_path / "children"
+    noisy = rules(tmp_path, f"""
+        import os
+        from headrace import labelling_function
+        print("while it is loaded")
+
+        @labelling_function
+        def f(record):
+            print("about", record.record_id)
+            child = os.fork()
+            if child:
+                with open({str(children)!r}, "a") as file:
+                    print(os.waitpid(child, 0)[1], file=file)
+            return "parent" if child else "child"
+    """)  # fmt: skip
+    said, talk = headrace(settings, "label", "--with", noisy)
+    assert said["labels"] == {"parent": 5}
+    assert children.read_text().split() == ["0"] * 5
+    assert talk.count("about ") >= 5
+    assert [tuple(one) for one in await sql.fetch("select label, count(*) from labels group by label")] == [
+        ("parent", 5)
+    ]
 
 
 async def test_a_store_that_is_away_is_no_fault_of_a_function(

@@ -1,6 +1,9 @@
 """What labelling functions are, how their votes make a label, and what is counted of them."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from enum import StrEnum
 from itertools import permutations
 from pathlib import Path
@@ -12,15 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.background import Background
 from batch.export.plan import Split
 from batch.export.sample import Bodies, sample_of
 from batch.labelling.functions import LABEL_CHARACTERS_MAX, ask, is_label, labelling_function
 from batch.labelling.module import load_module
-from batch.labelling.statistics import FAILURES_NAMED_MAX, Tally
+from batch.labelling.run import Bodies as StoredBodies
+from batch.labelling.statistics import FAILURES_NAMED_MAX, LABELS_COUNTED_MAX, OTHERS, Tally
 from batch.labelling.view import RecordView, view_of
 from batch.labelling.vote import is_tie, majority
 from runtime.errors import Exit, HeadraceError
-from store.errors import BlobMissing
+from store.blobs import Blobs
+from store.errors import BlobArchived, BlobMissing
 from store.exports import Exported
 from store.labels import Labelled
 from store.views import StoredRecord
@@ -106,6 +112,14 @@ def test_a_function_votes_abstains_or_fails_and_ends_nothing() -> None:
     assert "cannot be shown" in answers.messages["mute"]
 
 
+@pytest.mark.parametrize("kind", [GeneratorExit, asyncio.CancelledError, BaseException])
+def test_what_is_no_exception_ends_nothing_either(kind: type[BaseException]) -> None:
+    def raises(record):
+        raise kind
+
+    assert asked(raises).errors == {"raises": kind.__name__}
+
+
 def test_whoever_interrupts_interrupts_a_function() -> None:
     def waits(record):
         raise KeyboardInterrupt
@@ -160,6 +174,14 @@ def test_a_body_that_is_gone_is_an_error_of_whoever_wants_it() -> None:
     assert (answers.votes, answers.errors) == ({"knows": "cam-1"}, {"looks": "blob_missing"})
 
 
+def test_a_body_that_is_archived_is_said_to_be(tmp_path: Path) -> None:
+    with closing(Background()) as background:
+        bodies = StoredBodies(background, Blobs.open(f"file://{tmp_path}"))
+        with pytest.raises(BlobArchived):
+            bodies.read(replace(stored(), archived_at_us=1))
+        assert bodies.fault is None
+
+
 def labelled(*votes: str | None, failed: str | None = None) -> Labelled:
     said = {f"f{number}": vote for number, vote in enumerate(votes) if vote is not None}
     return Labelled(uuid4(), majority(said.values()), said, {failed: "ValueError"} if failed else {})
@@ -189,6 +211,17 @@ def test_of_many_failures_only_the_first_are_named() -> None:
     assert (tally.errors, len(tally.failures)) == (FAILURES_NAMED_MAX + 5, FAILURES_NAMED_MAX)
 
 
+def test_of_very_many_labels_only_the_first_are_counted_apart() -> None:
+    tally = Tally(["f0"])
+    for number in [*range(LABELS_COUNTED_MAX + 5), 0]:
+        tally.add(labelled(f"label {number}"))
+    for counted in (tally.labels, tally.functions["f0"].labels):
+        assert len(counted) == LABELS_COUNTED_MAX + 1
+        assert (counted["label 0"], counted["label 1"], counted[OTHERS]) == (2, 1, 5)
+        assert counted.total() == tally.records
+    assert not is_label(OTHERS)
+
+
 def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_path: Path) -> None:
     text = """
         import beside
@@ -216,8 +249,11 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
     [
         ("x = 1", "module_invalid", "no labelling function"),
         ("1 / 0", "module_failed", "ZeroDivisionError: division by zero (line 2)"),
-        ("def f(:", "module_failed", "(line 2)"),
+        ("def f(:", "module_failed", "SyntaxError: invalid syntax (line 2)"),
         ("exit(0)", "module_failed", "SystemExit"),
+        ("class Odd(BaseException): ...\nraise Odd", "module_failed", "Odd"),
+        ("@labelling_function\ndef f(r): ...\nf.__name__ = 'a\\0'", "module_invalid", "name is text"),
+        ("@labelling_function\ndef f(r): ...\nf.__name__ = 'f' * 1000000", "module_invalid", "name is text"),
         ("@labelling_function\nasync def f(record): return 'x'", "module_failed", "a plain function"),
         ("@labelling_function\ndef f(record): yield 'x'", "module_failed", "a plain function"),
         ("@labelling_function\ndef f(r): ...\ng = f\n@labelling_function\ndef f(r): ...", "module_invalid", "named f"),
