@@ -1,7 +1,6 @@
 """`headrace export` against a real catalog and store."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -233,13 +232,6 @@ async def test_every_record_comes_once_in_the_order_of_the_ids(catalog: Catalog,
         assert rest == found[701:]
         nothing = [one async for one in exports.records(Wanted(until_us=until_us, sites=("elsewhere",)))]
         assert nothing == []
-
-
-async def test_the_pool_tells_nobody_with_a_traceback_that_postgresql_is_away(settings: Settings) -> None:
-    pool = logging.getLogger("asyncpg.pool")
-    pool.setLevel(logging.NOTSET)
-    async with Exports.open(settings.postgres_dsn.get_secret_value()):
-        assert not pool.isEnabledFor(logging.ERROR)
 
 
 async def test_what_is_still_being_written_lies_behind_the_time_until_which_an_export_reaches(
