@@ -247,7 +247,7 @@ async def test_what_is_past_its_retention_ends(settings: Settings, blobs: Blobs,
 
 async def test_a_second_repair_waits_for_the_first(settings: Settings, blobs: Blobs, postgres_dsn: str) -> None:
     async with Collection.open(postgres_dsn):
-        with pytest.raises(HeadraceError, match="another repair"):
+        with pytest.raises(HeadraceError, match="restore or repair is at work"):
             await open_and_check(settings, blobs, Options(repair=True))
 
 

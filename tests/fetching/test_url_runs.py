@@ -291,7 +291,7 @@ def test_a_database_that_is_away_ends_the_command_with_3(settings: Settings, tmp
 def test_a_run_that_is_asked_to_end_says_nothing_strange_and_goes_on(
     settings: Settings, server: FileServer, tmp_path: Path, name: str
 ) -> None:
-    numbers = range(URLS - 200, URLS)
+    numbers = range(URLS, URLS + 1000)  # that it does not end before it is asked to
     (tmp_path / "urls").write_text("".join(f"{server.url(f'/{number}')}\n" for number in numbers))
     run = Run(settings, tmp_path)
     with run.start(subprocess.PIPE) as process:
