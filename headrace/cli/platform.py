@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORKERS_MAX = 32
 DETECTIONS_MAX = 10_000
+DAYS_MAX = 3660
 START_WAIT_S_MAX = 10.0  # a person waits
 
 
@@ -101,6 +102,11 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         raise HeadraceError(
             "option_invalid", "Invalid combination of --date-from and --date-end parameters",
             hint="--date-end must not be before --date-from", exit_code=Exit.USAGE,
+        )  # fmt: skip
+    if (last - first).days >= DAYS_MAX:
+        raise HeadraceError(
+            "option_invalid", f"there are more than {DAYS_MAX} days from --date-from to --date-end",
+            hint="is a year mistyped? otherwise import them in parts", exit_code=Exit.USAGE,
         )  # fmt: skip
     settings = client_settings()
     between = Between(

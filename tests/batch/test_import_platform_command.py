@@ -69,6 +69,12 @@ def test_days_in_the_wrong_order_are_refused() -> None:
     assert ended.exception.exit_code == 2
 
 
+def test_more_days_than_anybody_means_are_refused() -> None:
+    ended = run(None, "--date-from", "0202-01-02", "--date-end", "2026-01-01")
+    assert isinstance(ended.exception, HeadraceError)
+    assert ended.exception.exit_code == 2
+
+
 def test_missing_credentials_are_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("PLATFORM_LOGIN", "PLATFORM_PASSWORD", "PLATFORM_ADMIN_LOGIN", "PLATFORM_ADMIN_PASSWORD"):
