@@ -18,16 +18,17 @@ Every statement goes over the connection that holds the lock: where that is lost
 """
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from runtime.errors import HeadraceError
+import asyncpg
+
 from schemas.events import Kind
-from store.collection import COLLECTOR_LOCK, STATEMENT_S_MAX
-from store.postgres import borrowed, catalog_errors, close_pool, open_pool
+from store.collection import leading
+from store.postgres import catalog_errors
 from store.rows import BlobPlace
 from store.statements import statements
 
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from store.postgres import Pooled
 
 PAGE_ROWS = 5000
+SHRUNK_BYTES_MAX = 128 * 1024 * 1024  # some 600,000 rows of `blobs`, written anew within three seconds
+FILLED_SHARE_MIN = 0.8
+LOCK_S_SHORT = 3  # whoever waits for a table makes those wait that come after
+LOCK_S_MAX = 30
+_SHRUNK = ("outbox", "blobs")
 
 
 class Place(StrEnum):
@@ -46,11 +52,11 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A record that is old enough, and where its bytes are in the store; the time is in microseconds."""
+    """A record that is old enough, and where its bytes are, if they may go; the time is in microseconds."""
 
     record_id: UUID
     ingested_at_us: int
-    blob: BlobPlace
+    blob: BlobPlace | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,34 +117,23 @@ class Archives:
         """Become the one process that moves or repairs.
 
         Raises:
-            HeadraceError: another one is at work. CatalogUnavailable, CatalogRefused.
+            Busy: another one is at work. CatalogUnavailable, CatalogRefused.
         """
-        pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace archive")
-        try:
-            async with borrowed(pool, dsn) as holder:
-                sql = statements("collection")
-                if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
-                    raise HeadraceError(
-                        "archive_running",
-                        "another archive, restore or repair is at work",
-                        hint="wait until it has ended, then run it again",
-                    )
-                yield cls(holder, dsn)
-                await holder.execute(sql["unlead"], COLLECTOR_LOCK)
-        finally:
-            await close_pool(pool)
+        async with leading(dsn, application="headrace archive") as holder:
+            yield cls(holder, dsn)
 
     async def now_us(self) -> int:
         """Return PostgreSQL's time."""
         return int(await self._value("now"))
 
     async def due(self, kind: Kind, *, before_us: int, restored_days: float, after: tuple[int, UUID]) -> list[Due]:
-        """Return announced records that were ingested before, and restored so many days ago if at all, oldest first.
+        """Look at the next PAGE_ROWS records of a kind after one with this time and id, and return those that are due.
 
-        It is a page of PAGE_ROWS at the most, after the one with this time and id.
+        They were ingested before, are announced, and were restored so many days ago if at all; oldest first. The last
+        record that was looked at comes too: where it may not go, without its blob. At the end there is none.
         """
         rows = await self._rows("due", kind, before_us, *after, restored_days, PAGE_ROWS)
-        return [Due(row[0], row[1], BlobPlace(*row[2:])) for row in rows]
+        return [Due(row[0], row[1], None if row[2] is None else BlobPlace(*row[2:])) for row in rows]
 
     async def owners(self, ids: Sequence[UUID]) -> list[Owner]:
         """Return what the records with these ids own, as far as they are there."""
@@ -181,11 +176,26 @@ class Archives:
         """Return how much the tables take on disk, with their indexes."""
         return int(await self._value("size"))
 
-    async def shrink(self) -> None:
-        """Write the tables that a run empties anew, so that the file system gets the space; commits wait meanwhile."""
-        await self._execute("lock_wait")
-        await self._execute("shrink_outbox")
-        await self._execute("shrink_blobs")
+    async def shrink(self, *, anyway: bool) -> None:
+        """Write the tables that a run empties anew, so that the file system gets the space; commits wait meanwhile.
+
+        Unless it is to be done `anyway`, a table is left as it is that is large, hardly empty, or in use for seconds.
+        """
+        await self._execute("lock_wait", f"{LOCK_S_MAX if anyway else LOCK_S_SHORT}s")
+        for table in _SHRUNK:
+            if anyway:
+                await self._execute(f"shrink_{table}")
+            elif await self._is_spare(table):
+                with catalog_errors(self._dsn), suppress(asyncpg.LockNotAvailableError):
+                    await self._holder.execute(self._sql[f"shrink_{table}"])
+
+    async def _is_spare(self, table: str) -> bool:
+        """Say whether a table is written anew within seconds, and a good part of it is empty."""
+        if (await self._rows("fill", table))[0][0] > SHRUNK_BYTES_MAX:
+            return False
+        await self._execute(f"tidy_{table}")
+        bytes_on_disk, bytes_used = (await self._rows("fill", table))[0]
+        return bool(bytes_used < bytes_on_disk * FILLED_SHARE_MIN)
 
     async def _rows(self, name: str, *values: Any) -> list[Any]:
         with catalog_errors(self._dsn):

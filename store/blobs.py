@@ -21,7 +21,7 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 from runtime.settings import Settings
 from store.blob_faults import Fault, blob_errors, fault_of
 from store.blob_target import Target, open_target
-from store.errors import BlobMissing
+from store.errors import BlobMissing, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     # These exist for the type checker only.
@@ -121,16 +121,15 @@ class Blobs:
         Raises:
             BlobMissing: there is no such object.
         """
-        with blob_errors(self.where, f"GET {key}", key=key):
-            if offset is None and length is None:
-                return (await (await obstore.get_async(self._bulk, key)).bytes_async()).to_bytes()
-            if length == 0:
-                return b""
-            if length is None:
-                options: GetOptions = {"range": {"offset": offset or 0}}
-                return (await (await obstore.get_async(self._bulk, key, options=options)).bytes_async()).to_bytes()
-            part = await obstore.get_range_async(self._quick, key, start=offset or 0, length=length)
-            return part.to_bytes()
+        try:
+            with blob_errors(self.where, f"GET {key}", key=key):
+                return await self._get(key, offset, length)
+        except (StoreRefused, StoreUnavailable):
+            # A part that begins behind the end is an error to every store, each in its own words.
+            seen = await self.stat(key) if offset else None
+            if seen is None or offset is None or seen.size_bytes > offset:
+                raise
+            return b""
 
     async def stat(self, key: str) -> BlobStat | None:
         """Return an object's size and age; None where there is none."""
@@ -195,6 +194,17 @@ class Blobs:
         async with aclosing(self._first_page()) as pages:
             async for _ in pages:
                 return
+
+    async def _get(self, key: str, offset: int | None, length: int | None) -> bytes:
+        if offset is None and length is None:
+            return (await (await obstore.get_async(self._bulk, key)).bytes_async()).to_bytes()
+        if length == 0:
+            return b""
+        if length is None:
+            options: GetOptions = {"range": {"offset": offset or 0}}
+            return (await (await obstore.get_async(self._bulk, key, options=options)).bytes_async()).to_bytes()
+        part = await obstore.get_range_async(self._quick, key, start=offset or 0, length=length)
+        return part.to_bytes()
 
     async def _first_page(self) -> AsyncGenerator[None]:
         with blob_errors(self.where, "LIST"):

@@ -61,6 +61,41 @@ async def take_over(connection: "Pooled") -> None:
     await connection.execute(statements("collection")["take_over"], COLLECTOR_LOCK, MARK_S_MAX)
 
 
+class Busy(HeadraceError):  # noqa: N818 - a name says what happened
+    """Another process moves or removes objects, or may still have a request to do so under way: try again later."""
+
+
+@asynccontextmanager
+async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
+    """Be the one process that removes objects, by the connection that this yields.
+
+    Raises:
+        Busy: another one is at work, or was until a moment ago and ended in the middle of a collection.
+        CatalogUnavailable, CatalogRefused.
+    """
+    pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application)
+    try:
+        async with borrowed(pool, dsn) as holder:
+            sql = statements("collection")
+            if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
+                raise Busy(
+                    "archive_running",
+                    "another archive, restore or repair is at work",
+                    hint="wait until it has ended, then run it again",
+                )
+            left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
+            if left_s is not None and left_s > 0:
+                raise Busy(
+                    "repair_interrupted",
+                    "a repair ended in the middle of a deletion a moment ago",
+                    hint=f"run it again in {left_s} s",
+                )
+            yield holder
+            await holder.execute(sql["unlead"], COLLECTOR_LOCK)
+    finally:
+        await close_pool(pool)
+
+
 class Collection:
     """The marks of one collector, which holds its lock as long as this is open."""
 
@@ -76,32 +111,12 @@ class Collection:
         """Become the one collector, and release what an earlier one left marked long enough ago.
 
         Raises:
-            HeadraceError: another one is at work, or was until a moment ago and ended in the middle.
-            CatalogUnavailable, CatalogRefused.
+            Busy: as `leading`. CatalogUnavailable, CatalogRefused.
         """
-        pool = await open_pool(
-            dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace collection"
-        )
-        try:
-            async with borrowed(pool, dsn) as holder:
-                sql = statements("collection")
-                if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
-                    raise HeadraceError(
-                        "repair_running", "another repair is at work", hint="wait until it has ended, then run it again"
-                    )
-                left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
-                if left_s is not None and left_s > 0:
-                    raise HeadraceError(
-                        "repair_interrupted",
-                        "a repair ended in the middle of a deletion a moment ago",
-                        hint=f"run it again in {left_s} s",
-                    )
-                collection = cls(holder, dsn)
-                await collection.release()
-                yield collection
-                await holder.execute(sql["unlead"], COLLECTOR_LOCK)
-        finally:
-            await close_pool(pool)
+        async with leading(dsn, application="headrace collection") as holder:
+            collection = cls(holder, dsn)
+            await collection.release()
+            yield collection
 
     async def mark(self, keys: Sequence[str]) -> list[str]:
         """Mark objects, and return those that may be deleted now: no row refers to them, and none can before release.

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, every wait on them limited, and what its errors mean for the caller."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,6 +37,9 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
     Raises:
         CatalogUnavailable: PostgreSQL does not answer. CatalogRefused: it does not let us in.
     """
+    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence: to
+    # commands as well, which configure no log.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     with connect_errors(dsn):
         return await asyncpg.create_pool(
             dsn,

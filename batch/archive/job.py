@@ -13,9 +13,10 @@ from batch.archive.report import Report
 from runtime.settings import Settings
 from schemas.digest import record_id
 from schemas.events import Kind
-from store.archives import PAGE_ROWS, Archives, Due, Owner, Place, Selected
+from store.archives import PAGE_ROWS, Archives, Owner, Place, Selected
 from store.blobs import Blobs
 from store.cold import ColdStore
+from store.collection import Busy
 from store.inventory import Inventory
 from store.rows import BlobPlace
 
@@ -25,9 +26,11 @@ Say = Callable[[str], None]
 
 
 async def archive(
-    settings: Settings, *, dry_run: bool = False, shrink: bool = False, say: Say = lambda _line: None
+    settings: Settings, *, dry_run: bool = False, shrink: bool | None = None, say: Say = lambda _line: None
 ) -> Report:
     """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended.
+
+    With `shrink` the catalog's tables are written anew afterwards; where it is None, only where that is quick.
 
     Raises:
         HeadraceError: there is no archive, another run or a repair is at work, or a service is away.
@@ -43,9 +46,9 @@ async def archive(
                 say(f"{report.bodies} bodies, {report.body_bytes} bytes")
         if not dry_run:
             report.announcements_removed = await _forget_announcements(settings, archives)
-        if shrink and not dry_run:
+        if shrink is not False and not dry_run:
             before = await archives.size_bytes()
-            await archives.shrink()
+            await archives.shrink(anyway=shrink is True)
             say(f"the tables take {await archives.size_bytes()} bytes on disk instead of {before}")
     return report
 
@@ -61,25 +64,33 @@ async def restore(
 ) -> Report:
     """Bring the bodies of a selection back from the archive; repeated, it goes on where it was ended.
 
-    What a storage class gives back only later is asked for, and with `wait` waited for.
+    What a storage class gives back only later is asked for, and with `wait` waited for, past whatever else moves bodies
+    meanwhile.
 
     Raises:
         HeadraceError: there is no archive, another run or a repair is at work, or a service is away.
     """
     report = Report(dry_run=dry_run)
-    while True:
-        report.waiting = 0
-        # Between the rounds nothing is held: others may archive and repair while the store takes its hours.
-        async with _moving(settings, Place.STORE, report) as (archives, move):
-            if not dry_run:
-                await move.remove_leavings()
-            async for bodies in _archived(archives, selected):
-                await _take(move, bodies, report)
-                say(f"{report.bodies} bodies, {report.body_bytes} bytes")
-        if not (wait and report.waiting):
-            return report
+    await _restore_what_is_awake(settings, selected, report, say)
+    # Between the rounds nothing is held: others may archive and repair while the store takes its hours.
+    while wait and report.waiting:
         say(f"{report.waiting} bodies are on their way out of their storage class: asking again in {POLL_S:.0f} s")
         await sleep(POLL_S)
+        try:
+            await _restore_what_is_awake(settings, selected, report, say)
+        except Busy as busy:
+            say(f"{busy.what}: they have their turn")
+    return report
+
+
+async def _restore_what_is_awake(settings: Settings, selected: Selected, report: Report, say: Say) -> None:
+    async with _moving(settings, Place.STORE, report) as (archives, move):
+        report.waiting = 0
+        if not report.dry_run:
+            await move.remove_leavings()
+        async for bodies in _archived(archives, selected):
+            await _take(move, bodies, report)
+            say(f"{report.bodies} bodies, {report.body_bytes} bytes")
 
 
 @asynccontextmanager
@@ -107,21 +118,17 @@ async def _take(move: Move, bodies: Sequence[BlobPlace], report: Report) -> None
 async def _due(archives: Archives, kind: Kind, before_us: int, restored_days: float) -> AsyncIterator[list[BlobPlace]]:
     """Yield the bodies of a kind that may go, oldest first, in pages."""
     after = (0, UUID(int=0))
-    while True:
-        page = await archives.due(kind, before_us=before_us, restored_days=restored_days, after=after)
-        if page:
-            after = (page[-1].ingested_at_us, page[-1].record_id)
-            owners = await _owners(archives, page)
-            due = [one.blob for one in page if is_due(owners[one.blob.digest], before_us)]
-            yield in_reading_order(due)
-        if len(page) < PAGE_ROWS:
-            return
+    while page := await archives.due(kind, before_us=before_us, restored_days=restored_days, after=after):
+        after = (page[-1].ingested_at_us, page[-1].record_id)
+        if bodies := [one.blob for one in page if one.blob is not None]:
+            owners = await _owners(archives, bodies)
+            yield in_reading_order(body for body in bodies if is_due(owners[body.digest], before_us))
 
 
-async def _owners(archives: Archives, page: Sequence[Due]) -> dict[bytes, list[Owner]]:
-    """Return what has the bytes of a page, by digest: a digest may be known under each kind."""
-    owners: dict[bytes, list[Owner]] = {one.blob.digest: [] for one in page}
-    for owner in await archives.owners([record_id(kind, one.blob.digest.hex()) for one in page for kind in Kind]):
+async def _owners(archives: Archives, bodies: Sequence[BlobPlace]) -> dict[bytes, list[Owner]]:
+    """Return what has these bytes, by digest: a digest may be known under each kind."""
+    owners: dict[bytes, list[Owner]] = {body.digest: [] for body in bodies}
+    for owner in await archives.owners([record_id(kind, body.digest.hex()) for body in bodies for kind in Kind]):
         owners[owner.digest].append(owner)
     return owners
 

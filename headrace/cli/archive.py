@@ -42,8 +42,12 @@ def archive(
     *,
     dry_run: DryRun = False,
     shrink: Annotated[
-        bool, typer.Option("--shrink", help="Then give freed space of tables to the file system; ingestion waits.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--shrink/--no-shrink",
+            help="Then give freed space of tables to the file system; ingestion waits. Unsaid: if that is quick.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended."""

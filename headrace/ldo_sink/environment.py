@@ -60,7 +60,7 @@ def _state_directory(given: Mapping[str, str]) -> Path:
 
 
 def _spool_mib(text: str) -> int:
-    if text.isdecimal() and 1 <= int(text) <= 1_048_576:
+    if len(text) < 8 and text.isdecimal() and 1 <= int(text) <= 1_048_576:
         return int(text)
     if text:
         log.error("ldo sink: %s is not usable: it should be a number of mebibytes from 1 to 1048576", SPOOL_MIB)

@@ -1,7 +1,8 @@
 """LDOs from a host that must never notice: whatever happens here, it is neither slowed nor broken.
 
 `send` writes the metadata as JSON and puts them into a bounded queue; what finds it full is dropped and counted. One
-background thread moves what is queued to the spool and sends from there, oldest first.
+background thread moves what is queued to the spool, another sends from there, oldest first: a service that takes its
+time must not keep anything from the disk.
 """
 
 import logging
@@ -28,6 +29,7 @@ CLOSE_S_MAX = 5.0
 CONFLICT = 409  # a request before this one is at work, for hours where the gateway lost sight of it: others go first
 ATTEMPTS_MAX = 8  # in a row, before another one has its turn: what breaks the service must not hold up the rest
 _LOG_EVERY_S = 60.0
+_KEEP_AGAIN_S = 1.0  # after a disk that refused a directory
 _LOOK_S = 0.2
 
 log = logging.getLogger("headrace.ldo_sink")
@@ -115,10 +117,10 @@ class LdoSink:
         while not self._failures and time.monotonic() < deadline and not self.flush(_LOOK_S):
             pass
         self._stop.set()
-        self._wake.set()
+        self._queued.set()
+        self._spooled.set()
         self._thread.join(max(_LOOK_S, deadline - time.monotonic()))
         try:
-            # The thread may still wait for an answer; what is queued must not go with it.
             self._keep_queued(wait_s_max=1.0)
         except Exception as error:  # noqa: BLE001 - it runs when the host ends
             self._drop("spool_failed", str(error))
@@ -148,7 +150,7 @@ class LdoSink:
         if not room:
             self._drop("queue_full", "LDOs come faster than they can be kept")
             return False
-        self._wake.set()
+        self._queued.set()
         return True
 
     def _begin(self) -> None:
@@ -156,7 +158,7 @@ class LdoSink:
         self._queued_bytes = 0
         self._counting = threading.Lock()
         self._keeping = threading.Lock()
-        self._wake, self._stop = threading.Event(), threading.Event()
+        self._queued, self._spooled, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._sent = 0
         self._failures = 0
         self._dropped: Counter[str] = Counter()
@@ -164,9 +166,11 @@ class LdoSink:
         self._thread: threading.Thread | None = None
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
-        thread.start()
-        self._thread = thread
+        keeper = threading.Thread(target=self._keep, name="headrace-ldo-sink-keeper", daemon=True)
+        sender = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
+        keeper.start()  # if the other one cannot be started, the next LDO starts both, and two keepers do no harm
+        sender.start()
+        self._thread = sender
 
     def _after_fork(self) -> None:
         spool, self._spool = self._spool, None
@@ -174,29 +178,33 @@ class LdoSink:
             spool.close()
         self._begin()
 
+    def _keep(self) -> None:
+        while not self._stop.is_set():
+            self._queued.clear()
+            try:
+                self._keep_queued()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a disk does
+                self._say("failed", f"{type(error).__name__}: {error}")
+                self._stop.wait(_KEEP_AGAIN_S)
+                continue
+            self._spooled.set()
+            self._queued.wait()
+
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._wake.clear()
+            self._spooled.clear()
             try:
-                self._pause(self._step())
+                pause_s = self._step()
             except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a disk or a network does
                 self._say("failed", f"{type(error).__name__}: {error}")
-                self._stop.wait(self._failed())
-
-    def _pause(self, pause_s: float | None) -> None:
-        """Wait for the next LDO, or after a failure for its time; meanwhile the queue still goes to the spool."""
-        if pause_s is None:
-            self._wake.wait()
-            return
-        deadline = time.monotonic() + pause_s
-        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
-            if self._wake.wait(left):
-                self._wake.clear()
-                self._keep_queued()
+                pause_s = self._failed()
+            if pause_s is None:
+                self._spooled.wait()
+            else:
+                self._stop.wait(pause_s)
 
     def _step(self) -> float | None:
-        """Keep what is queued, and send the oldest; return the seconds to wait, None until there is more to send."""
-        self._keep_queued()
+        """Send the oldest; return the seconds to wait, None until there is more to send."""
         spool = self._spool
         path = spool.first() if spool is not None else None
         if spool is None or path is None:
@@ -228,7 +236,6 @@ class LdoSink:
     def _later(self, spool: Spool, path: Path, why: str, answer: Answer | None = None) -> float:
         pause_s = self._failed(answer.retry_after if answer else None)
         if self._failures % ATTEMPTS_MAX == 0 or (answer and answer.status == CONFLICT):
-            self._keep_queued()  # the last is behind these too
             spool.put_last(path)
         self._say("waiting", f"{self._service.where if self._service else ''} {why}; it is tried again")
         return pause_s
@@ -238,7 +245,7 @@ class LdoSink:
         return delay_s(self._failures, retry_after, random.random())  # noqa: S311 - it only spreads load
 
     def _keep_queued(self, wait_s_max: float = -1) -> None:
-        """Move what is queued to the spool; the thread does it, and whoever closes, if it gets its turn in time."""
+        """Move what is queued to the spool; the keeper does it, and whoever closes, if it gets its turn in time."""
         if not self._keeping.acquire(timeout=wait_s_max):
             return
         try:

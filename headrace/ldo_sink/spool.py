@@ -4,21 +4,28 @@ Each process has a directory of its own below the spool's, held by a lock; what 
 is taken over at the start.
 """
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from headrace.ldo_sink.request import form_head, form_tail
 
 _PROCESSES_MAX = 256
 _SUFFIX = ".ldo"
 _UNFINISHED = ".part"
+_BLOCK_BYTES = 4096
+_COPY_BYTES = 256 * 1024
 
 
 class SpoolFull(Exception):  # noqa: N818 - what was found
@@ -37,38 +44,47 @@ class Spool:
         self._temporary = directory if is_temporary else None
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path, self._lock = _own(directory)
-        for left in self._path.glob(f"*{_UNFINISHED}"):
-            left.unlink()
-        self._sizes = {path: path.stat().st_size for path in sorted(self._path.glob(f"*{_SUFFIX}"))}
-        self._knowing = threading.Lock()  # of _sizes
+        # Ordered, because the first of a dict is found behind all that were ever taken from its front.
+        left = sorted(self._path.glob(f"*{_SUFFIX}"))
+        self._sizes = OrderedDict((path, _taken(path.stat().st_size)) for path in left)
+        self._bytes = sum(self._sizes.values())
+        self._knowing = threading.Lock()  # of _sizes and _bytes
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def add(self, metadata: bytes, video: bytes | Path | None) -> None:
-        """Keep an LDO.
+        """Keep an LDO; of a video that grows meanwhile, what it was at the beginning.
 
         Raises:
-            SpoolFull. OSError: the video cannot be read, or the disk is full.
+            SpoolFull. OSError: the video cannot be read or is no file, or the disk is full.
         """
-        size = len(metadata) + (video.stat().st_size if isinstance(video, Path) else len(video or b""))
+        if not isinstance(video, Path):
+            self._add(metadata, BytesIO(video or b""), len(video or b""))
+            return
+        with open(video, "rb", opener=_at_once) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise OSError(errno.EINVAL, "the video is no file", str(video))  # it may have no end
+            self._add(metadata, file, state.st_size)
+
+    def _add(self, metadata: bytes, video: BinaryIO, video_bytes: int) -> None:
         with self._knowing:
-            if sum(self._sizes.values()) + size > self._bytes_max:
+            if self._bytes + _taken(len(metadata) + video_bytes) > self._bytes_max:
                 raise SpoolFull
         boundary = uuid.uuid4().hex
         path = self._path / f"{time.time_ns():020d}-{boundary}{_SUFFIX}"
         unfinished = path.with_suffix(_UNFINISHED)
         try:
             with unfinished.open("xb") as file:
-                file.write(form_head(boundary, metadata, has_video=bool(size - len(metadata))))
-                if isinstance(video, Path):
-                    with video.open("rb") as source:
-                        shutil.copyfileobj(source, file)
-                else:
-                    file.write(video or b"")
+                file.write(form_head(boundary, metadata, has_video=video_bytes > 0))
+                left = video_bytes
+                while left and (some := video.read(min(left, _COPY_BYTES))):
+                    left -= file.write(some)
                 file.write(form_tail(boundary))
                 file.flush()
                 os.fsync(file.fileno())
+                size = _taken(file.tell())
             unfinished.rename(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -76,6 +92,7 @@ class Spool:
         os.fsync(self._lock)  # the name too
         with self._knowing:
             self._sizes[path] = size
+            self._bytes += size
 
     def first(self) -> Path | None:
         """Return the oldest; None where there is none."""
@@ -86,7 +103,7 @@ class Spool:
         """Forget one that was sent or refused."""
         path.unlink(missing_ok=True)
         with self._knowing:
-            self._sizes.pop(path, None)
+            self._bytes -= self._sizes.pop(path, 0)
 
     def put_last(self, path: Path) -> None:
         """Set one behind the others, under a new time and the same key."""
@@ -109,9 +126,21 @@ def boundary_of(path: Path) -> str:
     return path.stem.partition("-")[2]
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, as a pipe would have us wait for who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _taken(size_bytes: int) -> int:
+    """Return what a file takes of a disk: small ones take a whole block."""
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
 def _own(directory: Path) -> tuple[Path, int]:
     own: tuple[Path, int] | None = None
     for path, lock in _free(directory):
+        for unfinished in path.glob(f"*{_UNFINISHED}"):
+            unfinished.unlink()
         if own is None:
             own = path, lock
             continue

@@ -1,20 +1,29 @@
 -- What goes to the archive, and comes back from it; see store/archives.py.
 
 -- due --
--- Oldest first, by the index of the kind. What is still to be announced stays: its announcement says where it is.
+-- Oldest first, by the index of the kind. What is still to be announced stays: its announcement says where it is. The
+-- page is cut before it is joined: behind years of archived records it takes as long as at their beginning. Its last
+-- record always comes, for the next page begins there.
+with page as materialized (
+    select record_id, digest, ingested_at
+    from records
+    where kind = $1
+        and ingested_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
+        and (ingested_at, record_id) > (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $4::uuid)
+    order by ingested_at, record_id
+    limit $6
+)
 select
-    r.record_id, (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
+    p.record_id, (extract(epoch from p.ingested_at) * 1000000)::bigint as ingested_at_us,
     b.sha256, b.size_bytes, b.media_type, b.store_key, b.store_offset
-from records as r
-join blobs as b on b.sha256 = r.digest
-where r.kind = $1
-    and r.ingested_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
-    and (r.ingested_at, r.record_id) > (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $4::uuid)
+from page as p
+left join blobs as b on b.sha256 = p.digest
     and b.archived_at is null
     and (b.restored_at is null or b.restored_at < now() - $5::double precision * interval '1 day')
-    and not exists (select from outbox as o where o.published_at is null and o.record_id = r.record_id)
-order by r.ingested_at, r.record_id
-limit $6
+    and not exists (select from outbox as o where o.published_at is null and o.record_id = p.record_id)
+where b.sha256 is not null
+    or (p.ingested_at, p.record_id) = (select ingested_at, record_id from page order by ingested_at desc, record_id desc limit 1)
+order by p.ingested_at, p.record_id
 
 -- owners --
 select digest, kind, (extract(epoch from ingested_at) * 1000000)::bigint as ingested_at_us
@@ -98,7 +107,21 @@ join pg_namespace as n on n.oid = c.relnamespace
 where n.nspname = 'public' and c.relkind = 'r'
 
 -- lock_wait --
-set lock_timeout = '30s'
+select set_config('lock_timeout', $1, false)
+
+-- fill --
+-- The bytes of a table on disk, and how many of them its rows take, by its statistics; a row's header and pointer are 28.
+select pg_relation_size(c.oid), (c.reltuples * (28 + coalesce(sum(s.avg_width * (1 - s.null_frac)), 0)))::bigint
+from pg_class as c
+left join pg_stats as s on s.schemaname = 'public' and s.tablename = c.relname
+where c.relnamespace = 'public'::regnamespace and c.relname = $1
+group by c.oid, c.reltuples
+
+-- tidy_outbox --
+vacuum (analyze) outbox
+
+-- tidy_blobs --
+vacuum (analyze) blobs
 
 -- shrink_outbox --
 vacuum (full, analyze) outbox

@@ -1,10 +1,14 @@
 """How hosts are treated: what they do not want is not taken, and none is asked too often."""
 
 import asyncio
+import threading
+from concurrent.futures import wait
 
 import pytest
 from fetching_world import Names, fetch, picture, plain, routes, rules, serving
 
+from batch.background import Background
+from batch.fetching.client import WORKERS_MAX
 from batch.fetching.errors import ConnectionFailed, HttpStatus, IngestError, OptedOut
 from batch.fetching.fetch import Fetcher
 from batch.fetching.hosts import Hosts
@@ -83,6 +87,18 @@ async def test_a_name_is_looked_up_once() -> None:
         await asyncio.gather(*(fetcher.fetch(parse(server.url(f"/{number}"))) for number in range(10)))
         assert len(server.heads) == 10
     assert names.asked == ["site.test"]
+
+
+def test_names_that_nobody_answers_hold_up_no_others() -> None:
+    """As many as are fetched at a time, and the look-ups of those that were given up before them."""
+    background, answered = Background(), threading.Event()
+    stuck = [background.submit(asyncio.to_thread(answered.wait)) for _ in range(WORKERS_MAX)]
+    try:
+        assert background.run(asyncio.wait_for(asyncio.to_thread(lambda: "looked up"), 60)) == "looked up"
+    finally:
+        answered.set()
+        wait(stuck)
+        background.close()
 
 
 async def test_a_name_without_an_address_may_have_one_later() -> None:

@@ -1,6 +1,8 @@
 """The URL ingestion library's interface: its code as it stands, against real servers."""
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from announcements import Ear
 from fetching_world import picture
-from file_server import file_server
+from file_server import FileServer, file_server
 
 from batch.fetching.errors import (
     AddressRefused,
@@ -28,11 +31,20 @@ from schemas.digest import sha256_hex
 from schemas.events import Ingested
 from store.blobs import Blobs
 from store.outbox import Outbox
+from tests.conftest import ServiceProcess, until
+from tests.streams.streams_samples import mp4
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 SAMPLES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/urls.md").read_text("utf-8"), re.DOTALL)
 CANARY = "canary-pass-9"
+# What callers of the predecessor have, with its own spaces.
+PREDECESSORS = """
+client = IngestClient(s3_bucket="raw", db_url="postgresql://user:pass@localhost/db")
+result = client.ingest_url(url="https://example.com/photo.jpg", license="cc0", source="my_dataset")
+result["id"], result["s3_key"], result["checksum"]        # checksum: SHA-256, hexadecimal
+client.close()
+"""
 
 
 @pytest.fixture
@@ -74,18 +86,35 @@ def announced(settings: Settings) -> list[tuple[str, Ingested]]:
     return asyncio.run(pending())
 
 
+def here(sample: str, server: FileServer, settings: Settings) -> str:
+    """A sample's code, for the servers of this test."""
+    return (
+        sample.replace("https://example.com", server.url(""))
+        .replace('"raw"', repr(settings.store_url.removeprefix("s3://")))
+        .replace("postgresql://user:pass@localhost/db", settings.postgres_dsn.get_secret_value())
+    )
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_predecessors_code_runs_as_it_stands(allowed: Settings) -> None:
+    names: dict[str, Any] = {"IngestClient": IngestClient}
+    with file_server({"/photo.jpg": picture(1)}.get) as server:
+        exec(here(PREDECESSORS, server, allowed), names)
+        first = names["result"]
+        exec(here(PREDECESSORS, server, allowed), names)
+        again = names["result"]
+    ((record, key),) = rows(allowed, "select record_id::text, store_key from records join blobs on sha256 = digest")
+    assert (first["id"], first["s3_key"], first["checksum"]) == (record, key, sha256_hex(picture(1)))
+    assert (first["duplicate"], again) == (False, {**first, "duplicate": True})
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=["one", "many"])
 @pytest.mark.usefixtures("environment")
 def test_the_samples_run_as_they_stand(
     sample: str, allowed: Settings, blobs: Blobs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with file_server({"/photo.jpg": picture(1)}.get) as server:
-        code = (
-            sample.replace("https://example.com", server.url(""))
-            .replace('"raw"', repr(allowed.store_url.removeprefix("s3://")))
-            .replace("postgresql://user:pass@localhost/db", allowed.postgres_dsn.get_secret_value())
-        )
-        exec(compile(code, "docs/urls.md", "exec"), {})
+        exec(here(sample, server, allowed), {})
     digest = sha256_hex(picture(1))
     ((record, key),) = rows(allowed, "select record_id, store_key from records join blobs on sha256 = digest")
     assert str(record) in capsys.readouterr().out
@@ -95,6 +124,31 @@ def test_the_samples_run_as_they_stand(
     ) == [("my_dataset", "web", "image/jpeg", len(picture(1)), 16, "cc0")]
     ((topic, event),) = announced(allowed)
     assert (topic, event.digest, event.store_key) == ("ingested.frames.v1", digest, key)
+
+
+def test_what_is_stored_is_announced_once_to_whoever_reads_the_topics(allowed: Settings, tmp_path: Path) -> None:
+    # Bytes that no other test has: the relay announces nothing twice on topics that all of them share.
+    known = {"/a.jpg": picture(1) + os.urandom(16), "/b.mp4": mp4(filler=os.urandom(64))}
+    known["/c.jpg"] = known["/a.jpg"]
+    topic_of = {"image/jpeg": "ingested.frames.v1", "video/mp4": "ingested.clips.v1"}
+    ear = Ear(allowed, [*topic_of.values()])
+    relay = ServiceProcess(allowed, "relay", log=tmp_path / "relay.log").wait_ready()
+    with file_server(known.get) as server, IngestClient(settings=allowed) as client:
+        urls = [server.url(path) for path in (*known, *known, "/missing")]
+        outcomes = [*client.ingest_urls(urls, license="cc0", source="my_dataset")]
+    until(lambda: not announced(allowed), 60, "the relay to announce everything")
+    assert relay.stop() == 0
+    results = {one.result.id: one.result for one in outcomes if one.result is not None and one.status == "stored"}
+    assert sum(one.status == "duplicate" for one in outcomes) == 4
+    heard = [(topic, event) for topic, event in ear.heard() if event.record_id in results]
+    assert sorted(event.record_id for _, event in heard) == sorted(results)
+    assert sorted(topic for topic, _ in heard) == sorted(topic_of.values())
+    for topic, event in heard:
+        result = results[event.record_id]
+        assert topic == topic_of[result.media_type]
+        assert (event.digest, event.store_key, event.size_bytes) == (result.checksum, result.s3_key, result.size_bytes)
+        assert (event.source_id, event.site, event.media_type) == ("my_dataset", "web", result.media_type)
+        assert json.loads(event.attributes) == {"url": result.url, "license": "cc0"}
 
 
 def test_the_same_bytes_again_are_a_sighting_of_the_first(allowed: Settings) -> None:
@@ -159,7 +213,7 @@ def test_many_at_a_time_and_each_outcome_once(allowed: Settings) -> None:
     with file_server(body_of) as server, IngestClient(settings=allowed) as client:
         urls: list[Any] = [server.url(f"/{number}") for number in range(100)]
         urls += [{"url": server.url("/1"), "source": "other"}, {"no": "url"}, "file:///etc/passwd"]
-        outcomes = list(client.ingest_urls(urls, workers=8))
+        outcomes = list(client.ingest_urls(iter(urls), workers=8))
     assert sorted(outcome.index for outcome in outcomes) == list(range(103))
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("stored", "duplicate")}
     assert counts == {"stored": 36, "duplicate": 55}

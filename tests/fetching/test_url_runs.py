@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -283,3 +284,44 @@ def test_a_database_that_is_away_ends_the_command_with_3(settings: Settings, tmp
     assert (code, outcomes) == (3, [])
     assert "127.0.0.1:1" in talk
     assert "canary" not in talk
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_asked_to_end_says_nothing_strange_and_goes_on(
+    settings: Settings, server: FileServer, tmp_path: Path, name: str
+) -> None:
+    numbers = range(URLS - 200, URLS)
+    (tmp_path / "urls").write_text("".join(f"{server.url(f'/{number}')}\n" for number in numbers))
+    run = Run(settings, tmp_path)
+    with run.start(subprocess.PIPE) as process:
+        until(lambda: len(stored_paths(settings)) > 20, 60, "some to be stored")
+        process.send_signal(signal.Signals[name])
+        out, talk = process.communicate(timeout=60)
+    assert process.returncode in {130, -signal.SIGTERM}
+    assert "Traceback" not in talk
+    ended = [json.loads(line) for line in out.splitlines()]
+    assert 0 < len(ended) < len(numbers)
+    assert all("status" in one for one in ended)
+    _, (*_, summary), _ = run.end()
+    assert summary["stored"] + summary["duplicate"] + summary["known"] == len(numbers)
+    assert summary["known"] >= sum(one["status"] in {"stored", "duplicate"} for one in ended)
+
+
+@pytest.mark.stack
+def test_what_lets_somebody_in_is_nowhere_afterwards(settings: Settings, server: FileServer, tmp_path: Path) -> None:
+    canary = "canary-pass-11"
+    place = server.url("").removeprefix("http://")
+    (tmp_path / "urls").write_text(
+        f"http://user:{canary}@{place}/200\n{server.url('/201')}?access_token={canary}\n"
+        f'{{"url": "{server.url("/202")}?X-Amz-Signature={canary}#{canary}"}}\n{{"url": "{canary}", "source": 7}}\n'
+        f"ftp://user:{canary}@{place}/203\nhttp://{canary}@10.0.0.1/\n"
+    )
+    server.body_of = lambda path: body_of(path.partition("?")[0])
+    code, (*outcomes, _), talk = Run(settings, tmp_path).end()
+    assert (code, sorted(one["status"] for one in outcomes)) == (1, ["failed"] * 4 + ["stored"] * 2)
+    with psycopg.connect(settings.postgres_dsn.get_secret_value()) as connection:
+        rows = connection.execute("select r::text, o::text from records r join outbox o using (record_id)").fetchall()
+    assert len(rows) == 2
+    assert canary not in f"{outcomes}{talk}{rows}{(tmp_path / 'state').read_bytes()!r}"
+    assert any(canary in path for path in server.answered)  # it went where it was meant to

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -266,22 +267,82 @@ def test_what_is_not_json_is_counted_and_arrays_are_written_out(
     assert sink.counts().dropped == {"unusable": 7, "spool_failed": 1}
 
 
-def test_a_host_is_never_held_up_by_a_service_that_does_not_answer(
-    server: Server, sink_of: Callable[..., LdoSink], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.pause.clear()
+def test_a_host_is_never_held_up_by_a_disk_that_hangs(server: Server, sink_of: Callable[..., LdoSink]) -> None:
     sink = sink_of(server.url)
-    sink.send("first")
-    until(lambda: server.received, WAIT_S, "the first request")
-    # The thread waits for an answer now, so nothing leaves the queue: what does not fit is dropped, and nobody waits.
-    taken = [sink.send(f"{number}") for number in range(sinks.QUEUE_LDOS_MAX + 50)]
-    assert taken == [True] * sinks.QUEUE_LDOS_MAX + [False] * 50
-    assert sink.counts().dropped == {"queue_full": 50}
-    assert sink.counts().waiting == sinks.QUEUE_LDOS_MAX + 1
-    server.pause.set()
+    assert sink.send("first")
+    assert sink.flush(WAIT_S)
+    with sink._keeping:
+        # Nothing leaves the queue: what does not fit is dropped, and nobody waits.
+        taken = [sink.send(f"{number}") for number in range(sinks.QUEUE_LDOS_MAX + 50)]
+        assert taken == [True] * sinks.QUEUE_LDOS_MAX + [False] * 50
+        assert sink.counts().dropped == {"queue_full": 50}
+        assert sink.counts().waiting == sinks.QUEUE_LDOS_MAX
     assert sink.flush(WAIT_S)
     assert sink.counts().sent == sinks.QUEUE_LDOS_MAX + 1
     assert sink.send("x", video=b"0" * sinks.QUEUE_BYTES_MAX) is False
+
+
+def test_what_comes_while_a_service_does_not_answer_goes_to_the_spool(
+    server: Server, sink_of: Callable[..., LdoSink], tmp_path: Path
+) -> None:
+    """One request may take minutes, and many more LDOs come meanwhile than the queue holds."""
+    server.pause.clear()
+    sink = sink_of(server.url)
+    assert sink.send("first")
+    until(lambda: server.received, WAIT_S, "the first request")
+    count = 2 * sinks.QUEUE_LDOS_MAX
+    for number in range(count):
+        assert sink.send(f"{number}")
+        until(lambda: sink._queue.qsize() < sinks.QUEUE_LDOS_MAX, WAIT_S, "room in the queue")
+    until(lambda: waiting(tmp_path) == count + 1, WAIT_S, "all of them to be on the disk")
+    assert len(server.received) == 1
+    assert sink.counts().dropped == {}
+    server.pause.set()
+    assert sink.flush(WAIT_S)
+    assert server.ids() == ["first", *(f"{number}" for number in range(count))]
+
+
+@pytest.mark.timeout(60)
+def test_a_video_that_is_no_file_or_that_grows(server: Server, tmp_path: Path, sink_of: Callable[..., LdoSink]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    sink = sink_of(server.url)
+    for video in (tmp_path / "fifo", "/dev/zero", tmp_path):
+        assert sink.send("bad", video=video)
+    assert sink.send("good", video=b"clip")
+    assert sink.flush(WAIT_S)
+    assert sink.counts().dropped == {"spool_failed": 3}
+    assert server.ids() == ["good"]
+    spool = Spool(tmp_path / "other", 1_000_000)
+    with (tmp_path / "grows").open("wb", buffering=0) as video:
+        video.write(b"begun")
+
+        class Growing(BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                return b"begun" * 100 if size is None or size < 0 else (b"begun" * 100)[:size]
+
+        spool._add(b"{}", Growing(), 5)
+    path = spool.first()
+    assert path is not None
+    assert path.read_bytes().count(b"begun") == 1
+    spool.close()
+
+
+def test_a_spool_counts_the_blocks_of_a_disk_and_finds_its_oldest_at_once(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 40 * 4096)
+    for number in range(40):
+        spool.add(b'{"number": %d}' % number, None)
+    with pytest.raises(SpoolFull):
+        spool.add(b"{}", None)
+    oldest = spool.first()
+    assert oldest is not None
+    assert b'"number": 0' in oldest.read_bytes()
+    spool.remove(oldest)
+    spool.add(b"{}", None)
+    spool.close()
+    again = Spool(tmp_path, 40 * 4096)
+    with pytest.raises(SpoolFull):
+        again.add(b"{}", None)
+    again.close()
 
 
 def test_what_is_not_sent_is_in_the_spool_and_goes_out_after_the_next_start(
@@ -336,18 +397,20 @@ def test_a_spool_that_cannot_be_written_is_replaced_and_a_video_that_is_gone_is_
 
 
 def test_processes_share_a_spool_and_take_over_what_others_left(tmp_path: Path) -> None:
-    one, other = Spool(tmp_path, 1000), Spool(tmp_path, 1000)
+    one, other = Spool(tmp_path, 100_000), Spool(tmp_path, 100_000)
     one.add(b"{}", None)
     other.add(b"{}", b"clip")
     other.add(b"{}", None)
     other.close()
-    third = Spool(tmp_path, 1000)
+    (tmp_path / "001" / "1.part").write_bytes(b"of a process that was killed")
+    third = Spool(tmp_path, 100_000)
     assert (len(one), len(third)) == (1, 2)
     one.close()
     third.close()
-    fourth = Spool(tmp_path, 1000)
+    fourth = Spool(tmp_path, 100_000)
     assert len(fourth) == 3
     assert waiting(tmp_path) == 3
+    assert [*tmp_path.rglob("*.part")] == []
     fourth.close()
 
 

@@ -55,7 +55,20 @@ async def test_an_empty_object_is_an_object(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "length"), [(0, 1), (5, 10), (2550, 10), (0, 0), (7, None), (None, 9), (0, 10_000), (2560, 0)]
+    ("offset", "length"),
+    [
+        (0, 1),
+        (5, 10),
+        (2550, 10),
+        (0, 0),
+        (7, None),
+        (None, 9),
+        (0, 10_000),
+        (2560, 0),
+        (2560, 1),
+        (9999, 10),
+        (9999, None),
+    ],
 )
 async def test_a_part_of_an_object(blobs: Blobs, offset: int | None, length: int | None) -> None:
     await blobs.put(KEY, BODY)
