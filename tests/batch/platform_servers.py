@@ -25,7 +25,11 @@ SEQUENCES = 30
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose method and path begin so: `do` is a status, `lost` or `stall`."""
+    """What happens to the next `times` requests whose method and path begin so, but for the first `after`.
+
+    `do` is a status, or: `lost`, the work is done and the connection dropped; `stall`, no answer; `html`, a page that
+    somebody on the way made; `redirect`, to where it was asked; `endless`, a body without an end; `cut`, half of one.
+    """
 
     begins: str
     do: int | str
@@ -63,17 +67,27 @@ class Server:
         async def around(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
             line = f"{request.method} {request.path.removeprefix('/api/v1')}"
             self.asked.append(line)
-            due = self._due(line)
+            due = self._due(f"{line}?{request.query.get('from_date', '')}")
             if isinstance(due, int):
                 return web.json_response({"detail": "as the test wants it"}, status=due)
             if due == "stall":
                 await asyncio.sleep(30)
+            if due == "html":
+                return web.Response(text="<!DOCTYPE html>\n<p>Sign in", content_type="text/html")
+            if due == "redirect":
+                raise web.HTTPFound(request.url)
+            if due == "endless":
+                return await _endless(request)
             if not request.path.startswith(("/bucket", "/api/v1/login/creds", "/api/v1/auth/login")):
                 token = request.headers.get("Authorization", "").removeprefix("Bearer ")
                 if token not in self.tokens:
                     return web.json_response({"detail": "Could not validate credentials"}, status=401)
                 request[WHO] = self.tokens[token]
             answer: web.StreamResponse = await handler(request)
+            if due == "cut":
+                assert isinstance(answer, web.Response)
+                assert isinstance(answer.body, bytes)
+                return web.Response(body=answer.body[: len(answer.body) // 2], content_type=answer.content_type)
             if due == "lost":
                 assert request.transport is not None
                 request.transport.abort()
@@ -95,6 +109,13 @@ class Server:
                 fault.times -= 1
                 return fault.do
         return None
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b"[" * 1024 * 1024)
 
 
 def picture(number: int) -> bytes:

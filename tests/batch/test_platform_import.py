@@ -205,6 +205,26 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -
     assert numbers(done)[1:] == (10, 0, 10)
 
 
+@pytest.mark.parametrize("do", ["html", "redirect", "endless", "cut", 500, 404])
+def test_what_is_no_answer_is_never_taken_for_one(world: World, do: str | int) -> None:
+    world.platform.faults = [
+        Fault("GET /sequences/all", do, 1, after=1), Fault("GET /sequences/25/", do), Fault("GET /bucket/260", do, 2),
+    ]  # fmt: skip
+    world.annotation.faults = [
+        Fault("POST /sequences", do, after=3), Fault("POST /detections", do, after=8), Fault("POST /annotations", do),
+    ]  # fmt: skip
+    done = world.run(workers=1)
+    first, *others = done.statistics.days
+    assert first.fault
+    assert not first.complete
+    assert [day.fetched for day in others] == [10, 10]
+    assert all(day.adds_up for day in others)
+    assert done.statistics.failed == 5
+    world.platform.faults = world.annotation.faults = []
+    assert numbers(world.run())[:3] == (SEQUENCES, SEQUENCES, 0)
+    assert world.is_whole()
+
+
 def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(world: World) -> None:
     world.platform.faults = [Fault("GET /sequences/all", 500, 1, after=3)]  # the second day's list, or its second page
     done = world.run()
