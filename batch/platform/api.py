@@ -5,6 +5,8 @@ can be lost on its way although the work was done.
 """
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,7 +21,7 @@ from yarl import URL
 from batch.fetching import url as web
 from batch.fetching.errors import AddressRefused, ConnectionFailed, UrlRefused
 from batch.platform.entities import Entity, Unread
-from runtime.errors import Exit, HeadraceError, unreachable
+from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
 from schemas.limits import FRAME_BYTES_MAX, MIB
 
@@ -237,7 +239,10 @@ class Api:
                 lambda: self._sent("POST", f"{self.url}/api/v1{login.path}", headers={}, **payload)
             )
         except _Passing as fault:
-            raise unreachable(self._name, self.url, str(fault), "check the address, and try again") from None
+            raise HeadraceError(
+                f"{self._name.lower().replace(' ', '_')}_unreachable", f"the {self._name} does not answer: {fault}",
+                where=self.url, hint="check the address, and try again", exit_code=Exit.UNREACHABLE,
+            ) from None  # fmt: skip
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
             self._is_refused = True
             raise self._refusal
@@ -276,7 +281,7 @@ class Api:
         except ConnectionFailed as fault:
             raise _Passing(fault.what) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Passing(type(error).__name__) from None
+            raise _Passing(_no_answer(error)) from None
 
     def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
         if status not in _GOOD:
@@ -290,7 +295,7 @@ class Api:
 
     @property
     def _refusal(self) -> HeadraceError:
-        return HeadraceError("login_refused", f"{self._name} refuses the login", where=self.url, hint=self._hint)
+        return HeadraceError("login_refused", f"the {self._name} refuses the login", where=self.url, hint=self._hint)
 
     @property
     def _hint(self) -> str:
@@ -306,7 +311,7 @@ def checked_url(url: str, name: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
         raise HeadraceError(
-            "option_invalid", f"the address of {name} is not usable",
+            "option_invalid", f"the address of the {name} is not usable",
             hint="give http://host:port or https://host, without a login", exit_code=Exit.USAGE,
         )  # fmt: skip
     return url.rstrip("/")
@@ -322,6 +327,21 @@ def _not_as_defined(path: str, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(map(str, first["loc"])) or "the whole"
     return f"{path} was answered with something else than defined: {field}: {first['msg']}"
+
+
+def _no_answer(error: aiohttp.ClientError | OSError) -> str:
+    """Say why no answer came; the errors' own texts may hold an address with its query."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "its name has no address"
+        case aiohttp.ClientSSLError() | aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted, or there is no common TLS"
+        case aiohttp.ClientConnectorError():
+            return f"there is no connection: {os.strerror(error.os_error.errno or errno.ECONNREFUSED)}"
+        case aiohttp.ClientResponseError():
+            return "the answer is not HTTP as it should be"
+        case _:
+            return "the connection was lost"
 
 
 def _bare(url: str) -> str:
