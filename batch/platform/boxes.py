@@ -11,8 +11,10 @@ BOXES_MAX = 32  # of one text: the time that clusters take grows with the square
 
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _TUPLE = re.compile(r"\(([^()\[\]]*)\)")
-_LIST = re.compile(r"\[\s*(?:\([^()\[\]]*\)\s*(?:,\s*\([^()\[\]]*\)\s*)*,?\s*)?\]")
-_FIVE = re.compile(rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,?\s*")
+_LIST = re.compile(r"\[\s*(?:\([^()\[\]]*\)\s*(?:,\s*\([^()\[\]]*\)\s*)*(?:,\s*)?)?\]")
+_FIVE = re.compile(
+    rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ class PlatformServer(Server):
             looked: 359.7 if number == 1 else 43.4,
             "last_seen_at": (started_at + timedelta(seconds=60)).isoformat(),
             "is_wildfire": [None, "wildfire_smoke", "other"][number % 3],
+            **({"temporal_model_score": 0.42} if self.generation is Generation.SECOND else {}),
         })  # fmt: skip
         self.detections[number] = [
             self._detection(number * 10 + index, started_at + timedelta(seconds=20 * index)) for index in range(3)

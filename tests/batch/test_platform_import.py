@@ -159,6 +159,7 @@ def test_what_a_record_says_of_its_frame(world: World) -> None:
         "44.5",
     )
     assert form["recorded_at"] == "2026-01-10T00:01:00"
+    assert form.get("temporal_model_score") == (None if world.platform.generation is Generation.FIRST else "0.42")
 
 
 def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
@@ -251,8 +252,9 @@ def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_oth
     assert world.is_whole()
 
 
-def test_a_409_that_no_read_confirms_is_a_failure(world: World) -> None:
-    world.annotation.faults = [Fault("POST /sequences", 409)]
+@pytest.mark.parametrize("path", ["sequences", "detections", "annotations"])
+def test_a_409_that_no_read_confirms_is_a_failure(world: World, path: str) -> None:
+    world.annotation.faults = [Fault(f"POST /{path}", 409)]
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (10, 9, 1, 9)
     assert "409" in done.statistics.faults[0]
