@@ -146,6 +146,7 @@ class PlatformServer(Server):
         self.inserted: Callable[[], None] | None = None
         self.unlikely: set[int] = set()  # what the second generation leaves out unless it is told of a great danger
         self.addresses: dict[int, str | None] = {}  # of pictures, in place of the right ones
+        self.picture_s = 0.0  # that each picture takes
         for number in range(1, SEQUENCES + 1):
             self.add(number, FIRST_DAY + timedelta(days=(number - 1) * DAYS // SEQUENCES, minutes=number))
 
@@ -248,6 +249,7 @@ class PlatformServer(Server):
     async def _picture(self, request: web.Request) -> web.Response:
         assert "Authorization" not in request.headers, "a store was shown the platform's token"
         assert request.raw_path.endswith("?X-Amz-Signature=canary%2Fsignature"), "what is signed was written anew"
+        await asyncio.sleep(self.picture_s)
         return web.Response(body=picture(int(request.match_info["id"])), content_type="image/png")
 
 

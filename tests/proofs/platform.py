@@ -104,7 +104,13 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     """Kill one run, let one meet what lasts, and one what passes."""
     platform, annotation = proof.platform, proof.annotation
     command = _command(platform, annotation)
-    commands.kill(*command, when=lambda: annotation.number_of("POST /detections") >= SEQUENCES)
+    platform.picture_s = 0.1  # so that sequences are long enough in the middle to be met there
+
+    def is_in_the_middle() -> bool:
+        return len(annotation.detections) >= SEQUENCES and len(annotation.annotations) < len(annotation.sequences)
+
+    commands.kill(*command, when=is_in_the_middle)
+    platform.picture_s = 0.0
     begun, whole = len(annotation.sequences), len(annotation.annotations)
     proof.say(f"{proof.generation.name}: killed with {begun} sequences begun there, {whole} of them whole")
     proof.holds(whole < begun < SEQUENCES, "the kill met no sequence in the middle")
@@ -115,7 +121,7 @@ def _faults(proof: _Proof, commands: Commands) -> None:
         Fault(f"GET /sequences/{last[0]}/", 500), Fault(f"GET /sequences/{last[1]}/", "html"),
         Fault(f"GET /sequences/{last[2]}/", "redirect"), Fault(f"GET /sequences/{last[3]}/", "endless"),
         Fault(f"GET /sequences/{last[4]}/", "cut"), Fault(f"GET /bucket/{last[5]}0", 500),
-        Fault(f"GET /bucket/{last[6]}0", "html"), Fault(f"GET /sequences/all?{_SECOND}", 500),
+        Fault(f"GET /bucket/{last[6]}0", "html"), Fault(f"GET /sequences/all/fromdate?{_SECOND}", 500),
     ]  # fmt: skip
     platform.addresses = {last[7] * 10: _METADATA}
     annotation.faults = []
