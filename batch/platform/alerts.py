@@ -3,10 +3,14 @@
 from datetime import date
 
 from batch.platform.api import Api, ApiFault
-from batch.platform.entities import Camera, Detection, Organisation, Sequence
+from batch.platform.entities import Camera, Detection, Organisation, Sequence, Unread, pictures
 from batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, after_page
 
 DETECTION_ROWS_MAX = 100  # that the platform gives at a time
+SEQUENCES_MAX = 100_000  # of one day: a list that is longer has no end
+# The second generation leaves out what it holds for unlikely on a day without much danger of fire, so that its list of
+# such a day would not be whole. Of the class that is named here it leaves nothing out. The first generation ignores it.
+_RISK = "extreme"
 _GONE = frozenset({400, 403, 404, 410})  # what a store answers where a signed address has ended
 
 
@@ -23,23 +27,24 @@ class Alerts:
         """Log in, and read cameras and organisations."""
         await self._api.log_in()
         await self._admin.log_in()
-        cameras = await self._api.get("/cameras/", list[Camera], include_non_trustable="true")
-        self._cameras = {camera.id: camera for camera in cameras}
-        organisations = await self._admin.get("/organizations/", list[Organisation])
-        self._organisations = {organisation.id: organisation for organisation in organisations}
+        # One that is not as it should be is asked for again where it is needed, and is named there.
+        cameras = await self._api.rows("/cameras/", Camera, include_non_trustable="true")
+        self._cameras = {one.id: one for one in cameras if not isinstance(one, Unread)}
+        organisations = await self._admin.rows("/organizations/", Organisation)
+        self._organisations = {one.id: one for one in organisations if not isinstance(one, Unread)}
 
-    async def sequences_of(self, day: date) -> list[Sequence]:
+    async def sequences_of(self, day: date) -> list[Sequence | Unread]:
         """Return all sequences that began on a day.
 
         Raises:
             HeadraceError: not the whole list could be read.
         """
-        found: dict[int, Sequence] = {}
+        found: dict[int, Sequence | Unread] = {}
         reading = Reading()
-        while True:
-            page = await self._api.get(
-                "/sequences/all/fromdate", list[Sequence],
-                from_date=day.isoformat(), limit=PAGE_ROWS, offset=reading.offset,
+        while len(found) <= SEQUENCES_MAX:
+            page = await self._api.rows(
+                "/sequences/all/fromdate", Sequence,
+                from_date=day.isoformat(), limit=PAGE_ROWS, offset=reading.offset, risk_score=_RISK,
             )  # fmt: skip
             found |= {sequence.id: sequence for sequence in page}
             going = after_page(reading, [sequence.id for sequence in page])
@@ -50,23 +55,25 @@ class Alerts:
                     reading = going
                 case _:
                     raise ApiFault(self._api.url, f"the list of {day} changed during each of {PASSES_MAX} passes")
+        raise ApiFault(self._api.url, f"the list of {day} has more than {SEQUENCES_MAX} sequences")
 
-    async def detections_of(self, sequence_id: int, *, rows_max: int, newest_first: bool) -> list[Detection]:
-        """Return a sequence's first or last detections, at most `rows_max`, in the order of their creation."""
+    async def detections_of(self, sequence_id: int, *, pictures_max: int, newest_first: bool) -> list[Detection]:
+        """Return a sequence's first or last pictures, at most so many, in the order of their creation."""
         found: dict[int, Detection] = {}
-        while (left := rows_max - len(found)) > 0:
-            limit = min(left, DETECTION_ROWS_MAX)
+        whole: list[Detection] = []
+        while len(whole) <= pictures_max:  # of the last picture there may be more rows
             # The first generation knows no offset: it is only named where it is needed.
             more = {"offset": len(found)} if found else {}
             page = await self._api.get(
                 f"/sequences/{sequence_id}/detections", list[Detection],
-                limit=limit, desc=str(newest_first).lower(), **more,
+                limit=DETECTION_ROWS_MAX, desc=str(newest_first).lower(), **more,
             )  # fmt: skip
-            new = {detection.id: detection for detection in page if detection.id not in found}
-            found |= new
-            if len(page) < limit or not new:
+            before = len(found)
+            found |= {one.id: one for one in page if one.id not in found}
+            whole = pictures(found.values())
+            if len(page) < DETECTION_ROWS_MAX or len(found) == before:
                 break
-        return sorted(found.values(), key=lambda one: (one.created_at, one.id))
+        return sorted(whole[:pictures_max], key=lambda one: (one.created_at, one.id))
 
     async def camera(self, camera_id: int) -> Camera:
         """Return a camera."""

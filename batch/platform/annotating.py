@@ -11,11 +11,14 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from batch.platform.api import Api, ApiFault, Picture
-from batch.platform.entities import Annotation, Entity, Listed, Page, Uploaded
+from batch.platform.entities import WILDFIRE, Annotation, Entity, Listed, Page, Uploaded
 from batch.platform.payloads import ANNOTATED, says_the_same, stamp
 
 ROWS_MAX = 100  # that the API gives at a time
 PAGES_MAX = 10_000
+_LABEL = "is_wildfire_alertapi"
+# What is added comes last, so nothing slips over the edge between two pages.
+_STEADY: dict[str, str | int] = {"order_by": "created_at", "order_direction": "asc"}
 
 Row = TypeVar("Row", bound=Entity)
 
@@ -42,7 +45,7 @@ class Annotations:
     async def create_sequence(self, form: Mapping[str, str]) -> tuple[int, bool]:
         """Return the id of the sequence that a form describes, and whether it is new."""
         try:
-            answer = await self._api.request("POST", "/sequences/", form=form)
+            answer = await self._post_sequence(form)
         except ApiFault as fault:
             if fault.status != HTTPStatus.CONFLICT:
                 raise
@@ -56,21 +59,18 @@ class Annotations:
         return self._api.checked("/sequences/", Entity, answer).id, True
 
     async def sequences_between(self, source: str, begin: datetime, end: datetime) -> list[Listed]:
-        """Return a platform's sequences that were recorded from one time to before another."""
+        """Return a platform's sequences that were recorded from one time to another, both included."""
         params: dict[str, str | int] = {
             "source_api": source, "recorded_at_gte": stamp(begin), "recorded_at_lte": stamp(end),
         }  # fmt: skip
-        found = [one async for one in self._rows("/sequences/", Listed, params)]
-        # The bounds of the API are included, and a row may be repeated where the list grew between two pages.
+        found = [one async for one in self._rows("/sequences/", Listed, params | _STEADY)]
         return list(
-            {one.id: one for one in found if one.source_api == source and begin <= one.recorded_at < end}.values()
+            {one.id: one for one in found if one.source_api == source and begin <= one.recorded_at <= end}.values()
         )
 
     async def uploaded(self, sequence_id: int) -> list[Uploaded]:
         """Return the detections that a sequence has, in the order in which they were recorded."""
-        params: dict[str, str | int] = {
-            "sequence_id": sequence_id, "order_by": "recorded_at", "order_direction": "asc",
-        }  # fmt: skip
+        params = {"sequence_id": sequence_id, **_STEADY}
         found = {one.id: one async for one in self._rows("/detections/", Uploaded, params)}
         return sorted(found.values(), key=lambda one: (one.recorded_at, one.alert_api_id, one.id))
 
@@ -114,6 +114,16 @@ class Annotations:
         await self._api.request("PATCH", f"/annotations/sequences/{existing.id}", body=changes)
         return Made.OVERWRITTEN
 
+    async def _post_sequence(self, form: Mapping[str, str]) -> Any:
+        """Send a sequence's form; where the API has no names for labels yet, it takes yes or no."""
+        try:
+            return await self._api.request("POST", "/sequences/", form=form)
+        except ApiFault as fault:
+            if fault.status != HTTPStatus.UNPROCESSABLE_ENTITY or _LABEL not in form:
+                raise
+        older = {**form, _LABEL: str(form[_LABEL] == WILDFIRE).lower()}
+        return await self._api.request("POST", "/sequences/", form=older)
+
     async def _annotation(self, sequence_id: int) -> Annotation | None:
         async for one in self._rows("/annotations/sequences/", Annotation, {"sequence_id": sequence_id}):
             if one.sequence_id == sequence_id:
@@ -130,7 +140,7 @@ class Annotations:
         }
         source: dict[str, str | int] = {"source_api": form["source_api"]}
         for params in (source | near, source):
-            async for one in self._rows("/sequences/", Listed, params):
+            async for one in self._rows("/sequences/", Listed, params | _STEADY):
                 if one.alert_api_id == int(form["alert_api_id"]) and one.source_api == form["source_api"]:
                     return one
         return None

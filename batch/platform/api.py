@@ -5,6 +5,8 @@ can be lost on its way although the work was done.
 """
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,9 +16,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 from pydantic import TypeAdapter, ValidationError
+from yarl import URL
 
-from batch.fetching.errors import AddressRefused, ConnectionFailed
-from runtime.errors import Exit, HeadraceError, unreachable
+from batch.fetching import url as web
+from batch.fetching.errors import AddressRefused, ConnectionFailed, UrlRefused
+from batch.platform.entities import Entity, Unread
+from runtime.errors import Exit, HeadraceError
 from runtime.logs import Action, get_log
 from schemas.limits import FRAME_BYTES_MAX, MIB
 
@@ -26,6 +31,7 @@ _PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HT
 _GOOD = range(200, 300)
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=Entity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,20 @@ class Api:
         self._login = login
         self._patience = patience
         self._token: str | None = None
+        self._is_refused = False
         self._logging_in = asyncio.Lock()
 
     async def get(self, path: str, kind: type[T], **params: str | int) -> T:
         """Read something, checked to be of a kind."""
         return self.checked(path, kind, await self.request("GET", path, params=params))
+
+    async def rows(self, path: str, kind: type[Row], **params: str | int) -> list[Row | Unread]:
+        """Read a list; a row that is not of the kind spoils none of the others.
+
+        Raises:
+            ApiFault: it is no list, or a row does not even have an id.
+        """
+        return [self._row(path, kind, one) for one in await self.get(path, list[Any], **params)]
 
     async def request(
         self,
@@ -133,12 +148,16 @@ class Api:
             ApiFault: it is not there, over FRAME_BYTES_MAX, or on a host that is neither public nor in a listed
                 network; the address's query, which may be a key, is not shown.
         """
-        if urlsplit(url).scheme not in {"http", "https"}:
-            raise ApiFault(self.url, "the address of a picture is neither http nor https")
-        where = url.split("?", 1)[0]
+        try:
+            target = web.parse(url)
+        except UrlRefused as refused:
+            raise ApiFault(self.url, f"the address of a picture is not one that is read: {refused.what}") from None
+        where = _bare(target.text)
+        # Encoded as it came: what is signed must not be written in another way.
+        address = URL(target.text, encoded=True)
         try:
             status, content = await self._patiently(
-                lambda: self._sent("GET", url, headers={}, bytes_max=FRAME_BYTES_MAX, session=self._pictures)
+                lambda: self._sent("GET", address, headers={}, bytes_max=FRAME_BYTES_MAX, session=self._pictures)
             )
         except AddressRefused:
             raise ApiFault(
@@ -160,10 +179,14 @@ class Api:
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"])) or "the whole"
-            what = f"{path} was answered with something else than defined: {field}: {first['msg']}"
-            raise ApiFault(self.url, what) from None
+            raise ApiFault(self.url, _not_as_defined(path, error)) from None
+
+    def _row(self, path: str, kind: type[Row], answer: Any) -> Row | Unread:
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            known = self.checked(path, Entity, answer)
+            return Unread(id=known.id, why=_not_as_defined(path, error))
 
     async def _patiently(
         self, call: Callable[[], Awaitable[T]], settled: Callable[[], Awaitable[T | None]] | None = None
@@ -201,6 +224,8 @@ class Api:
     async def _renew(self, used: str | None) -> str:
         """Log in, unless somebody else did so after `used` had ended."""
         async with self._logging_in:
+            if self._is_refused:  # asking again and again would lock it
+                raise self._refusal
             if self._token is None or self._token == used:
                 self._token = await self._new_token()
             return self._token
@@ -214,9 +239,13 @@ class Api:
                 lambda: self._sent("POST", f"{self.url}/api/v1{login.path}", headers={}, **payload)
             )
         except _Passing as fault:
-            raise unreachable(self._name, self.url, str(fault), "check the address, and try again") from None
+            raise HeadraceError(
+                f"{self._name.lower().replace(' ', '_')}_unreachable", f"the {self._name} does not answer: {fault}",
+                where=self.url, hint="check the address, and try again", exit_code=Exit.UNREACHABLE,
+            ) from None  # fmt: skip
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
-            raise HeadraceError("login_refused", f"{self._name} refuses the login", where=self.url, hint=self._hint)
+            self._is_refused = True
+            raise self._refusal
         answer = self._answer("POST", login.path, status, content)
         if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str):
             raise ApiFault(self.url, f"POST {login.path} answered without an access token", status)
@@ -225,7 +254,7 @@ class Api:
     async def _sent(
         self,
         method: str,
-        url: str,
+        url: str | URL,
         *,
         headers: Mapping[str, str],
         bytes_max: int = ANSWER_BYTES_MAX,
@@ -243,16 +272,16 @@ class Api:
                 async for chunk in answer.content.iter_any():
                     content += chunk
                     if len(content) > bytes_max:
-                        raise ApiFault(_bare(url), f"the answer is over {bytes_max} bytes", answer.status)
+                        raise ApiFault(_bare(str(url)), f"the answer is over {bytes_max} bytes", answer.status)
                 return answer.status, bytes(content)
         except TimeoutError:
             raise _Passing(f"no answer within {self._patience.answer_s_max:g} s") from None
         except aiohttp.InvalidURL:
-            raise ApiFault(_bare(url), "the address is none") from None
+            raise ApiFault(_bare(str(url)), "the address is none") from None
         except ConnectionFailed as fault:
             raise _Passing(fault.what) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Passing(type(error).__name__) from None
+            raise _Passing(_no_answer(error)) from None
 
     def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
         if status not in _GOOD:
@@ -263,6 +292,10 @@ class Api:
             return orjson.loads(content)
         except orjson.JSONDecodeError:
             raise ApiFault(self.url, f"{method} {path} was answered with something that is no JSON", status) from None
+
+    @property
+    def _refusal(self) -> HeadraceError:
+        return HeadraceError("login_refused", f"the {self._name} refuses the login", where=self.url, hint=self._hint)
 
     @property
     def _hint(self) -> str:
@@ -278,7 +311,7 @@ def checked_url(url: str, name: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
         raise HeadraceError(
-            "option_invalid", f"the address of {name} is not usable",
+            "option_invalid", f"the address of the {name} is not usable",
             hint="give http://host:port or https://host, without a login", exit_code=Exit.USAGE,
         )  # fmt: skip
     return url.rstrip("/")
@@ -288,6 +321,27 @@ def _detail(content: bytes) -> str:
     """Return what an answer says, in one line; a page that a proxy made for people says nothing."""
     said = " ".join(content.decode("utf-8", "replace").split())
     return f": {said[:DETAIL_CHARACTERS_MAX]}" if said and not said.startswith("<") else ""
+
+
+def _not_as_defined(path: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{path} was answered with something else than defined: {field}: {first['msg']}"
+
+
+def _no_answer(error: aiohttp.ClientError | OSError) -> str:
+    """Say why no answer came; the errors' own texts may hold an address with its query."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "its name has no address"
+        case aiohttp.ClientSSLError() | aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted, or there is no common TLS"
+        case aiohttp.ClientConnectorError():
+            return f"there is no connection: {os.strerror(error.os_error.errno or errno.ECONNREFUSED)}"
+        case aiohttp.ClientResponseError():
+            return "the answer is not HTTP as it should be"
+        case _:
+            return "the connection was lost"
 
 
 def _bare(url: str) -> str:

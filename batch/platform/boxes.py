@@ -6,12 +6,15 @@ The text comes from outside, so it is matched and never evaluated.
 import re
 from dataclasses import dataclass
 
-TEXT_CHARACTERS_MAX = 16_384  # the platform allows 5 boxes of 3 decimals; this is room for hundreds
+TEXT_CHARACTERS_MAX = 4096  # the platform allows 5 boxes of 3 decimals, about 150 characters
+BOXES_MAX = 32  # of one text: the time that clusters take grows with the square of their number
 
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _TUPLE = re.compile(r"\(([^()\[\]]*)\)")
-_LIST = re.compile(r"\[\s*(?:\([^()\[\]]*\)\s*(?:,\s*\([^()\[\]]*\)\s*)*,?\s*)?\]")
-_FIVE = re.compile(rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,?\s*")
+_LIST = re.compile(r"\[\s*(?:\([^()\[\]]*\)\s*(?:,\s*\([^()\[\]]*\)\s*)*(?:,\s*)?)?\]")
+_FIVE = re.compile(
+    rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,15 @@ def parse_boxes(text: str | None) -> Parsed:
     """Parse a list of boxes, or one box alone.
 
     A box that the annotation API would refuse (corners outside 0 to 1 or in the wrong order, a confidence outside 0 to
-    1, other than five numbers) is dropped and counted; text that is no such list counts as one that was dropped.
+    1, other than five numbers) is dropped and counted, and so is what comes after BOXES_MAX; text that is no such list
+    counts as one that was dropped.
     """
     if text is None or not (stripped := text.strip()):
         return Parsed()
     if len(stripped) > TEXT_CHARACTERS_MAX or not (_LIST.fullmatch(stripped) or _TUPLE.fullmatch(stripped)):
         return Parsed(dropped=1)
     found = [_box(inner) for inner in _TUPLE.findall(stripped)]
-    boxes = tuple(box for box in found if box is not None)
+    boxes = tuple(box for box in found if box is not None)[:BOXES_MAX]
     return Parsed(boxes, len(found) - len(boxes))
 
 

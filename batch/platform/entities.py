@@ -1,18 +1,25 @@
 """What the two APIs answer, of both generations: only the fields that the import uses, each checked."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PrivateAttr
 
 from batch.platform.boxes import Box, Parsed, good_box, parse_boxes
 from batch.platform.clusters import Generation
 
 Row = TypeVar("Row")
 
+WILDFIRE = "wildfire_smoke"
+_ID_MAX = 2**63 - 1  # what both APIs' databases, and an event, have room for
+
 
 def _in_utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:  # the first or the last hours that there are, said in another zone
+        raise ValueError("there is no such time in UTC") from None
 
 
 # The platform writes UTC without saying so.
@@ -24,7 +31,13 @@ class Entity(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: int
+    id: int = Field(ge=0, le=_ID_MAX)
+
+
+class Unread(Entity):
+    """A row of a list that is not what it should be; `why` says in which way."""
+
+    why: str
 
 
 class Organisation(Entity):
@@ -38,10 +51,10 @@ class Camera(Entity):
 
     organization_id: int
     name: str
-    lat: float
-    lon: float
-    elevation: float | None = None
-    angle_of_view: float | None = None
+    lat: FiniteFloat
+    lon: FiniteFloat
+    elevation: FiniteFloat | None = None
+    angle_of_view: FiniteFloat | None = None
 
 
 class Sequence(Entity):
@@ -51,9 +64,9 @@ class Sequence(Entity):
     started_at: Time
     last_seen_at: Time | None = None
     is_wildfire: str | bool | None = None
-    azimuth: float | None = None
-    camera_azimuth: float | None = None
-    temporal_model_score: float | None = None
+    azimuth: FiniteFloat | None = None
+    camera_azimuth: FiniteFloat | None = None
+    temporal_model_score: FiniteFloat | None = None
     temporal_model_version: str | None = None
     temporal_api_version: str | None = None
 
@@ -67,20 +80,31 @@ class Sequence(Entity):
     def wildfire_label(self) -> str | None:
         """What people said it shows; older platforms said yes or no."""
         if isinstance(self.is_wildfire, bool):
-            return "wildfire_smoke" if self.is_wildfire else "other"
+            return WILDFIRE if self.is_wildfire else "other"
         return self.is_wildfire
 
 
 class Detection(Entity):
-    """A picture in which something was seen."""
+    """A picture in which something was seen.
+
+    The second generation has a row for each box, so a picture can have several: see `pictures`.
+    """
 
     created_at: Time
     recorded_at: Time | None = None
-    azimuth: float | None = None
+    azimuth: FiniteFloat | None = None
+    bucket_key: str | None = None
     bboxes: str | None = None
     bbox: str | None = None
     others_bboxes: str | None = None
     url: str | None = None
+    _rows: tuple["Detection", ...] = PrivateAttr(())
+
+    def of_rows(self, rows: Iterable[Self]) -> Self:
+        """Return it with the boxes of all rows that its picture has."""
+        copy = self.model_copy()
+        copy._rows = tuple(rows)  # noqa: SLF001 - its own
+        return copy
 
     @property
     def generation(self) -> Generation:
@@ -90,12 +114,24 @@ class Detection(Entity):
     @property
     def predictions(self) -> Parsed:
         """The boxes of what was seen."""
-        return parse_boxes(self.bboxes if self.bboxes is not None else self.bbox)
+        parsed = [parse_boxes(one.bboxes if one.bboxes is not None else one.bbox) for one in self._rows or (self,)]
+        boxes = dict.fromkeys(box for one in parsed for box in one.boxes)
+        return Parsed(tuple(boxes) if self._rows else parsed[0].boxes, sum(one.dropped for one in parsed))
 
     @property
     def others(self) -> Parsed:
         """The second generation's boxes of what else was seen."""
-        return parse_boxes(self.others_bboxes)
+        parsed, own = parse_boxes(self.others_bboxes), self.predictions.boxes
+        return Parsed(tuple(box for box in parsed.boxes if box not in own), parsed.dropped)
+
+
+def pictures(rows: Iterable[Detection]) -> list[Detection]:
+    """Return each picture once, with the boxes of all its rows, in the order in which they were given."""
+    found: dict[object, list[Detection]] = {}
+    for row in rows:
+        several = row.generation is Generation.SECOND and row.bucket_key
+        found.setdefault(row.bucket_key if several else row.id, []).append(row)
+    return [min(same, key=lambda one: one.id).of_rows(same) if len(same) > 1 else same[0] for same in found.values()]
 
 
 class Listed(Entity):
@@ -125,6 +161,12 @@ class Uploaded(Entity):
     alert_api_id: int
     recorded_at: Time
     algo_predictions: Predictions | None = None
+    others_bboxes: object = None
+
+    @property
+    def generation(self) -> Generation:
+        """Which generation of the annotation API speaks: the first has no such field."""
+        return Generation.SECOND if "others_bboxes" in self.model_fields_set else Generation.FIRST
 
     @property
     def boxes(self) -> list[Box]:
@@ -140,9 +182,6 @@ class Annotation(Entity):
     sequence_id: int
     annotation: dict[str, object] | None = None
     processing_stage: str
-    confidence_threshold: float | None = None
-    iou_threshold: float | None = None
-    min_cluster_size: int | None = None
 
 
 class Page(BaseModel, Generic[Row]):

@@ -45,7 +45,8 @@ async def opened(
         if between.platform_url:
             # The platform names the addresses of pictures: it must not be able to name this network's own.
             checked = connector(between.networks, system_lookup, ssl.create_default_context())
-            pictures = await stack.enter_async_context(aiohttp.ClientSession(connector=checked))
+            jar = aiohttp.DummyCookieJar()
+            pictures = await stack.enter_async_context(aiohttp.ClientSession(connector=checked, cookie_jar=jar))
             alerts = _alerts(session, pictures, between, between.platform_url)
         annotations = None if options.dry_run and alerts else _annotations(session, between)
         state = None

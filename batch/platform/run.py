@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Protocol, TypeAlias
 
 from batch.platform.alerts import Alerts
@@ -17,7 +17,7 @@ from batch.platform.annotating import Annotations, Made
 from batch.platform.api import ApiFault, Picture
 from batch.platform.clusters import Cluster, Generation, Placed, Rule, cluster
 from batch.platform.day import Day, Outcome, Statistics, days_between
-from batch.platform.entities import Camera, Detection, Listed, Organisation, Sequence
+from batch.platform.entities import Camera, Detection, Listed, Organisation, Sequence, Unread, Uploaded
 from batch.platform.payloads import (
     annotation_body,
     detection_form,
@@ -135,22 +135,31 @@ class Import:
             for one in listed:
                 group.create_task(self._counted(day, one))
 
-    async def _listed(self, day: date) -> Several[Sequence | Listed]:
+    async def _listed(self, day: date) -> Several[Sequence | Unread | Listed]:
         if self._alerts is not None:
             return await self._alerts.sequences_of(day)
         assert self._annotations is not None
-        begin = datetime.combine(day, time(), UTC)
-        return await self._annotations.sequences_between(self._options.source, begin, begin + timedelta(days=1))
+        begin, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
+        return await self._annotations.sequences_between(self._options.source, begin, end)
 
-    async def _counted(self, day: Day, one: Sequence | Listed) -> None:
+    async def _counted(self, day: Day, one: Sequence | Unread | Listed) -> None:
         async with self._sequences_in_work:
             try:
-                outcome = await (self._again(one) if isinstance(one, Listed) else self._sequence(one))
+                outcome = await self._outcome(one)
             except (HeadraceError, Rejected) as error:
                 outcome = Outcome.FAILED
                 self._fault(f"sequence {one.id}", error)
         day.outcomes[outcome] += 1
         self._bars.advance(SEQUENCES)
+
+    async def _outcome(self, one: Sequence | Unread | Listed) -> Outcome:
+        match one:
+            case Sequence():
+                return await self._sequence(one)
+            case Listed():
+                return await self._again(one)
+            case Unread():
+                raise Rejected(RejectCode.FIELD_OUT_OF_RANGE, one.why)
 
     async def _sequence(self, sequence: Sequence) -> Outcome:
         options = self._options
@@ -179,7 +188,7 @@ class Import:
         camera = await self._alerts.camera(sequence.camera_id)
         organisation = await self._alerts.organisation(camera.organization_id)
         detections = await self._alerts.detections_of(
-            sequence.id, rows_max=self._options.detections_max, newest_first=self._options.newest_first
+            sequence.id, pictures_max=self._options.detections_max, newest_first=self._options.newest_first
         )
         self.statistics.boxes_dropped += sum(one.predictions.dropped + one.others.dropped for one in detections)
         return _Seen(sequence, camera, organisation, detections)
@@ -219,9 +228,7 @@ class Import:
         assert self._annotations is not None
         uploaded = await self._annotations.uploaded(listed.id)
         placed = [Placed(one.id, box) for one in uploaded for box in one.boxes]
-        second = any("others_bboxes" in one.model_fields_set for one in uploaded)
-        generation = Generation.SECOND if second else Generation.FIRST
-        clusters = cluster(placed, self._options.rule, generation)
+        clusters = cluster(placed, self._options.rule, _generation(uploaded))
         if self._options.dry_run:
             self.planned.append(Planned(listed.id, clusters))
             return Outcome.IMPORTED
@@ -252,7 +259,7 @@ def _placed(detections: Iterable[tuple[int, Detection]]) -> list[Placed]:
     return [Placed(detection_id, box) for detection_id, one in detections for box in one.predictions.boxes]
 
 
-def _generation(detections: Several[Detection]) -> Generation:
+def _generation(detections: Several[Detection | Uploaded]) -> Generation:
     return detections[0].generation if detections else Generation.FIRST
 
 

@@ -8,6 +8,7 @@ adds sightings and no records.
 import fcntl
 import hashlib
 import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,10 +17,13 @@ import orjson
 
 from runtime.errors import HeadraceError
 
+_LINE_BYTES_MAX = 1024  # of its own have below 100; a file without lines is not read as one
+
 
 def state_path(folder: Path, platform_url: str, annotation_url: str) -> Path:
     """Return where the state of an import between these two stands."""
-    pair = hashlib.sha256(f"{platform_url}\n{annotation_url}".encode()).hexdigest()[:16]
+    urls = "\n".join(url.rstrip("/") for url in (platform_url, annotation_url))
+    pair = hashlib.sha256(urls.encode()).hexdigest()[:16]
     return folder / "import-platform" / f"{pair}.jsonl"
 
 
@@ -37,9 +41,11 @@ class State:
 
     def __init__(self, path: Path) -> None:
         """Open it, and read what it says."""
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            # No buffer: what a full disk refused is not written later, behind our back.
+            self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b")
         except OSError as error:
             raise _unusable(path, error) from None
         try:
@@ -52,12 +58,12 @@ class State:
             ) from None  # fmt: skip
         self._published: set[int] = set()
         self._sequences: dict[int, str] = {}
-        self._file.seek(0)
-        content = self._file.read()
-        for line in content.splitlines():
-            self._learn(line)
-        if content and not content.endswith(b"\n"):
-            self._file.write(b"\n")
+        # Whether the file ends in the middle of a line, which is then ended before the next one.
+        self._is_torn = False
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            while line := file.readline(_LINE_BYTES_MAX):
+                self._learn(line)
+                self._is_torn = not line.endswith(b"\n")
 
     def is_published(self, detection_id: int) -> bool:
         """Say whether this service has a detection's frame."""
@@ -86,12 +92,16 @@ class State:
         self._file.close()
 
     def _append(self, said: dict[str, Any]) -> None:
+        line = b"\n" * self._is_torn + orjson.dumps(said) + b"\n"
+        self._is_torn = True
+        left = memoryview(line)
         try:
-            self._file.write(orjson.dumps(said) + b"\n")
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
+            self._is_torn = False
         except OSError as error:
-            raise _unusable(Path(self._file.name), error) from None
+            raise _unusable(self._path, error) from None
 
     def _learn(self, line: bytes) -> None:
         try:

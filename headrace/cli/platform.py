@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORKERS_MAX = 32
 DETECTIONS_MAX = 10_000
+DAYS_MAX = 3660
 START_WAIT_S_MAX = 10.0  # a person waits
 
 
@@ -102,6 +103,11 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
             "option_invalid", "Invalid combination of --date-from and --date-end parameters",
             hint="--date-end must not be before --date-from", exit_code=Exit.USAGE,
         )  # fmt: skip
+    if (last - first).days >= DAYS_MAX:
+        raise HeadraceError(
+            "option_invalid", f"there are more than {DAYS_MAX} days from --date-from to --date-end",
+            hint="is a year mistyped? otherwise import them in parts", exit_code=Exit.USAGE,
+        )  # fmt: skip
     settings = client_settings()
     between = Between(
         platform_url=None if skip_platform_fetch else url_api_platform,
@@ -115,8 +121,7 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         newest_first=detections_order_by is OrderBy.DESC, dry_run=dry_run, keep_annotated=keep_annotated,
         workers=max_workers,
     )  # fmt: skip
-    configure_logs(settings.log_format, loglevel.value, "import-platform")
-    done = _run(settings, between, options)
+    done = _run(settings, between, options, loglevel)
     _report(done, options, as_json=as_json)
     if not done.statistics.complete:
         raise typer.Exit(Exit.FAILED)
@@ -126,7 +131,7 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _run(settings: "Settings", between: "Between", options: "Options") -> "Import":
+def _run(settings: "Settings", between: "Between", options: "Options", loglevel: LogLevel) -> "Import":
     from batch.platform import opened
     from headrace.platform_frames import publishing
     from producers import Publisher
@@ -136,16 +141,22 @@ def _run(settings: "Settings", between: "Between", options: "Options") -> "Impor
             await one.run()
             return one
 
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
     with ExitStack() as stack:
+        bars = _Bars(stack.enter_context(progress))
+        # Only now: what is logged goes through the bars' own way to the terminal, above them and not into them.
+        configure_logs(settings.log_format, loglevel.value, "import-platform")
         publish = None
         if not options.dry_run and between.platform_url is not None:
             wait_s = min(START_WAIT_S_MAX, settings.start_wait_s_max)
             publisher = stack.enter_context(Publisher.from_settings(settings, start_wait_s_max=wait_s))
             publish = publishing(publisher)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
-        bars = _Bars(stack.enter_context(progress))
-        return asyncio.run(run(bars, publish))
+        try:
+            return asyncio.run(run(bars, publish))
+        except KeyboardInterrupt:
+            say("interrupted: what is done is kept, and the same command goes on from there")
+            raise
 
 
 class _Bars:
@@ -171,7 +182,8 @@ class _Bars:
 def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
     """Say which annotations would come, what failed, how each day adds up, and the statistics last."""
     statistics = done.statistics
-    for one in done.planned if options.dry_run else ():
+    planned = sorted(done.planned, key=lambda one: one.sequence_id)
+    for one in planned:
         boxes = ", ".join(str(len(members)) for members in one.clusters) or "none"
         say(f"sequence {one.sequence_id}: {len(one.clusters)} clusters would come, of so many boxes: {boxes}")
     for fault in statistics.faults:
@@ -180,6 +192,8 @@ def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
         say(f"{statistics.boxes_dropped} boxes were no usable boxes and are left out")
     for day in statistics.days:
         say(day.sentence())
+    if options.dry_run:
+        say("nothing was written: this was a dry run, and imported is what would have been")
     if not as_json:
         data.print(Text(statistics.sentences()))
         return
@@ -205,6 +219,6 @@ def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
                     for members in one.clusters
                 ],
             }
-            for one in done.planned
+            for one in planned
         ],
     })  # fmt: skip

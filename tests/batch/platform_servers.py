@@ -25,7 +25,11 @@ SEQUENCES = 30
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose method and path begin so: `do` is a status, `lost` or `stall`."""
+    """What happens to the next `times` requests whose method and path begin so, but for the first `after`.
+
+    `do` is a status, or: `lost`, the work is done and the connection dropped; `stall`, no answer; `html`, a page that
+    somebody on the way made; `redirect`, to where it was asked; `endless`, a body without an end; `cut`, half of one.
+    """
 
     begins: str
     do: int | str
@@ -63,17 +67,27 @@ class Server:
         async def around(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
             line = f"{request.method} {request.path.removeprefix('/api/v1')}"
             self.asked.append(line)
-            due = self._due(line)
+            due = self._due(f"{line}?{request.query.get('from_date', '')}")
             if isinstance(due, int):
                 return web.json_response({"detail": "as the test wants it"}, status=due)
             if due == "stall":
                 await asyncio.sleep(30)
+            if due == "html":
+                return web.Response(text="<!DOCTYPE html>\n<p>Sign in", content_type="text/html")
+            if due == "redirect":
+                raise web.HTTPFound(request.url)
+            if due == "endless":
+                return await _endless(request)
             if not request.path.startswith(("/bucket", "/api/v1/login/creds", "/api/v1/auth/login")):
                 token = request.headers.get("Authorization", "").removeprefix("Bearer ")
                 if token not in self.tokens:
                     return web.json_response({"detail": "Could not validate credentials"}, status=401)
                 request[WHO] = self.tokens[token]
             answer: web.StreamResponse = await handler(request)
+            if due == "cut":
+                assert isinstance(answer, web.Response)
+                assert isinstance(answer.body, bytes)
+                return web.Response(body=answer.body[: len(answer.body) // 2], content_type=answer.content_type)
             if due == "lost":
                 assert request.transport is not None
                 request.transport.abort()
@@ -95,6 +109,13 @@ class Server:
                 fault.times -= 1
                 return fault.do
         return None
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b"[" * 1024 * 1024)
 
 
 def picture(number: int) -> bytes:
@@ -123,6 +144,9 @@ class PlatformServer(Server):
         self.sequences: list[dict[str, Any]] = []
         self.detections: dict[int, list[dict[str, Any]]] = {}
         self.inserted: Callable[[], None] | None = None
+        self.unlikely: set[int] = set()  # what the second generation leaves out unless it is told of a great danger
+        self.addresses: dict[int, str | None] = {}  # of pictures, in place of the right ones
+        self.picture_s = 0.0  # that each picture takes
         for number in range(1, SEQUENCES + 1):
             self.add(number, FIRST_DAY + timedelta(days=(number - 1) * DAYS // SEQUENCES, minutes=number))
 
@@ -133,6 +157,7 @@ class PlatformServer(Server):
             looked: 359.7 if number == 1 else 43.4,
             "last_seen_at": (started_at + timedelta(seconds=60)).isoformat(),
             "is_wildfire": [None, "wildfire_smoke", "other"][number % 3],
+            **({"temporal_model_score": 0.42} if self.generation is Generation.SECOND else {}),
         })  # fmt: skip
         self.detections[number] = [
             self._detection(number * 10 + index, started_at + timedelta(seconds=20 * index)) for index in range(3)
@@ -185,9 +210,14 @@ class PlatformServer(Server):
 
     async def _listed(self, request: web.Request) -> web.Response:
         day, offset = request.query["from_date"], int(request.query.get("offset", 0))
+        is_whole = self.generation is Generation.FIRST or request.query.get("risk_score") == "extreme"
         rows = sorted(
-            (one for one in self.sequences if one["started_at"].startswith(day)),
-            key=lambda one: one["started_at"],
+            (
+                one
+                for one in self.sequences
+                if str(one["started_at"]).startswith(day) and (is_whole or one["id"] not in self.unlikely)
+            ),
+            key=lambda one: str(one["started_at"]),
             reverse=True,
         )
         limit = min(int(request.query.get("limit", 15)), PAGE_ROWS_MAX)
@@ -211,11 +241,15 @@ class PlatformServer(Server):
     async def _url(self, request: web.Request) -> web.Response:
         return web.json_response({"url": self._address(int(request.match_info["id"]))})
 
-    def _address(self, number: int) -> str:
-        return f"{self.url}/bucket/{number}?X-Amz-Signature=canary-signature"
+    def _address(self, number: int) -> str | None:
+        if number in self.addresses:
+            return self.addresses[number]
+        return f"{self.url}/bucket/{number}?X-Amz-Signature=canary%2Fsignature"
 
     async def _picture(self, request: web.Request) -> web.Response:
         assert "Authorization" not in request.headers, "a store was shown the platform's token"
+        assert request.raw_path.endswith("?X-Amz-Signature=canary%2Fsignature"), "what is signed was written anew"
+        await asyncio.sleep(self.picture_s)
         return web.Response(body=picture(int(request.match_info["id"])), content_type="image/png")
 
 
@@ -238,6 +272,7 @@ class AnnotationServer(Server):
         self.detections: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, dict[str, Any]] = {}
         self.changes = 0
+        self.labels_have_names = True  # before they had, a label was yes or no
 
     def content(self) -> dict[int, Any]:
         """What a person would see, by the platform's ids."""
@@ -287,6 +322,9 @@ class AnnotationServer(Server):
         }
         assert 0 <= int(form["azimuth"]) < 360
         datetime.fromisoformat(form["recorded_at"])
+        labels = ("wildfire_smoke", "other_smoke", "other") if self.labels_have_names else ("true", "false")
+        if form.get("is_wildfire_alertapi", labels[0]) not in labels:
+            return web.json_response({"detail": [{"loc": ["body", "is_wildfire_alertapi"]}]}, status=422)
         assert form["source_api"] in {"pyronear_french", "alert_wildfire", "api_cenia"}
         if any(one["alert_api_id"] == row["alert_api_id"] for one in self.sequences.values()):
             return web.json_response({"detail": "Resource already exists"}, status=409)

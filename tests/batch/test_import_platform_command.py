@@ -1,7 +1,12 @@
 """The command: its options, what it prints, its exit codes, and frames that go through a real publisher."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,14 @@ from runtime.settings import Settings
 from tests.producers.conftest import MOCK
 
 DAY = str(FIRST_DAY.date())
+PROGRAM = """
+import sys
+from headrace.cli.app import main
+from producers import Publisher
+Publisher.from_settings = lambda *_, **__: Publisher("mock", client={"test.mock.num.brokers": 1})
+sys.argv = ["headrace", "import-platform", *sys.argv[1:]]
+main()
+"""
 
 
 @pytest.fixture
@@ -62,10 +75,49 @@ def test_json_says_the_same_and_shows_what_a_dry_run_would_do(servers: tuple[Pla
     assert servers[1].asked == []
 
 
+def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
+    servers: tuple[PlatformServer, AnnotationServer], tmp_path: Path
+) -> None:
+    servers[0].faults = [Fault("GET /sequences/7/", 500)]
+    ours, theirs = pty.openpty()
+    options = ["--date-from", DAY, "--date-end", DAY, "--url-api-platform", servers[0].url]
+    environment = os.environ | {
+        "HEADRACE_URL_NETWORKS": "127.0.0.0/8", "HEADRACE_STATE_DIR": str(tmp_path / "another"), "TERM": "xterm",
+        "COLUMNS": "100",
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *options, "--url-api-annotation", servers[1].url],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # which says that the terminal's other end is closed
+            while some := os.read(ours, 65_536):
+                seen += some
+        os.close(ours)
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
+    shown = seen.decode()
+    assert process.returncode == 1, shown
+    assert printed.startswith("Processing completed!\n")
+    assert "\x1b" not in printed
+    assert "━" in shown
+    assert all(f"{what} " in shown for what in ("sequences", "frames"))
+    logged = [line for line in shown.replace("\r", "\n").split("\n") if "sequence 7" in line and "refused" in line]
+    assert logged
+    assert not any("━" in line for line in logged)
+
+
 def test_days_in_the_wrong_order_are_refused() -> None:
     ended = run(None, "--date-from", "2026-01-02", "--date-end", "2026-01-01")
     assert isinstance(ended.exception, HeadraceError)
     assert "Invalid combination of --date-from and --date-end parameters" in str(ended.exception)
+    assert ended.exception.exit_code == 2
+
+
+def test_more_days_than_anybody_means_are_refused() -> None:
+    ended = run(None, "--date-from", "0202-01-02", "--date-end", "2026-01-01")
+    assert isinstance(ended.exception, HeadraceError)
     assert ended.exception.exit_code == 2
 
 

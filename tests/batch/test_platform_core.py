@@ -1,18 +1,23 @@
 """Boxes, clusters, pages and days: what is decided without asking anybody."""
 
+import resource
+import signal
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.platform.api import _detail
-from batch.platform.boxes import Box, good_box, parse_boxes
+from batch.platform.boxes import BOXES_MAX, Box, good_box, parse_boxes
 from batch.platform.clusters import Generation, Method, Placed, Rule, cluster, iou
 from batch.platform.day import Day, Outcome, Statistics, days_between
 from batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, Unsteady, after_page
 from batch.platform.payloads import source_api
+from batch.platform.state import State, state_path
+from runtime.errors import HeadraceError
 
 shares = st.floats(0, 1).map(lambda number: round(number, 3))
 
@@ -46,6 +51,11 @@ def test_boxes_are_parsed_strictly_and_bad_ones_are_counted(text: str | None, bo
     parsed = parse_boxes(text)
     assert [(*box.xyxyn, box.confidence) for box in parsed.boxes] == boxes
     assert parsed.dropped == dropped
+
+
+def test_only_so_many_boxes_of_a_text_are_taken() -> None:
+    parsed = parse_boxes("[" + "(0.1,0.1,0.9,0.9,0.5)," * (BOXES_MAX + 3) + "]")
+    assert (len(parsed.boxes), parsed.dropped) == (BOXES_MAX, 3)
 
 
 @given(st.text())
@@ -210,3 +220,43 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
 )
 def test_a_refusal_is_said_in_one_line(content: bytes, said: str) -> None:
     assert _detail(content) == said
+
+
+def test_a_state_file_survives_strange_lines_and_a_torn_end(tmp_path: Path) -> None:
+    path = tmp_path / "import-platform" / "state.jsonl"
+    with State(path) as state:
+        state.published(1)
+        state.imported(7, "mark")
+    strange = b'\x00\xff\n[]\n{\n{"detection":"x"}\n' + b"a" * 5000 + b"\n" + b'{"detection":'
+    path.write_bytes(path.read_bytes() + strange)
+    with State(path) as state:
+        assert state.is_published(1)
+        assert state.is_imported(7, "mark")
+        state.published(2)
+        state.published(3)
+    with State(path) as state:
+        assert all(map(state.is_published, (1, 2, 3)))
+        assert not state.is_published(4)
+
+
+def test_what_a_full_disk_has_cut_spoils_no_later_line(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "state.jsonl"
+    with State(path) as state:
+        state.published(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+        try:
+            with pytest.raises(HeadraceError, match="cannot be kept"):
+                state.published(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        state.published(3)
+    with State(path) as state:
+        assert [number for number in range(5) if state.is_published(number)] == [1, 3]
+
+
+def test_a_slash_at_the_end_of_an_address_makes_no_other_state(tmp_path: Path) -> None:
+    assert state_path(tmp_path, "http://a/", "http://b") == state_path(tmp_path, "http://a", "http://b/")
+    assert state_path(tmp_path, "http://a", "http://b") != state_path(tmp_path, "http://b", "http://a")

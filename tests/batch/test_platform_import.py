@@ -25,7 +25,7 @@ from platform_servers import (
     served,
 )
 
-from batch.platform import Between, Import, Options, Patience, load_credentials, opened
+from batch.platform import Between, Import, Options, Patience, alerts, load_credentials, opened
 from batch.platform.clusters import Generation
 from runtime.addresses import Network, networks_of
 from runtime.errors import Exit, HeadraceError
@@ -159,6 +159,7 @@ def test_what_a_record_says_of_its_frame(world: World) -> None:
         "44.5",
     )
     assert form["recorded_at"] == "2026-01-10T00:01:00"
+    assert form.get("temporal_model_score") == (None if world.platform.generation is Generation.FIRST else "0.42")
 
 
 def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
@@ -205,6 +206,26 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -
     assert numbers(done)[1:] == (10, 0, 10)
 
 
+@pytest.mark.parametrize("do", ["html", "redirect", "endless", "cut", 500, 404])
+def test_what_is_no_answer_is_never_taken_for_one(world: World, do: str | int) -> None:
+    world.platform.faults = [
+        Fault("GET /sequences/all", do, 1, after=1), Fault("GET /sequences/25/", do), Fault("GET /bucket/260", do, 2),
+    ]  # fmt: skip
+    world.annotation.faults = [
+        Fault("POST /sequences", do, after=3), Fault("POST /detections", do, after=8), Fault("POST /annotations", do),
+    ]  # fmt: skip
+    done = world.run(workers=1)
+    first, *others = done.statistics.days
+    assert first.fault
+    assert not first.complete
+    assert [day.fetched for day in others] == [10, 10]
+    assert all(day.adds_up for day in others)
+    assert done.statistics.failed == 5
+    world.platform.faults = world.annotation.faults = []
+    assert numbers(world.run())[:3] == (SEQUENCES, SEQUENCES, 0)
+    assert world.is_whole()
+
+
 def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(world: World) -> None:
     world.platform.faults = [Fault("GET /sequences/all", 500, 1, after=3)]  # the second day's list, or its second page
     done = world.run()
@@ -231,8 +252,9 @@ def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_oth
     assert world.is_whole()
 
 
-def test_a_409_that_no_read_confirms_is_a_failure(world: World) -> None:
-    world.annotation.faults = [Fault("POST /sequences", 409)]
+@pytest.mark.parametrize("path", ["sequences", "detections", "annotations"])
+def test_a_409_that_no_read_confirms_is_a_failure(world: World, path: str) -> None:
+    world.annotation.faults = [Fault(f"POST /{path}", 409)]
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (10, 9, 1, 9)
     assert "409" in done.statistics.faults[0]
@@ -292,6 +314,46 @@ def test_without_the_platform_what_is_there_is_annotated_again(world: World) -> 
     assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (10, 10, 0, 0)
 
 
+def test_boxes_of_one_picture_are_joined_as_before_when_annotated_again(world: World) -> None:
+    """Only the annotation API's own answers say then which generation it is."""
+    for row in world.platform.detections[1]:
+        for name in {"bbox", "bboxes"} & set(row):
+            row[name] = "[(0.1,0.1,0.5,0.5,0.5),(0.1,0.1,0.45,0.5,0.5)]"
+    world.run(last=FIRST_DAY.date())
+    content = world.annotation.content()
+    world.annotation.annotations.clear()
+    world.run(platform_url=None, last=FIRST_DAY.date())
+    assert world.annotation.content() == content
+    boxes = len(content[1][1][0])
+    assert boxes == (6 if world.platform.generation is Generation.FIRST else 3)
+
+
+def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: World) -> None:
+    rows = world.platform.detections[1]
+    rows.append(rows[0] | {"id": 19, "bbox": "[(0.700,0.700,0.900,0.900,0.8)]", "others_bboxes": rows[0].get("bbox")})
+    world.run(last=FIRST_DAY.date(), detections_max=3)
+    first = world.platform.generation is Generation.FIRST
+    assert world.annotation.content()[1][0] == ([10, 11, 19] if first else [10, 11, 12])
+    if not first:
+        (uploaded,) = [one for one in world.annotation.detections.values() if one["alert_api_id"] == 10]
+        assert [one["xyxyn"] for one in uploaded["algo_predictions"]["predictions"]] == [
+            [0.1, 0.1, 0.4, 0.5], [0.7, 0.7, 0.9, 0.9],
+        ]  # fmt: skip
+        assert uploaded["others_bboxes"] is None
+
+
+def test_more_detections_than_a_page_has_are_read_page_by_page(world: World) -> None:
+    begin = FIRST_DAY + timedelta(minutes=1)
+    world.platform.detections[1] = [
+        world.platform._detection(1_000_000 + number, begin + timedelta(seconds=number)) for number in range(230)
+    ]
+    done = world.run(last=FIRST_DAY.date(), detections_max=220, dry_run=True)
+    (planned,) = [one for one in done.planned if one.sequence_id == 1]
+    ids = {box.detection_id for members in planned.clusters for box in members}
+    expected = 100 if world.platform.generation is Generation.FIRST else 220
+    assert ids == set(range(1_000_000, 1_000_000 + expected))
+
+
 def test_a_limit_takes_the_first_or_the_last_detections(world: World) -> None:
     world.run(last=FIRST_DAY.date(), detections_max=2)
     assert world.annotation.content()[1][0] == [10, 11]
@@ -337,7 +399,7 @@ def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: Worl
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done)[2] == 1
     assert "/bucket/20" in done.statistics.faults[0]
-    assert "canary-signature" not in str(done.statistics)
+    assert "canary" not in str(done.statistics)
 
 
 def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: World) -> None:
@@ -347,6 +409,103 @@ def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: World) -> N
     assert all("neither public nor in a listed network" in fault for fault in done.statistics.faults)
     assert world.platform.number_of("GET /bucket") == 0
     assert world.publications == 0
+
+
+HOSTILE = [
+    "http://169.254.169.254/latest/meta-data?key=canary", "http://[::ffff:10.0.0.1]/10", "http://[::1", "http://0x7f.1/10",
+    "http://boss:canary@127.0.0.1/10", "http://127.0.0.1:99999/10", "file:///etc/passwd", "//127.0.0.1/10", "10.png",
+    "http://a b/", "http://\x00/", "http://" + "a" * 5000, "gopher://127.0.0.1/10",
+]  # fmt: skip
+
+
+def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_come(world: World) -> None:
+    numbers_of = dict(zip(range(1, 11), HOSTILE, strict=False)) | dict(zip(range(11, 21), HOSTILE[10:], strict=False))
+    world.platform.addresses = {number * 10: url for number, url in numbers_of.items()}
+    done = world.run()
+    assert numbers(done) == (SEQUENCES, SEQUENCES - len(HOSTILE), len(HOSTILE), SEQUENCES - len(HOSTILE))
+    assert "canary" not in str(done.statistics)
+    assert not {number * 10 for number in numbers_of} & set(world.published)
+    world.platform.addresses = {}
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, len(HOSTILE))
+    assert world.is_whole()
+
+
+def test_a_detection_without_a_picture_is_named(world: World) -> None:
+    world.platform.addresses = {20: None}
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done) == (10, 9, 1, 9)
+    assert done.statistics.faults[0].startswith("sequence 2: the platform names no picture of detection 20")
+
+
+ABSURD: list[dict[str, Any]] = [
+    {"started_at": "2026-01-10"}, {"azimuth": "nan", "camera_azimuth": "nan"}, {"camera_id": None}, {"camera_id": 999},
+    {"azimuth": "inf", "camera_azimuth": "-inf"}, {"last_seen_at": "0001-01-01T00:00:00+14:00"}, {"camera_id": "../1"},
+    {"is_wildfire": {"a": 1}}, {"last_seen_at": 1e300},
+]  # fmt: skip
+
+
+def test_a_row_that_is_absurd_fails_alone(world: World) -> None:
+    for row, change in zip(world.platform.sequences, ABSURD, strict=False):
+        row.update(change)
+    done = world.run(last=FIRST_DAY.date())
+    failed = len(ABSURD) - 1  # a time is midnight where none is said
+    assert numbers(done) == (10, 10 - failed, failed, 10 - failed)
+    assert done.statistics.days[0].adds_up
+    assert len(done.statistics.faults) == failed
+
+
+def test_a_camera_without_a_place_fails_its_own_sequences_only(world: World) -> None:
+    world.platform.cameras[0]["lat"] = None
+    world.platform.organisations.append({"id": 3, "name": None})
+    done = world.run()
+    assert numbers(done) == (SEQUENCES, 20, 10, 20)
+    assert all("lat" in fault for fault in done.statistics.faults)
+
+
+def test_times_of_detections_that_are_none_fail_their_sequence(world: World) -> None:
+    world.platform.detections[1][0]["created_at"] = "9999-12-31T23:59:59-14:00"
+    world.platform.detections[2][0]["id"] = 2**63
+    assert numbers(world.run(last=FIRST_DAY.date())) == (10, 8, 2, 8)
+
+
+def test_what_the_platform_holds_for_unlikely_is_imported_too(world: World) -> None:
+    world.platform.unlikely = {2, 3}
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
+    assert world.is_whole()
+
+
+def test_an_api_whose_labels_are_yes_or_no_is_given_those(world: World) -> None:
+    world.annotation.labels_have_names = False
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
+    labels = {row["alert_api_id"]: row.get("is_wildfire_alertapi") for row in world.annotation.sequences.values()}
+    assert (labels[1], labels[2], labels[3]) == ("true", "false", None)
+
+
+def test_a_list_that_has_no_end_is_not_read_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "SEQUENCES_MAX", 25)
+    for number in range(100, 120):
+        world.platform.add(number, FIRST_DAY + timedelta(hours=1, minutes=number))
+    done = world.run()
+    assert "more than 25 sequences" in str(done.statistics.days[0].fault)
+    assert not done.statistics.complete
+    assert done.statistics.days[1].complete
+
+
+def test_a_login_that_is_refused_in_the_middle_is_not_tried_again(world: World) -> None:
+    world.platform.faults = [Fault("GET /sequences/", 401, 99, after=4), Fault("POST /login", 401, 99, after=2)]
+    done = world.run(workers=1)
+    assert world.platform.number_of("POST /login") == 3
+    assert done.statistics.failed > 1
+    assert all("refuses the login" in fault for fault in done.statistics.faults)
+
+
+def test_a_sequence_over_midnight_is_of_the_day_on_which_it_began(world: World) -> None:
+    world.platform.add(99, FIRST_DAY + timedelta(hours=23, minutes=59, seconds=50))
+    assert str(world.platform.detections[99][2]["created_at"]).startswith("2026-01-11")
+    assert numbers(world.run(last=FIRST_DAY.date())) == (11, 11, 0, 11)
+    assert world.annotation.content()[99][0] == [990, 991, 992]
+    world.annotation.annotations.clear()
+    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (11, 11, 0, 11)
 
 
 def test_an_api_that_is_not_there_is_named(world: World) -> None:

@@ -44,10 +44,14 @@ class Commands:
         Raises:
             AssertionError: it ended with another code.
         """
+        return self.both(*args, code=code)[0]
+
+    def both(self, *args: str, code: int = 0) -> tuple[str, str]:
+        """Run a command to its end and return what it printed, and what it said beside that; see `text`."""
         done = subprocess.run(_argv(args), env=self._env, capture_output=True, text=True, check=False)
         if done.returncode != code:
             raise AssertionError(f"headrace {args[0]} ended with {done.returncode}: {done.stderr[-600:]}")
-        return done.stdout
+        return done.stdout, done.stderr
 
     def kill(self, *args: str, when: Callable[[], bool], seconds: float = 300.0) -> None:
         """Start a command and end it with SIGKILL as soon as `when` says that it is in the middle.

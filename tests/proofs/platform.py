@@ -1,14 +1,21 @@
-"""The wildfire platform's import through real Kafka, for both generations of its API, with faults and a kill."""
+"""The wildfire platform's import through real Kafka, for both generations of its API, with faults and a kill.
+
+A run is killed in the middle; the next one meets all that does not pass, the one after it all that does. What stands
+there in the end is compared with what a run that met nothing leaves between two other servers.
+"""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from batch.platform.clusters import Generation
 from headrace.initialize import initialize
 from infra.native import temporary_stack
+from runtime.settings import Settings
 from tests.batch.platform_servers import (
     DAYS,
     FIRST_DAY,
@@ -23,6 +30,8 @@ from tests.proofs.commands import Commands, announced, connected
 
 COUNT = SEQUENCES
 _ARRIVED_S_MAX = 60.0
+_FIRST, _SECOND, _LAST = (str((FIRST_DAY + timedelta(days=number)).date()) for number in range(DAYS))
+_OF_A_DAY = SEQUENCES // DAYS
 _LOGINS = {
     "PLATFORM_LOGIN": "reader",
     "PLATFORM_PASSWORD": "reader-secret",
@@ -30,75 +39,144 @@ _LOGINS = {
     "PLATFORM_ADMIN_PASSWORD": "boss-secret",
     "HEADRACE_URL_NETWORKS": "127.0.0.0/8",  # where the tests' platform keeps its pictures
 }
+_METADATA = "http://169.254.169.254/latest/meta-data"
+_PASSING = [
+    Fault("GET /sequences/all", 502), Fault("GET /sequences/", 503, 3, after=5), Fault("GET /bucket", 504, 2, 7),
+    Fault("GET /bucket", 403, 2, after=20), Fault("GET /sequences/", 401, 1, after=9), Fault("POST /login", 502),
+    Fault("GET /organizations", "lost"),
+]  # fmt: skip
+_PASSING_THERE = [
+    Fault("POST /auth", 503), Fault("POST /sequences", "lost", 2, after=3), Fault("GET /annotations", 502, 2, after=2),
+    Fault("POST /detections", "lost", 3, after=10), Fault("POST /detections", 401, 1, after=20),
+    Fault("POST /annotations", "lost", 2, after=5), Fault("POST /annotations", 504, 2, after=9),
+]  # fmt: skip
 
 
 def prove(count: int, say: Callable[[str], None]) -> list[str]:
-    """Import all sequences from each generation with a kill, and return what did not hold."""
+    """Import all sequences from each generation, and return what did not hold."""
     if count != COUNT:
         return [f"the servers have {COUNT} sequences, not {count}"]
     return [wrong for generation in Generation for wrong in _prove(generation, say)]
 
 
+@dataclass
+class _Proof:
+    """The servers of one generation, the command between them, and what did not hold."""
+
+    generation: Generation
+    say: Callable[[str], None]
+    wrong: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.platform, self.annotation = PlatformServer(self.generation), AnnotationServer(self.generation)
+        self.clean = PlatformServer(self.generation), AnnotationServer(self.generation)
+
+    def holds(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            self.wrong.append(f"{self.generation.name}: {what}")
+
+
 def _prove(generation: Generation, say: Callable[[str], None]) -> list[str]:
-    wrong: list[str] = []
-    platform, annotation = PlatformServer(generation), AnnotationServer(generation)
+    proof = _Proof(generation, say)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(served(platform, annotation))
+        stack.enter_context(served(proof.platform, proof.annotation, *proof.clean))
         settings = settings_of(stack.enter_context(temporary_stack("minio", progress=say)))
         initialize(settings)
-        worker = ServiceProcess(settings, "worker", "--kinds", "frames,clips", log=directory / "worker.log")
-        stack.callback(worker.stop)
-        worker.wait_ready()
-        sql = stack.enter_context(connected(settings))
+        for name, *args in (("worker", "--kinds", "frames,clips"), ("relay",)):
+            one = ServiceProcess(settings, name, *args, log=directory / f"{name}.log")
+            stack.callback(one.stop)
+            one.wait_ready()
         commands = Commands(settings, **_LOGINS)
-        command = (
-            "import-platform", "--date-from", str(FIRST_DAY.date()), "--date-end",
-            str((FIRST_DAY + timedelta(days=DAYS - 1)).date()), "--url-api-platform", platform.url,
-            "--url-api-annotation", annotation.url, "--loglevel", "error",
-        )  # fmt: skip
-        platform.faults, annotation.faults = _faults()
-        commands.kill(*command, when=lambda: annotation.number_of("POST /detections") >= SEQUENCES)
-        say(f"{generation.name}: killed with {len(annotation.content())} sequences begun there")
-        say(commands.text(*command).rstrip())
-        content, changes = annotation.content(), annotation.changes
-        again = commands.text(*command)
-        say(again.rstrip())
-        if again != _statistics(created=0):
-            wrong.append("the second run does not print what is documented")
-        if (annotation.content(), annotation.changes) != (content, changes):
-            wrong.append("the second run changed something")
-        detections = {one["id"] for rows in platform.detections.values() for one in rows}
-        if {one for found, _ in content.values() for one in found} != detections:
-            wrong.append("not every detection is there")
-
-        def arrived() -> bool:
-            row = sql.execute("select count(*) from records").fetchone()
-            return row is not None and row[0] == len(detections)
-
-        until(arrived, _ARRIVED_S_MAX, "every frame to be in the catalog")
+        _faults(proof, commands)
+        _same(proof, commands)
+        detections = {one["id"] for rows in proof.platform.detections.values() for one in rows}
+        _arrived(settings, len(detections))
+        one.stop()  # the relay: another one takes over and finds nothing to announce again
         times = announced(settings, commands, "ingested.frames.v1", directory)
-        say(f"{generation.name}: {len(detections)} frames; {len(times)} announced, {times.total()} times in all")
-        if (len(times), times.total()) != (len(detections), len(detections)):
-            wrong.append("not each frame is announced exactly once")
-    return [f"{generation.name}: {one}" for one in wrong]
+        say(f"{generation.name}: {len(detections)} frames, {len(times)} announced, {times.total()} times in all")
+        proof.holds(times == Counter(dict.fromkeys(times, 1)), "a frame is announced more than once")
+        proof.holds(len(times) == len(detections), "not each frame is announced")
+    return proof.wrong
 
 
-def _faults() -> tuple[list[Fault], list[Fault]]:
-    """What passes: errors of proxies, connections that are lost after the work was done, logins and keys that end."""
-    return [
-        Fault("GET /sequences/all", 502), Fault("GET /sequences/", 503, 3, after=5), Fault("GET /bucket", 504, 2, 7),
-        Fault("GET /bucket", 403, 2, after=20), Fault("GET /sequences/", 401, 1, after=9),
-    ], [
-        Fault("POST /auth", 503), Fault("POST /sequences", "lost", 2, after=3),
-        Fault("POST /detections", "lost", 3, after=10),
-        Fault("POST /detections", 401, 1, after=30), Fault("POST /annotations", "lost", 2, after=5),
-        Fault("POST /annotations", 504, 2, after=9),
+def _faults(proof: _Proof, commands: Commands) -> None:
+    """Kill one run, let one meet what lasts, and one what passes."""
+    platform, annotation = proof.platform, proof.annotation
+    command = _command(platform, annotation)
+    platform.picture_s = 0.1  # so that sequences are long enough in the middle to be met there
+
+    def is_in_the_middle() -> bool:
+        return len(annotation.detections) >= SEQUENCES and len(annotation.annotations) < len(annotation.sequences)
+
+    commands.kill(*command, when=is_in_the_middle)
+    platform.picture_s = 0.0
+    begun, whole = len(annotation.sequences), len(annotation.annotations)
+    proof.say(f"{proof.generation.name}: killed with {begun} sequences begun there, {whole} of them whole")
+    proof.holds(whole < begun < SEQUENCES, "the kill met no sequence in the middle")
+
+    # Nothing that is imported is read again, so only the last two days meet anything.
+    last = [row["id"] for row in platform.sequences if str(row["started_at"]).startswith(_LAST)]
+    platform.faults = [
+        Fault(f"GET /sequences/{last[0]}/", 500), Fault(f"GET /sequences/{last[1]}/", "html"),
+        Fault(f"GET /sequences/{last[2]}/", "redirect"), Fault(f"GET /sequences/{last[3]}/", "endless"),
+        Fault(f"GET /sequences/{last[4]}/", "cut"), Fault(f"GET /bucket/{last[5]}0", 500),
+        Fault(f"GET /bucket/{last[6]}0", "html"), Fault(f"GET /sequences/all/fromdate?{_SECOND}", 500),
     ]  # fmt: skip
+    platform.addresses = {last[7] * 10: _METADATA}
+    annotation.faults = []
+    before = len(annotation.annotations)
+    printed, talk = commands.both(*command, code=1)
+    created = len(annotation.annotations) - before
+    proof.say(f"{proof.generation.name}, with what lasts:\n{printed.rstrip()}")
+    said = _statistics(total=SEQUENCES - _OF_A_DAY, failed=8, created=created)
+    proof.holds(printed == said, "a run that met what lasts does not print what is documented")
+    proof.holds(f"{_SECOND}: not complete" in talk, "a day whose list was not read is called complete")
+    proof.holds(f"{_LAST}: {_OF_A_DAY} fetched = 2 imported, 0 skipped, 8 failed: not complete" in talk, talk[-900:])
+    proof.holds("169.254.169.254" in talk, "the picture that is not read is not named")
+    platform.faults, platform.addresses = list(_PASSING), {}
+    annotation.faults = list(_PASSING_THERE)
+    before = len(annotation.annotations)
+    printed = commands.text(*command)
+    proof.say(f"{proof.generation.name}, with what passes:\n{printed.rstrip()}")
+    created = len(annotation.annotations) - before
+    proof.holds(printed == _statistics(created=created), "the last run does not print what is documented")
+    proof.holds(len(annotation.annotations) == SEQUENCES, "not each sequence has one annotation")
+    left = [one for one in (*platform.faults, *annotation.faults) if one.times]
+    proof.holds(not left, f"not every fault was met: {left}")
 
 
-def _statistics(*, created: int) -> str:
+def _same(proof: _Proof, commands: Commands) -> None:
+    """Run again, which changes nothing, and once between servers that had no faults, which leaves the same."""
+    content, changes = proof.annotation.content(), proof.annotation.changes
+    printed = commands.text(*_command(proof.platform, proof.annotation))
+    proof.say(f"{proof.generation.name}, again:\n{printed.rstrip()}")
+    proof.holds(printed == _statistics(created=0), "another run does not print what is documented")
+    proof.holds((proof.annotation.content(), proof.annotation.changes) == (content, changes), "it changed something")
+    printed = commands.text(*_command(*proof.clean))
+    proof.holds(printed == _statistics(created=SEQUENCES), "a run without faults does not print what is documented")
+    proof.holds(proof.clean[1].content() == content, "the state is not that of a run without faults")
+
+
+def _arrived(settings: Settings, number: int) -> None:
+    with connected(settings) as sql:
+
+        def is_so() -> bool:
+            row = sql.execute("select count(*) from records").fetchone()
+            return row is not None and row[0] == number
+
+        until(is_so, _ARRIVED_S_MAX, "every frame to be in the catalog")
+
+
+def _command(platform: PlatformServer, annotation: AnnotationServer) -> tuple[str, ...]:
     return (
-        f"Processing completed!\nFinal Statistics:\n  Total sequences: {SEQUENCES}\n"
-        f"  Successful sequences: {SEQUENCES}\n  Failed sequences: 0\n  Annotations created: {created}\n"
+        "import-platform", "--date-from", _FIRST, "--date-end", _LAST, "--url-api-platform", platform.url,
+        "--url-api-annotation", annotation.url, "--loglevel", "error",
+    )  # fmt: skip
+
+
+def _statistics(*, total: int = SEQUENCES, failed: int = 0, created: int) -> str:
+    return (
+        f"Processing completed!\nFinal Statistics:\n  Total sequences: {total}\n"
+        f"  Successful sequences: {total - failed}\n  Failed sequences: {failed}\n  Annotations created: {created}\n"
     )
