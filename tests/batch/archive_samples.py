@@ -1,9 +1,10 @@
 """A catalog of the tests' own, and a store and an archive in directories, for moves that are ended anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 from batch.archive.move import Move
 from batch.archive.pace import Pace
@@ -13,6 +14,7 @@ from schemas.digest import blob_key, pack_key, sha256_hex
 from store import pack
 from store.archives import Leaving, Moved, Place
 from store.blobs import Blobs
+from store.cold import ColdStore
 from store.rows import BlobPlace
 
 
@@ -43,31 +45,17 @@ class Rows:
         self.left.discard((leaving.place, leaving.store_key))
 
 
-class Class:
-    """A storage class whose objects sleep until they are woken; `frozen` has them in their order."""
-
-    def __init__(self, two: "Two") -> None:
-        self.frozen: list[str] = []
-        self.asked: set[str] = set()
-        self.awake: set[str] = set()
-        self._two = two
-
-    async def freeze(self, key: str) -> None:
-        assert key in await self._two.objects(Place.ARCHIVE)
-        assert all(row.store_key != key for row in self._two.there(Place.ARCHIVE)), "before a row names it"
-        self.frozen.append(key)
-
-    async def is_awake(self, key: str) -> bool:
-        self.asked.add(key)
-        return key in self.awake
-
-
 class Two:
     """A store with packs and clips, and an empty archive."""
 
-    def __init__(self, path: Path) -> None:
+    @classmethod
+    def below(cls, path: Path) -> Self:
+        """Make both in a directory."""
+        return cls({place: Blobs.open(f"file://{path}/{place}") for place in Place})
+
+    def __init__(self, places: Mapping[Place, Blobs]) -> None:
         self.rows = Rows()
-        self.places = {place: Blobs.open(f"file://{path}/{place}") for place in Place}
+        self.places = places
         self.bodies: dict[bytes, bytes] = {}
 
     async def pack(self, bodies: Sequence[bytes]) -> None:
@@ -82,7 +70,7 @@ class Two:
         await self.places[Place.STORE].put(key, body)
         self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
 
-    def move(self, to: Place, report: Report | None = None, cold: Class | None = None) -> Move:
+    def move(self, to: Place, report: Report | None = None, cold: ColdStore | None = None) -> Move:
         pace = Pace(1 << 40)
         return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or Report())  # type: ignore[arg-type]
 
