@@ -1,21 +1,40 @@
-"""A catalog of the tests' own, and a store and an archive in directories, for moves that are ended anywhere."""
+"""Old LDOs; and a catalog of the tests' own with a store and an archive, for moves that are ended anywhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from batch.archive.move import Move
 from batch.archive.pace import Pace
 from batch.archive.plan import in_reading_order
 from batch.archive.report import Report
 from schemas.digest import blob_key, pack_key, sha256_hex
+from schemas.events import Ldo
 from store import pack
 from store.archives import Leaving, Moved, Place
 from store.blobs import Blobs
 from store.cold import ColdStore
 from store.rows import BlobPlace
+
+
+def ldo(number: int, tag: str) -> Ldo:
+    return Ldo(
+        source_id="press-1", site="plant", captured_at_us=1_790_000_000_000_000 + number, sequence=number,
+        ldo_id=f"{tag}-{number}", body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}' % (
+            tag.encode(), number,
+        ),
+    )  # fmt: skip
+
+
+async def grow_old(sql: Any, ids: Sequence[str]) -> None:
+    await sql.execute(
+        "with old as (update records set ingested_at = ingested_at - interval '91 days' where ldo_id = any($1)"
+        " returning record_id) update outbox set created_at = created_at - interval '91 days', published_at = now()"
+        " where record_id in (select record_id from old)",
+        ids,
+    )
 
 
 class Rows:
