@@ -14,7 +14,9 @@ So the rows name verified bytes at each moment. Whatever a move that died has le
 Nothing here is removed from under a worker. It puts only bytes whose digest has no row, and rows are never deleted: so
 it neither puts nor names an object that consists of bytes which have one, alone or as a pack.
 
-Every statement goes over the connection that holds the lock: where that is lost, the next step fails.
+Every statement goes over the connection that holds the lock: where that is lost, the next step fails, and between two
+removals there is one. That leaves the gap of store/collection.py: a process that is frozen between its last statement
+and its DELETE, that loses its connection meanwhile, and whose object another one has brought back to that very place.
 """
 
 from collections.abc import AsyncIterator, Sequence

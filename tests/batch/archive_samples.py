@@ -1,19 +1,40 @@
-"""A catalog of the tests' own, and a store and an archive in directories, for moves that are ended anywhere."""
+"""Old LDOs; and a catalog of the tests' own with a store and an archive, for moves that are ended anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Self
 
 from batch.archive.move import Move
 from batch.archive.pace import Pace
 from batch.archive.plan import in_reading_order
 from batch.archive.report import Report
 from schemas.digest import blob_key, pack_key, sha256_hex
+from schemas.events import Ldo
 from store import pack
 from store.archives import Leaving, Moved, Place
 from store.blobs import Blobs
+from store.cold import ColdStore
 from store.rows import BlobPlace
+
+
+def ldo(number: int, tag: str) -> Ldo:
+    return Ldo(
+        source_id="press-1", site="plant", captured_at_us=1_790_000_000_000_000 + number, sequence=number,
+        ldo_id=f"{tag}-{number}", body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}' % (
+            tag.encode(), number,
+        ),
+    )  # fmt: skip
+
+
+async def grow_old(sql: Any, ids: Sequence[str]) -> None:
+    await sql.execute(
+        "with old as (update records set ingested_at = ingested_at - interval '91 days' where ldo_id = any($1)"
+        " returning record_id) update outbox set created_at = created_at - interval '91 days', published_at = now()"
+        " where record_id in (select record_id from old)",
+        ids,
+    )
 
 
 class Rows:
@@ -43,31 +64,17 @@ class Rows:
         self.left.discard((leaving.place, leaving.store_key))
 
 
-class Class:
-    """A storage class whose objects sleep until they are woken; `frozen` has them in their order."""
-
-    def __init__(self, two: "Two") -> None:
-        self.frozen: list[str] = []
-        self.asked: set[str] = set()
-        self.awake: set[str] = set()
-        self._two = two
-
-    async def freeze(self, key: str) -> None:
-        assert key in await self._two.objects(Place.ARCHIVE)
-        assert all(row.store_key != key for row in self._two.there(Place.ARCHIVE)), "before a row names it"
-        self.frozen.append(key)
-
-    async def is_awake(self, key: str) -> bool:
-        self.asked.add(key)
-        return key in self.awake
-
-
 class Two:
     """A store with packs and clips, and an empty archive."""
 
-    def __init__(self, path: Path) -> None:
+    @classmethod
+    def below(cls, path: Path) -> Self:
+        """Make both in a directory."""
+        return cls({place: Blobs.open(f"file://{path}/{place}") for place in Place})
+
+    def __init__(self, places: Mapping[Place, Blobs]) -> None:
         self.rows = Rows()
-        self.places = {place: Blobs.open(f"file://{path}/{place}") for place in Place}
+        self.places = places
         self.bodies: dict[bytes, bytes] = {}
 
     async def pack(self, bodies: Sequence[bytes]) -> None:
@@ -82,7 +89,7 @@ class Two:
         await self.places[Place.STORE].put(key, body)
         self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
 
-    def move(self, to: Place, report: Report | None = None, cold: Class | None = None) -> Move:
+    def move(self, to: Place, report: Report | None = None, cold: ColdStore | None = None) -> Move:
         pace = Pace(1 << 40)
         return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or Report())  # type: ignore[arg-type]
 

@@ -5,19 +5,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from archive_samples import grow_old, ldo
 from batch_samples import Line, frame
 
 from runtime.crash_points import VARIABLE, CrashPoint
 from runtime.errors import Exit
 from runtime.settings import Settings
 from schemas.digest import canonical_body, sha256_hex
-from schemas.events import Ldo
 from store.blobs import Blobs
 from store.catalog import Catalog
 from store.collection import COLLECTOR_LOCK
@@ -53,15 +53,6 @@ async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-def ldo(number: int, tag: str) -> Ldo:
-    return Ldo(
-        source_id="press-1", site="plant", captured_at_us=1_790_000_000_000_000 + number, sequence=number,
-        ldo_id=f"{tag}-{number}", body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}' % (
-            tag.encode(), number,
-        ),
-    )  # fmt: skip
-
-
 async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     done = await asyncio.to_thread(
@@ -72,15 +63,6 @@ async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int
     )  # fmt: skip
     assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
     return (json.loads(done.stdout.splitlines()[-1]) if "--json" in args and done.stdout else {}), done.stderr
-
-
-async def grow_old(sql: Any, ids: Sequence[str]) -> None:
-    await sql.execute(
-        "with old as (update records set ingested_at = ingested_at - interval '91 days' where ldo_id = any($1)"
-        " returning record_id) update outbox set created_at = created_at - interval '91 days', published_at = now()"
-        " where record_id in (select record_id from old)",
-        ids,
-    )
 
 
 async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from archive_samples import Class, Two
+from archive_samples import Two
 
 from batch.archive import move as move_module
 from batch.archive.report import Report
@@ -24,7 +24,7 @@ class Ended(BaseException):
 
 @pytest.fixture
 async def two(tmp_path: Path) -> Two:
-    made = Two(tmp_path)
+    made = Two.below(tmp_path)
     await made.pack([b'{"ldo": %d}' % number for number in range(7)])
     await made.pack([b'{"ldo": %d, "more": "%b"}' % (number, b"x" * number) for number in range(5)])
     await made.alone(b"a clip")
@@ -110,6 +110,19 @@ async def test_what_is_lost_or_damaged_stays_where_it_is_and_is_named(two: Two) 
     assert two.rows.left == set()
 
 
+@pytest.mark.parametrize("left_bytes", [0, 100, 600, 1500])
+async def test_a_pack_that_was_cut_off_stops_nothing_else(two: Two, left_bytes: int) -> None:
+    store = two.places[Place.STORE]
+    packed = [row for row in two.there(Place.STORE) if row.store_offset is not None]
+    cut = [row for row in packed if row.store_key == packed[0].store_key]
+    await store.put_stream(cut[0].store_key, once((await store.get(cut[0].store_key))[:left_bytes]))
+    lost = {row.digest.hex() for row in cut if (row.store_offset or 0) + row.size_bytes > left_bytes}
+    report = Report()
+    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    assert report.failed == dict.fromkeys(lost, "blob_corrupt")
+    assert {row.digest.hex() for row in two.there(Place.STORE)} == lost
+
+
 async def test_wrong_bytes_under_the_right_name_in_the_archive_are_written_again(two: Two) -> None:
     wrong = b"b clip"
     await two.places[Place.ARCHIVE].put(blob_key(sha256_hex(b"a clip")), wrong)
@@ -130,24 +143,6 @@ async def test_an_archive_that_does_not_keep_what_is_written_costs_nothing(
         await two.move(Place.ARCHIVE).run([row for row in two.there(Place.STORE) if row.store_offset is not None])
     assert await two.objects(Place.STORE) == before
     assert two.there(Place.ARCHIVE) == []
-
-
-async def test_what_sleeps_in_its_class_is_asked_for_and_comes_in_a_later_round(two: Two) -> None:
-    cold = Class(two)
-    await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
-    assert sorted(cold.frozen) == sorted(await two.objects(Place.ARCHIVE))
-    assert cold.asked == set()
-
-    cold.awake = {blob_key(sha256_hex(b"a clip"))}
-    report = Report()
-    await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
-    assert (report.bodies, report.waiting) == (1, 13)
-    assert cold.asked == set(cold.frozen)
-    await two.read_all()
-    cold.awake = set(cold.frozen)
-    await two.move(Place.STORE, Report(), cold).run(two.there(Place.ARCHIVE))
-    assert two.there(Place.ARCHIVE) == []
-    assert await two.is_tidy()
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ import yaml
 from typer.main import get_command
 
 from headrace.cli.app import app
+from runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CRON = (ROOT / "infra/cron/headrace-archive").read_text("utf-8")
@@ -30,6 +31,14 @@ def test_it_runs_a_command_with_options_that_exist(place: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
     assert name == "archive"
     assert set(options) <= {option for one in command.params for option in one.opts}
+
+
+def test_every_setting_that_they_name_exists() -> None:
+    named = set(
+        re.findall(r"HEADRACE_([A-Z_]+)", UNIT + CRON + (ROOT / "infra/kubernetes/archive.yaml").read_text("utf-8"))
+    )
+    assert {"LOG_FORMAT", "ARCHIVE_URL"} <= named
+    assert {name.lower() for name in named - {""}} <= set(Settings.model_fields)
 
 
 def test_all_of_them_run_at_two_every_night() -> None:
