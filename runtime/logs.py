@@ -69,8 +69,6 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
-    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 def get_log() -> structlog.typing.FilteringBoundLogger:

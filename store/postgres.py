@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, every wait on them limited, and what its errors mean for the caller."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,6 +24,9 @@ IDLE_IN_TRANSACTION_S_MAX = 30  # a stopped process must not hold its locks long
 IDLE_CONNECTION_S_MAX = 300
 CONNECTIONS_MAX = 6
 STATEMENT_S_MAX = 30.0
+
+# It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
+logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 # By class: connection, rolled back (deadlock, serialization), out of resources, operator, system. The others: a lock
 # not had in time, a standby that was a primary a moment ago, a session ended for idling.
