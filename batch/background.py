@@ -28,7 +28,14 @@ class Background:
         return not self._loop.is_closed()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Begin; to cancel the future ends the work."""
+        """Begin; to cancel the future ends the work.
+
+        Raises:
+            RuntimeError: it was closed before.
+        """
+        if not self.is_open:
+            work.close()
+            raise RuntimeError("it is closed: open another one")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

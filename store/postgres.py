@@ -25,6 +25,9 @@ IDLE_CONNECTION_S_MAX = 300
 CONNECTIONS_MAX = 6
 STATEMENT_S_MAX = 30.0
 
+# It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
+logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
+
 # By class: connection, rolled back (deadlock, serialization), out of resources, operator, system. The others: a lock
 # not had in time, a standby that was a primary a moment ago, a session ended for idling.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})

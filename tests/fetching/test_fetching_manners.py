@@ -101,6 +101,13 @@ def test_names_that_nobody_answers_hold_up_no_others() -> None:
         background.close()
 
 
+def test_what_is_closed_says_so() -> None:
+    background = Background()
+    background.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        background.run(asyncio.to_thread(int))
+
+
 async def test_a_name_without_an_address_may_have_one_later() -> None:
     with pytest.raises(ConnectionFailed) as caught:
         await fetch("http://nowhere.test/", Names(fallback=()))

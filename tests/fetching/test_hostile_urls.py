@@ -415,6 +415,46 @@ async def test_headers_without_an_end() -> None:
         assert sent < 50_000_000
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "again", "expected"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, TimedOut),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 100, TimedOut),
+        (b"", b"\r\n" * 1000, TimedOut),
+        (b"HTTP/1.1 200 ", b"a" * 65536, AnswerRefused),
+        (CHUNKED + b"1;", b"a" * 65536, TimedOut),
+        (CHUNKED, b"0" * 65536, TimedOut),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n" * 1000, AnswerRefused),
+        (CHUNKED, b"1\r\nx\r\n" * 1000, TooLarge),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\n", b"abcdefg", AnswerRefused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", AnswerRefused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", b"x", AnswerRefused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n", b"x", AnswerRefused),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"x"), b"a" * 65536, AnswerRefused),
+    ],
+    ids=[
+        "only 100", "only 103", "only blank lines", "status line", "chunk extension", "chunk size", "trailers",
+        "small chunks", "two lengths", "length and chunks", "negative", "beyond 64 bits", "behind the end of gzip",
+    ],
+)  # fmt: skip
+async def test_an_answer_whose_frame_has_no_end_or_two_meanings(
+    start: bytes, again: bytes, expected: type[IngestError]
+) -> None:
+    async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        while True:
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    async with serving(answer) as server:
+        with pytest.raises(expected):
+            await fetch(server.url(), stall_s_max=0.5, bytes_max=10_000)
+
+
 async def test_after_each_of_them_the_next_good_one_works() -> None:
     bomb = plain(gzip.compress(bytes(5_000_000)), "Content-Encoding: gzip")
     known = {"/bomb": bomb, "/endless": endless, "/short": plain(b"", length=9), "/good": plain(picture(5))}

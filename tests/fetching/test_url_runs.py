@@ -13,6 +13,7 @@ from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
@@ -284,6 +285,29 @@ def test_a_database_that_is_away_ends_the_command_with_3(settings: Settings, tmp
     assert (code, outcomes) == (3, [])
     assert "127.0.0.1:1" in talk
     assert "canary" not in talk
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(240)
+def test_a_database_that_takes_us_no_longer_ends_the_run_without_a_traceback(
+    settings: Settings, server: FileServer, tmp_path: Path
+) -> None:
+    numbers = range(URLS - 200, URLS)
+    (tmp_path / "urls").write_text("".join(f"{server.url(f'/{number}')}\n" for number in numbers))
+    place = urlsplit(settings.postgres_dsn.get_secret_value())
+    name = place.path[1:]
+    other = place._replace(path="/postgres").geturl()
+    run = Run(settings, tmp_path)
+    with run.start(subprocess.PIPE) as process, psycopg.connect(other, autocommit=True) as admin:
+        until(lambda: len(stored_paths(settings)) > 20, 60, "some to be stored")
+        admin.execute(f'alter database "{name}" allow_connections false')
+        admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        _, talk = process.communicate(timeout=120)
+        admin.execute(f'alter database "{name}" allow_connections true')
+    assert (process.returncode, "catalog_failed" in talk, "Traceback" in talk) == (1, True, False)
+    _, (*_, summary), _ = run.end()
+    assert (summary["urls"], summary["failed"]) == (len(numbers), 0)
+    assert summary["known"] > 20
 
 
 @pytest.mark.stack
