@@ -12,7 +12,7 @@ from store.access import Access
 from store.blobs import Blobs
 from store.bucket import ensure_bucket
 from store.migrate import migrate
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 
 
 def initialize(settings: Settings) -> None:
@@ -66,8 +66,5 @@ async def _admin_key(dsn: str, key: str) -> None:
             "setting_invalid", "HEADRACE_GATEWAY_ADMIN_KEY is no key",
             hint="it has the form hr_<id>_<secret>, with a secret of 32 characters or more", exit_code=Exit.USAGE,
         )  # fmt: skip
-    pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init")
-    try:
+    async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init") as pool:
         await put(Access(pool, dsn), *parts, ("admin", Role.ADMIN, [EVERYWHERE]), None)
-    finally:
-        await close_pool(pool)

@@ -43,7 +43,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from runtime.errors import HeadraceError
-from store.postgres import borrowed, catalog_errors, close_pool, open_pool
+from store.postgres import borrowed, catalog_errors, opened_pool
 from store.statements import statements
 
 if TYPE_CHECKING:
@@ -73,27 +73,26 @@ async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
         Busy: another one is at work, or was until a moment ago and ended in the middle of a collection.
         CatalogUnavailable, CatalogRefused.
     """
-    pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application)
-    try:
-        async with borrowed(pool, dsn) as holder:
-            sql = statements("collection")
-            if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
-                raise Busy(
-                    "archive_running",
-                    "another archive, restore or repair is at work",
-                    hint="wait until it has ended, then run it again",
-                )
-            left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
-            if left_s is not None and left_s > 0:
-                raise Busy(
-                    "repair_interrupted",
-                    "a repair ended in the middle of a deletion a moment ago",
-                    hint=f"run it again in {left_s} s",
-                )
-            yield holder
-            await holder.execute(sql["unlead"], COLLECTOR_LOCK)
-    finally:
-        await close_pool(pool)
+    async with (
+        opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application) as pool,
+        borrowed(pool, dsn) as holder,
+    ):
+        sql = statements("collection")
+        if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
+            raise Busy(
+                "archive_running",
+                "another archive, restore or repair is at work",
+                hint="wait until it has ended, then run it again",
+            )
+        left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
+        if left_s is not None and left_s > 0:
+            raise Busy(
+                "repair_interrupted",
+                "a repair ended in the middle of a deletion a moment ago",
+                hint=f"run it again in {left_s} s",
+            )
+        yield holder
+        await holder.execute(sql["unlead"], COLLECTOR_LOCK)
 
 
 class Collection:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from runtime.errors import HeadraceError
 from schemas.topics import INPUT_RETENTION_S
-from store.postgres import borrowed, catalog_errors, close_pool, open_pool
+from store.postgres import borrowed, catalog_errors, opened_pool
 from store.rows import DeadLetterRow
 from store.statements import statements
 
@@ -141,13 +141,10 @@ class DeadLetters:
     @asynccontextmanager
     async def open(cls, dsn: str) -> AsyncIterator[Self]:
         """Connect."""
-        pool = await open_pool(
+        async with opened_pool(
             dsn, connections_max=_CONNECTIONS_MAX, statement_s_max=STATEMENT_S_MAX, application="headrace dlq"
-        )
-        try:
+        ) as pool:
             yield cls(pool, dsn)
-        finally:
-            await close_pool(pool)
 
     async def page(self, filters: LetterFilters, limit: int) -> list[LetterView]:
         """Return dead letters, newest first."""

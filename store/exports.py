@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from schemas.events import Kind
-from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from store.postgres import STATEMENT_S_MAX, borrowed, opened_pool
 from store.statements import statements
 from store.views import StoredRecord
 
@@ -81,13 +81,10 @@ class Exports:
     @asynccontextmanager
     async def open(cls, dsn: str) -> AsyncIterator[Self]:
         """Connect."""
-        pool = await open_pool(
+        async with opened_pool(
             dsn, connections_max=_CONNECTIONS_MAX, statement_s_max=STATEMENT_S_MAX, application="headrace export"
-        )
-        try:
+        ) as pool:
             yield cls(pool, dsn)
-        finally:
-            await close_pool(pool)
 
     async def settled_until_us(self) -> int:
         """Return a time before which no record will come in any more, by the catalog's clock."""

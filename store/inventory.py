@@ -11,7 +11,7 @@ from schemas.events import Kind
 from schemas.topics import ingested_topic
 from store.archives import Place
 from store.collection import STATEMENT_S_MAX
-from store.postgres import borrowed, close_pool, open_pool
+from store.postgres import borrowed, opened_pool
 from store.statements import statements
 
 if TYPE_CHECKING:
@@ -108,13 +108,10 @@ class Inventory:
     @asynccontextmanager
     async def open(cls, dsn: str) -> AsyncIterator[Self]:
         """Connect."""
-        pool = await open_pool(
+        async with opened_pool(
             dsn, connections_max=_CONNECTIONS_MAX, statement_s_max=STATEMENT_S_MAX, application="headrace fsck"
-        )
-        try:
+        ) as pool:
             yield cls(pool, dsn)
-        finally:
-            await close_pool(pool)
 
     def in_archive(self) -> "Inventory":
         """Return the same for the blobs that are in the archive."""

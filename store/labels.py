@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from runtime.errors import Exit, HeadraceError
-from store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from store.postgres import STATEMENT_S_MAX, borrowed, opened_pool
 from store.statements import statements
 
 if TYPE_CHECKING:
@@ -64,13 +64,10 @@ class Labels:
     @asynccontextmanager
     async def open(cls, dsn: str) -> AsyncIterator[Self]:
         """Connect."""
-        pool = await open_pool(
+        async with opened_pool(
             dsn, connections_max=_CONNECTIONS_MAX, statement_s_max=STATEMENT_S_MAX, application="headrace label"
-        )
-        try:
+        ) as pool:
             yield cls(pool, dsn)
-        finally:
-            await close_pool(pool)
 
     async def begin(self, wanted: LabelVersion) -> LabelVersion:
         """Make a version known, and return the one that has this name: another one where the name is taken."""

@@ -25,9 +25,6 @@ IDLE_CONNECTION_S_MAX = 300
 CONNECTIONS_MAX = 6
 STATEMENT_S_MAX = 30.0
 
-# It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence.
-logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
-
 # By class: connection, rolled back (deadlock, serialization), out of resources, operator, system. The others: a lock
 # not had in time, a standby that was a primary a moment ago, a session ended for idling.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
@@ -64,6 +61,20 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
                 "jit": "off",
             },
         )
+
+
+@asynccontextmanager
+async def opened_pool(
+    dsn: str, *, connections_max: int, statement_s_max: float, application: str
+) -> "AsyncIterator[Pool]":
+    """Open a pool as `open_pool` does, and close it at the end."""
+    pool = await open_pool(
+        dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
+    )
+    try:
+        yield pool
+    finally:
+        await close_pool(pool)
 
 
 async def close_pool(pool: "Pool") -> None:

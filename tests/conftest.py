@@ -26,7 +26,7 @@ from runtime.settings import Settings, load_settings
 from store.access import Access
 from store.blobs import Blobs
 from store.catalog import Catalog
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 from store.queries import Queries
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
@@ -96,9 +96,8 @@ async def queries(postgres_dsn: str) -> AsyncIterator[Queries]:
 
 @pytest.fixture
 async def access(postgres_dsn: str) -> AsyncIterator[Access]:
-    pool = await open_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test")
-    yield Access(pool, postgres_dsn)
-    await close_pool(pool)
+    async with opened_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
+        yield Access(pool, postgres_dsn)
 
 
 @pytest.fixture

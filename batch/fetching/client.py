@@ -28,7 +28,7 @@ from runtime.settings import Settings, load_settings
 from store.blobs import Blobs
 from store.catalog import Catalog
 from store.landing import Landings
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 
 WORKERS_MAX = 64
 STATEMENT_S_MAX = 60.0  # of looking up the lines of a state file
@@ -191,13 +191,10 @@ class IngestClient:
     async def _confirmed(self, state: State) -> None:
         dsn = self._settings.postgres_dsn.get_secret_value()
         try:
-            pool = await open_pool(
+            async with opened_pool(
                 dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace ingest-urls"
-            )
-            try:
+            ) as pool:
                 await state.confirm(Landings(pool, dsn))
-            finally:
-                await close_pool(pool)
         except STORING_ERRORS as error:
             raise of_storing(error) from None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.bench.figures import Committed
 from runtime.settings import Settings
-from store.postgres import borrowed, close_pool, open_pool
+from store.postgres import borrowed, opened_pool
 from store.statements import statements
 
 _SQL = statements(str(Path(__file__).parent / "bench"))
@@ -45,12 +45,9 @@ class Commits:
 async def commits(settings: Settings, topic: str) -> AsyncIterator[Commits]:
     """Connect; what was committed before now does not count."""
     dsn = settings.postgres_dsn.get_secret_value()
-    pool = await open_pool(
+    async with opened_pool(
         dsn, connections_max=1, statement_s_max=settings.postgres_statement_s_max, application="headrace bench"
-    )
-    try:
+    ) as pool:
         async with borrowed(pool, dsn) as connection:
             since: datetime = await connection.fetchval(_SQL["now"])
         yield Commits(pool, dsn, topic, since)
-    finally:
-        await close_pool(pool)

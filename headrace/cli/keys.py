@@ -15,7 +15,7 @@ from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
 from store.access import Access, AuditRow
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 
 T = TypeVar("T")
 _SHOWN_ONCE = "It is shown this once; only its hash is kept."
@@ -117,8 +117,7 @@ def _with_access(work: Callable[[Access], Awaitable[T]], action: str | None, key
 
 async def _run(work: Callable[[Access], Awaitable[T]], action: str | None, key_id: str | None) -> T:
     dsn = client_settings().postgres_dsn.get_secret_value()
-    pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys")
-    try:
+    async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys") as pool:
         access = Access(pool, dsn)
         done = await work(access)
         if action is not None:
@@ -126,5 +125,3 @@ async def _run(work: Callable[[Access], Awaitable[T]], action: str | None, key_i
             who = f"user:{getpass.getuser()}"
             await access.audit([AuditRow(time.time(), who, None, f"{action} {found}", None, None)])
         return done
-    finally:
-        await close_pool(pool)

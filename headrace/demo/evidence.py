@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.demo.ledger import Identity, Place
 from runtime.errors import HeadraceError
@@ -14,8 +14,11 @@ from runtime.settings import Settings
 from schemas.digest import record_id, sha256_hex
 from schemas.events import Kind
 from store.blobs import Blobs
-from store.postgres import borrowed, close_pool, open_pool
+from store.postgres import borrowed, opened_pool
 from store.statements import statements
+
+if TYPE_CHECKING:
+    from store.postgres import Pool
 
 _SQL = statements(str(Path(__file__).parent / "catalog"))
 _READS_AT_ONCE_MAX = 16
@@ -66,23 +69,16 @@ class Evidence:
 async def opened(settings: Settings, since: datetime) -> AsyncIterator[Evidence]:
     """Connect to the catalog; what happened there before `since`, by its own clock, does not count."""
     dsn = settings.postgres_dsn.get_secret_value()
-    pool = await _pool(settings, dsn)
-    try:
+    async with _pool(settings, dsn) as pool:
         yield Evidence(pool, dsn, since)
-    finally:
-        await close_pool(pool)
 
 
 async def catalog_now(settings: Settings) -> datetime:
     """Return what the catalog's own clock says."""
     dsn = settings.postgres_dsn.get_secret_value()
-    pool = await _pool(settings, dsn)
-    try:
-        async with borrowed(pool, dsn) as connection:
-            now: datetime = await connection.fetchval(_SQL["now"])
-            return now
-    finally:
-        await close_pool(pool)
+    async with _pool(settings, dsn) as pool, borrowed(pool, dsn) as connection:
+        now: datetime = await connection.fetchval(_SQL["now"])
+        return now
 
 
 async def verified(settings: Settings, bodies: Mapping[str, Stored | str]) -> list[str]:
@@ -118,8 +114,8 @@ async def _fault(blobs: Blobs, name: str, body: Stored | str) -> str | None:
     return None if found == digest else f"{name} hashes to {found}, not to {digest}"
 
 
-async def _pool(settings: Settings, dsn: str) -> Any:
-    return await open_pool(
+def _pool(settings: Settings, dsn: str) -> "AbstractAsyncContextManager[Pool]":
+    return opened_pool(
         dsn, connections_max=2, statement_s_max=settings.postgres_statement_s_max, application="headrace demo"
     )
 

@@ -18,7 +18,7 @@ from schemas.redrive import Redrive, redrive_of
 from schemas.topics import input_topic
 from store.blobs import Blobs
 from store.errors import BlobMissing
-from store.postgres import borrowed, close_pool, open_pool
+from store.postgres import borrowed, opened_pool
 from streams.core.plan import headers_json
 from streams.profile import LARGE, SMALL
 from tests.faults import observed as seen
@@ -156,12 +156,11 @@ def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets |
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Any]:
     dsn = settings.postgres_dsn.get_secret_value()
-    pool = await open_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace faults")
-    try:
-        async with borrowed(pool, dsn) as connection:
-            yield connection
-    finally:
-        await close_pool(pool)
+    async with (
+        opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace faults") as pool,
+        borrowed(pool, dsn) as connection,
+    ):
+        yield connection
 
 
 async def _catalog(settings: Settings) -> dict[str, list[Any]]:

@@ -19,7 +19,7 @@ from gateway.access.callers import Role
 from runtime.settings import Settings
 from schemas.limits import MIB
 from store.access import Access
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 from tests.conftest import ServiceProcess, free_port, until
 
 T = TypeVar("T")
@@ -61,11 +61,8 @@ class Gateway:
 
     async def _with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
         dsn = self.settings.postgres_dsn.get_secret_value()
-        pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="test")
-        try:
+        async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
             return await work(Access(pool, dsn))
-        finally:
-            await close_pool(pool)
 
     def client(self, role: str = "device", sources: Iterable[str] = ("*",), **options: Any) -> httpx.Client:
         """A client that shows a new key."""

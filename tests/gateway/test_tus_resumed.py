@@ -17,7 +17,7 @@ from tus_client import TusClient, id_of, is_held, parts_of
 from runtime.settings import Settings
 from schemas.limits import KIB, MIB
 from store.blobs import Blobs
-from store.postgres import close_pool, open_pool
+from store.postgres import opened_pool
 from store.uploads import Part, Uploads
 from tests.conftest import until
 from tests.streams.streams_samples import mp4
@@ -186,15 +186,12 @@ def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> st
 
     async def count_the_rest() -> None:
         dsn = gateway.settings.postgres_dsn.get_secret_value()
-        pool = await open_pool(dsn, connections_max=1, statement_s_max=10.0, application="test")
-        try:
+        async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
             uploads, blobs = Uploads(pool, dsn), Blobs.from_settings(gateway.settings)
             assert await uploads.hold(upload_id, by, 0.0) is not None
             part = Part(half, len(body) - half, f"staging/~gateway/uploads/{upload_id}/{half}-{by.hex}")
             await blobs.put(part.store_key, body[half:])
             assert await uploads.record(upload_id, by, [part])
-        finally:
-            await close_pool(pool)
 
     asyncio.run(count_the_rest())
     return path
