@@ -142,4 +142,4 @@ select generation from collection
 
 -- check --
 -- An error names the table where the schema is not there; the newest table says that it is current.
-select published_at, generation, place from outbox, collection, leavings where false
+select published_at, generation, labelled_at from outbox, collection, labels where false
