@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.selecting import (
-    CapturedBefore,
-    CapturedFrom,
-    Kinds,
-    Sites,
-    Sources,
-    microseconds,
-    sorted_kinds,
-    sorted_values,
-)
+from headrace.cli.selecting import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
@@ -83,14 +74,7 @@ def restore(  # noqa: PLR0913 - each is an option
 
     async def main() -> "Report":
         ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
-        selected = Selected(
-            ids=ids,
-            kinds=sorted_kinds(kind),
-            sites=sorted_values(site),
-            source_ids=sorted_values(source),
-            captured_from_us=microseconds(start),
-            captured_until_us=microseconds(end),
-        )
+        selected = Selected(ids=ids, **selection(kind, site, source, start, end))
         return await move(settings, selected, dry_run=dry_run, wait=wait, say=say)
 
     _show(asyncio.run(main()), "restored", as_json=as_json)

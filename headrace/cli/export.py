@@ -16,7 +16,7 @@ from headrace.cli.selecting import (
     Sites,
     Sources,
     microseconds,
-    sorted_kinds,
+    selection,
     sorted_values,
     time_option,
 )
@@ -66,15 +66,7 @@ def export(  # noqa: PLR0913 - each is an option
 
     request = Request(
         format=_format(form),
-        wanted=Wanted(
-            until_us=0,
-            kinds=sorted_kinds(kind),
-            sites=sorted_values(site),
-            source_ids=sorted_values(source),
-            captured_from_us=microseconds(start),
-            captured_until_us=microseconds(end),
-            labelled=labelled,
-        ),
+        wanted=Wanted(until_us=0, **selection(kind, site, source, start, end), labelled=labelled),
         labels=sorted_values(label),
         quality=bounds_of(quality) if quality else (),
         validation_share=validation,

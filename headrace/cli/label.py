@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.selecting import (
-    CapturedBefore,
-    CapturedFrom,
-    Kinds,
-    Sites,
-    Sources,
-    microseconds,
-    sorted_kinds,
-    sorted_values,
-)
+from headrace.cli.selecting import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit
@@ -54,14 +45,7 @@ def label(
     from batch.labelling import load_module
     from store.exports import Wanted
 
-    wanted = Wanted(
-        until_us=0,
-        kinds=sorted_kinds(kind),
-        sites=sorted_values(site),
-        source_ids=sorted_values(source),
-        captured_from_us=microseconds(start),
-        captured_until_us=microseconds(end),
-    )
+    wanted = Wanted(until_us=0, **selection(kind, site, source, start, end))
     with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
         result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)

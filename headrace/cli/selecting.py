@@ -1,7 +1,7 @@
 """Options by which several commands select records, and what they mean."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -26,9 +26,27 @@ CapturedFrom = Annotated[datetime | None, time_option("--from", "Only what was c
 CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
 
 
-def sorted_kinds(text: str | None) -> "tuple[Kind, ...] | None":
-    """Return the kinds that an option names; None where it was not given."""
-    return tuple(sorted(parse_kinds(text))) if text else None
+class Selection(TypedDict):
+    """What the options say, as store/exports.py and store/archives.py name it."""
+
+    kinds: "tuple[Kind, ...] | None"
+    sites: tuple[str, ...] | None
+    source_ids: tuple[str, ...] | None
+    captured_from_us: int | None
+    captured_until_us: int | None
+
+
+def selection(
+    kind: str | None, site: list[str] | None, source: list[str] | None, start: datetime | None, end: datetime | None
+) -> Selection:
+    """Return what the options say; of one that was not given, None."""
+    return {
+        "kinds": tuple(sorted(parse_kinds(kind))) if kind else None,
+        "sites": sorted_values(site),
+        "source_ids": sorted_values(source),
+        "captured_from_us": microseconds(start),
+        "captured_until_us": microseconds(end),
+    }
 
 
 def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:

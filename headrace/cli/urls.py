@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import print_json, say, talk
+from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from runtime.errors import Exit, HeadraceError
 
@@ -29,7 +30,7 @@ def ingest_urls(
     state: Annotated[
         Path | None, typer.Option(help="Kept from run to run: what it says is stored is not fetched again.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as the last line, one object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fetch URLs and store what they lead to: JPEG, PNG, WebP and MP4; a line of JSON for each, exit 1 if any failed.
 
