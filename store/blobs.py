@@ -103,6 +103,10 @@ class Blobs:
         with blob_errors(self.where, f"PUT {key}"):
             return await self._create(key, data, None)
 
+    async def replace(self, key: str, data: bytes, *, media_type: str | None = None) -> None:
+        """Write an object whatever is there under its name, where `put` would believe an object of the same size."""
+        await self.put_stream(key, once(data), media_type=media_type)
+
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, media_type: str | None = None) -> None:
         """Write or replace an object of any size, in parts; memory stays bounded. It appears when it is whole."""
         with blob_errors(self.where, f"PUT {key}"):
@@ -236,3 +240,8 @@ class Blobs:
 
     def _attributes(self, media_type: str | None) -> "Attributes | None":
         return {"Content-Type": media_type} if media_type and self._keeps_media_type else None
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    """Yield bytes as a stream's only chunk."""
+    yield data

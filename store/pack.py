@@ -6,6 +6,7 @@ The archive depends on nothing but the bodies: the same batch gives the same byt
 from collections.abc import Sequence
 from zlib import adler32
 
+MEDIA_TYPE = "application/x-tar"
 BLOCK_BYTES = 512
 MEMBER_SUFFIX = ".json"
 

@@ -32,7 +32,6 @@ from streams.retry import Retry
 PUTS_AT_ONCE_MAX = 16  # of one process: MinIO on two cores is saturated by about as many
 HEAD_BYTES = 256 * 1024  # of a staged body: enough for the header of any image and the boxes before a movie's data
 PROMOTIONS_AT_ONCE_MAX = 4  # each holds two chunks of 4 MiB
-TAR_MEDIA_TYPE = "application/x-tar"
 
 T = TypeVar("T")
 
@@ -170,7 +169,7 @@ class Ingest:
     async def _put_packed(self, some: Sequence[Accepted]) -> dict[str, Place]:
         tar, places = await asyncio.to_thread(pack.build, [(one.digest, one.body or b"") for one in some])
         key = pack_key(await asyncio.to_thread(sha256_hex, tar))
-        await self._put_object(key, tar, TAR_MEDIA_TYPE)
+        await self._put_object(key, tar, pack.MEDIA_TYPE)
         self._moved(kind_of(some[0].event))
         return {one.digest: Place(key, offset) for one, (offset, _) in zip(some, places, strict=True)}
 

@@ -1,7 +1,7 @@
 """Bodies from one place to the other, one object at a time, in the steps that store/archives.py argues for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from itertools import groupby
@@ -21,7 +21,6 @@ from store.reading import hash_of, read_verified
 from store.rows import BlobPlace
 
 CHUNK_BYTES = 8 * 1024 * 1024
-_PACK_MEDIA_TYPE = "application/x-tar"
 
 
 class Move:
@@ -98,11 +97,7 @@ class Move:
             self._report.failed[digest] = error.code
             return
         reached(CrashPoint.MOVE_AFTER_PUT)
-        if await hash_of(self._target, key) != digest:
-            # What is there was perhaps there before, and is not what its name says.
-            await self._write(key, body, digest, anew=True)
-            if await hash_of(self._target, key) != digest:
-                raise BlobCorrupt(key, "what was written is not what is read", where=self._target.where)
+        await self._verify(key, digest, lambda: self._write(key, body, digest, anew=True))
         await self._note(Moved(key, (body.digest,), (None,), (body.store_key,)), body.size_bytes)
 
     async def _write(self, key: str, body: BlobPlace, digest: str, *, anew: bool = False) -> None:
@@ -111,10 +106,7 @@ class Move:
             data = await read_verified(
                 self._source, body.store_key, offset=body.store_offset, size_bytes=body.size_bytes, digest=digest
             )
-            if not anew:
-                await self._target.put(key, data, media_type=body.media_type)
-                return
-            await self._target.put_stream(key, _once(data), media_type=body.media_type)
+            await (self._target.replace if anew else self._target.put)(key, data, media_type=body.media_type)
             return
         # Larger than one request: verified first, so that no error has to come out of the middle of an upload.
         found = sha256()
@@ -124,6 +116,14 @@ class Move:
         if found.hexdigest() != digest:
             raise BlobCorrupt(body.store_key, f"its SHA-256 is {found.hexdigest()}", where=self._source.where)
         await self._target.put_stream(key, self._chunks(body.store_key), media_type=body.media_type)
+
+    async def _verify(self, key: str, digest: str, write_anew: Callable[[], Awaitable[None]]) -> None:
+        """Read a written object back. What is there was perhaps there before, and is not what its name says."""
+        if await hash_of(self._target, key) == digest:
+            return
+        await write_anew()
+        if await hash_of(self._target, key) != digest:
+            raise BlobCorrupt(key, "what was written is not what is read", where=self._target.where)
 
     async def _chunks(self, key: str) -> AsyncGenerator[bytes]:
         async with aclosing(self._source.stream(key, CHUNK_BYTES)) as chunks:
@@ -141,13 +141,10 @@ class Move:
         key = pack_key(digest)
         reached(CrashPoint.MOVE_BEFORE_PUT)
         await self._archives.expect(self._to, key)
-        await self._target.put(key, tar, media_type=_PACK_MEDIA_TYPE)
+        await self._target.put(key, tar, media_type=pack.MEDIA_TYPE)
         reached(CrashPoint.MOVE_AFTER_PUT)
         # The tar was made of verified bodies: where it hashes to its name, each of them does.
-        if await hash_of(self._target, key) != digest:
-            await self._target.put_stream(key, _once(tar), media_type=_PACK_MEDIA_TYPE)
-            if await hash_of(self._target, key) != digest:
-                raise BlobCorrupt(key, "what was written is not what is read", where=self._target.where)
+        await self._verify(key, digest, lambda: self._target.replace(key, tar, media_type=pack.MEDIA_TYPE))
         moved = Moved(
             key,
             tuple(one.digest for one in there),
@@ -188,7 +185,3 @@ class Move:
         self._report.objects_written += 1
         self._report.bodies += len(moved.digests)
         self._report.body_bytes += body_bytes
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

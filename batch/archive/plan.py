@@ -8,13 +8,12 @@ from schemas.events import Kind
 from schemas.limits import MIB, PACKED_BYTES_MAX
 from store.archives import Owner
 from store.rows import BlobPlace
-from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
+from store.staging import OWN_PREFIXES
 
 ARCHIVED_KINDS = (Kind.LDO, Kind.CLIP)
 PACK_BODIES_MAX = 1000
 PACK_BYTES_MAX = 16 * MIB  # it is held in memory, and read back, in one piece
 _PACKED_MEDIA_TYPE = "application/json"
-_STORES_OWN = ("blobs", "packs", "derived", STAGING_PREFIX.rstrip("/"), PROMOTING_PREFIX.rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def is_apart(archive_url: str, store_url: str) -> bool:
     if ours[: len(theirs)] != theirs:
         return True
     below = ours[len(theirs) :]
-    return bool(below) and below[0] not in _STORES_OWN
+    return bool(below) and f"{below[0]}/" not in OWN_PREFIXES
 
 
 def _is_small(body: BlobPlace) -> bool:

@@ -22,6 +22,7 @@ from batch.export.request import Request
 from batch.export.sample import Sample
 from batch.export.target import Target
 from runtime.errors import Exit, HeadraceError
+from store.blobs import once
 
 REQUEST = "_request.json"
 MANIFEST = "_manifest.json"
@@ -311,7 +312,4 @@ async def _json(target: Target, name: str) -> dict[str, Any] | None:
 
 
 async def _write_json(target: Target, name: str, value: Mapping[str, Any]) -> None:
-    async def once() -> AsyncIterator[bytes]:
-        yield _as_file(value)
-
-    await target.write(name, once())
+    await target.write(name, once(_as_file(value)))

@@ -11,13 +11,12 @@ from urllib.parse import unquote, urlsplit
 
 from runtime.errors import Exit, HeadraceError
 from runtime.settings import Settings
-from store.blobs import Blobs
+from store.blobs import Blobs, once
 from store.errors import BlobMissing, address
-from store.staging import PROMOTING_PREFIX, STAGING_PREFIX
+from store.staging import OWN_PREFIXES
 
 _STORES = ("s3", "gs", "az")
 _UNFINISHED = "_unfinished-"
-_STORES_OWN = ("blobs/", "packs/", "derived/", STAGING_PREFIX, PROMOTING_PREFIX)
 
 
 class Target(Protocol):
@@ -68,15 +67,7 @@ def opened_target(text: str, settings: Settings) -> Iterator[Target]:
             hint="give a directory, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
             exit_code=Exit.USAGE,
         )
-    yield StorePrefix(
-        Blobs.open(
-            text,
-            endpoint=settings.store_endpoint,
-            region=settings.store_region,
-            access_key=settings.store_access_key.get_secret_value(),
-            secret_key=settings.store_secret_key.get_secret_value(),
-        )
-    )
+    yield StorePrefix(Blobs.from_settings(settings.model_copy(update={"store_url": text})))
 
 
 class Directory:
@@ -113,11 +104,7 @@ class Directory:
         """Write a file unless there is one of that name; nobody else writes here."""
         if (self._path / name).exists():
             return False
-
-        async def once() -> AsyncIterator[bytes]:
-            yield data
-
-        await self.write(name, once())
+        await self.write(name, once(data))
         return True
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
@@ -177,7 +164,7 @@ def _refuse_the_stores_own(text: str, store_url: str) -> None:
         HeadraceError.
     """
     wanted, own = _plain(text), _plain(store_url)
-    if wanted == own or any(f"{wanted}/".startswith(f"{own}/{prefix}") for prefix in _STORES_OWN):
+    if wanted == own or any(f"{wanted}/".startswith(f"{own}/{prefix}") for prefix in OWN_PREFIXES):
         raise HeadraceError(
             "option_invalid",
             "the blob store keeps its own objects there",

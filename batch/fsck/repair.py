@@ -1,7 +1,7 @@
 """What a check found, mended as far as it can be. Each step may be repeated."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batch.fsck.announcements import kind_in, out_of
@@ -23,7 +23,6 @@ COLLECTED_AT_ONCE = 200
 _GONE = "no copy is left: Kafka does not hold its message any more; restore it from a replica or a backup"
 _GONE_FOR_GOOD = "the archive has the only copy: restore the object from a replica or a backup of it"
 _NOT_OURS = "nothing is removed from the archive by a repair: see that it is this catalog's, then remove it by hand"
-_PACK_MEDIA_TYPE = "application/x-tar"
 _BODY_MEDIA_TYPE = "application/json"
 
 
@@ -192,16 +191,11 @@ class Repair:
         await self._tools.collection.release()
 
     async def _put(self, key: str, body: bytes, media_type: str | None = None) -> None:
-        # A conditional PUT would believe what is there.
-        media_type = media_type or (_PACK_MEDIA_TYPE if key.startswith("packs/") else None)
-        await self._tools.blobs.put_stream(key, _once(body), media_type=media_type)
+        media_type = media_type or (pack.MEDIA_TYPE if key.startswith("packs/") else None)
+        await self._tools.blobs.replace(key, body, media_type=media_type)
 
     def _healed(self, found: Found, how: str) -> None:
         self._report.healed.append((found, how))
 
     def _cannot(self, found: Found, why: str) -> None:
         self._report.unhealed.append((found, why))
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
