@@ -5,11 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from archive_samples import grow_old, ldo
 from batch_samples import Line, frame
@@ -19,7 +17,6 @@ from runtime.errors import Exit
 from runtime.settings import Settings
 from schemas.digest import canonical_body, sha256_hex
 from store.blobs import Blobs
-from store.catalog import Catalog
 from store.collection import COLLECTOR_LOCK
 from tests.conftest import environment_of
 
@@ -34,23 +31,6 @@ def settings(settings: Settings) -> Settings:
     own = f"{settings.store_url}/{uuid4().hex}"
     changed = {"store_url": f"{own}/hot", "archive_url": f"{own}/cold", "collect_grace_hours": 0.0}
     return settings.model_copy(update=changed)
-
-
-@pytest.fixture
-def blobs(settings: Settings) -> Blobs:
-    return Blobs.from_settings(settings)
-
-
-@pytest.fixture
-def line(settings: Settings, blobs: Blobs, catalog: Catalog) -> Line:
-    return Line(settings, blobs, catalog)
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:

@@ -41,13 +41,6 @@ def settings(settings: Settings, glacier: Glacier) -> Settings:
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def old(settings: Settings, catalog: Catalog, sql: "asyncpg.Connection[asyncpg.Record]") -> list[Ldo]:
     """Seven LDOs that are due, and one that is not."""
     made = [ldo(number, uuid4().hex) for number in range(8)]

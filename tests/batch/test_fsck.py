@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from batch_samples import Line, cid, frame
 from confluent_kafka import Producer
@@ -19,7 +18,6 @@ from schemas.digest import blob_key, canonical_body, event_id, record_id, sha256
 from schemas.events import Ingested, Kind
 from store import staging
 from store.blobs import Blobs
-from store.catalog import Catalog
 from store.collection import COLLECTOR_LOCK, Collection
 from store.errors import CatalogUnavailable
 from tests.batch.test_redriving import run
@@ -34,23 +32,6 @@ def settings(settings: Settings) -> Settings:
         update={"store_url": f"{settings.store_url}/{uuid4().hex}", "archive_url": "", "collect_grace_hours": 0.0,
                 "staging_retention_days": 0.0}
     )  # fmt: skip
-
-
-@pytest.fixture
-def blobs(settings: Settings) -> Blobs:
-    return Blobs.from_settings(settings)
-
-
-@pytest.fixture
-def line(settings: Settings, blobs: Blobs, catalog: Catalog) -> Line:
-    return Line(settings, blobs, catalog)
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def fsck(settings: Settings, blobs: Blobs, **options: Any) -> Report:

@@ -53,6 +53,10 @@ class Commands:
             raise AssertionError(f"headrace {args[0]} ended with {done.returncode}: {done.stderr[-600:]}")
         return done.stdout, done.stderr
 
+    def start(self, *args: str) -> "subprocess.Popen[str]":
+        """Start a command whose output the caller reads."""
+        return subprocess.Popen(_argv(args), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def kill(self, *args: str, when: Callable[[], bool], seconds: float = 300.0) -> None:
         """Start a command and end it with SIGKILL as soon as `when` says that it is in the middle.
 

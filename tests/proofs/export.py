@@ -7,10 +7,7 @@ kill that came too late is a failure of the proof.
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -27,13 +24,14 @@ import webdataset
 from headrace.initialize import initialize
 from infra.native import temporary_stack
 from runtime.settings import Settings
-from schemas.digest import blob_key, record_id, sha256_hex
+from schemas.digest import blob_key, pack_key, record_id, sha256_hex
 from schemas.events import Kind
 from store import pack
 from store.blobs import Blobs
 from store.catalog import Catalog
 from store.rows import Batch, BlobRow, RecordRow
-from tests.conftest import environment_of, settings_of
+from tests.conftest import settings_of
+from tests.proofs.commands import Commands
 
 COUNT = 10_000
 
@@ -76,6 +74,7 @@ class Proof:
     def __init__(self, settings: Settings, items: dict[str, Item], place: Path, say: Callable[[str], None]) -> None:
         self.wrong: list[str] = []
         self._settings = settings
+        self._commands = Commands(settings)
         self._items = items
         self._place = place
         self._say = say
@@ -122,7 +121,7 @@ class Proof:
         """Kill two runs in the middle, let the third one end, and compare it with one that was never killed."""
         place = "S3" if "://" in target else "a directory"
         for shards in _KILLED_AFTER_SHARDS:
-            process = self._start(form, target)
+            process = self._commands.start(*self._command(form, target))
             assert process.stderr is not None
             seen = 0
             for line in process.stderr:
@@ -207,22 +206,13 @@ class Proof:
 
     def _export(self, form: str, target: str, *more: str) -> dict[str, Any]:
         began = time.monotonic()
-        process = self._start(form, target, *more)
-        out, err = process.communicate()
-        if process.returncode != 0:
-            raise AssertionError(f"export {form} {target} ended with {process.returncode}: {err}")
-        said: dict[str, Any] = json.loads(out.splitlines()[-1])
+        said = self._commands.run(*self._command(form, target, *more))
         self._say(f"{form} {'to S3' if '://' in target else ''}: {said['samples']} samples, {said['shards']} shards, "
                   f"{said['written']} written now, {time.monotonic() - began:.1f} s")  # fmt: skip
         return said
 
-    def _start(self, form: str, target: str, *more: str) -> "subprocess.Popen[str]":
-        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        command = ["export", form, target, *self._options[form], *self._until, *more, "--json"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "headrace", *command],
-            env=env | environment_of(self._settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def _command(self, form: str, target: str, *more: str) -> tuple[str, ...]:
+        return "export", form, target, *self._options[form], *self._until, *more, "--json"
 
     def _check(self, held: object, what: str) -> None:
         self._say(f"{'held' if held else 'NOT HELD'}: {what}")
@@ -266,13 +256,13 @@ async def _fill(settings: Settings, items: list[Item]) -> None:
 async def _ingest(catalog: Catalog, blobs: Blobs, items: list[Item], first: int) -> None:
     """Write one batch as a worker does: LDOs in a pack, everything else an object of its own, then the rows."""
     data, found = pack.build([(one.digest, one.body) for one in items if one.kind is Kind.LDO])
-    pack_key = f"packs/{sha256_hex(data)}.tar"
-    await blobs.put(pack_key, data)
+    key_of_pack = pack_key(sha256_hex(data))
+    await blobs.put(key_of_pack, data)
     await asyncio.gather(*(blobs.put(blob_key(one.digest), one.body) for one in items if one.kind is not Kind.LDO))
     places = iter(found)
     rows, records = [], []
     for number, one in enumerate(items, first):
-        key, offset = (pack_key, next(places)[0]) if one.kind is Kind.LDO else (blob_key(one.digest), None)
+        key, offset = (key_of_pack, next(places)[0]) if one.kind is Kind.LDO else (blob_key(one.digest), None)
         digest, media_type, size_bytes = bytes.fromhex(one.digest), _MEDIA_TYPE[one.kind], len(one.body)
         rows.append(
             BlobRow(digest=digest, size_bytes=size_bytes, media_type=media_type, store_key=key, store_offset=offset)

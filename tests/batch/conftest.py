@@ -1,0 +1,24 @@
+"""A line that events go through, and the catalog by hand, in the database and the bucket of a test's `settings`."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from batch_samples import Line
+
+from runtime.settings import Settings
+from store.blobs import Blobs
+from store.catalog import Catalog
+
+
+@pytest.fixture
+def line(settings: Settings, blobs: Blobs, catalog: Catalog) -> Line:
+    return Line(settings, blobs, catalog)
+
+
+@pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
