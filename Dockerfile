@@ -11,15 +11,7 @@ RUN pip install --quiet --require-hashes -r requirements-bootstrap.lock \
  && python -m venv --without-pip /opt/headrace \
  && pip --python /opt/headrace/bin/python install --quiet --require-hashes -r requirements-service.lock
 COPY pyproject.toml README.md LICENSE ./
-COPY batch batch
 COPY headrace headrace
-COPY schemas schemas
-COPY runtime runtime
-COPY producers producers
-COPY store store
-COPY streams streams
-COPY gateway gateway
-COPY infra infra
 RUN pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /opt/headrace/bin/python install --quiet --no-deps /wheels/*.whl \
  && /opt/headrace/bin/python -m compileall -q /opt/headrace/lib

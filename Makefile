@@ -51,15 +51,15 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m schemas.asyncapi | diff -u docs/asyncapi.json -
-	@$(BIN)/python -m runtime.env_example env | diff -u .env.example -
-	@$(BIN)/python -m runtime.env_example table | diff -u docs/settings.md -
+	@$(BIN)/python -m headrace.schemas.asyncapi | diff -u docs/asyncapi.json -
+	@$(BIN)/python -m headrace.runtime.env_example env | diff -u .env.example -
+	@$(BIN)/python -m headrace.runtime.env_example table | diff -u docs/settings.md -
 	@echo "check: all good"
 
 contract: $(READY)
-	@$(BIN)/python -m schemas.asyncapi > docs/asyncapi.json
-	@$(BIN)/python -m runtime.env_example env > .env.example
-	@$(BIN)/python -m runtime.env_example table > docs/settings.md
+	@$(BIN)/python -m headrace.schemas.asyncapi > docs/asyncapi.json
+	@$(BIN)/python -m headrace.runtime.env_example env > .env.example
+	@$(BIN)/python -m headrace.runtime.env_example table > docs/settings.md
 
 secrets:
 	@infra/compose/secrets

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batch.fetching import IngestClient, IngestError
-    from batch.labelling import RecordView, labelling_function
     from headrace import ldo_sink
-    from producers import Camera, Device, Publisher
-    from streams.consumers import consume
+    from headrace.batch.fetch import IngestClient, IngestError
+    from headrace.batch.labels import RecordView, labelling_function
+    from headrace.producers import Camera, Device, Publisher
+    from headrace.streams.consumers import consume
 
 __all__ = [
     "Camera",
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Camera": "producers",
-    "Device": "producers",
-    "IngestClient": "batch.fetching",
-    "IngestError": "batch.fetching",
-    "Publisher": "producers",
-    "RecordView": "batch.labelling",
-    "consume": "streams.consumers",
-    "labelling_function": "batch.labelling",
+    "Camera": "headrace.producers",
+    "Device": "headrace.producers",
+    "IngestClient": "headrace.batch.fetch",
+    "IngestError": "headrace.batch.fetch",
+    "Publisher": "headrace.producers",
+    "RecordView": "headrace.batch.labels",
+    "consume": "headrace.streams.consumers",
+    "labelling_function": "headrace.batch.labels",
 }
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from runtime.settings import Settings, load_settings
+from headrace.runtime.settings import Settings, load_settings
 
 # Whoever sets one of these speaks of a service of their own.
 _ADDRESSES = ("HEADRACE_KAFKA_BOOTSTRAP", "HEADRACE_POSTGRES_DSN", "HEADRACE_STORE_URL")
@@ -19,7 +19,7 @@ def client_settings() -> Settings:
         name.removeprefix("HEADRACE_").lower() for name in _ADDRESSES
     }:
         return settings
-    from infra.native import status
+    from headrace.native import status
 
     info = status(settings.state_dir).info
     if info is None:

@@ -1,18 +1,18 @@
 import asyncio
 from functools import partial
 
-from gateway.access.callers import EVERYWHERE, Role
-from gateway.access.keys import parse, put
-from runtime.errors import Exit, HeadraceError
-from runtime.kafka import ensure_topics, wait_for_kafka
-from runtime.logs import Action, get_log
-from runtime.settings import Settings
-from runtime.waiting import wait_for
-from store.access import Access
-from store.blobs import Blobs
-from store.bucket import ensure_bucket
-from store.migrate import migrate
-from store.postgres import opened_pool
+from headrace.gateway.auth.api_keys import parse, put
+from headrace.gateway.auth.principal import EVERYWHERE, Role
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import ensure_topics, wait_for_kafka
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import Settings
+from headrace.runtime.wait_for_service import wait_for
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.bucket import ensure_bucket
+from headrace.store.migrate import migrate
+from headrace.store.postgres import opened_pool
+from headrace.store.requests.access import Access
 
 
 def initialize(settings: Settings) -> None:
@@ -63,8 +63,10 @@ async def _admin_key(dsn: str, key: str) -> None:
     parts = parse(key)
     if parts is None:
         raise HeadraceError(
-            "setting_invalid", "HEADRACE_GATEWAY_ADMIN_KEY is no key",
-            hint="it has the form hr_<id>_<secret>, with a secret of 32 characters or more", exit_code=Exit.USAGE,
-        )  # fmt: skip
+            "setting_invalid",
+            "HEADRACE_GATEWAY_ADMIN_KEY is no key",
+            hint="it has the form hr_<id>_<secret>, with a secret of 32 characters or more",
+            exit_code=Exit.USAGE,
+        )
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init") as pool:
         await put(Access(pool, dsn), *parts, ("admin", Role.ADMIN, [EVERYWHERE]), None)

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from producers import describe_frame
-from producers.delivery import Publishes
-from schemas.events import Origin
+from headrace.producers import describe_frame
+from headrace.producers.delivery import EventPublisher
+from headrace.schemas.events import Origin
 
 
-def publishing(publisher: Publishes) -> Callable[[bytes, Origin, bytes], Awaitable[None]]:
+def publishing(publisher: EventPublisher) -> Callable[[bytes, Origin, bytes], Awaitable[None]]:
     """Return what publishes a picture with its attributes, and returns when Kafka has acknowledged it.
 
     Raises:

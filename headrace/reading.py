@@ -6,10 +6,10 @@ from uuid import UUID
 
 import orjson
 
-from runtime.errors import HeadraceError
-from store.blobs import Blobs
-from store.reading import read_placed
-from store.views import StoredRecord
+from headrace.runtime.errors import HeadraceError
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.verified_read import read_placed
+from headrace.store.catalog.views import StoredRecord
 
 
 async def read_body(blobs: Blobs, record: StoredRecord) -> bytes:

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.native import Store, status
-from infra.native.minio import binary_at_hand
+from headrace.native import Store, status
+from headrace.native.minio import binary_at_hand
 
 
 def choose(wanted: Store | None, state_dir: Path, say: Callable[[str], None]) -> Store:

@@ -21,13 +21,13 @@ import pytest
 import structlog
 
 from headrace.initialize import initialize
-from infra.native import StackInfo, temporary_stack
-from runtime.settings import Settings, load_settings
-from store.access import Access
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.postgres import opened_pool
-from store.queries import Queries
+from headrace.native import StackInfo, temporary_stack
+from headrace.runtime.settings import Settings, load_settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.queries import Queries
+from headrace.store.postgres import opened_pool
+from headrace.store.requests.access import Access
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
 READY_S_MAX = 60.0
@@ -176,8 +176,12 @@ class ServiceProcess:
         with self.log.open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "headrace", *self._args],
-                env=self._env, stdout=out, stderr=out, cwd=tempfile.gettempdir(), start_new_session=True,
-            )  # fmt: skip
+                env=self._env,
+                stdout=out,
+                stderr=out,
+                cwd=tempfile.gettempdir(),
+                start_new_session=True,
+            )
 
     def get(self, path: str) -> tuple[int, str]:
         try:

@@ -1,4 +1,4 @@
 from headrace.bench.figures import Figure, as_json, rows
-from headrace.bench.run import CASES, Options, run
+from headrace.bench.run import CASES, BenchOptions, run
 
-__all__ = ["CASES", "Figure", "Options", "as_json", "rows", "run"]
+__all__ = ["CASES", "BenchOptions", "Figure", "as_json", "rows", "run"]

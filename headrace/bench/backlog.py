@@ -10,15 +10,15 @@ from random import Random
 
 from headrace.bench import bodies
 from headrace.bench.catalog import Commits, commits
-from headrace.bench.figures import Committed, Worked
+from headrace.bench.figures import CommittedRows, Worked
 from headrace.bench.processes import Watched, running
-from infra.native import StackInfo
-from producers import Publisher
-from producers.sequence import unix_us
-from runtime.errors import HeadraceError
-from runtime.settings import Settings
-from schemas.events import InputEvent, Kind
-from schemas.topics import input_topic
+from headrace.native import StackInfo
+from headrace.producers import Publisher
+from headrace.producers.sequence import unix_us
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import InputEvent, Kind
+from headrace.schemas.topics import input_topic
 
 DONE_S_MAX = 600.0
 _LOOK_S = 0.05
@@ -38,7 +38,7 @@ class Bench:
 class Drained:
     """How a backlog was worked off."""
 
-    committed: Committed
+    committed: CommittedRows
     worker: Worked
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import orjson
 
-from producers import describe_frame
-from schemas.events import Frame, Ldo, Origin
+from headrace.producers import describe_frame
+from headrace.schemas.events import Frame, Ldo, Origin
 
 FRAME_BYTES = 200_000
 LDO_BYTES = 2_000

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headrace.bench.figures import Committed
-from runtime.settings import Settings
-from store.postgres import borrowed, opened_pool
-from store.statements import statements
+from headrace.bench.figures import CommittedRows
+from headrace.runtime.settings import Settings
+from headrace.store.postgres import borrowed, opened_pool
+from headrace.store.statements import statements
 
 _SQL = statements(str(Path(__file__).parent / "bench"))
 
@@ -32,9 +32,9 @@ class Commits:
         """Return how many records are not announced yet."""
         return int((await self._row("unpublished"))[0])
 
-    async def committed(self) -> Committed:
+    async def committed(self) -> CommittedRows:
         """Return when it all happened."""
-        return Committed(*await self._row("committed", self._since, self._topic))
+        return CommittedRows(*await self._row("committed", self._since, self._topic))
 
     async def _row(self, name: str, *values: object) -> Any:
         async with borrowed(self._pool, self._dsn) as connection:

@@ -32,7 +32,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CommittedRows:
     """What the catalog says of a backlog: when its first and last batch were committed and announced, in seconds.
 
     The rows of the first batch are not counted in a rate, because the time before it was spent on starting.

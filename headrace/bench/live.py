@@ -7,12 +7,12 @@ from random import Random
 from headrace.bench import bodies
 from headrace.bench.backlog import Bench
 from headrace.bench.processes import Watched, running
-from headrace.demo.ledger import Ledger
-from headrace.demo.listen import Listener
-from headrace.demo.weigh import latencies_ms
-from producers import Publisher
-from producers.sequence import unix_us
-from runtime.errors import HeadraceError
+from headrace.demo.ledger import AckLedger
+from headrace.demo.listener import AnnouncementListener
+from headrace.demo.reconcile import latencies_ms
+from headrace.producers import Publisher
+from headrace.producers.sequence import unix_us
+from headrace.runtime.errors import HeadraceError
 
 FRAMES_PER_S = 50
 _WARM_UP_FRAMES = 100  # published before it counts: connections are made, code is loaded
@@ -28,15 +28,17 @@ def live(bench: Bench, seconds: float) -> list[float]:
             stack.enter_context(running(("relay",), env, bench.folder)),
             stack.enter_context(running(("worker", "--kinds", "frames,clips"), env, bench.folder)),
         ]
-        listener = stack.enter_context(Listener(bench.settings))
+        listener = stack.enter_context(AnnouncementListener(bench.settings))
         publisher = stack.enter_context(Publisher.from_settings(bench.settings))
-        _play(publisher, listener, Ledger(), _WARM_UP_FRAMES, processes)
-        ledger = Ledger()
+        _play(publisher, listener, AckLedger(), _WARM_UP_FRAMES, processes)
+        ledger = AckLedger()
         _play(publisher, listener, ledger, round(seconds * FRAMES_PER_S), processes)
         return latencies_ms(ledger.good, listener.heard)
 
 
-def _play(publisher: Publisher, listener: Listener, ledger: Ledger, count: int, processes: list[Watched]) -> None:
+def _play(
+    publisher: Publisher, listener: AnnouncementListener, ledger: AckLedger, count: int, processes: list[Watched]
+) -> None:
     image = bodies.small_jpeg()
     began_us = unix_us()
     began = time.monotonic()

@@ -9,9 +9,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from headrace.bench.bodies import FRAME_BYTES
 from headrace.bench.figures import rate
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from store.blobs import Blobs
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
 
 PUTS_AT_ONCE = 16
 _READ_AT_ONCE = 1000

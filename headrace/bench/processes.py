@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from headrace.bench.figures import Worked
-from runtime.errors import HeadraceError
+from headrace.runtime.errors import HeadraceError
 
 _STOP_S_MAX = 20
 _LOG_LINES_SHOWN = 3

@@ -16,11 +16,11 @@ from headrace.bench.peers import PUTS_AT_ONCE, puts_per_s, reads_per_s
 from headrace.bench.uploads import CLIENTS, uploads
 from headrace.demo.report import percentile
 from headrace.initialize import initialize
-from infra.native import Store, temporary_stack
-from runtime.errors import HeadraceError
-from runtime.settings import load_settings
-from schemas.events import Kind
-from schemas.topics import input_topic
+from headrace.native import Store, temporary_stack
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import load_settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
 
 FRAMES = 2000
 LDOS_PER_FRAME = 10
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BenchOptions:
     """What to measure: the store, how many frames (and ten times as many LDOs), how many seconds of latency."""
 
     store: Store
@@ -39,7 +39,7 @@ class Options:
     seconds: float = SECONDS
 
 
-def run(cases: list[str], options: Options, say: Say) -> tuple[list[Figure], dict[str, Any]]:
+def run(cases: list[str], options: BenchOptions, say: Say) -> tuple[list[Figure], dict[str, Any]]:
     """Measure; returns the figures, and what may explain them: cores, and how busy the machine was before.
 
     Raises:
@@ -57,7 +57,7 @@ def run(cases: list[str], options: Options, say: Say) -> tuple[list[Figure], dic
     return figures, machine
 
 
-def _frames(bench: Bench, options: Options, say: Say) -> list[Figure]:
+def _frames(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     count = options.frames
     peer = _put_peer(bench, count, say)
     all_distinct = _drained(bench, Kind.FRAME, publish(bench.settings, frames(count)), say)
@@ -100,7 +100,7 @@ def _frames(bench: Bench, options: Options, say: Say) -> list[Figure]:
     ]
 
 
-def _ldos(bench: Bench, options: Options, say: Say) -> list[Figure]:
+def _ldos(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     drained = _drained(bench, Kind.LDO, publish(bench.settings, ldos(options.frames * LDOS_PER_FRAME)), say)
     say("ldos: reading the same topic with librdkafka alone")
     peer = reads_per_s(bench.settings, input_topic(Kind.LDO).name, options.frames * LDOS_PER_FRAME)
@@ -115,7 +115,7 @@ def _ldos(bench: Bench, options: Options, say: Say) -> list[Figure]:
     ]
 
 
-def _latency(bench: Bench, options: Options, say: Say) -> list[Figure]:
+def _latency(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     say(f"latency: {FRAMES_PER_S} frames a second for {options.seconds:.0f} s")
     found = live(bench, options.seconds)
     what = f"published → announced, {FRAMES_PER_S} frames/s"
@@ -133,7 +133,7 @@ def _latency(bench: Bench, options: Options, say: Say) -> list[Figure]:
     ]
 
 
-def _gateway(bench: Bench, options: Options, say: Say) -> list[Figure]:
+def _gateway(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     peer = _put_peer(bench, options.frames, say)
     say(f"gateway: {CLIENTS} clients upload files of 200 KB for {options.seconds:.0f} s")
     found = uploads(bench, options.seconds)
@@ -144,15 +144,20 @@ def _gateway(bench: Bench, options: Options, say: Say) -> list[Figure]:
     times_ms = sorted(one * 1000 for one in found.answers_s)
     return [
         Figure(
-            "gateway_per_s", f"uploads of 200 KB, {CLIENTS} clients, durable", per_s, "/s", plain,
-            of_peer(per_s, peer), TARGETS["gateway"],
+            "gateway_per_s",
+            f"uploads of 200 KB, {CLIENTS} clients, durable",
+            per_s,
+            "/s",
+            plain,
+            of_peer(per_s, peer),
+            TARGETS["gateway"],
         ),
         Figure("gateway_ms_p50", "from sending to `ingested`, p50", percentile(times_ms, 0.5) or 0.0, "ms"),
         Figure("gateway_ms_p99", "from sending to `ingested`, p99", percentile(times_ms, 0.99) or 0.0, "ms"),
-    ]  # fmt: skip
+    ]
 
 
-CASES: dict[str, Callable[[Bench, Options, Say], list[Figure]]] = {
+CASES: dict[str, Callable[[Bench, BenchOptions, Say], list[Figure]]] = {
     "frames": _frames,
     "ldos": _ldos,
     "latency": _latency,

@@ -16,8 +16,8 @@ from headrace.bench import bodies
 from headrace.bench.backlog import Bench
 from headrace.bench.processes import running
 from headrace.initialize import initialize
-from infra.native.ports import LOOPBACK, assign
-from runtime.errors import HeadraceError
+from headrace.native.ports import LOOPBACK, assign
+from headrace.runtime.errors import HeadraceError
 
 CLIENTS = 32
 _BOUNDARY = "headrace-bench"
@@ -32,7 +32,7 @@ _TAIL = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 @dataclass(slots=True)
-class Uploaded:
+class UploadFigures:
     """What clients saw: how long each answer took, in seconds, and how many were none of success."""
 
     answers_s: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Uploaded:
     seconds: float = 0.0
 
 
-def uploads(bench: Bench, seconds: float) -> Uploaded:
+def uploads(bench: Bench, seconds: float) -> UploadFigures:
     """Send files of 200 KB by CLIENTS clients for so long, through a gateway, a worker and the relay.
 
     Raises:
@@ -64,8 +64,8 @@ def uploads(bench: Bench, seconds: float) -> Uploaded:
         return _send(port, key, seconds=seconds, clients=CLIENTS)
 
 
-def _send(port: int, key: str, *, seconds: float, clients: int) -> Uploaded:
-    seen = Uploaded()
+def _send(port: int, key: str, *, seconds: float, clients: int) -> UploadFigures:
+    seen = UploadFigures()
     began = time.monotonic()
     threads = [
         threading.Thread(target=_client, args=(port, key, number, began + seconds, seen)) for number in range(clients)
@@ -78,7 +78,7 @@ def _send(port: int, key: str, *, seconds: float, clients: int) -> Uploaded:
     return seen
 
 
-def _client(port: int, key: str, number: int, until: float, seen: Uploaded) -> None:
+def _client(port: int, key: str, number: int, until: float, seen: UploadFigures) -> None:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_ANSWER_S_MAX * 2)
     headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}", "X-API-Key": key}
     for body in _forms(number):
@@ -117,6 +117,7 @@ def _wait_ready(port: int) -> None:
             connection.close()
         time.sleep(_POLL_S)
     raise HeadraceError(
-        "gateway_not_ready", f"the gateway was not ready after {_READY_S_MAX:.0f} s",
+        "gateway_not_ready",
+        f"the gateway was not ready after {_READY_S_MAX:.0f} s",
         where=urlsplit(f"http://{LOOPBACK}:{port}").netloc,
-    )  # fmt: skip
+    )

@@ -21,7 +21,7 @@ from headrace.cli import (
     urls,
 )
 from headrace.cli.output import say
-from runtime.errors import Exit, HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
     name="headrace",

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.selecting import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
+from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
-from store.queries import Queries
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.store.catalog.queries import Queries
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from batch.archive import Report
+    from headrace.batch.archive import ArchiveReport
 
 _FAILED_SHOWN_MAX = 20
 
@@ -42,7 +42,7 @@ def archive(
     as_json: Json = False,
 ) -> None:
     """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended."""
-    from batch.archive import archive as move
+    from headrace.batch.archive import archive as move
 
     _show(asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, say=say)), "archived", as_json=as_json)
 
@@ -62,19 +62,21 @@ def restore(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Bring bodies back from the archive: those of the ids, or of all records that fit the options."""
-    from batch.archive import restore as move
-    from store.archives import Selected
+    from headrace.batch.archive import restore as move
+    from headrace.store.catalog.archives import ArchiveSelection
 
     if not (wanted or kind or site or source or start or end):
         raise HeadraceError(
-            "option_invalid", "nothing says what to restore", hint="name ids, or an option like --kind ldos",
+            "option_invalid",
+            "nothing says what to restore",
+            hint="name ids, or an option like --kind ldos",
             exit_code=Exit.USAGE,
-        )  # fmt: skip
+        )
     settings = client_settings()
 
-    async def main() -> "Report":
+    async def main() -> "ArchiveReport":
         ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
-        selected = Selected(ids=ids, **selection(kind, site, source, start, end))
+        selected = ArchiveSelection(ids=ids, **selection(kind, site, source, start, end))
         return await move(settings, selected, dry_run=dry_run, wait=wait, say=say)
 
     _show(asyncio.run(main()), "restored", as_json=as_json)
@@ -88,7 +90,7 @@ async def _ids(wanted: list[str], dsn: str) -> "tuple[UUID, ...]":
         await queries.close()
 
 
-def _show(report: "Report", done: str, *, as_json: bool) -> None:
+def _show(report: "ArchiveReport", done: str, *, as_json: bool) -> None:
     for digest, code in sorted(report.failed.items())[:_FAILED_SHOWN_MAX]:
         say(f"not {done}: {digest}: {code}")
     would = "would be " if report.dry_run else ""

@@ -7,8 +7,8 @@ import typer
 
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json, StoreChoice
-from runtime.logs import configure_logs
-from runtime.settings import LogFormat, load_settings
+from headrace.runtime.logs import configure_logs
+from headrace.runtime.settings import LogFormat, load_settings
 
 
 class Case(StrEnum):
@@ -37,14 +37,14 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure throughput, cost and latency on this machine, beside what the servers do without Headrace."""
-    from headrace.bench import CASES, Options, rows, run
+    from headrace.bench import CASES, BenchOptions, rows, run
     from headrace.bench import as_json as json_of
     from headrace.store_choice import choose
 
     configure_logs(LogFormat.CONSOLE, "warning", "bench")
     chosen = choose(store.value if store else None, load_settings().state_dir, say)
     cases = list(CASES) if case is Case.ALL else [case.value]
-    figures, machine = run(cases, Options(chosen, count, seconds), say)
+    figures, machine = run(cases, BenchOptions(chosen, count, seconds), say)
     if as_json:
         print_json(json_of(figures, machine))
         return

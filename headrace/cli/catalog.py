@@ -14,12 +14,12 @@ from headrace.cli.processes import parse_kinds
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from headrace.reading import as_json, read_body
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import Settings
-from schemas.headers import rfc3339
-from store.blobs import Blobs
-from store.queries import Queries
-from store.views import Filters
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.schemas.headers import rfc3339
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.queries import Queries
+from headrace.store.catalog.views import RecordFilters
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def list_records(
     as_json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
 ) -> None:
     """List records, newest first, and how many of each kind there are."""
-    filters = Filters(kinds=parse_kinds(kind) if kind else None, source_id=source, site=site)
+    filters = RecordFilters(kinds=parse_kinds(kind) if kind else None, source_id=source, site=site)
 
     async def look(queries: Queries) -> None:
         try:
@@ -53,17 +53,25 @@ def list_records(
             ) from None
         counts = await queries.counts()
         if as_json_lines:
-            print_json({"records": [as_json(one) for one in page.records], "cursor": page.cursor,
-                        "counts": as_json(counts)})  # fmt: skip
+            print_json(
+                {"records": [as_json(one) for one in page.records], "cursor": page.cursor, "counts": as_json(counts)}
+            )
             return
         print_table(
             ("record", "kind", "site", "source", "captured", "bytes", "what"),
             [
-                (one.record_id, one.kind, one.site, one.source_id, rfc3339(one.captured_at_us), one.size_bytes,
-                 one.ldo_id or one.code or (f"{one.width}x{one.height}" if one.width else one.about or ""))
+                (
+                    one.record_id,
+                    one.kind,
+                    one.site,
+                    one.source_id,
+                    rfc3339(one.captured_at_us),
+                    one.size_bytes,
+                    one.ldo_id or one.code or (f"{one.width}x{one.height}" if one.width else one.about or ""),
+                )
                 for one in page.records
             ],
-        )  # fmt: skip
+        )
         total = ", ".join(f"{number} {name}s" for name, number in counts.records.items())
         say(f"{total}; {counts.sightings} sightings; {sum(counts.dead_letters.values())} dead letters")
         if page.cursor:
@@ -89,11 +97,18 @@ def show(
         print_table(
             ("seen in", "partition", "offset", "site", "source", "captured", "sequence"),
             [
-                (one.topic, one.partition, one.offset, one.site, one.source_id, rfc3339(one.captured_at_us),
-                 one.sequence)
+                (
+                    one.topic,
+                    one.partition,
+                    one.offset,
+                    one.site,
+                    one.source_id,
+                    rfc3339(one.captured_at_us),
+                    one.sequence,
+                )
                 for one in detail.sightings
             ],
-        )  # fmt: skip
+        )
 
     _query(look)
 
@@ -132,7 +147,7 @@ def cat(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
 ) -> None:
     """Print a topic's messages as JSON lines; bodies are shown by their length."""
-    from headrace.topic_lines import topic_lines
+    from headrace.topic_dump import topic_lines
 
     for number, line in enumerate(topic_lines(client_settings(), topic, start=start, end=end, follow=follow), 1):
         print_json(line)

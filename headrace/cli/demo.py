@@ -7,8 +7,8 @@ import typer
 
 from headrace.cli.output import print_json, print_table, say, talk
 from headrace.cli.stack import Json, StoreChoice
-from runtime.errors import Exit
-from runtime.settings import load_settings
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import load_settings
 
 SECONDS_MAX = 300  # the synthetic line is drawn beforehand: a minute of it takes 60 MB
 
@@ -37,13 +37,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run everything end to end with simulated cameras and devices, then report; exit 1 if a number does not add up."""
-    from headrace.demo import Options, next_steps, rows, run, verdict
+    from headrace.demo import DemoOptions, next_steps, rows, run, verdict
     from headrace.demo import as_json as json_of
     from headrace.store_choice import choose
 
     state_dir = load_settings().state_dir
     chosen = choose(store.value if store else None, state_dir, say)
-    report = run(Options(store=chosen, video=video, seconds=seconds, keep=keep), state_dir, talk)
+    report = run(DemoOptions(store=chosen, video=video, seconds=seconds, keep=keep), state_dir, talk)
     for line in verdict(report):
         say(line)
     if as_json:

@@ -13,11 +13,11 @@ from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from headrace.reading import as_json
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import Settings
-from schemas.headers import rfc3339
-from store.blobs import Blobs
-from store.dead_letters import DeadLetters, LetterView
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.schemas.headers import rfc3339
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.dead_letters import DeadLetters, LetterView
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def list_letters(
     as_json_object: Json = False,
 ) -> None:
     """List dead letters, newest first, and how many there are by state and code."""
-    from batch.filters import letter_filters
+    from headrace.batch.filters import letter_filters
 
     filters = letter_filters(where or [])
 
@@ -62,11 +62,21 @@ def list_letters(
         print_table(
             ("dead letter", "state", "code", "topic", "partition", "offset", "source", "rejected", "bytes", "reason"),
             [
-                (one.dead_letter_id, one.state, one.code, one.topic, one.partition, one.offset, one.source_id,
-                 rfc3339(one.rejected_at_us), one.value_bytes, one.reason)
+                (
+                    one.dead_letter_id,
+                    one.state,
+                    one.code,
+                    one.topic,
+                    one.partition,
+                    one.offset,
+                    one.source_id,
+                    rfc3339(one.rejected_at_us),
+                    one.value_bytes,
+                    one.reason,
+                )
                 for one in page
             ],
-        )  # fmt: skip
+        )
         said = ", ".join(f"{number} {code} {state.replace('_', ' ')}" for (state, code), number in counts.items())
         say(said or "no dead letters" + (" fit" if where else ""))
 
@@ -121,10 +131,10 @@ def redrive(
     as_json_object: Json = False,
 ) -> None:
     """Publish again, to the topic it came from, every dead letter that today's checks accept; may be repeated."""
-    from batch.filters import letter_filters
-    from batch.redrive import Redrive, Redriven
-    from batch.republish import Republisher
-    from headrace.judging import StoredSizes, judge
+    from headrace.batch.filters import letter_filters
+    from headrace.batch.redrive import Redriven, RedriveRun
+    from headrace.batch.republish import Republisher
+    from headrace.redrive_validation import StoredSizes, judge
 
     filters = letter_filters(where or [])
     settings = client_settings()
@@ -137,7 +147,7 @@ def redrive(
                 said[0] = time.monotonic()
                 say(f"{so_far.published} published again, {so_far.looked_at} looked at")
 
-        job = Redrive(
+        job = RedriveRun(
             letters,
             StoredSizes(Blobs.from_settings(settings)),
             judge(time.time_ns() // 1000),
@@ -153,10 +163,16 @@ def redrive(
     if refused:
         say("would be refused again: " + ", ".join(f"{number} {code}" for code, number in refused.items()))
     if as_json_object:
-        print_json({
-            "dry_run": dry_run, "looked_at": done.looked_at, "accepted": done.accepted, "published": done.published,
-            "refused": refused, "exhausted": done.exhausted,
-        })  # fmt: skip
+        print_json(
+            {
+                "dry_run": dry_run,
+                "looked_at": done.looked_at,
+                "accepted": done.accepted,
+                "published": done.published,
+                "refused": refused,
+                "exhausted": done.exhausted,
+            }
+        )
 
 
 def _sentences(looked_at: int, accepted: int, published: int, exhausted: int, *, dry_run: bool) -> list[str]:
@@ -173,7 +189,7 @@ def _sentences(looked_at: int, accepted: int, published: int, exhausted: int, *,
 
 
 async def _one(letters: DeadLetters, wanted: str) -> LetterView:
-    from store.dead_letters import LetterFilters
+    from headrace.store.catalog.dead_letters import LetterFilters
 
     digits = wanted.lower().replace("-", "")
     found: list[UUID] = []

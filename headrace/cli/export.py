@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.output import print_json, say
-from headrace.cli.selecting import (
+from headrace.cli.selection import (
     CapturedBefore,
     CapturedFrom,
     Kinds,
@@ -22,10 +22,10 @@ from headrace.cli.selecting import (
 )
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
-    from batch.export import Result, Shard
+    from headrace.batch.export import ExportResult, Shard
 
 _MIB = 1024 * 1024
 _FAILED_SHOWN_MAX = 20
@@ -60,13 +60,13 @@ def export(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Write records and their bytes as shards with a manifest; repeated, it goes on where it stopped."""
-    from batch.export import Request, bounds_of
-    from batch.export import export as write
-    from store.exports import Wanted
+    from headrace.batch.export import ExportRequest, bounds_of
+    from headrace.batch.export import export as write
+    from headrace.store.catalog.exports import ExportSelection
 
-    request = Request(
+    request = ExportRequest(
         format=_format(form),
-        wanted=Wanted(until_us=0, **selection(kind, site, source, start, end), labelled=labelled),
+        wanted=ExportSelection(until_us=0, **selection(kind, site, source, start, end), labelled=labelled),
         labels=sorted_values(label),
         quality=bounds_of(quality) if quality else (),
         validation_share=validation,
@@ -83,7 +83,7 @@ def _said(shard: "Shard") -> None:
     say(f"{shard.name}: {shard.samples} samples, {shard.size_bytes} bytes")
 
 
-def _show(result: "Result", target: str, *, as_json: bool) -> None:
+def _show(result: "ExportResult", target: str, *, as_json: bool) -> None:
     shards = sum(len(some) for some in result.splits.values())
     for record, code in sorted(result.failed.items())[:_FAILED_SHOWN_MAX]:
         say(f"not exported: {record}: {code}")
@@ -100,17 +100,24 @@ def _show(result: "Result", target: str, *, as_json: bool) -> None:
         say(f"nothing fits that was ingested before {until}; `headrace ls` shows what there is")
     if as_json:
         shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
-        print_json({
-            "target": target, "samples": result.samples, "shards": shards, "written": result.written,
-            "until_us": result.until_us, "failed": result.failed, "splits": shown,
-        })  # fmt: skip
+        print_json(
+            {
+                "target": target,
+                "samples": result.samples,
+                "shards": shards,
+                "written": result.written,
+                "until_us": result.until_us,
+                "failed": result.failed,
+                "splits": shown,
+            }
+        )
 
 
 def _format(text: str) -> Any:
-    from batch.export import Format
+    from headrace.batch.export import ExportFormat
 
-    if text not in set(Format):
+    if text not in set(ExportFormat):
         raise HeadraceError(
-            "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(Format)}", exit_code=Exit.USAGE
+            "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(ExportFormat)}", exit_code=Exit.USAGE
         )
-    return Format(text)
+    return ExportFormat(text)

@@ -8,8 +8,8 @@ import typer
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
-from store.blobs import Blobs
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.store.blobs.blob_store import Blobs
 
 
 def register(app: typer.Typer) -> None:
@@ -30,17 +30,17 @@ def fsck(
     as_json: Json = False,
 ) -> None:
     """Find what does not agree between store, catalog and topics; exit 1 if anything is, or stays, wrong."""
-    from batch.fsck import Found, Options, Report, open_and_check
+    from headrace.batch.fsck import Finding, FsckOptions, FsckReport, open_and_check
 
     if force and not repair:
         raise HeadraceError(
             "option_invalid", "--force says nothing without --repair", hint="add --repair", exit_code=Exit.USAGE
         )
     settings = client_settings()
-    options = Options(repair=repair, force=force, topics=topics, sample=sample)
-    report: Report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options, say))
+    options = FsckOptions(repair=repair, force=force, topics=topics, sample=sample)
+    report: FsckReport = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options, say))
 
-    def line(found: Found) -> dict[str, Any]:
+    def line(found: Finding) -> dict[str, Any]:
         digest = {"digest": found.digest} if found.digest else {}
         return {"name": found.name, "detail": found.detail, **digest}
 
@@ -48,12 +48,20 @@ def fsck(
         findings: dict[str, list[dict[str, Any]]] = {}
         for found in report.found:
             findings.setdefault(found.problem.value, []).append(line(found))
-        print_json({
-            "clean": report.clean, "findings": findings, "young": report.young, "checked": report.checked,
-            "expired": report.expired, "removed": report.removed,
-            "healed": [{"problem": found.problem.value, **line(found), "how": how} for found, how in report.healed],
-            "unhealed": [{"problem": found.problem.value, **line(found), "why": why} for found, why in report.unhealed],
-        })  # fmt: skip
+        print_json(
+            {
+                "clean": report.clean,
+                "findings": findings,
+                "young": report.young,
+                "checked": report.checked,
+                "expired": report.expired,
+                "removed": report.removed,
+                "healed": [{"problem": found.problem.value, **line(found), "how": how} for found, how in report.healed],
+                "unhealed": [
+                    {"problem": found.problem.value, **line(found), "why": why} for found, why in report.unhealed
+                ],
+            }
+        )
     elif report.found:
         became = dict([*report.healed, *report.unhealed])
         print_table(

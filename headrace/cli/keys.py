@@ -8,14 +8,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from gateway.access import keys as making
-from gateway.access.callers import Role, check_source
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
-from store.access import Access, AuditRow
-from store.postgres import opened_pool
+from headrace.gateway.auth import api_keys as making
+from headrace.gateway.auth.principal import Role, check_source
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.store.postgres import opened_pool
+from headrace.store.requests.access import Access, AuditRow
 
 T = TypeVar("T")
 _SHOWN_ONCE = "It is shown this once; only its hash is kept."

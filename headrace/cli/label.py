@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.selecting import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
+from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit
+from headrace.runtime.errors import Exit
 
 if TYPE_CHECKING:
-    from batch.labelling import Result
+    from headrace.batch.labels import LabelResult
 
 _SAID_EVERY_RECORDS = 10_000
 _LABELS_SHOWN_MAX = 10
@@ -41,11 +41,11 @@ def label(
     as_json: Json = False,
 ) -> None:
     """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
-    from batch.labelling import label as run
-    from batch.labelling import load_module
-    from store.exports import Wanted
+    from headrace.batch.labels import label as run
+    from headrace.batch.labels import load_module
+    from headrace.store.catalog.exports import ExportSelection
 
-    wanted = Wanted(until_us=0, **selection(kind, site, source, start, end))
+    wanted = ExportSelection(until_us=0, **selection(kind, site, source, start, end))
     with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
         result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)
@@ -65,32 +65,47 @@ class _Progress:
             self._next = records + _SAID_EVERY_RECORDS
 
 
-def _show(result: "Result", *, as_json: bool) -> None:
+def _show(result: "LabelResult", *, as_json: bool) -> None:
     tally = result.tally
     functions = [_function(result, name) for name in tally.functions]
     if as_json:
-        print_json({
-            "version": result.version, "records": tally.records, "added": result.added, "unlabelled": tally.unlabelled,
-            "ties": tally.ties, "errors": tally.errors, "labels": dict(tally.labels.most_common()),
-            "functions": functions,
-        })  # fmt: skip
+        print_json(
+            {
+                "version": result.version,
+                "records": tally.records,
+                "added": result.added,
+                "unlabelled": tally.unlabelled,
+                "ties": tally.ties,
+                "errors": tally.errors,
+                "labels": dict(tally.labels.most_common()),
+                "functions": functions,
+            }
+        )
     else:
         print_table(
             ("function", "coverage", "overlap", "conflict", "labels", "errors"),
             [
-                (one["name"], f"{one['coverage']:.1%}", f"{one['overlap']:.1%}", f"{one['conflict']:.1%}",
-                 _counted(one["labels"]), _counted(one["errors"]))
+                (
+                    one["name"],
+                    f"{one['coverage']:.1%}",
+                    f"{one['overlap']:.1%}",
+                    f"{one['conflict']:.1%}",
+                    _counted(one["labels"]),
+                    _counted(one["errors"]),
+                )
                 for one in functions
             ],
-        )  # fmt: skip
+        )
     for record, name, error in tally.failures:
         say(f"no vote: {name} on {record}: {error}")
     labels = _counted(dict(tally.labels.most_common())) or "no label"
-    say(f"version {result.version}: {tally.records} records, {result.added} of them now; {labels}; "
-        f"{tally.unlabelled} without a vote, {tally.ties} ties, {tally.errors} errors")  # fmt: skip
+    say(
+        f"version {result.version}: {tally.records} records, {result.added} of them now; {labels}; "
+        f"{tally.unlabelled} without a vote, {tally.ties} ties, {tally.errors} errors"
+    )
 
 
-def _function(result: "Result", name: str) -> dict[str, Any]:
+def _function(result: "LabelResult", name: str) -> dict[str, Any]:
     tally, one = result.tally, result.tally.functions[name]
     return {
         "name": name,

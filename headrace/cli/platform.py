@@ -13,13 +13,13 @@ from rich.text import Text
 from headrace.cli.output import data, print_json, say, talk
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.addresses import networks_of
-from runtime.errors import Exit, HeadraceError
-from runtime.logs import configure_logs
+from headrace.runtime.addresses import networks_of
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.logs import configure_logs
 
 if TYPE_CHECKING:
-    from batch.platform import Between, Import, Options, PublishFrame
-    from runtime.settings import Settings
+    from headrace.batch.platform import Between, Import, ImportOptions, PublishFrame
+    from headrace.runtime.settings import Settings
 
 WORKERS_MAX = 32
 DETECTIONS_MAX = 10_000
@@ -95,19 +95,23 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
     as_json: Json = False,
 ) -> None:
     """Import the sequences of some days; exit 1 if any is not complete. May be repeated, and resumes."""
-    from batch.platform import Between, Method, Options, Rule, load_credentials, source_api
+    from headrace.batch.platform import Between, ImportOptions, Method, Rule, load_credentials, source_api
 
     first, last = date_from.date(), date_end.date() if date_end else _today()
     if last < first:
         raise HeadraceError(
-            "option_invalid", "Invalid combination of --date-from and --date-end parameters",
-            hint="--date-end must not be before --date-from", exit_code=Exit.USAGE,
-        )  # fmt: skip
+            "option_invalid",
+            "Invalid combination of --date-from and --date-end parameters",
+            hint="--date-end must not be before --date-from",
+            exit_code=Exit.USAGE,
+        )
     if (last - first).days >= DAYS_MAX:
         raise HeadraceError(
-            "option_invalid", f"there are more than {DAYS_MAX} days from --date-from to --date-end",
-            hint="is a year mistyped? otherwise import them in parts", exit_code=Exit.USAGE,
-        )  # fmt: skip
+            "option_invalid",
+            f"there are more than {DAYS_MAX} days from --date-from to --date-end",
+            hint="is a year mistyped? otherwise import them in parts",
+            exit_code=Exit.USAGE,
+        )
     settings = client_settings()
     between = Between(
         platform_url=None if skip_platform_fetch else url_api_platform,
@@ -116,11 +120,17 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         networks=networks_of(settings.url_networks),
     )
     rule = Rule(confidence_threshold, iou_threshold, min_cluster_size, Method(clustering.value))
-    options = Options(
-        first=first, last=last, source=source_api(url_api_platform), rule=rule, detections_max=detections_limit,
-        newest_first=detections_order_by is OrderBy.DESC, dry_run=dry_run, keep_annotated=keep_annotated,
+    options = ImportOptions(
+        first=first,
+        last=last,
+        source=source_api(url_api_platform),
+        rule=rule,
+        detections_max=detections_limit,
+        newest_first=detections_order_by is OrderBy.DESC,
+        dry_run=dry_run,
+        keep_annotated=keep_annotated,
         workers=max_workers,
-    )  # fmt: skip
+    )
     done = _run(settings, between, options, loglevel)
     _report(done, options, as_json=as_json)
     if not done.statistics.complete:
@@ -131,10 +141,10 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _run(settings: "Settings", between: "Between", options: "Options", loglevel: LogLevel) -> "Import":
-    from batch.platform import opened
+def _run(settings: "Settings", between: "Between", options: "ImportOptions", loglevel: LogLevel) -> "Import":
+    from headrace.batch.platform import opened
     from headrace.platform_frames import publishing
-    from producers import Publisher
+    from headrace.producers import Publisher
 
     async def run(bars: "_Bars", publish: "PublishFrame | None") -> "Import":
         async with opened(between, options, bars, publish=publish, state_folder=settings.state_dir) as one:
@@ -179,7 +189,7 @@ class _Bars:
         self._progress.advance(self._tasks[what])
 
 
-def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
+def _report(done: "Import", options: "ImportOptions", *, as_json: bool) -> None:
     """Say which annotations would come, what failed, how each day adds up, and the statistics last."""
     statistics = done.statistics
     planned = sorted(done.planned, key=lambda one: one.sequence_id)
@@ -198,27 +208,37 @@ def _report(done: "Import", options: "Options", *, as_json: bool) -> None:
         data.print(Text(statistics.sentences()))
         return
     say(statistics.sentences())
-    print_json({
-        "total_sequences": statistics.total, "successful_sequences": statistics.successful,
-        "failed_sequences": statistics.failed, "annotations_created": statistics.annotations_created,
-        "annotations_overwritten": statistics.annotations_overwritten,
-        "detections_uploaded": statistics.detections_uploaded, "frames_published": statistics.frames_published,
-        "boxes_dropped": statistics.boxes_dropped, "faults": statistics.faults,
-        "days": [
-            {
-                "day": day.day.isoformat(), "fetched": day.fetched, "adds_up": day.adds_up, "complete": day.complete,
-                "fault": day.fault, **{outcome.value: number for outcome, number in day.outcomes.items()},
-            }
-            for day in statistics.days
-        ],
-        "would_annotate": [
-            {
-                "sequence_id": one.sequence_id,
-                "clusters": [
-                    [{"detection_id": box.detection_id, "xyxyn": box.box.xyxyn} for box in members]
-                    for members in one.clusters
-                ],
-            }
-            for one in planned
-        ],
-    })  # fmt: skip
+    print_json(
+        {
+            "total_sequences": statistics.total,
+            "successful_sequences": statistics.successful,
+            "failed_sequences": statistics.failed,
+            "annotations_created": statistics.annotations_created,
+            "annotations_overwritten": statistics.annotations_overwritten,
+            "detections_uploaded": statistics.detections_uploaded,
+            "frames_published": statistics.frames_published,
+            "boxes_dropped": statistics.boxes_dropped,
+            "faults": statistics.faults,
+            "days": [
+                {
+                    "day": day.day.isoformat(),
+                    "fetched": day.fetched,
+                    "adds_up": day.adds_up,
+                    "complete": day.complete,
+                    "fault": day.fault,
+                    **{outcome.value: number for outcome, number in day.outcomes.items()},
+                }
+                for day in statistics.days
+            ],
+            "would_annotate": [
+                {
+                    "sequence_id": one.sequence_id,
+                    "clusters": [
+                        [{"detection_id": box.detection_id, "xyxyn": box.box.xyxyn} for box in members]
+                        for members in one.clusters
+                    ],
+                }
+                for one in planned
+            ],
+        }
+    )

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from runtime.errors import Exit, HeadraceError
-from runtime.logs import configure_logs
-from runtime.process import run
-from runtime.settings import Settings, load_settings
-from schemas.events import Kind
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.logs import configure_logs
+from headrace.runtime.process import run
+from headrace.runtime.settings import Settings, load_settings
+from headrace.schemas.events import Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def worker(
     kinds: Annotated[str, typer.Option(help="cids,ldos or frames,clips, or one of them.")] = "cids,ldos",
 ) -> None:
     """Ingest messages: check, deduplicate, store, catalogue."""
-    from streams.app import group_of, work
+    from headrace.streams.worker.app import group_of, work
 
     chosen = parse_kinds(kinds)
     group_of(chosen)
@@ -45,14 +45,14 @@ def worker(
 
 def relay() -> None:
     """Announce what was ingested; a second one stands by."""
-    from streams.relay.app import relay as announce
+    from headrace.streams.relay.app import relay as announce
 
     serve("relay", announce)
 
 
 def consumer(name: Annotated[str, typer.Argument(help="preprocessing or perception.")]) -> None:
     """Run one of the consumers that ship with Headrace."""
-    from streams.consumers.app import CONSUMERS
+    from headrace.streams.consumers.app import CONSUMERS
 
     if name not in CONSUMERS:
         raise HeadraceError(
@@ -66,8 +66,8 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
 
 def gateway() -> None:
     """Serve HTTP and WebSocket in front of the service; reads HOST, PORT and REDIS_URL too."""
-    from gateway.app import serve as answer
-    from gateway.older_names import overrides
+    from headrace.gateway.app import serve as answer
+    from headrace.gateway.legacy_env import overrides
 
     settings = load_settings(**overrides())
     configure_logs(settings.log_format, settings.log_level, "gateway")
@@ -76,7 +76,7 @@ def gateway() -> None:
 
 def capture() -> None:
     """Capture the cameras that callers of the gateway ask for; several may run."""
-    from gateway.capture.worker import work
+    from headrace.gateway.capture.worker import work
 
     serve("capture", work)
 

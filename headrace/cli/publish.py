@@ -13,16 +13,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from headrace.cli.output import print_json, say, talk
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import Settings
-from schemas.limits import LDO_BODY_BYTES_MAX
-from schemas.names import check_name
-from schemas.reject import Rejected
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.schemas.limits import LDO_BODY_BYTES_MAX
+from headrace.schemas.names import check_name
+from headrace.schemas.reject import RejectedError
 
 if TYPE_CHECKING:
-    from producers import Camera, Publisher, SpooledPublisher
-    from producers.delivery import Publishes
-    from producers.tally import Tally
+    from headrace.producers import Camera, Publisher, SpooledPublisher
+    from headrace.producers.delivery import EventPublisher
+    from headrace.producers.delivery_stats import DeliveryStats
 
 START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
 LINE_BYTES_MAX = 2 * LDO_BODY_BYTES_MAX
@@ -31,7 +31,7 @@ LINE_BYTES_MAX = 2 * LDO_BODY_BYTES_MAX
 def _named(option: typer.CallbackParam, value: str) -> str:
     try:
         check_name(value, option.name or "")
-    except Rejected as error:
+    except RejectedError as error:
         raise typer.BadParameter(error.reason) from None
     return value
 
@@ -72,7 +72,7 @@ def frame(  # noqa: PLR0913 - each is an option of the command
     as_json: AsJson = False,
 ) -> None:
     """Publish images as they are, and the frames of videos or of a camera, with the QR codes that are in them."""
-    from producers import Camera
+    from headrace.producers import Camera
 
     feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
@@ -80,9 +80,18 @@ def frame(  # noqa: PLR0913 - each is an option of the command
     with _publishing(as_json, spool) as (publisher, tally, advance):
         for feed in feeds:
             one = Camera(
-                publisher, feed, source, site, fps=fps, jpeg_quality=quality, find_codes=codes,
-                clip_on_code=clip_on_code, realtime=realtime, tally=tally, on_published=lambda *_: advance(),
-            )  # fmt: skip
+                publisher,
+                feed,
+                source,
+                site,
+                fps=fps,
+                jpeg_quality=quality,
+                find_codes=codes,
+                clip_on_code=clip_on_code,
+                realtime=realtime,
+                tally=tally,
+                on_published=lambda *_: advance(),
+            )
             with _stopped_by_ctrl_c(one):
                 _attempt(tally, str(feed), partial(one.run, frames_max))
 
@@ -98,9 +107,9 @@ def clip(
     as_json: AsJson = False,
 ) -> None:
     """Publish MP4 clips, each captured when its file was last written."""
-    from producers import describe_clip
-    from producers.shots import written_at_us
-    from producers.source import Source as Origins
+    from headrace.producers import describe_clip
+    from headrace.producers.source import Source as Origins
+    from headrace.producers.video_frames import written_at_us
 
     origins = Origins(source, site)
     with _publishing(as_json, spool) as (publisher, tally, advance):
@@ -125,7 +134,7 @@ def cid(
     as_json: AsJson = False,
 ) -> None:
     """Publish component scans, captured now."""
-    from producers import Device
+    from headrace.producers import Device
 
     with _publishing(as_json, spool) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
@@ -148,8 +157,8 @@ def ldo(
 
     A line may also hold captured_at_us (microseconds since 1970) and clip (an MP4 file, relative to the lines' folder).
     """
-    from producers import Device
-    from producers.json_lines import parse_ldo_line
+    from headrace.producers import Device
+    from headrace.producers.json_lines import parse_ldo_line
 
     with _publishing(as_json, spool) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
@@ -169,12 +178,14 @@ def ldo(
 
 
 @contextmanager
-def _publishing(as_json: bool, spool: Path | None) -> "Iterator[tuple[Publishes, Tally, Callable[[], None]]]":  # noqa: FBT001
+def _publishing(
+    as_json: bool, spool: Path | None  # noqa: FBT001 - a flag of the command line
+) -> "Iterator[tuple[EventPublisher, DeliveryStats, Callable[[], None]]]":
     """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
-    from producers.tally import Tally
+    from headrace.producers.delivery_stats import DeliveryStats
 
     settings = client_settings()
-    tally = Tally()
+    tally = DeliveryStats()
     columns = (
         TextColumn("{task.fields[acknowledged]} acknowledged"),
         BarColumn(),
@@ -196,14 +207,14 @@ def _publishing(as_json: bool, spool: Path | None) -> "Iterator[tuple[Publishes,
 
 
 def _publisher(settings: Settings, spool: Path | None) -> "Publisher | SpooledPublisher":
-    from producers import Publisher, SpooledPublisher
+    from headrace.producers import Publisher, SpooledPublisher
 
     if spool is not None:
         return SpooledPublisher.from_settings(settings, spool)
     return Publisher.from_settings(settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max))
 
 
-def _sum_up(tally: "Tally", *, as_json: bool) -> None:
+def _sum_up(tally: "DeliveryStats", *, as_json: bool) -> None:
     seen = tally.counts()
     for fault in seen.faults:
         say(f"failed: {fault}")
@@ -223,11 +234,11 @@ def _sum_up(tally: "Tally", *, as_json: bool) -> None:
     raise typer.Exit(Exit.FAILED if seen.failed else Exit.OK)
 
 
-def _attempt(tally: "Tally", what: str, hand_over: Callable[[], object]) -> None:
+def _attempt(tally: "DeliveryStats", what: str, hand_over: Callable[[], object]) -> None:
     """Hand one item over; one that cannot be is named in the end, and the others go on."""
     try:
         hand_over()
-    except Rejected as error:
+    except RejectedError as error:
         tally.fail(f"{what}: {error.reason}")
     except HeadraceError as error:
         tally.fail(f"{what}: {error}")
@@ -265,9 +276,11 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
     while line := stream.readline(LINE_BYTES_MAX + 1):
         if len(line) > LINE_BYTES_MAX:
             raise HeadraceError(
-                "line_too_long", f"a line is longer than {LINE_BYTES_MAX} bytes", hint="is it JSON lines?",
+                "line_too_long",
+                f"a line is longer than {LINE_BYTES_MAX} bytes",
+                hint="is it JSON lines?",
                 exit_code=Exit.USAGE,
-            )  # fmt: skip
+            )
         if stripped := line.strip():
             yield stripped
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import print_json, print_table, say
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import load_settings
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 
@@ -42,9 +42,9 @@ def up(
     Without --store a stack keeps the store it was started with; a new one takes MinIO if it is installed here, and
     otherwise a local directory.
     """
+    from headrace.native import StackOptions
+    from headrace.native import up as start
     from headrace.store_choice import choose
-    from infra.native import StackOptions
-    from infra.native import up as start
 
     if brokers not in {1, 3}:
         raise HeadraceError(
@@ -63,14 +63,14 @@ def up(
 
 def down(*, purge: Annotated[bool, typer.Option("--purge", help="Remove the stack's data as well.")] = False) -> None:
     """Stop everything that runs in the state directory, also what a killed launcher left."""
-    from infra.native import down as stop
+    from headrace.native import down as stop
 
     stop(load_settings().state_dir, purge=purge, progress=say)
 
 
 def status(*, as_json: Json = False) -> None:
     """Show the processes of the stack; exit 1 if one is not ready, 3 if the stack does not run."""
-    from infra.native import status as look
+    from headrace.native import status as look
 
     seen = look(load_settings().state_dir)
     if as_json:
@@ -97,8 +97,8 @@ def kafka(
     tool: Annotated[str, typer.Argument(help="console-consumer, consumer-groups, topics, configs, …")],
 ) -> None:
     """Run one of Kafka's own console tools against the stack; everything after its name is the tool's."""
-    from infra.native import status as look
-    from infra.native.tools import run_tool
+    from headrace.native import status as look
+    from headrace.native.tools import run_tool
 
     seen = look(load_settings().state_dir)
     if seen.info is None:

@@ -10,7 +10,7 @@ import typer
 from headrace.cli.output import print_json, say, talk
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from runtime.errors import Exit, HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 
 
 def register(app: typer.Typer) -> None:
@@ -36,26 +36,33 @@ def ingest_urls(
 
     Where store or catalog stay away the run ends with exit 3; with --state the next one goes on from there.
     """
-    from batch.fetching import IngestClient, Tally
-    from batch.fetching.errors import CatalogFailed, StoreFailed
-    from batch.fetching.listing import read_items
+    from headrace.batch.fetch import FetchTally, IngestClient
+    from headrace.batch.fetch.errors import CatalogFailedError, StoreFailedError
+    from headrace.batch.fetch.listing import read_items
 
-    tally = Tally()
+    tally = FetchTally()
     try:
         opened = nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb")
     except OSError as error:
         raise HeadraceError(
-            "file_unreadable", f"the list cannot be read: {error.strerror}", where=str(file),
-            hint="name a file with a URL on each line", exit_code=Exit.USAGE,
-        ) from None  # fmt: skip
+            "file_unreadable",
+            f"the list cannot be read: {error.strerror}",
+            where=str(file),
+            hint="name a file with a URL on each line",
+            exit_code=Exit.USAGE,
+        ) from None
     with opened as stream, IngestClient(settings=client_settings(), site=site) as client:
         for outcome in client.ingest_urls(
-            read_items(stream), license=license_, source=source, workers=workers, state=state,
+            read_items(stream),
+            license=license_,
+            source=source,
+            workers=workers,
+            state=state,
             progress=talk.is_terminal,
-        ):  # fmt: skip
+        ):
             tally.add(outcome)
             print_json(outcome.as_dict())
-            if isinstance(outcome.error, StoreFailed | CatalogFailed):
+            if isinstance(outcome.error, StoreFailedError | CatalogFailedError):
                 raise outcome.error
     failed = tally.as_dict()["failed_by_code"]
     for code, number in failed.items():

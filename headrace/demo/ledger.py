@@ -4,16 +4,16 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
-from producers import Acknowledged, Delivery, NotDelivered
-from schemas.events import Kind
-from schemas.reject import RejectCode
-from schemas.topics import input_topic
+from headrace.producers import Acknowledged, Delivery, NotDeliveredError
+from headrace.schemas.events import Kind
+from headrace.schemas.reject import RejectCode
+from headrace.schemas.topics import input_topic
 
 _KIND_OF = {input_topic(kind).name: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class MessageOffset:
     """Where a message stands in Kafka."""
 
     topic: str
@@ -22,32 +22,32 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class RecordKey:
     """What a record is: its kind and its digest."""
 
     kind: Kind
     digest: str
 
 
-class Ledger:
+class AckLedger:
     """Takes down every acknowledged message; may be used from several threads."""
 
     def __init__(self) -> None:
         """Begin empty."""
         self._changed = threading.Condition()
         self._open = 0
-        self._good: dict[Place, Identity] = {}
-        self._poison: dict[Place, RejectCode] = {}
+        self._good: dict[MessageOffset, RecordKey] = {}
+        self._poison: dict[MessageOffset, RejectCode] = {}
         self._faults: list[str] = []
 
     @property
-    def good(self) -> dict[Place, Identity]:
+    def good(self) -> dict[MessageOffset, RecordKey]:
         """What should become, or be a sighting of, a record."""
         with self._changed:
             return dict(self._good)
 
     @property
-    def poison(self) -> dict[Place, RejectCode]:
+    def poison(self) -> dict[MessageOffset, RejectCode]:
         """What should become a dead letter, with the code it should have."""
         with self._changed:
             return dict(self._poison)
@@ -78,7 +78,7 @@ class Ledger:
         with self._changed:
             self._open += 1
 
-    def poisoned(self, place: Place, code: RejectCode) -> None:
+    def poisoned(self, place: MessageOffset, code: RejectCode) -> None:
         """Take down poison that Kafka acknowledged."""
         with self._changed:
             self._poison[place] = code
@@ -106,8 +106,10 @@ class Ledger:
             match error:
                 case None:
                     at: Acknowledged = delivery.result()
-                    self._good[Place(at.topic, at.partition, at.offset)] = Identity(_KIND_OF[at.topic], at.digest)
-                case NotDelivered():
+                    self._good[MessageOffset(at.topic, at.partition, at.offset)] = RecordKey(
+                        _KIND_OF[at.topic], at.digest
+                    )
+                case NotDeliveredError():
                     self._faults.append(error.what)
                 case _:
                     self._faults.append(str(error))

@@ -29,7 +29,7 @@ _NOISE = 6  # grey levels: enough to make each picture differ as a sensor's woul
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LinePart:
     """One part on the belt; `code` is what its QR code says."""
 
     number: int
@@ -51,13 +51,13 @@ class Line:
         self._noise = levels.integers(0, 2 * _NOISE, (HEIGHT, 2 * WIDTH, 3), dtype=np.uint8)
         self._belt = _belt()
 
-    def part(self, index: int) -> Part:
+    def part(self, index: int) -> LinePart:
         """Return the part that is the `index`-th to come past."""
         scratched = Random(f"{self._seed} {self._series} {index}").random() < _SCRATCHED_SHARE  # noqa: S311
         number = self._first_number + index
-        return Part(number, f"PART-{self._series}-{number:06d}", scratched)
+        return LinePart(number, f"PART-{self._series}-{number:06d}", scratched)
 
-    def part_at(self, picture: int) -> Part:
+    def part_at(self, picture: int) -> LinePart:
         """Return the part that entered the picture last."""
         return self.part(picture * _SPEED // _SPACING)
 
@@ -91,7 +91,7 @@ def _paste(shown: Pixels, part: Pixels, left: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _picture_of(part: Part) -> Pixels:
+def _picture_of(part: LinePart) -> Pixels:
     shown = np.full((_PART_HEIGHT, _PART_WIDTH, 3), 214, dtype=np.uint8)
     cv2.rectangle(shown, (0, 0), (_PART_WIDTH - 1, _PART_HEIGHT - 1), (120, 130, 140), 3)
     code = _qr(part.code)

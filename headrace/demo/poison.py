@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from producers.source import fields_of
-from schemas.codec import encode
-from schemas.digest import sha256_hex
-from schemas.events import Cid, Clip, Frame, Kind, Ldo, Origin
-from schemas.limits import LDO_BODY_BYTES_MAX
-from schemas.reject import RejectCode
+from headrace.producers.source import fields_of
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo, Origin
+from headrace.schemas.limits import LDO_BODY_BYTES_MAX
+from headrace.schemas.reject import RejectCode
 
 _LDO_BODY = b'{"sensor_data":{},"context":{},"prediction":{}}'
 _1999_US = 915_148_800_000_000

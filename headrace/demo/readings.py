@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from headrace.demo.line import Part
+from headrace.demo.line import LinePart
 
 MODEL = "surface-check-2.1"
 
@@ -18,7 +18,7 @@ class Readings:
     prediction: dict[str, Any]
 
 
-def readings_of(part: Part, random: Random) -> Readings:
+def readings_of(part: LinePart, random: Random) -> Readings:
     """Return plausible readings of a part; temperature in °C, vibration in mm/s, force in N."""
     warm = 6.0 if part.scratched else 0.0
     confidence = random.uniform(0.81, 0.995)

@@ -74,7 +74,7 @@ class Circumstances:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DemoReport:
     """What happened, and whether it adds up."""
 
     findings: Findings
@@ -92,9 +92,9 @@ class Report:
         return tuple(check for check in self.checks if not check.holds)
 
 
-def report_of(findings: Findings, circumstances: Circumstances) -> Report:
+def report_of(findings: Findings, circumstances: Circumstances) -> DemoReport:
     """Hold the numbers against each other."""
-    return Report(findings, circumstances, tuple(_checks(findings)))
+    return DemoReport(findings, circumstances, tuple(_checks(findings)))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -105,7 +105,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1)]
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: DemoReport) -> dict[str, Any]:
     """Return the report as `headrace demo --json` prints it."""
     found = report.findings
     seconds = report.circumstances.seconds

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from headrace.demo.film import PICTURES_PER_S, draw, frames_in
 from headrace.demo.line import Line
-from headrace.demo.perform import SITES, Scene, Stopwatch, perform
-from headrace.demo.report import Circumstances, Report, report_of
-from infra.native import SERVICES, StackInfo, StackOptions, Store, temporary_stack, up
-from runtime.settings import Settings, load_settings
+from headrace.demo.render import PICTURES_PER_S, draw, frames_in
+from headrace.demo.report import Circumstances, DemoReport, report_of
+from headrace.demo.scenes import SITES, Scene, Stopwatch, perform
+from headrace.native import SERVICES, StackInfo, StackOptions, Store, temporary_stack, up
+from headrace.runtime.settings import Settings, load_settings
 
 SECONDS = 15.0
 _PREFIX = "HEADRACE_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class DemoOptions:
     """What to show: a video or the synthetic line, for how long, on which store, and whether to leave it running."""
 
     store: Store
@@ -31,7 +31,7 @@ class Options:
     keep: bool = False
 
 
-def run(options: Options, state_dir: Path, console: Console) -> Report:
+def run(options: DemoOptions, state_dir: Path, console: Console) -> DemoReport:
     """Start the service, publish, wait, and hold what arrived against what was sent.
 
     Without `keep` nothing is left running, or lying about, whatever happens; with it the stack of `state_dir` goes on.
@@ -54,7 +54,7 @@ def run(options: Options, state_dir: Path, console: Console) -> Report:
     return report_of(findings, Circumstances(store=options.store, source=source, seconds=watch.seconds))
 
 
-def _scene(options: Options, video_frames: int, folder: Path) -> Scene:
+def _scene(options: DemoOptions, video_frames: int, folder: Path) -> Scene:
     seed = secrets.randbits(32)  # another one each time, so that what an earlier demonstration left is not repeated
     if options.video is not None:
         return Scene(seed=seed, seconds_max=options.seconds, video=options.video, video_frames=video_frames)
@@ -67,7 +67,7 @@ def _scene(options: Options, video_frames: int, folder: Path) -> Scene:
 
 
 @contextmanager
-def _service(options: Options, state_dir: Path, console: Console) -> Iterator[StackInfo]:
+def _service(options: DemoOptions, state_dir: Path, console: Console) -> Iterator[StackInfo]:
     say = _sayer(console)
     if options.keep:
         yield up(StackOptions(state_dir, options.store), say)

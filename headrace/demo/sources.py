@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from headrace.demo.film import PICTURES_PER_S, clip_of
-from headrace.demo.ledger import Ledger
-from headrace.demo.line import Line, Part
+from headrace.demo.ledger import AckLedger
+from headrace.demo.line import Line, LinePart
 from headrace.demo.readings import readings_of
-from producers import Camera, Delivery, Device, Publisher
-from producers.sequence import unix_us
-from schemas.events import Frame, InputEvent
+from headrace.demo.render import PICTURES_PER_S, clip_of
+from headrace.producers import Camera, Delivery, Device, Publisher
+from headrace.producers.sequence import unix_us
+from headrace.schemas.events import Frame, InputEvent
 
 TWICE_SHARE = 0.2  # of everything is sent twice
 REPORTS_PER_S = 6.0  # of each device
@@ -32,7 +32,7 @@ class Done:
 class Sources:
     """Everything that publishes; `stop` ends it. What goes wrong in a thread is in the ledger."""
 
-    def __init__(self, publisher: Publisher, ledger: Ledger, *, seed: int) -> None:
+    def __init__(self, publisher: Publisher, ledger: AckLedger, *, seed: int) -> None:
         """Prepare; nothing is published yet."""
         self.planned = Done()
         self.done = Done()
@@ -111,7 +111,7 @@ class Sources:
             if thread.ident is not None:
                 thread.join()
 
-    def _report(self, device: Device, part: Part, random: Random, *, ldo_id: str, clip: bytes | None) -> None:
+    def _report(self, device: Device, part: LinePart, random: Random, *, ldo_id: str, clip: bytes | None) -> None:
         said = readings_of(part, random)
         captured_at_us = unix_us()
         for _ in range(2 if random.random() < TWICE_SHARE else 1):

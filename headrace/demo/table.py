@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from headrace.demo.report import NAMED_MAX, Report, percentile
+from headrace.demo.report import NAMED_MAX, DemoReport, percentile
 
 Row = tuple[str, object]
 
 
-def rows(report: Report) -> Iterator[Row]:
+def rows(report: DemoReport) -> Iterator[Row]:
     """Yield what was counted, line by line."""
     found, seconds = report.findings, report.circumstances.seconds
     publishing_s = seconds.get("publish", 0.0)
@@ -38,7 +38,7 @@ def rows(report: Report) -> Iterator[Row]:
     yield "time", ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
 
 
-def verdict(report: Report) -> Iterator[str]:
+def verdict(report: DemoReport) -> Iterator[str]:
     """Yield the sentences below the table: which checks failed, and what went wrong."""
     if report.good:
         yield f"Every number adds up: {len(report.checks)} checks hold."

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headrace.demo.ledger import Identity, Ledger
-from headrace.demo.listen import CONSUMERS, Heard
-from schemas.events import Kind
+from headrace.demo.ledger import AckLedger, RecordKey
+from headrace.demo.listener import CONSUMERS, Heard
+from headrace.schemas.events import Kind
 
 STILL_S_MAX = 30.0  # without anything new, what has not arrived will not
 ARRIVE_S_MAX = 180.0
@@ -21,7 +21,7 @@ _LOOK_S = 0.1
 class Awaited:
     """What must still be heard of: new records, the frames among them, and dead letters."""
 
-    records: frozenset[Identity]
+    records: frozenset[RecordKey]
     frames: frozenset[str]
     dead_letters: int
 
@@ -34,17 +34,17 @@ class Awaited:
         )
 
 
-def awaited(ledger: Ledger, known_before: frozenset[Identity]) -> Awaited:
+def awaited(ledger: AckLedger, known_before: frozenset[RecordKey]) -> Awaited:
     """Return what the ledger lets expect."""
     records = frozenset(ledger.good.values()) - known_before
     frames = frozenset(one.digest for one in records if one.kind is Kind.FRAME)
     return Awaited(records, frames, len(ledger.poison))
 
 
-class Bars:
+class DemoBars:
     """Three lines on standard error; nothing where that is no terminal."""
 
-    def __init__(self, progress: Progress, ledger: Ledger, heard: Heard) -> None:
+    def __init__(self, progress: Progress, ledger: AckLedger, heard: Heard) -> None:
         """Begin at zero."""
         self._progress = progress
         self._ledger = ledger
@@ -65,11 +65,11 @@ class Bars:
 
 
 @contextmanager
-def bars(console: Console, ledger: Ledger, heard: Heard) -> Iterator[Bars]:
+def bars(console: Console, ledger: AckLedger, heard: Heard) -> Iterator[DemoBars]:
     """Show progress while the block runs."""
     columns = (TextColumn("{task.description:>13}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Bars(progress, ledger, heard)
+        yield DemoBars(progress, ledger, heard)
 
 
 def wait_until_arrived(expected: Awaited, heard: Heard, look: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
 from headrace.ldo_sink.environment import from_env
-from headrace.ldo_sink.sink import Counts, LdoSink
+from headrace.ldo_sink.sink import LdoSink, SinkCounts
 
-__all__ = ["Counts", "LdoSink", "from_env"]
+__all__ = ["LdoSink", "SinkCounts", "from_env"]

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from headrace.ldo_sink.post import Service
+from headrace.ldo_sink.post import LdoService
 from headrace.ldo_sink.sink import LdoSink, log
-from headrace.ldo_sink.spool import Spool
+from headrace.ldo_sink.spool import LdoSpool
 
 SWITCH = "USE_DATA_INGESTION"
 URL = "DATA_INGESTION_URL"
@@ -36,18 +36,22 @@ def from_env(environment: Mapping[str, str] | None = None) -> LdoSink:
     return sink
 
 
-def _opened(directory: Path, bytes_max: int) -> Spool:
+def _opened(directory: Path, bytes_max: int) -> LdoSpool:
     try:
-        return Spool(directory, bytes_max)
+        return LdoSpool(directory, bytes_max)
     except OSError as error:
-        log.error("ldo sink: cannot write to %s (%s): what is not sent when this process ends is lost; set %s",
-                  directory, error.strerror, SPOOL)  # fmt: skip
-        return Spool(Path(tempfile.mkdtemp(prefix="headrace-ldo-sink-")), bytes_max, is_temporary=True)
+        log.error(
+            "ldo sink: cannot write to %s (%s): what is not sent when this process ends is lost; set %s",
+            directory,
+            error.strerror,
+            SPOOL,
+        )
+        return LdoSpool(Path(tempfile.mkdtemp(prefix="headrace-ldo-sink-")), bytes_max, is_temporary=True)
 
 
-def _service(url: str) -> Service | None:
+def _service(url: str) -> LdoService | None:
     try:
-        return Service(url.strip())
+        return LdoService(url.strip())
     except ValueError:
         # The value is not repeated: it may hold a password.
         log.error("ldo sink: %s is not usable: it should be http://host:port or https://host", URL)

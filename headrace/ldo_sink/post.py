@@ -22,7 +22,7 @@ class Answer:
     said: str
 
 
-class Service:
+class LdoService:
     """`http(s)://[user:password@]host[:port][/path]`, as DATA_INGESTION_URL has it; credentials go as HTTP Basic."""
 
     def __init__(self, url: str) -> None:

@@ -20,7 +20,7 @@ _TIMES = frozenset({"captured_at", "timestamp"})
 _REFUSALS = frozenset({400, 413, 415, 422})
 
 
-class Verdict(Enum):
+class PostOutcome(Enum):
     """What to do with an LDO after an answer."""
 
     SENT = auto()
@@ -28,11 +28,11 @@ class Verdict(Enum):
     LATER = auto()
 
 
-def verdict_of(status: int) -> Verdict:
+def verdict_of(status: int) -> PostOutcome:
     """Return what an answer's status says; 202 is as good as 200, for then the LDO is durable too."""
     if 200 <= status < 300:
-        return Verdict.SENT
-    return Verdict.REFUSED if status in _REFUSALS else Verdict.LATER
+        return PostOutcome.SENT
+    return PostOutcome.REFUSED if status in _REFUSALS else PostOutcome.LATER
 
 
 def delay_s(failures: int, retry_after: str | None, spread: float) -> float:

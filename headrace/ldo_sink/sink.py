@@ -19,9 +19,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from headrace.ldo_sink.post import Answer, Service
-from headrace.ldo_sink.request import Verdict, delay_s, metadata_of, verdict_of
-from headrace.ldo_sink.spool import Spool, SpoolFull
+from headrace.ldo_sink.post import Answer, LdoService
+from headrace.ldo_sink.request import PostOutcome, delay_s, metadata_of, verdict_of
+from headrace.ldo_sink.spool import LdoSpool, SpoolFullError
 
 QUEUE_LDOS_MAX = 256
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
@@ -36,7 +36,7 @@ log = logging.getLogger("headrace.ldo_sink")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SinkCounts:
     """What became of the LDOs of this process; `dropped` is by reason, `waiting` what is queued or spooled."""
 
     sent: int
@@ -57,12 +57,12 @@ class _Ldo:
 class LdoSink:
     """Sends LDOs in the background. No method raises; none but `flush` and `close` takes longer than writing JSON."""
 
-    def __init__(self, service: Service | None, open_spool: Callable[[], Spool], *, is_on: bool = True) -> None:
+    def __init__(self, service: LdoService | None, open_spool: Callable[[], LdoSpool], *, is_on: bool = True) -> None:
         """Begin; see `from_env`. One that is off does nothing; one without a service counts what it had to drop."""
         self._is_on = is_on
         self._service = service
         self._open_spool = open_spool
-        self._spool: Spool | None = None
+        self._spool: LdoSpool | None = None
         self._begin()
         if is_on and service is not None:
             # A child process has none of our threads, and must not hold our lock.
@@ -93,11 +93,11 @@ class LdoSink:
             self._drop("unusable", f"{type(error).__name__}: {error}")
             return False
 
-    def counts(self) -> Counts:
+    def counts(self) -> SinkCounts:
         """Return what became of everything so far."""
         with self._counting:
             dropped = dict(self._dropped)
-        return Counts(self._sent, self._queue.qsize() + len(self._spool or ()), dropped)
+        return SinkCounts(self._sent, self._queue.qsize() + len(self._spool or ()), dropped)
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything is sent, at most so long; say whether it is."""
@@ -211,7 +211,7 @@ class LdoSink:
             return None
         return self._send_one(spool, path)
 
-    def _send_one(self, spool: Spool, path: Path) -> float:
+    def _send_one(self, spool: LdoSpool, path: Path) -> float:
         assert self._service is not None
         try:
             answer = self._service.post(path)
@@ -223,17 +223,17 @@ class LdoSink:
             return self._later(spool, path, f"does not answer: {type(error).__name__}")
         said = f"answered {answer.status}"
         match verdict_of(answer.status):
-            case Verdict.LATER:
+            case PostOutcome.LATER:
                 return self._later(spool, path, said, answer)
-            case Verdict.SENT:
+            case PostOutcome.SENT:
                 self._sent += 1
-            case Verdict.REFUSED:
+            case PostOutcome.REFUSED:
                 self._drop("refused", f"{self._service.where} {said}: {answer.said!r}")
         spool.remove(path)
         self._failures = 0
         return 0.0
 
-    def _later(self, spool: Spool, path: Path, why: str, answer: Answer | None = None) -> float:
+    def _later(self, spool: LdoSpool, path: Path, why: str, answer: Answer | None = None) -> float:
         pause_s = self._failed(answer.retry_after if answer else None)
         if self._failures % ATTEMPTS_MAX == 0 or (answer and answer.status == CONFLICT):
             spool.put_last(path)
@@ -258,7 +258,7 @@ class LdoSink:
                     return
                 try:
                     self._spool.add(ldo.metadata, ldo.video)
-                except SpoolFull:
+                except SpoolFullError:
                     self._drop("spool_full", "the service has been away for too long")
                 except Exception as error:  # noqa: BLE001 - whatever it is, the others come next
                     self._drop("spool_failed", str(error))

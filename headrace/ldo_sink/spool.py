@@ -28,11 +28,11 @@ _BLOCK_BYTES = 4096
 _COPY_BYTES = 256 * 1024
 
 
-class SpoolFull(Exception):  # noqa: N818 - what was found
+class SpoolFullError(Exception):
     """There is no room for another LDO."""
 
 
-class Spool:
+class LdoSpool:
     """Files in the order in which they came; for any thread. Every method may raise OSError."""
 
     def __init__(self, directory: Path, bytes_max: int, *, is_temporary: bool = False) -> None:
@@ -71,7 +71,7 @@ class Spool:
     def _add(self, metadata: bytes, video: BinaryIO, video_bytes: int) -> None:
         with self._knowing:
             if self._bytes + _taken(len(metadata) + video_bytes) > self._bytes_max:
-                raise SpoolFull
+                raise SpoolFullError
         boundary = uuid.uuid4().hex
         path = self._path / f"{time.time_ns():020d}-{boundary}{_SUFFIX}"
         unfinished = path.with_suffix(_UNFINISHED)

@@ -6,26 +6,32 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from batch.archive.move import Move
-from batch.archive.pace import Pace
-from batch.archive.plan import in_reading_order
-from batch.archive.report import Report
-from schemas.digest import blob_key, pack_key, sha256_hex
-from schemas.events import Ldo
-from store import pack
-from store.archives import Leaving, Moved, Place
-from store.blobs import Blobs
-from store.cold import ColdStore
-from store.rows import BlobPlace
+from headrace.batch.archive.move import Move
+from headrace.batch.archive.plan import in_reading_order
+from headrace.batch.archive.report import ArchiveReport
+from headrace.batch.archive.throttle import Throttle
+from headrace.schemas.digest import blob_key, pack_key, sha256_hex
+from headrace.schemas.events import Ldo
+from headrace.store.blobs import pack
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.storage_class import StorageClassStore
+from headrace.store.catalog.archives import Location, MovedBodies, StaleObject
+from headrace.store.catalog.rows import BlobPlace
 
 
 def ldo(number: int, tag: str) -> Ldo:
     return Ldo(
-        source_id="press-1", site="plant", captured_at_us=1_790_000_000_000_000 + number, sequence=number,
-        ldo_id=f"{tag}-{number}", body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}' % (
-            tag.encode(), number,
+        source_id="press-1",
+        site="plant",
+        captured_at_us=1_790_000_000_000_000 + number,
+        sequence=number,
+        ldo_id=f"{tag}-{number}",
+        body=b'{"ldo_id":"%b-%d","sensor_data":{},"context":{},"prediction":{}}'
+        % (
+            tag.encode(),
+            number,
         ),
-    )  # fmt: skip
+    )
 
 
 async def grow_old(sql: Any, ids: Sequence[str]) -> None:
@@ -41,26 +47,26 @@ class Rows:
     """The rows of blobs and leavings, as `Archives` writes them."""
 
     def __init__(self) -> None:
-        self.blobs: dict[bytes, tuple[Place, BlobPlace]] = {}
-        self.left: set[tuple[Place, str]] = set()
+        self.blobs: dict[bytes, tuple[Location, BlobPlace]] = {}
+        self.left: set[tuple[Location, str]] = set()
 
-    async def expect(self, place: Place, store_key: str) -> None:
+    async def expect(self, place: Location, store_key: str) -> None:
         self.left.add((place, store_key))
 
-    async def note(self, moved: Moved, to: Place) -> None:
+    async def note(self, moved: MovedBodies, to: Location) -> None:
         for digest, offset in zip(moved.digests, moved.offsets, strict=True):
             place, row = self.blobs[digest]
             assert place is not to
             self.blobs[digest] = (to, replace(row, store_key=moved.store_key, store_offset=offset))
-        origin = Place.STORE if to is Place.ARCHIVE else Place.ARCHIVE
+        origin = Location.STORE if to is Location.ARCHIVE else Location.ARCHIVE
         self.left |= {(origin, key) for key in moved.old_keys}
         self.left.discard((to, moved.store_key))
 
-    async def leavings(self) -> list[Leaving]:
+    async def leavings(self) -> list[StaleObject]:
         named = {(place, row.store_key) for place, row in self.blobs.values()}
-        return [Leaving(*one, is_free=one not in named) for one in sorted(self.left)]
+        return [StaleObject(*one, is_free=one not in named) for one in sorted(self.left)]
 
-    async def settled(self, leaving: Leaving) -> None:
+    async def settled(self, leaving: StaleObject) -> None:
         self.left.discard((leaving.place, leaving.store_key))
 
 
@@ -70,9 +76,9 @@ class Two:
     @classmethod
     def below(cls, path: Path) -> Self:
         """Make both in a directory."""
-        return cls({place: Blobs.open(f"file://{path}/{place}") for place in Place})
+        return cls({place: Blobs.open(f"file://{path}/{place}") for place in Location})
 
-    def __init__(self, places: Mapping[Place, Blobs]) -> None:
+    def __init__(self, places: Mapping[Location, Blobs]) -> None:
         self.rows = Rows()
         self.places = places
         self.bodies: dict[bytes, bytes] = {}
@@ -80,20 +86,20 @@ class Two:
     async def pack(self, bodies: Sequence[bytes]) -> None:
         tar, places = pack.build([(sha256_hex(body), body) for body in bodies])
         key = pack_key(sha256_hex(tar))
-        await self.places[Place.STORE].put(key, tar)
+        await self.places[Location.STORE].put(key, tar)
         for body, (offset, length) in zip(bodies, places, strict=True):
             self._row(body, BlobPlace(sha256(body).digest(), length, "application/json", key, offset))
 
     async def alone(self, body: bytes, media_type: str = "video/mp4") -> None:
         key = blob_key(sha256_hex(body))
-        await self.places[Place.STORE].put(key, body)
+        await self.places[Location.STORE].put(key, body)
         self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
 
-    def move(self, to: Place, report: Report | None = None, cold: ColdStore | None = None) -> Move:
-        pace = Pace(1 << 40)
-        return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or Report())  # type: ignore[arg-type]
+    def move(self, to: Location, report: ArchiveReport | None = None, cold: StorageClassStore | None = None) -> Move:
+        pace = Throttle(1 << 40)
+        return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or ArchiveReport())  # type: ignore[arg-type]
 
-    def there(self, place: Place) -> list[BlobPlace]:
+    def there(self, place: Location) -> list[BlobPlace]:
         return in_reading_order(row for where, row in self.rows.blobs.values() if where is place)
 
     async def read_all(self) -> None:
@@ -102,14 +108,14 @@ class Two:
             data = await self.places[place].get(row.store_key, offset=row.store_offset or 0, length=row.size_bytes)
             assert data == self.bodies[digest]
 
-    async def objects(self, place: Place) -> set[str]:
+    async def objects(self, place: Location) -> set[str]:
         return {stat.key async for stat in self.places[place].list("")}
 
     async def is_tidy(self) -> bool:
         """Each object is named by a row, and nothing is left to do."""
-        named = {place: {row.store_key for row in self.there(place)} for place in Place}
-        return not self.rows.left and all([named[place] == await self.objects(place) for place in Place])
+        named = {place: {row.store_key for row in self.there(place)} for place in Location}
+        return not self.rows.left and all([named[place] == await self.objects(place) for place in Location])
 
     def _row(self, body: bytes, row: BlobPlace) -> None:
         self.bodies[row.digest] = body
-        self.rows.blobs[row.digest] = (Place.STORE, row)
+        self.rows.blobs[row.digest] = (Location.STORE, row)

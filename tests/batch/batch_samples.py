@@ -8,19 +8,19 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import sha256_hex
-from schemas.events import Cid, Frame, InputEvent, kind_of
-from schemas.topics import input_topic
-from store.blobs import Blobs
-from store.catalog import Catalog
-from streams.claims import StagedClaims
-from streams.core.delivery import Delivery
-from streams.core.faults import RetryPolicy
-from streams.ingest import Ingest
-from streams.retry import Retry
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Cid, Frame, InputEvent, kind_of
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.faults import RetryPolicy
+from headrace.streams.worker.claims import StagedClaims
+from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.retry import Retry
 
 CAPTURED_AT_US = 1_790_000_000_000_000
 
@@ -37,10 +37,17 @@ def png(text: str) -> bytes:
 def frame(text: str, **changes: Any) -> Frame:
     body = png(text)
     given: dict[str, Any] = {
-        "source_id": "camera-1", "site": "plant", "captured_at_us": CAPTURED_AT_US, "sequence": 1,
-        "sha256": sha256_hex(body), "media_type": "image/png", "width": 4, "height": 3, "size_bytes": len(body),
+        "source_id": "camera-1",
+        "site": "plant",
+        "captured_at_us": CAPTURED_AT_US,
+        "sequence": 1,
+        "sha256": sha256_hex(body),
+        "media_type": "image/png",
+        "width": 4,
+        "height": 3,
+        "size_bytes": len(body),
         "body": body,
-    }  # fmt: skip
+    }
     return Frame(**(given | changes))
 
 
@@ -70,18 +77,23 @@ class Line:
         ingest = self.ingest()
         await ingest.commit(await ingest.prepare(kind, self.published(*events)))
 
-    def published(self, *events: InputEvent) -> list[Delivery]:
-        found: dict[int, Delivery] = {}
+    def published(self, *events: InputEvent) -> list[ConsumedMessage]:
+        found: dict[int, ConsumedMessage] = {}
         producer = Producer(client_config(self.settings, acks="all", message_max_bytes=16_000_000))
         for number, event in enumerate(events):
             value, key = encode(event), event.source_id.encode()
 
             def note(error: object, message: Any, number: int = number) -> None:
                 assert error is None
-                found[number] = Delivery(
-                    message.topic(), message.partition(), message.offset(), CAPTURED_AT_US, message.key(),
-                    message.value(), (),
-                )  # fmt: skip
+                found[number] = ConsumedMessage(
+                    message.topic(),
+                    message.partition(),
+                    message.offset(),
+                    CAPTURED_AT_US,
+                    message.key(),
+                    message.value(),
+                    (),
+                )
 
             producer.produce(input_topic(kind_of(event)).name, value, key, on_delivery=note)
         assert producer.flush(30) == 0

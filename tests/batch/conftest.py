@@ -5,11 +5,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from batch_samples import Line
 
-from runtime.settings import Settings
-from store.blobs import Blobs
-from store.catalog import Catalog
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from tests.batch.batch_samples import Line
 
 
 @pytest.fixture

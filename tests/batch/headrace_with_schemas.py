@@ -6,7 +6,7 @@ python headrace_with_schemas.py FOLDER worker --kinds cids
 import sys
 from pathlib import Path
 
-from schemas.registry import REGISTRY
+from headrace.schemas.registry import REGISTRY
 
 if __name__ == "__main__":
     # Everything shares the one registry, so it is filled anew in its place.

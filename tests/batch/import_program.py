@@ -6,9 +6,9 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from batch.platform import Between, Options, Patience, load_credentials, opened
-from runtime.addresses import networks_of
-from schemas.events import Origin
+from headrace.batch.platform import Between, ImportOptions, RetryTimes, load_credentials, opened
+from headrace.runtime.addresses import networks_of
+from headrace.schemas.events import Origin
 
 
 class Silent:
@@ -29,10 +29,13 @@ async def main(platform_url: str, annotation_url: str, folder: Path, first: date
             os._exit(9)
 
     between = Between(
-        platform_url=platform_url, annotation_url=annotation_url, credentials=load_credentials(platform_needed=True),
-        networks=networks_of("127.0.0.0/8"), patience=Patience(delay_s=0.01),
-    )  # fmt: skip
-    options = Options(first=first, last=last, source="pyronear_french")
+        platform_url=platform_url,
+        annotation_url=annotation_url,
+        credentials=load_credentials(platform_needed=True),
+        networks=networks_of("127.0.0.0/8"),
+        patience=RetryTimes(delay_s=0.01),
+    )
+    options = ImportOptions(first=first, last=last, source="pyronear_french")
     async with opened(between, options, Silent(), publish=publish, state_folder=folder) as one:
         await one.run()
 

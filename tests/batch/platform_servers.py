@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from batch.platform.clusters import Generation
+from headrace.batch.platform.clusters import Generation
 from tests.conftest import until
 
 LOGINS = {"reader": "reader-secret", "boss": "boss-secret", "admin": "admin12345"}
@@ -136,11 +136,19 @@ class PlatformServer(Server):
         super().__init__(generation)
         self.organisations = [{"id": 1, "name": "SDIS 07", "telegram_id": None}, {"id": 2, "name": "SDIS 77"}]
         self.cameras = [
-            {"id": number, "organization_id": 1 + number % 2, "name": f"tower-{number}",
-             "lat": 44.5, "lon": 4.25 + number,
-             "elevation": 900.0, "angle_of_view": 54.2, "is_trustable": number != 3, "last_image": None}
+            {
+                "id": number,
+                "organization_id": 1 + number % 2,
+                "name": f"tower-{number}",
+                "lat": 44.5,
+                "lon": 4.25 + number,
+                "elevation": 900.0,
+                "angle_of_view": 54.2,
+                "is_trustable": number != 3,
+                "last_image": None,
+            }
             for number in (1, 2, 3)
-        ]  # fmt: skip
+        ]
         self.sequences: list[dict[str, Any]] = []
         self.detections: dict[int, list[dict[str, Any]]] = {}
         self.inserted: Callable[[], None] | None = None
@@ -152,13 +160,17 @@ class PlatformServer(Server):
 
     def add(self, number: int, started_at: datetime) -> None:
         looked = "azimuth" if self.generation is Generation.FIRST else "camera_azimuth"
-        self.sequences.append({
-            "id": number, "camera_id": 1 + number % 3, "started_at": started_at.isoformat(),
-            looked: 359.7 if number == 1 else 43.4,
-            "last_seen_at": (started_at + timedelta(seconds=60)).isoformat(),
-            "is_wildfire": [None, "wildfire_smoke", "other"][number % 3],
-            **({"temporal_model_score": 0.42} if self.generation is Generation.SECOND else {}),
-        })  # fmt: skip
+        self.sequences.append(
+            {
+                "id": number,
+                "camera_id": 1 + number % 3,
+                "started_at": started_at.isoformat(),
+                looked: 359.7 if number == 1 else 43.4,
+                "last_seen_at": (started_at + timedelta(seconds=60)).isoformat(),
+                "is_wildfire": [None, "wildfire_smoke", "other"][number % 3],
+                **({"temporal_model_score": 0.42} if self.generation is Generation.SECOND else {}),
+            }
+        )
         self.detections[number] = [
             self._detection(number * 10 + index, started_at + timedelta(seconds=20 * index)) for index in range(3)
         ]
@@ -172,9 +184,12 @@ class PlatformServer(Server):
         if self.generation is Generation.SECOND:
             boxes = {"bbox": f"[{good}{bad}]", "others_bboxes": f"[{away}]", "pose_id": 5, "recorded_at": None}
         return {
-            "id": number, "camera_id": 1, "bucket_key": f"{number}.png", "created_at": created_at.isoformat(),
+            "id": number,
+            "camera_id": 1,
+            "bucket_key": f"{number}.png",
+            "created_at": created_at.isoformat(),
             **boxes,
-        }  # fmt: skip
+        }
 
     def routes(self) -> list[web.RouteDef]:
         v1 = "/api/v1"
@@ -335,10 +350,12 @@ class AnnotationServer(Server):
         file = form["file"]
         assert isinstance(file, web.FileField)
         row: dict[str, Any] = {
-            "alert_api_id": int(str(form["alert_api_id"])), "sequence_id": int(str(form["sequence_id"])),
-            "recorded_at": str(form["recorded_at"]), "body": file.file.read().decode("latin1"),
+            "alert_api_id": int(str(form["alert_api_id"])),
+            "sequence_id": int(str(form["sequence_id"])),
+            "recorded_at": str(form["recorded_at"]),
+            "body": file.file.read().decode("latin1"),
             "algo_predictions": {"predictions": _checked(str(form["algo_predictions"]))},
-        }  # fmt: skip
+        }
         if self.generation is Generation.SECOND:
             row["others_bboxes"] = (
                 {"predictions": _checked(str(form["others_bboxes"]))} if "others_bboxes" in form else None

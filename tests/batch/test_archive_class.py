@@ -3,16 +3,16 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from archive_samples import Two
 
-from batch.archive import move as move_module
-from batch.archive.report import Report
-from runtime.crash_points import CrashPoint
-from runtime.settings import Settings
-from store.archives import Place
-from store.blobs import Blobs
-from store.cold import ColdStore
-from store.errors import StoreRefused
+from headrace.batch.archive import move as move_module
+from headrace.batch.archive.report import ArchiveReport
+from headrace.runtime.crash_points import CrashPoint
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.storage_class import StorageClassStore
+from headrace.store.catalog.archives import Location
+from headrace.store.errors import StoreRefusedError
+from tests.batch.archive_samples import Two
 from tests.store.glacier import SLEEPING, Glacier
 
 
@@ -29,20 +29,25 @@ async def glacier() -> AsyncIterator[Glacier]:
 @pytest.fixture
 def settings(glacier: Glacier) -> Settings:
     return Settings(
-        _env_file=None, store_endpoint=glacier.url, store_url="s3://hot", archive_url="s3://cold/old",
-        archive_storage_class=SLEEPING, store_access_key="key", store_secret_key="secret",
-    )  # type: ignore[call-arg]  # fmt: skip
+        _env_file=None,
+        store_endpoint=glacier.url,
+        store_url="s3://hot",
+        archive_url="s3://cold/old",
+        archive_storage_class=SLEEPING,
+        store_access_key="key",
+        store_secret_key="secret",
+    )  # type: ignore[call-arg]
 
 
 @pytest.fixture
-async def cold(settings: Settings) -> AsyncIterator[ColdStore]:
-    async with ColdStore.open(settings) as opened:
+async def cold(settings: Settings) -> AsyncIterator[StorageClassStore]:
+    async with StorageClassStore.open(settings) as opened:
         yield opened
 
 
 @pytest.fixture
 async def two(settings: Settings) -> Two:
-    urls = {Place.STORE: settings.store_url, Place.ARCHIVE: settings.archive_url}
+    urls = {Location.STORE: settings.store_url, Location.ARCHIVE: settings.archive_url}
     made = Two({at: Blobs.from_settings(settings.model_copy(update={"store_url": url})) for at, url in urls.items()})
     await made.pack([b'{"ldo": %d}' % number for number in range(5)])
     await made.alone(b"a clip")
@@ -51,43 +56,43 @@ async def two(settings: Settings) -> Two:
 
 
 async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
-    two: Two, glacier: Glacier, cold: ColdStore
+    two: Two, glacier: Glacier, cold: StorageClassStore
 ) -> None:
-    await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
+    await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
     assert set(glacier.classes.values()) == {SLEEPING}
     assert len(glacier.objects) == 3
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreRefusedError):
         await two.read_all()
 
     for _ in range(2):
-        report = Report()
-        await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
+        report = ArchiveReport()
+        await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
         assert (report.bodies, report.waiting, report.failed) == (0, 7, {})
     assert sorted(glacier.asked) == sorted(glacier.objects)
 
     glacier.wake()
-    report = Report()
-    await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
+    report = ArchiveReport()
+    await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (7, 0)
     await two.read_all()
-    assert two.there(Place.ARCHIVE) == []
+    assert two.there(Location.ARCHIVE) == []
     assert await two.is_tidy()
 
 
-async def test_what_is_awake_comes_before_the_others(two: Two, glacier: Glacier, cold: ColdStore) -> None:
-    await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
-    alone = next(row for row in two.there(Place.ARCHIVE) if row.store_offset is None)
+async def test_what_is_awake_comes_before_the_others(two: Two, glacier: Glacier, cold: StorageClassStore) -> None:
+    await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    alone = next(row for row in two.there(Location.ARCHIVE) if row.store_offset is None)
     assert not await cold.is_awake(alone.store_key)
     glacier.wake()
-    report = Report()
-    await two.move(Place.STORE, report, cold).run(two.there(Place.ARCHIVE))
+    report = ArchiveReport()
+    await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (1, 6)
-    assert [row.digest for row in two.there(Place.STORE)] == [alone.digest]
+    assert [row.digest for row in two.there(Location.STORE)] == [alone.digest]
 
 
 @pytest.mark.parametrize("point", [point for point in CrashPoint if point.startswith("move_")])
 async def test_a_move_into_a_class_that_is_ended_there_goes_on(
-    two: Two, glacier: Glacier, cold: ColdStore, point: CrashPoint, monkeypatch: pytest.MonkeyPatch
+    two: Two, glacier: Glacier, cold: StorageClassStore, point: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reached(here: CrashPoint) -> None:
         if here is point:
@@ -96,20 +101,20 @@ async def test_a_move_into_a_class_that_is_ended_there_goes_on(
     with monkeypatch.context() as armed:
         armed.setattr(move_module, "reached", reached)
         with pytest.raises(Ended):
-            await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
-    again = two.move(Place.ARCHIVE, cold=cold)
+            await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    again = two.move(Location.ARCHIVE, cold=cold)
     await again.remove_leavings()
-    await again.run(two.there(Place.STORE))
-    assert len(two.there(Place.ARCHIVE)) == 7
+    await again.run(two.there(Location.STORE))
+    assert len(two.there(Location.ARCHIVE)) == 7
     assert set(glacier.classes.values()) == {SLEEPING}
     assert await two.is_tidy()
 
 
 async def test_an_object_that_its_class_changes_is_named_by_no_row_and_stays_in_the_store(
-    two: Two, glacier: Glacier, cold: ColdStore
+    two: Two, glacier: Glacier, cold: StorageClassStore
 ) -> None:
     glacier.shortened_by = 1
-    with pytest.raises(StoreRefused, match="did not come into the class GLACIER"):
-        await two.move(Place.ARCHIVE, cold=cold).run(two.there(Place.STORE))
-    assert two.there(Place.ARCHIVE) == []
+    with pytest.raises(StoreRefusedError, match="did not come into the class GLACIER"):
+        await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    assert two.there(Location.ARCHIVE) == []
     await two.read_all()

@@ -9,15 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from archive_samples import grow_old, ldo
-from batch_samples import Line, frame
 
-from runtime.crash_points import VARIABLE, CrashPoint
-from runtime.errors import Exit
-from runtime.settings import Settings
-from schemas.digest import canonical_body, sha256_hex
-from store.blobs import Blobs
-from store.collection import COLLECTOR_LOCK
+from headrace.runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import canonical_body, sha256_hex
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK
+from tests.batch.archive_samples import grow_old, ldo
+from tests.batch.batch_samples import Line, frame
 from tests.conftest import environment_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -39,8 +39,11 @@ async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int
         subprocess.run,
         [sys.executable, "-m", "headrace", *args],
         env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
-        capture_output=True, text=True, check=False, timeout=90,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
     assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
     return (json.loads(done.stdout.splitlines()[-1]) if "--json" in args and done.stdout else {}), done.stderr
 
@@ -52,8 +55,9 @@ async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
         blobs = Blobs.from_settings(settings.model_copy(update={"store_url": url}))
         rows = await sql.fetch(
             "select encode(sha256, 'hex'), store_key, store_offset, size_bytes from blobs"
-            " where (archived_at is not null) = $1", archived,
-        )  # fmt: skip
+            " where (archived_at is not null) = $1",
+            archived,
+        )
         for digest, key, offset, size_bytes in rows:
             assert sha256_hex(await blobs.get(key, offset=offset or 0, length=size_bytes)) == digest
             found.setdefault(digest, []).append("cold" if archived else "hot")

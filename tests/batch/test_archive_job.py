@@ -5,18 +5,18 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from archive_samples import grow_old, ldo
-from batch_samples import Line
 
-from batch.archive import archive, restore
-from runtime.settings import Settings
-from schemas.digest import canonical_body, sha256_hex
-from schemas.events import Kind, Ldo
-from store import archives as archives_module
-from store.archives import Archives, Selected
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.collection import COLLECTOR_LOCK, Busy
+from headrace.batch.archive import archive, restore
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import canonical_body, sha256_hex
+from headrace.schemas.events import Kind, Ldo
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog import archives as archives_module
+from headrace.store.catalog.archives import Archives, ArchiveSelection
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, GcRunningError
+from tests.batch.archive_samples import grow_old, ldo
+from tests.batch.batch_samples import Line
 from tests.store.glacier import SLEEPING, Glacier
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -34,9 +34,11 @@ async def glacier() -> AsyncIterator[Glacier]:
 def settings(settings: Settings, glacier: Glacier) -> Settings:
     """A store and an archive of the test's own, whose archived objects sleep."""
     changed = {
-        "store_url": "s3://hot", "archive_url": "s3://cold/old", "archive_storage_class": SLEEPING,
+        "store_url": "s3://hot",
+        "archive_url": "s3://cold/old",
+        "archive_storage_class": SLEEPING,
         "store_endpoint": glacier.url,
-    }  # fmt: skip
+    }
     return settings.model_copy(update=changed)
 
 
@@ -95,7 +97,7 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
             case 3:  # the third look found it asleep still
                 glacier.wake()
 
-    report = await restore(settings, Selected(kinds=(Kind.LDO,)), say=said.append, sleep=sleep)
+    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), say=said.append, sleep=sleep)
     assert turns == 3
     assert (report.bodies, report.waiting, report.failed) == (7, 0, {})
     assert len(glacier.asked) == 1, "they lie in one pack"
@@ -113,7 +115,7 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
 
 async def test_a_restore_that_does_not_wait_says_what_is_on_its_way(settings: Settings, old: list[Ldo]) -> None:
     await archive(settings)
-    report = await restore(settings, Selected(kinds=(Kind.LDO,)), wait=False)
+    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), wait=False)
     assert (report.bodies, report.waiting) == (0, len(old))
 
 
@@ -121,7 +123,7 @@ async def test_nothing_moves_while_a_deletion_may_still_be_under_way(
     settings: Settings, old: list[Ldo], sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await sql.execute("insert into collecting (store_key) values ('packs/left')")
-    with pytest.raises(Busy, match="a repair ended in the middle of a deletion"):
+    with pytest.raises(GcRunningError, match="a repair ended in the middle of a deletion"):
         await archive(settings)
     await sql.execute("update collecting set marked_at = now() - interval '1 hour'")
     assert (await archive(settings)).bodies == len(old)

@@ -4,18 +4,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from archive_samples import Two
 
-from batch.archive import move as move_module
-from batch.archive.report import Report
-from runtime.crash_points import CrashPoint
-from schemas.digest import blob_key, sha256_hex
-from store.archives import Place
-from store.blobs import BULK_BYTES_MIN
-from store.errors import BlobCorrupt
+from headrace.batch.archive import move as move_module
+from headrace.batch.archive.report import ArchiveReport
+from headrace.runtime.crash_points import CrashPoint
+from headrace.schemas.digest import blob_key, sha256_hex
+from headrace.store.blobs.blob_store import BULK_BYTES_MIN
+from headrace.store.catalog.archives import Location
+from headrace.store.errors import BlobCorruptError
+from tests.batch.archive_samples import Two
 
 POINTS = [point for point in CrashPoint if point.startswith("move_")]
-DIRECTIONS = list(Place)
+DIRECTIONS = list(Location)
 
 
 class Ended(BaseException):
@@ -33,19 +33,19 @@ async def two(tmp_path: Path) -> Two:
 
 
 async def test_bodies_go_there_and_come_back(two: Two) -> None:
-    report = Report()
-    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    report = ArchiveReport()
+    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
     await two.read_all()
     assert await two.is_tidy()
-    assert await two.objects(Place.STORE) == set()
-    assert len(two.there(Place.ARCHIVE)) == len(two.bodies) == 14
+    assert await two.objects(Location.STORE) == set()
+    assert len(two.there(Location.ARCHIVE)) == len(two.bodies) == 14
     assert (report.bodies, report.objects_written, report.objects_removed) == (14, 3, 4)
     assert report.body_bytes == sum(map(len, two.bodies.values()))
 
-    some = two.there(Place.ARCHIVE)[:4]
-    await two.move(Place.STORE).run(some)
+    some = two.there(Location.ARCHIVE)[:4]
+    await two.move(Location.STORE).run(some)
     await two.read_all()
-    assert {row.digest for row in two.there(Place.STORE)} == {row.digest for row in some}
+    assert {row.digest for row in two.there(Location.STORE)} == {row.digest for row in some}
     assert await two.is_tidy()
 
 
@@ -53,11 +53,11 @@ async def test_bodies_go_there_and_come_back(two: Two) -> None:
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("to", DIRECTIONS)
 async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
-    two: Two, to: Place, point: CrashPoint, nth: int, monkeypatch: pytest.MonkeyPatch
+    two: Two, to: Location, point: CrashPoint, nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origin = Place.STORE if to is Place.ARCHIVE else Place.ARCHIVE
-    if origin is Place.ARCHIVE:
-        await two.move(Place.ARCHIVE).run(two.there(Place.STORE))
+    origin = Location.STORE if to is Location.ARCHIVE else Location.ARCHIVE
+    if origin is Location.ARCHIVE:
+        await two.move(Location.ARCHIVE).run(two.there(Location.STORE))
     hits = 0
 
     def reached(here: CrashPoint) -> None:
@@ -82,67 +82,67 @@ async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
 
 
 async def test_a_pack_stays_as_long_as_something_in_it_does(two: Two) -> None:
-    packed = [row for row in two.there(Place.STORE) if row.store_offset is not None]
+    packed = [row for row in two.there(Location.STORE) if row.store_offset is not None]
     shared = packed[0].store_key
     inside = [row for row in packed if row.store_key == shared]
-    await two.move(Place.ARCHIVE).run(inside[1:])
-    assert shared in await two.objects(Place.STORE)
+    await two.move(Location.ARCHIVE).run(inside[1:])
+    assert shared in await two.objects(Location.STORE)
     assert await two.is_tidy()
-    await two.move(Place.ARCHIVE).run(inside[:1])
-    assert shared not in await two.objects(Place.STORE)
+    await two.move(Location.ARCHIVE).run(inside[:1])
+    assert shared not in await two.objects(Location.STORE)
     await two.read_all()
     assert await two.is_tidy()
 
 
 async def test_what_is_lost_or_damaged_stays_where_it_is_and_is_named(two: Two) -> None:
-    store = two.places[Place.STORE]
-    lost, damaged = blob_key(sha256_hex(b"a clip")), next(row for row in two.there(Place.STORE) if row.store_offset)
+    store = two.places[Location.STORE]
+    lost, damaged = blob_key(sha256_hex(b"a clip")), next(row for row in two.there(Location.STORE) if row.store_offset)
     await store.delete(lost)
     tar = bytearray(await store.get(damaged.store_key))
     assert damaged.store_offset is not None
     tar[damaged.store_offset] ^= 1
     await store.put_stream(damaged.store_key, once(bytes(tar)))
-    report = Report()
-    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    report = ArchiveReport()
+    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
     assert report.failed == {sha256_hex(b"a clip"): "blob_missing", damaged.digest.hex(): "blob_corrupt"}
-    assert {row.digest.hex() for row in two.there(Place.STORE)} == report.failed.keys()
-    assert damaged.store_key in await two.objects(Place.STORE)
+    assert {row.digest.hex() for row in two.there(Location.STORE)} == report.failed.keys()
+    assert damaged.store_key in await two.objects(Location.STORE)
     assert two.rows.left == set()
 
 
 @pytest.mark.parametrize("left_bytes", [0, 100, 600, 1500])
 async def test_a_pack_that_was_cut_off_stops_nothing_else(two: Two, left_bytes: int) -> None:
-    store = two.places[Place.STORE]
-    packed = [row for row in two.there(Place.STORE) if row.store_offset is not None]
+    store = two.places[Location.STORE]
+    packed = [row for row in two.there(Location.STORE) if row.store_offset is not None]
     cut = [row for row in packed if row.store_key == packed[0].store_key]
     await store.put_stream(cut[0].store_key, once((await store.get(cut[0].store_key))[:left_bytes]))
     lost = {row.digest.hex() for row in cut if (row.store_offset or 0) + row.size_bytes > left_bytes}
-    report = Report()
-    await two.move(Place.ARCHIVE, report).run(two.there(Place.STORE))
+    report = ArchiveReport()
+    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
     assert report.failed == dict.fromkeys(lost, "blob_corrupt")
-    assert {row.digest.hex() for row in two.there(Place.STORE)} == lost
+    assert {row.digest.hex() for row in two.there(Location.STORE)} == lost
 
 
 async def test_wrong_bytes_under_the_right_name_in_the_archive_are_written_again(two: Two) -> None:
     wrong = b"b clip"
-    await two.places[Place.ARCHIVE].put(blob_key(sha256_hex(b"a clip")), wrong)
-    await two.move(Place.ARCHIVE).run(two.there(Place.STORE))
+    await two.places[Location.ARCHIVE].put(blob_key(sha256_hex(b"a clip")), wrong)
+    await two.move(Location.ARCHIVE).run(two.there(Location.STORE))
     await two.read_all()
 
 
 async def test_an_archive_that_does_not_keep_what_is_written_costs_nothing(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await two.objects(Place.STORE)
+    before = await two.objects(Location.STORE)
 
     async def hash_of(*_: object) -> str:
         return "0" * 64
 
     monkeypatch.setattr(move_module, "hash_of", hash_of)
-    with pytest.raises(BlobCorrupt, match="what was written is not what is read"):
-        await two.move(Place.ARCHIVE).run([row for row in two.there(Place.STORE) if row.store_offset is not None])
-    assert await two.objects(Place.STORE) == before
-    assert two.there(Place.ARCHIVE) == []
+    with pytest.raises(BlobCorruptError, match="what was written is not what is read"):
+        await two.move(Location.ARCHIVE).run([row for row in two.there(Location.STORE) if row.store_offset is not None])
+    assert await two.objects(Location.STORE) == before
+    assert two.there(Location.ARCHIVE) == []
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:

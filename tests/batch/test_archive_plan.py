@@ -6,25 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.archive.opening import archive_of
-from batch.archive.pace import Pace
-from batch.archive.plan import (
+from headrace.batch.archive.factory import archive_of
+from headrace.batch.archive.plan import (
     PACK_BODIES_MAX,
     PACK_BYTES_MAX,
-    Alone,
-    Packed,
+    PackedMove,
+    SingleMove,
     in_reading_order,
     is_apart,
     is_due,
     objects_of,
     wait_s,
 )
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import load_settings
-from schemas.events import Kind
-from schemas.limits import PACKED_BYTES_MAX
-from store.archives import Owner
-from store.rows import BlobPlace
+from headrace.batch.archive.throttle import Throttle
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import load_settings
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import PACKED_BYTES_MAX
+from headrace.store.catalog.archives import BodyOwner
+from headrace.store.catalog.rows import BlobPlace
 
 BEFORE_US = 1_000_000
 
@@ -34,8 +34,8 @@ def body(number: int, size_bytes: int = 100, media_type: str = "application/json
     return BlobPlace(digest, size_bytes, media_type, f"packs/{number % 3}", number)
 
 
-def owner(kind: Kind, ingested_at_us: int) -> Owner:
-    return Owner(b"d" * 32, kind, ingested_at_us)
+def owner(kind: Kind, ingested_at_us: int) -> BodyOwner:
+    return BodyOwner(b"d" * 32, kind, ingested_at_us)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def owner(kind: Kind, ingested_at_us: int) -> Owner:
         ([owner(Kind.LDO, 1), owner(Kind.CID, 1)], False),
     ],
 )
-def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[Owner], due: bool) -> None:
+def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[BodyOwner], due: bool) -> None:
     assert is_due(owners, BEFORE_US) is due
 
 
@@ -62,24 +62,24 @@ def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[Owner],
 def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[tuple[int, str]]) -> None:
     bodies = [body(number, size, media_type) for number, (size, media_type) in enumerate(said)]
     objects = list(objects_of(bodies))
-    held = [one for some in objects for one in (some.bodies if isinstance(some, Packed) else (some.body,))]
+    held = [one for some in objects for one in (some.bodies if isinstance(some, PackedMove) else (some.body,))]
     assert sorted(one.digest for one in held) == sorted(one.digest for one in bodies)
     for some in objects:
         match some:
-            case Packed(packed):
+            case PackedMove(packed):
                 assert len(packed) > 1
                 assert all(one.size_bytes < PACKED_BYTES_MAX and one.media_type.endswith("json") for one in packed)
-            case Alone():
+            case SingleMove():
                 pass
     assert list(objects_of(bodies)) == objects
 
 
 def test_a_pack_ends_at_its_number_of_bodies_and_at_its_bytes() -> None:
     by_number = list(objects_of([body(number, 1) for number in range(PACK_BODIES_MAX + 2)]))
-    assert [len(one.bodies) for one in by_number if isinstance(one, Packed)] == [PACK_BODIES_MAX, 2]
+    assert [len(one.bodies) for one in by_number if isinstance(one, PackedMove)] == [PACK_BODIES_MAX, 2]
     large = PACKED_BYTES_MAX - 1
     by_bytes = list(objects_of([body(number, large) for number in range(PACK_BYTES_MAX // large + 3)]))
-    sizes = [sum(one.size_bytes for one in some.bodies) for some in by_bytes if isinstance(some, Packed)]
+    sizes = [sum(one.size_bytes for one in some.bodies) for some in by_bytes if isinstance(some, PackedMove)]
     assert len(sizes) == 2
     assert max(sizes) <= PACK_BYTES_MAX
 
@@ -87,8 +87,11 @@ def test_a_pack_ends_at_its_number_of_bodies_and_at_its_bytes() -> None:
 def test_bodies_of_one_object_are_read_together_and_once() -> None:
     ordered = in_reading_order([body(number) for number in (5, 0, 3, 1, 0)])
     assert [(one.store_key, one.store_offset) for one in ordered] == [
-        ("packs/0", 0), ("packs/0", 3), ("packs/1", 1), ("packs/2", 5),
-    ]  # fmt: skip
+        ("packs/0", 0),
+        ("packs/0", 3),
+        ("packs/1", 1),
+        ("packs/2", 5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ async def test_bytes_wait_for_those_before_them() -> None:
         slept.append(seconds)
         now_s += seconds
 
-    pace = Pace(1000, now_s=lambda: now_s, sleep=sleep)
+    pace = Throttle(1000, now_s=lambda: now_s, sleep=sleep)
     for _ in range(3):
         await pace.take(2000)
     assert slept == [2.0, 2.0]

@@ -12,18 +12,18 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from batch_samples import Line, cid, frame
 
-from runtime.crash_points import VARIABLE, CrashPoint
-from runtime.errors import Exit
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import blob_key, dead_letter_id
-from schemas.events import Cid, Kind
-from schemas.topics import input_topic
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.collection import MARK_S_MAX
+from headrace.runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import blob_key, dead_letter_id
+from headrace.schemas.events import Cid, Kind
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.orphan_gc import MARK_S_MAX
+from tests.batch.batch_samples import Line, cid, frame
 from tests.conftest import ServiceProcess, environment_of, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -42,8 +42,11 @@ def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) 
     done = subprocess.run(
         [sys.executable, "-m", "headrace", *args, "--json"],
         env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
-        capture_output=True, text=True, check=False, timeout=90,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
     assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
     return (json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}), done.stderr
 
@@ -99,11 +102,12 @@ def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
     ended = (
         "select count(*), count(ended_at), count(d.record_id), max(r.attempt) from redrives r"
         ' join dead_letters d using (dead_letter_id) where "offset" = any(%s)'
-    )  # fmt: skip
+    )
     until(
         lambda: worker.is_alive() and sql.execute(ended, (places,)).fetchone() == (LETTERS, LETTERS, LETTERS, 1),
-        ARRIVES_S_MAX, "every end",
-    )  # fmt: skip
+        ARRIVES_S_MAX,
+        "every end",
+    )
     again, said = headrace(module_settings, "dlq", "redrive", *these)
     assert (again["published"], "no dead letter waits" in said) == (0, True)
     seen = sql.execute(

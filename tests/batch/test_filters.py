@@ -2,15 +2,15 @@ from uuid import UUID
 
 import pytest
 
-from batch.filters import letter_filters
-from runtime.errors import Exit, HeadraceError
-from store.dead_letters import LetterFilters, State
+from headrace.batch.filters import letter_filters
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.store.catalog.dead_letters import DeadLetterState, LetterFilters
 
 
 def test_filters_come_together_from_any_number_of_texts() -> None:
     found = letter_filters(["code=unknown_schema, topic=edge.cids.v1", "since=2026-11-21T03:00:00,state=waiting"])
     assert found == LetterFilters(
-        code="unknown_schema", topic="edge.cids.v1", since_us=1_795_230_000_000_000, state=State.WAITING
+        code="unknown_schema", topic="edge.cids.v1", since_us=1_795_230_000_000_000, state=DeadLetterState.WAITING
     )
 
 

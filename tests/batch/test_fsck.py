@@ -6,20 +6,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from batch_samples import Line, cid, frame
 from confluent_kafka import Producer
 
-from batch.fsck import Options, Problem, Report, open_and_check
-from runtime.errors import HeadraceError
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import blob_key, canonical_body, event_id, record_id, sha256_hex
-from schemas.events import Ingested, Kind
-from store import staging
-from store.blobs import Blobs
-from store.collection import COLLECTOR_LOCK, Collection
-from store.errors import CatalogUnavailable
+from headrace.batch.fsck import FsckOptions, FsckProblem, FsckReport, open_and_check
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import blob_key, canonical_body, event_id, record_id, sha256_hex
+from headrace.schemas.events import Ingested, Kind
+from headrace.store.blobs import staging
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
+from headrace.store.errors import CatalogUnavailableError
+from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.test_redriving import run
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -29,17 +29,21 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 def settings(settings: Settings) -> Settings:
     """A part of the bucket, and a database, that no other test has; and no grace, since nothing here is old."""
     return settings.model_copy(
-        update={"store_url": f"{settings.store_url}/{uuid4().hex}", "archive_url": "", "collect_grace_hours": 0.0,
-                "staging_retention_days": 0.0}
-    )  # fmt: skip
+        update={
+            "store_url": f"{settings.store_url}/{uuid4().hex}",
+            "archive_url": "",
+            "collect_grace_hours": 0.0,
+            "staging_retention_days": 0.0,
+        }
+    )
 
 
-async def fsck(settings: Settings, blobs: Blobs, **options: Any) -> Report:
+async def fsck(settings: Settings, blobs: Blobs, **options: Any) -> FsckReport:
     await asyncio.sleep(1.1)  # times of objects may be whole seconds, and the grace is none
-    return await open_and_check(settings, blobs, Options(**options))
+    return await open_and_check(settings, blobs, FsckOptions(**options))
 
 
-def problems(report: Report) -> set[tuple[Problem, str]]:
+def problems(report: FsckReport) -> set[tuple[FsckProblem, str]]:
     return {(found.problem, found.name) for found in report.found}
 
 
@@ -156,10 +160,10 @@ async def test_rows_and_announcements_that_are_gone_come_back(
     await sql.execute("insert into outbox (event_id, topic, record_id) values ($1, 'ingested.frames.v1', $1)", ghost)
     report = await fsck(settings, blobs)
     assert problems(report) == {
-        (Problem.RECORD_WITHOUT_BLOB, str(record_id(Kind.FRAME, rowless.sha256))),
-        (Problem.OBJECT_WITHOUT_ROW, blob_key(rowless.sha256)),
-        (Problem.RECORD_WITHOUT_ANNOUNCEMENT, str(record)),
-        (Problem.ANNOUNCEMENT_WITHOUT_RECORD, str(ghost)),
+        (FsckProblem.RECORD_WITHOUT_BLOB, str(record_id(Kind.FRAME, rowless.sha256))),
+        (FsckProblem.OBJECT_WITHOUT_ROW, blob_key(rowless.sha256)),
+        (FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT, str(record)),
+        (FsckProblem.ANNOUNCEMENT_WITHOUT_RECORD, str(ghost)),
     }
     report = await fsck(settings, blobs, repair=True)
     assert report.clean, report.unhealed
@@ -199,7 +203,7 @@ async def test_abandoned_staged_bodies_are_removed(settings: Settings, blobs: Bl
     key = f"{staging.STAGING_PREFIX}plant/camera/x"
     await overwrite(blobs, key, b"x")
     report = await fsck(settings, blobs, repair=True)
-    assert problems(report) == {(Problem.STAGED_ABANDONED, key)}
+    assert problems(report) == {(FsckProblem.STAGED_ABANDONED, key)}
     assert await blobs.stat(key) is None
 
 
@@ -227,9 +231,9 @@ async def test_what_is_past_its_retention_ends(settings: Settings, blobs: Blobs,
 
 
 async def test_a_second_repair_waits_for_the_first(settings: Settings, blobs: Blobs, postgres_dsn: str) -> None:
-    async with Collection.open(postgres_dsn):
+    async with OrphanGc.open(postgres_dsn):
         with pytest.raises(HeadraceError, match="restore or repair is at work"):
-            await open_and_check(settings, blobs, Options(repair=True))
+            await open_and_check(settings, blobs, FsckOptions(repair=True))
 
 
 async def test_a_blob_that_comes_again_while_it_is_collected_is_never_lost(
@@ -243,7 +247,7 @@ async def test_a_blob_that_comes_again_while_it_is_collected_is_never_lost(
         await blobs.put(blob_key(event.sha256), event.body)
         deliveries[event.sha256] = line.published(event)
     ingest, removed = line.ingest(), 0
-    async with Collection.open(postgres_dsn) as collection:
+    async with OrphanGc.open(postgres_dsn) as collection:
         for digest, messages in deliveries.items():
             key = blob_key(digest)
 
@@ -275,7 +279,7 @@ async def test_every_step_of_a_collection_against_every_step_of_a_worker(
         await blobs.put(key, event.body)
         messages, ingest = line.published(event), line.ingest()
         prepared = await ingest.prepare(Kind.FRAME, messages) if put_before == "mark" else None
-        async with Collection.open(postgres_dsn) as collection:
+        async with OrphanGc.open(postgres_dsn) as collection:
             assert await collection.mark([key]) == [key]
             prepared = prepared or await ingest.prepare(Kind.FRAME, messages)
             committing = asyncio.create_task(ingest.commit(prepared))
@@ -295,7 +299,7 @@ async def test_a_worker_that_comes_late_with_an_old_generation_puts_again(
     key = blob_key(event.sha256)
     ingest = line.ingest()
     prepared = await ingest.prepare(Kind.FRAME, line.published(event))
-    async with Collection.open(postgres_dsn) as collection:
+    async with OrphanGc.open(postgres_dsn) as collection:
         for name in await collection.mark([key]):
             await blobs.delete(name)
         await collection.release()
@@ -306,7 +310,7 @@ async def test_a_worker_that_comes_late_with_an_old_generation_puts_again(
 async def test_a_collector_that_lost_its_lock_marks_nothing_and_leaves_the_marks_of_the_next(
     sql: Any, postgres_dsn: str
 ) -> None:
-    marks, old = "select array_agg(store_key) from collecting", Collection.open(postgres_dsn)
+    marks, old = "select array_agg(store_key) from collecting", OrphanGc.open(postgres_dsn)
     collection = await old.__aenter__()
     # As with a restart of PostgreSQL: the session that holds the lock ends.
     await sql.fetchval(
@@ -314,15 +318,15 @@ async def test_a_collector_that_lost_its_lock_marks_nothing_and_leaves_the_marks
         " and database = (select oid from pg_database where datname = current_database())",
         COLLECTOR_LOCK,
     )
-    async with Collection.open(postgres_dsn) as another:
+    async with OrphanGc.open(postgres_dsn) as another:
         await another.mark(["blobs/new"])
-        with pytest.raises(CatalogUnavailable):
+        with pytest.raises(CatalogUnavailableError):
             await collection.mark(["blobs/old"])
-        with pytest.raises(CatalogUnavailable):
+        with pytest.raises(CatalogUnavailableError):
             await collection.release()
         assert await sql.fetchval(marks) == ["blobs/new"]
         await another.release()
-    with pytest.raises(CatalogUnavailable):
+    with pytest.raises(CatalogUnavailableError):
         await old.__aexit__(None, None, None)
 
 
@@ -332,7 +336,7 @@ async def test_marks_that_a_dead_collector_left_are_taken_over_once_they_are_old
     event = frame(uuid4().hex)
     await sql.execute("insert into collecting (store_key) values ($1)", blob_key(event.sha256))
     with pytest.raises(HeadraceError, match="a moment ago"):
-        async with Collection.open(postgres_dsn):
+        async with OrphanGc.open(postgres_dsn):
             pass
     await sql.execute("update collecting set marked_at = now() - interval '10 minutes'")
     await line.take(event)
@@ -349,8 +353,8 @@ async def test_the_topics_show_what_the_outbox_does_not(settings: Settings, blob
     announce(settings, ghost, "0" * 64)
     assert (await fsck(settings, blobs)).found == []
     found = problems(await fsck(settings, blobs, topics=True))
-    assert (Problem.RECORD_WITHOUT_ANNOUNCEMENT, str(record)) in found
-    assert (Problem.ANNOUNCEMENT_WITHOUT_RECORD, str(ghost)) in found
+    assert (FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT, str(record)) in found
+    assert (FsckProblem.ANNOUNCEMENT_WITHOUT_RECORD, str(ghost)) in found
     assert str(announced) not in {name for _, name in found}
     report = await fsck(settings, blobs, topics=True, repair=True)
     assert str(record) in {one.name for one, _ in report.healed}
@@ -373,11 +377,27 @@ async def test_an_announcement_whose_row_was_lost_is_not_published_again(
 
 def announce(settings: Settings, record: UUID, digest: str) -> None:
     event = Ingested(
-        event_id=str(event_id(record)), record_id=str(record), kind="frame", digest=digest, source_id="camera-1",
-        site="plant", captured_at_us=1, sequence=1, ingested_at_us=1, media_type="image/png", size_bytes=1,
-        store_key=blob_key(digest), store_offset=None, width=1, height=1, duration_us=None, ldo_id=None, code=None,
-        about=None, attributes=b"{}",
-    )  # fmt: skip
+        event_id=str(event_id(record)),
+        record_id=str(record),
+        kind="frame",
+        digest=digest,
+        source_id="camera-1",
+        site="plant",
+        captured_at_us=1,
+        sequence=1,
+        ingested_at_us=1,
+        media_type="image/png",
+        size_bytes=1,
+        store_key=blob_key(digest),
+        store_offset=None,
+        width=1,
+        height=1,
+        duration_us=None,
+        ldo_id=None,
+        code=None,
+        about=None,
+        attributes=b"{}",
+    )
     producer = Producer(client_config(settings))
     producer.produce("ingested.frames.v1", encode(event))
     assert producer.flush(30) == 0

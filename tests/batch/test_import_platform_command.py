@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from platform_servers import FIRST_DAY, AnnotationServer, Fault, PlatformServer, served
 from typer.testing import CliRunner, Result
 
-from batch.platform.clusters import Generation
+from headrace.batch.platform.clusters import Generation
 from headrace.cli import app, platform
-from producers import Publisher
-from runtime.errors import HeadraceError
-from runtime.settings import Settings
+from headrace.producers import Publisher
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import Settings
+from tests.batch.platform_servers import FIRST_DAY, AnnotationServer, Fault, PlatformServer, served
 from tests.producers.conftest import MOCK
 
 DAY = str(FIRST_DAY.date())
 PROGRAM = """
 import sys
 from headrace.cli.app import main
-from producers import Publisher
+from headrace.producers import Publisher
 Publisher.from_settings = lambda *_, **__: Publisher("mock", client={"test.mock.num.brokers": 1})
 sys.argv = ["headrace", "import-platform", *sys.argv[1:]]
 main()
@@ -82,13 +82,18 @@ def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
     ours, theirs = pty.openpty()
     options = ["--date-from", DAY, "--date-end", DAY, "--url-api-platform", servers[0].url]
     environment = os.environ | {
-        "HEADRACE_URL_NETWORKS": "127.0.0.0/8", "HEADRACE_STATE_DIR": str(tmp_path / "another"), "TERM": "xterm",
+        "HEADRACE_URL_NETWORKS": "127.0.0.0/8",
+        "HEADRACE_STATE_DIR": str(tmp_path / "another"),
+        "TERM": "xterm",
         "COLUMNS": "100",
-    }  # fmt: skip
+    }
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *options, "--url-api-annotation", servers[1].url],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment,
-    ) as process:  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment,
+    ) as process:
         os.close(theirs)
         seen = b""
         with suppress(OSError):  # which says that the terminal's other end is closed

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
-from batch.fsck import messages
-from batch.fsck.announcements import check_topics
-from batch.fsck.findings import Report
-from batch.fsck.messages import CLOCKS_APART_S_MAX, Messages
-from runtime.errors import HeadraceError
-from runtime.settings import Settings
-from store.inventory import Inventory
+from headrace.batch.fsck import messages
+from headrace.batch.fsck.announcements import check_topics
+from headrace.batch.fsck.findings import FsckReport
+from headrace.batch.fsck.messages import CLOCKS_APART_S_MAX, Messages
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.store.catalog.fsck_queries import FsckQueries
 
 TOPIC = "ingested.frames.v1"
 FIRST_MS = 1_790_000_000_000
@@ -116,5 +116,5 @@ class Asked:
 
 async def test_what_was_removed_during_the_reading_is_not_missed() -> None:
     inventory = Asked()
-    await check_topics(cast("Inventory", inventory), cast("Messages", Shrinking()), Report())
+    await check_topics(cast("FsckQueries", inventory), cast("Messages", Shrinking()), FsckReport())
     assert inventory.since_us == 2_000

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.platform.api import _detail
-from batch.platform.boxes import BOXES_MAX, Box, good_box, parse_boxes
-from batch.platform.clusters import Generation, Method, Placed, Rule, cluster, iou
-from batch.platform.day import Day, Outcome, Statistics, days_between
-from batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, Unsteady, after_page
-from batch.platform.payloads import source_api
-from batch.platform.state import State, state_path
-from runtime.errors import HeadraceError
+from headrace.batch.platform.api import _detail
+from headrace.batch.platform.boxes import BOXES_MAX, Box, good_box, parse_boxes
+from headrace.batch.platform.clusters import ClusteredBox, Generation, Method, Rule, cluster, iou
+from headrace.batch.platform.day import Day, SequenceOutcome, Statistics, days_between
+from headrace.batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, Unsteady, after_page
+from headrace.batch.platform.payloads import source_api
+from headrace.batch.platform.state import ImportState, state_path
+from headrace.runtime.errors import HeadraceError
 
 shares = st.floats(0, 1).map(lambda number: round(number, 3))
 
@@ -70,12 +70,12 @@ def test_what_the_platform_writes_is_read(boxes: list[tuple[float, ...]]) -> Non
     assert len(parsed.boxes) + parsed.dropped == len(boxes)
 
 
-def placed(*rows: tuple[int, float, float]) -> list[Placed]:
+def placed(*rows: tuple[int, float, float]) -> list[ClusteredBox]:
     """Boxes of full height, by detection, left and right."""
-    return [Placed(number, Box(left, 0.0, right, 1.0, number / 10)) for number, left, right in rows]
+    return [ClusteredBox(number, Box(left, 0.0, right, 1.0, number / 10)) for number, left, right in rows]
 
 
-def members(found: tuple[tuple[Placed, ...], ...]) -> list[list[int]]:
+def members(found: tuple[tuple[ClusteredBox, ...], ...]) -> list[list[int]]:
     return [[one.detection_id for one in one_cluster] for one_cluster in found]
 
 
@@ -173,13 +173,13 @@ def test_a_list_that_never_stands_still_is_not_taken_for_whole() -> None:
 
 def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
     day = Day(date(2026, 1, 10), fetched=3)
-    day.outcomes |= {Outcome.IMPORTED: 2}
+    day.outcomes |= {SequenceOutcome.IMPORTED: 2}
     assert not day.adds_up
     assert "does not add up" in day.sentence()
-    day.outcomes |= {Outcome.SKIPPED: 1}
+    day.outcomes |= {SequenceOutcome.SKIPPED: 1}
     assert day.complete
     assert day.sentence() == "2026-01-10: 3 fetched = 2 imported, 1 skipped, 0 failed: complete"
-    day.outcomes |= {Outcome.SKIPPED: 0, Outcome.FAILED: 1}
+    day.outcomes |= {SequenceOutcome.SKIPPED: 0, SequenceOutcome.FAILED: 1}
     assert day.adds_up
     assert not day.complete
     unread = Day(date(2026, 1, 11), fault="HTTP 500")
@@ -189,7 +189,7 @@ def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
 
 def test_the_statistics_are_said_as_they_always_were() -> None:
     day = Day(date(2026, 1, 10), fetched=15)
-    day.outcomes |= {Outcome.IMPORTED: 14, Outcome.FAILED: 1}
+    day.outcomes |= {SequenceOutcome.IMPORTED: 14, SequenceOutcome.FAILED: 1}
     assert Statistics([day], annotations_created=14).sentences() == (
         "Processing completed!\nFinal Statistics:\n  Total sequences: 15\n  Successful sequences: 14\n"
         "  Failed sequences: 1\n  Annotations created: 14"
@@ -224,17 +224,17 @@ def test_a_refusal_is_said_in_one_line(content: bytes, said: str) -> None:
 
 def test_a_state_file_survives_strange_lines_and_a_torn_end(tmp_path: Path) -> None:
     path = tmp_path / "import-platform" / "state.jsonl"
-    with State(path) as state:
+    with ImportState(path) as state:
         state.published(1)
         state.imported(7, "mark")
     strange = b'\x00\xff\n[]\n{\n{"detection":"x"}\n' + b"a" * 5000 + b"\n" + b'{"detection":'
     path.write_bytes(path.read_bytes() + strange)
-    with State(path) as state:
+    with ImportState(path) as state:
         assert state.is_published(1)
         assert state.is_imported(7, "mark")
         state.published(2)
         state.published(3)
-    with State(path) as state:
+    with ImportState(path) as state:
         assert all(map(state.is_published, (1, 2, 3)))
         assert not state.is_published(4)
 
@@ -243,7 +243,7 @@ def test_what_a_full_disk_has_cut_spoils_no_later_line(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = tmp_path / "state.jsonl"
-    with State(path) as state:
+    with ImportState(path) as state:
         state.published(1)
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
         try:
@@ -253,7 +253,7 @@ def test_what_a_full_disk_has_cut_spoils_no_later_line(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, before)
         state.published(3)
-    with State(path) as state:
+    with ImportState(path) as state:
         assert [number for number in range(5) if state.is_published(number)] == [1, 3]
 
 

@@ -12,8 +12,14 @@ from typing import Any
 
 import orjson
 import pytest
-from import_program import Silent
-from platform_servers import (
+
+from headrace.batch.platform import Between, Import, ImportOptions, RetryTimes, alerts, load_credentials, opened
+from headrace.batch.platform.clusters import Generation
+from headrace.runtime.addresses import Network, networks_of
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.events import Origin
+from tests.batch.import_program import Silent
+from tests.batch.platform_servers import (
     DAYS,
     FIRST_DAY,
     PAGE_ROWS_MAX,
@@ -25,16 +31,10 @@ from platform_servers import (
     served,
 )
 
-from batch.platform import Between, Import, Options, Patience, alerts, load_credentials, opened
-from batch.platform.clusters import Generation
-from runtime.addresses import Network, networks_of
-from runtime.errors import Exit, HeadraceError
-from schemas.events import Origin
-
 LAST_DAY = (FIRST_DAY + timedelta(days=DAYS - 1)).date()
 PROGRAM = Path(__file__).with_name("import_program.py")
 DETECTIONS = 3 * SEQUENCES
-PATIENT = Patience(delay_s=0.01, answer_s_max=5)
+PATIENT = RetryTimes(delay_s=0.01, answer_s_max=5)
 
 
 @dataclass
@@ -52,12 +52,15 @@ class World:
         self.publications += 1
         self.published[origin.sequence] = body, origin, orjson.loads(attributes)
 
-    def run(self, *, patience: Patience = PATIENT, platform_url: str | None = "", **changes: Any) -> Import:
+    def run(self, *, patience: RetryTimes = PATIENT, platform_url: str | None = "", **changes: Any) -> Import:
         between = Between(
-            platform_url=self.platform.url if platform_url == "" else platform_url, annotation_url=self.annotation.url,
-            credentials=load_credentials(platform_needed=True), patience=patience, networks=self.networks,
-        )  # fmt: skip
-        options = Options(**{"first": FIRST_DAY.date(), "last": LAST_DAY, "source": "pyronear_french"} | changes)
+            platform_url=self.platform.url if platform_url == "" else platform_url,
+            annotation_url=self.annotation.url,
+            credentials=load_credentials(platform_needed=True),
+            patience=patience,
+            networks=self.networks,
+        )
+        options = ImportOptions(**{"first": FIRST_DAY.date(), "last": LAST_DAY, "source": "pyronear_french"} | changes)
 
         async def whole() -> Import:
             async with opened(between, options, Silent(), publish=self._publish, state_folder=self.folder) as one:
@@ -173,18 +176,27 @@ def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
 
 
 PASSING = [
-    Fault("GET /sequences/all", 502), Fault("GET /sequences/", 503, 3, after=5), Fault("GET /bucket", 504, 2, after=7),
+    Fault("GET /sequences/all", 502),
+    Fault("GET /sequences/", 503, 3, after=5),
+    Fault("GET /bucket", 504, 2, after=7),
     # Of two pictures the address has ended once: what is asked for again at once is there.
-    Fault("GET /bucket/121", 403), Fault("GET /bucket/190", 403),
-    Fault("GET /cameras", 503, 2), Fault("GET /organizations", "lost"),
-    Fault("POST /login", 502), Fault("GET /bucket", "lost", 1, after=11),
-]  # fmt: skip
+    Fault("GET /bucket/121", 403),
+    Fault("GET /bucket/190", 403),
+    Fault("GET /cameras", 503, 2),
+    Fault("GET /organizations", "lost"),
+    Fault("POST /login", 502),
+    Fault("GET /bucket", "lost", 1, after=11),
+]
 PASSING_THERE = [
-    Fault("POST /auth", 503), Fault("POST /sequences", "lost", 2, after=3), Fault("POST /sequences", 502, 1, after=8),
-    Fault("POST /detections", "lost", 3, after=10), Fault("POST /detections", 503, 2, after=30),
-    Fault("POST /annotations", "lost", 2, after=5), Fault("POST /annotations", 504, 2, after=9),
+    Fault("POST /auth", 503),
+    Fault("POST /sequences", "lost", 2, after=3),
+    Fault("POST /sequences", 502, 1, after=8),
+    Fault("POST /detections", "lost", 3, after=10),
+    Fault("POST /detections", 503, 2, after=30),
+    Fault("POST /annotations", "lost", 2, after=5),
+    Fault("POST /annotations", 504, 2, after=9),
     Fault("GET /annotations", 502, 2, after=2),
-]  # fmt: skip
+]
 
 
 def again(faults: list[Fault]) -> list[Fault]:
@@ -204,18 +216,22 @@ def test_faults_that_pass_are_waited_out_and_nothing_comes_twice(world: World) -
 def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -> None:
     world.platform.faults = [Fault("GET /sequences/all", "stall")]
     world.annotation.faults = [Fault("POST /detections", "stall", 1, after=2)]
-    done = world.run(last=FIRST_DAY.date(), patience=Patience(delay_s=0.01, answer_s_max=1))
+    done = world.run(last=FIRST_DAY.date(), patience=RetryTimes(delay_s=0.01, answer_s_max=1))
     assert numbers(done)[1:] == (10, 0, 10)
 
 
 @pytest.mark.parametrize("do", ["html", "redirect", "endless", "cut", 500, 404])
 def test_what_is_no_answer_is_never_taken_for_one(world: World, do: str | int) -> None:
     world.platform.faults = [
-        Fault("GET /sequences/all", do, 1, after=1), Fault("GET /sequences/25/", do), Fault("GET /bucket/260", do, 2),
-    ]  # fmt: skip
+        Fault("GET /sequences/all", do, 1, after=1),
+        Fault("GET /sequences/25/", do),
+        Fault("GET /bucket/260", do, 2),
+    ]
     world.annotation.faults = [
-        Fault("POST /sequences", do, after=3), Fault("POST /detections", do, after=8), Fault("POST /annotations", do),
-    ]  # fmt: skip
+        Fault("POST /sequences", do, after=3),
+        Fault("POST /detections", do, after=8),
+        Fault("POST /annotations", do),
+    ]
     done = world.run(workers=1)
     first, *others = done.statistics.days
     assert first.fault
@@ -339,8 +355,9 @@ def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: 
     if not first:
         (uploaded,) = [one for one in world.annotation.detections.values() if one["alert_api_id"] == 10]
         assert [one["xyxyn"] for one in uploaded["algo_predictions"]["predictions"]] == [
-            [0.1, 0.1, 0.4, 0.5], [0.7, 0.7, 0.9, 0.9],
-        ]  # fmt: skip
+            [0.1, 0.1, 0.4, 0.5],
+            [0.7, 0.7, 0.9, 0.9],
+        ]
         assert uploaded["others_bboxes"] is None
 
 
@@ -369,11 +386,18 @@ def test_a_run_that_is_killed_and_repeated_ends_as_one_that_was_not(
 ) -> None:
     ended = subprocess.run(
         [
-            sys.executable, str(PROGRAM), world.platform.url, world.annotation.url, str(tmp_path),
-            str(FIRST_DAY.date()), str(LAST_DAY), str(ends_after),
+            sys.executable,
+            str(PROGRAM),
+            world.platform.url,
+            world.annotation.url,
+            str(tmp_path),
+            str(FIRST_DAY.date()),
+            str(LAST_DAY),
+            str(ends_after),
         ],
-        check=False, timeout=60,
-    )  # fmt: skip
+        check=False,
+        timeout=60,
+    )
     assert ended.returncode == 9
     before = {int(line) for line in (tmp_path / "published").read_text().split()}
     done = world.run()
@@ -414,10 +438,20 @@ def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: World) -> N
 
 
 HOSTILE = [
-    "http://169.254.169.254/latest/meta-data?key=canary", "http://[::ffff:10.0.0.1]/10", "http://[::1", "http://0x7f.1/10",
-    "http://boss:canary@127.0.0.1/10", "http://127.0.0.1:99999/10", "file:///etc/passwd", "//127.0.0.1/10", "10.png",
-    "http://a b/", "http://\x00/", "http://" + "a" * 5000, "gopher://127.0.0.1/10",
-]  # fmt: skip
+    "http://169.254.169.254/latest/meta-data?key=canary",
+    "http://[::ffff:10.0.0.1]/10",
+    "http://[::1",
+    "http://0x7f.1/10",
+    "http://boss:canary@127.0.0.1/10",
+    "http://127.0.0.1:99999/10",
+    "file:///etc/passwd",
+    "//127.0.0.1/10",
+    "10.png",
+    "http://a b/",
+    "http://\x00/",
+    "http://" + "a" * 5000,
+    "gopher://127.0.0.1/10",
+]
 
 
 def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_come(world: World) -> None:
@@ -440,10 +474,16 @@ def test_a_detection_without_a_picture_is_named(world: World) -> None:
 
 
 ABSURD: list[dict[str, Any]] = [
-    {"started_at": "2026-01-10"}, {"azimuth": "nan", "camera_azimuth": "nan"}, {"camera_id": None}, {"camera_id": 999},
-    {"azimuth": "inf", "camera_azimuth": "-inf"}, {"last_seen_at": "0001-01-01T00:00:00+14:00"}, {"camera_id": "../1"},
-    {"is_wildfire": {"a": 1}}, {"last_seen_at": 1e300},
-]  # fmt: skip
+    {"started_at": "2026-01-10"},
+    {"azimuth": "nan", "camera_azimuth": "nan"},
+    {"camera_id": None},
+    {"camera_id": 999},
+    {"azimuth": "inf", "camera_azimuth": "-inf"},
+    {"last_seen_at": "0001-01-01T00:00:00+14:00"},
+    {"camera_id": "../1"},
+    {"is_wildfire": {"a": 1}},
+    {"last_seen_at": 1e300},
+]
 
 
 def test_a_row_that_is_absurd_fails_alone(world: World) -> None:
@@ -519,10 +559,11 @@ def test_an_api_that_is_not_there_is_named(world: World) -> None:
 
 def test_only_one_import_between_the_same_two_runs_at_a_time(world: World) -> None:
     between = Between(
-        platform_url=world.platform.url, annotation_url=world.annotation.url,
+        platform_url=world.platform.url,
+        annotation_url=world.annotation.url,
         credentials=load_credentials(platform_needed=True),
-    )  # fmt: skip
-    options = Options(first=date(2026, 1, 10), last=date(2026, 1, 10), source="pyronear_french")
+    )
+    options = ImportOptions(first=date(2026, 1, 10), last=date(2026, 1, 10), source="pyronear_french")
 
     async def hold() -> None:
         async with opened(between, options, Silent(), publish=None, state_folder=world.folder):

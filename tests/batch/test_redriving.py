@@ -16,12 +16,12 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas import codec
-from schemas.codec import encode
-from schemas.events import Cid
-from schemas.registry import Registry
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas import codec
+from headrace.schemas.codec import encode
+from headrace.schemas.events import Cid
+from headrace.schemas.registry import Registry
 from tests.conftest import ServiceProcess, environment_of, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
@@ -44,8 +44,11 @@ class NewWorker(ServiceProcess):
         with self.log.open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, str(SCRIPT), str(self._folder), *self._args],
-                env=self._env, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
+                env=self._env,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
 
 
 class Rows:
@@ -103,11 +106,13 @@ def publish(settings: Settings, values: list[tuple[bytes, bytes]]) -> list[tuple
     producer = Producer(client_config(settings, acks="all", enable_idempotence=True, linger_ms=5))
     for number, (key, value) in enumerate(values):
         producer.produce(
-            "edge.cids.v1", value, key,
+            "edge.cids.v1",
+            value,
+            key,
             on_delivery=lambda error, message, number=number: places.__setitem__(
                 number, (message.partition(), message.offset())
             ),
-        )  # fmt: skip
+        )
     assert producer.flush(30) == 0
     return [places[number] for number in range(len(values))]
 
@@ -117,8 +122,11 @@ def command(settings: Settings, folder: Path | None, *args: str) -> "subprocess.
     env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     return subprocess.Popen(
         [sys.executable, *program, *args],
-        env=env | environment_of(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=env | environment_of(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run(settings: Settings, folder: Path | None, *args: str, code: int = 0) -> tuple[dict[str, Any], str]:

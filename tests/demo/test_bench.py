@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 import headrace.bench
 from headrace.bench import bodies
 from headrace.bench.backlog import frames, ldos
-from headrace.bench.figures import Committed, Figure, Worked, as_json, of_peer, rate, rows
+from headrace.bench.figures import CommittedRows, Figure, Worked, as_json, of_peer, rate, rows
 from headrace.cli import bench, demo
-from schemas.digest import canonical_body
-from schemas.media import image_header
+from headrace.schemas.digest import canonical_body
+from headrace.schemas.media_probe import image_header
 
 FIGURES = [
     Figure("frames_per_s", "frames", 300.0, "/s", "plain PUTs (400/s)", 0.75, "at least 263/s"),
@@ -21,7 +21,7 @@ FIGURES = [
 
 
 def test_rates_leave_out_what_came_before_the_first_commit():
-    committed = Committed(
+    committed = CommittedRows(
         rows=1000, batches=10, first_rows=100, first_s=50.0, last_s=53.0, announced=1000, announced_last_s=54.5
     )
     assert committed.per_s == 300.0
@@ -33,7 +33,7 @@ def test_nothing_measured_is_zero_not_an_error():
     assert rate(5, 0.0) == 0.0
     assert Worked(1.0, 0, 0).cpu_ms_each == 0.0
     assert of_peer(3.0, 0.0) is None
-    assert Committed(0, 0, 0, 0.0, 0.0, 0, 0.0).batch_rows == 0.0
+    assert CommittedRows(0, 0, 0, 0.0, 0.0, 0, 0.0).batch_rows == 0.0
 
 
 def test_cpu_is_counted_for_each_delivery():

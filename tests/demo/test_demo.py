@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from headrace.demo import Options, run, verdict
-from infra.native.layout import StateDir
+from headrace.demo import DemoOptions, run, verdict
+from headrace.native.layout import StateDir
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 def test_a_short_demonstration_adds_up_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     talk = io.StringIO()
-    report = run(Options(store="local", seconds=5), tmp_path / "state", Console(file=talk))
+    report = run(DemoOptions(store="local", seconds=5), tmp_path / "state", Console(file=talk))
     assert report.good, "\n".join(verdict(report))
     assert report.findings.published > 100
     assert report.findings.duplicates > 0

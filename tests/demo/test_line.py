@@ -3,14 +3,14 @@ from random import Random
 import numpy as np
 import orjson
 
-from headrace.demo.film import PICTURES_PER_S, clip_of, draw
 from headrace.demo.line import HEIGHT, WIDTH, Line
 from headrace.demo.readings import readings_of
-from producers.qr import find_codes
-from producers.shots import from_image, to_jpeg
-from schemas.digest import canonical_body
-from schemas.events import Ldo
-from schemas.media import video_header
+from headrace.demo.render import PICTURES_PER_S, clip_of, draw
+from headrace.producers.qr import find_codes
+from headrace.producers.video_frames import from_image, to_jpeg
+from headrace.schemas.digest import canonical_body
+from headrace.schemas.events import Ldo
+from headrace.schemas.media_probe import video_header
 
 
 def test_a_camera_finds_the_code_of_every_part_that_came_past():

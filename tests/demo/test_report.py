@@ -6,12 +6,12 @@ from typer.testing import CliRunner
 
 import headrace.demo
 from headrace.cli.app import app
-from headrace.demo.ledger import Identity, Place
-from headrace.demo.listen import Heard
+from headrace.demo.ledger import MessageOffset, RecordKey
+from headrace.demo.listener import Heard
+from headrace.demo.reconcile import latencies_ms
 from headrace.demo.report import Circumstances, Findings, as_json, percentile, report_of
 from headrace.demo.table import rows, verdict
-from headrace.demo.weigh import latencies_ms
-from schemas.events import Kind
+from headrace.schemas.events import Kind
 
 GOOD = Findings(
     published=130,
@@ -92,9 +92,16 @@ def test_the_exit_code_and_the_last_line_say_so(monkeypatch, findings, code):
 def test_the_json_has_what_the_contract_names():
     said = as_json(report_of(GOOD, HOW))
     assert {
-        "published", "distinct", "duplicates", "dead_letters", "announced", "consumed", "blobs_verified",
-        "latency_ms_p50", "latency_ms_p99",
-    } <= said.keys()  # fmt: skip
+        "published",
+        "distinct",
+        "duplicates",
+        "dead_letters",
+        "announced",
+        "consumed",
+        "blobs_verified",
+        "latency_ms_p50",
+        "latency_ms_p99",
+    } <= said.keys()
     assert said["latency_ms_p50"] == 20.0
     assert said["latency_ms_p99"] == 30.0
     assert said["messages_per_s"] == 10.0
@@ -115,8 +122,8 @@ def test_percentiles_are_values_that_were_measured(values, share, expected):
 
 
 def test_latency_counts_from_the_first_delivery():
-    one, other = Identity(Kind.FRAME, "a" * 64), Identity(Kind.CID, "b" * 64)
-    places = [Place("edge.frames.v1", 0, offset) for offset in range(3)]
+    one, other = RecordKey(Kind.FRAME, "a" * 64), RecordKey(Kind.CID, "b" * 64)
+    places = [MessageOffset("edge.frames.v1", 0, offset) for offset in range(3)]
     heard = Heard(
         appended_at_ms={places[0]: 1000, places[1]: 1040, places[2]: 1100},
         announced_at_ms={one: 1050},

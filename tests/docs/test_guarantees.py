@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.crash_points import CrashPoint
+from headrace.runtime.crash_points import CrashPoint
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/guarantees.md").read_text("utf-8")

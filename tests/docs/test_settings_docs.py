@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from runtime import env_example
-from runtime.settings import Settings, load_settings
+from headrace.runtime import env_example
+from headrace.runtime.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 

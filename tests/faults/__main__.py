@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runtime.errors import Exit, HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 from tests.faults.registry import EXPERIMENTS, load
 from tests.faults.run import Result, Say, Task, carry_out
 from tests.faults.summary import table

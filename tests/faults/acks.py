@@ -10,8 +10,8 @@ from uuid import UUID
 
 import orjson
 
-from schemas.events import Kind
-from schemas.reject import RejectCode
+from headrace.schemas.events import Kind
+from headrace.schemas.reject import RejectCode
 
 
 class Place(NamedTuple):

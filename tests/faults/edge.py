@@ -14,9 +14,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from producers import Delivery, NotDelivered, SpooledPublisher
-from runtime.errors import Exit
-from runtime.settings import load_settings
+from headrace.producers import Delivery, NotDeliveredError, SpooledPublisher
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import load_settings
 from tests.faults.acks import AckFile, Place
 from tests.faults.plan import Mix, Planned, planned
 
@@ -65,7 +65,7 @@ def _publish(out: SpooledPublisher, file: AckFile, told: int, messages: Iterable
 def _settle(file: AckFile, number: int, delivery: Delivery) -> None:
     try:
         at = delivery.result(0)
-    except NotDelivered:
+    except NotDeliveredError:
         return
     file.ack(number, Place(at.topic, at.partition, at.offset))
 

@@ -19,12 +19,20 @@ from urllib.request import urlopen
 
 import psutil
 
-from infra.native.checks import http_answers
-from infra.native.layout import StateDir, locked, write_private
-from infra.native.ledger import Identity, Ledger, ProcessRecord, State, identity_from, read_ledger, write_ledger
-from infra.native.leftovers import end_leftovers, running_supervisor
-from infra.native.process import Process
-from infra.native.supervisor import Supervisor, watch_owner
+from headrace.native.checks import http_answers
+from headrace.native.layout import StateDir, locked, write_private
+from headrace.native.orphans import end_leftovers, running_supervisor
+from headrace.native.process import Process
+from headrace.native.state_file import (
+    ProcessIdentity,
+    ProcessRecord,
+    ProcessState,
+    StateFile,
+    identity_from,
+    read_ledger,
+    write_ledger,
+)
+from headrace.native.supervisor import Supervisor, watch_owner
 from tests.conftest import free_port
 from tests.faults.armed import Control
 
@@ -59,7 +67,7 @@ class Fleet:
                 self.control(member.name).park()
         content = {
             "stack_id": f"fleet-{os.getpid()}-{directory.name}",
-            "owner": asdict(Identity.of(os.getpid())),
+            "owner": asdict(ProcessIdentity.of(os.getpid())),
             "env": dict(env),
             "members": [{**asdict(member), "port": self._ports[member.name]} for member in members],
         }
@@ -68,12 +76,16 @@ class Fleet:
 
     def start(self) -> None:
         """Start the supervisor; `wait_ready` tells when its processes serve."""
-        write_ledger(self.state, Ledger())
+        write_ledger(self.state, StateFile())
         with self.state.log("supervisor").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.fleet", str(self.state.root)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=ROOT,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=ROOT,
+            )
 
     def stop(self) -> None:
         """Stop all of them; what does not stop in its time is killed."""
@@ -128,7 +140,7 @@ class Fleet:
     def all_ready(self) -> bool:
         """Whether all that are not parked serve."""
         records = self.records()
-        return all(name in records and records[name].state is State.READY for name in self.active())
+        return all(name in records and records[name].state is ProcessState.READY for name in self.active())
 
     def wait_ready(self, seconds: float) -> None:
         """Wait until all that are not parked serve; raises TimeoutError with the states."""

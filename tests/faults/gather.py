@@ -10,17 +10,17 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.digest import sha256_hex
-from schemas.events import Kind
-from schemas.redrive import Redrive, redrive_of
-from schemas.topics import input_topic
-from store.blobs import Blobs
-from store.errors import BlobMissing
-from store.postgres import borrowed, opened_pool
-from streams.core.plan import headers_json
-from streams.profile import LARGE, SMALL
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Kind
+from headrace.schemas.redrive import Redrive, redrive_of
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.errors import BlobMissingError
+from headrace.store.postgres import borrowed, opened_pool
+from headrace.streams.core.plan import headers_json
+from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import observed as seen
 from tests.faults.acks import Ack, Acks, Attempt, Place
 from tests.faults.listener import Offsets, read_all, read_to_end
@@ -238,7 +238,7 @@ async def _read(blobs: Blobs, key: str, members: Sequence[Any], size_bytes: int)
             there = await _whole(blobs, key, size_bytes)
             return [there for _ in members]
         pack = await blobs.get(key)
-    except BlobMissing:
+    except BlobMissingError:
         return [None for _ in members]
     return [_part(pack, row) for row in members]
 

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 
 from headrace.cli import main
-from schemas.events import Kind
-from streams.core.delivery import Delivery
-from streams.ingest import Ingest, Prepared
+from headrace.schemas.events import Kind
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.worker.ingest import Ingest, Prepared
 
 _WELL = 3
 """How many batches go well before, so that it is a running process that hangs and not a start."""
@@ -74,7 +74,7 @@ def hang_rejoin() -> None:
 def _before_each_batch(wait: Callable[[Kind], Any]) -> None:
     prepare = Ingest.prepare
 
-    async def prepared(self: Ingest, kind: Kind, deliveries: Sequence[Delivery]) -> Prepared:
+    async def prepared(self: Ingest, kind: Kind, deliveries: Sequence[ConsumedMessage]) -> Prepared:
         await wait(kind)
         return await prepare(self, kind, deliveries)
 

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
-from schemas.digest import event_id
-from schemas.topics import DEAD_LETTERS, ingested_topic
-from store.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
+from headrace.schemas.digest import event_id
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.blobs.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
 from tests.faults.acks import Place
 from tests.faults.lookup import Lookup, at
 from tests.faults.observed import Heard, Letter, Message, Partition

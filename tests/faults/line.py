@@ -11,10 +11,10 @@ from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.topics import input_topic
-from streams.profile import LARGE, SMALL
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE, SMALL
 from tests.conftest import ServiceProcess, fresh_database, until
 from tests.faults.acks import Acks
 from tests.faults.catalog import Catalog

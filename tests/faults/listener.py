@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import decode
-from schemas.digest import sha256_hex
-from schemas.events import DeadLetter, Ingested, Kind
-from schemas.reject import Rejected
-from schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import decode
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import DeadLetter, Ingested, Kind
+from headrace.schemas.reject import RejectedError
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from tests.faults.acks import Place
 from tests.faults.observed import Announcement, Heard, LetterAnnouncement, Partition
 
@@ -142,7 +142,7 @@ class Taken:
                 self._letters.append(_letter(place, decode(message.value(), DeadLetter)))
             else:
                 self._announcements.append(_announcement(place, decode(message.value(), Ingested)))
-        except Rejected as rejected:
+        except RejectedError as rejected:
             self._unreadable.append(f"{at.topic}/{at.partition} offset {offset}: {rejected.reason}")
 
     def heard(self) -> Heard:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from schemas.digest import event_id, sha256_hex
+from headrace.schemas.digest import event_id, sha256_hex
 from tests.faults.acks import Attempt, Place
 from tests.faults.observed import Letter, Observed, Sighting
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from schemas.events import Kind
-from schemas.redrive import Redrive
+from headrace.schemas.events import Kind
+from headrace.schemas.redrive import Redrive
 from tests.faults.acks import Ack, Attempt, Place
 
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from runtime.kafka import client_config
-from schemas.topics import input_topic
-from streams.profile import LARGE, SMALL, Group
+from headrace.runtime.kafka import client_config
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.faults.world import SETTLE_S_MAX, World
 
 _T = TypeVar("_T")

@@ -8,12 +8,12 @@ from random import Random
 from typing import assert_never
 
 from headrace.demo.poison import Build, Ingredients, wrong_digest
-from producers import describe_clip, describe_frame
-from producers.source import fields_of
-from schemas.digest import canonical_body, record_id, sha256_hex
-from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Origin
-from schemas.limits import CODE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
-from schemas.topics import input_topic
+from headrace.producers import describe_clip, describe_frame
+from headrace.producers.source import fields_of
+from headrace.schemas.digest import canonical_body, record_id, sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Origin
+from headrace.schemas.limits import CODE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
+from headrace.schemas.topics import input_topic
 from tests.faults.acks import Attempt
 from tests.faults.bodies import IMAGES, filling, film, image
 from tests.faults.poisons import poison
@@ -141,9 +141,16 @@ def _valid(seed: int, number: int, content: _Content, mix: Mix) -> Planned:
         case _:
             assert_never(event)
     attempt = Attempt(
-        number=number, kind=content.kind, topic=input_topic(content.kind).name, source_id=origin.source_id,
-        sequence=number, digest=digest, size_bytes=size_bytes, record_id=record_id(content.kind, digest), expect=None,
-    )  # fmt: skip
+        number=number,
+        kind=content.kind,
+        topic=input_topic(content.kind).name,
+        source_id=origin.source_id,
+        sequence=number,
+        digest=digest,
+        size_bytes=size_bytes,
+        record_id=record_id(content.kind, digest),
+        expect=None,
+    )
     return Planned(attempt, origin.site, event, None, large)
 
 
@@ -178,7 +185,14 @@ def _poisoned(seed: int, number: int, build: Build, random: Random, mix: Mix) ->
     made = build(Ingredients(origin, frame, random))
     value = made.value or b""
     attempt = Attempt(
-        number=number, kind=made.kind, topic=input_topic(made.kind).name, source_id=origin.source_id, sequence=number,
-        digest=sha256_hex(value), size_bytes=len(value), record_id=None, expect=made.code,
-    )  # fmt: skip
+        number=number,
+        kind=made.kind,
+        topic=input_topic(made.kind).name,
+        source_id=origin.source_id,
+        sequence=number,
+        digest=sha256_hex(value),
+        size_bytes=len(value),
+        record_id=None,
+        expect=made.code,
+    )
     return Planned(attempt, origin.site, None, made.value, large=False)

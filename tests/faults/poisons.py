@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from headrace.demo.poison import POISONS, Build, Ingredients, Poison
-from schemas.codec import encode
-from schemas.digest import sha256_hex, staging_key
-from schemas.events import Kind
-from schemas.reject import RejectCode
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import sha256_hex, staging_key
+from headrace.schemas.events import Kind
+from headrace.schemas.reject import RejectCode
 
 
 def malformed_digest(given: Ingredients) -> Poison:

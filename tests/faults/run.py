@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from batch.fsck import Options, Problem, open_and_check
-from store.blobs import Blobs
+from headrace.batch.fsck import FsckOptions, FsckProblem, open_and_check
+from headrace.store.blobs.blob_store import Blobs
 from tests.faults.acks import Acks, read_acks
 from tests.faults.checker import Verdict, check
 from tests.faults.gather import gather
@@ -28,7 +28,7 @@ LEAD_S = 2.0
 _NUMBERS_APART = 10_000_000
 _SAMPLE = 20
 """How many bodies the collection reads; the checker reads all of them afterwards."""
-_LEFT_BEHIND = {Problem.OBJECT_WITHOUT_ROW, Problem.STAGED_ABANDONED}
+_LEFT_BEHIND = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _vacuous(task: Task, acks: Acks, faults: dict[str, int], given_up: Sequence[
 def _collected(world: World) -> str:
     """Collect what crashes left behind, so that I7 can be judged; say what else the collection found, if anything."""
     settings = world.settings.model_copy(update={"collect_grace_hours": 0.0})
-    options = Options(sample=_SAMPLE, repair=True, force=True)
+    options = FsckOptions(sample=_SAMPLE, repair=True, force=True)
     report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options))
     harm = [found for found in report.found if found.problem not in _LEFT_BEHIND]
     return f"fsck found {len(harm)} things wrong, among them {harm[0].problem} {harm[0].name}" if harm else ""
@@ -195,9 +195,16 @@ def _healed(world: World) -> str:
 
 
 def _judged(
-    world: World, task: Task, acks: Acks, listener: Listener, everything: Sequence[Acks],
-    findings: WatchFindings, faults: dict[str, int], note: str, began: float,
-) -> Result:  # fmt: skip
+    world: World,
+    task: Task,
+    acks: Acks,
+    listener: Listener,
+    everything: Sequence[Acks],
+    findings: WatchFindings,
+    faults: dict[str, int],
+    note: str,
+    began: float,
+) -> Result:
     one = task.experiment
     try:
         listener.wait_quiet()
@@ -205,16 +212,34 @@ def _judged(
         verdict: Verdict = check(observed, grace_s=0)
     except Exception as error:  # noqa: BLE001 - what cannot be read fails the experiment, and is said
         return Result(
-            experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults=faults,
-            attempted=len(acks.attempts), acked=len(acks.acks), seconds=_since(began), note=_said(error),
-        )  # fmt: skip
+            experiment=one.name,
+            title=one.title,
+            seed=task.seed,
+            count=task.count,
+            faults=faults,
+            attempted=len(acks.attempts),
+            acked=len(acks.acks),
+            seconds=_since(began),
+            note=_said(error),
+        )
     return Result(
-        experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults=faults,
-        attempted=len(acks.attempts), acked=len(acks.acks), deliveries=observed.deliveries,
-        duplicates_delivered=observed.deliveries - observed.distinct, announced=observed.announced,
-        invariants=dict(verdict.counts), examples=verdict.examples, watch=findings.summary(),
-        seconds=_since(began), ok=verdict.ok and not note, note=note,
-    )  # fmt: skip
+        experiment=one.name,
+        title=one.title,
+        seed=task.seed,
+        count=task.count,
+        faults=faults,
+        attempted=len(acks.attempts),
+        acked=len(acks.acks),
+        deliveries=observed.deliveries,
+        duplicates_delivered=observed.deliveries - observed.distinct,
+        announced=observed.announced,
+        invariants=dict(verdict.counts),
+        examples=verdict.examples,
+        watch=findings.summary(),
+        seconds=_since(began),
+        ok=verdict.ok and not note,
+        note=note,
+    )
 
 
 def _said(error: BaseException) -> str:

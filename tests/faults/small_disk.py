@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from infra.native import postgres_home
-from infra.native.layout import StateDir
+from headrace.native import postgres_home
+from headrace.native.layout import StateDir
 from tests.faults.possible import NotPossibleError
 
 MIB = 1024 * 1024
@@ -86,8 +86,10 @@ def small_disk(path: Path, size_mib: int) -> Iterator[SmallDisk]:
     try:
         done = subprocess.run(
             [mount, "-t", "tmpfs", "-o", f"size={size_mib}m,mode=0700", "tmpfs", str(path)],
-            check=False, capture_output=True, text=True,
-        )  # fmt: skip
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode != 0:
             raise NotPossibleError(f"a small file system could not be mounted: {done.stderr.strip()[:200]}")
         try:

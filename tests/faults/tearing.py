@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from producers.spool_entries import HEAD_BYTES, MARKER, START_BYTES, entries, size_of_entry, unpack
-from producers.spool_segments import segment_files
-from producers.spool_state import SpoolState
-from schemas.codec import decode
-from schemas.events import Cid, Clip, Frame, Kind, Ldo
-from schemas.topics import input_topic
+from headrace.producers.spool.entries import HEAD_BYTES, MARKER, START_BYTES, entries, size_of_entry, unpack
+from headrace.producers.spool.segments import segment_files
+from headrace.producers.spool.state import SpoolState
+from headrace.schemas.codec import decode
+from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
+from headrace.schemas.topics import input_topic
 
 _GARBAGE_BYTES_MAX = 3000
 _EVENTS = {input_topic(kind).name: event for kind, event in zip(Kind, (Cid, Frame, Clip, Ldo), strict=True)}

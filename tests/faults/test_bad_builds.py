@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import Exit
-from runtime.settings import Settings
-from schemas.events import Kind
-from schemas.limits import MIB
-from streams.profile import LARGE, SMALL, Group
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import MIB
+from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.conftest import until
 from tests.faults.bad_builds.registry import BUILDS
 from tests.faults.bad_builds.scene import COMES_S_MAX, Scene, cid_of, frame_of, metric, scene

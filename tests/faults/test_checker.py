@@ -9,11 +9,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from runtime.settings import load_settings
-from schemas.digest import blob_key, dead_letter_id, event_id, record_id, sha256_hex
-from schemas.events import Kind
-from schemas.redrive import Redrive
-from schemas.reject import RejectCode
+from headrace.runtime.settings import load_settings
+from headrace.schemas.digest import blob_key, dead_letter_id, event_id, record_id, sha256_hex
+from headrace.schemas.events import Kind
+from headrace.schemas.redrive import Redrive
+from headrace.schemas.reject import RejectCode
 from tests.conftest import free_port
 from tests.faults.acks import Ack, Attempt, Place
 from tests.faults.checker import check
@@ -291,28 +291,64 @@ WRONG: list[tuple[str, str, Change]] = [
     ("no sighting of a message whose acknowledgement was lost", "I14", without_sighting(4)),
     ("no dead letter", "I1 I14", without_letter),
     ("a record that nobody attempted", "I2 I4", invented),
-    ("poison that became a record", "I2", lambda one: replace(one, sightings=(*one.sightings, replace(
-        one.sightings[5], place=place(6))))),
-    ("a sighting where no message stands", "I2", lambda one: replace(one, sightings=(*one.sightings, replace(
-        one.sightings[5], place=place(99))))),
+    (
+        "poison that became a record",
+        "I2",
+        lambda one: replace(one, sightings=(*one.sightings, replace(one.sightings[5], place=place(6)))),
+    ),
+    (
+        "a sighting where no message stands",
+        "I2",
+        lambda one: replace(one, sightings=(*one.sightings, replace(one.sightings[5], place=place(99)))),
+    ),
     ("two sightings at one place", "I2", lambda one: replace(one, sightings=(*one.sightings, one.sightings[5]))),
     ("a dead letter where no message stands", "I1 I2 I10 I14", letter(place=place(99))),
-    ("a dead letter of a code that nobody attempted", "I2", lambda one: replace(
-        letters(replace(one.dead_letters[0], code=RejectCode.NOT_JSON))(one), acks=one.acks[:-1])),
+    (
+        "a dead letter of a code that nobody attempted",
+        "I2",
+        lambda one: replace(letters(replace(one.dead_letters[0], code=RejectCode.NOT_JSON))(one), acks=one.acks[:-1]),
+    ),
     ("a dead letter of bytes that nobody attempted", "I2", unacked_poison("other")),
     # Announcements.
-    ("announced twice, heard live", "I3", live(lambda heard: replace(
-        heard, announcements=(*heard.announcements, replace(heard.announcements[-1], place=place(9, OUTPUT)))))),
-    ("announced twice, heard afterwards", "I3", afterwards(lambda heard: replace(
-        heard, announcements=(*heard.announcements, replace(heard.announcements[-1], place=place(9, OUTPUT)))))),
+    (
+        "announced twice, heard live",
+        "I3",
+        live(
+            lambda heard: replace(
+                heard, announcements=(*heard.announcements, replace(heard.announcements[-1], place=place(9, OUTPUT)))
+            )
+        ),
+    ),
+    (
+        "announced twice, heard afterwards",
+        "I3",
+        afterwards(
+            lambda heard: replace(
+                heard, announcements=(*heard.announcements, replace(heard.announcements[-1], place=place(9, OUTPUT)))
+            )
+        ),
+    ),
     ("a dead letter announced twice", "I3", live(lambda heard: replace(heard, letters=heard.letters * 2))),
-    ("not announced to the live reader", "I4", live(lambda heard: replace(
-        heard, announcements=heard.announcements[:-1]))),
-    ("not announced to the reader afterwards", "I4", afterwards(lambda heard: replace(
-        heard, announcements=heard.announcements[1:]))),
+    (
+        "not announced to the live reader",
+        "I4",
+        live(lambda heard: replace(heard, announcements=heard.announcements[:-1])),
+    ),
+    (
+        "not announced to the reader afterwards",
+        "I4",
+        afterwards(lambda heard: replace(heard, announcements=heard.announcements[1:])),
+    ),
     ("a dead letter not announced", "I4", afterwards(lambda heard: replace(heard, letters=()))),
-    ("an announcement of nothing", "I4", live(lambda heard: replace(heard, announcements=(
-        *heard.announcements, replace(heard.announcements[0], event_id=str(uuid4())))))),
+    (
+        "an announcement of nothing",
+        "I4",
+        live(
+            lambda heard: replace(
+                heard, announcements=(*heard.announcements, replace(heard.announcements[0], event_id=str(uuid4())))
+            )
+        ),
+    ),
     ("an announcement that nobody can read", "I4", live(lambda heard: replace(heard, unreadable=("there",)))),
     ("an announcement of another digest", "I4", live(announcement(digest=digest("b")))),
     ("an announcement of another record", "I4", live(announcement(record_id=str(identity("b"))))),
@@ -320,18 +356,33 @@ WRONG: list[tuple[str, str, Change]] = [
     ("an announcement of another source, heard afterwards", "I4", afterwards(announcement(source_id="camera-9"))),
     ("an announcement in another kind's topic", "I4", live(announcement(place=place(0, "ingested.clips.v1")))),
     # The store.
-    ("a record of another digest, and announced so", "I5", both(record("a", digest=digest("b")),
-        live(announcement(digest=digest("b"))), afterwards(announcement(digest=digest("b"))))),
+    (
+        "a record of another digest, and announced so",
+        "I5",
+        both(
+            record("a", digest=digest("b")),
+            live(announcement(digest=digest("b"))),
+            afterwards(announcement(digest=digest("b"))),
+        ),
+    ),
     ("a record of another kind than was announced", "I4 I5", record("a", kind=Kind.CLIP)),
     ("bytes that hash to something else", "I5", blob("a", found=Found(1, digest("x")))),
     ("bytes that are too many", "I5", blob("a", found=Found(2, digest("a")))),
     ("a row that says another size than its record", "I5", blob("a", size_bytes=2, found=Found(2, digest("a")))),
     ("no object", "I6", blob("a", found=None)),
-    ("no row for a record's bytes", "I6 I7", lambda one: replace(one, blobs={
-        key: row for key, row in one.blobs.items() if key != digest("a")})),
+    (
+        "no row for a record's bytes",
+        "I6 I7",
+        lambda one: replace(one, blobs={key: row for key, row in one.blobs.items() if key != digest("a")}),
+    ),
     ("an object that no row names", "I7", lambda one: replace(one, objects=(*one.objects, ORPHAN))),
-    ("a staged object after its time", "I7", lambda one: replace(one, objects=(*one.objects, replace(
-        ORPHAN, key="staging/a/b/c", modified_at_us=NOW_US - 8 * DAY_US)))),
+    (
+        "a staged object after its time",
+        "I7",
+        lambda one: replace(
+            one, objects=(*one.objects, replace(ORPHAN, key="staging/a/b/c", modified_at_us=NOW_US - 8 * DAY_US))
+        ),
+    ),
     # What should have come to rest.
     ("an announcement that waits", "I8", lambda one: replace(one, unpublished=1)),
     ("a message that is not committed", "I8", lambda one: replace(one, committed={GROWN: 6})),
@@ -340,29 +391,42 @@ WRONG: list[tuple[str, str, Change]] = [
     ("a sighting of another record", "I9", sighting(2, record_id=identity("b"))),
     ("a sighting of another source", "I9", sighting(2, source_id="camera-3")),
     ("a sighting of another sequence", "I9", sighting(2, sequence=77)),
-    ("a valid message as a dead letter", "I9", lambda one: both(without_sighting(5), letters(
-        *one.dead_letters, Letter(uuid4(), "not_json", "no", place(5), b"camera-1", None, b"[]")))(one)),
+    (
+        "a valid message as a dead letter",
+        "I9",
+        lambda one: both(
+            without_sighting(5),
+            letters(*one.dead_letters, Letter(uuid4(), "not_json", "no", place(5), b"camera-1", None, b"[]")),
+        )(one),
+    ),
     # Dead letters.
     ("a dead letter without its bytes", "I10", letter(value_digest=None)),
     ("a dead letter with another key", "I10", letter(key=b"x")),
     ("a dead letter with other headers", "I10", letter(headers=b'[["a","b"]]')),
     ("a dead letter without a reason", "I10", letter(reason="")),
     ("a dead letter with the wrong reason", "I10", letter(code=RejectCode.NOT_JSON)),
-    ("a dead letter announced otherwise than it was kept", "I10", live(lambda heard: replace(
-        heard, letters=(replace(heard.letters[0], value_digest=None),)))),
+    (
+        "a dead letter announced otherwise than it was kept",
+        "I10",
+        live(lambda heard: replace(heard, letters=(replace(heard.letters[0], value_digest=None),))),
+    ),
     ("redriven as a record that is not there", "I10", lambda one: without_record("e")(redriven(one))),
-    ("a redrive without an end", "I10 I14", lambda one: replace(redriven(one), redrives={
-        key: replace(row, ended=False) for key, row in redriven(one).redrives.items()})),
+    (
+        "a redrive without an end",
+        "I10 I14",
+        lambda one: replace(
+            redriven(one), redrives={key: replace(row, ended=False) for key, row in redriven(one).redrives.items()}
+        ),
+    ),
     # Order.
-    ("a sequence out of order", "I11", lambda one: replace(
-        sighting(4, sequence=2)(one))),
+    ("a sequence out of order", "I11", lambda one: replace(sighting(4, sequence=2)(one))),
     ("seen before what stands ahead of it", "I11", sighting(4, seen_at_us=NOW_US)),
     ("announced in another order than seen", "I11", afterwards(swapped)),
     # What was watched.
     ("a standstill", "I12", watched(i12=("it stood",))),
     ("growth", "I13", watched(i13=("it grew",))),
     ("an offset committed too early while nobody looked", "I14", watched(i14=("too early",))),
-]  # fmt: skip
+]
 
 
 def test_what_is_right_is_green() -> None:
@@ -402,9 +466,17 @@ def test_where_nothing_was_acknowledged_there_is_nothing_to_check() -> None:
 
 def test_a_service_that_did_nothing_is_not_green() -> None:
     nothing = replace(
-        good(), messages={}, sightings=(), records={}, blobs={}, objects=(), dead_letters=(), committed={},
-        live=Heard(), afterwards=Heard(),
-    )  # fmt: skip
+        good(),
+        messages={},
+        sightings=(),
+        records={},
+        blobs={},
+        objects=(),
+        dead_letters=(),
+        committed={},
+        live=Heard(),
+        afterwards=Heard(),
+    )
     verdict = check(nothing)
     assert verdict.broken == {"I1", "I4", "I9"}
     assert verdict.counts["I7"] is None

@@ -4,33 +4,33 @@ from collections import Counter
 
 import pytest
 
-from batch.fsck import Found, Problem, Report
+from headrace.batch.fsck import Finding, FsckProblem, FsckReport
 from tests.faults.experiments.collection import outcome_of
 
 KEYS = ("one", "two", "three")
 
 
-def orphan(name: str) -> Found:
-    return Found(Problem.OBJECT_WITHOUT_ROW, name)
+def orphan(name: str) -> Finding:
+    return Finding(FsckProblem.OBJECT_WITHOUT_ROW, name)
 
 
 def test_only_what_was_up_for_collection_counts() -> None:
     healed = [(orphan("one"), "removed"), (orphan("two"), "a row names it by now"), (orphan("other"), "removed")]
-    report = Report(found=[found for found, _ in healed], healed=healed)
+    report = FsckReport(found=[found for found, _ in healed], healed=healed)
     assert outcome_of(report, KEYS) == Counter({"removed": 1, "a row names it by now": 1})
 
 
 def test_an_orphan_that_stays_is_an_error() -> None:
-    report = Report(found=[orphan("one")], unhealed=[(orphan("one"), "the store was too slow for it")])
+    report = FsckReport(found=[orphan("one")], unhealed=[(orphan("one"), "the store was too slow for it")])
     with pytest.raises(AssertionError, match="one: the store was too slow"):
         outcome_of(report, KEYS)
 
 
-@pytest.mark.parametrize("problem", Problem)
-def test_damage_is_an_error_although_it_was_mended(problem: Problem) -> None:
-    expected = {Problem.OBJECT_WITHOUT_ROW, Problem.STAGED_ABANDONED, Problem.ANNOUNCEMENT_LATE}
-    found = Found(problem, "somewhere")
-    report = Report(found=[found], healed=[(found, "mended")])
+@pytest.mark.parametrize("problem", FsckProblem)
+def test_damage_is_an_error_although_it_was_mended(problem: FsckProblem) -> None:
+    expected = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckProblem.ANNOUNCEMENT_LATE}
+    found = Finding(problem, "somewhere")
+    report = FsckReport(found=[found], healed=[(found, "mended")])
     if problem in expected:
         assert outcome_of(report, KEYS) == Counter()
     else:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime.settings import Settings
-from store.blobs import Blobs
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import free_port
 from tests.faults.acks import Ack, Acks, Place
 from tests.faults.gather import gather

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.events import Ingested, Kind
-from streams.profile import LARGE
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.events import Ingested, Kind
+from headrace.streams.worker.profile import LARGE
 from tests.faults.line import MESSAGES, Line, finish, line_on
 from tests.faults.observed import Partition
 
@@ -37,9 +37,19 @@ def test_a_duplicate_announcement(own: Line) -> None:
     last = max(own.observed().afterwards.announcements, key=lambda one: one.place.offset)
     producer = Producer(client_config(own.settings, acks="all"))
     again = Ingested(
-        event_id=last.event_id, record_id=last.record_id, kind=Kind.FRAME, digest=last.digest, source_id=last.source_id,
-        site=last.site, captured_at_us=1, sequence=1, ingested_at_us=1, media_type="x", size_bytes=1, store_key="x",
-    )  # fmt: skip
+        event_id=last.event_id,
+        record_id=last.record_id,
+        kind=Kind.FRAME,
+        digest=last.digest,
+        source_id=last.source_id,
+        site=last.site,
+        captured_at_us=1,
+        sequence=1,
+        ingested_at_us=1,
+        media_type="x",
+        size_bytes=1,
+        store_key="x",
+    )
     producer.produce(last.place.topic, encode(again), last.source_id.encode(), partition=last.place.partition)
     assert producer.flush(30) == 0
     own.expect("I3")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.native.layout import StateDir
+from headrace.native.layout import StateDir
 from tests.faults import small_disk
 from tests.faults.possible import NotPossibleError
 from tests.faults.small_disk import MIB, SmallDisk

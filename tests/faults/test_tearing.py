@@ -5,12 +5,12 @@ from shutil import copytree
 
 import pytest
 
-from producers.outgoing import Dispatch
-from producers.spool import Spool
-from producers.spool_entries import Message
-from producers.spool_segments import segment_files
-from schemas.codec import decode
-from schemas.topics import TOPICS
+from headrace.producers.outgoing import Dispatch
+from headrace.producers.spool.entries import SpoolEntry
+from headrace.producers.spool.segments import segment_files
+from headrace.producers.spool.spool import Spool
+from headrace.schemas.codec import decode
+from headrace.schemas.topics import TOPICS
 from tests.faults.plan import Mix, planned
 from tests.faults.tearing import Torn, tear
 
@@ -19,12 +19,12 @@ DURABLE = 20
 MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=2000)
 
 
-def messages(first: int, count: int) -> list[Message]:
+def messages(first: int, count: int) -> list[SpoolEntry]:
     dispatch, found = Dispatch(None), []
     for message in islice(planned(1, first=first, mix=MIX), count):
         assert message.event is not None
         going = dispatch.outgoing(message.event, None, None)
-        found.append(Message(going.topic, going.key, going.headers, going.value))
+        found.append(SpoolEntry(going.topic, going.key, going.headers, going.value))
     return found
 
 

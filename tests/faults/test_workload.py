@@ -6,17 +6,17 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import record_id, sha256_hex, staging_key
-from schemas.events import Clip, Frame, Kind
-from schemas.limits import INLINE_BYTES_MAX
-from schemas.reject import RejectCode
-from store.blobs import Blobs
-from streams.core.checks import check_media
-from streams.core.delivery import Delivery
-from streams.core.examine import Accepted, Refused, examine
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import record_id, sha256_hex, staging_key
+from headrace.schemas.events import Clip, Frame, Kind
+from headrace.schemas.limits import INLINE_BYTES_MAX
+from headrace.schemas.reject import RejectCode
+from headrace.store.blobs.blob_store import Blobs
+from headrace.streams.core.checks import check_media
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
 from tests.conftest import until_async
 from tests.faults.acks import Ack, AckFile, Attempt, Place, read_acks
 from tests.faults.plan import Mix, Planned, planned
@@ -51,14 +51,14 @@ def test_what_is_valid_is_accepted_and_poison_refused_with_its_code():
         verdict = examined(message, message.value if message.event is None else encode(message.event))
         attempt = message.attempt
         match verdict:
-            case Accepted():
+            case AcceptedDelivery():
                 found = (verdict.digest, verdict.size_bytes, record_id(attempt.kind, verdict.digest), None)
                 if attempt.expect is RejectCode.CLAIM_MISSING:  # only the store can tell
                     assert isinstance(verdict.event, Frame)
                     assert verdict.event.claim is not None
                 else:
                     assert found == (attempt.digest, attempt.size_bytes, attempt.record_id, attempt.expect)
-            case Refused():
+            case RefusedDelivery():
                 value = message.value or b""
                 found_code = (verdict.code, sha256_hex(value), len(value))
                 assert found_code == (attempt.expect, attempt.digest, attempt.size_bytes)
@@ -158,8 +158,8 @@ async def check_places(settings: Settings, blobs: Blobs, attempts: dict[int, Att
         if attempt.expect is not None:
             assert sha256_hex(value or b"") == attempt.digest
             continue
-        found = examine(attempt.kind, Delivery(*ack.place, NOW_US, key, value, ()), NOW_US)
-        assert isinstance(found, Accepted)
+        found = examine(attempt.kind, ConsumedMessage(*ack.place, NOW_US, key, value, ()), NOW_US)
+        assert isinstance(found, AcceptedDelivery)
         assert (found.digest, found.size_bytes) == (attempt.digest, attempt.size_bytes)
         if isinstance(found.event, Frame | Clip) and found.event.claim is not None:
             large += 1
@@ -186,6 +186,6 @@ def read(settings: Settings, places: set[Place]) -> dict[Place, tuple[bytes | No
     return found
 
 
-def examined(message: Planned, value: bytes | None) -> Accepted | Refused:
+def examined(message: Planned, value: bytes | None) -> AcceptedDelivery | RefusedDelivery:
     attempt = message.attempt
-    return examine(attempt.kind, Delivery(attempt.topic, 0, 0, NOW_US, b"k", value, ()), NOW_US)
+    return examine(attempt.kind, ConsumedMessage(attempt.topic, 0, 0, NOW_US, b"k", value, ()), NOW_US)

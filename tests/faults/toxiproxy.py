@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from infra.native.go_install import BuildFailed, GoProgram, go_install
-from runtime.errors import Exit, HeadraceError
+from headrace.native.go_install import BuildError, GoProgram, go_install
+from headrace.runtime.errors import Exit, HeadraceError
 from tests.conftest import free_port
 
 VERSION = "v2.12.0"
@@ -50,7 +50,7 @@ def binary(progress: Callable[[str], None] | None = None) -> Path:
         raise _missing("there is no Toxiproxy on this machine, and no Go to build it with")
     try:
         return go_install(_PROGRAM, go, progress or _say)
-    except BuildFailed as error:
+    except BuildError as error:
         raise _missing(f"Toxiproxy could not be built: {error}") from None
 
 

@@ -5,8 +5,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.native.kafka_jars import KAFKA_VERSION
-from infra.native.minio import MINIO_VERSION
+from headrace.native.kafka_jars import KAFKA_VERSION
+from headrace.native.minio import MINIO_VERSION
 from tests.faults.toxiproxy import VERSION
 
 _PACKAGES = (

@@ -7,12 +7,12 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.events import Kind
-from schemas.redrive import Redrive, redrive_of
-from schemas.topics import input_topic
-from streams.profile import LARGE, SMALL
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Kind
+from headrace.schemas.redrive import Redrive, redrive_of
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults.catalog import Catalog
 from tests.faults.growth import Growth
 from tests.faults.observed import Partition, WatchFindings

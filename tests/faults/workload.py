@@ -11,12 +11,12 @@ from queue import Empty, Full, Queue
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from producers import Delivery, NotDelivered, Publisher
-from runtime.errors import HeadraceError
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.topics import TOPICS
-from store.errors import StoreRefused, StoreUnavailable
+from headrace.producers import Delivery, NotDeliveredError, Publisher
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.topics import TOPICS
+from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 from tests.faults.acks import AckFile, Acks, Place, read_acks
 from tests.faults.plan import MIX, Mix, Planned, planned
 
@@ -84,7 +84,7 @@ class Publishing:
         while True:
             try:
                 return self._publisher.publish(message.event)
-            except (StoreUnavailable, StoreRefused) as error:
+            except (StoreUnavailableError, StoreRefusedError) as error:
                 if time.monotonic() > deadline:
                     self._give_up(message.attempt.number, error)
                     return None
@@ -108,7 +108,7 @@ class Publishing:
     def _settle(self, number: int, delivery: Delivery) -> None:
         try:
             at = delivery.result(0)
-        except NotDelivered as error:
+        except NotDeliveredError as error:
             self._give_up(number, error)
         else:
             self._ack(number, Place(at.topic, at.partition, at.offset))

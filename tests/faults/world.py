@@ -15,13 +15,13 @@ import psutil
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.initialize import initialize
-from infra.native import Brokers, StackInfo, status, temporary_stack
-from infra.native.ledger import State
-from runtime.errors import HeadraceError
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.topics import input_topic
-from streams.profile import LARGE, SMALL
+from headrace.native import Brokers, StackInfo, status, temporary_stack
+from headrace.native.state_file import ProcessState
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE, SMALL
 from tests.conftest import environment_of, free_port, settings_of
 from tests.faults import small_disk, toxiproxy
 from tests.faults.catalog import Catalog
@@ -128,7 +128,9 @@ class World:
 
     def servers_ready(self) -> bool:
         """Whether every server serves, as its supervisor knows."""
-        return all(one.state in {State.READY, State.DONE} for one in status(self.stack.state_dir).processes)
+        return all(
+            one.state in {ProcessState.READY, ProcessState.DONE} for one in status(self.stack.state_dir).processes
+        )
 
     def wait_servers(self, seconds: float = READY_S_MAX) -> None:
         """Wait until every server serves again."""

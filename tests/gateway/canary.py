@@ -10,12 +10,12 @@ from typing import Self
 from uuid import uuid4
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-from gateway_world import Gateway
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.events import Kind
-from schemas.topics import CAPTURE_REQUESTS, DEAD_LETTERS, input_topic
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import CAPTURE_REQUESTS, DEAD_LETTERS, input_topic
+from tests.gateway.gateway_world import Gateway
 
 CANARY = f"canary{uuid4().hex[:12]}"
 TOPICS_SEARCHED = (DEAD_LETTERS.name, CAPTURE_REQUESTS.name, *(input_topic(kind).name for kind in (Kind.CID, Kind.LDO)))

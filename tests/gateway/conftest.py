@@ -6,13 +6,13 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
-from gateway_world import Gateway
 
-from infra.native import StackInfo, temporary_stack
-from infra.native.service import SERVICES
-from runtime.settings import Settings
+from headrace.native import StackInfo, temporary_stack
+from headrace.native.service import SERVICES
+from headrace.runtime.settings import Settings
 from tests.conftest import settings_of
+from tests.gateway.canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
+from tests.gateway.gateway_world import Gateway
 
 StartGateway = Callable[..., Gateway]
 

@@ -14,12 +14,12 @@ import numpy as np
 import psutil
 import psycopg
 
-from gateway.access import keys
-from gateway.access.callers import Role
-from runtime.settings import Settings
-from schemas.limits import MIB
-from store.access import Access
-from store.postgres import opened_pool
+from headrace.gateway.auth import api_keys
+from headrace.gateway.auth.principal import Role
+from headrace.runtime.settings import Settings
+from headrace.schemas.limits import MIB
+from headrace.store.postgres import opened_pool
+from headrace.store.requests.access import Access
 from tests.conftest import ServiceProcess, free_port, until
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Gateway:
 
     def key(self, role: str = "device", sources: Iterable[str] = ("*",), days: float | None = None) -> str:
         """A new key."""
-        return self.with_access(lambda access: keys.add(access, "test", Role(role), [*sources], days)).text
+        return self.with_access(lambda access: api_keys.add(access, "test", Role(role), [*sources], days)).text
 
     def with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
         return asyncio.run(self._with_access(work))

@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from gateway_world import Gateway
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from producers.publisher import Publisher
-from producers.sequence import Sequence, unix_us
-from runtime.settings import Settings
-from schemas.events import Cid
+from headrace.producers.publisher import Publisher
+from headrace.producers.sequence import SequenceCounter, unix_us
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Cid
+from tests.gateway.gateway_world import Gateway
 
 ANSWER_S_MAX = 90.0
 
@@ -88,7 +88,7 @@ def named(found: Iterator[dict[str, str]], name: str) -> dict[str, str]:
 
 def publish_scans(settings: Settings, source_id: str, codes: list[str], site: str = "live") -> None:
     """Publish scans of one source, in this order."""
-    numbers = Sequence(unix_us)
+    numbers = SequenceCounter(unix_us)
     with Publisher.from_settings(settings) as publisher:
         for code in codes:
             event = Cid(source_id=source_id, site=site, captured_at_us=unix_us(), sequence=numbers.next(), code=code)

@@ -5,12 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from gateway_world import Gateway, name, picture
-
-from producers.publisher import Publisher
-from schemas.digest import canonical_body, record_id, sha256_hex
-from schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
+from headrace.producers.publisher import Publisher
+from headrace.schemas.digest import canonical_body, record_id, sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway, name, picture
 from tests.streams import streams_samples as samples
 
 INGESTED_S_MAX = 90.0

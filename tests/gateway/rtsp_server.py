@@ -221,10 +221,16 @@ class Camera:
             sps = sps_of_size(int(self.argument))
             sets = f";sprop-parameter-sets={base64.b64encode(sps).decode()},aM4xsg=="
         lines = [
-            "v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=camera", f"c=IN IP4 {connection}", "t=0 0",
-            "m=video 0 RTP/AVP 96", "a=rtpmap:96 H264/90000", f"a=fmtp:96 packetization-mode=1{sets}",
+            "v=0",
+            "o=- 1 1 IN IP4 127.0.0.1",
+            "s=camera",
+            f"c=IN IP4 {connection}",
+            "t=0 0",
+            "m=video 0 RTP/AVP 96",
+            "a=rtpmap:96 H264/90000",
+            f"a=fmtp:96 packetization-mode=1{sets}",
             f"a=control:{control}",
-        ]  # fmt: skip
+        ]
         return "\r\n".join([*lines, ""]).encode()
 
     async def _play(self, writer: asyncio.StreamWriter) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from conftest import StartGateway
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from gateway_world import Gateway, name, picture
 
-from runtime.settings import Settings
+from headrace.runtime.settings import Settings
 from tests.conftest import environment_of, until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture
 
 pytestmark = pytest.mark.stack
 
@@ -42,18 +42,27 @@ def trusting(
     keys = folder / "jwks.json"
     keys.write_text(json.dumps({"keys": [{**jwk, "kid": "one", "alg": "RS256", "use": "sig"}]}))
     with Gateway(
-        service_settings, folder / "log", gateway_jwks=keys, gateway_jwt_issuer=ISSUER, gateway_answer_s_max=60,
+        service_settings,
+        folder / "log",
+        gateway_jwks=keys,
+        gateway_jwt_issuer=ISSUER,
+        gateway_answer_s_max=60,
         gateway_ingest_per_minute=1000,
-    ) as started:  # fmt: skip
+    ) as started:
         yield started
 
 
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
     said = {
-        "iss": ISSUER, "aud": "headrace", "sub": "someone", "iat": now, "exp": now + 60, "role": "operator",
+        "iss": ISSUER,
+        "aud": "headrace",
+        "sub": "someone",
+        "iat": now,
+        "exp": now + 60,
+        "role": "operator",
         "sources": ["*"],
-    }  # fmt: skip
+    }
     return {name: value for name, value in (said | changes).items() if value is not None}
 
 
@@ -185,8 +194,13 @@ def test_the_command_makes_rotates_lists_and_revokes(gateway: Gateway, tmp_path:
     def headrace(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "headrace", "keys", *args],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     label = name("label")
     made = json.loads(headrace("add", label, "--role", "operator", "--source", "*", "--json").stdout)

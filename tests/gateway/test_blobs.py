@@ -7,13 +7,13 @@ from hashlib import sha256
 import httpx
 import jwt
 import pytest
-from conftest import StartGateway
-from gateway_world import Gateway, name, picture
-from reading_world import cid, digest_of, frame, ingest, ldo, passage, record_of
 
-from gateway.reading.receipts import RECEIPT_AUDIENCE, verify
-from schemas.digest import blob_key, canonical_body
-from store.blobs import Blobs
+from headrace.gateway.queries.receipts import RECEIPT_AUDIENCE, verify
+from headrace.schemas.digest import blob_key, canonical_body
+from headrace.store.blobs.blob_store import Blobs
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.reading_world import cid, digest_of, frame, ingest, ldo, passage, record_of
 
 pytestmark = pytest.mark.stack
 
@@ -74,11 +74,15 @@ SIZE = len(LARGE)
 @pytest.mark.parametrize(
     ("asked", "first", "end"),
     [
-        ("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=1048570-1048590", 1048570, 1048591),
-        (f"bytes=100-{10**15}", 100, SIZE), ("bytes=1000000-", 1000000, SIZE), ("bytes=-7", SIZE - 7, SIZE),
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-9", 5, 10),
+        ("bytes=1048570-1048590", 1048570, 1048591),
+        (f"bytes=100-{10**15}", 100, SIZE),
+        ("bytes=1000000-", 1000000, SIZE),
+        ("bytes=-7", SIZE - 7, SIZE),
         (f"bytes=-{SIZE + 9}", 0, SIZE),
     ],
-)  # fmt: skip
+)
 def test_a_range_is_answered_with_its_bytes(client: httpx.Client, asked: str, first: int, end: int) -> None:
     answer = client.get(blob_of(FRAME), headers={"Range": asked})
     assert answer.status_code == 206
@@ -137,7 +141,10 @@ def _longer(link: str) -> str:
 @pytest.mark.parametrize(
     ("method", "changed"),
     [
-        ("PUT", str), ("DELETE", str), ("POST", str), ("GET", _longer),
+        ("PUT", str),
+        ("DELETE", str),
+        ("POST", str),
+        ("GET", _longer),
         ("GET", lambda link: link.replace(FRAME.sha256, LOST.sha256)),
         ("GET", lambda link: link.partition("?")[0]),
         ("GET", lambda link: f"{link.partition('/blobs/')[0]}/?list-type=2"),
@@ -145,7 +152,7 @@ def _longer(link: str) -> str:
         ("DELETE", lambda link: link.partition("?")[0]),
     ],
     ids=["written", "deleted", "posted", "for longer", "of another", "unsigned", "list", "policy", "deleted unsigned"],
-)  # fmt: skip
+)
 def test_an_address_in_the_store_is_for_reading_those_bytes_and_no_more(
     client: httpx.Client, method: str, changed: Callable[[str], str]
 ) -> None:

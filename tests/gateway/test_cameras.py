@@ -6,21 +6,28 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from gateway_world import Gateway, name
+
+from tests.gateway.gateway_world import Gateway, name
 
 pytestmark = pytest.mark.stack
 
 CANARY = "canary-7f3a"
 SITE = name("plant")
 SETTINGS = {
-    "fps": 12.5, "jpeg_quality": 90, "resolution": {"width": 1920, "height": 1080},
-    "rtsp_url": "rtsp://10.0.0.7:554/stream1?channel=2", "extra": {"lens": "6 mm", "zones": [[0, 1], None]},
-}  # fmt: skip
+    "fps": 12.5,
+    "jpeg_quality": 90,
+    "resolution": {"width": 1920, "height": 1080},
+    "rtsp_url": "rtsp://10.0.0.7:554/stream1?channel=2",
+    "extra": {"lens": "6 mm", "zones": [[0, 1], None]},
+}
 CALIBRATION = {
     "camera_matrix": [[1000.5, 0, 960], [0, 1000.5, 540], [0, 0, 1]],
-    "distortion_coefficients": [-0.3, 0.1, 0, 0, 0.01], "image_width": 1920, "image_height": 1080,
-    "reprojection_error": 0.21, "calibrated_at": "2026-01-31T12:00:00Z",
-}  # fmt: skip
+    "distortion_coefficients": [-0.3, 0.1, 0, 0, 0.01],
+    "image_width": 1920,
+    "image_height": 1080,
+    "reprojection_error": 0.21,
+    "calibrated_at": "2026-01-31T12:00:00Z",
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +129,25 @@ def matrix(value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("body", "where"),
     [
-        ({"settings": {"fps": 0}}, "settings.fps"), ({"settings": {"fps": "5"}}, "settings.fps"),
-        ({"settings": {"fps": True}}, "settings.fps"), ({"settings": {"jpeg_quality": 101}}, "settings.jpeg_quality"),
+        ({"settings": {"fps": 0}}, "settings.fps"),
+        ({"settings": {"fps": "5"}}, "settings.fps"),
+        ({"settings": {"fps": True}}, "settings.fps"),
+        ({"settings": {"jpeg_quality": 101}}, "settings.jpeg_quality"),
         ({"settings": {"resolution": {"width": 0, "height": 1}}}, "settings.resolution.width"),
-        ({"settings": {"colour": 1}}, "settings.colour"), ({"version": 3}, "version"),
+        ({"settings": {"colour": 1}}, "settings.colour"),
+        ({"version": 3}, "version"),
         ({"settings": {"rtsp_url": "http://10.0.0.7/"}}, "settings.rtsp_url"),
         ({"settings": {"rtsp_url": "rtsp://h/x -f lavfi -i y"}}, "settings.rtsp_url"),
         ({"settings": {"rtsp_url": "rtsp://h:port/"}}, "settings.rtsp_url"),
-        (matrix([[1, 0], [0, 1]]), "calibration.camera_matrix"), (matrix([[1, 0, 0]] * 2), "calibration.camera_matrix"),
+        (matrix([[1, 0], [0, 1]]), "calibration.camera_matrix"),
+        (matrix([[1, 0, 0]] * 2), "calibration.camera_matrix"),
         ({"calibration": CALIBRATION | {"distortion_coefficients": [0, 0, 0]}}, "distortion_coefficients"),
         ({"calibration": CALIBRATION | {"distortion_coefficients": [0] * 15}}, "distortion_coefficients"),
         ({"calibration": CALIBRATION | {"reprojection_error": -1}}, "calibration.reprojection_error"),
         ({"calibration": CALIBRATION | {"calibrated_at": "2026-01-31T12:00:00"}}, "calibration.calibrated_at"),
         ({"calibration": {}}, "calibration.camera_matrix"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_field_is_named(client: httpx.Client, body: dict[str, Any], where: str) -> None:
     answer = client.post("/api/v1/cameras", json={"camera_id": name("cam"), "site": SITE} | body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), answer.text
@@ -146,11 +157,13 @@ def test_a_wrong_field_is_named(client: httpx.Client, body: dict[str, Any], wher
 @pytest.mark.parametrize(
     "settings",
     [
-        {"rtsp_url": f"rtsp://admin:{CANARY}@10.0.0.7/stream"}, {"rtsp_url": f"rtsp://{CANARY}@10.0.0.7/"},
-        {"rtsp_url": f"rtsp://admin:12/{CANARY}@10.0.0.7/"}, {"rtsp_url": f"rtsp://10.0.0.7/s?user=a&Password={CANARY}"},
+        {"rtsp_url": f"rtsp://admin:{CANARY}@10.0.0.7/stream"},
+        {"rtsp_url": f"rtsp://{CANARY}@10.0.0.7/"},
+        {"rtsp_url": f"rtsp://admin:12/{CANARY}@10.0.0.7/"},
+        {"rtsp_url": f"rtsp://10.0.0.7/s?user=a&Password={CANARY}"},
         {"extra": {"deep": [{"snapshot": f"http://admin:{CANARY}@10.0.0.7/jpg"}]}},
     ],
-)  # fmt: skip
+)
 def test_a_login_is_not_kept_with_a_camera(gateway: Gateway, client: httpx.Client, settings: dict[str, Any]) -> None:
     camera = added(client)
     answer = client.put(path(camera), json={"settings": settings})
@@ -166,13 +179,18 @@ def test_a_login_is_not_kept_with_a_camera(gateway: Gateway, client: httpx.Clien
     [
         (b'{"camera_id":"c","settings":{"extra":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}}", 422),
         (b'{"camera_id":"c","settings":{"extra":{"a":' + b"[" * 300 + b"]" * 300 + b"}}}", 422),
-        (b'{"camera_id":"c","settings":{"fps":1e400}}', 422), (b'{"camera_id":"c","settings":{"fps":NaN}}', 422),
+        (b'{"camera_id":"c","settings":{"fps":1e400}}', 422),
+        (b'{"camera_id":"c","settings":{"fps":NaN}}', 422),
         (b'{"camera_id":"c","settings":{"extra":{"a":"\\u0000"}}}', 422),
         (b'{"camera_id":"c","settings":{"extra":{"a":"\\ud800"}}}', 422),
-        (b'{"camera_id":"c","site":"a\\nb"}', 422), (b'{"camera_id":""}', 422), (b"{}", 422), (b"[]", 422), (b"", 422),
+        (b'{"camera_id":"c","site":"a\\nb"}', 422),
+        (b'{"camera_id":""}', 422),
+        (b"{}", 422),
+        (b"[]", 422),
+        (b"", 422),
         (b'{"camera_id":"c","settings":{"extra":{"a":"' + b"x" * 65_536 + b'"}}}', 413),
     ],
-)  # fmt: skip
+)
 def test_hostile_json_is_refused(client: httpx.Client, body: bytes, status: int) -> None:
     answer = client.post("/api/v1/cameras", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text

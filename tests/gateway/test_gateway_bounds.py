@@ -10,22 +10,22 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.access import keys
-from gateway.access.tokens import KeySet
-from gateway.problems import Problem
-from gateway.uploads import budget as budget_module
-from gateway.uploads.budget import SMALL_BYTES_MAX, Budget, Room
-from gateway.uploads.form import Form, Part, Sink, read_form
-from gateway.uploads.landing import Landing
-from runtime.beside import beside
-from schemas.limits import MIB
-from store.landing import Outcome, Place
+from headrace.gateway.auth import api_keys
+from headrace.gateway.auth.tokens import KeySet
+from headrace.gateway.problems import Problem
+from headrace.gateway.uploads import budget as budget_module
+from headrace.gateway.uploads.budget import SMALL_BYTES_MAX, MemoryReservation, UploadMemory
+from headrace.gateway.uploads.ingest_wait import IngestWait
+from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
+from headrace.runtime.background_task import background_task
+from headrace.schemas.limits import MIB
+from headrace.store.requests.ingest_status import IngestStatus, MessageRef
 
-NOT_YET = Outcome(ingested=False, code=None, reason=None)
+NOT_YET = IngestStatus(ingested=False, code=None, reason=None)
 
 
 async def test_who_finds_no_memory_waits_its_turn() -> None:
-    budget = Budget(10 * MIB)
+    budget = UploadMemory(10 * MIB)
     await budget.take(8 * MIB)
     second = asyncio.ensure_future(budget.take(6 * MIB))
     third = asyncio.ensure_future(budget.take(2 * MIB))
@@ -37,7 +37,7 @@ async def test_who_finds_no_memory_waits_its_turn() -> None:
 
 
 async def test_what_is_small_does_not_wait_behind_what_is_large() -> None:
-    budget = Budget(10 * MIB)
+    budget = UploadMemory(10 * MIB)
     await budget.take(8 * MIB)
     large = asyncio.ensure_future(budget.take(6 * MIB))
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_what_is_small_does_not_wait_behind_what_is_large() -> None:
 
 async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
-    budget = Budget(2 * MIB)
+    budget = UploadMemory(2 * MIB)
     await budget.take(2 * MIB)
     with pytest.raises(Problem) as raised:
         await budget.take(2 * MIB)
@@ -57,7 +57,7 @@ async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_who_is_behind_one_that_gave_up_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = Budget(10 * MIB)
+    budget = UploadMemory(10 * MIB)
     await budget.take(4 * MIB)
     monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
     large = asyncio.ensure_future(budget.take(8 * MIB))
@@ -75,23 +75,23 @@ class Catalog:
     def __init__(self) -> None:
         self.known = NOT_YET
 
-    async def outcomes(self, places: Sequence[Place]) -> list[Outcome]:
+    async def outcomes(self, places: Sequence[MessageRef]) -> list[IngestStatus]:
         return [self.known for _ in places]
 
 
 async def test_who_waits_for_the_same_message_as_one_that_gave_up_is_told() -> None:
-    catalog, place = Catalog(), Place("edge.cids.v1", 0, 7, uuid4(), 0.0)
-    landing = Landing(catalog)  # type: ignore[arg-type]
-    async with beside(landing.run()):
+    catalog, place = Catalog(), MessageRef("edge.cids.v1", 0, 7, uuid4(), 0.0)
+    landing = IngestWait(catalog)  # type: ignore[arg-type]
+    async with background_task(landing.run()):
         patient = asyncio.ensure_future(landing.outcomes([place], 30))
         assert await landing.outcomes([place], 0.05) == [NOT_YET]
-        catalog.known = Outcome(ingested=True, code=None, reason=None)
+        catalog.known = IngestStatus(ingested=True, code=None, reason=None)
         assert await patient == [catalog.known]
         assert await landing.outcomes([place], 30) == [catalog.known], "and nothing of before is in the way"
 
 
 async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:
-    budget = Budget(2 * MIB)
+    budget = UploadMemory(2 * MIB)
     await budget.take(2 * MIB)
     waiting = asyncio.ensure_future(budget.take(2 * MIB))
     await asyncio.sleep(0)
@@ -102,8 +102,8 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None
 
 
 async def test_a_room_that_holds_nothing_reserves_nothing() -> None:
-    budget = Budget(4 * MIB)
-    room = Room(budget, 4 * MIB)
+    budget = UploadMemory(4 * MIB)
+    room = MemoryReservation(budget, 4 * MIB)
     assert await room.hold(3 * MIB)
     assert not await room.hold(2 * MIB)
     room.let_go(3 * MIB)
@@ -115,15 +115,15 @@ async def test_a_room_that_holds_nothing_reserves_nothing() -> None:
     "text", ["", "hr_", "hr_a", "hr_a_", "hr__b", "xx_a_b", "hr_\0_a", "hr_a_\0", "hr_é_b", "hr_a_" + "b" * 300]
 )
 def test_what_is_no_key_is_none(text: str) -> None:
-    assert keys.parse(text) is None
+    assert api_keys.parse(text) is None
 
 
 def test_a_key_has_an_id_and_a_secret() -> None:
-    assert keys.parse("hr_0a1b_s-e_c") == ("0a1b", "s-e_c")
+    assert api_keys.parse("hr_0a1b_s-e_c") == ("0a1b", "s-e_c")
 
 
 async def test_heads_that_break_the_standard_library_are_refused() -> None:
-    async def never(_part: Part, _form: Form) -> Sink:
+    async def never(_part: FormPart, _form: MultipartForm) -> PartSink:
         raise AssertionError("it was taken")
 
     for head in ("filename*=x; filename*0=b", "filename*=idna''a", "filename*=undefined''x", "filename*=\"\0\"''a"):

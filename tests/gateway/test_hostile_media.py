@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-from gateway_world import Gateway, picture, unharmed_by
 from PIL import Image
 
-from schemas.limits import MIB
+from headrace.schemas.limits import MIB
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway, picture, unharmed_by
 
 pytestmark = pytest.mark.stack
 

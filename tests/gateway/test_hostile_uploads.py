@@ -10,15 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import StartGateway
-from gateway_world import Gateway, name, picture, unharmed_by
-from hostile_http import form, head, part, send, status
 
-from gateway.uploads.receiving import GATEWAY_PREFIX
-from schemas.digest import blob_key
-from schemas.limits import MIB
-from store.blobs import Blobs
+from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
+from headrace.schemas.digest import blob_key
+from headrace.schemas.limits import MIB
+from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture, unharmed_by
+from tests.gateway.hostile_http import form, head, part, send, status
 
 pytestmark = pytest.mark.stack
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from gateway_world import Gateway, name
 
 from headrace.ldo_sink import from_env
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway, name
 
 pytestmark = pytest.mark.stack
 
@@ -14,11 +14,13 @@ pytestmark = pytest.mark.stack
 def test_what_the_sink_sends_is_ingested_with_its_video(gateway: Gateway, video: Path, tmp_path: Path) -> None:
     clip = video / "bottle-detection.mp4"
     ldo_id, device = name("ldo"), name("device")
-    sink = from_env({
-        "USE_DATA_INGESTION": "true",
-        "DATA_INGESTION_URL": gateway.url.replace("://", f"://edge:{gateway.key(sources=['default/*'])}@"),
-        "DATA_INGESTION_SPOOL": str(tmp_path),
-    })  # fmt: skip
+    sink = from_env(
+        {
+            "USE_DATA_INGESTION": "true",
+            "DATA_INGESTION_URL": gateway.url.replace("://", f"://edge:{gateway.key(sources=['default/*'])}@"),
+            "DATA_INGESTION_SPOOL": str(tmp_path),
+        }
+    )
     context = {"device_id": device}
     assert sink.send(ldo_id, sensor_data={"x": 1}, context=context, prediction={"label": "good"}, video=clip)
     assert sink.send(name("ldo"), context=context)

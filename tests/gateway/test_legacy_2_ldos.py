@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_world import Gateway, name
 
-from store.blobs import Blobs
+from headrace.store.blobs.blob_store import Blobs
+from tests.gateway.gateway_world import Gateway, name
 
 pytestmark = pytest.mark.stack
 

@@ -5,8 +5,9 @@ from io import BytesIO
 
 import httpx
 import pytest
-from gateway_world import Gateway, name, picture
 from PIL import Image
+
+from tests.gateway.gateway_world import Gateway, name, picture
 
 pytestmark = pytest.mark.stack
 

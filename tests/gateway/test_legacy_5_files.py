@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from gateway_world import Gateway, name, picture
+
+from tests.gateway.gateway_world import Gateway, name, picture
 
 pytestmark = pytest.mark.stack
 
@@ -40,6 +41,10 @@ def test_health_and_readiness(gateway: Gateway) -> None:
         assert ready.status_code == 200
         assert ready.json()["needs"] == {"kafka": "ok", "postgres": "ok", "store": "ok", "redis": "ok"}
         metrics = client.get("/metrics").text
-    for wanted in ("http_requests_total", "headrace_gateway_chunk_bytes_per_second", "headrace_gateway_buffer_waiting",
-                   "headrace_gateway_file_bytes"):  # fmt: skip
+    for wanted in (
+        "http_requests_total",
+        "headrace_gateway_chunk_bytes_per_second",
+        "headrace_gateway_buffer_waiting",
+        "headrace_gateway_file_bytes",
+    ):
         assert wanted in metrics

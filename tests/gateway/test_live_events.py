@@ -7,25 +7,28 @@ import httpx
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from conftest import StartGateway
-from gateway_world import Gateway, name, picture
-from live_world import closed, events, named, publish_scans, said, streamed, watch, websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from gateway.live.positions import TOPICS, Position, parse_position
-from runtime.kafka import client_config
-from runtime.settings import Settings
+from headrace.gateway.live.resume_token import TOPICS, ResumeToken, parse_position
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
 from tests.conftest import until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.live_world import closed, events, named, publish_scans, said, streamed, watch, websocket
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 
 def _upload(gateway: Gateway, key: str, source_id: str, site: str = "live") -> dict[str, object]:
     answer = httpx.post(
-        f"{gateway.url}/ingest", files={"file": picture()}, data={"source_id": source_id, "site": site},
-        headers={"X-API-Key": key}, timeout=90,
-    )  # fmt: skip
+        f"{gateway.url}/ingest",
+        files={"file": picture()},
+        data={"source_id": source_id, "site": site},
+        headers={"X-API-Key": key},
+        timeout=90,
+    )
     assert answer.status_code == 200, answer.text
     found: dict[str, object] = answer.json()
     return found
@@ -33,22 +36,28 @@ def _upload(gateway: Gateway, key: str, source_id: str, site: str = "live") -> d
 
 def test_both_carry_what_is_ingested_and_how_requests_stand(gateway: Gateway) -> None:
     key, source_id = gateway.key(), name("camera")
-    with watch(gateway, key, source_id=source_id) as socket_, streamed(
-        gateway, key, params={"source_id": source_id}
-    ) as stream:  # fmt: skip
+    with (
+        watch(gateway, key, source_id=source_id) as socket_,
+        streamed(gateway, key, params={"source_id": source_id}) as stream,
+    ):
         assert said(socket_)["type"] == "hello"
         file = _upload(gateway, key, source_id)
         [event] = events(socket_, 1)
         assert {name_: event["data"][name_] for name_ in ("record_id", "digest", "kind", "site", "source_id")} == {
-            "record_id": file["id"], "digest": file["sha256"], "kind": "frame", "site": "live", "source_id": source_id,
-        }  # fmt: skip
+            "record_id": file["id"],
+            "digest": file["sha256"],
+            "kind": "frame",
+            "site": "live",
+            "source_id": source_id,
+        }
         assert event["data"]["size_bytes"] == file["size_bytes"]
         assert event["data"]["ingested_at"].endswith("Z")
         assert json.loads(named(stream, "ingested")["data"]) == event["data"]
     source_id = name("camera")  # another one: the request before may still be on its way to its end
-    with watch(gateway, key, source_id=source_id, kind="request") as socket_, streamed(
-        gateway, key, params={"source_id": source_id, "kind": "request"}
-    ) as stream:  # fmt: skip
+    with (
+        watch(gateway, key, source_id=source_id, kind="request") as socket_,
+        streamed(gateway, key, params={"source_id": source_id, "kind": "request"}) as stream,
+    ):
         said(socket_)
         file = _upload(gateway, key, source_id)
         [event] = events(socket_, 1, "request")
@@ -81,7 +90,7 @@ def test_a_stream_goes_on_at_another_gateway(
     with start_gateway() as other:
         with streamed(
             other, key, params={"source_id": source_id}, headers={"Last-Event-ID": before[-1]["id"]}
-        ) as stream:  # fmt: skip
+        ) as stream:
             publish_scans(service_settings, source_id, ["20"])
             after = [named(stream, "ingested") for _ in range(11)]
         assert [json.loads(one["data"])["code"] for one in before + after] == [f"{number}" for number in range(21)]
@@ -117,9 +126,12 @@ def test_what_kafka_has_no_more_is_named(start_gateway: StartGateway, service_se
             begin = said(socket_)["id"]
             publish_scans(service_settings, source_id, ["1", "2", "3"])
             ids = [one["id"] for one in events(socket_, 3)]
-    [place] = [(TOPICS[0], number) for number in range(4)
-               if parse_position(begin)[TOPICS[0], number] < parse_position(ids[0])[TOPICS[0], number]
-               and parse_position(ids[1])[TOPICS[0], number] > parse_position(ids[0])[TOPICS[0], number]]  # fmt: skip
+    [place] = [
+        (TOPICS[0], number)
+        for number in range(4)
+        if parse_position(begin)[TOPICS[0], number] < parse_position(ids[0])[TOPICS[0], number]
+        and parse_position(ids[1])[TOPICS[0], number] > parse_position(ids[0])[TOPICS[0], number]
+    ]
     end = parse_position(ids[1])[place]
     admin = AdminClient(client_config(service_settings))
     [deleted] = admin.delete_records([TopicPartition(*place, end)]).values()
@@ -135,7 +147,7 @@ def test_what_kafka_has_no_more_is_named(start_gateway: StartGateway, service_se
 
 def test_an_id_of_another_kafka_begins_now_and_says_so(gateway: Gateway) -> None:
     key, source_id = gateway.key(), name("camera")
-    ahead = Position({(topic, partition): 10**9 for topic in TOPICS for partition in range(4)}).text()
+    ahead = ResumeToken({(topic, partition): 10**9 for topic in TOPICS for partition in range(4)}).text()
     with watch(gateway, key, last=ahead, source_id=source_id, kind="frame") as socket_:
         assert len(events(socket_, 1, "gap")[0]["data"]["missing"]) == 16
         file = _upload(gateway, key, source_id)
@@ -233,9 +245,11 @@ def test_who_only_listens_may_say_little(gateway: Gateway) -> None:
 def test_a_gateway_stops_while_streams_are_open(start_gateway: StartGateway) -> None:
     with start_gateway() as gateway:
         key = gateway.key()
-        with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed, streamed(
-            gateway, key
-        ) as stream:  # fmt: skip
+        with (
+            watch(gateway, key) as socket_,
+            websocket(gateway, "/ws/ingest", key) as feed,
+            streamed(gateway, key) as stream,
+        ):
             said(socket_)
             said(feed)
             assert gateway.process.stop(20) == 0

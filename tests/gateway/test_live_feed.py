@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import StartGateway
-from gateway_world import Gateway, name, picture
-from live_world import ANSWER_S_MAX, closed, events, said, watch, websocket
 from websockets.sync.client import ClientConnection
 
-from schemas.limits import INLINE_BYTES_MAX
+from headrace.schemas.limits import INLINE_BYTES_MAX
 from tests.conftest import until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.live_world import ANSWER_S_MAX, closed, events, said, watch, websocket
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -71,8 +71,9 @@ def test_an_ldo_is_taken(gateway: Gateway) -> None:
         assert said(feed)["record_id"] == answer["record_id"]
     until(
         lambda: gateway.rows("select count(*) from records where source_id = %s and kind = 'ldo'", source_id)[0][0],
-        ANSWER_S_MAX, "the LDO",
-    )  # fmt: skip
+        ANSWER_S_MAX,
+        "the LDO",
+    )
     [(body,)] = gateway.rows("select ldo_id from records where record_id = %s", answer["record_id"])
     assert body == "ldo-1"
 
@@ -122,8 +123,9 @@ def test_another_devices_source_is_refused_and_noted(gateway: Gateway) -> None:
         assert said(feed)["type"] == "ack"
     until(
         lambda: gateway.rows("select count(*) from audit where actor = %s and code = 'forbidden'", actor) == [(2,)],
-        ANSWER_S_MAX, "the audit rows",
-    )  # fmt: skip
+        ANSWER_S_MAX,
+        "the audit rows",
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,9 +167,14 @@ def test_a_header_without_its_bytes_closes_the_feed(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "code"),
-    [({"sensor_data": None}, "missing_field"), ({"ldo_id": 5}, "missing_field"), ({"context": []}, "missing_field"),
-     ({"prediction": {"a": "\x00"}}, "not_json"), ({"captured_at": "never"}, "absurd_time")],
-)  # fmt: skip
+    [
+        ({"sensor_data": None}, "missing_field"),
+        ({"ldo_id": 5}, "missing_field"),
+        ({"context": []}, "missing_field"),
+        ({"prediction": {"a": "\x00"}}, "not_json"),
+        ({"captured_at": "never"}, "absurd_time"),
+    ],
+)
 def test_a_wrong_ldo_is_refused(gateway: Gateway, changes: dict[str, Any], code: str) -> None:
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
         said(feed)

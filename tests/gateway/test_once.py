@@ -4,10 +4,10 @@ import pytest
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from gateway.access.callers import ANYBODY
-from gateway.problems import Problem
-from gateway.uploads.once import once
-from store.access import Access
+from headrace.gateway.auth.principal import ANYBODY
+from headrace.gateway.problems import Problem
+from headrace.gateway.uploads.idempotency import once
+from headrace.store.requests.access import Access
 
 pytestmark = pytest.mark.stack
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_world import Gateway
+
+from tests.gateway.gateway_world import Gateway
 
 pytestmark = pytest.mark.stack
 
@@ -21,15 +22,34 @@ SEED = os.environ.get("TEST_OPENAPI_SEED", "1")
 def test_schemathesis_finds_nothing(gateway: Gateway, tmp_path: Path) -> None:
     report = subprocess.run(
         [
-            str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml"),
-            "run", f"{gateway.url}/openapi.json",
-            "--header", f"X-API-Key: {gateway.key('admin')}", "--checks", "all", "--max-examples", str(EXAMPLES),
-            "--phases", "examples,coverage,fuzzing", "--request-timeout", "60", "--workers", "1", "--no-color",
-            "--seed", SEED,
+            str(Path(sys.executable).parent / "schemathesis"),
+            "--config-file",
+            str(HERE / "schemathesis.toml"),
+            "run",
+            f"{gateway.url}/openapi.json",
+            "--header",
+            f"X-API-Key: {gateway.key('admin')}",
+            "--checks",
+            "all",
+            "--max-examples",
+            str(EXAMPLES),
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--request-timeout",
+            "60",
+            "--workers",
+            "1",
+            "--no-color",
+            "--seed",
+            SEED,
         ],
         env={**os.environ, "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py")},
-        cwd=tmp_path, capture_output=True, text=True, timeout=880, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=880,
+        check=False,
+    )
     assert report.returncode == 0, report.stdout[-8000:]
 
 

@@ -10,14 +10,14 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from gateway_world import Gateway, name, picture
-from reading_world import NOWHERE, cid, clip, digest_of, frame, ingest, ldo, record_of
 
-from schemas.events import InputEvent
-from schemas.headers import rfc3339
-from store.page import page_query
-from store.views import Filters
+from headrace.schemas.events import InputEvent
+from headrace.schemas.headers import rfc3339
+from headrace.store.catalog.pagination import page_query
+from headrace.store.catalog.views import RecordFilters
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.reading_world import NOWHERE, cid, clip, digest_of, frame, ingest, ldo, record_of
 
 pytestmark = pytest.mark.stack
 
@@ -61,11 +61,13 @@ def listed(client: httpx.Client, **filters: Any) -> list[str]:
         ({"digest": digest_of(FRAME), "kind": "clip"}, []),
         ({"ldo_id": LDO.ldo_id}, [REVISED, LDO]),
         ({"code": CID.code}, [CID]),
-        ({"site": SITE, "since": "2000-01-01T00:00:00Z", "until": "9999-12-31T23:59:59.999999999+00:00"},
-         [REVISED, LDO, CID, CLIP, SHARED, FRAME]),
+        (
+            {"site": SITE, "since": "2000-01-01T00:00:00Z", "until": "9999-12-31T23:59:59.999999999+00:00"},
+            [REVISED, LDO, CID, CLIP, SHARED, FRAME],
+        ),
         ({"site": SITE, "until": "0001-01-01T00:00:00+14:00"}, []),
     ],
-)  # fmt: skip
+)
 def test_filters(operator: httpx.Client, filters: dict[str, Any], expected: list[InputEvent]) -> None:
     assert listed(operator, **filters) == [record_of(one) for one in expected]
 
@@ -91,13 +93,26 @@ def test_pages_hold_each_record_once(operator: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "filters",
     [
-        {"kind": "video"}, {"limit": 0}, {"limit": 501}, {"digest": "A" * 64}, {"digest": "a" * 65},
-        {"digest": "'; drop table records"}, {"since": "2026-01-01T00:00:00"}, {"since": "1700000000"},
-        {"since": "2026-13-01T00:00:00Z"}, {"until": "yesterday"}, {"cursor": "!"}, {"cursor": "eA"},
+        {"kind": "video"},
+        {"limit": 0},
+        {"limit": 501},
+        {"digest": "A" * 64},
+        {"digest": "a" * 65},
+        {"digest": "'; drop table records"},
+        {"since": "2026-01-01T00:00:00"},
+        {"since": "1700000000"},
+        {"since": "2026-13-01T00:00:00Z"},
+        {"until": "yesterday"},
+        {"cursor": "!"},
+        {"cursor": "eA"},
         {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTkuMGI1ZjRkMGUtMmYwYS01YjBlLTlhNTgtMWY2YzFmNmYyZDEx"},
-        {"site": "a\x00b"}, {"source_id": ""}, {"ldo_id": "a\nb"}, {"code": "a\x00"}, {"code": "a" * 4097},
+        {"site": "a\x00b"},
+        {"source_id": ""},
+        {"ldo_id": "a\nb"},
+        {"code": "a\x00"},
+        {"code": "a" * 4097},
     ],
-)  # fmt: skip
+)
 def test_a_wrong_filter_is_named(operator: httpx.Client, filters: dict[str, Any]) -> None:
     answer = operator.get("/api/v1/records", params=filters)
     assert answer.status_code == 422, answer.text
@@ -192,13 +207,13 @@ def test_what_the_caller_has_is_not_sent_again(operator: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("filters", "index"),
     [
-        (Filters(digest="0" * 64, scopes=("a/b",)), "records_pkey"),
-        (Filters(scopes=("a/b", "c/*")), "records_by_source"),
-        (Filters(scopes=("a/b",), ldo_id="part"), "records_by_ldo_id"),
-        (Filters(site="a", since_us=0), "records_by_source"),
+        (RecordFilters(digest="0" * 64, scopes=("a/b",)), "records_pkey"),
+        (RecordFilters(scopes=("a/b", "c/*")), "records_by_source"),
+        (RecordFilters(scopes=("a/b",), ldo_id="part"), "records_by_ldo_id"),
+        (RecordFilters(site="a", since_us=0), "records_by_source"),
     ],
 )
-def test_every_list_is_read_through_an_index(world: Gateway, filters: Filters, index: str) -> None:
+def test_every_list_is_read_through_an_index(world: Gateway, filters: RecordFilters, index: str) -> None:
     async def planned() -> str:
         text, values = page_query(filters, (0, UUID(int=0)), 50)
         connection = await asyncpg.connect(world.settings.postgres_dsn.get_secret_value())

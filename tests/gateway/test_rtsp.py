@@ -9,15 +9,15 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
-from canary import CANARY, ProcessWatch, tables_with, topics_with
-from gateway_world import Gateway, name
-from rtsp_server import Camera
 
-from gateway.capture.dispatch import Dispatcher
-from gateway.capture.plan import Mode, plan_for
-from runtime.settings import Settings
-from store.requests import Asked
+from headrace.gateway.capture.dispatch import Dispatcher
+from headrace.gateway.capture.plan import Mode, plan_for
+from headrace.runtime.settings import Settings
+from headrace.store.requests.requests import NewRequest
 from tests.conftest import ServiceProcess, free_port, until
+from tests.gateway.canary import CANARY, ProcessWatch, tables_with, topics_with
+from tests.gateway.gateway_world import Gateway, name
+from tests.gateway.rtsp_server import Camera
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -62,10 +62,11 @@ class World:
     def catalogued(self, request_id: UUID) -> list[tuple[str, int | None, int | None, str]]:
         """Kind and size of each item that the catalog has, and its sighting's source."""
         return self.gateway.rows(
-            'select i.kind, i.width, i.height, s.source_id from request_items i join sightings s on s.topic = i.topic'
+            "select i.kind, i.width, i.height, s.source_id from request_items i join sightings s on s.topic = i.topic"
             ' and s.partition = i.partition and s."offset" = i."offset" join records r on r.record_id = s.record_id'
-            " and r.digest = i.digest where i.request_id = %s order by i.index", request_id,
-        )  # fmt: skip
+            " and r.digest = i.digest where i.request_id = %s order by i.index",
+            request_id,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,13 @@ def world(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("rtsp")
     with Gateway(service_settings, folder / "gateway.log", gateway_camera_networks=HERE) as gateway:
         worker = ServiceProcess(
-            service_settings, "capture", log=folder / "capture.log", gateway_camera_networks=HERE,
-            capture_streams_max=24, kafka_session_s=6,
-        )  # fmt: skip
+            service_settings,
+            "capture",
+            log=folder / "capture.log",
+            gateway_camera_networks=HERE,
+            capture_streams_max=24,
+            kafka_session_s=6,
+        )
         try:
             world = World(gateway, worker.wait_ready())
             with world.client:
@@ -115,8 +120,9 @@ def test_continuous_brings_frames_for_a_time_and_a_clip_one_video(world: World) 
     assert [row[0] for row in world.catalogued(clip)] == ["clip"]
     [(kind, duration_us)] = world.gateway.rows(
         "select r.kind, r.duration_us from records r join request_items i on i.digest = r.digest"
-        " where i.request_id = %s", clip,
-    )  # fmt: skip
+        " where i.request_id = %s",
+        clip,
+    )
     assert kind == "clip"
     assert duration_us > 0
 
@@ -272,8 +278,9 @@ def test_a_request_that_nobody_was_told_of_is_found(world: World) -> None:
         world.gateway.rows(
             "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, updated_at)"
             " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s, now() - interval '1 hour') returning 1",
-            request_id, plan.as_json(),
-        )  # fmt: skip
+            request_id,
+            plan.as_json(),
+        )
         assert world.end(request_id)[:2] == ("ingested", None)
 
 
@@ -283,10 +290,15 @@ def test_a_message_that_comes_again_does_nothing_again(world: World) -> None:
         world.end(request_id)
         before, connections = world.states(request_id), camera.connections
         plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
-        again = Asked(
-            request_id=request_id, kind="rtsp", actor="test", site="plant", source_id="camera", state="requested",
+        again = NewRequest(
+            request_id=request_id,
+            kind="rtsp",
+            actor="test",
+            site="plant",
+            source_id="camera",
+            state="requested",
             asked=plan.as_json(),
-        )  # fmt: skip
+        )
         dispatcher = Dispatcher(world.gateway.settings)
         assert asyncio.run(dispatcher.tell(again))
         # A later request of the same camera comes after it in the same partition.
@@ -300,12 +312,19 @@ async def _told(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
     request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
-        " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s) returning 1", request_id, plan.as_json(),
-    )  # fmt: skip
-    later = Asked(
-        request_id=request_id, kind="rtsp", actor="test", site="plant", source_id="camera", state="requested",
+        " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s) returning 1",
+        request_id,
+        plan.as_json(),
+    )
+    later = NewRequest(
+        request_id=request_id,
+        kind="rtsp",
+        actor="test",
+        site="plant",
+        source_id="camera",
+        state="requested",
         asked=plan.as_json(),
-    )  # fmt: skip
+    )
     assert await dispatcher.tell(later)
     return request_id
 
@@ -323,7 +342,7 @@ def test_a_repeated_request_under_its_key_is_one_request(world: World) -> None:
 
 def test_the_password_is_found_nowhere(world: World, outcomes: dict[str, Any]) -> None:
     """In no row of any table, no log, no metric, no answer, and among no process's arguments or environment."""
-    decoder = "producers/rtsp.py"
+    decoder = "headrace/producers/rtsp.py"
     with ProcessWatch(decoder) as watch, Camera(user="user", password=PASSWORD) as camera:
         state, _, _ = world.end(world.ask(camera.url(f"user:{PASSWORD}@"), "burst", fps=5, frame_count=10))
     assert state == "ingested"

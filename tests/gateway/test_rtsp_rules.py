@@ -6,14 +6,21 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.capture.faults import CONNECTS_IN_VAIN_MAX, MAY_PASS, RECONNECT_DELAY_S_MAX, SENTENCES, delay_s, is_over
-from gateway.capture.plan import Mode, Plan, plan_for
-from gateway.capture.seal import SealBroken, Sealer
-from gateway.capture.states import BEFORE, FINAL, RUNNING, Evidence, State
-from gateway.capture.url import Login, UrlRefused, parse
-from producers.rtsp_faults import Fault
-from runtime.addresses import is_allowed, networks_of
-from runtime.resolve import AddressRefused, resolve
+from headrace.gateway.capture.credential_encryption import CredentialCipher, DecryptionError
+from headrace.gateway.capture.faults import (
+    CONNECTS_IN_VAIN_MAX,
+    MAY_PASS,
+    RECONNECT_DELAY_S_MAX,
+    SENTENCES,
+    delay_s,
+    is_over,
+)
+from headrace.gateway.capture.plan import CapturePlan, Mode, plan_for
+from headrace.gateway.capture.states import BEFORE, FINAL, RUNNING, CaptureProgress, CaptureState
+from headrace.gateway.capture.url import CameraLogin, CameraUrlError, parse
+from headrace.producers.rtsp_faults import CameraFault
+from headrace.runtime.addresses import is_allowed, networks_of
+from headrace.runtime.resolve import AddressNotAllowedError, resolve
 
 PASSWORD = "p@:/%#x"
 
@@ -28,7 +35,7 @@ PASSWORD = "p@:/%#x"
 )
 def test_a_password_with_every_delimiter_is_found_whole_and_not_shown(text: str) -> None:
     url = parse(text)
-    assert url.login == Login("user", PASSWORD)
+    assert url.login == CameraLogin("user", PASSWORD)
     assert (url.shown, url.target) == ("rtsp://camera:8554/stream", "/stream?channel=1")
     assert PASSWORD not in repr(url)
     assert "p%40" not in repr(url)
@@ -52,16 +59,35 @@ def test_an_address_is_shown_without_what_lets_one_in(text: str, shown: str) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "rtsp://camera/x -f lavfi -i color", "-i", "-rtsp://camera/x", "rtsp://-camera/x", "rtsp://camera/$(id)",
-        "rtsp://camera/`id`", "rtsp://camera/a|b", "rtsp://camera/%zz", "rtsp://camera\r\nX: y/", "rtsp://camera/\x00",
-        "rtsp://camera/\u202e", "file:///etc/passwd", "http://camera/", "concat:rtsp://camera/", "rtsp:///x", "rtsp://",
-        "rtsp://camera:0/", "rtsp://camera:65536/", "rtsp://①②⑦.0.0.1/", "rtsp://[fe80::1%25eth0]/", "",
-        "rtsp://camera/" + "a" * 2048, "rtsp://u:12/b@camera/", "rtsp://u:p@camera/stream@main",
+        "rtsp://camera/x -f lavfi -i color",
+        "-i",
+        "-rtsp://camera/x",
+        "rtsp://-camera/x",
+        "rtsp://camera/$(id)",
+        "rtsp://camera/`id`",
+        "rtsp://camera/a|b",
+        "rtsp://camera/%zz",
+        "rtsp://camera\r\nX: y/",
+        "rtsp://camera/\x00",
+        "rtsp://camera/\u202e",
+        "file:///etc/passwd",
+        "http://camera/",
+        "concat:rtsp://camera/",
+        "rtsp:///x",
+        "rtsp://",
+        "rtsp://camera:0/",
+        "rtsp://camera:65536/",
+        "rtsp://①②⑦.0.0.1/",
+        "rtsp://[fe80::1%25eth0]/",
+        "",
+        "rtsp://camera/" + "a" * 2048,
+        "rtsp://u:12/b@camera/",
+        "rtsp://u:p@camera/stream@main",
         "rtsp://u:" + "p" * 200 + "@camera/",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_address_of_a_camera_is_refused_without_being_repeated(text: str) -> None:
-    with pytest.raises(UrlRefused) as caught:
+    with pytest.raises(CameraUrlError) as caught:
         parse(text)
     assert not text or text not in str(caught.value)
 
@@ -69,14 +95,33 @@ def test_what_is_no_address_of_a_camera_is_refused_without_being_repeated(text: 
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "localhost", "0.0.0.0", "0177.0.0.1", "0x7f000001", "2130706433", "127.1", "::1",
-        "::ffff:127.0.0.1", "::ffff:7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "169.254.169.254", "fd00:ec2::254",
-        "100.100.100.200", "10.0.0.1", "172.16.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1",
-        "255.255.255.255", "ff02::1",
+        "127.0.0.1",
+        "localhost",
+        "0.0.0.0",
+        "0177.0.0.1",
+        "0x7f000001",
+        "2130706433",
+        "127.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:7f00:1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "ff02::1",
     ],
-)  # fmt: skip
+)
 def test_an_address_within_is_refused_however_it_is_written(host: str) -> None:
-    with pytest.raises(AddressRefused):
+    with pytest.raises(AddressNotAllowedError):
         asyncio.run(resolve(host, 554, ()))
 
 
@@ -89,37 +134,43 @@ def test_a_network_that_the_operator_listed_is_open_and_nothing_beside_it() -> N
 
 
 def test_what_is_sealed_opens_for_its_request_and_its_secret_only() -> None:
-    url, request_id, sealer = parse(f"rtsp://user:{PASSWORD}@camera/a?b=1"), uuid4(), Sealer("s" * 40)
+    url, request_id, sealer = parse(f"rtsp://user:{PASSWORD}@camera/a?b=1"), uuid4(), CredentialCipher("s" * 40)
     sealed = sealer.seal(request_id, url)
     assert PASSWORD.encode() not in sealed
     assert sealer.opened(request_id, sealed, parse(url.shown)) == url
     assert sealer.seal(request_id, url) != sealed
     for other, asked, text in (
         (sealer, uuid4(), sealed),
-        (Sealer("t" * 40), request_id, sealed),
+        (CredentialCipher("t" * 40), request_id, sealed),
         (sealer, request_id, sealed[:-1] + bytes([sealed[-1] ^ 1])),
         (sealer, request_id, b""),
     ):
-        with pytest.raises(SealBroken):
+        with pytest.raises(DecryptionError):
             other.opened(asked, text, parse(url.shown))
 
 
 def test_states_lead_from_asked_to_ingested_and_nothing_leaves_an_end() -> None:
-    way = [State.REQUESTED, State.CONNECTING, State.RECORDING, State.UPLOADING, State.INGESTED]
+    way = [
+        CaptureState.REQUESTED,
+        CaptureState.CONNECTING,
+        CaptureState.RECORDING,
+        CaptureState.UPLOADING,
+        CaptureState.INGESTED,
+    ]
     assert all(before in BEFORE[after] for before, after in pairwise(way))
-    assert State.RECORDING in BEFORE[State.CONNECTING]
-    assert all(BEFORE[state].isdisjoint(FINAL) for state in State)
-    assert BEFORE[State.REQUESTED] == RUNNING
-    assert BEFORE[State.FAILED] == {State.REQUESTED, *RUNNING}
-    assert set(BEFORE) == set(State)
+    assert CaptureState.RECORDING in BEFORE[CaptureState.CONNECTING]
+    assert all(BEFORE[state].isdisjoint(FINAL) for state in CaptureState)
+    assert BEFORE[CaptureState.REQUESTED] == RUNNING
+    assert BEFORE[CaptureState.FAILED] == {CaptureState.REQUESTED, *RUNNING}
+    assert set(BEFORE) == set(CaptureState)
 
 
 def test_evidence_and_plans_are_read_as_they_were_written() -> None:
-    evidence = Evidence(worker="w", reconnects=2, codec="h264", width=640)
-    assert Evidence.from_json(evidence.as_json()) == evidence
-    assert Evidence.from_json("{}") == Evidence()
+    evidence = CaptureProgress(worker="w", reconnects=2, codec="h264", width=640)
+    assert CaptureProgress.from_json(evidence.as_json()) == evidence
+    assert CaptureProgress.from_json("{}") == CaptureProgress()
     plan = plan_for("rtsp://camera/a", Mode.BURST, frame_count=20)
-    assert Plan.from_json(plan.as_json()) == plan
+    assert CapturePlan.from_json(plan.as_json()) == plan
     assert (plan.fps, plan.frame_count) == (5.0, 20)
     assert plan_for("", Mode.SINGLE_FRAME, frame_count=9).frame_count == 1
     assert plan_for("", Mode.CONTINUOUS, duration_s=7).duration_s == 7
@@ -129,7 +180,7 @@ def test_a_camera_is_tried_again_ever_more_slowly_and_not_for_ever() -> None:
     delays = [delay_s(count) for count in range(1, 20)]
     assert delays == sorted(delays)
     assert delays[-1] == RECONNECT_DELAY_S_MAX
-    assert not is_over(Fault.LOST, in_vain=1, reconnects=1)
-    assert is_over(Fault.LOST, in_vain=CONNECTS_IN_VAIN_MAX, reconnects=1)
-    assert all(is_over(fault, in_vain=0, reconnects=0) for fault in set(Fault) - MAY_PASS)
-    assert set(SENTENCES) == set(Fault)
+    assert not is_over(CameraFault.LOST, in_vain=1, reconnects=1)
+    assert is_over(CameraFault.LOST, in_vain=CONNECTS_IN_VAIN_MAX, reconnects=1)
+    assert all(is_over(fault, in_vain=0, reconnects=0) for fault in set(CameraFault) - MAY_PASS)
+    assert set(SENTENCES) == set(CameraFault)

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from rtsp_server import Camera
 
-from producers.rtsp_door import Place
-from producers.rtsp_faults import Fault, StreamLost
-from producers.rtsp_stream import About, Picture, Stream, Wanted
+from headrace.producers.rtsp_faults import CameraFault, StreamLostError
+from headrace.producers.rtsp_proxy import CameraAddress
+from headrace.producers.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
+from tests.gateway.rtsp_server import Camera
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -30,26 +30,26 @@ SERVER = Path(__file__).with_name("gst_rtsp_server.py")
 
 def read(
     port: int, login: tuple[str, str] | None = None, frames: int = 5, fps: float = 20.0, tls_name: str | None = None
-) -> tuple[list[About | Picture], Fault | None]:
-    async def reading() -> tuple[list[About | Picture], Fault | None]:
-        found: list[About | Picture] = []
-        wanted = Wanted(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
+) -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
+    async def reading() -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
+        found: list[StreamInfo | CapturedFrame] = []
+        wanted = StreamRequest(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
-            async with Stream(Place(["127.0.0.1"], port, tls_name), wanted) as stream:
+            async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted) as stream:
                 async for one in stream.found():
                     found.append(one)  # noqa: PERF401 - those before a loss count
-        except StreamLost as lost:
+        except StreamLostError as lost:
             return found, lost.fault
         return found, None
 
     return asyncio.run(reading())
 
 
-def sizes(found: list[About | Picture]) -> set[tuple[int, int]]:
+def sizes(found: list[StreamInfo | CapturedFrame]) -> set[tuple[int, int]]:
     shapes = [
         cv2.imdecode(np.frombuffer(one.body, np.uint8), cv2.IMREAD_COLOR).shape
         for one in found
-        if isinstance(one, Picture)
+        if isinstance(one, CapturedFrame)
     ]
     return {(width, height) for height, width, _ in shapes}
 
@@ -78,37 +78,37 @@ def gstreamer() -> Iterator[int]:
 def test_a_server_that_is_not_ours_is_read_with_a_login_that_holds_every_delimiter(gstreamer: int) -> None:
     found, fault = read(gstreamer, ("user", PASSWORD))
     assert fault is None
-    assert found[0] == About("mjpeg", 320, 240)
+    assert found[0] == StreamInfo("mjpeg", 320, 240)
     assert len(found) == 6
     assert sizes(found) == {(320, 240)}
 
 
 @pytest.mark.parametrize("login", [("user", "wrong"), ("nobody", PASSWORD), None])
 def test_a_server_that_is_not_ours_refuses_who_it_does_not_know(gstreamer: int, login: tuple[str, str] | None) -> None:
-    assert read(gstreamer, login) == ([], Fault.LOGIN_REFUSED)
+    assert read(gstreamer, login) == ([], CameraFault.LOGIN_REFUSED)
 
 
 @pytest.mark.parametrize(
     ("fault", "argument", "ends"),
     [
-        ("redirect", "rtsp://127.0.0.1:9/stream", Fault.REDIRECTED),
-        ("redirect", "file:///etc/passwd", Fault.REDIRECTED),
-        ("control", "file:///etc/passwd", Fault.DESCRIPTION_REFUSED),
-        ("missing", "", Fault.STREAM_UNKNOWN),
-        ("not_rtsp", "", Fault.NOT_RTSP),
-        ("endless", "", Fault.NOT_RTSP),
-        ("mute", "", Fault.SILENT),
-        ("drip", "", Fault.SILENT),
-        ("drop", "", Fault.LOST),
-        ("stall", "", Fault.SILENT),
-        ("sps", "6250", Fault.UNDECODABLE),
+        ("redirect", "rtsp://127.0.0.1:9/stream", CameraFault.REDIRECTED),
+        ("redirect", "file:///etc/passwd", CameraFault.REDIRECTED),
+        ("control", "file:///etc/passwd", CameraFault.DESCRIPTION_REFUSED),
+        ("missing", "", CameraFault.STREAM_UNKNOWN),
+        ("not_rtsp", "", CameraFault.NOT_RTSP),
+        ("endless", "", CameraFault.NOT_RTSP),
+        ("mute", "", CameraFault.SILENT),
+        ("drip", "", CameraFault.SILENT),
+        ("drop", "", CameraFault.LOST),
+        ("stall", "", CameraFault.SILENT),
+        ("sps", "6250", CameraFault.UNDECODABLE),
     ],
 )
-def test_what_is_wrong_with_a_camera_is_named(fault: str, argument: str, ends: Fault) -> None:
+def test_what_is_wrong_with_a_camera_is_named(fault: str, argument: str, ends: CameraFault) -> None:
     with Camera(fault=fault, argument=argument) as camera:
         found, ended = read(camera.port, frames=1000)
     assert ended is ends
-    assert all(isinstance(one, About | Picture) for one in found)
+    assert all(isinstance(one, StreamInfo | CapturedFrame) for one in found)
     assert bool(found) == (fault in {"drop", "stall"})
 
 
@@ -142,13 +142,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("trusted", "tls_name", "ends"),
     [
         (True, "camera.test", None),
-        (True, "another.test", Fault.CERTIFICATE_REFUSED),
-        (True, "127.0.0.1", Fault.CERTIFICATE_REFUSED),
-        (False, "camera.test", Fault.CERTIFICATE_REFUSED),
+        (True, "another.test", CameraFault.CERTIFICATE_REFUSED),
+        (True, "127.0.0.1", CameraFault.CERTIFICATE_REFUSED),
+        (False, "camera.test", CameraFault.CERTIFICATE_REFUSED),
     ],
 )
 def test_a_certificate_has_to_be_good_for_the_name(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, tls_name: str, ends: Fault | None
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, tls_name: str, ends: CameraFault | None
 ) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -163,7 +163,7 @@ def test_a_certificate_has_to_be_good_for_the_name(
 
 def test_a_camera_without_tls_is_not_spoken_to_where_tls_is_asked_for() -> None:
     with Camera() as camera:
-        assert read(camera.port, tls_name="camera.test") == ([], Fault.UNREACHABLE)
+        assert read(camera.port, tls_name="camera.test") == ([], CameraFault.UNREACHABLE)
         assert camera.methods == []
 
 
@@ -177,30 +177,30 @@ def test_a_stream_may_change_its_size() -> None:
 def test_a_picture_that_is_cropped_to_nothing_ends_one_way_or_the_other() -> None:
     with Camera(fault="sps", argument="0") as camera:
         _, ended = read(camera.port)
-    assert ended in {None, Fault.UNDECODABLE, Fault.LOST, Fault.SILENT, Fault.DECODER_DIED}
+    assert ended in {None, CameraFault.UNDECODABLE, CameraFault.LOST, CameraFault.SILENT, CameraFault.DECODER_DIED}
 
 
 def test_a_decoder_that_dies_takes_nobody_with_it() -> None:
-    async def killed() -> Fault | None:
-        wanted = Wanted(target="/stream", login=None, fps=20, duration_s=60, frame_count=1000)
+    async def killed() -> CameraFault | None:
+        wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=1000)
         try:
-            async with Stream(Place(["127.0.0.1"], camera.port), wanted) as stream:
+            async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
                 async for one in stream.found():
-                    if isinstance(one, Picture):
+                    if isinstance(one, CapturedFrame):
                         stream._decoder.kill()
-        except StreamLost as lost:
+        except StreamLostError as lost:
             return lost.fault
         return None
 
     with Camera() as camera:
-        assert asyncio.run(killed()) is Fault.DECODER_DIED
+        assert asyncio.run(killed()) is CameraFault.DECODER_DIED
         assert len(read(camera.port)[0]) == 6
 
 
 def test_only_one_decoder_comes_through_a_door() -> None:
     async def strangers() -> list[bytes]:
-        wanted = Wanted(target="/stream", login=None, fps=20, duration_s=60, frame_count=3)
-        async with Stream(Place(["127.0.0.1"], camera.port), wanted) as stream:
+        wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=3)
+        async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
             port = stream._door._server.sockets[0].getsockname()[1]
             answers = []
             async for _ in stream.found():

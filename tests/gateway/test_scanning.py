@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import StartGateway
-from gateway_world import name, picture
-from live_world import said, websocket
-from tus_client import TusClient, parts_of
 
-from gateway.problems import Problem
-from gateway.uploads.scanning import Scanner
-from runtime.errors import HeadraceError
-from schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.gateway.problems import Problem
+from headrace.gateway.uploads.scanning import Scanner
+from headrace.runtime.errors import HeadraceError
+from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from tests.conftest import free_port, until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import name, picture
+from tests.gateway.live_world import said, websocket
+from tests.gateway.tus_client import TusClient, parts_of
 from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.stack
@@ -37,9 +37,14 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "own.ndb").write_text(f"Headrace.Test:0:*:{MARK.hex()}\n")
     port = free_port()
     lines = {
-        "DatabaseDirectory": folder, "TCPSocket": port, "TCPAddr": "127.0.0.1", "Foreground": "yes",
-        "LogFile": folder / "log", "StreamMaxLength": "12M", "User": getpass.getuser(),
-    }  # fmt: skip
+        "DatabaseDirectory": folder,
+        "TCPSocket": port,
+        "TCPAddr": "127.0.0.1",
+        "Foreground": "yes",
+        "LogFile": folder / "log",
+        "StreamMaxLength": "12M",
+        "User": getpass.getuser(),
+    }
     config = folder / "clamd.conf"
     config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
     with (folder / "out").open("wb") as out:

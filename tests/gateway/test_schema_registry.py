@@ -9,15 +9,15 @@ from uuid import uuid4
 import httpx
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from gateway_world import Gateway, name
-from reading_world import cid, clip, frame, ingest, ldo
 
-from runtime.kafka import client_config
-from schemas.codec import encode
-from schemas.events import CaptureRequest
-from schemas.registry import REGISTRY
-from schemas.topics import CAPTURE_REQUESTS, TOPICS
+from headrace.runtime.kafka import client_config
+from headrace.schemas.codec import encode
+from headrace.schemas.events import CaptureRequest
+from headrace.schemas.registry import REGISTRY
+from headrace.schemas.topics import CAPTURE_REQUESTS, TOPICS
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway, name
+from tests.gateway.reading_world import cid, clip, frame, ingest, ldo
 
 pytestmark = pytest.mark.stack
 
@@ -26,9 +26,16 @@ SITE = name("plant")
 READ_S_MAX = 90.0
 FRAMES = "edge.frames.v1-value"
 CAPTURE = CaptureRequest(
-    source_id="cam-1", site=SITE, request_id=str(uuid4()), requested_at_us=1_790_000_000_000_000, url="rtsp://camera/",
-    mode="burst", fps=5.0, duration_s=2.0, frame_count=10,
-)  # fmt: skip
+    source_id="cam-1",
+    site=SITE,
+    request_id=str(uuid4()),
+    requested_at_us=1_790_000_000_000_000,
+    url="rtsp://camera/",
+    mode="burst",
+    fps=5.0,
+    duration_s=2.0,
+    frame_count=10,
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +136,21 @@ def test_an_id_gives_its_schema_and_where_it_is(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/schemas/ids/7", 404, 40403), ("/schemas/ids/x", 404, 40403), ("/schemas/ids/-1", 404, 40403),
-        (f"/schemas/ids/{2**31}/versions", 404, 40403), (f"/schemas/ids/{'9' * 5000}", 404, 40403),
-        ("/subjects/nobody/versions", 404, 40401), ("/subjects/nobody/versions/latest", 404, 40401),
-        (f"/subjects/{FRAMES}/versions/99", 404, 40402), (f"/subjects/{FRAMES}/versions/99/schema", 404, 40402),
-        (f"/subjects/{FRAMES}/versions/0", 422, 42202), (f"/subjects/{FRAMES}/versions/new", 422, 42202),
-        ("/mode/nobody", 404, 40401), ("/config/nobody", 404, 40401),
+        ("/schemas/ids/7", 404, 40403),
+        ("/schemas/ids/x", 404, 40403),
+        ("/schemas/ids/-1", 404, 40403),
+        (f"/schemas/ids/{2**31}/versions", 404, 40403),
+        (f"/schemas/ids/{'9' * 5000}", 404, 40403),
+        ("/subjects/nobody/versions", 404, 40401),
+        ("/subjects/nobody/versions/latest", 404, 40401),
+        (f"/subjects/{FRAMES}/versions/99", 404, 40402),
+        (f"/subjects/{FRAMES}/versions/99/schema", 404, 40402),
+        (f"/subjects/{FRAMES}/versions/0", 422, 42202),
+        (f"/subjects/{FRAMES}/versions/new", 422, 42202),
+        ("/mode/nobody", 404, 40401),
+        ("/config/nobody", 404, 40401),
     ],
-)  # fmt: skip
+)
 def test_errors_are_those_of_the_registry(client: httpx.Client, path: str, status: int, code: int) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()["error_code"]) == (status, code)
@@ -156,13 +170,17 @@ def test_a_schema_is_looked_up_by_what_it_says(client: httpx.Client) -> None:
     [
         (FRAMES, {"schema": json.dumps(REGISTRY.newest("Clip").published)}, 404, 40403),
         (FRAMES, {"schema": '{"type":"record","name":"Frame","fields":[]}'}, 404, 40403),
-        (FRAMES, {"schema": "{"}, 422, 42201), (FRAMES, {"schema": '{"type":"nothing"}'}, 422, 42201),
-        (FRAMES, {"schema": "[" * 900 + "]" * 900}, 404, 40403), (FRAMES, {"schema": 1}, 422, 42201),
-        (FRAMES, {"schema": '"string"', "schemaType": "JSON"}, 422, 42201), (FRAMES, {"schemaType": []}, 422, 42201),
-        (FRAMES, {"schema": '"' + "x" * 70_000 + '"'}, 422, 42201), (FRAMES, [], 422, 42201),
+        (FRAMES, {"schema": "{"}, 422, 42201),
+        (FRAMES, {"schema": '{"type":"nothing"}'}, 422, 42201),
+        (FRAMES, {"schema": "[" * 900 + "]" * 900}, 404, 40403),
+        (FRAMES, {"schema": 1}, 422, 42201),
+        (FRAMES, {"schema": '"string"', "schemaType": "JSON"}, 422, 42201),
+        (FRAMES, {"schemaType": []}, 422, 42201),
+        (FRAMES, {"schema": '"' + "x" * 70_000 + '"'}, 422, 42201),
+        (FRAMES, [], 422, 42201),
         ("nobody", {"schema": '"string"'}, 404, 40401),
     ],
-)  # fmt: skip
+)
 def test_a_schema_that_is_not_known_is_not_found(
     client: httpx.Client, subject: str, body: Any, status: int, code: int
 ) -> None:
@@ -173,11 +191,15 @@ def test_a_schema_that_is_not_known_is_not_found(
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", f"/subjects/{FRAMES}/versions"), ("DELETE", f"/subjects/{FRAMES}"),
-        ("DELETE", f"/subjects/{FRAMES}/versions/1"), ("PUT", "/config"), ("PUT", f"/config/{FRAMES}"),
-        ("PUT", "/mode"), ("PUT", f"/mode/{FRAMES}"),
+        ("POST", f"/subjects/{FRAMES}/versions"),
+        ("DELETE", f"/subjects/{FRAMES}"),
+        ("DELETE", f"/subjects/{FRAMES}/versions/1"),
+        ("PUT", "/config"),
+        ("PUT", f"/config/{FRAMES}"),
+        ("PUT", "/mode"),
+        ("PUT", f"/mode/{FRAMES}"),
     ],
-)  # fmt: skip
+)
 def test_nothing_can_be_written(client: httpx.Client, method: str, path: str) -> None:
     answer = client.request(method, path, json={"schema": '"string"'})
     assert (answer.status_code, answer.json()["error_code"]) == (405, 42205)

@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from canary import CANARY, logs_with, tables_with, topics_with
-from gateway_world import Gateway, name, picture
-from hostile_http import form, head, part, send, status
-from live_world import said, websocket
-from tus_client import PATH, metadata
 from websockets.exceptions import InvalidStatus
 
-from gateway.logins import refuse_logins
+from headrace.gateway.credential_filter import refuse_logins
+from tests.gateway.canary import CANARY, logs_with, tables_with, topics_with
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.hostile_http import form, head, part, send, status
+from tests.gateway.live_world import said, websocket
+from tests.gateway.tus_client import PATH, metadata
 
 pytestmark = pytest.mark.stack
 
@@ -58,22 +58,25 @@ CALLS: dict[str, tuple[int, Call]] = {
     "an LDO's password": (422, lambda client: client.post("/ingest/ldo", files=ldo(context={"Password": CANARY}))),
     "a number as a password": (422, lambda client: client.post("/ingest/ldo", files=ldo(context={"pwd": 1234}))),
     "a password with a slash": (
-        422, lambda client: client.post("/ingest/ldo", files=ldo(context={"a": f"rtsp://admin:a/{CANARY}@10.0.0.7"})),
+        422,
+        lambda client: client.post("/ingest/ldo", files=ldo(context={"a": f"rtsp://admin:a/{CANARY}@10.0.0.7"})),
     ),
     "a password that comes twice": (422, lambda client: client.post("/ingest/ldo", files=ldo_twice())),
     "an LDO's source": (422, lambda client: client.post("/ingest/ldo", files=ldo(source_id=LOGIN))),
     "a scan's device": (422, lambda client: client.post("/cid", data={"cid": "C-1", "device_id": LOGIN})),
     "a frame's source": (
-        422, lambda client: client.post("/ingest", data={"source_id": LOGIN}, files={"file": picture()}),
+        422,
+        lambda client: client.post("/ingest", data={"source_id": LOGIN}, files={"file": picture()}),
     ),
     "a field that nobody asks for": (
-        200, lambda client: client.post("/ingest", data={"password": CANARY}, files={"file": picture()}),
+        200,
+        lambda client: client.post("/ingest", data={"password": CANARY}, files={"file": picture()}),
     ),
     "a name that is a login": (200, lambda client: client.post("/ingest", files={"file": (LOGIN[:-7], picture())})),
     "a file's name": (200, lambda client: client.post("/ingest", files={"file": (f"{LOGIN}/a.jpg", picture())})),
     "a resumable upload's password": (422, lambda client: tus(client, password=CANARY)),
     "a resumable upload's camera": (422, lambda client: tus(client, about=LOGIN)),
-}  # fmt: skip
+}
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -153,10 +156,15 @@ def test_the_search_finds_what_is_there(gateway: Gateway, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "address",
     [
-        "https://example.org?mail=a@b.c", "http://host:8080/who?mail=a@b.c", "https://medium.com/@user", "a@b.c",
-        "http://[::1]:80/a@b", "s3://bucket/key@2x.png", "rtsp://10.0.0.7:554/stream",
+        "https://example.org?mail=a@b.c",
+        "http://host:8080/who?mail=a@b.c",
+        "https://medium.com/@user",
+        "a@b.c",
+        "http://[::1]:80/a@b",
+        "s3://bucket/key@2x.png",
+        "rtsp://10.0.0.7:554/stream",
     ],
-)  # fmt: skip
+)
 def test_an_address_without_a_login_is_data(address: str) -> None:
     refuse_logins({"context": {"seen at": [address]}}, "metadata")
 

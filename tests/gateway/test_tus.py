@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from hashlib import new, sha256
 
 import pytest
-from gateway_world import Gateway, name, picture
-from tus_client import PATH, TusClient, metadata, parts_of
 
-from schemas.limits import CLIP_BYTES_MAX, MIB
+from headrace.schemas.limits import CLIP_BYTES_MAX, MIB
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.tus_client import PATH, TusClient, metadata, parts_of
 from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.stack
@@ -54,9 +54,12 @@ def test_another_version_is_refused_with_the_one_that_is_spoken(
 def test_a_file_in_two_requests(client: TusClient, gateway: Gateway) -> None:
     body, source = picture(), name("camera")
     said = {
-        "filename": "../../é.jpg", "site": "plant", "camera_id": source, "sha256": sha256(body).hexdigest(),
+        "filename": "../../é.jpg",
+        "site": "plant",
+        "camera_id": source,
+        "sha256": sha256(body).hexdigest(),
         "captured_at": "2026-01-31T12:00:00Z",
-    }  # fmt: skip
+    }
     created = client.create(len(body), **said)
     assert created.status_code == 201, created.text
     path = created.headers["Location"]

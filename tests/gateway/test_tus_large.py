@@ -8,13 +8,13 @@ from typing import Self
 
 import psutil
 import pytest
-from conftest import StartGateway
-from gateway_world import Gateway, name
-from tus_client import TusClient, is_held, parts_of, stored
 
-from schemas.digest import staging_prefix
-from schemas.limits import CLIP_BYTES_MAX, MIB
+from headrace.schemas.digest import staging_prefix
+from headrace.schemas.limits import CLIP_BYTES_MAX, MIB
 from tests.conftest import until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name
+from tests.gateway.tus_client import TusClient, is_held, parts_of, stored
 from tests.streams.streams_samples import mp4
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]

@@ -9,17 +9,17 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from conftest import StartGateway
-from gateway_world import Gateway, name, picture
-from hostile_http import head, part
-from tus_client import TusClient, id_of, is_held, parts_of
 
-from runtime.settings import Settings
-from schemas.limits import KIB, MIB
-from store.blobs import Blobs
-from store.postgres import opened_pool
-from store.uploads import Part, Uploads
+from headrace.runtime.settings import Settings
+from headrace.schemas.limits import KIB, MIB
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.postgres import opened_pool
+from headrace.store.requests.uploads import UploadPart, Uploads
 from tests.conftest import until
+from tests.gateway.conftest import StartGateway
+from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.hostile_http import head, part
+from tests.gateway.tus_client import TusClient, id_of, is_held, parts_of
 from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.stack
@@ -189,7 +189,7 @@ def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> st
         async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
             uploads, blobs = Uploads(pool, dsn), Blobs.from_settings(gateway.settings)
             assert await uploads.hold(upload_id, by, 0.0) is not None
-            part = Part(half, len(body) - half, f"staging/~gateway/uploads/{upload_id}/{half}-{by.hex}")
+            part = UploadPart(half, len(body) - half, f"staging/~headrace/gateway/uploads/{upload_id}/{half}-{by.hex}")
             await blobs.put(part.store_key, body[half:])
             assert await uploads.record(upload_id, by, [part])
 

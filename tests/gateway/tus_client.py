@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import httpx
-from gateway_world import Gateway
 
-from store.blobs import Blobs
+from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import until
+from tests.gateway.gateway_world import Gateway
 
 PATH = "/api/v1/uploads"
 OCTETS = "application/offset+octet-stream"
@@ -63,10 +63,17 @@ class TusClient:
     def unfinished(self, path: str, offset: int, length: int, *extra: str) -> Iterator[socket.socket]:
         """A PATCH of so many bytes, as a socket that takes them; it is closed without an answer."""
         head = [
-            f"PATCH {path} HTTP/1.1", f"Host: 127.0.0.1:{self.gateway.http_port}", f"X-API-Key: {self.key}",
-            "Tus-Resumable: 1.0.0", f"Content-Type: {OCTETS}", f"Content-Length: {length}", f"Upload-Offset: {offset}",
-            *extra, "", "",
-        ]  # fmt: skip
+            f"PATCH {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.gateway.http_port}",
+            f"X-API-Key: {self.key}",
+            "Tus-Resumable: 1.0.0",
+            f"Content-Type: {OCTETS}",
+            f"Content-Length: {length}",
+            f"Upload-Offset: {offset}",
+            *extra,
+            "",
+            "",
+        ]
         with socket.create_connection(("127.0.0.1", self.gateway.http_port), timeout=90) as connection:
             connection.sendall("\r\n".join(head).encode())
             yield connection
@@ -101,4 +108,4 @@ def stored(gateway: Gateway, prefix: str) -> dict[str, int]:
 
 
 def parts_of(gateway: Gateway, path: str) -> dict[str, int]:
-    return stored(gateway, f"staging/~gateway/uploads/{id_of(path)}/")
+    return stored(gateway, f"staging/~headrace/gateway/uploads/{id_of(path)}/")

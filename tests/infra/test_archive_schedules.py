@@ -8,7 +8,7 @@ import yaml
 from typer.main import get_command
 
 from headrace.cli.app import app
-from runtime.settings import Settings
+from headrace.runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CRON = (ROOT / "infra/cron/headrace-archive").read_text("utf-8")
@@ -57,6 +57,8 @@ def test_the_pod_may_do_nothing_that_it_need_not() -> None:
     assert POD["securityContext"]["runAsNonRoot"]
     (container,) = POD["containers"]
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert container["envFrom"] == [{"secretRef": {"name": "headrace"}}]

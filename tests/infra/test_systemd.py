@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.native.pauses import QUOTA_DELAY_S
-from infra.native.service import SERVICES
-from runtime.errors import Exit
-from runtime.process import STOP_S_MAX
-from runtime.settings import Settings
+from headrace.native.backoff import QUOTA_DELAY_S
+from headrace.native.service import SERVICES
+from headrace.runtime.errors import Exit
+from headrace.runtime.process import STOP_S_MAX
+from headrace.runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "infra/systemd"
@@ -123,8 +123,11 @@ def shell(line: str, directory: Path, **more: str) -> list[str]:
     done = subprocess.run(
         ["/bin/sh", "-c", script[1].replace("$$", "$")],
         env={"PATH": f"{directory / 'bin'}:{os.environ['PATH']}", "RUNTIME_DIRECTORY": str(directory), **more},
-        check=True, capture_output=True, text=True, timeout=10,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
     return done.stdout.split("\n")[:-1]
 
 
@@ -143,9 +146,12 @@ def test_the_start_after_too_many_wrong_messages_waits_and_no_other_does(code: E
 
 # Where the gateway listens and its secrets stand in headrace.env, as every address and secret does.
 FILED = {
-    "HEADRACE_GATEWAY_HOST", "HEADRACE_GATEWAY_PORT", "HEADRACE_GATEWAY_LDO_PORT", "HEADRACE_GATEWAY_TOKEN_SECRET",
+    "HEADRACE_GATEWAY_HOST",
+    "HEADRACE_GATEWAY_PORT",
+    "HEADRACE_GATEWAY_LDO_PORT",
+    "HEADRACE_GATEWAY_TOKEN_SECRET",
     "HEADRACE_REDIS_URL",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", INSTANCES)
@@ -205,10 +211,14 @@ def test_systemd_reads_them(wrong: str, tmp_path: Path) -> None:
     for name in INSTANCES:  # an instance is only a name until somebody starts it
         (tmp_path / f"units/{PREFIX}{name}.service").symlink_to(f"{PREFIX}.service")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *units], cwd=tmp_path / "units",
+        ["systemd-analyze", "verify", "--man=no", *units],
+        cwd=tmp_path / "units",
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     newer = re.compile(r"Unknown key (name )?'Restart(Steps|MaxDelaySec)'")
     said = [line for line in done.stderr.splitlines() if "headrace" in line and not newer.search(line)]
     assert all("Mistaken" in line for line in said)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from producers import Delivery, Publisher
-from producers.delivery import Acknowledged
-from schemas.events import InputEvent
+from headrace.producers import Delivery, Publisher
+from headrace.producers.delivery import Acknowledged
+from headrace.schemas.events import InputEvent
 
 MOCK = {"test.mock.num.brokers": 1}
 

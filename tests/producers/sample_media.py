@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import segno
 
-from producers.shots import Pixels
+from headrace.producers.video_frames import Pixels
 
 WIDTH, HEIGHT = 320, 240
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import cv2
 import pytest
 
-from producers import Camera
-from producers.camera import CameraReport
-from producers.shots import Pace, Pixels
-from producers.tally import Tally
-from runtime.errors import Exit, HeadraceError
-from schemas.digest import sha256_hex
-from schemas.events import Cid, Clip, Frame
-from schemas.media import image_header, video_header
-from schemas.reject import Rejected
+from headrace.producers import Camera
+from headrace.producers.camera import CameraReport
+from headrace.producers.delivery_stats import DeliveryStats
+from headrace.producers.video_frames import FrameSampler, Pixels
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame
+from headrace.schemas.media_probe import image_header, video_header
+from headrace.schemas.reject import RejectedError
 from tests.producers.conftest import Recorder
 from tests.producers.sample_media import image, picture, write_video
 
@@ -114,7 +114,7 @@ def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: Recorder, tmp_path: Path
     (tmp_path / "cut.png").write_bytes(image(1)[:60])
     one = camera(recorder, tmp_path)
     one.run()
-    with pytest.raises(Rejected, match="no frame"):
+    with pytest.raises(RejectedError, match="no frame"):
         one.clip("l-1").result(0)
 
 
@@ -153,7 +153,7 @@ def test_what_was_not_acknowledged_is_in_the_report(recorder: Recorder, video: P
 
 
 def test_a_tally_counts_several_cameras_together(recorder: Recorder, video: Path):
-    tally = Tally()
+    tally = DeliveryStats()
     for _ in range(2):
         camera(recorder, video, tally=tally).run(frames_max=2)
     assert tally.counts().acknowledged == 4
@@ -215,16 +215,19 @@ def test_wrong_use_is_said_at_once(recorder: Recorder, tmp_path: Path):
         camera(recorder, tmp_path, fps=0)
     with pytest.raises(ValueError, match="jpeg_quality"):
         camera(recorder, tmp_path, jpeg_quality=0)
-    with pytest.raises(Rejected):
+    with pytest.raises(RejectedError):
         Camera(recorder, tmp_path, "a\nb")  # type: ignore[arg-type]
 
 
 def test_a_gap_is_not_made_up_for():
-    pace = Pace(10)
+    pace = FrameSampler(10)
     assert [at for at in (0, 50_000, 100_000, 900_000, 910_000, 1_000_000) if pace.takes(at)] == [
-        0, 100_000, 900_000, 1_000_000,
-    ]  # fmt: skip
-    assert all(Pace(None).takes(at) for at in (0, 0, 5))
+        0,
+        100_000,
+        900_000,
+        1_000_000,
+    ]
+    assert all(FrameSampler(None).takes(at) for at in (0, 0, 5))
 
 
 def test_no_thread_is_left(recorder: Recorder, video: Path):

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from producers import Device
-from producers.sequence import Sequence
-from schemas.digest import canonical_body
-from schemas.events import Cid, Clip, Ldo
-from schemas.reject import RejectCode, Rejected
+from headrace.producers import Device
+from headrace.producers.sequence import SequenceCounter
+from headrace.schemas.digest import canonical_body
+from headrace.schemas.events import Cid, Clip, Ldo
+from headrace.schemas.reject import RejectCode, RejectedError
 from tests.producers.conftest import Recorder
 from tests.producers.sample_media import write_video
 
@@ -24,10 +24,14 @@ def test_a_scan_says_who_where_when_and_what(recorder: Recorder):
     assert recorder.events == [
         Cid(source_id="dev-1", site="halle", captured_at_us=NOW_US, sequence=NOW_US, code="C-1"),
         Cid(
-            source_id="dev-1", site="halle", captured_at_us=NOW_US - 5, sequence=NOW_US + 1,
-            code="C-2", symbology="DataMatrix",
+            source_id="dev-1",
+            site="halle",
+            captured_at_us=NOW_US - 5,
+            sequence=NOW_US + 1,
+            code="C-2",
+            symbology="DataMatrix",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_report_with_a_clip_names_it(recorder: Recorder, tmp_path: Path):
@@ -50,24 +54,24 @@ def test_a_report_without_a_clip_has_no_second_delivery(recorder: Recorder):
 
 
 def test_what_is_no_json_and_what_is_no_clip_is_refused(recorder: Recorder):
-    with pytest.raises(Rejected, match="JSON") as refused:
+    with pytest.raises(RejectedError, match="JSON") as refused:
         device(recorder).report("l-1", sensor_data={"a": object()}, context={}, prediction={})
     assert refused.value.code is RejectCode.NOT_JSON
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(RejectedError) as refused:
         device(recorder).report("l-1", sensor_data={}, context={}, prediction={}, clip=b"#EXTM3U")
     assert refused.value.code is RejectCode.NOT_A_VIDEO
     assert recorder.events == []
 
 
 def test_a_name_that_no_agent_would_take_is_refused_before_anything_is_published(recorder: Recorder):
-    with pytest.raises(Rejected):
+    with pytest.raises(RejectedError):
         Device(recorder, "a\nb")  # type: ignore[arg-type]
-    with pytest.raises(Rejected):
+    with pytest.raises(RejectedError):
         Device(recorder, "a", "")  # type: ignore[arg-type]
 
 
 def test_numbers_increase_also_across_restarts():
-    first = Sequence(lambda: 100)
+    first = SequenceCounter(lambda: 100)
     used = [first.next() for _ in range(5)]
     assert used == [100, 101, 102, 103, 104]
-    assert Sequence(lambda: 106).next() > used[-1]
+    assert SequenceCounter(lambda: 106).next() > used[-1]

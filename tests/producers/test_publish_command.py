@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headrace.cli import publish
-from producers import Camera, Publisher
-from runtime.errors import HeadraceError
-from runtime.settings import Settings
+from headrace.producers import Camera, Publisher
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import Settings
 from tests.conftest import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image, write_video
@@ -36,9 +36,18 @@ def test_frames_of_files_folders_and_videos(tmp_path: Path):
     (tmp_path / "b.jpg").write_bytes(image(2, kind=".jpg"))
     write_video(tmp_path / "v.mp4", 2)
     result = run(
-        "frame", tmp_path / "folder", tmp_path / "b.jpg", tmp_path / "v.mp4",
-        "--source", "cam-1", "--fps", "5", "--frames-max", "4", "--json",
-    )  # fmt: skip
+        "frame",
+        tmp_path / "folder",
+        tmp_path / "b.jpg",
+        tmp_path / "v.mp4",
+        "--source",
+        "cam-1",
+        "--fps",
+        "5",
+        "--frames-max",
+        "4",
+        "--json",
+    )
     assert result.exit_code == 0
     assert said(result)["by_kind"] == {"cid": 1, "frame": 6, "clip": 0, "ldo": 0}
     assert (said(result)["published"], said(result)["acknowledged"], said(result)["failed"]) == (7, 7, 0)

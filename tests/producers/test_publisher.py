@@ -6,28 +6,32 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from producers import Delivery, Device, NotDelivered, Publisher, describe_clip, describe_frame
-from producers.broker import Broker
-from producers.checks import check_event
-from producers.in_flight import InFlight
-from producers.source import Source
-from producers.tally import Tally
-from runtime.errors import Exit, HeadraceError
-from runtime.metrics import producer_bytes_in_flight
-from schemas.digest import canonical_body, sha256_hex
-from schemas.events import Cid, Frame, Ldo
-from schemas.limits import INLINE_BYTES_MAX, MIB
-from schemas.reject import RejectCode, Rejected
-from store.blobs import Blobs
+from headrace.producers import Delivery, Device, NotDeliveredError, Publisher, describe_clip, describe_frame
+from headrace.producers.broker import Broker
+from headrace.producers.checks import check_event
+from headrace.producers.delivery_stats import DeliveryStats
+from headrace.producers.in_flight import InFlight
+from headrace.producers.source import Source
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.metrics import producer_bytes_in_flight
+from headrace.schemas.digest import canonical_body, sha256_hex
+from headrace.schemas.events import Cid, Frame, Ldo
+from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image
 
 CID = Cid(source_id="cam-1", site="default", captured_at_us=1_700_000_000_000_000, sequence=7, code="C-1")
 LDO = Ldo(
-    source_id="d", site="default", captured_at_us=1_700_000_000_000_000, sequence=7, ldo_id="l-1",
+    source_id="d",
+    site="default",
+    captured_at_us=1_700_000_000_000_000,
+    sequence=7,
+    ldo_id="l-1",
     body=b'{"sensor_data":{},"context":{},"prediction":{}}',
-)  # fmt: skip
+)
 
 
 def frame(size_bytes: int = 0, number: int = 0) -> Frame:
@@ -93,7 +97,7 @@ def test_an_event_without_acknowledgement_is_given_back():
     slow = MOCK | {"test.mock.broker.rtt": 500}
     with Publisher("mock", client=slow, delivery_s_max=0.3) as publisher:
         delivery = publisher.publish(CID)
-        with pytest.raises(NotDelivered, match="cid 7 of source cam-1 was not acknowledged") as given_back:
+        with pytest.raises(NotDeliveredError, match="cid 7 of source cam-1 was not acknowledged") as given_back:
             delivery.result(20)
     error = given_back.value
     assert (error.code, error.exit_code) == ("not_delivered", Exit.UNREACHABLE)
@@ -104,7 +108,7 @@ def test_close_gives_up_what_is_left():
     publisher = Publisher("mock", client=MOCK | {"test.mock.broker.rtt": 500})
     delivery = publisher.publish(CID)
     publisher.close(0)
-    with pytest.raises(NotDelivered):
+    with pytest.raises(NotDeliveredError):
         delivery.result(0)
     publisher.close()
     with pytest.raises(HeadraceError, match="publisher_closed"):
@@ -154,7 +158,7 @@ def test_a_setting_that_librdkafka_does_not_know_is_named():
     ],
 )
 def test_what_no_agent_would_take_is_refused_at_once(event: Cid, code: RejectCode, mock_publisher: Publisher):
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(RejectedError) as refused:
         mock_publisher.publish(event)
     assert refused.value.code is code
     assert producer_bytes_in_flight._value.get() == 0
@@ -185,9 +189,12 @@ async def test_a_large_file_is_staged_without_being_held(tmp_path: Path):
     blobs = Blobs.open(f"file://{tmp_path}/store")
     path = tmp_path / "large.mp4"
     path.write_bytes(
-        b"\x00\x00\x00\x10ftypisom\x00\x00\x00\x00\x00\x00\x00\x74moov\x00\x00\x00\x6cmvhd" + bytes(100)
-        + (9 * MIB).to_bytes(4, "big") + b"mdat" + bytes(9 * MIB - 8)
-    )  # fmt: skip
+        b"\x00\x00\x00\x10ftypisom\x00\x00\x00\x00\x00\x00\x00\x74moov\x00\x00\x00\x6cmvhd"
+        + bytes(100)
+        + (9 * MIB).to_bytes(4, "big")
+        + b"mdat"
+        + bytes(9 * MIB - 8)
+    )
     event = describe_clip(path, Source("d", "halle 1").origin(), about="l-1")
     assert (event.body, event.size_bytes) == (None, path.stat().st_size)
     with Publisher("mock", client=MOCK, blobs=blobs) as publisher:
@@ -224,7 +231,7 @@ class Refusing:
 @pytest.mark.parametrize("error", [BufferError("queue full"), KafkaException(KafkaError(KafkaError._FATAL))])
 def test_what_librdkafka_does_not_take_is_given_back(error: Exception, mock_publisher: Publisher):
     real, mock_publisher._broker.producer = mock_publisher._broker.producer, Refusing(error)
-    with pytest.raises(NotDelivered, match=r"queue full|[Ff]atal"):
+    with pytest.raises(NotDeliveredError, match=r"queue full|[Ff]atal"):
         mock_publisher.publish(CID).result(0)
     mock_publisher._broker.producer = real
     assert producer_bytes_in_flight._value.get() == 0
@@ -254,7 +261,7 @@ def test_what_flies_is_waited_for_no_longer_than_said():
 
 
 def test_a_tally_waits_no_longer_than_said():
-    tally = Tally()
+    tally = DeliveryStats()
     tally.add(CID, Delivery())
     assert not tally.wait(0.01)
     for _ in range(150):

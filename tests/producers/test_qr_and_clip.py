@@ -6,20 +6,20 @@ import av
 import numpy as np
 import pytest
 
-from producers import qr
-from producers.clip import CLIP_SIDE_PIXELS_MAX, Ring, cut
-from producers.clipper import CLIPS_WAITING_MAX, Clipper
-from producers.delivery import Acknowledged, Delivery
-from producers.json_lines import parse_ldo_line
-from producers.shots import Shot, to_jpeg
-from schemas.reject import Rejected
+from headrace.producers import qr
+from headrace.producers.clip import CLIP_SIDE_PIXELS_MAX, FrameRing, cut
+from headrace.producers.clipper import CLIPS_WAITING_MAX, Clipper
+from headrace.producers.delivery import Acknowledged, Delivery
+from headrace.producers.json_lines import parse_ldo_line
+from headrace.producers.video_frames import VideoFrame, to_jpeg
+from headrace.schemas.reject import RejectedError
 from tests.producers.sample_media import image, picture
 
 SECOND_US = 1_000_000
 
 
-def shots(count: int, fps: int = 10) -> list[Shot]:
-    return [Shot(to_jpeg(picture(n), 80), n * SECOND_US // fps, n) for n in range(count)]
+def shots(count: int, fps: int = 10) -> list[VideoFrame]:
+    return [VideoFrame(to_jpeg(picture(n), 80), n * SECOND_US // fps, n) for n in range(count)]
 
 
 def test_a_code_is_found_by_zxing_and_by_opencv(monkeypatch: pytest.MonkeyPatch):
@@ -46,15 +46,15 @@ def test_a_code_that_was_away_appears_anew():
 
 
 def test_a_ring_is_bounded_in_time_and_in_bytes():
-    ring = Ring(seconds=5, bytes_max=1000)
+    ring = FrameRing(seconds=5, bytes_max=1000)
     for number in range(20):
-        ring.add(Shot(bytes(10), number * SECOND_US, 0))
+        ring.add(VideoFrame(bytes(10), number * SECOND_US, 0))
     assert [shot.at_us // SECOND_US for shot in ring.between(0, 99 * SECOND_US)] == [14, 15, 16, 17, 18, 19]
-    ring.add(Shot(bytes(960), 20 * SECOND_US, 0))
+    ring.add(VideoFrame(bytes(960), 20 * SECOND_US, 0))
     assert len(ring.between(0, 99 * SECOND_US)) == 5
-    ring.add(Shot(bytes(2000), 21 * SECOND_US, 0))
+    ring.add(VideoFrame(bytes(2000), 21 * SECOND_US, 0))
     assert ring.between(0, 99 * SECOND_US) == ()
-    ring.add(Shot(bytes(10), 22 * SECOND_US, 0))
+    ring.add(VideoFrame(bytes(10), 22 * SECOND_US, 0))
     assert len(ring.between(0, 99 * SECOND_US)) == 1
 
 
@@ -64,11 +64,11 @@ def test_the_same_shots_give_the_same_bytes():
 
 def test_shots_of_other_sizes_kinds_and_times_become_one_clip(tmp_path: Path):
     mixed = [
-        Shot(image(1, kind=".webp"), 0, 0),
-        Shot(b"no image", 50_000, 0),
-        Shot(to_jpeg(np.zeros((99, 77, 3), np.uint8), 80), 100_000, 0),
-        Shot(image(2), 100_000, 0),
-        Shot(image(2), 300_000, 0),
+        VideoFrame(image(1, kind=".webp"), 0, 0),
+        VideoFrame(b"no image", 50_000, 0),
+        VideoFrame(to_jpeg(np.zeros((99, 77, 3), np.uint8), 80), 100_000, 0),
+        VideoFrame(image(2), 100_000, 0),
+        VideoFrame(image(2), 300_000, 0),
     ]
     (tmp_path / "c.mp4").write_bytes(cut(mixed) or b"")
     with av.open(tmp_path / "c.mp4") as container:
@@ -78,7 +78,7 @@ def test_shots_of_other_sizes_kinds_and_times_become_one_clip(tmp_path: Path):
 
 
 def test_large_shots_are_scaled_down(tmp_path: Path):
-    (tmp_path / "c.mp4").write_bytes(cut([Shot(to_jpeg(np.zeros((1001, 4001, 3), np.uint8), 80), 0, 0)]) or b"")
+    (tmp_path / "c.mp4").write_bytes(cut([VideoFrame(to_jpeg(np.zeros((1001, 4001, 3), np.uint8), 80), 0, 0)]) or b"")
     with av.open(tmp_path / "c.mp4") as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == (CLIP_SIDE_PIXELS_MAX, 480)
@@ -86,7 +86,7 @@ def test_large_shots_are_scaled_down(tmp_path: Path):
 
 def test_of_nothing_there_is_no_clip():
     assert cut([]) is None
-    assert cut([Shot(b"no image", 0, 0)]) is None
+    assert cut([VideoFrame(b"no image", 0, 0)]) is None
 
 
 def test_more_wishes_than_can_wait_hold_the_shots_up_and_all_come_true():
@@ -141,5 +141,5 @@ def test_the_values_of_a_line_are_taken_as_they_are_written():
     ],
 )
 def test_a_line_that_is_no_ldo_says_why(line: bytes, says: str):
-    with pytest.raises(Rejected, match=says):
+    with pytest.raises(RejectedError, match=says):
         parse_ldo_line(line, Path())

@@ -13,30 +13,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producers.spool import Spool
-from producers.spool_entries import HEAD_BYTES, START_BYTES, Message, pack_entry
-from producers.spool_segments import Segment
-from producers.spool_state import STATE
-from runtime.crash_points import VARIABLE
-from runtime.errors import Exit, HeadraceError
+from headrace.producers.spool.entries import HEAD_BYTES, START_BYTES, SpoolEntry, pack_entry
+from headrace.producers.spool.segments import Segment
+from headrace.producers.spool.spool import Spool
+from headrace.producers.spool.state import STATE
+from headrace.runtime.crash_points import VARIABLE
+from headrace.runtime.errors import Exit, HeadraceError
 
 ROOT = Path(__file__).parents[2]
 
 
-def message(number: int, *, source: str = "cam-1", size_bytes: int = 20) -> Message:
-    return Message(
+def message(number: int, *, source: str = "cam-1", size_bytes: int = 20) -> SpoolEntry:
+    return SpoolEntry(
         "edge.cids.v1", source.encode(), [("ce_id", b"%d" % number), ("t", b"")], bytes([number % 256]) * size_bytes
     )
 
 
-def read_all(spool: Spool) -> list[tuple[int, Message]]:
+def read_all(spool: Spool) -> list[tuple[int, SpoolEntry]]:
     found = []
     while (one := spool.next(0)) is not None:
         found.append(one)
     return found
 
 
-def filled(directory: Path, count: int, **options: int) -> list[Message]:
+def filled(directory: Path, count: int, **options: int) -> list[SpoolEntry]:
     sent = [message(number, **options) for number in range(count)]
     spool = Spool(directory)
     for one in sent:
@@ -190,7 +190,7 @@ def test_an_entry_within_a_body_is_none(tmp_path: Path):
     """Also where the entry around it is damaged and the reading looks for the next one."""
     spool = Spool(tmp_path)
     inner = pack_entry(b"\0" * 16, 1, message(66))
-    spool.append(Message("edge.frames.v1", b"cam-1", [], b"x" * 100 + inner * 3))
+    spool.append(SpoolEntry("edge.frames.v1", b"cam-1", [], b"x" * 100 + inner * 3))
     spool.append(message(1))
     spool.close()
     path = next(tmp_path.glob("*.segment"))
@@ -252,8 +252,8 @@ def flip(path: Path, position: int) -> None:
 APPEND = """
 import sys
 from pathlib import Path
-from producers.spool import Spool
-from producers.spool_entries import Message
+from headrace.producers.spool.spool import Spool
+from headrace.producers.spool.entries import Message
 
 def message(number, size_bytes):
     headers = [("ce_id", b"%d" % number), ("t", b"")]
@@ -268,9 +268,12 @@ for number in range(100_000):
 
 def appending(directory: Path, bytes_max: int = 10**9, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", APPEND, str(directory), str(bytes_max)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", APPEND, str(directory), str(bytes_max)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-    )  # fmt: skip
+    )
 
 
 def test_what_was_accepted_survives_sigkill(tmp_path: Path):

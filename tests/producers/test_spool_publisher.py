@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from producers import Device, NotDelivered, Publisher, SpooledPublisher
-from producers.spool import Spool
-from producers.spool_entries import Message
-from producers.spool_publisher import DROPPED
-from runtime.crash_points import VARIABLE
-from runtime.errors import Exit, HeadraceError
-from schemas.codec import decode
-from schemas.events import Cid
-from schemas.limits import INLINE_BYTES_MAX
+from headrace.producers import Device, NotDeliveredError, Publisher, SpooledPublisher
+from headrace.producers.spool.entries import SpoolEntry
+from headrace.producers.spool.spool import Spool
+from headrace.producers.spool.spooled_publisher import DROPPED
+from headrace.runtime.crash_points import VARIABLE
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.codec import decode
+from headrace.schemas.events import Cid
+from headrace.schemas.limits import INLINE_BYTES_MAX
 from tests.conftest import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.test_publisher import CID, frame
@@ -77,7 +77,7 @@ def test_a_broker_that_is_away_is_waited_for_across_restarts(broker: str, tmp_pa
     deliveries = [publisher.publish(event) for event in events]
     assert publisher.waiting == 20
     publisher.close(0.2)
-    with pytest.raises(NotDelivered, match="sent when the spool is opened again"):
+    with pytest.raises(NotDeliveredError, match="sent when the spool is opened again"):
         deliveries[0].result(0)
     with pytest.raises(HeadraceError, match="spool_closed"):
         publisher.publish(CID)
@@ -99,7 +99,7 @@ def test_a_producer_that_fails_is_replaced_and_nothing_is_lost(broker: str, tmp_
 
 def test_what_kafka_never_takes_is_given_back_and_the_others_go_on(broker: str, tmp_path: Path):
     with SpooledPublisher(broker, tmp_path) as publisher:
-        publisher._spool.append(Message("edge.cids.v1", b"k", [], bytes(40_000_000)))
+        publisher._spool.append(SpoolEntry("edge.cids.v1", b"k", [], bytes(40_000_000)))
         publisher.publish(CID).result(20)
         assert publisher.flush(10) == 0
 
@@ -132,8 +132,8 @@ PUBLISH = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from producers import SpooledPublisher
-from schemas.events import Cid
+from headrace.producers import SpooledPublisher
+from headrace.schemas.events import Cid
 CID = Cid(source_id="cam-1", site="default", captured_at_us=1_700_000_000_000_000, sequence=7, code="C-1")
 publisher = SpooledPublisher(sys.argv[1], Path(sys.argv[2]))
 for number in range(int(sys.argv[3])):
@@ -145,9 +145,12 @@ publisher.flush(30)
 
 def publishing(bootstrap: str, directory: Path, count: int, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PUBLISH, bootstrap, str(directory), str(count)], cwd=ROOT, stdout=subprocess.PIPE,
-        text=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-    )  # fmt: skip
+        [sys.executable, "-c", PUBLISH, bootstrap, str(directory), str(count)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
 
 
 def test_sigkill_while_the_broker_is_away_loses_nothing(broker: str, tmp_path: Path):

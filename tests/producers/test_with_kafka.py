@@ -12,16 +12,16 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from producers import Acknowledged, Camera, Device, Publisher, describe_frame
-from producers.source import Source
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import decode
-from schemas.digest import sha256_hex
-from schemas.events import Cid, Clip, Frame
-from schemas.headers import traceparent_of
-from schemas.limits import INLINE_BYTES_MAX, MIB
-from store.blobs import Blobs
+from headrace.producers import Acknowledged, Camera, Device, Publisher, describe_frame
+from headrace.producers.source import Source
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import decode
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame
+from headrace.schemas.headers import traceparent_of
+from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import environment_of
 from tests.producers.sample_media import image, write_video
 
@@ -130,8 +130,12 @@ def test_the_command_publishes_from_another_process(stack_settings: Settings, so
     write_video(tmp_path / "v.mp4", 3)
     done = subprocess.run(
         [sys.executable, "-m", "headrace", "publish", "frame", str(tmp_path / "v.mp4"), "--source", source, "--json"],
-        env={**os.environ, **environment_of(stack_settings)}, capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        env={**os.environ, **environment_of(stack_settings)},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["acknowledged"] == 30
 

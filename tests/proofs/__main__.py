@@ -22,8 +22,10 @@ def main() -> int:
     wrong = prove(given.count or module.COUNT, lambda line: print(line, flush=True))
     for line in wrong:
         print(f"does not hold: {line}", file=sys.stderr)
-    print(f"{given.name}: {'everything held' if not wrong else f'{len(wrong)} things did not hold'}, "
-          f"{time.monotonic() - began:.0f} s")  # fmt: skip
+    print(
+        f"{given.name}: {'everything held' if not wrong else f'{len(wrong)} things did not hold'}, "
+        f"{time.monotonic() - began:.0f} s"
+    )
     return 1 if wrong else 0
 
 

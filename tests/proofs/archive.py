@@ -16,16 +16,16 @@ from typing import Any
 import asyncpg
 
 from headrace.initialize import initialize
-from infra.native import temporary_stack
-from runtime.errors import Exit
-from runtime.settings import Settings
-from schemas.digest import blob_key, pack_key, record_id, sha256_hex
-from schemas.events import Kind
-from schemas.limits import PACKED_BYTES_MAX
-from store import pack
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.rows import Batch, BlobRow, RecordRow, SightingRow
+from headrace.native import temporary_stack
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import PACKED_BYTES_MAX
+from headrace.store.blobs import pack
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch, SightingRow
 from tests.conftest import settings_of
 from tests.proofs.commands import Commands, connected
 
@@ -121,10 +121,13 @@ class Proof:
                 await blobs.put(blob_key(digest), body)
             rows.append(
                 BlobRow(
-                    digest=bytes.fromhex(digest), size_bytes=len(body), media_type="application/json",
-                    store_key=key if digest in packed else blob_key(digest), store_offset=packed.get(digest),
+                    digest=bytes.fromhex(digest),
+                    size_bytes=len(body),
+                    media_type="application/json",
+                    store_key=key if digest in packed else blob_key(digest),
+                    store_offset=packed.get(digest),
                 )
-            )  # fmt: skip
+            )
             if number >= self._half:
                 self._young.add(digest)
             elif digest not in self._old:
@@ -134,7 +137,7 @@ class Proof:
                     self._beside_young.add(digest)
         numbered = list(zip(numbers, digests, bodies, strict=True))
         committed = await catalog.commit(
-            Batch(
+            RowBatch(
                 blobs=rows,
                 records=[_record(number, digest, len(body)) for number, digest, body in numbered],
                 sightings=[_sighting(number + (10**9 if known else 0), digest) for number, digest, _ in numbered],
@@ -191,8 +194,9 @@ class Proof:
             blobs = Blobs.from_settings(self._settings.model_copy(update={"store_url": url}))
             rows = await self._sql.fetch(
                 "select encode(sha256, 'hex'), store_key, store_offset, size_bytes from blobs"
-                " where (archived_at is not null) = $1 order by store_key", archived,
-            )  # fmt: skip
+                " where (archived_at is not null) = $1 order by store_key",
+                archived,
+            )
             found[archived] = await self._readable(blobs, rows)
             held[archived] = await _held(blobs) if say else set()
         expected = self._old | self._young
@@ -243,8 +247,9 @@ class Proof:
         self._expect("restored", (done["bodies"], done["failed"]), (_RESTORED, {}))
         rows = await self._sql.fetch(
             "select encode(sha256, 'hex'), store_key, store_offset, size_bytes from blobs"
-            " where archived_at is null and encode(sha256, 'hex') = any($1) order by store_key", wanted,
-        )  # fmt: skip
+            " where archived_at is null and encode(sha256, 'hex') = any($1) order by store_key",
+            wanted,
+        )
         whole = await self._readable(Blobs.from_settings(self._settings), rows)
         self._expect("restored bodies whole in the store", whole, set(wanted))
         for digest in wanted[:3]:
@@ -259,10 +264,12 @@ class Proof:
         return tuple(
             [
                 await self._value(f"select md5(string_agg(md5(t::text), '' order by t.*)) from {name} as t")
-                for name in ("(select record_id, digest, ldo_id, attributes::text, ingested_at from records)",
-                             '(select topic, partition, "offset", record_id from sightings)')
+                for name in (
+                    "(select record_id, digest, ldo_id, attributes::text, ingested_at from records)",
+                    '(select topic, partition, "offset", record_id from sightings)',
+                )
             ]
-        )  # fmt: skip
+        )
 
     async def _archived(self) -> int:
         return int(await self._value("select count(*) from blobs where archived_at is not null"))
@@ -307,14 +314,27 @@ def _body(number: int) -> bytes:
 
 def _record(number: int, digest: str, size_bytes: int) -> RecordRow:
     return RecordRow(
-        record_id=record_id(Kind.LDO, digest), kind=Kind.LDO, digest=bytes.fromhex(digest), site="plant",
-        source_id=f"press-{number % 8}", captured_at_us=_CAPTURED_AT_US + number, sequence=number,
-        media_type="application/json", size_bytes=size_bytes, ldo_id=f"e-{number}",
-    )  # fmt: skip
+        record_id=record_id(Kind.LDO, digest),
+        kind=Kind.LDO,
+        digest=bytes.fromhex(digest),
+        site="plant",
+        source_id=f"press-{number % 8}",
+        captured_at_us=_CAPTURED_AT_US + number,
+        sequence=number,
+        media_type="application/json",
+        size_bytes=size_bytes,
+        ldo_id=f"e-{number}",
+    )
 
 
 def _sighting(offset: int, digest: str) -> SightingRow:
     return SightingRow(
-        topic="edge.ldos.v1", partition=offset % 4, offset=offset, record_id=record_id(Kind.LDO, digest),
-        site="plant", source_id=f"press-{offset % 8}", captured_at_us=_CAPTURED_AT_US + offset, sequence=offset,
-    )  # fmt: skip
+        topic="edge.ldos.v1",
+        partition=offset % 4,
+        offset=offset,
+        record_id=record_id(Kind.LDO, digest),
+        site="plant",
+        source_id=f"press-{offset % 8}",
+        captured_at_us=_CAPTURED_AT_US + offset,
+        sequence=offset,
+    )

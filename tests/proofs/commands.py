@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from runtime.settings import Settings
+from headrace.runtime.settings import Settings
 from tests.conftest import ServiceProcess, environment_of, until
 
 _TURN_S = 0.02

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 import webdataset
 
 from headrace.initialize import initialize
-from infra.native import temporary_stack
-from runtime.settings import Settings
-from schemas.digest import blob_key, pack_key, record_id, sha256_hex
-from schemas.events import Kind
-from store import pack
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.rows import Batch, BlobRow, RecordRow
+from headrace.native import temporary_stack
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
+from headrace.schemas.events import Kind
+from headrace.store.blobs import pack
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch
 from tests.conftest import settings_of
 from tests.proofs.commands import Commands
 
@@ -63,8 +63,10 @@ def prove(count: int, say: Callable[[str], None]) -> list[str]:
         initialize(settings)
         items = {one.digest: one for one in _items(count)}
         asyncio.run(_fill(settings, [*items.values()]))
-        say(f"{len(items)} records in the catalog, {sum(len(one.body) for one in items.values()) / 1e6:.0f} MB in "
-            f"MinIO: {dict(Counter(one.kind.value for one in items.values()))}")  # fmt: skip
+        say(
+            f"{len(items)} records in the catalog, {sum(len(one.body) for one in items.values()) / 1e6:.0f} MB in "
+            f"MinIO: {dict(Counter(one.kind.value for one in items.values()))}"
+        )
         return Proof(settings, items, Path(place), say).run()
 
 
@@ -112,8 +114,10 @@ class Proof:
         self._check(_digests(again) == found, f"{form}: the same command elsewhere writes {len(found)} identical files")
         manifest = json.loads((out / "_manifest.json").read_bytes())
         listed = {one["name"]: one["sha256"] for split in manifest["splits"].values() for one in split["shards"]}
-        self._check(listed == {name: one for name, one in found.items() if name != "_manifest.json"},
-                    f"{form}: the manifest has the digest of each of {len(listed)} shards")  # fmt: skip
+        self._check(
+            listed == {name: one for name, one in found.items() if name != "_manifest.json"},
+            f"{form}: the manifest has the digest of each of {len(listed)} shards",
+        )
         self._check(manifest["samples"] == len(self._items), f"{form}: it counts {manifest['samples']} samples")
         return found
 
@@ -166,11 +170,15 @@ class Proof:
             for line in shard.read_bytes().splitlines()
         ]
         wanted = {one.digest: len(one.body) for one in self._items.values()}
-        self._check({row["digest"]: row["size_bytes"] for row in rows} == wanted and len(rows) == len(wanted),
-                    f"pyarrow reads {len(rows)} rows, every digest and size as it was")  # fmt: skip
+        self._check(
+            {row["digest"]: row["size_bytes"] for row in rows} == wanted and len(rows) == len(wanted),
+            f"pyarrow reads {len(rows)} rows, every digest and size as it was",
+        )
         contents = [row for row in rows if row["content"] is not None]
-        self._check(all(sha256_hex(row["content"].encode()) == row["digest"] for row in contents) and bool(contents),
-                    f"the content of {len(contents)} LDOs has their digest")  # fmt: skip
+        self._check(
+            all(sha256_hex(row["content"].encode()) == row["digest"] for row in contents) and bool(contents),
+            f"the content of {len(contents)} LDOs has their digest",
+        )
         self._check({one["digest"] for one in lines} == set(wanted), f"jsonl has {len(lines)} lines, each record once")
 
     def _splits(self) -> None:
@@ -207,8 +215,10 @@ class Proof:
     def _export(self, form: str, target: str, *more: str) -> dict[str, Any]:
         began = time.monotonic()
         said = self._commands.run(*self._command(form, target, *more))
-        self._say(f"{form} {'to S3' if '://' in target else ''}: {said['samples']} samples, {said['shards']} shards, "
-                  f"{said['written']} written now, {time.monotonic() - began:.1f} s")  # fmt: skip
+        self._say(
+            f"{form} {'to S3' if '://' in target else ''}: {said['samples']} samples, {said['shards']} shards, "
+            f"{said['written']} written now, {time.monotonic() - began:.1f} s"
+        )
         return said
 
     def _command(self, form: str, target: str, *more: str) -> tuple[str, ...]:
@@ -269,12 +279,19 @@ async def _ingest(catalog: Catalog, blobs: Blobs, items: list[Item], first: int)
         )
         records.append(
             RecordRow(
-                record_id=one.record_id, kind=one.kind, digest=digest, site="plant", source_id=f"cam-{number % 8}",
-                captured_at_us=_CAPTURED_AT_US + number, sequence=number, media_type=media_type, size_bytes=size_bytes,
+                record_id=one.record_id,
+                kind=one.kind,
+                digest=digest,
+                site="plant",
+                source_id=f"cam-{number % 8}",
+                captured_at_us=_CAPTURED_AT_US + number,
+                sequence=number,
+                media_type=media_type,
+                size_bytes=size_bytes,
                 clip_sha256=one.clip_sha256,
             )
-        )  # fmt: skip
-    await catalog.commit(Batch(blobs=rows, records=records, sightings=[], dead_letters=[]))
+        )
+    await catalog.commit(RowBatch(blobs=rows, records=records, sightings=[], dead_letters=[]))
 
 
 def _digests(path: Path) -> dict[str, str]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from batch.platform.clusters import Generation
+from headrace.batch.platform.clusters import Generation
 from headrace.initialize import initialize
-from infra.native import temporary_stack
-from runtime.settings import Settings
+from headrace.native import temporary_stack
+from headrace.runtime.settings import Settings
 from tests.batch.platform_servers import (
     DAYS,
     FIRST_DAY,
@@ -41,17 +41,25 @@ _LOGINS = {
 }
 _METADATA = "http://169.254.169.254/latest/meta-data"
 _PASSING = [
-    Fault("GET /sequences/all", 502), Fault("GET /sequences/", 503, 3, after=5), Fault("GET /bucket", 504, 2, 7),
+    Fault("GET /sequences/all", 502),
+    Fault("GET /sequences/", 503, 3, after=5),
+    Fault("GET /bucket", 504, 2, 7),
     # Of two pictures the address has ended once: what is asked for again at once is there.
-    Fault("GET /bucket/121", 403), Fault("GET /bucket/190", 403),
-    Fault("GET /sequences/", 401, 1, after=9), Fault("POST /login", 502),
+    Fault("GET /bucket/121", 403),
+    Fault("GET /bucket/190", 403),
+    Fault("GET /sequences/", 401, 1, after=9),
+    Fault("POST /login", 502),
     Fault("GET /organizations", "lost"),
-]  # fmt: skip
+]
 _PASSING_THERE = [
-    Fault("POST /auth", 503), Fault("POST /sequences", "lost", 2, after=3), Fault("GET /annotations", 502, 2, after=2),
-    Fault("POST /detections", "lost", 3, after=10), Fault("POST /detections", 401, 1, after=20),
-    Fault("POST /annotations", "lost", 2, after=5), Fault("POST /annotations", 504, 2, after=9),
-]  # fmt: skip
+    Fault("POST /auth", 503),
+    Fault("POST /sequences", "lost", 2, after=3),
+    Fault("GET /annotations", 502, 2, after=2),
+    Fault("POST /detections", "lost", 3, after=10),
+    Fault("POST /detections", 401, 1, after=20),
+    Fault("POST /annotations", "lost", 2, after=5),
+    Fault("POST /annotations", 504, 2, after=9),
+]
 
 
 def prove(count: int, say: Callable[[str], None]) -> list[str]:
@@ -120,11 +128,15 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     # Nothing that is imported is read again, so only the last two days meet anything.
     last = [row["id"] for row in platform.sequences if str(row["started_at"]).startswith(_LAST)]
     platform.faults = [
-        Fault(f"GET /sequences/{last[0]}/", 500), Fault(f"GET /sequences/{last[1]}/", "html"),
-        Fault(f"GET /sequences/{last[2]}/", "redirect"), Fault(f"GET /sequences/{last[3]}/", "endless"),
-        Fault(f"GET /sequences/{last[4]}/", "cut"), Fault(f"GET /bucket/{last[5]}0", 500),
-        Fault(f"GET /bucket/{last[6]}0", "html"), Fault(f"GET /sequences/all/fromdate?{_SECOND}", 500),
-    ]  # fmt: skip
+        Fault(f"GET /sequences/{last[0]}/", 500),
+        Fault(f"GET /sequences/{last[1]}/", "html"),
+        Fault(f"GET /sequences/{last[2]}/", "redirect"),
+        Fault(f"GET /sequences/{last[3]}/", "endless"),
+        Fault(f"GET /sequences/{last[4]}/", "cut"),
+        Fault(f"GET /bucket/{last[5]}0", 500),
+        Fault(f"GET /bucket/{last[6]}0", "html"),
+        Fault(f"GET /sequences/all/fromdate?{_SECOND}", 500),
+    ]
     platform.addresses = {last[7] * 10: _METADATA}
     annotation.faults = []
     before = len(annotation.annotations)
@@ -172,9 +184,18 @@ def _arrived(settings: Settings, number: int) -> None:
 
 def _command(platform: PlatformServer, annotation: AnnotationServer) -> tuple[str, ...]:
     return (
-        "import-platform", "--date-from", _FIRST, "--date-end", _LAST, "--url-api-platform", platform.url,
-        "--url-api-annotation", annotation.url, "--loglevel", "error",
-    )  # fmt: skip
+        "import-platform",
+        "--date-from",
+        _FIRST,
+        "--date-end",
+        _LAST,
+        "--url-api-platform",
+        platform.url,
+        "--url-api-annotation",
+        annotation.url,
+        "--loglevel",
+        "error",
+    )
 
 
 def _statistics(*, total: int = SEQUENCES, failed: int = 0, created: int) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from headrace.initialize import initialize
-from infra.native import temporary_stack
+from headrace.native import temporary_stack
+from tests.batch.fetch.fetching_world import picture
+from tests.batch.fetch.file_server import FileServer, Handler, file_server
 from tests.conftest import settings_of
-from tests.fetching.fetching_world import picture
-from tests.fetching.file_server import FileServer, Handler, file_server
 from tests.proofs.commands import Commands, announced, connected
 
 COUNT = 10_000
@@ -61,8 +61,14 @@ def prove(count: int, say: Callable[[str], None]) -> list[str]:
         urls = directory / "urls.txt"
         urls.write_text("".join(f"{server.url(f'/{number}')}\n" for number in range(count)))
         command = (
-            "ingest-urls", str(urls), "--state", str(directory / "state"), "--workers", str(_WORKERS), "--json",
-        )  # fmt: skip
+            "ingest-urls",
+            str(urls),
+            "--state",
+            str(directory / "state"),
+            "--workers",
+            str(_WORKERS),
+            "--json",
+        )
         sql = stack.enter_context(connected(settings))
 
         def stored() -> set[str]:

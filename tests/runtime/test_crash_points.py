@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import crash_points
-from runtime.crash_points import VARIABLE, CrashPoint, armed, nowhere
-from runtime.errors import Exit, HeadraceError
+from headrace.runtime import crash_points
+from headrace.runtime.crash_points import VARIABLE, CrashPoint, armed, nowhere
+from headrace.runtime.errors import Exit, HeadraceError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("streams", "store", "producers", "batch")
@@ -80,15 +80,20 @@ def test_a_point_that_is_none_is_refused(text: str):
 def test_a_process_ends_there_at_once(point: CrashPoint):
     script = (
         "import atexit, threading\n"
-        "from runtime.crash_points import CrashPoint, reached\n"
+        "from headrace.runtime.crash_points import CrashPoint, reached\n"
         "atexit.register(print, 'ended in order')\n"
         f"thread = threading.Thread(target=lambda: [reached(CrashPoint({str(point)!r})) for _ in range(2)])\n"
         "thread.start(); thread.join(); print('survived')\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {VARIABLE: f"{point}:2"}, capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {VARIABLE: f"{point}:2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert ended.returncode == Exit.CRASHED
     assert ended.stdout == ""
     assert ended.stderr == f"ended at the crash point {point}, time 2\n"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from runtime import metrics
-from runtime import probes as probes_module
-from runtime.errors import Exit, HeadraceError
-from runtime.health import HealthServer
-from runtime.probes import Probes
+from headrace.runtime import metrics
+from headrace.runtime import probes as probes_module
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.health import HealthServer
+from headrace.runtime.probes import Probes
 
 
 @dataclass

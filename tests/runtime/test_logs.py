@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 import pytest
-from runtime_scripts import run
+
+from tests.runtime.runtime_scripts import run
 
 CANARY = "canary-of-the-logs"
 SCRIPT = """
 import logging, sys
-from runtime.logs import Action, configure_logs, get_log
-from runtime.settings import LogFormat
+from headrace.runtime.logs import Action, configure_logs, get_log
+from headrace.runtime.settings import LogFormat
 
 configure_logs(LogFormat(sys.argv[1]), "info", "test")
 canary = sys.argv[2]
@@ -78,7 +79,7 @@ def test_what_is_no_secret_is_kept_as_it_is(lines: list[dict[str, Any]]) -> None
 
 UNCONFIGURED = """
 import sys
-from runtime.logs import Action, get_log
+from headrace.runtime.logs import Action, get_log
 
 dsn = f"postgresql://user:{sys.argv[1]}@host/db"
 get_log().info(Action.WAITING, address=dsn)

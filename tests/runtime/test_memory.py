@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from runtime.memory import give_back, return_what_is_free
+from headrace.runtime.memory import give_back, return_what_is_free
 
 # Blocks that glibc would keep: it raises its limit with the first that is freed, and something behind holds the heap.
 BURST = """
 import resource, psutil
-from runtime.memory import return_what_is_free
+from headrace.runtime.memory import return_what_is_free
 {call}
 rss = psutil.Process().memory_info
 def burst():
@@ -39,15 +39,18 @@ def test_a_wish_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch):
 def test_a_burst_leaves_nothing_behind():
     done = subprocess.run(
         [sys.executable, "-c", BURST.format(call="assert return_what_is_free()")],
-        capture_output=True, text=True, check=True, env=WITHOUT_WISHES,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env=WITHOUT_WISHES,
+    )
     assert int(done.stdout) < 20
 
 
 # Small blocks, of which one in a thousand is still used: the heap cannot shrink from its end.
 SCATTERED = """
 import psutil
-from runtime.memory import give_back
+from headrace.runtime.memory import give_back
 rss = psutil.Process().memory_info
 blocks = [bytes(1000) for _ in range(100_000)]
 kept = blocks[::1000]
@@ -63,8 +66,12 @@ print((before - rss().rss) // 2**20)
 def test_free_pages_between_used_blocks_are_given_back(call: str, returned: bool):
     done = subprocess.run(
         [sys.executable, "-c", SCATTERED.format(call=call)],
-        capture_output=True, text=True, timeout=60, check=True, env=WITHOUT_WISHES,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=WITHOUT_WISHES,
+    )
     assert (int(done.stdout) > 50) == returned
 
 
@@ -76,7 +83,7 @@ def test_giving_back_may_be_repeated():
 # The same within a process of the service, which does it by itself.
 RUNNING = """
 import asyncio, psutil
-from runtime import memory, process
+from headrace.runtime import memory, process
 memory.GIVE_BACK_EVERY_S = 0.1
 rss = psutil.Process().memory_info
 
@@ -105,6 +112,10 @@ def test_a_running_process_gives_back_by_itself_unless_told_otherwise(
 ):
     done = subprocess.run(
         [sys.executable, "-c", RUNNING.format(ticks=ticks)],
-        capture_output=True, text=True, timeout=60, check=True, env=WITHOUT_WISHES | wishes,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=WITHOUT_WISHES | wishes,
+    )
     assert (int(done.stdout.splitlines()[-1]) > 50) == returned

@@ -3,16 +3,16 @@
 import signal
 
 import pytest
-from runtime_scripts import Ended, run, start, wait
 
-from runtime.errors import Exit, HeadraceError, unreachable
+from headrace.runtime.errors import Exit, HeadraceError, unreachable
+from tests.runtime.runtime_scripts import Ended, run, start, wait
 
 SCRIPT = """
 import asyncio, sys, time
-from runtime import process
-from runtime.errors import Exit, HeadraceError
-from runtime.logs import configure_logs
-from runtime.settings import LogFormat
+from headrace.runtime import process
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.logs import configure_logs
+from headrace.runtime.settings import LogFormat
 
 process.STOP_S_MAX = 5.0 if sys.argv[1].startswith('waits') else 0.5
 configure_logs(LogFormat.JSON, "info", "test")
@@ -46,8 +46,8 @@ async def breaks(stop):
     raise RuntimeError("cannot use postgresql://user:a-canary@host/db")
 
 async def waits_for_kafka(stop):
-    from runtime.kafka import wait_for_kafka
-    from runtime.settings import load_settings
+    from headrace.runtime.kafka import wait_for_kafka
+    from headrace.runtime.settings import load_settings
     print("running", flush=True)
     settings = load_settings(_env_file=None, kafka_bootstrap="127.0.0.1:1", start_wait_s_max=60)
     await wait_for_kafka(settings, stop=stop)
@@ -111,9 +111,16 @@ def test_what_main_returns_is_the_exit_code() -> None:
 
 def test_the_exit_codes_are_a_contract() -> None:
     assert {one.name: one.value for one in Exit} == {
-        "OK": 0, "FAILED": 1, "USAGE": 2, "UNREACHABLE": 3, "STUCK": 70, "BROKEN": 71, "TRANSIENT": 75, "QUOTA": 78,
+        "OK": 0,
+        "FAILED": 1,
+        "USAGE": 2,
+        "UNREACHABLE": 3,
+        "STUCK": 70,
+        "BROKEN": 71,
+        "TRANSIENT": 75,
+        "QUOTA": 78,
         "CRASHED": 79,
-    }  # fmt: skip
+    }
 
 
 def test_an_error_says_what_where_and_what_to_do_next() -> None:

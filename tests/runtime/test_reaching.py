@@ -9,12 +9,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from runtime import waiting
-from runtime.errors import Exit, HeadraceError
-from runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
-from runtime.settings import Settings, load_settings
-from runtime.waiting import Stopped, wait_for
-from schemas.topics import TOPICS
+from headrace.runtime import wait_for_service
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
+from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.wait_for_service import StoppedError, wait_for
+from headrace.schemas.topics import TOPICS
 from tests.conftest import free_port
 
 AWAY = HeadraceError("store_unreachable", "no connection", where="s3://b", exit_code=Exit.UNREACHABLE)
@@ -38,7 +38,7 @@ class Call:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(wait_for_service, "_PAUSE_S", 0.001)
 
 
 async def test_a_service_that_comes_back_is_waited_for_and_that_is_said_once(
@@ -71,7 +71,7 @@ async def test_any_other_error_passes_through() -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_a_stop_ends_the_waiting_at_once(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_PAUSE_S", 60)
+    monkeypatch.setattr(wait_for_service, "_PAUSE_S", 60)
     stop = asyncio.Event()
 
     async def call() -> None:
@@ -80,10 +80,10 @@ async def test_a_stop_ends_the_waiting_at_once(hangs: bool, monkeypatch: pytest.
             await asyncio.sleep(60)
         raise AWAY
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         async with asyncio.timeout(10):
             await wait_for("store", call, wait_s_max=60, stop=stop)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         await wait_for("store", Call(), wait_s_max=60, stop=stop)
 
 
@@ -135,8 +135,13 @@ def kafka(**changes: Any) -> Settings:
 
 async def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() -> None:
     address = f"127.0.0.1:{free_port()}"
-    settings = kafka(kafka_bootstrap=address, start_wait_s_max=0, kafka_security="SASL_PLAINTEXT",
-                     kafka_username="me", kafka_password=CANARY)  # fmt: skip
+    settings = kafka(
+        kafka_bootstrap=address,
+        start_wait_s_max=0,
+        kafka_security="SASL_PLAINTEXT",
+        kafka_username="me",
+        kafka_password=CANARY,
+    )
     began = time.monotonic()
     with pytest.raises(HeadraceError) as caught:
         await wait_for_kafka(settings)
@@ -151,8 +156,9 @@ def test_the_clients_are_told_how_to_log_in_only_where_they_must() -> None:
     assert not [name for name in client_config(kafka()) if name.startswith(("sasl", "ssl"))]
     config = client_config(
         kafka(kafka_security="SASL_SSL", kafka_username="me", kafka_password=CANARY, kafka_ca_file="/ca.pem"),
-        group_id="g", enable_auto_commit=False,
-    )  # fmt: skip
+        group_id="g",
+        enable_auto_commit=False,
+    )
     assert config["security.protocol"] == "SASL_SSL"
     assert (config["sasl.username"], config["sasl.password"]) == ("me", CANARY)
     assert config["ssl.ca.location"] == "/ca.pem"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from runtime.errors import Exit, HeadraceError
-from runtime.setting_names import NOT_SETTINGS
-from runtime.settings import LogFormat, Settings, load_settings
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.setting_names import NOT_SETTINGS
+from headrace.runtime.settings import LogFormat, Settings, load_settings
 
 CANARY = "canary-password-that-is-long-enough-for-all"
 SECRETS = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]

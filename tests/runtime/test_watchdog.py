@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from runtime_scripts import run
 
-from runtime import watchdog as watchdog_module
-from runtime.errors import Exit
-from runtime.watchdog import Watchdog
+from headrace.runtime import watchdog as watchdog_module
+from headrace.runtime.errors import Exit
+from headrace.runtime.watchdog import Watchdog
 from tests.conftest import until
+from tests.runtime.runtime_scripts import run
 
 HANGS = """
 import asyncio, sys, time
-from runtime.watchdog import Watchdog
+from headrace.runtime.watchdog import Watchdog
 
 def stands_still_here():
     time.sleep(60)
@@ -39,8 +39,8 @@ def test_a_process_with_work_that_stands_still_ends_with_its_stacks_in_the_log(h
 
 NOBODY_LISTENS = """
 import sys, time
-from runtime import watchdog
-from runtime.watchdog import Watchdog
+from headrace.runtime import watchdog
+from headrace.runtime.watchdog import Watchdog
 
 class Log:
     def error(self, *_args, **_more):
@@ -52,7 +52,7 @@ time.sleep(60)
 """
 CANNOT_LOOK = """
 import sys, time
-from runtime.watchdog import Watchdog
+from headrace.runtime.watchdog import Watchdog
 
 def fails():
     raise RuntimeError("cannot look")

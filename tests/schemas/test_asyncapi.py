@@ -9,12 +9,12 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas import asyncapi
-from schemas.codec import encode
-from schemas.events import Cid
-from schemas.headers import headers_for
-from schemas.registry import REGISTRY
-from schemas.topics import TOPICS
+from headrace.schemas import asyncapi
+from headrace.schemas.codec import encode
+from headrace.schemas.events import Cid
+from headrace.schemas.headers import headers_for
+from headrace.schemas.registry import REGISTRY
+from headrace.schemas.topics import TOPICS
 
 DOCUMENT = asyncapi.asyncapi()
 COMMITTED = Path(__file__).parents[2] / "docs" / "asyncapi.json"

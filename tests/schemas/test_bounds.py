@@ -2,9 +2,9 @@
 
 import pytest
 
-from schemas.array_bounds import check_arrays, has_array
-from schemas.reject import Rejected
-from schemas.union_bounds import check_unions, plan_of
+from headrace.schemas.avro_guard import check_arrays, has_array
+from headrace.schemas.reject import RejectedError
+from headrace.schemas.union_bounds import check_unions, plan_of
 
 
 def record(*types: object) -> dict[str, object]:
@@ -38,7 +38,7 @@ def test_unions_behind_values_of_every_width_are_found() -> None:
     check_unions(plan, before + b"\x02" + bytes(8) + b"\x02\x02a" + b"\x02\x80\x01", 0)
     check_unions(plan, before + b"\x00\x00\x00", 0)
     for hostile in (b"\x01\x00\x00", b"\x00\x01\x00", b"\x00\x00\x03", b"\x02" + bytes(8) + b"\x04"):
-        with pytest.raises(Rejected, match="branch"):
+        with pytest.raises(RejectedError, match="branch"):
             check_unions(plan, before + hostile, 0)
 
 
@@ -54,5 +54,5 @@ def test_arrays_behind_values_of_every_width_are_counted() -> None:
     before = b"\x01" + bytes(4) + bytes(8) + b"\x02x" + b"\x02\x02y"
     check_arrays(schema, before + b"\x04\x00\x02" + bytes(4) + b"\x00", 0)
     for hostile in (b"", b"\x04\x00", b"\x04\x00\x02" + bytes(3), b"\x01", b"\x80" * 10, b"\xfe\xff\xff\xff\x0f"):
-        with pytest.raises(Rejected):
+        with pytest.raises(RejectedError):
             check_arrays(schema, before + hostile, 0)

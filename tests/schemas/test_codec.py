@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import events
-from schemas.codec import decode, encode
-from schemas.events import Cid, Clip, DeadLetter, Frame, Ldo, PerceivedFrame, Region
-from schemas.limits import ARRAY_ITEMS_MAX
-from schemas.registry import REGISTRY
-from schemas.reject import RejectCode, Rejected
+from headrace.schemas import events
+from headrace.schemas.codec import decode, encode
+from headrace.schemas.events import Cid, Clip, DeadLetter, Frame, Ldo, PerceivedFrame, Region
+from headrace.schemas.limits import ARRAY_ITEMS_MAX
+from headrace.schemas.registry import REGISTRY
+from headrace.schemas.reject import RejectCode, RejectedError
 
 EVENTS = (
     events.Cid,
@@ -50,11 +50,20 @@ SAMPLES = (
     Clip(**ORIGIN, sha256="0" * 64, duration_us=5, size_bytes=3, claim="staging/a/b/c", about="C-1"),
     Ldo(**ORIGIN, ldo_id="L-1", body=b"{}"),
     DeadLetter(
-        event_id="e", code="empty_value", reason="r", topic="t", partition=0, offset=1, timestamp_us=2,
-        key=None, value=b"v", headers=b"[]", rejected_at_us=3,
+        event_id="e",
+        code="empty_value",
+        reason="r",
+        topic="t",
+        partition=0,
+        offset=1,
+        timestamp_us=2,
+        key=None,
+        value=b"v",
+        headers=b"[]",
+        rejected_at_us=3,
     ),
     PERCEIVED,
-)  # fmt: skip
+)
 
 
 def number(value: int) -> bytes:
@@ -87,8 +96,8 @@ def any_of(event: type) -> st.SearchStrategy:
     return st.builds(event, **named)
 
 
-def rejection(raw: bytes | None, expected: type) -> Rejected:
-    with pytest.raises(Rejected) as caught:
+def rejection(raw: bytes | None, expected: type) -> RejectedError:
+    with pytest.raises(RejectedError) as caught:
         decode(raw, expected)
     assert len(str(caught.value)) < 300
     return caught.value
@@ -158,7 +167,7 @@ def test_garbage_is_an_event_or_rejected_and_nothing_else(sample: events.Event, 
     for hostile in (garbage, raw[:5] + garbage, raw[: 5 + at] + garbage, raw[: 5 + at] + garbage + raw[5 + at :]):
         try:
             assert isinstance(decode(hostile, type(sample)), type(sample))
-        except Rejected:
+        except RejectedError:
             continue
 
 

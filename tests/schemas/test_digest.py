@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas.digest import (
+from headrace.schemas.digest import (
     blob_key,
     canonical_body,
     dead_letter_id,
@@ -23,8 +23,8 @@ from schemas.digest import (
     staging_key,
     staging_prefix,
 )
-from schemas.events import Cid, Kind, Ldo
-from schemas.reject import RejectCode, Rejected
+from headrace.schemas.events import Cid, Kind, Ldo
+from headrace.schemas.reject import RejectCode, RejectedError
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_000_000, "sequence": 7}
 CID = Cid(**ORIGIN, code="C-1")
@@ -157,7 +157,7 @@ def test_a_body_may_repeat_what_its_message_says_and_then_it_stands_only_there()
 )
 def test_a_body_that_contradicts_its_message_is_rejected(contradiction: bytes) -> None:
     body = b'{"sensor_data": {}, "context": {}, "prediction": {}, ' + contradiction + b"}"
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(RejectedError) as caught:
         canonical_body(replace(LDO, body=body))
     assert caught.value.code == RejectCode.FIELD_OUT_OF_RANGE
 

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from schemas.events import CaptureRequest, Cid, DeadLetter, Ingested
-from schemas.headers import headers_for, new_traceparent, rfc3339, traceparent_of
+from headrace.schemas.events import CaptureRequest, Cid, DeadLetter, Ingested
+from headrace.schemas.headers import headers_for, new_traceparent, rfc3339, traceparent_of
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
 CID = Cid(**ORIGIN, code="C-1")

@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from schemas.json_bounds import NESTING_MAX, canonical, check_keepable, members, parse_object
-from schemas.reject import RejectCode, Rejected
+from headrace.schemas.json_guard import NESTING_MAX, canonical, check_keepable, members, parse_object
+from headrace.schemas.reject import RejectCode, RejectedError
 
 
 def nested(levels: int) -> bytes:
@@ -27,7 +27,7 @@ def nested(levels: int) -> bytes:
     ],
 )
 def test_what_is_no_json_object_is_rejected(hostile: bytes) -> None:
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(RejectedError) as caught:
         parse_object(hostile, "body")
     assert caught.value.code == RejectCode.NOT_JSON
     assert len(caught.value.reason) < 200
@@ -35,7 +35,7 @@ def test_what_is_no_json_object_is_rejected(hostile: bytes) -> None:
 
 @pytest.mark.parametrize("lacking", [b"{}", b'{"part": null}', b'{"part": [1]}', b'{"part": "x"}'])
 def test_a_required_object_must_be_there_and_be_an_object(lacking: bytes) -> None:
-    with pytest.raises(Rejected, match="lacks the object part") as caught:
+    with pytest.raises(RejectedError, match="lacks the object part") as caught:
         parse_object(lacking, "body", required=("part",))
     assert caught.value.code == RejectCode.MISSING_FIELD
     assert parse_object(b'{"part": {}}', "body", required=("part",)) == {"part": {}}
@@ -43,14 +43,14 @@ def test_a_required_object_must_be_there_and_be_an_object(lacking: bytes) -> Non
 
 def test_the_canonical_form_has_sorted_keys_and_no_space() -> None:
     assert canonical({"ü": 1.0, "a": {"c": 1, "b": []}}) == '{"a":{"b":[],"c":1},"ü":1.0}'.encode()
-    with pytest.raises(Rejected, match="surrogate"):
+    with pytest.raises(RejectedError, match="surrogate"):
         canonical({"a": "\ud800"})
 
 
 def test_a_document_may_be_so_deep_that_it_can_still_be_shown_within_another() -> None:
     value = parse_object(nested(NESTING_MAX), "body")
     assert orjson.loads(orjson.dumps({"records": [{"attributes": value}]}))["records"][0]["attributes"] == value
-    with pytest.raises(Rejected, match="nested more than") as caught:
+    with pytest.raises(RejectedError, match="nested more than") as caught:
         parse_object(nested(NESTING_MAX + 1), "body")
     assert caught.value.code == RejectCode.NOT_JSON
     assert parse_object(b'{"a":[' + b"[],".join([b""] * 1000) + b"[]]}", "body")
@@ -58,15 +58,13 @@ def test_a_document_may_be_so_deep_that_it_can_still_be_shown_within_another() -
 
 def test_members_are_as_they_are_written() -> None:
     data = b' { "a" : [1, {"x":"}"}]\t,\n"\\u0062":1.50e3,"a":123456789012345678901 } '
-    assert list(members(data)) == [
-        ("a", b'[1, {"x":"}"}]'), ("b", b"1.50e3"), ("a", b"123456789012345678901")
-    ]  # fmt: skip
+    assert list(members(data)) == [("a", b'[1, {"x":"}"}]'), ("b", b"1.50e3"), ("a", b"123456789012345678901")]
     assert list(members(b"{ }")) == []
 
 
 def test_the_character_that_postgresql_cannot_keep_is_rejected() -> None:
     check_keepable(b'{"a": "\\\\u0000"}', "attributes")
     for hostile in (b'{"a": "\\u0000"}', b'{"a": "\\\\\\u0000"}', b'{"\\u0000": 1}'):
-        with pytest.raises(Rejected, match="U\\+0000") as caught:
+        with pytest.raises(RejectedError, match="U\\+0000") as caught:
             check_keepable(hostile, "attributes")
         assert caught.value.code == RejectCode.NOT_JSON

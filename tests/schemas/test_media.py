@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.media import ImageHeader, VideoHeader, image_header, video_header
+from headrace.schemas.media_probe import ImageHeader, VideoHeader, image_header, video_header
 
 WIDTH, HEIGHT = 66, 34
 PIXELS = np.arange(WIDTH * HEIGHT * 3, dtype=np.uint32).astype(np.uint8).reshape(HEIGHT, WIDTH, 3)
@@ -30,8 +30,9 @@ WEBP_LOSSY = encoded(".webp", cv2.IMWRITE_WEBP_QUALITY, 50)
 WEBP_LOSSLESS = encoded(".webp", cv2.IMWRITE_WEBP_QUALITY, 101)
 WEBP_EXTENDED = (
     b"RIFF\x00\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x10\x00\x00\x00"
-    + (WIDTH - 1).to_bytes(3, "little") + (HEIGHT - 1).to_bytes(3, "little")
-)  # fmt: skip
+    + (WIDTH - 1).to_bytes(3, "little")
+    + (HEIGHT - 1).to_bytes(3, "little")
+)
 EXIF = b"\xff\xe1" + (0xFFFF).to_bytes(2, "big") + bytes(0xFFFD)
 
 
@@ -150,7 +151,7 @@ def test_a_fragmented_video_does_not_say_its_duration():
         (FTYP + box(b"moov", MVHD + box(b"trak", box(b"edts")) + box(b"trak", box(b"tkhd"))), SAID),
         (FTYP + box(b"moov", MVHD + track(0, 0) * 64 + track(4, 2)), SAID),
     ],
-)  # fmt: skip
+)
 def test_an_mp4_says_what_its_header_says(data: bytes, header: VideoHeader):
     assert video_header(data, len(data)) == header
 

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.limits import CODE_BYTES_MAX, NAME_BYTES_MAX
-from schemas.names import check_code, check_name
-from schemas.reject import RejectCode, Rejected
+from headrace.schemas.limits import CODE_BYTES_MAX, NAME_BYTES_MAX
+from headrace.schemas.names import check_code, check_name
+from headrace.schemas.reject import RejectCode, RejectedError
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_name_that_can_be_shown_passes(name: str):
     ],
 )
 def test_a_name_that_cannot_be_shown_is_refused_without_being_repeated(name: str, says: str):
-    with pytest.raises(Rejected, match="site") as refused:
+    with pytest.raises(RejectedError, match="site") as refused:
         check_name(name, "site")
     assert refused.value.code is RejectCode.FIELD_OUT_OF_RANGE
     assert says in refused.value.reason
@@ -40,7 +40,7 @@ def test_a_name_that_cannot_be_shown_is_refused_without_being_repeated(name: str
 
 
 def test_an_empty_name_is_missing():
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(RejectedError) as refused:
         check_name("", "site")
     assert refused.value.code is RejectCode.MISSING_FIELD
 
@@ -49,7 +49,7 @@ def test_an_empty_name_is_missing():
 def test_any_text_passes_or_is_refused(name: str):
     try:
         check_name(name, "site")
-    except Rejected:
+    except RejectedError:
         return
     assert name.strip() == name
     assert 0 < len(name.encode()) <= NAME_BYTES_MAX
@@ -66,7 +66,7 @@ def test_a_code_is_whatever_was_printed(code: str):
     [("", "is empty"), ("a\x00", "U+0000"), ("\ud800", "surrogate"), ("é" * (CODE_BYTES_MAX // 2 + 1), "4098 bytes")],
 )
 def test_a_code_that_cannot_be_kept_is_refused_without_being_repeated(code: str, says: str):
-    with pytest.raises(Rejected, match="about") as refused:
+    with pytest.raises(RejectedError, match="about") as refused:
         check_code(code, "about")
     assert says in refused.value.reason
     assert len(refused.value.reason) < 100

@@ -2,7 +2,7 @@ from uuid import UUID
 
 import pytest
 
-from schemas.redrive import REDRIVE_ATTEMPT, REDRIVE_OF, REDRIVE_ORIGIN, Redrive, redrive_headers, redrive_of
+from headrace.schemas.redrive import REDRIVE_ATTEMPT, REDRIVE_OF, REDRIVE_ORIGIN, Redrive, redrive_headers, redrive_of
 
 LETTER = UUID("11111111-2222-5333-8444-555555555555")
 SAID = Redrive(LETTER, 3)

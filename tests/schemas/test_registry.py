@@ -8,18 +8,26 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import decode, encode
-from schemas.events import Frame, Origin
-from schemas.registry import REGISTRY, Registry
-from schemas.reject import RejectCode, Rejected
-from schemas.topics import TOPICS
+from headrace.schemas.codec import decode, encode
+from headrace.schemas.events import Frame, Origin
+from headrace.schemas.registry import REGISTRY, Registry
+from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.topics import TOPICS
 
-AVRO = files("schemas") / "avro"
+AVRO = files("headrace.schemas") / "avro"
 INPUTS = sorted({topic.event.__name__ for name, topic in TOPICS.items() if name.startswith("edge.")})
 FRAME = Frame(
-    source_id="camera-1", site="plant", captured_at_us=1, sequence=2, sha256="0" * 64, media_type="image/png",
-    width=1, height=2, size_bytes=3, body=b"abc",
-)  # fmt: skip
+    source_id="camera-1",
+    site="plant",
+    captured_at_us=1,
+    sequence=2,
+    sha256="0" * 64,
+    media_type="image/png",
+    width=1,
+    height=2,
+    size_bytes=3,
+    body=b"abc",
+)
 
 
 def canonical(node: Any, namespace: str = "") -> Any:
@@ -134,7 +142,7 @@ def test_the_newest_version_is_written_and_read(tmp_path: Path) -> None:
 
 def test_a_version_from_the_future_is_rejected_by_name(tmp_path: Path) -> None:
     raw = encode(FRAME, with_v2(tmp_path))
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(RejectedError) as caught:
         decode(raw, Frame)
     assert caught.value.code == RejectCode.UNKNOWN_SCHEMA
 
@@ -142,7 +150,7 @@ def test_a_version_from_the_future_is_rejected_by_name(tmp_path: Path) -> None:
 def test_bytes_of_an_older_version_that_do_not_follow_it_are_rejected(tmp_path: Path) -> None:
     grown = with_v2(tmp_path)
     for hostile in (encode(FRAME)[:20], encode(FRAME) + b"\x00"):
-        with pytest.raises(Rejected) as caught:
+        with pytest.raises(RejectedError) as caught:
             decode(hostile, FrameV2, grown)
         assert caught.value.code == RejectCode.UNDECODABLE
 

@@ -4,16 +4,16 @@ import re
 
 import pytest
 
-from schemas.codec import encode
-from schemas.events import Cid, Clip, DeadLetter, Frame, Kind, Ldo, kind_of
-from schemas.limits import (
+from headrace.schemas.codec import encode
+from headrace.schemas.events import Cid, Clip, DeadLetter, Frame, Kind, Ldo, kind_of
+from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CODE_BYTES_MAX,
     INLINE_BYTES_MAX,
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic
+from headrace.schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic
 
 NAME = "n" * NAME_BYTES_MAX
 ORIGIN = {"source_id": NAME, "site": NAME, "captured_at_us": 2**62, "sequence": 2**62}
@@ -36,10 +36,18 @@ def test_the_largest_event_fits_its_topic_with_room_for_one_that_is_too_large(ev
 def test_every_rejected_message_fits_the_dead_letters(kind: Kind) -> None:
     topic = input_topic(kind)
     letter = DeadLetter(
-        event_id="e" * 36, code="c" * 40, reason="r" * 1000, topic=topic.name, partition=1, offset=2**62,
-        timestamp_us=2**62, key=NAME.encode(), value=bytes(topic.message_bytes_max), headers=b" " * 10_000,
+        event_id="e" * 36,
+        code="c" * 40,
+        reason="r" * 1000,
+        topic=topic.name,
+        partition=1,
+        offset=2**62,
+        timestamp_us=2**62,
+        key=NAME.encode(),
+        value=bytes(topic.message_bytes_max),
+        headers=b" " * 10_000,
         rejected_at_us=2**62,
-    )  # fmt: skip
+    )
     assert len(encode(letter)) < DEAD_LETTERS.message_bytes_max
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from random import Random
 from typing import TypeVar
 
-from simulation_loop import Crashed, Process, VirtualLoop, this_process
+from tests.simulation.simulation_loop import Crashed, Process, VirtualLoop, this_process
 
 T = TypeVar("T")
 
@@ -48,10 +48,18 @@ class Effect(StrEnum):
 
 
 SERVICE = {
-    Step.PUT: "store", Step.PROMOTE: "store", Step.DISCARD: "store", Step.KNOWN: "catalog", Step.COMMIT: "catalog",
-    Step.CLAIM: "catalog", Step.LEAD: "catalog", Step.CHECKPOINTS: "catalog", Step.MARK_SEEN: "catalog",
-    Step.PENDING: "catalog", Step.MARK: "catalog",
-}  # fmt: skip
+    Step.PUT: "store",
+    Step.PROMOTE: "store",
+    Step.DISCARD: "store",
+    Step.KNOWN: "catalog",
+    Step.COMMIT: "catalog",
+    Step.CLAIM: "catalog",
+    Step.LEAD: "catalog",
+    Step.CHECKPOINTS: "catalog",
+    Step.MARK_SEEN: "catalog",
+    Step.PENDING: "catalog",
+    Step.MARK: "catalog",
+}
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from uuid import UUID
 
-from simulation_faults import Sent, Step, Weather
-from simulation_loop import Crashed, Process
-
-from schemas.codec import encode
-from schemas.digest import dead_letter_id, event_id, record_id, sha256_hex, staging_key
-from schemas.events import InputEvent, Kind
-from schemas.topics import input_topic
-from streams.core.delivery import Delivery
-from streams.core.examine import Accepted, examine
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import dead_letter_id, event_id, record_id, sha256_hex, staging_key
+from headrace.schemas.events import InputEvent, Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.examine import AcceptedDelivery, examine
+from tests.simulation.simulation_faults import Sent, Step, Weather
+from tests.simulation.simulation_loop import Crashed, Process
 from tests.streams.streams_samples import NOW_US, cid, frame, png, raw_delivery
 
 KINDS = (Kind.CID, Kind.FRAME)
@@ -71,7 +70,7 @@ class Topics:
     """What is in the input topics, and what has to become of it."""
 
     def __init__(self, messages: tuple[Sent, ...]) -> None:
-        self.logs: dict[tuple[str, int], list[Delivery]] = {
+        self.logs: dict[tuple[str, int], list[ConsumedMessage]] = {
             (input_topic(kind).name, partition): [] for kind in KINDS for partition in range(PARTITIONS)
         }
         self.staged: dict[str, bytes] = {}
@@ -88,12 +87,12 @@ class Topics:
         log.append(delivery)
         place = (delivery.topic, delivery.partition, delivery.offset)
         one = examine(kind, delivery, NOW_US)
-        good = isinstance(one, Accepted) and sent.what != "false_claim"
+        good = isinstance(one, AcceptedDelivery) and sent.what != "false_claim"
         self.expected.append(
             Expected(
                 place,
                 f"camera-{sent.source}",
-                record_id(kind, one.digest) if good and isinstance(one, Accepted) else None,
+                record_id(kind, one.digest) if good and isinstance(one, AcceptedDelivery) else None,
                 None if good else dead_letter_id(*place, value),
             )
         )
@@ -126,9 +125,9 @@ class Group:
         self._rebalance()
         return member
 
-    def take(self, member: Member, topic: str, upto: int) -> list[Delivery]:
+    def take(self, member: Member, topic: str, upto: int) -> list[ConsumedMessage]:
         """The next messages of a topic, from all partitions that the member has."""
-        taken: list[Delivery] = []
+        taken: list[ConsumedMessage] = []
         for place in sorted(member.positions):
             if place[0] == topic and len(taken) < upto:
                 position = member.positions[place]
@@ -137,7 +136,7 @@ class Group:
                 taken += some
         return taken
 
-    def ack(self, member: Member, delivery: Delivery) -> None:
+    def ack(self, member: Member, delivery: ConsumedMessage) -> None:
         place = delivery.topic, delivery.partition
         if place in member.positions:
             member.acked[place] = max(member.acked.get(place, 0), delivery.offset + 1)
@@ -183,7 +182,7 @@ class Group:
 class InputEventHandle:
     """Faust's event."""
 
-    def __init__(self, weather: Weather, group: Group, member: Member, delivery: Delivery) -> None:
+    def __init__(self, weather: Weather, group: Group, member: Member, delivery: ConsumedMessage) -> None:
         self._weather, self._group, self._member, self._delivery = weather, group, member, delivery
         self.message = _Message(delivery)
 
@@ -203,7 +202,7 @@ class InputEventHandle:
 
 
 class _Message:
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: ConsumedMessage) -> None:
         self.topic, self.partition, self.offset = delivery.topic, delivery.partition, delivery.offset
         self.timestamp, self.key, self.value = delivery.timestamp_us / 1e6, delivery.key, delivery.value
         self.headers = list(delivery.headers)

@@ -5,25 +5,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from simulation_faults import Step
-from simulation_run import System
-from simulation_stores import CATALOG_AWAY
+from headrace.schemas.digest import event_id
+from headrace.schemas.topics import ingested_topic
+from headrace.store.catalog.rows import CommitResult
+from headrace.streams.relay.loop import Relay
+from headrace.streams.relay.outbox_publisher import OutboxPublisher
+from headrace.streams.relay.plan import announce
+from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
+from headrace.streams.worker.ingest import Ingest, Prepared
+from headrace.streams.worker.ports import StreamEvent
+from tests.simulation.simulation_faults import Step
+from tests.simulation.simulation_run import System
+from tests.simulation.simulation_stores import CATALOG_AWAY
 
-from schemas.digest import event_id
-from schemas.topics import ingested_topic
-from store.rows import Committed
-from streams.ingest import Ingest, Prepared
-from streams.lane import Lane, delivery_of
-from streams.ports import Event
-from streams.relay.announcer import Announcer
-from streams.relay.loop import Relay
-from streams.relay.plan import announce
 
-
-class AckBeforeCommit(Lane):
+class AckBeforeCommit(BatchPipeline):
     """Acknowledges what is decoded and stored, and then writes the rows."""
 
-    async def _carry(self, events: Sequence[Event], before: Any) -> None:
+    async def _carry(self, events: Sequence[StreamEvent], before: Any) -> None:
         try:
             prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
             if before is not None:
@@ -35,17 +34,17 @@ class AckBeforeCommit(Lane):
             self._end(error)
 
 
-class AckOutOfOrder(Lane):
+class AckOutOfOrder(BatchPipeline):
     """Does not wait for the batch before."""
 
-    async def _carry(self, events: Sequence[Event], _before: Any) -> None:
+    async def _carry(self, events: Sequence[StreamEvent], _before: Any) -> None:
         await super()._carry(events, None)
 
 
 class PublishBeforeCommit(Ingest):
     """The worker announces by itself, before the transaction."""
 
-    async def commit(self, prepared: Prepared) -> Committed:
+    async def commit(self, prepared: Prepared) -> CommitResult:
         catalog: Any = self._catalog
         for row in {row.record_id: row for row in prepared.batch.records}.values():
             if row.record_id not in catalog.records:
@@ -58,7 +57,7 @@ class PublishBeforeCommit(Ingest):
 class ClaimFirst(Ingest):
     """Deduplicates by a set of its own, which it writes before the rows."""
 
-    async def commit(self, prepared: Prepared) -> Committed:
+    async def commit(self, prepared: Prepared) -> CommitResult:
         catalog: Any = self._catalog
 
         def claim() -> set[Any]:
@@ -74,7 +73,7 @@ class ClaimFirst(Ingest):
 class MarkBeforeSend(Relay):
     """Marks the rows, and then announces them."""
 
-    async def _announce(self, announcer: Announcer, rows: list[Any]) -> None:
+    async def _announce(self, announcer: OutboxPublisher, rows: list[Any]) -> None:
         await self._outbox.mark([row.outbox_id for row in rows])
         await self._blocking(lambda: announcer.announce(map(announce, rows)))
 

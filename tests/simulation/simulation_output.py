@@ -12,11 +12,11 @@ from uuid import UUID
 from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from simulation_faults import Step, Weather
-from simulation_loop import this_process
 
-from streams.relay.announcer import TRANSACTION_S_MAX
-from streams.relay.plan import OUTPUT_TOPICS
+from headrace.streams.relay.outbox_publisher import TRANSACTION_S_MAX
+from headrace.streams.relay.plan import OUTPUT_TOPICS
+from tests.simulation.simulation_faults import Step, Weather
+from tests.simulation.simulation_loop import this_process
 
 PARTITIONS = 2
 PLACES = [(topic, partition) for topic in OUTPUT_TOPICS for partition in range(PARTITIONS)]
@@ -160,9 +160,10 @@ class SimulatedProducer:
     def commit_transaction(self, _timeout: float) -> None:
         for place, headers, on_delivery in self._waiting:
             at = self._weather.step_now(
-                Step.SEND, lambda place=place, headers=headers: self._output.send(self._epoch, place, headers),  # type: ignore[misc]
+                Step.SEND,
+                lambda place=place, headers=headers: self._output.send(self._epoch, place, headers),  # type: ignore[misc]
                 away=TIMED_OUT,
-            )  # fmt: skip
+            )
             on_delivery(None, Told(place, at))
         self._weather.step_now(Step.END, lambda: self._output.end(self._epoch), away=TIMED_OUT)
 

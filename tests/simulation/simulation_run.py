@@ -10,27 +10,26 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from simulation_faults import Schedule, Step, Weather
-from simulation_input import KAFKA_AWAY, KINDS, Group, InputEventHandle, Member, Topics
-from simulation_loop import PROCESS, Process, this_process
-from simulation_output import Output, SimulatedAdmin, SimulatedConsumer, SimulatedProducer
-from simulation_stores import SimulatedBlobs, SimulatedCatalog, SimulatedOutbox
-
-import streams.lane
-import streams.relay.announcer
-import streams.relay.loop
-import streams.relay.tail
-import streams.retry
-from runtime.errors import Exit
-from runtime.settings import load_settings
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams.core.faults import RetryPolicy
-from streams.core.quota import Quota
-from streams.ingest import Ingest
-from streams.lane import Lane, Limits
-from streams.relay.loop import Relay
-from streams.retry import Retry
+import headrace.streams.relay.loop
+import headrace.streams.relay.outbox_publisher
+import headrace.streams.relay.published_offsets
+import headrace.streams.worker.batch_pipeline
+import headrace.streams.worker.retry
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import load_settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.core.faults import RetryPolicy
+from headrace.streams.core.quota import Quota
+from headrace.streams.relay.loop import Relay
+from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.retry import Retry
+from tests.simulation.simulation_faults import Schedule, Step, Weather
+from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, Group, InputEventHandle, Member, Topics
+from tests.simulation.simulation_loop import PROCESS, Process, this_process
+from tests.simulation.simulation_output import Output, SimulatedAdmin, SimulatedConsumer, SimulatedProducer
+from tests.simulation.simulation_stores import SimulatedBlobs, SimulatedCatalog, SimulatedOutbox
 from tests.streams.streams_samples import NOW_US
 
 FINISHED_S_MAX = 900  # of simulated time; every fault passes within 40 s
@@ -43,7 +42,7 @@ SETTINGS = load_settings(_env_file=None, relay_rows_max=3, relay_poll_s=2.0)
 class System:
     """What is simulated: the real classes, or mutants of them."""
 
-    lane: type[Lane] = Lane
+    lane: type[BatchPipeline] = BatchPipeline
     ingest: Callable[..., Ingest] = Ingest
     relay: type[Relay] = Relay
 
@@ -144,13 +143,13 @@ async def _worker(world: World) -> None:
 
     async with asyncio.TaskGroup() as group:
         for kind in KINDS:
-            limits = Limits(batches_max=3, messages_max=world.schedule.batch_max, bytes_max=10**9)
+            limits = PipelineLimits(batches_max=3, messages_max=world.schedule.batch_max, bytes_max=10**9)
             lane = world.system.lane(kind, ingest, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
             group.create_task(_agent(world, member, kind, lane))
         group.create_task(_commit_offsets(world, member))
 
 
-async def _agent(world: World, member: Member, kind: Kind, lane: Lane) -> None:
+async def _agent(world: World, member: Member, kind: Kind, lane: BatchPipeline) -> None:
     topic = input_topic(kind).name
     while True:
         taken = world.group.take(member, topic, world.weather.choose(world.schedule.batch_max))
@@ -181,12 +180,25 @@ async def _relay(world: World) -> None:
 def _patched(world: World) -> Iterator[None]:
     clock = types.SimpleNamespace(monotonic=world.weather.loop.time)
     with contextlib.ExitStack() as stack:
-        for module in (streams.lane, streams.retry, streams.relay.loop, streams.relay.tail):
+        for module in (
+            headrace.streams.worker.batch_pipeline,
+            headrace.streams.worker.retry,
+            headrace.streams.relay.loop,
+            headrace.streams.relay.published_offsets,
+        ):
             stack.enter_context(patch.object(module, "time", clock))
         for module, name, instead in (
-            (streams.relay.announcer, "Producer", partial(SimulatedProducer, world.weather, world.output)),
-            (streams.relay.tail, "Consumer", partial(SimulatedConsumer, world.weather, world.output)),
-            (streams.relay.tail, "AdminClient", partial(SimulatedAdmin, world.output)),
+            (
+                headrace.streams.relay.outbox_publisher,
+                "Producer",
+                partial(SimulatedProducer, world.weather, world.output),
+            ),
+            (
+                headrace.streams.relay.published_offsets,
+                "Consumer",
+                partial(SimulatedConsumer, world.weather, world.output),
+            ),
+            (headrace.streams.relay.published_offsets, "AdminClient", partial(SimulatedAdmin, world.output)),
         ):
             stack.enter_context(patch.object(module, name, instead))
         yield

@@ -10,22 +10,21 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
-from simulation_faults import Step, Weather
-from simulation_input import Group, Topics
-from simulation_loop import Process, this_process
-
-from schemas.digest import blob_key, event_id, pack_key, sha256_hex
-from schemas.events import Clip, DeadLetter, Frame, Ingested
-from schemas.topics import DEAD_LETTERS, ingested_topic
-from store.errors import CatalogUnavailable, ClaimMismatch, ClaimMissing, StoreUnavailable
-from store.outbox import Pending
-from store.rows import Batch, BlobPlace, Committed
-from streams.core.examine import Accepted
+from headrace.schemas.digest import blob_key, event_id, pack_key, sha256_hex
+from headrace.schemas.events import Clip, DeadLetter, Frame, Ingested
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.catalog.outbox import Pending
+from headrace.store.catalog.rows import BlobPlace, CommitResult, RowBatch
+from headrace.store.errors import CatalogUnavailableError, ClaimMismatchError, ClaimMissingError, StoreUnavailableError
+from headrace.streams.core.examine import AcceptedDelivery
+from tests.simulation.simulation_faults import Step, Weather
+from tests.simulation.simulation_input import Group, Topics
+from tests.simulation.simulation_loop import Process, this_process
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, Journal
 from tests.streams.streams_samples import NOW_US
 
-STORE_AWAY = StoreUnavailable("no connection", where="simulated store")
-CATALOG_AWAY = CatalogUnavailable("no connection", where="simulated catalog")
+STORE_AWAY = StoreUnavailableError("no connection", where="simulated store")
+CATALOG_AWAY = CatalogUnavailableError("no connection", where="simulated catalog")
 LEAD_NOTICED_S = 3.0  # until the server, or the relay, notices that the session of a lead is gone
 
 
@@ -43,7 +42,7 @@ class SimulatedBlobs(FakeBlobs):
             Step.PUT, lambda: self.objects.setdefault(key, data) is data, away=STORE_AWAY, about=key[-8:]
         )
 
-    async def promote(self, claim: Accepted, head_bytes: int, moved: Callable[[], None]) -> bytes:
+    async def promote(self, claim: AcceptedDelivery, head_bytes: int, moved: Callable[[], None]) -> bytes:
         head = await self._weather.step(Step.PROMOTE, lambda: self._promoted(claim, head_bytes), away=STORE_AWAY)
         moved()
         return head
@@ -51,14 +50,14 @@ class SimulatedBlobs(FakeBlobs):
     async def discard(self, claim: str) -> None:
         await self._weather.step(Step.DISCARD, lambda: self.staged.pop(claim, None), away=STORE_AWAY, about=claim[-8:])
 
-    def _promoted(self, claim: Accepted, head_bytes: int) -> bytes:
+    def _promoted(self, claim: AcceptedDelivery, head_bytes: int) -> bytes:
         assert isinstance(claim.event, Frame | Clip)
         name, key = claim.event.claim or "", blob_key(claim.digest)
         body = self.staged.get(name, self.objects.get(key))
         if body is None:
-            raise ClaimMissing(name, where="simulated store")
+            raise ClaimMissingError(name, where="simulated store")
         if sha256_hex(body) != claim.digest:
-            raise ClaimMismatch(name, "another digest", where="simulated store")
+            raise ClaimMismatchError(name, "another digest", where="simulated store")
         self.objects[key] = body
         return body[:head_bytes]
 
@@ -98,7 +97,7 @@ class SimulatedCatalog(FakeCatalog):
 
         return await self._weather.step(Step.KNOWN, look, away=CATALOG_AWAY)
 
-    async def commit(self, batch: Batch) -> Committed:
+    async def commit(self, batch: RowBatch) -> CommitResult:
         first_id = self._next_id
         self._next_id += len(batch.records) + len(batch.dead_letters)
         about = [
@@ -108,7 +107,7 @@ class SimulatedCatalog(FakeCatalog):
             Step.COMMIT, lambda: self._apply(batch, first_id), away=CATALOG_AWAY, about=about
         )
 
-    def _apply(self, batch: Batch, first_id: int) -> Committed:
+    def _apply(self, batch: RowBatch, first_id: int) -> CommitResult:
         for blob in batch.blobs:
             self._check_bytes(blob)
         letters_before, seen_before = set(self.dead_letters), set(self.sightings)
@@ -136,19 +135,36 @@ class SimulatedCatalog(FakeCatalog):
     def _ingested(self, record: UUID) -> Ingested:
         row = self.records[record]
         return Ingested(
-            event_id=str(event_id(record)), record_id=str(record), kind=row.kind, digest=row.digest.hex(),
-            source_id=row.source_id, site=row.site, captured_at_us=row.captured_at_us, sequence=row.sequence,
-            ingested_at_us=NOW_US, media_type=row.media_type, size_bytes=row.size_bytes,
-            store_key=self.blobs[row.digest].store_key, store_offset=self.blobs[row.digest].store_offset,
-        )  # fmt: skip
+            event_id=str(event_id(record)),
+            record_id=str(record),
+            kind=row.kind,
+            digest=row.digest.hex(),
+            source_id=row.source_id,
+            site=row.site,
+            captured_at_us=row.captured_at_us,
+            sequence=row.sequence,
+            ingested_at_us=NOW_US,
+            media_type=row.media_type,
+            size_bytes=row.size_bytes,
+            store_key=self.blobs[row.digest].store_key,
+            store_offset=self.blobs[row.digest].store_offset,
+        )
 
     def _letter(self, key: UUID) -> DeadLetter:
         row = self.dead_letters[key]
         return DeadLetter(
-            event_id=str(event_id(key)), code=row.code, reason=row.reason, topic=row.topic, partition=row.partition,
-            offset=row.offset, timestamp_us=row.message_timestamp_us, key=row.key, value=row.value,
-            headers=row.headers, rejected_at_us=NOW_US,
-        )  # fmt: skip
+            event_id=str(event_id(key)),
+            code=row.code,
+            reason=row.reason,
+            topic=row.topic,
+            partition=row.partition,
+            offset=row.offset,
+            timestamp_us=row.message_timestamp_us,
+            key=row.key,
+            value=row.value,
+            headers=row.headers,
+            rejected_at_us=NOW_US,
+        )
 
 
 class SimulatedOutbox:
@@ -203,7 +219,7 @@ class SimulatedOutbox:
             try:
                 process = this_process()
                 lead = await self._weather.step(Step.LEAD, partial(self._take, process), away=CATALOG_AWAY)
-            except CatalogUnavailable:
+            except CatalogUnavailableError:
                 lead = None
             if lead is not None:
                 lead.used = True

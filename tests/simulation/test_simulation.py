@@ -13,10 +13,11 @@ import structlog
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
-from simulation_faults import Effect, Fault, Schedule, Sent, Step
-from simulation_input import WHATS
-from simulation_mutants import MUTANTS
-from simulation_run import System, simulate
+
+from tests.simulation.simulation_faults import Effect, Fault, Schedule, Sent, Step
+from tests.simulation.simulation_input import WHATS
+from tests.simulation.simulation_mutants import MUTANTS
+from tests.simulation.simulation_run import System, simulate
 
 SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "1000"))
 S_EACH_MAX = 0.5
@@ -104,10 +105,14 @@ def find_violation(system: System) -> Schedule | None:
             SCHEDULE,
             lambda schedule: bool(simulate(schedule, system).weather.violations),
             settings=settings(
-                max_examples=MUTANT_SCHEDULES, deadline=None, phases=[Phase.generate], derandomize=True, database=None,
+                max_examples=MUTANT_SCHEDULES,
+                deadline=None,
+                phases=[Phase.generate],
+                derandomize=True,
+                database=None,
                 suppress_health_check=list(HealthCheck),
             ),
-        )  # fmt: skip
+        )
     except NoSuchExample:
         return None
 

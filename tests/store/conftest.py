@@ -7,10 +7,10 @@ import asyncpg
 import psycopg
 import pytest
 
-from infra.native import StackInfo
-from runtime.settings import Settings
-from store.blobs import Blobs
-from store.outbox import Outbox
+from headrace.native import StackInfo
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.outbox import Outbox
 
 
 @dataclass(frozen=True)

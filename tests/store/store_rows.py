@@ -3,9 +3,9 @@
 from hashlib import sha256
 from uuid import UUID
 
-from schemas.digest import blob_key, dead_letter_id, record_id
-from schemas.events import Kind
-from store.rows import Batch, BlobRow, DeadLetterRow, RecordRow, SightingRow
+from headrace.schemas.digest import blob_key, dead_letter_id, record_id
+from headrace.schemas.events import Kind
+from headrace.store.catalog.rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 
 CAPTURED_AT_US = 1_790_000_000_123_456
 
@@ -74,8 +74,8 @@ def batch(
     kind: Kind = Kind.FRAME,
     source_id: str = "cam-1",
     letters: list[DeadLetterRow] | None = None,
-) -> Batch:
-    return Batch(
+) -> RowBatch:
+    return RowBatch(
         blobs=[blob(number) for number in numbers],
         records=[record(number, kind=kind, source_id=source_id) for number in numbers],
         sightings=[sighting(number, kind=kind, source_id=source_id) for number in numbers],

@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from store.access import Access, KeptAnswer
+from headrace.store.requests.access import Access, KeptAnswer
 
 pytestmark = pytest.mark.stack
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import aiobotocore.session
 import pytest
 
-from infra.native import kill
-from schemas.digest import blob_key, staging_key
-from store import blob_target
-from store.blobs import Blobs
-from store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from headrace.native import kill
+from headrace.schemas.digest import blob_key, staging_key
+from headrace.store.blobs import store_url
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 from tests.conftest import free_port
 from tests.store.conftest import Minio, open_minio
 
@@ -87,13 +87,13 @@ async def test_stat_knows_size_and_age(blobs: Blobs) -> None:
 
 async def test_what_is_not_there_is_missing(blobs: Blobs) -> None:
     assert await blobs.stat("blobs/none") is None
-    with pytest.raises(BlobMissing, match="blobs/none"):
+    with pytest.raises(BlobMissingError, match="blobs/none"):
         await blobs.get("blobs/none")
-    with pytest.raises(BlobMissing):
+    with pytest.raises(BlobMissingError):
         await blobs.get("blobs/none", offset=0, length=3)
-    with pytest.raises(BlobMissing):
+    with pytest.raises(BlobMissingError):
         await blobs.copy("blobs/none", "blobs/other")
-    with pytest.raises(BlobMissing):
+    with pytest.raises(BlobMissingError):
         await anext(blobs.stream("blobs/none", 10))
 
 
@@ -154,7 +154,7 @@ async def test_a_copy_replaces_what_is_there(blobs: Blobs) -> None:
 
 @pytest.mark.parametrize("key", ["../outside", "staging/../../outside", "staging//x"])
 async def test_no_key_leaves_the_store(blobs: Blobs, tmp_path: Path, key: str) -> None:
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreRefusedError):
         await blobs.put(key, b"x")
     assert not (tmp_path / "outside").exists()
 
@@ -186,7 +186,7 @@ async def test_wrong_credentials_are_refused_without_being_said(
 ) -> None:
     stranger = open_minio(minio, **changed)
     for attempt in (stranger.put(KEY, BODY), stranger.get(KEY), stranger.check()):
-        with pytest.raises(StoreRefused) as raised:
+        with pytest.raises(StoreRefusedError) as raised:
             await attempt
         assert hint in raised.value.hint
         assert "canary" not in str(raised.value)
@@ -198,7 +198,7 @@ async def test_a_bucket_that_is_not_there_is_refused_by_name(minio: Minio) -> No
     keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
     lost = Blobs.open("s3://no-such-bucket", endpoint=minio.endpoint, region="us-east-1", **keys)
     for attempt in (lost.put(KEY, BODY), lost.get(KEY), lost.check()):
-        with pytest.raises(StoreRefused, match="NoSuchBucket") as raised:
+        with pytest.raises(StoreRefusedError, match="NoSuchBucket") as raised:
             await attempt
         assert "Create the bucket" in raised.value.hint
         assert "no-such-bucket" in raised.value.where
@@ -206,13 +206,13 @@ async def test_a_bucket_that_is_not_there_is_refused_by_name(minio: Minio) -> No
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "headrace", "", "s3:/x"])
 def test_a_url_of_no_known_kind_is_refused(url: str) -> None:
-    with pytest.raises(StoreRefused) as raised:
+    with pytest.raises(StoreRefusedError) as raised:
         Blobs.open(url)
     assert "HEADRACE_STORE_URL" in raised.value.hint
 
 
 def test_a_password_in_a_url_is_not_said() -> None:
-    with pytest.raises(StoreRefused) as raised:
+    with pytest.raises(StoreRefusedError) as raised:
         Blobs.open("ftp://someone:canary@host/x")
     assert "canary" not in str(raised.value)
 
@@ -226,7 +226,7 @@ async def test_a_store_that_is_away_is_unavailable() -> None:
         secret_key="canary",
     )
     for attempt in (away.put(KEY, BODY), away.get(KEY), away.stat(KEY), away.delete(KEY), away.check()):
-        with pytest.raises(StoreUnavailable, match="no connection") as raised:
+        with pytest.raises(StoreUnavailableError, match="no connection") as raised:
             await attempt
         assert "canary" not in str(raised.value)
 
@@ -261,14 +261,14 @@ async def answering(status: str, code: str, *, only_if: bytes = b"") -> AsyncIte
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        ("503 Slow Down", "SlowDown", StoreUnavailable),
-        ("500 Internal Server Error", "InternalError", StoreUnavailable),
-        ("507 Insufficient Storage", "XMinioStorageFull", StoreUnavailable),
-        ("429 Too Many Requests", "", StoreUnavailable),
-        ("400 Bad Request", "InvalidArgument", StoreRefused),
-        ("403 Forbidden", "AccessDenied", StoreRefused),
-        ("403 Forbidden", "RequestTimeTooSkewed", StoreRefused),
-        ("404 Not Found", "NoSuchBucket", StoreRefused),
+        ("503 Slow Down", "SlowDown", StoreUnavailableError),
+        ("500 Internal Server Error", "InternalError", StoreUnavailableError),
+        ("507 Insufficient Storage", "XMinioStorageFull", StoreUnavailableError),
+        ("429 Too Many Requests", "", StoreUnavailableError),
+        ("400 Bad Request", "InvalidArgument", StoreRefusedError),
+        ("403 Forbidden", "AccessDenied", StoreRefusedError),
+        ("403 Forbidden", "RequestTimeTooSkewed", StoreRefusedError),
+        ("404 Not Found", "NoSuchBucket", StoreRefusedError),
     ],
 )
 async def test_an_answer_says_whether_to_try_again(status: str, code: str, expected: type[Exception]) -> None:
@@ -336,7 +336,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chan
 
 async def test_what_is_changed_on_the_way_is_refused_and_sent_again(minio: Minio) -> None:
     async with changing_on_the_way(minio, 1) as blobs:
-        with pytest.raises(StoreUnavailable, match="400"):
+        with pytest.raises(StoreUnavailableError, match="400"):
             await blobs.put(KEY, BODY)
         assert await blobs.stat(KEY) is None
         assert await blobs.put(KEY, BODY) is True
@@ -345,7 +345,7 @@ async def test_what_is_changed_on_the_way_is_refused_and_sent_again(minio: Minio
 
 def test_a_request_ends_long_before_a_batch_is_given_up() -> None:
     # Of a batch's 120 s there must be time left for another try.
-    assert max(blob_target.QUICK_TIMEOUT_S, blob_target.BULK_TIMEOUT_S) <= 45
+    assert max(store_url.QUICK_TIMEOUT_S, store_url.BULK_TIMEOUT_S) <= 45
 
 
 async def test_a_conflict_is_not_taken_for_being_there() -> None:
@@ -356,12 +356,12 @@ async def test_a_conflict_is_not_taken_for_being_there() -> None:
 
 
 async def test_a_store_that_is_silent_is_unavailable_in_time(minio: Minio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blob_target, "QUICK_TIMEOUT_S", 1)
-    monkeypatch.setattr(blob_target, "RETRIES_MAX", 0)
+    monkeypatch.setattr(store_url, "QUICK_TIMEOUT_S", 1)
+    monkeypatch.setattr(store_url, "RETRIES_MAX", 0)
     blobs = open_minio(minio)
     kill(minio.state_dir, "minio", signal.SIGSTOP)
     try:
-        with pytest.raises(StoreUnavailable, match="no answer in time"):
+        with pytest.raises(StoreUnavailableError, match="no answer in time"):
             await blobs.put(KEY, BODY)
     finally:
         kill(minio.state_dir, "minio", signal.SIGCONT)
@@ -371,7 +371,7 @@ async def test_a_store_that_is_silent_is_unavailable_in_time(minio: Minio, monke
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreRefusedError):
         Blobs.open(f"file://{tmp_path}/file/store")
 
 

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from aiobotocore.session import get_session
 
-from store.bucket import ensure_bucket
+from headrace.store.blobs.bucket import ensure_bucket
 from tests.store.conftest import Minio
 
 OTHER = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "exports/"}, "Expiration": {"Days": 3}}
@@ -14,9 +14,12 @@ OTHER = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "exports/"}, 
 @pytest.fixture
 async def s3(minio: Minio) -> AsyncIterator[Any]:
     async with get_session().create_client(
-        "s3", endpoint_url=minio.endpoint, region_name="us-east-1", aws_access_key_id=minio.access_key,
+        "s3",
+        endpoint_url=minio.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=minio.access_key,
         aws_secret_access_key=minio.secret_key,
-    ) as client:  # fmt: skip
+    ) as client:
         yield client
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from schemas.digest import event_id
-from schemas.events import Kind
-from schemas.limits import CODE_BYTES_MAX
-from store import catalog as catalog_module
-from store.catalog import Catalog
-from store.errors import CatalogRefused, CatalogUnavailable
-from store.rows import Batch
+from headrace.schemas.digest import event_id
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import CODE_BYTES_MAX
+from headrace.store.catalog import catalog as catalog_module
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.rows import RowBatch
+from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.conftest import free_port
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
@@ -61,7 +61,7 @@ async def test_every_column_is_kept_exactly(catalog: Catalog, sql: Sql) -> None:
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         sequence=2**63 - 1,
     )
-    await catalog.commit(Batch(blobs=[blob(1)], records=[kept], sightings=[], dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[blob(1)], records=[kept], sightings=[], dead_letters=[]))
     row = dict(await sql.fetchrow("select *, attributes::text as attributes from records"))
     captured = row.pop("captured_at")
     assert captured == datetime.fromtimestamp(CAPTURED_AT_US // 1_000_000, UTC).replace(
@@ -84,7 +84,7 @@ async def test_a_repeated_batch_changes_nothing(catalog: Catalog, sql: Sql) -> N
 
 async def test_a_duplicate_adds_a_sighting_and_nothing_else(catalog: Catalog, sql: Sql) -> None:
     await catalog.commit(batch([1]))
-    seen_again = Batch(
+    seen_again = RowBatch(
         blobs=[blob(1)],
         records=[record(1, source_id="cam-2")],
         sightings=[sighting(1, source_id="cam-2", offset=77)],
@@ -99,7 +99,7 @@ async def test_a_duplicate_adds_a_sighting_and_nothing_else(catalog: Catalog, sq
 async def test_a_record_that_comes_twice_in_a_batch_is_one_record_with_two_sightings(
     catalog: Catalog, sql: Sql
 ) -> None:
-    twice = Batch(
+    twice = RowBatch(
         blobs=[blob(1), blob(1)],
         records=[record(1, source_id="first"), record(1, source_id="second")],
         sightings=[sighting(1, offset=1), sighting(1, offset=2)],
@@ -119,13 +119,13 @@ async def test_the_same_bytes_as_two_kinds_are_two_records_of_one_blob(catalog: 
 
 async def test_items_of_one_message_are_told_apart_by_their_index(catalog: Catalog, sql: Sql) -> None:
     sightings = [sighting(1, offset=5, index=0), sighting(1, offset=5, index=1)]
-    await catalog.commit(Batch(blobs=[], records=[], sightings=sightings, dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[], records=[], sightings=sightings, dead_letters=[]))
     assert await count(sql, "sightings") == 2
 
 
 async def test_a_topic_that_was_made_anew_hides_no_observation(catalog: Catalog, sql: Sql) -> None:
     await catalog.commit(batch([1]))
-    anew = Batch(
+    anew = RowBatch(
         blobs=[blob(2)], records=[record(2)], sightings=[sighting(2, offset=sighting(1).offset)], dead_letters=[]
     )
     assert (await catalog.commit(anew)).new_sightings == 1
@@ -173,7 +173,7 @@ async def test_a_dead_letter_keeps_whatever_bytes_it_has(catalog: Catalog, sql: 
         letter(2, value=b"\0\xff" * 10, headers=b'[["\\u0000", "AA=="]]', reason="it says \0 and \ud800"),
         letter(3, site="a\0b", source_id="c\0d", topic="edge.ldos.v1"),
     ]
-    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=hostile))
+    done = await catalog.commit(RowBatch(blobs=[], records=[], sightings=[], dead_letters=hostile))
     assert done.new_dead_letters == 3
     row = await sql.fetchrow('select value, headers::text as headers, reason from dead_letters where "offset" = 2')
     assert (row["value"], row["headers"]) == (b"\0\xff" * 10, '[["\\u0000", "AA=="]]')
@@ -185,18 +185,18 @@ async def test_large_dead_letters_are_written_in_several_statements(
 ) -> None:
     monkeypatch.setattr(catalog_module, "DEAD_LETTER_STATEMENT_BYTES_MAX", 2_500)
     letters = [letter(number, value=bytes(1_000)) for number in range(9)] + [letter(99, value=bytes(9_000))]
-    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=letters))
+    done = await catalog.commit(RowBatch(blobs=[], records=[], sightings=[], dead_letters=letters))
     assert done.new_dead_letters == 10
     assert await count(sql, "outbox") == 10
 
 
 async def test_an_empty_batch_is_committed(catalog: Catalog) -> None:
-    done = await catalog.commit(Batch(blobs=[], records=[], sightings=[], dead_letters=[]))
+    done = await catalog.commit(RowBatch(blobs=[], records=[], sightings=[], dead_letters=[]))
     assert done.new_sightings == 0
 
 
 async def test_workers_with_the_same_digests_in_other_orders_do_not_deadlock(catalog: Catalog, sql: Sql) -> None:
-    def shuffled(seed: int) -> Batch:
+    def shuffled(seed: int) -> RowBatch:
         numbers = list(range(150))
         random.Random(seed).shuffle(numbers)
         return batch(numbers)
@@ -258,7 +258,7 @@ def cut_at(point: str, dsn: str) -> Callable[[str], None]:
 async def test_a_connection_that_is_cut_is_unavailable_and_the_next_commit_finds_another(
     catalog: Catalog, postgres_dsn: str, point: str
 ) -> None:
-    with pytest.raises(CatalogUnavailable) as raised:
+    with pytest.raises(CatalogUnavailableError) as raised:
         await catalog.commit(batch([1, 2]), reached=cut_at(point, postgres_dsn))
     assert "127.0.0.1" in str(raised.value)
     assert len((await catalog.commit(batch([1, 2]))).new_records) == 2
@@ -266,7 +266,7 @@ async def test_a_connection_that_is_cut_is_unavailable_and_the_next_commit_finds
 
 async def test_a_schema_that_is_not_as_expected_is_refused(catalog: Catalog, sql: Sql) -> None:
     await sql.execute("alter table sightings rename to sightings_elsewhere")
-    with pytest.raises(CatalogRefused, match="sightings"):
+    with pytest.raises(CatalogRefusedError, match="sightings"):
         await catalog.commit(batch([2]))
 
 
@@ -275,7 +275,7 @@ async def test_a_lock_held_too_long_is_unavailable_and_leaves_no_transaction(pos
     try:
         async with sql.transaction():
             await sql.execute("lock table records in access exclusive mode")
-            with pytest.raises(CatalogUnavailable, match="57014"):
+            with pytest.raises(CatalogUnavailableError, match="57014"):
                 await impatient.commit(batch([1]))
         assert len((await impatient.commit(batch([1]))).new_records) == 1
     finally:
@@ -283,22 +283,22 @@ async def test_a_lock_held_too_long_is_unavailable_and_leaves_no_transaction(pos
 
 
 async def test_a_character_that_postgresql_cannot_keep_is_refused_with_its_state(catalog: Catalog, sql: Sql) -> None:
-    bad = Batch(blobs=[], records=[record(1, about="a\0b")], sightings=[], dead_letters=[])
-    with pytest.raises(CatalogRefused) as raised:
+    bad = RowBatch(blobs=[], records=[record(1, about="a\0b")], sightings=[], dead_letters=[])
+    with pytest.raises(CatalogRefusedError) as raised:
         await catalog.commit(bad)
     assert raised.value.sqlstate == "22P05"
     assert await count(sql, "records") == 0
 
 
 async def test_an_absent_postgresql_is_unavailable_and_its_password_is_not_said() -> None:
-    with pytest.raises(CatalogUnavailable) as raised:
+    with pytest.raises(CatalogUnavailableError) as raised:
         await Catalog.open(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "canary-password" not in f"{raised.value!s} {raised.value!r} {raised.value.__cause__!r}"
 
 
 async def test_a_database_without_the_schema_is_not_ready(empty_dsn: str) -> None:
     opened = await Catalog.open(empty_dsn)
-    with pytest.raises(CatalogRefused, match="outbox"):
+    with pytest.raises(CatalogRefusedError, match="outbox"):
         await opened.check()
     await opened.close()
 
@@ -308,19 +308,19 @@ async def test_a_migrated_database_is_ready(catalog: Catalog) -> None:
 
 
 async def test_a_value_of_the_wrong_type_is_refused_without_being_quoted(catalog: Catalog) -> None:
-    with pytest.raises(CatalogRefused) as raised:
+    with pytest.raises(CatalogRefusedError) as raised:
         await catalog.known_blobs(["canary"])  # type: ignore[list-item]
     assert "canary" not in str(raised.value)
 
 
 @pytest.mark.parametrize("dsn", ["postgresql://u:canary@host:notaport/x", "mysql://u:canary@host/x"])
 async def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
-    with pytest.raises(CatalogRefused) as raised:
+    with pytest.raises(CatalogRefusedError) as raised:
         await Catalog.open(dsn)
     assert "canary" not in str(raised.value)
 
 
 async def test_the_longest_code_that_a_message_may_hold_is_kept(catalog: Catalog, sql: Sql) -> None:
     longest = "".join(random.Random(1).choices(string.printable[:94], k=CODE_BYTES_MAX))
-    await catalog.commit(Batch(blobs=[], records=[record(1, code=longest)], sightings=[], dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[], records=[record(1, code=longest)], sightings=[], dead_letters=[]))
     assert await sql.fetchval("select count(*) from records where code = $1", longest) == 1

@@ -4,15 +4,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime.settings import Settings
-from store.cold import ColdStore
-from store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.storage_class import StorageClassStore
+from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 from tests.store.glacier import Glacier
 
 SETTINGS = {
-    "store_access_key": "key", "store_secret_key": "canary-secret", "archive_url": "s3://cold/old",
+    "store_access_key": "key",
+    "store_secret_key": "canary-secret",
+    "archive_url": "s3://cold/old",
     "archive_storage_class": "GLACIER",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -24,27 +26,27 @@ async def glacier() -> AsyncIterator[Glacier]:
 
 
 @pytest.fixture
-async def cold(glacier: Glacier) -> AsyncIterator[ColdStore]:
+async def cold(glacier: Glacier) -> AsyncIterator[StorageClassStore]:
     settings = Settings(_env_file=None, store_endpoint=glacier.url, **SETTINGS)  # type: ignore[call-arg,arg-type]
-    async with ColdStore.open(settings) as opened:
+    async with StorageClassStore.open(settings) as opened:
         yield opened
 
 
-async def test_an_object_comes_into_its_class_once(glacier: Glacier, cold: ColdStore) -> None:
+async def test_an_object_comes_into_its_class_once(glacier: Glacier, cold: StorageClassStore) -> None:
     await cold.freeze("a")
     await cold.freeze("a")  # a second copy would be refused: the object sleeps by now
     assert glacier.classes["cold/old/a"] == "GLACIER"
     assert glacier.objects["cold/old/a"] == b"abc"
 
 
-async def test_an_object_that_changes_on_the_way_is_refused(glacier: Glacier, cold: ColdStore) -> None:
+async def test_an_object_that_changes_on_the_way_is_refused(glacier: Glacier, cold: StorageClassStore) -> None:
     glacier.shortened_by = 1
-    with pytest.raises(StoreRefused, match="did not come into the class GLACIER"):
+    with pytest.raises(StoreRefusedError, match="did not come into the class GLACIER"):
         await cold.freeze("a")
 
 
 async def test_a_sleeping_object_is_asked_for_once_and_is_awake_when_its_restore_has_ended(
-    glacier: Glacier, cold: ColdStore
+    glacier: Glacier, cold: StorageClassStore
 ) -> None:
     assert await cold.is_awake("a")
     assert not await cold.is_awake("b")
@@ -54,19 +56,19 @@ async def test_a_sleeping_object_is_asked_for_once_and_is_awake_when_its_restore
     assert await cold.is_awake("b")
 
 
-async def test_a_restore_that_another_asks_for_meanwhile_is_as_good(glacier: Glacier, cold: ColdStore) -> None:
+async def test_a_restore_that_another_asks_for_meanwhile_is_as_good(glacier: Glacier, cold: StorageClassStore) -> None:
     glacier.has_others = True
     assert not await cold.is_awake("b")
     assert glacier.asked == []
 
 
-async def test_faults_are_named_without_secrets(glacier: Glacier, cold: ColdStore) -> None:
-    with pytest.raises(BlobMissing):
+async def test_faults_are_named_without_secrets(glacier: Glacier, cold: StorageClassStore) -> None:
+    with pytest.raises(BlobMissingError):
         await cold.is_awake("absent")
     glacier.status = 403
-    with pytest.raises(StoreRefused) as refused:
+    with pytest.raises(StoreRefusedError) as refused:
         await cold.freeze("a")
     assert "canary" not in str(refused.value)
     glacier.status = 503
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailableError):
         await cold.is_awake("a")

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from schemas.topics import INPUT_RETENTION_S
-from store.catalog import Catalog
-from store.dead_letters import REDRIVE_LOCK, DeadLetters, LetterFilters
-from store.errors import CatalogUnavailable
+from headrace.schemas.topics import INPUT_RETENTION_S
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.dead_letters import REDRIVE_LOCK, DeadLetters, LetterFilters
+from headrace.store.errors import CatalogUnavailableError
 from tests.store.store_rows import batch, id_of, letter
 
 
@@ -81,9 +81,9 @@ async def test_a_redrive_that_lost_its_lock_claims_nothing(catalog: Catalog, pos
             " and database = (select oid from pg_database where datname = current_database())",
             REDRIVE_LOCK,
         )
-        with pytest.raises(CatalogUnavailable):
+        with pytest.raises(CatalogUnavailableError):
             await claims.claim([(kept.dead_letter_id, 1)])
-        with pytest.raises(CatalogUnavailable):
+        with pytest.raises(CatalogUnavailableError):
             await redriving.__aexit__(None, None, None)
     assert await sql.fetchval("select count(*) from redrives") == 0
 

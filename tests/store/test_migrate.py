@@ -5,10 +5,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from infra.native.postgres_home import programs
-from store import migrate as migrate_module
-from store.errors import CatalogRefused, CatalogUnavailable
-from store.migrate import migrate, newest
+from headrace.native.postgres_home import programs
+from headrace.store import migrate as migrate_module
+from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
+from headrace.store.migrate import migrate, newest
 from tests.conftest import free_port
 
 SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
@@ -48,7 +48,7 @@ async def test_two_migrations_at_once_take_turns(empty_dsn: str) -> None:
 
 
 def test_an_absent_database_is_unavailable_and_named_without_its_password() -> None:
-    with pytest.raises(CatalogUnavailable) as raised:
+    with pytest.raises(CatalogUnavailableError) as raised:
         migrate(f"postgresql://someone:canary-password@127.0.0.1:{free_port()}/headrace")
     assert "127.0.0.1" in str(raised.value)
     assert "canary-password" not in str(raised.value)
@@ -57,7 +57,7 @@ def test_an_absent_database_is_unavailable_and_named_without_its_password() -> N
 async def test_a_failing_step_leaves_nothing_behind(empty_dsn: str) -> None:
     connection = await asyncpg.connect(empty_dsn)
     await connection.execute("create table outbox (already integer)")
-    with pytest.raises(CatalogRefused, match="outbox"):
+    with pytest.raises(CatalogRefusedError, match="outbox"):
         await asyncio.to_thread(migrate, empty_dsn)
     tables = await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
     await connection.close()
@@ -66,6 +66,6 @@ async def test_a_failing_step_leaves_nothing_behind(empty_dsn: str) -> None:
 
 @pytest.mark.parametrize("dsn", ["postgresql://u:canary@host:notaport/x", "u:canary@host"])
 def test_an_address_that_cannot_be_read_is_refused(dsn: str) -> None:
-    with pytest.raises(CatalogRefused) as raised:
+    with pytest.raises(CatalogRefusedError) as raised:
         migrate(dsn)
     assert "canary" not in str(raised.value)

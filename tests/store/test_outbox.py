@@ -4,20 +4,20 @@ from typing import Any
 import asyncpg
 import pytest
 
-from schemas.digest import event_id
-from schemas.events import DeadLetter, Ingested, Kind
-from store import relay_session
-from store.catalog import Catalog
-from store.errors import CatalogRefused, CatalogUnavailable
-from store.outbox import Outbox
-from store.relay_session import try_lead
-from store.rows import Batch
+from headrace.schemas.digest import event_id
+from headrace.schemas.events import DeadLetter, Ingested, Kind
+from headrace.store.catalog import relay_session
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.outbox import Outbox
+from headrace.store.catalog.relay_session import try_lead
+from headrace.store.catalog.rows import RowBatch
+from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
 
 async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:
     said = record(1, kind=Kind.LDO, ldo_id="a-1", attributes=b'{"a": 1}', traceparent="00-aa-bb-01")
-    await catalog.commit(Batch(blobs=[blob(1)], records=[said], sightings=[], dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[blob(1)], records=[said], sightings=[], dead_letters=[]))
     [pending] = await outbox.pending(10)
     event = pending.event
     assert isinstance(event, Ingested)
@@ -68,7 +68,7 @@ async def test_attributes_count_too(catalog: Catalog, outbox: Outbox) -> None:
     large = b'{"a": "%s"}' % (b"x" * 1_000)
     numbers = range(1, 5)
     records = [record(number, attributes=large) for number in numbers]
-    await catalog.commit(Batch(blobs=[blob(n) for n in numbers], records=records, sightings=[], dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[blob(n) for n in numbers], records=records, sightings=[], dead_letters=[]))
     assert len(await outbox.pending(10, bytes_max=2_500)) == 2
 
 
@@ -179,13 +179,13 @@ async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkey
 
     monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
     monkeypatch.setattr(asyncpg, "connect", flaky)
-    with pytest.raises(CatalogUnavailable):
+    with pytest.raises(CatalogUnavailableError):
         await try_lead(postgres_dsn)
     lead = await asyncio.wait_for(outbox.wait_to_lead(), 5)
     await lead.release()
 
 
-@pytest.mark.parametrize("fault", [CatalogRefused("no", where="here"), RuntimeError("unforeseen")])
+@pytest.mark.parametrize("fault", [CatalogRefusedError("no", where="here"), RuntimeError("unforeseen")])
 async def test_a_listener_goes_on_whatever_failed(
     catalog: Catalog, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import pack
+from headrace.store.blobs import pack
 
 bodies = st.lists(st.binary(max_size=3000), max_size=12)
 

@@ -2,15 +2,15 @@ import logging
 
 import pytest
 
-from store.errors import CatalogUnavailable
-from store.postgres import open_pool
+from headrace.store.errors import CatalogUnavailableError
+from headrace.store.postgres import open_pool
 from tests.conftest import free_port
 
 
 async def test_a_pool_tells_nobody_with_a_traceback_that_postgresql_is_away() -> None:
     pool = logging.getLogger("asyncpg.pool")
     pool.setLevel(logging.NOTSET)
-    with pytest.raises(CatalogUnavailable, match="nothing listens there"):
+    with pytest.raises(CatalogUnavailableError, match="nothing listens there"):
         await open_pool(
             f"postgresql://127.0.0.1:{free_port()}/x", connections_max=1, statement_s_max=1, application="a test"
         )

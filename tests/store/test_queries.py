@@ -2,19 +2,19 @@ from uuid import UUID
 
 import pytest
 
-from schemas.events import Kind
-from store.catalog import Catalog
-from store.errors import RecordAmbiguous, RecordMissing
-from store.queries import Queries
-from store.rows import Batch
-from store.views import Filters
+from headrace.schemas.events import Kind
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.queries import Queries
+from headrace.store.catalog.rows import RowBatch
+from headrace.store.catalog.views import RecordFilters
+from headrace.store.errors import RecordAmbiguousError, RecordMissingError
 from tests.store.store_rows import batch, blob, digest_of, id_of, letter, record, sighting
 
 
 async def add(catalog: Catalog, number: int, **more: object) -> UUID:
     row = record(number, **more)  # type: ignore[arg-type]
     await catalog.commit(
-        Batch(
+        RowBatch(
             blobs=[blob(number)],
             records=[row],
             sightings=[sighting(number, kind=row.kind, source_id=row.source_id, site=row.site)],
@@ -24,20 +24,20 @@ async def add(catalog: Catalog, number: int, **more: object) -> UUID:
     return row.record_id
 
 
-async def ids(queries: Queries, filters: Filters) -> list[UUID]:
+async def ids(queries: Queries, filters: RecordFilters) -> list[UUID]:
     return [one.record_id for one in (await queries.list_records(filters)).records]
 
 
 async def test_the_newest_comes_first(catalog: Catalog, queries: Queries) -> None:
     added = [await add(catalog, number, kind=kind) for number, kind in enumerate(Kind)]
-    assert await ids(queries, Filters()) == added[::-1]
+    assert await ids(queries, RecordFilters()) == added[::-1]
 
 
 async def test_pages_hold_each_record_once_whatever_arrives_meanwhile(catalog: Catalog, queries: Queries) -> None:
     for kind in Kind:
         await catalog.commit(batch(range(25), kind=kind))
     seen: list[UUID] = []
-    cursor, filters = None, Filters()
+    cursor, filters = None, RecordFilters()
     while True:
         page = await queries.list_records(filters, cursor=cursor, limit=7)
         seen += [one.record_id for one in page.records]
@@ -51,22 +51,22 @@ async def test_pages_hold_each_record_once_whatever_arrives_meanwhile(catalog: C
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        (Filters(kinds=frozenset({Kind.LDO})), {3, 4}),
-        (Filters(kinds=frozenset({Kind.LDO, Kind.CID})), {3, 4, 5}),
-        (Filters(site="north"), {2, 4}),
-        (Filters(source_id="cam-1"), {1, 2}),
-        (Filters(site="north", source_id="cam-1"), {2}),
-        (Filters(source_id="nobody"), set()),
-        (Filters(ldo_id="part-7"), {3, 4}),
-        (Filters(ldo_id="part-7", site="north"), {4}),
-        (Filters(code="QR-1"), {5}),
-        (Filters(code="QR-1", kinds=frozenset({Kind.FRAME})), set()),
-        (Filters(site="north", kinds=frozenset({Kind.LDO})), {4}),
-        (Filters(since_us=0), {1, 2, 3, 4, 5}),
-        (Filters(until_us=1), set()),
+        (RecordFilters(kinds=frozenset({Kind.LDO})), {3, 4}),
+        (RecordFilters(kinds=frozenset({Kind.LDO, Kind.CID})), {3, 4, 5}),
+        (RecordFilters(site="north"), {2, 4}),
+        (RecordFilters(source_id="cam-1"), {1, 2}),
+        (RecordFilters(site="north", source_id="cam-1"), {2}),
+        (RecordFilters(source_id="nobody"), set()),
+        (RecordFilters(ldo_id="part-7"), {3, 4}),
+        (RecordFilters(ldo_id="part-7", site="north"), {4}),
+        (RecordFilters(code="QR-1"), {5}),
+        (RecordFilters(code="QR-1", kinds=frozenset({Kind.FRAME})), set()),
+        (RecordFilters(site="north", kinds=frozenset({Kind.LDO})), {4}),
+        (RecordFilters(since_us=0), {1, 2, 3, 4, 5}),
+        (RecordFilters(until_us=1), set()),
     ],
 )
-async def test_filters(catalog: Catalog, queries: Queries, filters: Filters, expected: set[int]) -> None:
+async def test_filters(catalog: Catalog, queries: Queries, filters: RecordFilters, expected: set[int]) -> None:
     added = {
         await add(catalog, 1, source_id="cam-1", site="south"): 1,
         await add(catalog, 2, source_id="cam-1", site="north"): 2,
@@ -79,21 +79,21 @@ async def test_filters(catalog: Catalog, queries: Queries, filters: Filters, exp
 
 async def test_times_bound_the_list_exactly(catalog: Catalog, queries: Queries) -> None:
     first, second = await add(catalog, 1), await add(catalog, 2)
-    newest = (await queries.list_records(Filters())).records[0]
-    assert await ids(queries, Filters(since_us=newest.ingested_at_us)) == [second]
-    assert await ids(queries, Filters(until_us=newest.ingested_at_us)) == [first]
+    newest = (await queries.list_records(RecordFilters())).records[0]
+    assert await ids(queries, RecordFilters(since_us=newest.ingested_at_us)) == [second]
+    assert await ids(queries, RecordFilters(until_us=newest.ingested_at_us)) == [first]
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 async def test_a_page_has_a_limit(queries: Queries, limit: int) -> None:
     with pytest.raises(ValueError, match="1 to 1000"):
-        await queries.list_records(Filters(), limit=limit)
+        await queries.list_records(RecordFilters(), limit=limit)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1.", "1.not-a-uuid", "1;drop table records"])
 async def test_a_cursor_of_another_kind_is_refused(queries: Queries, cursor: str) -> None:
     with pytest.raises(ValueError):
-        await queries.list_records(Filters(), cursor=cursor)
+        await queries.list_records(RecordFilters(), cursor=cursor)
 
 
 async def test_a_record_is_found_by_every_name_it_has(catalog: Catalog, queries: Queries) -> None:
@@ -115,7 +115,7 @@ async def test_a_revised_ldo_is_shown_in_its_newest_revision(catalog: Catalog, q
 async def test_a_record_shows_its_sightings_oldest_first(catalog: Catalog, queries: Queries) -> None:
     wanted = await add(catalog, 1)
     again = sighting(1, source_id="cam-2", offset=9, partition=3)
-    await catalog.commit(Batch(blobs=[], records=[], sightings=[again], dead_letters=[]))
+    await catalog.commit(RowBatch(blobs=[], records=[], sightings=[again], dead_letters=[]))
     seen = (await queries.record(str(wanted))).sightings
     assert [(one.source_id, one.partition, one.offset, one.sequence) for one in seen] == [
         ("cam-1", 0, 1, 1),
@@ -127,7 +127,7 @@ async def test_a_record_shows_its_sightings_oldest_first(catalog: Catalog, queri
 async def test_bytes_of_two_kinds_are_ambiguous_by_their_digest(catalog: Catalog, queries: Queries) -> None:
     await add(catalog, 1, kind=Kind.FRAME)
     await add(catalog, 1, kind=Kind.CLIP)
-    with pytest.raises(RecordAmbiguous, match="clip"):
+    with pytest.raises(RecordAmbiguousError, match="clip"):
         await queries.record(digest_of(1).hex())
 
 
@@ -135,7 +135,7 @@ async def test_bytes_of_two_kinds_are_ambiguous_by_their_digest(catalog: Catalog
     "wanted", ["", "abc", "nothing", "ffffffff", "f" * 65, "ldo_ffffffffffff_1", str(id_of(1)), "'; drop", "%"]
 )
 async def test_what_is_not_there_is_missing(queries: Queries, wanted: str) -> None:
-    with pytest.raises(RecordMissing):
+    with pytest.raises(RecordMissingError):
         await queries.record(wanted)
 
 

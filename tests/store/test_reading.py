@@ -2,9 +2,9 @@ from hashlib import sha256
 
 import pytest
 
-from store.blobs import Blobs
-from store.errors import BlobCorrupt, BlobMissing
-from store.reading import RANGE_BYTES, read_verified
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.verified_read import RANGE_BYTES, read_verified
+from headrace.store.errors import BlobCorruptError, BlobMissingError
 
 LARGE = bytes(range(256)) * (RANGE_BYTES // 256) * 2 + b"end"
 
@@ -21,11 +21,11 @@ async def test_a_large_body_is_read_in_ranges_and_is_whole(blobs: Blobs) -> None
 @pytest.mark.parametrize("held", [b"short", LARGE[: RANGE_BYTES * 2]])
 async def test_a_large_body_cut_short_is_corrupt(blobs: Blobs, held: bytes) -> None:
     await blobs.put("blobs/x", held)
-    with pytest.raises(BlobCorrupt, match=f"{len(held)} bytes instead of {len(LARGE)}"):
+    with pytest.raises(BlobCorruptError, match=f"{len(held)} bytes instead of {len(LARGE)}"):
         await read_verified(blobs, "blobs/x", offset=None, size_bytes=len(LARGE), digest="ab" * 32)
 
 
 @pytest.mark.parametrize("size_bytes", [3, len(LARGE)])
 async def test_an_absent_body_is_missing(blobs: Blobs, size_bytes: int) -> None:
-    with pytest.raises(BlobMissing):
+    with pytest.raises(BlobMissingError):
         await read_verified(blobs, "blobs/gone", offset=None, size_bytes=size_bytes, digest="ab" * 32)

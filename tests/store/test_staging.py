@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from schemas.digest import blob_key, staging_key
-from store import staging
-from store.blobs import Blobs
-from store.errors import ClaimMismatch, ClaimMissing
-from store.staging import Promoted, discard, stage, verify_and_promote
+from headrace.schemas.digest import blob_key, staging_key
+from headrace.store.blobs import staging
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import Promoted, discard, stage, verify_and_promote
+from headrace.store.errors import ClaimMismatchError, ClaimMissingError
 
 BODY = b"\xff\xd8\xff" + bytes(range(256)) * 4_000
 DIGEST = sha256(BODY).hexdigest()
@@ -68,7 +68,7 @@ async def test_an_empty_body_is_promoted(blobs: Blobs) -> None:
 
 
 async def test_a_claim_without_bytes_is_missing(blobs: Blobs) -> None:
-    with pytest.raises(ClaimMissing, match="staging/factory/cam-1"):
+    with pytest.raises(ClaimMissingError, match="staging/factory/cam-1"):
         await promote(blobs)
 
 
@@ -77,7 +77,7 @@ async def test_a_claim_without_bytes_is_missing(blobs: Blobs) -> None:
 )
 async def test_bytes_that_are_not_as_said_are_never_promoted(blobs: Blobs, changed: dict[str, Any]) -> None:
     await stage(blobs, CLAIM, parts())
-    with pytest.raises(ClaimMismatch):
+    with pytest.raises(ClaimMismatchError):
         await promote(blobs, **changed)
     assert await keys(blobs, "blobs/") == []
     assert await keys(blobs, "promoting/") == []
@@ -92,7 +92,7 @@ async def test_what_has_another_size_is_not_even_copied(blobs: Blobs, monkeypatc
         raise AssertionError("it was copied")
 
     monkeypatch.setattr(blobs, "copy", refused)
-    with pytest.raises(ClaimMismatch, match="instead of 10"):
+    with pytest.raises(ClaimMismatchError, match="instead of 10"):
         await promote(blobs, size_bytes=10)
 
 
@@ -120,7 +120,7 @@ async def test_whoever_watches_sees_that_a_slow_copy_moves(blobs: Blobs, monkeyp
 )
 async def test_a_claim_outside_of_staging_is_neither_read_nor_deleted(blobs: Blobs, claim: str) -> None:
     await blobs.put(blob_key(DIGEST), BODY)
-    with pytest.raises(ClaimMissing):
+    with pytest.raises(ClaimMissingError):
         await promote(blobs, claim=claim)
     await discard(blobs, claim)
     assert await keys(blobs, "blobs/") == [blob_key(DIGEST)]

@@ -6,7 +6,7 @@ from typing import Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
-from runtime.settings import Settings
+from headrace.runtime.settings import Settings
 
 Pairs = Sequence[tuple[bytes, bytes | None]]
 

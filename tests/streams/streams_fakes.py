@@ -9,17 +9,32 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from schemas.digest import blob_key, pack_key, sha256_hex
-from schemas.events import Clip, Frame
-from store.errors import BlobsCollected, CatalogUnavailable, ClaimMismatch, ClaimMissing, StoreUnavailable
-from store.rows import Batch, BlobPlace, BlobRow, Committed, DeadLetterRow, Original, RecordRow, SightingRow
-from store.staging import STAGING_PREFIX
-from streams.core.delivery import Delivery
-from streams.core.examine import Accepted
+from headrace.schemas.digest import blob_key, pack_key, sha256_hex
+from headrace.schemas.events import Clip, Frame
+from headrace.store.blobs.staging import STAGING_PREFIX
+from headrace.store.catalog.rows import (
+    BlobPlace,
+    BlobRow,
+    CommitResult,
+    DeadLetterRow,
+    Original,
+    RecordRow,
+    RowBatch,
+    SightingRow,
+)
+from headrace.store.errors import (
+    BlobsCollectedError,
+    CatalogUnavailableError,
+    ClaimMismatchError,
+    ClaimMissingError,
+    StoreUnavailableError,
+)
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.examine import AcceptedDelivery
 
 WHERE = "memory"
-STORE_AWAY = StoreUnavailable("PUT failed: no connection", where=WHERE)
-CATALOG_AWAY = CatalogUnavailable("nothing listens there", where=WHERE)
+STORE_AWAY = StoreUnavailableError("PUT failed: no connection", where=WHERE)
+CATALOG_AWAY = CatalogUnavailableError("nothing listens there", where=WHERE)
 
 
 @dataclass
@@ -78,7 +93,7 @@ class FakeClaims:
         self._blobs = blobs
         self.staged: dict[str, bytes] = {}
 
-    async def promote(self, claim: Accepted, head_bytes: int, moved: Callable[[], None]) -> bytes:
+    async def promote(self, claim: AcceptedDelivery, head_bytes: int, moved: Callable[[], None]) -> bytes:
         assert isinstance(claim.event, Frame | Clip)
         moved()
         name = claim.event.claim
@@ -89,12 +104,12 @@ class FakeClaims:
         if body is None:
             there = self._blobs.objects.get(key)
             if there is None or len(there) != claim.size_bytes:
-                raise ClaimMissing(name, where=WHERE)
+                raise ClaimMissingError(name, where=WHERE)
             return there[:head_bytes]
         if len(body) != claim.size_bytes:
-            raise ClaimMismatch(name, f"{len(body)} bytes instead of {claim.size_bytes}", where=WHERE)
+            raise ClaimMismatchError(name, f"{len(body)} bytes instead of {claim.size_bytes}", where=WHERE)
         if sha256_hex(body) != claim.digest:
-            raise ClaimMismatch(name, f"its SHA-256 is {sha256_hex(body)}", where=WHERE)
+            raise ClaimMismatchError(name, f"its SHA-256 is {sha256_hex(body)}", where=WHERE)
         self._blobs.objects[key] = body
         return body[:head_bytes]
 
@@ -134,7 +149,7 @@ class FakeCatalog:
             for row in found
         }
 
-    async def commit(self, batch: Batch) -> Committed:
+    async def commit(self, batch: RowBatch) -> CommitResult:
         rows = {row.digest: row for row in batch.blobs}
         for blob in rows.values():
             self._check_bytes(blob)
@@ -143,14 +158,14 @@ class FakeCatalog:
         await self._journal.step("commit", [row.offset for row in batch.sightings])
         if self.collected:
             self.collected -= 1
-            raise BlobsCollected(1, where=WHERE)
+            raise BlobsCollectedError(1, where=WHERE)
         committed = self._write(batch)
         if self.lost_answers:
             self.lost_answers -= 1
             raise CATALOG_AWAY
         return committed
 
-    def _write(self, batch: Batch) -> Committed:
+    def _write(self, batch: RowBatch) -> CommitResult:
         for blob in batch.blobs:
             self.blobs.setdefault(blob.digest, blob)
         new = []
@@ -164,7 +179,7 @@ class FakeCatalog:
             self.sightings.setdefault((row.topic, row.partition, row.offset, row.index, row.record_id), row)
         for letter in batch.dead_letters:
             self.dead_letters.setdefault(letter.dead_letter_id, letter)
-        return Committed(
+        return CommitResult(
             new_records=frozenset(new),
             new_sightings=len(self.sightings) - sightings,
             duplicates=len(batch.records) - len(new),
@@ -197,7 +212,7 @@ class FakeMessage:
 class FakeEvent:
     """Faust's event; it may be acknowledged once."""
 
-    def __init__(self, delivery: Delivery, journal: Journal) -> None:
+    def __init__(self, delivery: ConsumedMessage, journal: Journal) -> None:
         self.message = FakeMessage(
             delivery.topic,
             delivery.partition,

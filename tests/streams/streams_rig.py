@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeEvent, FakeProcess, Journal
-from streams_samples import NOW_US, delivery, raw_delivery
-
-from schemas.events import InputEvent, Kind
-from streams.core.delivery import Delivery
-from streams.core.faults import RetryPolicy
-from streams.core.quota import Quota
-from streams.ingest import Ingest
-from streams.lane import Lane, Limits
-from streams.retry import Retry
+from headrace.schemas.events import InputEvent, Kind
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.faults import RetryPolicy
+from headrace.streams.core.quota import Quota
+from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.retry import Retry
+from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeEvent, FakeProcess, Journal
+from tests.streams.streams_samples import NOW_US, delivery, raw_delivery
 
 QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.01, deadline_s=10.0)
 HASTY = RetryPolicy(delay_s=0.001, delay_s_max=0.005, deadline_s=0.02)
@@ -46,10 +45,10 @@ class Rig:
             retry=Retry(policy),
             now_us=lambda: NOW_US,
         )
-        self.lane = Lane(
+        self.lane = BatchPipeline(
             kind,
             self.ingest,
-            limits=Limits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
+            limits=PipelineLimits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
             quota=Quota(dead_letter_quota, 60.0),
             halt=self.process.halt,
         )
@@ -60,7 +59,7 @@ class Rig:
         async with asyncio.timeout(ANSWER_S_MAX):
             await self.lane.take([FakeEvent(one, self.journal) for one in self.deliveries(messages)])
 
-    def deliveries(self, messages: Sequence[InputEvent | bytes | None]) -> list[Delivery]:
+    def deliveries(self, messages: Sequence[InputEvent | bytes | None]) -> list[ConsumedMessage]:
         made = []
         for message in messages:
             made.append(self._delivery(message))
@@ -86,7 +85,7 @@ class Rig:
     def acked(self) -> list[int]:
         return self.journal.of("ack")
 
-    def _delivery(self, message: Any) -> Delivery:
+    def _delivery(self, message: Any) -> ConsumedMessage:
         if isinstance(message, bytes | None):
             return raw_delivery(self.kind, message, offset=self._offset)
         return delivery(message, offset=self._offset)

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from schemas.codec import encode
-from schemas.digest import sha256_hex
-from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kind_of
-from schemas.topics import input_topic
-from streams.core.delivery import Delivery
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kind_of
+from headrace.schemas.topics import input_topic
+from headrace.streams.core.delivery import ConsumedMessage
 
 NOW_US = 1_790_000_000_000_000
 ORIGIN: dict[str, Any] = {"source_id": "camera-1", "site": "plant", "captured_at_us": NOW_US, "sequence": 7}
@@ -39,17 +39,26 @@ def frame(body: bytes | None = None, **changes: Any) -> Frame:
     body = png() if body is None else body
     size = (int.from_bytes(body[16:20], "big"), int.from_bytes(body[20:24], "big"))
     given: dict[str, Any] = {
-        **ORIGIN, "sha256": sha256_hex(body), "media_type": "image/png", "width": size[0], "height": size[1],
-        "size_bytes": len(body), "body": body,
-    }  # fmt: skip
+        **ORIGIN,
+        "sha256": sha256_hex(body),
+        "media_type": "image/png",
+        "width": size[0],
+        "height": size[1],
+        "size_bytes": len(body),
+        "body": body,
+    }
     return Frame(**(given | changes))
 
 
 def clip(body: bytes | None = None, **changes: Any) -> Clip:
     body = mp4() if body is None else body
     given: dict[str, Any] = {
-        **ORIGIN, "sha256": sha256_hex(body), "duration_us": 5_000_000, "size_bytes": len(body), "body": body,
-    }  # fmt: skip
+        **ORIGIN,
+        "sha256": sha256_hex(body),
+        "duration_us": 5_000_000,
+        "size_bytes": len(body),
+        "body": body,
+    }
     return Clip(**(given | changes))
 
 
@@ -67,15 +76,22 @@ def good(kind: Kind) -> InputEvent:
     return events[kind]
 
 
-def raw_delivery(kind: Kind, value: bytes | None, *, offset: int = 0, partition: int = 0, **changes: Any) -> Delivery:
+def raw_delivery(
+    kind: Kind, value: bytes | None, *, offset: int = 0, partition: int = 0, **changes: Any
+) -> ConsumedMessage:
     given: dict[str, Any] = {
-        "topic": input_topic(kind).name, "partition": partition, "offset": offset, "timestamp_us": NOW_US,
-        "key": b"camera-1", "value": value, "headers": (),
-    }  # fmt: skip
-    return Delivery(**(given | changes))
+        "topic": input_topic(kind).name,
+        "partition": partition,
+        "offset": offset,
+        "timestamp_us": NOW_US,
+        "key": b"camera-1",
+        "value": value,
+        "headers": (),
+    }
+    return ConsumedMessage(**(given | changes))
 
 
-def delivery(event: InputEvent, *, offset: int = 0, partition: int = 0, **changes: Any) -> Delivery:
+def delivery(event: InputEvent, *, offset: int = 0, partition: int = 0, **changes: Any) -> ConsumedMessage:
     return raw_delivery(kind_of(event), encode(event), offset=offset, partition=partition, **changes)
 
 

@@ -9,17 +9,21 @@ from uuid import uuid4
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.events import InputEvent, Kind, kind_of
-from schemas.topics import input_topic
-from store.blobs import Blobs, BlobStat
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.events import InputEvent, Kind, kind_of
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs, BlobStat
 from tests.conftest import until
 
 ARRIVES_S_MAX = 90.0  # a member that was killed is missed for 30 s before its partitions go to another
-GROUPS = {Kind.CID: "headrace-small", Kind.LDO: "headrace-small", Kind.FRAME: "headrace-large",
-          Kind.CLIP: "headrace-large"}  # fmt: skip
+GROUPS = {
+    Kind.CID: "headrace-small",
+    Kind.LDO: "headrace-small",
+    Kind.FRAME: "headrace-large",
+    Kind.CLIP: "headrace-large",
+}
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,13 @@ class World:
         told: list[tuple[KafkaError | None, Message]] = []
         for value in values:
             self._producer.produce(
-                input_topic(kind).name, value=value, key=key, headers=list(headers),
-                on_delivery=lambda error, message: told.append((error, message)), **options,
-            )  # fmt: skip
+                input_topic(kind).name,
+                value=value,
+                key=key,
+                headers=list(headers),
+                on_delivery=lambda error, message: told.append((error, message)),
+                **options,
+            )
         assert self._producer.flush(30) == 0
         for error, _ in told:
             assert error is None, error

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import Exit
-from runtime.metrics import Service
-from streams.core.faults import Away, Broken, Halt, RetryAfter, RetryPolicy, after
-from streams.core.quota import Quota
-from streams.core.stall import Partition, Stall, Standing
+from headrace.runtime.errors import Exit
+from headrace.runtime.metrics import Dependency
+from headrace.streams.core.faults import Away, Broken, Halt, RetryAfter, RetryPolicy, after
+from headrace.streams.core.quota import Quota
+from headrace.streams.core.stall import Partition, Stall, Standing
 
 WINDOW_S = 10.0
 COUNTS = st.integers(0, 8)
@@ -57,7 +57,7 @@ POLICIES = st.builds(RetryPolicy, st.floats(0.001, 60), st.floats(0.001, 300), s
 def test_a_service_that_is_away_is_asked_again_until_the_deadline_and_not_after(
     attempt: int, elapsed_s: float, policy: RetryPolicy
 ) -> None:
-    match after(Away(Service.STORE), attempt=attempt, elapsed_s=elapsed_s, policy=policy):
+    match after(Away(Dependency.STORE), attempt=attempt, elapsed_s=elapsed_s, policy=policy):
         case RetryAfter(delay_s):
             assert elapsed_s < policy.deadline_s
             assert 0 < delay_s <= policy.delay_s_max
@@ -74,11 +74,11 @@ def test_what_is_broken_ends_the_process_at_once(attempt: int, elapsed_s: float,
 
 @pytest.mark.parametrize(("attempt", "delay_s"), [(1, 0.2), (2, 0.4), (3, 0.8), (6, 5.0), (1000, 5.0)])
 def test_the_delay_doubles_up_to_its_limit(attempt: int, delay_s: float) -> None:
-    assert after(Away(Service.POSTGRES), attempt=attempt, elapsed_s=0, policy=POLICY) == RetryAfter(delay_s)
+    assert after(Away(Dependency.POSTGRES), attempt=attempt, elapsed_s=0, policy=POLICY) == RetryAfter(delay_s)
 
 
 def test_the_last_delay_ends_at_the_deadline() -> None:
-    assert after(Away(Service.STORE), attempt=9, elapsed_s=119.0, policy=POLICY) == RetryAfter(1.0)
+    assert after(Away(Dependency.STORE), attempt=9, elapsed_s=119.0, policy=POLICY) == RetryAfter(1.0)
 
 
 A, B = ("edge.frames.v1", 0), ("edge.frames.v1", 1)

@@ -7,12 +7,11 @@ import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from streams_samples import NOW_US, cid, clip, delivery, frame, good, ldo, mp4, png, raw_delivery
 
-from schemas.codec import encode
-from schemas.digest import canonical_body, sha256_hex, staging_key, staging_prefix
-from schemas.events import Cid, InputEvent, Kind, kind_of
-from schemas.limits import (
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import canonical_body, sha256_hex, staging_key, staging_prefix
+from headrace.schemas.events import Cid, InputEvent, Kind, kind_of
+from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AHEAD_US_MAX,
     CAPTURED_AT_US_MIN,
@@ -25,8 +24,9 @@ from schemas.limits import (
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from schemas.reject import RejectCode as Code
-from streams.core.examine import Accepted, Refused, examine, refuse
+from headrace.schemas.reject import RejectCode as Code
+from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine, refuse
+from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, good, ldo, mp4, png, raw_delivery
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 KEY = staging_key("plant", "camera-1", "0" * 64)
@@ -40,7 +40,7 @@ def said(**changes: Any) -> bytes:
     return orjson.dumps({"sensor_data": {}, "context": {}, "prediction": {}} | changes)
 
 
-def examined(event: InputEvent, **changes: Any) -> Accepted | Refused:
+def examined(event: InputEvent, **changes: Any) -> AcceptedDelivery | RefusedDelivery:
     return examine(kind_of(event), delivery(event, **changes), NOW_US)
 
 
@@ -48,7 +48,7 @@ def examined(event: InputEvent, **changes: Any) -> Accepted | Refused:
 def test_a_good_message_is_accepted_with_what_is_to_be_stored(kind: Kind) -> None:
     event = good(kind)
     one = examined(event, offset=17)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     assert one.event == event
     assert one.delivery.offset == 17
     assert one.body is not None
@@ -59,7 +59,7 @@ def test_a_good_message_is_accepted_with_what_is_to_be_stored(kind: Kind) -> Non
 @pytest.mark.parametrize("event", [cid(), ldo()])
 def test_what_is_stored_of_a_small_event_is_its_canonical_body(event: Any) -> None:
     one = examined(event)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     assert one.body == canonical_body(event)
     assert one.media_type == "application/json"
 
@@ -67,7 +67,7 @@ def test_what_is_stored_of_a_small_event_is_its_canonical_body(event: Any) -> No
 @pytest.mark.parametrize("event", [frame(), clip()])
 def test_a_staged_body_is_accepted_without_its_bytes(event: Any) -> None:
     one = examined(staged(event))
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     assert one.body is None
     assert (one.digest, one.size_bytes) == (event.sha256, event.size_bytes)
 
@@ -75,7 +75,7 @@ def test_a_staged_body_is_accepted_without_its_bytes(event: Any) -> None:
 def test_of_a_body_and_a_claim_the_body_counts() -> None:
     event = frame(claim="blobs/sha256/somebody-elses")
     one = examined(event)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     assert one.body == event.body
 
 
@@ -89,7 +89,7 @@ def test_of_a_body_and_a_claim_the_body_counts() -> None:
 )
 def test_the_trace_context_is_taken_over_where_it_is_one(headers: Any, kept: str | None) -> None:
     one = examined(cid(), headers=headers)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     assert one.traceparent == kept
 
 
@@ -113,7 +113,7 @@ def test_the_trace_context_is_taken_over_where_it_is_one(headers: Any, kept: str
     ],
 )
 def test_what_is_just_within_the_limits_is_accepted(event: InputEvent) -> None:
-    assert isinstance(examined(event), Accepted)
+    assert isinstance(examined(event), AcceptedDelivery)
 
 
 REFUSED: list[tuple[Code, InputEvent]] = [
@@ -202,7 +202,7 @@ REFUSED: list[tuple[Code, InputEvent]] = [
 )
 def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, event: InputEvent) -> None:
     one = examined(event, offset=3)
-    assert isinstance(one, Refused)
+    assert isinstance(one, RefusedDelivery)
     assert one.code is code
     assert one.delivery.value == encode(event)
     assert 0 < len(one.reason) < 300
@@ -224,38 +224,38 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
 )
 def test_what_cannot_be_read_is_refused_without_an_origin(code: Code, value: bytes | None) -> None:
     one = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
-    assert isinstance(one, Refused)
+    assert isinstance(one, RefusedDelivery)
     assert (one.code, one.origin) == (code, None)
 
 
 def test_a_refusal_names_its_source_where_the_names_are_sound() -> None:
     event = cid("")
     one = examined(event)
-    assert isinstance(one, Refused)
+    assert isinstance(one, RefusedDelivery)
     assert one.origin == event
 
 
 @pytest.mark.parametrize("changes", [{"source_id": "a\0b"}, {"site": ""}, {"site": "x" * 201}, {"source_id": "\u202e"}])
 def test_a_refusal_names_no_source_that_could_not_be_shown(changes: dict[str, str]) -> None:
     one = examined(cid(**changes))
-    assert isinstance(one, Refused)
+    assert isinstance(one, RefusedDelivery)
     assert one.origin is None
 
 
 def test_a_refusal_after_the_check_keeps_message_and_origin() -> None:
     event = staged(frame())
     one = examined(event, offset=9)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     refused = refuse(one, Code.CLAIM_MISSING, "not there")
-    assert refused == Refused(one.delivery, Code.CLAIM_MISSING, "not there", event)
+    assert refused == RefusedDelivery(one.delivery, Code.CLAIM_MISSING, "not there", event)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "ä", "%2F", "a.b", "staging"])
 def test_a_source_of_any_name_may_claim_from_its_own_staging_area_and_no_other_can(name: str) -> None:
     key = staging_key("plant", name, "0" * 64)
-    assert isinstance(examined(staged(frame(source_id=name), claim=key)), Accepted)
+    assert isinstance(examined(staged(frame(source_id=name), claim=key)), AcceptedDelivery)
     other = examined(staged(frame(source_id="other"), claim=key))
-    assert isinstance(other, Refused)
+    assert isinstance(other, RefusedDelivery)
     assert other.code is Code.CLAIM_REFUSED
 
 
@@ -263,7 +263,7 @@ def test_a_source_of_any_name_may_claim_from_its_own_staging_area_and_no_other_c
 @given(kind=st.sampled_from(Kind), value=st.none() | st.binary(max_size=400))
 @example(kind=Kind.FRAME, value=b"\0" * 5)
 def test_no_bytes_at_all_make_it_raise(kind: Kind, value: bytes | None) -> None:
-    assert isinstance(examine(kind, raw_delivery(kind, value), NOW_US), Refused)
+    assert isinstance(examine(kind, raw_delivery(kind, value), NOW_US), RefusedDelivery)
 
 
 @settings(max_examples=250, deadline=None)
@@ -276,10 +276,10 @@ def test_no_change_to_a_good_message_makes_it_raise(kind: Kind, data: st.DataObj
         value = value[:at] + data.draw(st.binary(max_size=8)) + value[at + gone :]
     one = examine(kind, raw_delivery(kind, value), NOW_US)
     match one:
-        case Accepted():
+        case AcceptedDelivery():
             assert one.body is not None
             assert sha256_hex(one.body) == one.digest
-        case Refused():
+        case RefusedDelivery():
             assert one.code in Code
 
 
@@ -288,18 +288,26 @@ SMALL = st.integers(-(2**31), 2**31 - 1)
 TEXT = st.text(max_size=30)
 ANY_EVENT = st.one_of(
     st.builds(Cid, source_id=TEXT, site=TEXT, captured_at_us=NUMBERS, sequence=NUMBERS, code=TEXT, symbology=TEXT),
-    st.builds(frame, source_id=TEXT, captured_at_us=NUMBERS, width=SMALL, height=SMALL, size_bytes=NUMBERS,
-              claim=st.none() | TEXT, attributes=st.binary(max_size=20)),
+    st.builds(
+        frame,
+        source_id=TEXT,
+        captured_at_us=NUMBERS,
+        width=SMALL,
+        height=SMALL,
+        size_bytes=NUMBERS,
+        claim=st.none() | TEXT,
+        attributes=st.binary(max_size=20),
+    ),
     st.builds(staged, st.just(frame()), claim=st.none() | TEXT, size_bytes=NUMBERS, sha256=TEXT),
     st.builds(clip, about=st.none() | TEXT, duration_us=NUMBERS, media_type=TEXT, sha256=TEXT),
     st.builds(ldo, TEXT, body=st.binary(max_size=40), clip_sha256=st.none() | TEXT),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(event=ANY_EVENT)
 def test_nothing_that_an_event_can_say_makes_it_raise(event: InputEvent) -> None:
     one = examine(kind_of(event), delivery(event), NOW_US)
-    if isinstance(one, Accepted):
+    if isinstance(one, AcceptedDelivery):
         assert one.event == event
         assert one.size_bytes > 0

@@ -8,26 +8,26 @@ from typing import Any
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png, raw_delivery
 
-from schemas.digest import blob_key, dead_letter_id, record_id, staging_key
-from schemas.events import InputEvent, Kind, kind_of
-from schemas.limits import PACKED_BYTES_MAX
-from streams.core.examine import Accepted, Refused, examine
-from streams.core.plan import Place, Plan, batch_of, headers_json, plan
+from headrace.schemas.digest import blob_key, dead_letter_id, record_id, staging_key
+from headrace.schemas.events import InputEvent, Kind, kind_of
+from headrace.schemas.limits import PACKED_BYTES_MAX
+from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
+from headrace.streams.core.plan import StoredAt, StorePlan, batch_of, headers_json, plan
+from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png, raw_delivery
 
-EMPTY = Plan((), (), ())
+EMPTY = StorePlan((), (), ())
 
 
-def accepted(event: InputEvent, *, offset: int = 0, **changes: Any) -> Accepted:
+def accepted(event: InputEvent, *, offset: int = 0, **changes: Any) -> AcceptedDelivery:
     one = examine(kind_of(event), delivery(event, offset=offset, **changes), NOW_US)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     return one
 
 
-def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> Refused:
+def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> RefusedDelivery:
     one = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes), NOW_US)
-    assert isinstance(one, Refused)
+    assert isinstance(one, RefusedDelivery)
     return one
 
 
@@ -43,12 +43,12 @@ def large_ldo(size_bytes: int) -> InputEvent:
 
 def test_small_bodies_are_packed_and_pictures_and_videos_stand_alone() -> None:
     one, two, three, four = accepted(cid()), accepted(ldo()), accepted(frame()), accepted(clip())
-    assert plan([one, two, three, four], {}) == Plan(alone=(three, four), packed=(one, two), claimed=())
+    assert plan([one, two, three, four], {}) == StorePlan(alone=(three, four), packed=(one, two), claimed=())
 
 
 def test_a_body_is_packed_below_the_limit_and_stands_alone_from_it_on() -> None:
     below, at = accepted(large_ldo(PACKED_BYTES_MAX - 1)), accepted(large_ldo(PACKED_BYTES_MAX))
-    assert plan([below, at], {}) == Plan(alone=(at,), packed=(below,), claimed=())
+    assert plan([below, at], {}) == StorePlan(alone=(at,), packed=(below,), claimed=())
 
 
 def test_what_comes_twice_is_put_once() -> None:
@@ -66,7 +66,7 @@ def test_what_the_catalog_knows_is_not_put_again() -> None:
 def test_every_claim_is_promoted_by_itself() -> None:
     one, two = accepted(staged(frame())), accepted(staged(frame(source_id="camera-2")), offset=1)
     inline = accepted(frame(), offset=2)
-    assert plan([one, two, inline], {}) == Plan(alone=(inline,), packed=(), claimed=(one, two))
+    assert plan([one, two, inline], {}) == StorePlan(alone=(inline,), packed=(), claimed=(one, two))
 
 
 def test_a_claim_is_looked_at_even_where_its_digest_is_known() -> None:
@@ -79,7 +79,7 @@ def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
     one = accepted(
         event, offset=5, partition=2, headers=(("traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),)
     )
-    batch = batch_of(Kind.FRAME, [one], {one.digest: Place("key")})
+    batch = batch_of(Kind.FRAME, [one], {one.digest: StoredAt("key")})
     (blob,), (record,), (sighting,) = batch.blobs, batch.records, batch.sightings
     assert (blob.digest.hex(), blob.size_bytes, blob.media_type) == (one.digest, one.size_bytes, "image/png")
     assert (blob.store_key, blob.store_offset) == ("key", None)
@@ -146,7 +146,7 @@ MESSAGES = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["inline", "sta
 def test_whatever_the_batch_every_message_is_accounted_for_once(
     messages: list[tuple[int, str]], known_shades: set[int]
 ) -> None:
-    examined: list[Accepted | Refused] = []
+    examined: list[AcceptedDelivery | RefusedDelivery] = []
     for offset, (shade, how) in enumerate(messages):
         event = frame(png(shade=shade), sequence=offset)
         match how:
@@ -157,7 +157,7 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
             case _:
                 examined.append(refused(b"junk", offset=offset))
     there: Container[str] = {accepted(frame(png(shade=shade))).digest for shade in known_shades}
-    good = [one for one in examined if isinstance(one, Accepted)]
+    good = [one for one in examined if isinstance(one, AcceptedDelivery)]
     todo = plan(good, there)
 
     to_put = [one.digest for one in (*todo.alone, *todo.packed)]
@@ -167,7 +167,7 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
     assert todo.claimed == tuple(one for one in good if one.body is None), "every claim is looked at"
     needed = {*to_put, *(one.digest for one in todo.claimed)}
 
-    places = {digest: Place(blob_key(digest)) for digest in needed}
+    places = {digest: StoredAt(blob_key(digest)) for digest in needed}
     batch = batch_of(Kind.FRAME, examined, places)
     assert {blob.digest.hex() for blob in batch.blobs} == needed
     assert len(batch.blobs) == len(needed)

@@ -5,36 +5,36 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
-from streams_samples import NOW_US, cid, raw_delivery
 
-from schemas.codec import encode
-from schemas.digest import dead_letter_id, record_id
-from schemas.events import Kind
-from schemas.redrive import Redrive, redrive_headers
-from schemas.topics import input_topic
-from store.rows import Original
-from streams.core.delivery import Delivery
-from streams.core.faults import RetryPolicy
-from streams.core.redrive import as_original, redrives_in
-from streams.ingest import Ingest
-from streams.retry import Retry
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import dead_letter_id, record_id
+from headrace.schemas.events import Kind
+from headrace.schemas.redrive import Redrive, redrive_headers
+from headrace.schemas.topics import input_topic
+from headrace.store.catalog.rows import Original
+from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.faults import RetryPolicy
+from headrace.streams.core.redrive import as_original, redrives_in
+from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.retry import Retry
+from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
+from tests.streams.streams_samples import NOW_US, cid, raw_delivery
 
 TOPIC = input_topic(Kind.CID).name
 VALUE = encode(cid("A"))
 FIRST = raw_delivery(Kind.CID, VALUE, offset=5, partition=1)
 
 
-def letter_of(first: Delivery) -> UUID:
+def letter_of(first: ConsumedMessage) -> UUID:
     return dead_letter_id(first.topic, first.partition, first.offset, first.value)
 
 
-def again(first: Delivery = FIRST, *, offset: int = 900, attempt: int = 1) -> Delivery:
+def again(first: ConsumedMessage = FIRST, *, offset: int = 900, attempt: int = 1) -> ConsumedMessage:
     headers = redrive_headers((), Redrive(letter_of(first), attempt), (first.topic, first.partition, first.offset))
     return replace(first, offset=offset, headers=tuple(headers))
 
 
-def known(first: Delivery = FIRST, attempt: int = 1) -> dict[tuple[UUID, int], Original]:
+def known(first: ConsumedMessage = FIRST, attempt: int = 1) -> dict[tuple[UUID, int], Original]:
     original = Original(attempt, first.topic, first.partition, first.offset)
     return {(letter_of(first), attempt): original}
 
@@ -60,15 +60,20 @@ def test_only_messages_that_say_so_are_asked_for() -> None:
     ],
     ids=["says nothing", "unknown", "another attempt", "another topic", "other bytes"],
 )
-def test_anything_else_is_an_ordinary_message(delivery: Delivery, originals: dict[tuple[UUID, int], Original]) -> None:
+def test_anything_else_is_an_ordinary_message(
+    delivery: ConsumedMessage, originals: dict[tuple[UUID, int], Original]
+) -> None:
     assert as_original(delivery, originals) == delivery
 
 
 def ingest_of(catalog: FakeCatalog, blobs: FakeBlobs) -> Ingest:
     return Ingest(
-        blobs=blobs, claims=FakeClaims(blobs), catalog=catalog, retry=Retry(RetryPolicy(0.001, 0.001, 5.0)),
+        blobs=blobs,
+        claims=FakeClaims(blobs),
+        catalog=catalog,
+        retry=Retry(RetryPolicy(0.001, 0.001, 5.0)),
         now_us=lambda: NOW_US,
-    )  # fmt: skip
+    )
 
 
 async def test_one_that_comes_twice_leaves_one_sighting_and_says_what_it_became() -> None:

@@ -7,9 +7,9 @@ from aiokafka.consumer import fetcher
 from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
-from streams_batches import Pairs, builder
 
-from streams.header_names import _Records
+from headrace.streams.worker.faust.header_decoding import _Records
+from tests.streams.streams_batches import Pairs, builder
 
 PLACE = TopicPartition("edge.frames.v1", 0)
 NAMES = st.binary(max_size=12)
@@ -41,8 +41,11 @@ def test_a_name_that_is_no_text_is_shown_escaped_and_nothing_is_skipped(compress
     assert [record.value for record in records] == [b"0", b"1", None, b"3"]
     assert [record.key for record in records] == [b"key"] * 4
     assert [list(record.headers) for record in records] == [
-        [("a", b"1")], [("\\xff\x00", b"\xfe"), ("b", None)], [], [("ä", b"")],
-    ]  # fmt: skip
+        [("a", b"1")],
+        [("\\xff\x00", b"\xfe"), ("b", None)],
+        [],
+        [("ä", b"")],
+    ]
 
 
 def test_several_batches_of_a_fetch_are_read_and_what_was_read_before_is_not_read_again() -> None:

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from streams_fakes import CATALOG_AWAY, STORE_AWAY
-from streams_rig import HASTY, Rig
-from streams_samples import cid, clip, frame, ldo, mp4, png
 
-from runtime import metrics
-from runtime.errors import Exit
-from schemas.digest import blob_key, canonical_body, record_id, sha256_hex, staging_key
-from schemas.events import Kind
-from store.errors import CatalogRefused, StoreRefused
-from streams.ingest import PUTS_AT_ONCE_MAX
+from headrace.runtime import metrics
+from headrace.runtime.errors import Exit
+from headrace.schemas.digest import blob_key, canonical_body, record_id, sha256_hex, staging_key
+from headrace.schemas.events import Kind
+from headrace.store.errors import CatalogRefusedError, StoreRefusedError
+from headrace.streams.worker.ingest import PUTS_AT_ONCE_MAX
+from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY
+from tests.streams.streams_rig import HASTY, Rig
+from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
 
 
 def staged(rig: Rig, event: Any, name: str = "a", *, body: bytes | None = None, **changes: Any) -> Any:
@@ -141,8 +141,12 @@ async def test_a_staged_body_that_is_not_what_it_should_be_is_a_dead_letter() ->
         frame(png(shade=5)),
     )
     assert codes(rig) == {
-        0: "claim_missing", 1: "digest_mismatch", 2: "digest_mismatch", 3: "not_an_image", 4: "image_mismatch",
-    }  # fmt: skip
+        0: "claim_missing",
+        1: "digest_mismatch",
+        2: "digest_mismatch",
+        3: "not_an_image",
+        4: "image_mismatch",
+    }
     assert stored(rig) == [5]
     assert len(rig.catalog.blobs) == 1
 
@@ -237,10 +241,10 @@ async def test_a_service_that_stays_away_ends_the_process_and_nothing_is_acknowl
 
 BROKEN = [
     *((step, fault) for step, _ in FAULTS for fault in (RuntimeError("unforeseen"), MemoryError())),
-    ("put", StoreRefused("403", where="memory", hint="")),
-    ("promote", StoreRefused("403", where="memory", hint="")),
-    ("known", CatalogRefused("no such table", where="memory")),
-    ("commit", CatalogRefused("no such table", where="memory")),
+    ("put", StoreRefusedError("403", where="memory", hint="")),
+    ("promote", StoreRefusedError("403", where="memory", hint="")),
+    ("known", CatalogRefusedError("no such table", where="memory")),
+    ("commit", CatalogRefusedError("no such table", where="memory")),
 ]
 
 
@@ -259,7 +263,7 @@ async def test_a_fault_that_nobody_foresaw_ends_the_process_and_nothing_is_ackno
 
 async def test_one_of_many_puts_that_fails_ends_the_others() -> None:
     rig = Rig()
-    rig.journal.faults["put"] = [StoreRefused("403", where="memory", hint="")]
+    rig.journal.faults["put"] = [StoreRefusedError("403", where="memory", hint="")]
     await rig.take(*(frame(png(shade=shade)) for shade in range(40)))
     await rig.ended()
     assert rig.process.exit_code == Exit.BROKEN
@@ -287,8 +291,10 @@ async def test_every_message_is_counted_once_by_what_became_of_it() -> None:
     before = counts()
     await rig.run(frame(), frame(), b"junk")
     assert {name: value - before[name] for name, value in counts().items()} == {
-        "stored": 1, "duplicate": 1, "rejected": 1,
-    }  # fmt: skip
+        "stored": 1,
+        "duplicate": 1,
+        "rejected": 1,
+    }
 
 
 async def test_hashing_and_packing_leave_the_event_loop_free() -> None:

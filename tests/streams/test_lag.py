@@ -7,14 +7,14 @@ import pytest
 from confluent_kafka import TopicPartition
 from faust.types import TP
 
-from runtime.settings import load_settings
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams.consumers.intake import Intake
-from streams.core.stall import Partition
-from streams.lag import LagProbe
-from streams.membership import Membership
-from streams.profile import LARGE, faust_app
+from headrace.runtime.settings import load_settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.consumers.group_consumer import GroupConsumer
+from headrace.streams.core.stall import Partition
+from headrace.streams.worker.lag import LagProbe
+from headrace.streams.worker.membership import Membership
+from headrace.streams.worker.profile import LARGE, faust_app
 
 CLIPS = frozenset({Kind.CLIP})
 TOPIC = input_topic(Kind.CLIP).name
@@ -83,7 +83,7 @@ class Client:
 def test_a_consumer_that_stands_by_is_not_late_with_what_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     monkeypatch.setattr("streams.consumers.intake.Consumer", lambda _config: client)
-    intake = Intake(SETTINGS, "group", [TOPIC], given_up=lambda _places: None)
+    intake = GroupConsumer(SETTINGS, "group", [TOPIC], given_up=lambda _places: None)
     intake._open()
 
     def watched_now() -> set[Partition]:

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
-from streams_rig import HASTY, Gate, Rig, settle, until_true
-from streams_samples import cid, frame, png, raw_delivery
 
-from runtime.errors import Exit
-from schemas.digest import blob_key, sha256_hex
-from schemas.events import Kind
-from streams.lane import Limits, delivery_of, size_of
+from headrace.runtime.errors import Exit
+from headrace.schemas.digest import blob_key, sha256_hex
+from headrace.schemas.events import Kind
+from headrace.streams.worker.batch_pipeline import PipelineLimits, delivery_of, size_of
+from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
+from tests.streams.streams_rig import HASTY, Gate, Rig, settle, until_true
+from tests.streams.streams_samples import cid, frame, png, raw_delivery
 
 
 def holds(shade: int) -> Any:
@@ -300,11 +300,13 @@ LOG = st.lists(st.sampled_from([0, 1, 2, 3, None]), min_size=1, max_size=24)
 def test_whatever_fails_and_dies_every_message_is_in_the_catalog_once_and_in_order(
     log: list[int | None], lives: list[tuple[str, int, str]], batch: int, batches_max: int, bytes_max: int
 ) -> None:
-    limits = Limits(batches_max=batches_max, messages_max=7, bytes_max=bytes_max)
+    limits = PipelineLimits(batches_max=batches_max, messages_max=7, bytes_max=bytes_max)
     asyncio.run(simulate(log, lives, batch, limits))
 
 
-async def simulate(log: list[int | None], lives: list[tuple[str, int, str]], batch: int, limits: Limits) -> None:
+async def simulate(
+    log: list[int | None], lives: list[tuple[str, int, str]], batch: int, limits: PipelineLimits
+) -> None:
     world = Rig()
     messages: list[Any] = [b"junk" if shade is None else frame(png(shade=shade)) for shade in log]
     committed_offset = 0

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from runtime.errors import HeadraceError
-from runtime.kafka import heartbeat_s
-from runtime.settings import Settings, load_settings
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams.membership import Membership
-from streams.profile import REBALANCE_TIMEOUT_S, SMALL, faust_app
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import heartbeat_s
+from headrace.runtime.settings import Settings, load_settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.membership import Membership
+from headrace.streams.worker.profile import REBALANCE_TIMEOUT_S, SMALL, faust_app
 from tests.conftest import ServiceProcess, until
 
 CID = frozenset({Kind.CID})

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
-from streams_samples import NOW_US, cid, delivery, frame, png, raw_delivery
 
-from schemas.digest import blob_key, sha256_hex, staging_key
-from schemas.events import InputEvent, Kind, kind_of
-from store import staging
-from store.blobs import Blobs
-from store.catalog import Catalog
-from store.errors import ClaimMismatch, ClaimMissing
-from store.rows import Batch
-from streams.claims import StagedClaims
-from streams.core.examine import Accepted, examine
-from streams.core.plan import Place, batch_of
-from streams.ports import BlobPort, CatalogPort, ClaimPort
+from headrace.schemas.digest import blob_key, sha256_hex, staging_key
+from headrace.schemas.events import InputEvent, Kind, kind_of
+from headrace.store.blobs import staging
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.rows import RowBatch
+from headrace.store.errors import ClaimMismatchError, ClaimMissingError
+from headrace.streams.core.examine import AcceptedDelivery, examine
+from headrace.streams.core.plan import StoredAt, batch_of
+from headrace.streams.worker.claims import StagedClaims
+from headrace.streams.worker.ports import BlobPort, CatalogPort, ClaimPort
+from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
+from tests.streams.streams_samples import NOW_US, cid, delivery, frame, png, raw_delivery
 
 BODY = png(shade=3)
 CLAIM = staging_key("plant", "camera-1", sha256_hex(BODY))
@@ -72,24 +72,24 @@ def catalog_port(request: pytest.FixtureRequest) -> CatalogPort:
     return catalog
 
 
-def accepted(event: InputEvent, *, offset: int = 0) -> Accepted:
+def accepted(event: InputEvent, *, offset: int = 0) -> AcceptedDelivery:
     one = examine(kind_of(event), delivery(event, offset=offset), NOW_US)
-    assert isinstance(one, Accepted)
+    assert isinstance(one, AcceptedDelivery)
     return one
 
 
-def claimed(**changes: Any) -> Accepted:
+def claimed(**changes: Any) -> AcceptedDelivery:
     one = accepted(replace(frame(BODY), body=None, claim=CLAIM))
     return replace(one, **changes)
 
 
-def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = ()) -> Batch:
+def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = ()) -> RowBatch:
     good = [accepted(event, offset=first_offset + number) for number, event in enumerate(events)]
     bad = [
         examine(Kind.CID, raw_delivery(Kind.CID, value, offset=1000 + number), NOW_US)
         for number, value in enumerate(junk)
     ]
-    return batch_of(Kind.CID, [*good, *bad], {one.digest: Place(blob_key(one.digest)) for one in good})
+    return batch_of(Kind.CID, [*good, *bad], {one.digest: StoredAt(blob_key(one.digest)) for one in good})
 
 
 async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies) -> None:
@@ -118,7 +118,7 @@ async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies
 
 
 async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:
-    with pytest.raises(ClaimMissing, match="not there"):
+    with pytest.raises(ClaimMissingError, match="not there"):
         await bodies.claims.promote(claimed(), 10, moved)
 
 
@@ -127,7 +127,7 @@ async def test_a_claim_on_other_bytes_is_a_mismatch_and_promotes_nothing(
     bodies: Bodies, changes: dict[str, Any]
 ) -> None:
     await bodies.stage(CLAIM, BODY)
-    with pytest.raises(ClaimMismatch):
+    with pytest.raises(ClaimMismatchError):
         await bodies.claims.promote(claimed(**changes), 10, moved)
     assert await bodies.read(blob_key("0" * 64)) is None
     assert await bodies.read(CLAIM) == BODY

@@ -3,14 +3,14 @@
 import asyncio
 
 import pytest
-from streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
-from streams_rig import HASTY, QUICK
 
-from runtime.errors import Exit
-from runtime.metrics import Service, worker_retries_total
-from store.errors import BlobMissing, CatalogRefused, ClaimMissing, StoreRefused
-from streams.core.faults import Away, Broken
-from streams.retry import Halting, Retry, fault_of
+from headrace.runtime.errors import Exit
+from headrace.runtime.metrics import Dependency, worker_retries_total
+from headrace.store.errors import BlobMissingError, CatalogRefusedError, ClaimMissingError, StoreRefusedError
+from headrace.streams.core.faults import Away, Broken
+from headrace.streams.worker.retry import HaltError, Retry, fault_of
+from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
+from tests.streams.streams_rig import HASTY, QUICK
 
 
 class Step:
@@ -44,7 +44,7 @@ async def test_a_step_is_repeated_until_both_services_are_back() -> None:
 
 async def test_after_the_deadline_the_process_must_end_and_it_is_said_what_was_away() -> None:
     step = Step(*[STORE_AWAY] * 10**5)
-    with pytest.raises(Halting, match="PUT failed: no connection") as caught:
+    with pytest.raises(HaltError, match="PUT failed: no connection") as caught:
         await Retry(HASTY)(step)
     assert caught.value.exit_code == Exit.TRANSIENT
     assert WHERE in str(caught.value)
@@ -54,10 +54,10 @@ async def test_after_the_deadline_the_process_must_end_and_it_is_said_what_was_a
 @pytest.mark.parametrize(
     "fault",
     [
-        StoreRefused("403", where=WHERE, hint=""),
-        CatalogRefused("no such table", where=WHERE),
-        BlobMissing("key", where=WHERE),
-        ClaimMissing("key", where=WHERE),
+        StoreRefusedError("403", where=WHERE, hint=""),
+        CatalogRefusedError("no such table", where=WHERE),
+        BlobMissingError("key", where=WHERE),
+        ClaimMissingError("key", where=WHERE),
         RuntimeError("unforeseen"),
         asyncio.CancelledError(),
     ],
@@ -70,7 +70,7 @@ async def test_whatever_else_a_step_raises_passes_through_at_once(fault: BaseExc
 
 
 def test_only_an_absent_service_is_expected_to_come_back() -> None:
-    assert fault_of(STORE_AWAY) == Away(Service.STORE)
-    assert fault_of(CATALOG_AWAY) == Away(Service.POSTGRES)
-    assert fault_of(StoreRefused("403", where=WHERE, hint="")) == Broken()
+    assert fault_of(STORE_AWAY) == Away(Dependency.STORE)
+    assert fault_of(CATALOG_AWAY) == Away(Dependency.POSTGRES)
+    assert fault_of(StoreRefusedError("403", where=WHERE, hint="")) == Broken()
     assert fault_of(KeyError("x")) == Broken()

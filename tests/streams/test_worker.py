@@ -14,19 +14,19 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import KafkaError, Producer
-from streams_batches import publish
-from streams_samples import cid, clip, frame, ldo, mp4, png
-from streams_world import ARRIVES_S_MAX, Sent, World
 
-from producers import Publisher
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import blob_key, canonical_body, sha256_hex, staging_key
-from schemas.events import Frame, Kind, Ldo
-from schemas.limits import INLINE_BYTES_MAX, KIB
-from store import staging
+from headrace.producers import Publisher
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import blob_key, canonical_body, sha256_hex, staging_key
+from headrace.schemas.events import Frame, Kind, Ldo
+from headrace.schemas.limits import INLINE_BYTES_MAX, KIB
+from headrace.store.blobs import staging
 from tests.conftest import ServiceProcess, until
+from tests.streams.streams_batches import publish
+from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
+from tests.streams.streams_world import ARRIVES_S_MAX, Sent, World
 
 pytestmark = pytest.mark.stack
 
@@ -100,12 +100,16 @@ BAD_INPUT = {
     "a negative time": Bad("absurd_time", Kind.LDO, encode(ldo(captured_at_us=-(2**63)))),
     "a name that moves the cursor": Bad("field_out_of_range", Kind.CID, encode(cid(source_id="a\x1b[2J\nb\0"))),
     "JSON that is none": Bad("not_json", Kind.LDO, encode(ldo(body=b'{"a": 1e400}'))),
-    "a claim on nothing": Bad("claim_missing", Kind.FRAME, encode(
-        changed(frame(png(shade=250)), body=None, claim=staging_key("plant", "camera-1", "f" * 64)))),
+    "a claim on nothing": Bad(
+        "claim_missing",
+        Kind.FRAME,
+        encode(changed(frame(png(shade=250)), body=None, claim=staging_key("plant", "camera-1", "f" * 64))),
+    ),
     "a claim on a blob": Bad("claim_refused", Kind.CLIP, encode(changed(clip(), body=None, claim=blob_key("0" * 64)))),
-    "a claim that no store takes": Bad("claim_refused", Kind.FRAME, encode(
-        changed(frame(), body=None, claim=staging_key("plant", "camera-1", "a//b")))),
-}  # fmt: skip
+    "a claim that no store takes": Bad(
+        "claim_refused", Kind.FRAME, encode(changed(frame(), body=None, claim=staging_key("plant", "camera-1", "a//b")))
+    ),
+}
 GOOD: dict[Kind, Callable[..., Any]] = {Kind.CID: cid, Kind.FRAME: frame, Kind.CLIP: clip, Kind.LDO: ldo}
 
 
@@ -267,8 +271,10 @@ def test_the_same_bytes_from_another_source_are_one_record_one_blob_and_two_sigh
         " (select count(*) from blobs where sha256 = %s) as blobs,"
         " (select count(*) from sightings where record_id = %s) as sightings,"
         " (select count(*) from outbox where record_id = %s) as announcements",
-        *[bytes.fromhex(sha256_hex(body))] * 2, record, record,
-    )  # fmt: skip
+        *[bytes.fromhex(sha256_hex(body))] * 2,
+        record,
+        record,
+    )
     assert count == {"records": 1, "blobs": 1, "sightings": 3, "announcements": 1}
 
 
@@ -297,8 +303,9 @@ def test_a_large_body_is_staged_promoted_and_leaves_nothing_behind(world: World)
     with Publisher.from_settings(world.settings) as publisher:
         acknowledged = publisher.publish(event).result(60)
     assert [stat.key for stat in world.listed(f"staging/plant/{event.source_id}/")] in (
-        [], [staging_key("plant", event.source_id, event.sha256)],
-    )  # fmt: skip
+        [],
+        [staging_key("plant", event.source_id, event.sha256)],
+    )
     until(lambda: world.rows("select 1 from sightings where source_id = %s", event.source_id), ARRIVES_S_MAX, "it")
     assert acknowledged.digest == event.sha256
     assert sha256_hex(world.read(blob_key(event.sha256))) == event.sha256

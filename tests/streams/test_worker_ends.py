@@ -9,14 +9,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import pytest
-from streams_samples import cid, frame, png
-from streams_world import ARRIVES_S_MAX, Sent, World
 
-from runtime.errors import Exit
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.events import Kind
+from headrace.runtime.errors import Exit
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.events import Kind
 from tests.conftest import ServiceProcess, until
+from tests.streams.streams_samples import cid, frame, png
+from tests.streams.streams_world import ARRIVES_S_MAX, Sent, World
 
 pytestmark = pytest.mark.stack
 
@@ -58,10 +58,17 @@ def aftermath(module_settings: Settings, tmp_path_factory: pytest.TempPathFactor
         scans, stored = killed_in_the_middle(world, small.wait_ready())
         good, junk = stopped_by_the_quota(world, quota.wait_ready())
         seen = Aftermath(
-            world=world, scans=scans, stored_when_killed=stored, good=good, junk=junk,
-            quota_exit=quota.process.returncode, quota_log=quota.log.read_text(),
-            committed_at_quota=world.committed(junk[0]), letters_at_quota=letters(world, junk), small=small,
-        )  # fmt: skip
+            world=world,
+            scans=scans,
+            stored_when_killed=stored,
+            good=good,
+            junk=junk,
+            quota_exit=quota.process.returncode,
+            quota_log=quota.log.read_text(),
+            committed_at_quota=world.committed(junk[0]),
+            letters_at_quota=letters(world, junk),
+            small=small,
+        )
         large = worker("large", "frames,clips")
         small.wait_ready()
         yield seen

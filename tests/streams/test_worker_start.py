@@ -10,11 +10,11 @@ import pytest
 from confluent_kafka import Producer
 from pydantic import SecretStr
 
-from runtime.errors import Exit, HeadraceError
-from runtime.settings import Settings, load_settings
-from schemas.events import Kind
-from streams import app as worker
-from streams.app import group_of, work
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import Settings, load_settings
+from headrace.schemas.events import Kind
+from headrace.streams.worker import app as worker
+from headrace.streams.worker.app import group_of, work
 from tests.conftest import ServiceProcess, free_port
 
 CANARY = "canary-of-the-start"

@@ -4,7 +4,8 @@ Faust commits the end of the gapless run of acknowledged offsets, and where that
 commits nothing while `min(acked) - committed_offset > 1` (`Consumer._new_offset` in `faust/transport/consumer.py` of
 0.15.3). But `committed_offset` is the *next* offset to be read. So with just that one message unfinished and the one
 after it acknowledged the difference is 1, and the commit passes the unfinished message; where nothing was committed
-yet, it passes any number of them. That is faust-streaming #606. Our own consumer (`streams/faust_consumer.py`) leaves
+yet, it passes any number of them. That is faust-streaming #606. Our own consumer
+(`headrace/streams/worker/faust/direct_consumer.py`) leaves
 the bookkeeping as it is, so it is not saved by that.
 
 With concurrency 1 no later offset is ever acknowledged first: the lane acknowledges in the order of its calls. With 2,
@@ -14,13 +15,13 @@ behind it. That is the hole.
 
 from typing import Any
 
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams import agents
-from streams.lane import Lane
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker import agents
+from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, lane: Lane, *, batch_messages_max: int, linger_s: float) -> None:
+def _register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
     async def take(stream: Any) -> None:
         async for events in stream.noack_take(batch_messages_max, within=linger_s):
             await lane.take(events)

@@ -6,13 +6,13 @@ What it cannot decode it acknowledges first and reports afterwards, to a log (`f
 
 from typing import Any
 
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams import agents
-from streams.lane import Lane
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker import agents
+from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, lane: Lane, *, batch_messages_max: int, linger_s: float) -> None:
+def _register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
     async def take(stream: Any) -> None:
         async for events in stream.noack_take(batch_messages_max, within=linger_s):
             await lane.take(events)

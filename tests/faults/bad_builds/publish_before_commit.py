@@ -12,16 +12,16 @@ from uuid import UUID
 
 from confluent_kafka import Producer
 
-from runtime.kafka import client_config
-from runtime.settings import load_settings
-from schemas.digest import blob_key, event_id
-from schemas.events import Ingested
-from schemas.topics import ingested_topic
-from store.catalog import Catalog
-from store.outbox import Pending
-from store.postgres import borrowed
-from store.rows import Batch, Committed, RecordRow
-from streams.relay.plan import Announcement, announce
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import load_settings
+from headrace.schemas.digest import blob_key, event_id
+from headrace.schemas.events import Ingested
+from headrace.schemas.topics import ingested_topic
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.outbox import Pending
+from headrace.store.catalog.rows import CommitResult, RecordRow, RowBatch
+from headrace.store.postgres import borrowed
+from headrace.streams.relay.plan import Announcement, announce
 
 _FLUSH_S_MAX = 10
 
@@ -30,7 +30,7 @@ def apply() -> None:
     """Put the announcement in front of the transaction."""
     commit, insert_outbox = Catalog.commit, Catalog._insert_outbox
 
-    async def announced_first(self: Catalog, batch: Batch) -> Committed:
+    async def announced_first(self: Catalog, batch: RowBatch) -> CommitResult:
         async with borrowed(self._pool, self._dsn) as connection:
             ids = [row.record_id for row in batch.records]
             known = await connection.fetch("select record_id from records where record_id = any($1::uuid[])", ids)
@@ -38,7 +38,9 @@ def apply() -> None:
         await asyncio.to_thread(_publish, [_announcement(row) for row in new.values() if row is not None])
         return await commit(self, batch)
 
-    async def already_out(self: Catalog, connection: Any, batch: Batch, records: set[UUID], letters: set[UUID]) -> None:
+    async def already_out(
+        self: Catalog, connection: Any, batch: RowBatch, records: set[UUID], letters: set[UUID]
+    ) -> None:
         await insert_outbox(self, connection, batch, records, letters)
         ids = [event_id(record) for record in records]
         await connection.execute("update outbox set published_at = now() where event_id = any($1::uuid[])", ids)

@@ -6,14 +6,14 @@ takes the committed offset past it (`concurrency.py` says how).
 
 from typing import Any
 
-from schemas.codec import decode
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams import agents
-from streams.lane import Lane
+from headrace.schemas.codec import decode
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker import agents
+from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, lane: Lane, *, batch_messages_max: int, linger_s: float) -> None:
+def _register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
     expected = input_topic(kind).event
 
     async def take(stream: Any) -> None:

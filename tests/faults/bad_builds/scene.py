@@ -13,15 +13,15 @@ from pathlib import Path
 import psycopg
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
-from runtime.errors import Exit
-from runtime.kafka import client_config
-from runtime.settings import Settings
-from schemas.codec import encode
-from schemas.digest import canonical_body, record_id, sha256_hex
-from schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kind_of
-from schemas.reject import RejectCode
-from schemas.topics import input_topic
-from streams.profile import LARGE, SMALL, Group
+from headrace.runtime.errors import Exit
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import canonical_body, record_id, sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kind_of
+from headrace.schemas.reject import RejectCode
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.conftest import ServiceProcess, fresh_database, until
 from tests.faults.acks import AckFile, Attempt, Place, read_acks
 from tests.faults.checker import Verdict, check
@@ -48,9 +48,12 @@ class Build(ServiceProcess):
         with self.log.open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", *self._module, *self._args],
-                env=self._env | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=out, cwd=tempfile.gettempdir(),
+                env=self._env | {"PYTHONPATH": str(ROOT)},
+                stdout=out,
+                stderr=out,
+                cwd=tempfile.gettempdir(),
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def revive(self) -> None:
         """Start it again where it ended by itself and says that it is to be, as a supervisor would."""
@@ -113,18 +116,32 @@ class Scene:
         assert body is not None
         digest, kind = sha256_hex(body), kind_of(event)
         made = Attempt(
-            next(self._numbers), kind, input_topic(kind).name, event.source_id, event.sequence, digest, len(body),
-            record_id(kind, digest), None,
-        )  # fmt: skip
+            next(self._numbers),
+            kind,
+            input_topic(kind).name,
+            event.source_id,
+            event.sequence,
+            digest,
+            len(body),
+            record_id(kind, digest),
+            None,
+        )
         return self._publish(made, event.source_id.encode(), encode(event))
 
     def publish_poison(self, kind: Kind, value: bytes) -> Place:
         """Publish what has to become a dead letter."""
         source = self.source()
         made = Attempt(
-            next(self._numbers), kind, input_topic(kind).name, source, 0, sha256_hex(value), len(value), None,
+            next(self._numbers),
+            kind,
+            input_topic(kind).name,
+            source,
+            0,
+            sha256_hex(value),
+            len(value),
+            None,
             RejectCode.NOT_FRAMED,
-        )  # fmt: skip
+        )
         return self._publish(made, source.encode(), value)
 
     def committed(self, group: Group, place: Place) -> int:
@@ -262,15 +279,26 @@ def frame_of(source: str, sequence: int, size_bytes: int) -> Frame:
 
     body = image(IMAGES[0], f"{source}/{sequence}".encode(), size_bytes)
     return Frame(
-        source_id=source, site="plant", captured_at_us=time.time_ns() // 1000, sequence=sequence,
-        sha256=sha256_hex(body), media_type=IMAGES[0].media_type, width=WIDTH, height=HEIGHT, size_bytes=len(body),
-        body=body, claim=None,
-    )  # fmt: skip
+        source_id=source,
+        site="plant",
+        captured_at_us=time.time_ns() // 1000,
+        sequence=sequence,
+        sha256=sha256_hex(body),
+        media_type=IMAGES[0].media_type,
+        width=WIDTH,
+        height=HEIGHT,
+        size_bytes=len(body),
+        body=body,
+        claim=None,
+    )
 
 
 def cid_of(source: str, sequence: int) -> Cid:
     """A scan that no other scene has."""
     return Cid(
-        source_id=source, site="plant", captured_at_us=time.time_ns() // 1000, sequence=sequence,
+        source_id=source,
+        site="plant",
+        captured_at_us=time.time_ns() // 1000,
+        sequence=sequence,
         code=f"{source}/{sequence}",
-    )  # fmt: skip
+    )

@@ -7,10 +7,10 @@ from random import Random
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from runtime.kafka import client_config
-from schemas.events import Kind
-from schemas.topics import input_topic
-from streams.profile import LARGE
+from headrace.runtime.kafka import client_config
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import LARGE
 from tests.faults.registry import experiment
 from tests.faults.world import Shape, World
 

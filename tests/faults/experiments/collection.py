@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from random import Random
 
-from batch.fsck import Options, Problem, Report, open_and_check
-from runtime.settings import Settings
-from schemas.digest import blob_key, sha256_hex
-from schemas.events import Frame
-from store.blobs import Blobs
+from headrace.batch.fsck import FsckOptions, FsckProblem, FsckReport, open_and_check
+from headrace.runtime.settings import Settings
+from headrace.schemas.digest import blob_key, sha256_hex
+from headrace.schemas.events import Frame
+from headrace.store.blobs.blob_store import Blobs
 from tests.faults.own import own_file, wait_recorded
 from tests.faults.plan import Mix, Planned, planned
 from tests.faults.registry import experiment
@@ -19,14 +19,14 @@ from tests.faults.world import World
 _AT_ONCE_SHORT, _AT_ONCE_LONG = 10, 100
 _LONG_FROM = 1000
 _MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=4000, names="again-")
-_REPAIR = Options(repair=True, force=True, sample=0)
+_REPAIR = FsckOptions(repair=True, force=True, sample=0)
 _TRIED_OF = 6
 """How many orphans are put at the most for each that is to be up for collection: some have their row too soon."""
 _BOTH_FROM = 50
 _AHEAD_S = 0.4
 """How long before a collection the first frames leave: about what they need to have their row."""
 _REMOVED, _IN_TIME = "removed", "a row names it by now"
-_EXPECTED = {Problem.OBJECT_WITHOUT_ROW, Problem.STAGED_ABANDONED, Problem.ANNOUNCEMENT_LATE}
+_EXPECTED = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckProblem.ANNOUNCEMENT_LATE}
 """What a busy service may show. Anything else is damage, which the repair would hide from the checker."""
 
 
@@ -73,7 +73,7 @@ def _delays(random: Random, number: int, within_s: float) -> list[float]:
 
 async def _collide(
     settings: Settings, publishing: Publishing, some: Sequence[tuple[Planned, Frame]], delays: Sequence[float]
-) -> tuple[Report, float]:
+) -> tuple[FsckReport, float]:
     """Put the bodies as a worker would that died before its commit; collect, and publish them, at the same time.
 
     Returns what the collection said, and how long it took, which is how long the next arrivals are to be spread over.
@@ -90,14 +90,14 @@ async def _collide(
     return await collecting
 
 
-async def _collect(settings: Settings, blobs: Blobs) -> tuple[Report, float]:
+async def _collect(settings: Settings, blobs: Blobs) -> tuple[FsckReport, float]:
     await asyncio.sleep(_AHEAD_S)
     began = time.monotonic()
     report = await open_and_check(settings, blobs, _REPAIR)
     return report, time.monotonic() - began
 
 
-def outcome_of(report: Report, keys: Collection[str]) -> Counter[str]:
+def outcome_of(report: FsckReport, keys: Collection[str]) -> Counter[str]:
     """Count what became of those orphans that were up for collection: removed, or named by a row just in time.
 
     Raises:
@@ -107,7 +107,7 @@ def outcome_of(report: Report, keys: Collection[str]) -> Counter[str]:
     assert not damage, f"fsck found {len(damage)} things wrong, among them {damage[0]}"
     left = [f"{found.name}: {why}" for found, why in report.unhealed if found.name in keys]
     assert not left, f"{len(left)} orphans could not be collected, among them {left[0]}"
-    healed = [(found, how) for found, how in report.healed if found.problem is Problem.OBJECT_WITHOUT_ROW]
+    healed = [(found, how) for found, how in report.healed if found.problem is FsckProblem.OBJECT_WITHOUT_ROW]
     return Counter(how for found, how in healed if found.name in keys)
 
 

@@ -3,7 +3,7 @@ import time
 from collections import Counter
 from random import Random
 
-from runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.crash_points import VARIABLE, CrashPoint
 from tests.faults.armed import Start
 from tests.faults.experiments.spool import spool_crash
 from tests.faults.registry import experiment

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
-from runtime.errors import Exit
+from headrace.runtime.errors import Exit
 from tests.conftest import until
 from tests.faults.experiments.spool import SEEDS, Edge, end
 from tests.faults.possible import NotPossibleError
@@ -27,9 +27,12 @@ _PARTS = ("minio", "postgres", "kafka", "spool")
 
 
 @experiment(
-    "E10", "disk full: store, WAL, broker, spool", ci=1, long=25,
+    "E10",
+    "disk full: store, WAL, broker, spool",
+    ci=1,
+    long=25,
     shape=Shape(small_disk=frozenset(_PARTS), small_disk_mib=SIZE_MIB),
-)  # fmt: skip
+)
 def fill_disks(world: World, count: int, random: Random) -> Counter[str]:
     """Fill the disk of one part after another until it fails, go on publishing, and give the room back."""
     if world.disks is None:

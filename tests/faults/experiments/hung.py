@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from runtime.errors import Exit
+from headrace.runtime.errors import Exit
 from tests.faults.armed import Start
 from tests.faults.hang import Hang
 from tests.faults.registry import experiment

@@ -17,8 +17,12 @@ def simulate(_world: World, count: int, random: Random) -> Counter[str]:
     """Run so many schedules; raises AssertionError with the minimal trace of one that fails."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"--hypothesis-seed={random.randrange(2**32)}", _TEST],
-        cwd=ROOT, env={**os.environ, "SIMULATION_SCHEDULES": str(count)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "SIMULATION_SCHEDULES": str(count)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.stderr.write("\n".join(done.stdout.splitlines()[-_LINES_SHOWN:]) + "\n")
         raise AssertionError("a schedule breaks a promise; its minimal trace stands above")

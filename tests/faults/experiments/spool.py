@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from producers.spool_state import SpoolState
-from runtime.crash_points import VARIABLE, CrashPoint
-from runtime.errors import Exit
+from headrace.producers.spool.state import SpoolState
+from headrace.runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.errors import Exit
 from tests.conftest import environment_of, free_port
 from tests.faults.acks import read_acks
 from tests.faults.edge import DRAIN_S_MAX, THREAD_NUMBERS, THREADS
@@ -60,8 +60,12 @@ class Edge:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.edge", *map(str, args)],
-                env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,4 @@
+from headrace.batch.archive.job import archive, restore
+from headrace.batch.archive.report import ArchiveReport
+
+__all__ = ["ArchiveReport", "archive", "restore"]

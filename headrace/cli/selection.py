@@ -1,0 +1,65 @@
+"""Options by which several commands select records, and what they mean."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+import typer
+
+from headrace.cli.processes import parse_kinds
+
+if TYPE_CHECKING:
+    from headrace.schemas.events import Kind
+
+_TIMES = [
+    f"{day}{zone}"
+    for day in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S")
+    for zone in ("", "%z")
+]
+
+
+def time_option(name: str, help_: str) -> Any:
+    """Return an option that takes a time as people write it, and as commands print it, to the microsecond."""
+    return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} Like 2026-11-21T03:00:00; UTC.")
+
+
+Kinds = Annotated[str | None, typer.Option("--kind", help="cids, frames, clips, ldos, or several of them.")]
+Sites = Annotated[list[str] | None, typer.Option("--site", help="Only of this site; may be repeated.")]
+Sources = Annotated[list[str] | None, typer.Option("--source", help="Only of this camera or device; may be repeated.")]
+CapturedFrom = Annotated[datetime | None, time_option("--from", "Only what was captured from then on.")]
+CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
+
+
+class Selection(TypedDict):
+    """What the options say, as headrace/store/catalog/exports.py and headrace/store/catalog/archives.py name it."""
+
+    kinds: "tuple[Kind, ...] | None"
+    sites: tuple[str, ...] | None
+    source_ids: tuple[str, ...] | None
+    captured_from_us: int | None
+    captured_until_us: int | None
+
+
+def selection(
+    kind: str | None, site: list[str] | None, source: list[str] | None, start: datetime | None, end: datetime | None
+) -> Selection:
+    """Return what the options say; of one that was not given, None."""
+    return {
+        "kinds": tuple(sorted(parse_kinds(kind))) if kind else None,
+        "sites": sorted_values(site),
+        "source_ids": sorted_values(source),
+        "captured_from_us": microseconds(start),
+        "captured_until_us": microseconds(end),
+    }
+
+
+def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
+    """Return the values of a repeated option; None where it was not given."""
+    return tuple(sorted(set(values))) if values else None
+
+
+def microseconds(time: datetime | None) -> int | None:
+    """Return an option's time in microseconds since 1970; UTC where it names no zone."""
+    if time is None:
+        return None
+    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return round(zoned.timestamp() * 1_000_000)

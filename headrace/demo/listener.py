@@ -1,0 +1,141 @@
+"""A reader of everything that the service says, as any `read_committed` consumer would hear it."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from headrace.demo.ledger import MessageOffset, RecordKey
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import decode
+from headrace.schemas.events import DeadLetter, Event, Ingested, Kind, PerceivedFrame, PreprocessedFrame
+from headrace.schemas.reject import RejectedError
+from headrace.schemas.topics import PERCEIVED, PREPROCESSED, TOPICS, input_topic
+
+CONSUMERS = {"preprocessing": PREPROCESSED, "perception": PERCEIVED}
+_NAMES: dict[type, str] = {topic.event: name for name, topic in CONSUMERS.items()}
+_INPUTS = frozenset(input_topic(kind).name for kind in Kind)
+_REQUEST_S_MAX = 10
+_POLL_S = 0.1
+_STOP_S_MAX = 10
+_MESSAGES_MAX = 200
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was heard. Times are Kafka's own, in milliseconds since 1970."""
+
+    appended_at_ms: dict[MessageOffset, int] = field(default_factory=dict)
+    announced_at_ms: dict[RecordKey, int] = field(default_factory=dict)
+    announcements: Counter[RecordKey] = field(default_factory=Counter)
+    event_ids: Counter[str] = field(default_factory=Counter)
+    dead_letters: dict[MessageOffset, str] = field(default_factory=dict)
+    frames: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in CONSUMERS})
+    thumbnails: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def take(self, message: Message) -> None:
+        """Take down one message."""
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None and partition is not None and offset is not None  # noqa: PT018
+        at_ms = message.timestamp()[1]
+        if topic in _INPUTS:
+            self.appended_at_ms[MessageOffset(topic, partition, offset)] = at_ms
+            return
+        try:
+            event: Event = decode(message.value(), TOPICS[topic].event)
+        except RejectedError as rejected:
+            self.faults.append(f"a message on {topic} cannot be read: {rejected.reason}")
+            return
+        self._hear(event, at_ms)
+
+    def _hear(self, event: Event, at_ms: int) -> None:
+        match event:
+            case Ingested():
+                record = RecordKey(Kind(event.kind), event.digest)
+                self.announcements[record] += 1
+                self.event_ids[event.event_id] += 1
+                self.announced_at_ms.setdefault(record, at_ms)
+            case DeadLetter():
+                self.dead_letters[MessageOffset(event.topic, event.partition, event.offset)] = event.code
+            case PreprocessedFrame() | PerceivedFrame():
+                name = _NAMES[type(event)]
+                if event.error is not None:
+                    self.faults.append(f"{name} could not use frame {event.digest}: {event.error}")
+                    return
+                self.frames[name].add(event.digest)
+                if isinstance(event, PreprocessedFrame):
+                    self.thumbnails[event.thumbnail_key] = event.thumbnail_sha256
+
+
+class AnnouncementListener:
+    """Listens from now on, in a thread of its own, to all topics; use it in a `with` block."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Find the end of each topic; what is published from here on is heard.
+
+        Raises:
+            HeadraceError: Kafka does not answer.
+        """
+        self.heard = Heard()
+        self._fault: KafkaError | None = None
+        self._settings = settings
+        self._consumer = Consumer(
+            client_config(
+                settings,
+                group_id="headrace-demo",
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                fetch_queue_backoff_ms=5,
+                fetch_wait_max_ms=50,
+                auto_offset_reset="error",
+            )
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
+        try:
+            self._consumer.assign(self._ends())
+        except KafkaException as error:
+            raise kafka_unreachable(settings, error.args[0]) from None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(_STOP_S_MAX)
+        self._consumer.close()
+
+    def check(self) -> None:
+        """Say whether it still hears.
+
+        Raises:
+            HeadraceError: Kafka went away, or refused.
+        """
+        if self._fault is not None:
+            raise kafka_unreachable(self._settings, self._fault)
+
+    def _ends(self) -> list[TopicPartition]:
+        there = self._consumer.list_topics(timeout=_REQUEST_S_MAX).topics
+        missing = sorted(TOPICS.keys() - there.keys())
+        if missing:
+            raise HeadraceError("topics_missing", f"there is no topic {missing[0]}", hint="run `headrace init`")
+        places = [TopicPartition(name, number) for name in TOPICS for number in there[name].partitions]
+        for place in places:
+            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_S_MAX)
+        return places
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            for message in self._consumer.consume(_MESSAGES_MAX, _POLL_S):
+                error = message.error()
+                if error is None:
+                    self.heard.take(message)
+                elif error.fatal() or not error.retriable():
+                    self._fault = error
+                    return

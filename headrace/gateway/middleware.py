@@ -1,0 +1,245 @@
+"""What every request meets first: an id, limits on its body, a line in the log, its metrics.
+
+Pure ASGI, so that bodies and answers stream through it.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+import structlog
+
+from headrace.gateway import problems
+from headrace.gateway.problems import Problem, ProblemCode
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.metrics import (
+    gateway_chunk_bytes_per_second,
+    gateway_refused_total,
+    http_request_duration_seconds,
+    http_request_size_bytes,
+    http_requests_in_progress,
+    http_requests_total,
+)
+from headrace.runtime.settings import Settings
+from headrace.schemas.limits import CLIP_BYTES_MAX, KIB, MIB
+
+Scope: TypeAlias = MutableMapping[str, Any]
+AsgiMessage: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
+Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY_BYTES_MAX = 2 * MIB  # of calls that take JSON or a short form
+UPLOAD_BYTES_MAX = CLIP_BYTES_MAX + 16 * MIB  # the largest file, and the form around it
+STREAMED = ("/ingest", "/cid", "/api/v1/ingest/upload", "/api/v1/uploads")
+SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # what is read before it is known who calls
+SMALL_BYTES_MAX = 64 * KIB
+STALL_BYTES_MIN = 4 * KIB
+_QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes every few seconds are no news
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token", "password", "secret"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+class Middleware:
+    """The outermost layer of the gateway."""
+
+    def __init__(self, app: AsgiApp, settings: Settings) -> None:
+        self._app = app
+        self._stall_s_max = settings.gateway_body_stall_s_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; everything that is no HTTP request goes through with its id."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if scope["type"] == "websocket":
+                await self._app(scope, receive, send)
+                return
+            answering = _Answering(scope, send, request_id)
+            body = _Body(receive, _bytes_max(scope["path"]), self._stall_s_max)
+            with http_requests_in_progress.labels(_method(scope)).track_inprogress():
+                await self._handle(scope, headers, body, answering)
+            answering.report(body.size_bytes)
+
+    async def _handle(self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", answering: "_Answering") -> None:
+        try:
+            _check(scope, headers, body.bytes_max)
+            await self._app(scope, body.receive, answering.send)
+        except Exception as error:  # noqa: BLE001 - one request must not take the gateway with it
+            problem = problems.as_problem(error)
+            if not answering.started:
+                await _answer(scope, problem, answering)
+
+
+async def _answer(scope: Scope, problem: Problem, answering: "_Answering") -> None:
+    async def nothing() -> AsgiMessage:
+        return {"type": "http.disconnect"}
+
+    answer = problems.answer(problems.request_id_of(scope), problem)
+    await answer(scope, nothing, answering.send)
+
+
+def _check(scope: Scope, headers: dict[bytes, bytes], bytes_max: int) -> None:
+    """Refuse what no call takes.
+
+    Raises:
+        Problem: two lengths (a way to smuggle a second request), an encoded body (a way to send a bomb), a length
+            beyond the limit, or a secret in the address, where proxies and histories keep it.
+    """
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        raise Problem(
+            400,
+            ProblemCode.BAD_REQUEST,
+            "a request has one length: Content-Length, or Transfer-Encoding",
+            headers={"Connection": "close"},
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "bodies have to come without a Content-Encoding")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > bytes_max:
+        raise Problem(
+            413, ProblemCode.TOO_LARGE, f"the body has {int(length)} bytes, at most {bytes_max} are taken here"
+        )
+    check_address(scope)
+
+
+def check_address(scope: Scope) -> None:
+    """Refuse an address with a secret in it.
+
+    Raises:
+        Problem: it has one (400).
+    """
+    names = (name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    if not _SECRET_PARAMETERS.isdisjoint(names):
+        raise Problem(
+            400,
+            ProblemCode.KEY_IN_URL,
+            "a key or token must not stand in the address",
+            hint="send it as `Authorization: Bearer …` or `X-API-Key: …`, and make a new one, for logs keep addresses",
+        )
+
+
+class _Body:
+    """A request's body: never more than it may be, and never slower."""
+
+    def __init__(self, receive: Receive, bytes_max: int, stall_s_max: float) -> None:
+        self._receive = receive
+        self._stall_s_max = stall_s_max
+        self._waited_s = 0.0
+        self._since = 0
+        self._ended = False
+        self.bytes_max = bytes_max
+        self.size_bytes = 0
+
+    async def receive(self) -> AsgiMessage:
+        """Return the next part.
+
+        Raises:
+            Problem: too much has come (413), or too little for too long (408). Time counts only while it is waited for,
+                so a store that is slow is not laid at the caller's door.
+        """
+        if self._ended:
+            return await self._receive()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._stall_s_max - self._waited_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise Problem(
+                408,
+                ProblemCode.TOO_SLOW,
+                f"the body brought less than {STALL_BYTES_MIN} bytes in {self._stall_s_max:g} s",
+                headers={"Connection": "close"},
+            ) from None
+        took_s = time.monotonic() - began
+        self._count(len(message.get("body", b"")), took_s)
+        self._ended = not message.get("more_body", False)
+        return message
+
+    def _count(self, size_bytes: int, took_s: float) -> None:
+        self.size_bytes += size_bytes
+        if self.size_bytes > self.bytes_max:
+            raise Problem(413, ProblemCode.TOO_LARGE, f"the body is larger than {self.bytes_max} bytes")
+        self._since += size_bytes
+        self._waited_s += took_s
+        if self._since >= STALL_BYTES_MIN:
+            gateway_chunk_bytes_per_second.observe(self._since / max(self._waited_s, 1e-6))
+            self._since, self._waited_s = 0, 0.0
+        elif self._waited_s >= self._stall_s_max:
+            self._waited_s = self._stall_s_max - 0.001  # the next wait ends it
+
+
+class _Answering:
+    """An answer on its way out."""
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self._scope = scope
+        self._send = send
+        self._began_s = time.monotonic()
+        self._headers = [*_ALWAYS, (b"x-request-id", request_id.encode())]
+        self.started = False
+        self._status = 499  # nobody was answered: the caller had gone
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Send a part of it, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        await self._send(message)
+
+    def report(self, request_bytes: int) -> None:
+        """Count and log it."""
+        route = self._scope.get("route")
+        handler = getattr(route, "path", "other")
+        method = _method(self._scope)
+        took_s = time.monotonic() - self._began_s
+        http_requests_total.labels(method, handler, str(self._status)).inc()
+        http_request_duration_seconds.labels(method, handler).observe(took_s)
+        http_request_size_bytes.labels(handler).observe(request_bytes)
+        if self._status >= 400:
+            gateway_refused_total.labels(str(self._status)).inc()
+        if handler not in _QUIET:
+            get_log().info(
+                Action.ANSWERED,
+                method=method,
+                handler=handler,
+                status=self._status,
+                ms=round(took_s * 1000, 1),
+                request_bytes=request_bytes,
+            )
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _bytes_max(path: str) -> int:
+    if path in SMALL:
+        return SMALL_BYTES_MAX
+    return UPLOAD_BYTES_MAX if _is_streamed(path, STREAMED) else BODY_BYTES_MAX
+
+
+def _is_streamed(path: str, prefixes: Iterable[str]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+
+
+def _method(scope: Scope) -> str:
+    # Whatever else a client calls its method must not become a label of its own.
+    return scope["method"] if scope["method"] in _METHODS else "other"

@@ -1,0 +1,97 @@
+"""The parameters that reading calls take, each within bounds."""
+
+import base64
+import binascii
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from headrace.gateway.problems import Problem, ProblemCode
+from headrace.schemas.limits import CODE_BYTES_MAX, NAME_BYTES_MAX
+from headrace.schemas.names import check_code, check_name
+from headrace.schemas.reject import RejectedError
+
+PAGE_ITEMS = 50
+PAGE_ITEMS_MAX = 500
+_CURSOR_CHARACTERS_MAX = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DIGEST = "^[0-9a-f]{64}$"
+
+
+def _name(value: str) -> str:
+    try:
+        check_name(value, "it")
+    except RejectedError as rejected:
+        raise ValueError(rejected.reason) from None
+    return value
+
+
+def _code(value: str) -> str:
+    try:
+        check_code(value, "it")
+    except RejectedError as rejected:
+        raise ValueError(rejected.reason) from None
+    return value
+
+
+def _time_us(value: Any) -> int:
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("should be a time with its zone, as RFC 3339 writes it: 2026-01-31T12:00:00Z")
+    # Python reads six digits of a second; what comes after them is less than the catalog keeps.
+    text = re.sub(r"(\.\d{6})\d+", r"\1", value.upper())
+    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
+
+
+# What `headrace.schemas.names` allows, for those who read the document instead of trying.
+_NAME: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": NAME_BYTES_MAX,
+    "pattern": r"^(?!\s)[^\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]+(?<!\s)$",
+}
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema(_NAME)]
+"""A name, as sources, sites, cameras and LDOs have them."""
+
+SiteFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="Of this site.")]
+SourceFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="Of this source.")]
+LdoFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="The revisions of this LDO.")]
+CodeFilter = Annotated[
+    Annotated[str, AfterValidator(_code)] | None, Query(max_length=CODE_BYTES_MAX, description="Scans of this code.")
+]
+DigestFilter = Annotated[str | None, Query(pattern=_DIGEST, description="With this SHA-256, 64 lower-case digits.")]
+TimeUs = Annotated[int, BeforeValidator(_time_us), WithJsonSchema({"type": "string", "format": "date-time"})]
+SinceFilter = Annotated[TimeUs | None, Query(description="Ingested at this time or later; RFC 3339, with its zone.")]
+UntilFilter = Annotated[TimeUs | None, Query(description="Ingested before this time; RFC 3339, with its zone.")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="How many at the most.")]
+Cursor = Annotated[
+    str | None, Query(max_length=_CURSOR_CHARACTERS_MAX, description="Where the page before ended, as it said.")
+]
+Digest = Annotated[str, Path(description="A SHA-256, 64 lower-case hexadecimal digits.")]
+
+
+def sealed_cursor(text: str) -> str:
+    """Return a cursor as callers get it: it says nothing to them, and passes through addresses as it is."""
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def opened_cursor(cursor: str) -> str:
+    """Return what a cursor holds.
+
+    Raises:
+        Problem: it is none of ours (422).
+    """
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise bad_cursor() from None
+
+
+def bad_cursor() -> Problem:
+    """Return the problem for a cursor that no page ended with."""
+    return Problem(
+        422, ProblemCode.INVALID, "the cursor is none that a page ended with", hint="begin again without one"
+    )

@@ -1,0 +1,155 @@
+"""`POST /api/v1/ingest/rtsp`: a stream to be captured, as the camera ingestion service's clients ask for it."""
+
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from headrace.gateway.auth.guard import Operator, note, require_reach
+from headrace.gateway.auth.principal import Principal
+from headrace.gateway.capture.credential_encryption import CredentialCipher
+from headrace.gateway.capture.plan import (
+    CLIP_S_MAX,
+    DURATION_S_MAX,
+    DURATION_S_MIN,
+    FPS_MAX,
+    FPS_MIN,
+    FRAME_COUNT_MAX,
+    CapturePlan,
+    Mode,
+    plan_for,
+)
+from headrace.gateway.capture.states import CaptureState
+from headrace.gateway.capture.url import URL_CHARACTERS_MAX, CameraUrl, CameraUrlError, parse
+from headrace.gateway.problems import Problem, ProblemCode, documented
+from headrace.gateway.services import Here, Services
+from headrace.gateway.uploads.answers import status_path
+from headrace.gateway.uploads.idempotency import fingerprint_of, once
+from headrace.gateway.uploads.publish import source_of
+from headrace.runtime.addresses import networks_of
+from headrace.runtime.resolve import AddressNotAllowedError, UnresolvedHostError, resolve
+from headrace.store.requests.requests import NewRequest
+
+router = APIRouter(tags=["camera service"])
+
+Fps = Annotated[float, Field(ge=FPS_MIN, le=FPS_MAX, strict=True, allow_inf_nan=False)]
+DurationS = Annotated[float, Field(ge=DURATION_S_MIN, le=DURATION_S_MAX, strict=True, allow_inf_nan=False)]
+FrameCount = Annotated[int, Field(ge=1, le=FRAME_COUNT_MAX, strict=True)]
+
+
+class CaptureAsked(BaseModel):
+    """A stream, and what of it is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rtsp_url: SecretStr = Field(
+        description=f"rtsp:// or rtsps://, with the login where the camera asks for one; at most {URL_CHARACTERS_MAX} "
+        "characters. The login is sealed.",
+        examples=["rtsp://user:password@camera.example:554/stream1"],
+    )
+    camera_id: str = Field(min_length=1, description="Whose frames they are.", examples=["camera-1"])
+    capture_mode: Mode
+    fps: Fps | None = Field(None, description="Frames a second; 5 in a burst, 10 in a clip, otherwise 1.")
+    duration_s: DurationS | None = Field(
+        None, description=f"Seconds: 60 where it is continuous, 5 for a clip, of at most {CLIP_S_MAX:.0f}."
+    )
+    frame_count: FrameCount | None = Field(None, description="Frames of a burst, 10 unless said otherwise.")
+    site: str | None = Field(None, description="Where the camera stands, if not at the site of the key.")
+
+
+class CaptureAnswer(BaseModel):
+    """The request is kept, and will be worked on."""
+
+    request_id: str
+    status: str = Field(examples=["requested"])
+    status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
+
+
+@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=documented(409))
+async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Operator) -> JSONResponse:
+    """Ask for a camera's stream to be captured; what became of it is asked for with the request's id."""
+    source = source_of(here, caller, asked.site, asked.camera_id, "gateway")
+    require_reach(request, caller, source.site, source.source_id)
+    url = _parsed(asked.rtsp_url.get_secret_value())
+    plan = _planned(asked, url)
+    sealer = _sealer(here, url)
+    async with once(request, here.access, caller) as first:
+        said = fingerprint_of(request, [source.site, source.source_id, plan.as_json(), _mark(sealer, asked)])
+        if (before := first.replay(said)) is not None:
+            return before
+        await _check_address(request, here, caller, url)
+        request_id = uuid4()
+        kept = NewRequest(
+            request_id=request_id,
+            kind="rtsp",
+            actor=caller.actor,
+            site=source.site,
+            source_id=source.source_id,
+            state=CaptureState.REQUESTED,
+            asked=plan.as_json(),
+            sealed=sealer.seal(request_id, url) if sealer is not None and url.is_secret else None,
+        )
+        answer = CaptureAnswer(
+            request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
+        )
+        response = JSONResponse(answer.model_dump(), 202)
+        await here.requests.add(kept)
+        await first.under_way(response)
+        # Where Kafka is away the request is kept all the same: a worker that has time finds it.
+        await here.dispatcher.tell(kept)
+        return response
+
+
+def _parsed(text: str) -> CameraUrl:
+    try:
+        return parse(text)
+    except CameraUrlError as refused:
+        raise Problem(422, ProblemCode.URL_REFUSED, str(refused)) from None
+
+
+def _planned(asked: CaptureAsked, url: CameraUrl) -> CapturePlan:
+    mode, duration_s = asked.capture_mode, asked.duration_s
+    if mode is Mode.CLIP and (duration_s or 0) > CLIP_S_MAX:
+        raise Problem(
+            422,
+            ProblemCode.MODE_UNAVAILABLE,
+            f"a clip lasts at most {CLIP_S_MAX:.0f} s",
+            hint="ask for `continuous`, which brings frames for as long as an hour",
+        )
+    return plan_for(url.shown, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
+
+
+def _sealer(here: Services, url: CameraUrl) -> CredentialCipher | None:
+    secret = here.settings.gateway_token_secret.get_secret_value()
+    if not secret and url.is_secret:
+        raise Problem(
+            503,
+            ProblemCode.UNAVAILABLE,
+            "this gateway has no secret to seal a camera's login with",
+            hint="its operator sets HEADRACE_GATEWAY_TOKEN_SECRET, for the gateways and the capture workers",
+            headers={"Retry-After": "60"},
+        )
+    return CredentialCipher(secret) if secret else None
+
+
+def _mark(sealer: CredentialCipher | None, asked: CaptureAsked) -> str:
+    """What tells one address from another in an idempotency row, where a plain digest could be guessed."""
+    return "" if sealer is None else sealer.mark(asked.rtsp_url.get_secret_value())
+
+
+async def _check_address(request: Request, here: Services, caller: Principal, url: CameraUrl) -> None:
+    networks = networks_of(here.settings.gateway_camera_networks)
+    try:
+        await resolve(url.host, url.port, networks)
+    except UnresolvedHostError:
+        raise Problem(422, ProblemCode.ADDRESS_REFUSED, "the camera's name has no address") from None
+    except AddressNotAllowedError:
+        note(request, ProblemCode.ADDRESS_REFUSED, caller)
+        raise Problem(
+            422,
+            ProblemCode.ADDRESS_REFUSED,
+            "the camera's address is neither public nor in a network that was listed",
+            hint="the operator lists networks of cameras in HEADRACE_GATEWAY_CAMERA_NETWORKS",
+        ) from None

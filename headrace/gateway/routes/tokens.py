@@ -1,0 +1,97 @@
+"""`POST /oauth/token`: a key is traded for a token (OAuth 2.0 client credentials, RFC 6749 section 4.4)."""
+
+import base64
+import binascii
+import time
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from headrace.gateway.auth import api_keys
+from headrace.gateway.auth.guard import limited, note
+from headrace.gateway.auth.tokens import TOKEN_S, issue
+from headrace.gateway.problems import documented
+from headrace.gateway.services import Here
+from headrace.gateway.uploads.small_form import small_form
+
+router = APIRouter(tags=["access"])
+
+
+class Token(BaseModel):
+    """A token (RFC 6749, section 5.1)."""
+
+    access_token: str
+    token_type: str = Field("bearer", examples=["bearer"])
+    expires_in: int = Field(description="Seconds.", examples=[TOKEN_S])
+
+
+class TokenError(BaseModel):
+    """Why there is none (RFC 6749, section 5.2)."""
+
+    error: str = Field(examples=["invalid_client"])
+    error_description: str
+
+
+_FORM = {
+    "type": "object",
+    "required": ["grant_type"],
+    "properties": {
+        "grant_type": {"type": "string", "enum": ["client_credentials"]},
+        "client_id": {"type": "string", "description": "The key's id."},
+        "client_secret": {"type": "string", "description": "The key, or the part after its id."},
+    },
+}
+
+
+@router.post(
+    "/oauth/token",
+    response_model=Token,
+    responses={
+        **documented(),
+        400: {"model": TokenError, "description": "It is asked wrongly."},
+        401: {"model": TokenError, "description": "The key is not good."},
+    },
+    openapi_extra={
+        "security": [],
+        "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}},
+    },
+)
+async def token(request: Request, here: Here) -> JSONResponse:
+    """Trade a key for a token that is good for a quarter of an hour, or until the key is revoked."""
+    await limited(request, here.limits.requests, None)
+    fields = await small_form(request)
+    secret = here.settings.gateway_token_secret.get_secret_value()
+    if fields.get("grant_type") != "client_credentials":
+        return _error(400, "unsupported_grant_type", "grant_type has to be client_credentials")
+    if not secret:
+        return _error(
+            400, "unauthorized_client", "this gateway issues no tokens: HEADRACE_GATEWAY_TOKEN_SECRET is not set"
+        )
+    client_id, client_secret = _client(request, fields)
+    parsed = api_keys.parse(client_secret) or api_keys.parse(f"hr_{client_id}_{client_secret}") or ("", "")
+    caller = await api_keys.caller_of(here.access, *parsed) if client_id and parsed[0] == client_id else None
+    if caller is None:
+        note(request, "invalid_client", None)
+        return _error(401, "invalid_client", "the key is not good, was revoked, or is over")
+    issued = issue(caller, secret=secret, audience=here.settings.gateway_jwt_audience, now_s=time.time())
+    return _answer(200, Token(access_token=issued, token_type="bearer", expires_in=TOKEN_S))  # noqa: S106
+
+
+def _client(request: Request, fields: dict[str, str]) -> tuple[str, str]:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return fields.get("client_id", ""), fields.get("client_secret", "")
+    try:
+        client_id, _, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return client_id, secret
+
+
+def _error(status: int, error: str, why: str) -> JSONResponse:
+    return _answer(status, TokenError(error=error, error_description=why))
+
+
+def _answer(status: int, body: BaseModel) -> JSONResponse:
+    return JSONResponse(body.model_dump(), status, headers={"Cache-Control": "no-store"})

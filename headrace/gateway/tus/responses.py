@@ -1,0 +1,105 @@
+"""What the calls of resumable uploads have in common: a header on every answer, and what they say in OpenAPI."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from headrace.gateway.problems import Problem, as_problem
+from headrace.gateway.services import Services
+from headrace.gateway.tus import protocol
+from headrace.gateway.uploads.answers import status_of, status_path
+from headrace.runtime.errors import HeadraceError
+from headrace.schemas.digest import record_id
+from headrace.schemas.events import Kind
+from headrace.schemas.reject import RejectedError
+from headrace.store.requests.ingest_status import MessageRef
+from headrace.store.requests.uploads import Upload
+
+STATUS = "Headrace-Status"
+RECORD_ID = "Headrace-Record-Id"
+STATUS_URL = "Headrace-Status-Url"
+EXPOSED = (
+    *("Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
+    *("Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires", STATUS, RECORD_ID, STATUS_URL),
+)
+"""What a web page of another origin may read of an answer."""
+
+_LOOK_S_MAX = 1.0  # to ask the catalog what became of a file; who sent it waited for that already
+_DAY_S = 86_400.0
+
+_NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Tus-Resumable": ("The protocol's version.", {"type": "string", "enum": [protocol.VERSION]}),
+    "Upload-Length": ("Bytes of the file.", {**_NUMBER, "minimum": 1}),
+    "Upload-Offset": ("From where on the bytes are.", _NUMBER),
+    "Upload-Metadata": (
+        "`filename`, `site`, `source_id` and so on, each with its value in Base64.",
+        {"type": "string"},
+    ),
+    "Upload-Checksum": (
+        "`sha1` or `sha256`, and the digest of this body in Base64.",
+        {"type": "string", "pattern": "^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)$"},
+    ),
+}
+_OPTIONAL = frozenset({"Upload-Metadata", "Upload-Checksum"})
+
+
+class TusRoute(APIRoute):
+    """Names the protocol's version on every answer, also on every refusal."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, and around it what adds the header."""
+        inner = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                response = await inner(request)
+            except (Problem, RejectedError, HeadraceError) as error:
+                problem = as_problem(error)
+                problem.headers = {**(problem.headers or {}), "Tus-Resumable": protocol.VERSION}
+                raise problem from None
+            response.headers["Tus-Resumable"] = protocol.VERSION
+            return response
+
+        return handler
+
+
+def progress_of(upload: Upload) -> dict[str, str]:
+    """Return how far an upload has come, and how long it is kept."""
+    return {"Upload-Offset": str(upload.offset_bytes), "Upload-Expires": protocol.expires(upload.expires_at_s)}
+
+
+async def outcome_of(here: Services, upload: Upload) -> dict[str, str]:
+    """Return what became of the file of an upload that is done.
+
+    Raises:
+        Problem: an agent refused it (422).
+    """
+    items = await here.requests.items(upload.upload_id)
+    if not items:  # the request was forgotten meanwhile: it is older than the outbox is kept
+        return {STATUS: "ingested"}
+    item = items[0]
+    assert item.kind and item.digest and item.topic  # noqa: PT018 - it was published
+    assert item.partition is not None and item.offset is not None  # noqa: PT018
+    record = record_id(Kind(item.kind), item.digest)
+    since_s = upload.expires_at_s - here.settings.gateway_upload_expiry_hours * 3600 - _DAY_S
+    place = MessageRef(item.topic, item.partition, item.offset, record, since_s)
+    [outcome] = await here.landing.outcomes([place], _LOOK_S_MAX)
+    return {STATUS: status_of(outcome), RECORD_ID: str(record), STATUS_URL: status_path(upload.upload_id)}
+
+
+def described(*names: str, body: bool = False) -> dict[str, Any]:
+    """Return the headers of a call, and its body where it has one, for OpenAPI."""
+    parameters = [
+        {"name": name, "in": "header", "required": name not in _OPTIONAL, "description": text, "schema": schema}
+        for name, (text, schema) in _HEADERS.items()
+        if name in {"Tus-Resumable", *names}
+    ]
+    said: dict[str, Any] = {"parameters": parameters}
+    if body:
+        content = {protocol.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+        said["requestBody"] = {"required": "Upload-Offset" in names, "content": content}
+    return said

@@ -1,0 +1,203 @@
+"""multipart/form-data (RFC 7578), read as it comes: fields are held within bounds, files go where the caller says.
+
+The bytes are taken apart by python-multipart; this module decides what may come, and never holds a file.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from headrace.gateway.problems import Problem, ProblemCode
+from headrace.schemas.limits import KIB, LDO_BODY_BYTES_MAX
+
+PARTS_MAX = 256
+FIELD_BYTES_MAX = LDO_BODY_BYTES_MAX + 64 * KIB  # the largest field is an LDO's metadata
+FIELDS_BYTES_MAX = 2 * FIELD_BYTES_MAX
+PART_HEADER_BYTES_MAX = 4 * KIB
+PART_HEADERS_MAX = 8
+FILENAME_CHARACTERS_MAX = 255
+
+
+class PartSink(Protocol):
+    """Takes a file's bytes."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take some bytes; may wait until there is room."""
+
+    async def finish(self) -> None:
+        """Take note that they were all."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """The head of a part; a file has a filename, which names nothing here: it is only kept."""
+
+    name: str
+    filename: str | None
+    media_type: str | None
+
+
+@dataclass(slots=True)
+class MultipartForm:
+    """What came: each field once, and the files in their order."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: list[FormPart] = field(default_factory=list)
+
+
+async def read_form(
+    content_type: str, chunks: AsyncIterator[bytes], open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]
+) -> MultipartForm:
+    """Read a form; `open_file` is given each file's head and what came before it, and returns where its bytes go.
+
+    Raises:
+        Problem: it is no form (415), is malformed (400), or has too many or too large parts (413).
+    """
+    reading = _Reading(_boundary(content_type), open_file)
+    async for chunk in chunks:
+        await reading.take(chunk)
+    return await reading.end()
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, options = parse_options_header(content_type.encode("latin-1"))
+    if kind != b"multipart/form-data":
+        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body has to be multipart/form-data")
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= 70:  # RFC 2046, section 5.1.1
+        raise Problem(400, ProblemCode.BAD_REQUEST, "the form names no boundary of 1 to 70 characters")
+    return boundary
+
+
+class _Reading:
+    """One form. The parser calls back synchronously, so what it found is queued and then carried out."""
+
+    def __init__(self, boundary: bytes, open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]) -> None:
+        self._open_file = open_file
+        self._form = MultipartForm()
+        self._found: list[tuple[str, bytes]] = []
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._headers: dict[str, str] = {}
+        self._part: FormPart | None = None
+        self._sink: PartSink | None = None
+        self._field = bytearray()
+        self._parts = 0
+        self._fields_bytes = 0
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: self._found.append(("begin", b"")),
+                "on_part_data": lambda data, start, end: self._found.append(("data", data[start:end])),
+                "on_part_end": lambda: self._found.append(("end", b"")),
+                "on_header_field": lambda data, start, end: self._found.append(("name", data[start:end])),
+                "on_header_value": lambda data, start, end: self._found.append(("value", data[start:end])),
+                "on_header_end": lambda: self._found.append(("header", b"")),
+                "on_headers_finished": lambda: self._found.append(("headers", b"")),
+                "on_end": lambda: self._found.append(("whole", b"")),
+            },
+            max_header_count=PART_HEADERS_MAX,
+            max_header_size=PART_HEADER_BYTES_MAX,
+        )
+
+    async def take(self, chunk: bytes) -> None:
+        """Carry out what a chunk holds."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise Problem(400, ProblemCode.BAD_REQUEST, f"the form is malformed: {error}") from None
+        for what, data in self._found:
+            await self._carry_out(what, data)
+        self._found.clear()
+
+    async def end(self) -> MultipartForm:
+        """Return the form once it is whole."""
+        if not self._ended:
+            raise Problem(400, ProblemCode.BAD_REQUEST, "the form ends before its last boundary")
+        return self._form
+
+    async def _carry_out(self, what: str, data: bytes) -> None:
+        match what:
+            case "data":
+                await self._data(data)
+            case "name":
+                self._header_name += data
+            case "value":
+                self._header_value += data
+            case "header":
+                self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode(
+                    "utf-8", "replace"
+                )
+                self._header_name.clear()
+                self._header_value.clear()
+            case "begin":
+                self._begin()
+            case "headers":
+                await self._open()
+            case "end":
+                await self._close()
+            case _:
+                self._ended = True
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS_MAX:
+            raise Problem(413, ProblemCode.TOO_LARGE, f"the form has more than {PARTS_MAX} parts")
+        self._headers.clear()
+        self._field.clear()
+
+    async def _open(self) -> None:
+        self._part = part = _part_of(self._headers)
+        if part.filename is None:
+            if part.name in self._form.fields:
+                raise Problem(422, ProblemCode.INVALID, "a field comes twice")
+            return
+        self._form.files.append(part)
+        self._sink = await self._open_file(part, self._form)
+
+    async def _data(self, data: bytes) -> None:
+        if self._sink is not None:
+            await self._sink.write(data)
+            return
+        self._fields_bytes += len(data)
+        if len(self._field) + len(data) > FIELD_BYTES_MAX or self._fields_bytes > FIELDS_BYTES_MAX:
+            raise Problem(
+                413, ProblemCode.TOO_LARGE, f"a field is larger than {FIELD_BYTES_MAX} bytes, or all are together"
+            )
+        self._field += data
+
+    async def _close(self) -> None:
+        assert self._part is not None
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            await sink.finish()
+            return
+        try:
+            self._form.fields[self._part.name] = self._field.decode()
+        except UnicodeDecodeError:
+            raise Problem(400, ProblemCode.BAD_REQUEST, f"the field {self._part.name!r} is not UTF-8") from None
+
+
+def _part_of(headers: dict[str, str]) -> FormPart:
+    try:
+        return _read_part(headers)
+    except (ValueError, TypeError, LookupError):  # what the standard library makes of parameters that are none
+        raise Problem(400, ProblemCode.BAD_REQUEST, "the head of a part cannot be read") from None
+
+
+def _read_part(headers: dict[str, str]) -> FormPart:
+    # The standard library reads the parameters of RFC 2231 as well (filename*=UTF-8''…).
+    message = Message()
+    message["content-disposition"] = headers.get("content-disposition", "").replace("\r", " ").replace("\n", " ")
+    name = message.get_param("name", header="content-disposition")
+    if message.get_content_disposition() != "form-data" or not isinstance(name, str):
+        raise Problem(400, ProblemCode.BAD_REQUEST, "a part of the form has no name")
+    filename = message.get_filename()
+    media_type = headers.get("content-type")
+    # A file field that a browser leaves empty comes with an empty filename.
+    return FormPart(name, None if filename is None else filename[:FILENAME_CHARACTERS_MAX], media_type)

@@ -1,0 +1,109 @@
+"""The service's own processes, run as a deployment would run them: told everything through their environment."""
+
+import sys
+from pathlib import Path
+
+from headrace.native import kafka, minio, postgres, valkey
+from headrace.native.checks import http_answers
+from headrace.native.config import BUCKET, GATEWAY, GATEWAY_HTTP, STORE_REGION, ServiceSpec, StackConfig
+from headrace.native.layout import StateDir
+from headrace.native.ports import LOOPBACK
+from headrace.native.process import Process, Restart
+
+SERVICES = (
+    ServiceSpec("worker-events", ("worker", "--kinds", "cids,ldos")),
+    ServiceSpec("worker-media", ("worker", "--kinds", "frames,clips")),
+    ServiceSpec("relay", ("relay",)),
+    ServiceSpec("preprocessing", ("consumer", "preprocessing")),
+    ServiceSpec("perception", ("consumer", "perception")),
+    ServiceSpec("capture", ("capture",)),
+    ServiceSpec(GATEWAY, (GATEWAY,)),
+)
+INIT = "init"
+"""The step before them: migrations, topics, bucket."""
+
+_STOP_S_MAX = 20.0
+"""A process drains for 18 s at the most before it ends by itself."""
+
+
+def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
+    """The HEADRACE_* variables by which a client or a process finds this stack; they hold its secrets."""
+    env = {
+        "HEADRACE_KAFKA_BOOTSTRAP": kafka.bootstrap(config),
+        "HEADRACE_KAFKA_REPLICAS": str(config.brokers),
+        "HEADRACE_POSTGRES_DSN": postgres.dsn(config, with_password=True),
+        "HEADRACE_STORE_URL": store_url(config, state),
+        "HEADRACE_ARCHIVE_URL": archive_url(config, state),
+        "HEADRACE_STATE_DIR": str(state.root),
+    }
+    if config.store == "minio":
+        env |= {
+            "HEADRACE_STORE_ENDPOINT": minio.endpoint(config),
+            "HEADRACE_STORE_REGION": STORE_REGION,
+            "HEADRACE_STORE_ACCESS_KEY": config.secrets.store_access_key,
+            "HEADRACE_STORE_SECRET_KEY": config.secrets.store_secret_key,
+        }
+    return env
+
+
+def store_url(config: StackConfig, state: StateDir) -> str:
+    """Where the blobs are."""
+    return f"s3://{BUCKET}" if config.store == "minio" else state.blobs.as_uri()
+
+
+def archive_url(config: StackConfig, state: StateDir) -> str:
+    """Where old bodies go."""
+    return f"s3://{BUCKET}-archive" if config.store == "minio" else state.archive.as_uri()
+
+
+def gateway_url(config: StackConfig) -> str | None:
+    """Where the gateway answers; None where the stack has none."""
+    port = config.ports.get(GATEWAY_HTTP)
+    return None if port is None else f"http://{LOOPBACK}:{port}"
+
+
+def _gateway_env(config: StackConfig) -> dict[str, str]:
+    return {
+        "HEADRACE_GATEWAY_HOST": LOOPBACK,
+        "HEADRACE_GATEWAY_PORT": str(config.ports.get(GATEWAY_HTTP, 0)),
+        "HEADRACE_GATEWAY_TOKEN_SECRET": config.secrets.gateway_token_secret,
+        "HEADRACE_GATEWAY_ADMIN_KEY": config.secrets.gateway_admin_key,
+        "HEADRACE_REDIS_URL": valkey.url(config),
+    }
+
+
+def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[Process, ...]:
+    """The step that prepares topics and tables, and after it the processes of the service."""
+    if not config.services:
+        return ()
+    env = {**client_env(config, state), **_gateway_env(config), "HEADRACE_LOG_FORMAT": "json"}
+    first = Process(
+        name=INIT,
+        argv=_argv((INIT,)),
+        env=env,
+        cwd=Path.cwd(),
+        log=state.log(INIT),
+        depends_on=servers,
+        restart=Restart.ON_FAILURE,
+    )
+    return (first, *(_process(service, config, state, env) for service in config.services))
+
+
+def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: dict[str, str]) -> Process:
+    port = config.ports[service.name]
+    return Process(
+        name=service.name,
+        argv=_argv(service.args),
+        env={**env, "HEADRACE_HEALTH_PORT": str(port)},
+        # A `.env` with tuning lies where the stack was started.
+        cwd=Path.cwd(),
+        log=state.log(service.name),
+        address=f"{LOOPBACK}:{port}",
+        ready=http_answers(port, "/readyz"),
+        depends_on=(INIT,),
+        stop_s_max=_STOP_S_MAX,
+    )
+
+
+def _argv(args: tuple[str, ...]) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", "headrace", *args)

@@ -1,0 +1,112 @@
+"""librdkafka's producer in the profile that promises not to lose: idempotent, acknowledged by all in-sync replicas."""
+
+import time
+from collections.abc import Mapping
+from logging import NullHandler, getLogger
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from headrace.runtime.errors import HeadraceError, unreachable
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import MIB
+from headrace.schemas.topics import input_topic
+
+LINGER_MS = 5  # what a lone event waits for company; at full rate batches fill sooner
+_TOPICS = [input_topic(kind) for kind in Kind]
+_MESSAGE_BYTES_MAX = max(topic.message_bytes_max for topic in _TOPICS)
+# The broker holds its limit against a whole batch, and librdkafka has one batch size for all topics: so batches must
+# fit the topic with the smallest limit, with room for what frames them. A larger message goes as a batch of its own.
+_BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in _TOPICS) * 3 // 4
+_PROBE_S = 2
+_HINT = "start it (`headrace up` does on this machine), or set HEADRACE_KAFKA_BOOTSTRAP to where it is"
+_HOPELESS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})  # noqa: SLF001
+_NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
+
+# librdkafka would write its own lines to standard error; what matters in them is in our errors.
+_silent = getLogger("headrace.librdkafka")
+_silent.addHandler(NullHandler())
+_silent.propagate = False
+
+
+class Broker:
+    """A producer and what it last complained of."""
+
+    def __init__(
+        self, bootstrap: str, client: Mapping[str, Any], *, in_flight_bytes_max: int, delivery_s_max: float
+    ) -> None:
+        """Configure the producer; nothing is sent yet.
+
+        Raises:
+            HeadraceError: librdkafka refuses the configuration.
+        """
+        self.where = bootstrap
+        self.fault: KafkaError | None = None
+        config: dict[str, Any] = {
+            **client,
+            "bootstrap.servers": bootstrap,
+            "client.id": "headrace-publisher",
+            "enable.idempotence": True,
+            "acks": "all",
+            # The same choice of partition as Java's and aiokafka's clients: a source stays in its partition whoever
+            # publishes for it.
+            "partitioner": "murmur2",
+            "compression.type": "none",  # media are compressed already
+            "linger.ms": LINGER_MS,
+            "batch.size": _BATCH_BYTES_MAX,
+            "message.max.bytes": _MESSAGE_BYTES_MAX,
+            "delivery.timeout.ms": int(delivery_s_max * 1000),
+            # Our own bound in bytes comes first: librdkafka's must never be what refuses.
+            "queue.buffering.max.messages": 0,
+            "queue.buffering.max.kbytes": (in_flight_bytes_max + 2 * _MESSAGE_BYTES_MAX + MIB) // 1024,
+            "error_cb": self._on_error,
+        }
+        try:
+            self.producer = Producer(config, logger=_silent)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise HeadraceError(
+                "kafka_config_refused", f"the Kafka client refuses its configuration: {error}", where=bootstrap
+            ) from None
+
+    def wait(self, wait_s_max: float) -> None:
+        """Return once the broker answers.
+
+        Raises:
+            HeadraceError: kafka_unreachable, with the address, when it did not within `wait_s_max` seconds; or
+                kafka_refused at once where it answers but does not let us in.
+        """
+        deadline = time.monotonic() + wait_s_max
+        while True:
+            try:
+                self.producer.list_topics(timeout=min(_PROBE_S, max(0.1, wait_s_max)))
+            except KafkaException as error:
+                self.producer.poll(0)
+                if self.fault is not None and self.fault.code() in _HOPELESS:
+                    raise self._refused(self.fault) from None
+                if time.monotonic() >= deadline:
+                    raise unreachable("kafka", self.where, self.why(error.args[0]), _HINT) from None
+                time.sleep(0.1)
+            else:
+                self.fault = None
+                return
+
+    def why(self, error: KafkaError) -> str:
+        """Return what went wrong, and the client's last complaint where that says more."""
+        said: str = error.str()
+        return f"{said} ({self.fault.str()})" if self.fault is not None and self.no_answer(error) else said
+
+    @staticmethod
+    def no_answer(error: KafkaError) -> bool:
+        """Say whether an error means that no broker answered."""
+        return error.code() in _NO_ANSWER
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.fault = error
+
+    def _refused(self, error: KafkaError) -> HeadraceError:
+        return HeadraceError(
+            "kafka_refused",
+            f"Kafka does not let us in: {error.str()}",
+            where=self.where,
+            hint="check HEADRACE_KAFKA_SECURITY, HEADRACE_KAFKA_USERNAME and HEADRACE_KAFKA_PASSWORD",
+        )

@@ -1,0 +1,40 @@
+"""Bodies too large for a message, put into the blob store before the message that names them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from headrace.schemas.digest import staging_key
+from headrace.schemas.events import Clip, Frame
+from headrace.schemas.limits import MIB
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import stage
+
+_CHUNK_BYTES = 4 * MIB
+
+
+def stage_body(blobs: Blobs, event: Frame | Clip, body: bytes | Path) -> str:
+    """Stage a body and return its claim; blocks until it is durable, and may be repeated.
+
+    Raises:
+        StoreUnavailable, StoreRefused: as every use of the store.
+        OSError: the file cannot be read.
+    """
+    claim = staging_key(event.site, event.source_id, event.sha256)
+    work = stage(blobs, claim, _chunks(body), media_type=event.media_type)
+    # A loop of its own, in a thread of its own: the caller may stand in a running event loop, where none can be run.
+    with ThreadPoolExecutor(1, "staging") as one:
+        one.submit(asyncio.run, work).result()
+    return claim
+
+
+async def _chunks(body: bytes | Path) -> AsyncIterator[bytes]:
+    if isinstance(body, Path):
+        with body.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    else:
+        view = memoryview(body)
+        for start in range(0, len(body), _CHUNK_BYTES):
+            yield bytes(view[start : start + _CHUNK_BYTES])

@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from headrace.producers.bodies import describe_clip
+from headrace.producers.delivery import Delivery, EventPublisher
+from headrace.producers.sequence import unix_us
+from headrace.producers.source import Source, fields_of
+from headrace.schemas.events import Cid, InputEvent, Ldo
+from headrace.schemas.reject import RejectCode, RejectedError
+
+
+class Reported(NamedTuple):
+    """The deliveries of one report; `clip` is None where there was none."""
+
+    ldo: Delivery
+    clip: Delivery | None
+
+
+class Device:
+    """A device that scans components (CIDs) and reports labelled data objects (LDOs).
+
+    Times are microseconds since 1970, UTC; the clock is asked where none is given. `on_published` is called with
+    everything that is handed over.
+
+    Raises:
+        Rejected: `source_id` or `site` may not be a name.
+    """
+
+    def __init__(
+        self,
+        publisher: EventPublisher,
+        source_id: str,
+        site: str = "default",
+        *,
+        on_published: Callable[[InputEvent, Delivery], None] | None = None,
+        clock_us: Callable[[], int] = unix_us,
+    ) -> None:
+        """Publish as `source_id`, which stands at `site`."""
+        self._publisher = publisher
+        self._source = Source(source_id, site, clock_us)
+        self._on_published = on_published
+
+    def scan(
+        self, code: str, symbology: str = "QRCode", *, captured_at_us: int | None = None, seen_in: str | None = None
+    ) -> Delivery:
+        """Publish one scan. The same code at the same time is the same record; later it is another.
+
+        Raises:
+            Rejected: the code is empty, too long or unprintable to the catalog.
+        """
+        origin = self._source.origin(captured_at_us)
+        return self._publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
+
+    def report(
+        self,
+        ldo_id: str,
+        *,
+        sensor_data: dict[str, Any],
+        context: dict[str, Any],
+        prediction: dict[str, Any],
+        clip: bytes | Path | None = None,
+        captured_at_us: int | None = None,
+    ) -> Reported:
+        """Publish one LDO and, where there is one, the MP4 clip that belongs to it.
+
+        Raises:
+            Rejected: the parts are no JSON, the LDO is too large, or the clip is no MP4.
+        """
+        body = _body(sensor_data, context, prediction)
+        return self.report_json(ldo_id, body, clip=clip, captured_at_us=captured_at_us)
+
+    def report_json(
+        self, ldo_id: str, body: bytes, *, clip: bytes | Path | None = None, captured_at_us: int | None = None
+    ) -> Reported:
+        """Publish one LDO whose body is written already: it is kept byte for byte, numbers of any length included.
+
+        The same values written in another way are another record.
+
+        Raises:
+            Rejected: as `report`.
+        """
+        origin = self._source.origin(captured_at_us)
+        if clip is None:
+            return Reported(self._publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
+        film = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
+        ldo = Ldo(**fields_of(origin), ldo_id=ldo_id, body=body, clip_sha256=film.sha256)
+        # The LDO goes first: it is small, and what it says must not wait for a clip to be staged.
+        told = self._publish(ldo)
+        return Reported(told, self._publish(film, body_path=clip if isinstance(clip, Path) else None))
+
+    def _publish(self, event: InputEvent, *, body_path: Path | None = None) -> Delivery:
+        delivery = self._publisher.publish(event, body_path=body_path)
+        if self._on_published is not None:
+            self._on_published(event, delivery)
+        return delivery
+
+
+def _body(sensor_data: dict[str, Any], context: dict[str, Any], prediction: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(
+            {"sensor_data": sensor_data, "context": context, "prediction": prediction}, option=orjson.OPT_SORT_KEYS
+        )
+    except TypeError as error:  # orjson's own error is one
+        raise RejectedError(RejectCode.NOT_JSON, f"the LDO cannot be written as JSON: {error}") from None

@@ -1,0 +1,51 @@
+from collections.abc import Callable, Iterable
+
+import cv2
+
+from headrace.producers.video_frames import Pixels
+
+CODE_GONE_S = 2.0
+
+
+def find_codes(pixels: Pixels) -> list[str]:
+    """Return the texts of the QR codes in BGR pixels, each once, in the order in which they were found."""
+    return list(dict.fromkeys(text for text in _texts(pixels) if text))
+
+
+class Appearances:
+    """Knows which codes are in view, so that one that stays there is told once.
+
+    A code that was away for more than `gone_s` seconds appears anew. It remembers no code for longer than that.
+    """
+
+    def __init__(self, gone_s: float = CODE_GONE_S) -> None:
+        """Begin with nothing in view."""
+        self._gone_us = round(gone_s * 1_000_000)
+        self._seen_at_us: dict[str, int] = {}
+
+    def new(self, codes: Iterable[str], at_us: int) -> list[str]:
+        """Return those of the codes in view now that were not before; moments never go back."""
+        since_us = at_us - self._gone_us
+        in_view = {code: seen for code, seen in self._seen_at_us.items() if seen >= since_us}
+        now = list(codes)
+        self._seen_at_us = in_view | dict.fromkeys(now, at_us)
+        return [code for code in now if code not in in_view]
+
+
+def _with_opencv(pixels: Pixels) -> list[str]:
+    _, texts, _, _ = cv2.QRCodeDetector().detectAndDecodeMulti(pixels)
+    return list(texts)
+
+
+_texts: Callable[[Pixels], list[str]] = _with_opencv
+try:
+    import zxingcpp
+except ImportError:
+    pass  # it has no wheel for every machine; OpenCV finds fewer codes, but is always here
+else:
+    _QR = zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode)
+
+    def _with_zxing(pixels: Pixels) -> list[str]:
+        return [found.text for found in zxingcpp.read_barcodes(pixels, formats=_QR)]
+
+    _texts = _with_zxing

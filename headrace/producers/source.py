@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from headrace.producers.sequence import SequenceCounter, unix_us
+from headrace.schemas.events import Origin
+from headrace.schemas.names import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who hands events over, with its own numbers; refuses names that no agent would take.
+
+    Raises:
+        Rejected: `source_id` or `site` may not be a name.
+    """
+
+    source_id: str
+    site: str
+    clock_us: Callable[[], int] = unix_us
+    sequence: SequenceCounter = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.source_id, "source_id")
+        check_name(self.site, "site")
+        object.__setattr__(self, "sequence", SequenceCounter(self.clock_us))
+
+    def origin(self, captured_at_us: int | None = None) -> Origin:
+        """Return the origin of the source's next event, captured now unless said otherwise."""
+        return Origin(
+            source_id=self.source_id,
+            site=self.site,
+            captured_at_us=self.clock_us() if captured_at_us is None else captured_at_us,
+            sequence=self.sequence.next(),
+        )
+
+
+class OriginFields(TypedDict):
+    """The fields that every event has in common."""
+
+    source_id: str
+    site: str
+    captured_at_us: int
+    sequence: int
+
+
+def fields_of(origin: Origin) -> OriginFields:
+    """Return an origin as the keywords of an event; `dataclasses.asdict` does the same, ten times slower."""
+    return {
+        "source_id": origin.source_id,
+        "site": origin.site,
+        "captured_at_us": origin.captured_at_us,
+        "sequence": origin.sequence,
+    }

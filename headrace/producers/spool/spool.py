@@ -1,0 +1,305 @@
+"""A durable queue on this machine's disk: what was appended is there after any crash, in its order, until acknowledged.
+
+One thread writes, and one fsync serves everything that waits for it. Files are never written again after a restart:
+what is torn or damaged in them is passed over, and what is missing is known by its number. When the spool is full, the
+oldest file of which nothing was handed out yet is dropped, and what was in it is counted by source.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from headrace.producers.spool.entries import SALT_BYTES, START_BYTES, SpoolEntry, pack_entry, unpack
+from headrace.producers.spool.segments import Segment, salt_in, segment_files
+from headrace.producers.spool.state import SpoolState, sync_directory
+from headrace.runtime import metrics
+from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.limits import MIB
+
+SPOOL_BYTES_MAX = 1024 * MIB
+SEGMENT_BYTES_MAX = 64 * MIB
+SEGMENTS_MIN = 8  # a full spool drops one at a time, so a segment is at most this part of it
+WRITE_BYTES_MAX = 8 * MIB  # that one fsync serves
+CURSOR_S = 0.5  # between two saves of what is acknowledged; what comes again after a crash is at most that
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    message: SpoolEntry
+    numbered: Callable[[int], None]
+    size_bytes: int
+    durable: "Future[int]" = field(default_factory=Future)
+
+
+class Spool:
+    """Messages on disk. Any thread may append; one thread reads.
+
+    `dropped` is called with the numbers [from, to) that had to go.
+
+    Raises:
+        HeadraceError: spool_in_use where another process has it, spool_unusable where the disk refuses.
+    """
+
+    def __init__(
+        self, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX, dropped: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Open a directory, which is made where it is not there, and take up what an earlier process left in it."""
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._segment_bytes_max = min(SEGMENT_BYTES_MAX, bytes_max // SEGMENTS_MIN)
+        self._tell_dropped = dropped or (lambda _first, _end: None)
+        self._changed = threading.Condition(threading.RLock())
+        self._drafts: SimpleQueue[_Draft | None] = SimpleQueue()
+        self._in_flight: dict[int, None] = {}
+        self._saved, self._saved_s = -1, 0.0
+        self._closed = False
+        try:
+            self._lock = _locked(directory)
+            self._recover()
+        except OSError as error:
+            raise self._refused("spool_unusable", error) from None
+        self._writer = threading.Thread(target=self._write, name="spool writer", daemon=True)
+        self._writer.start()
+
+    def append(self, message: SpoolEntry, numbered: Callable[[int], None] = lambda _number: None) -> int:
+        """Return the message's number once it is durable; `numbered` is told it before anybody can read it.
+
+        Raises:
+            HeadraceError: spool_full, spool_write_failed or spool_closed; the message is not in the spool.
+        """
+        size_bytes = len(message.value) + sum(len(name) + len(value) for name, value in message.headers)
+        draft = _Draft(message, numbered, size_bytes)
+        with self._changed:
+            if self._closed:
+                raise HeadraceError("spool_closed", "the spool is closed", where=str(self._directory))
+            self._drafts.put(draft)
+        return draft.durable.result()
+
+    def next(self, timeout_s: float) -> tuple[int, SpoolEntry] | None:
+        """Return the next message that was not read yet; None where none came in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._closed:
+                if (read := self._read()) is not None:
+                    return read
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    self._settle()
+                    return None
+                self._changed.wait(left_s)
+        return None
+
+    def acknowledge(self, number: int) -> None:
+        """Note that a message needs to be sent no more; its file goes once that is so for all in it."""
+        with self._changed:
+            self._in_flight.pop(number, None)
+            self._settle()
+            self._changed.notify_all()
+
+    def rewind(self) -> None:
+        """Read again from the oldest message that is not acknowledged."""
+        with self._changed:
+            self._in_flight.clear()
+            self._expected = self._state.acknowledged
+            self._reading, self._at = self._segments[0], START_BYTES
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are not acknowledged yet."""
+        with self._changed:
+            return self._state.missing(self._state.acknowledged, self._next)
+
+    def dropped_of(self, source: str) -> int:
+        """How many messages of a source (a message's key) this spool had to drop, since it was made."""
+        return self._state.dropped[source]
+
+    @property
+    def damaged(self) -> int:
+        """How many messages could not be read again, since the spool was made."""
+        return self._state.damaged
+
+    def close(self) -> None:
+        """Make durable what is being appended, and leave; what is not acknowledged stays. May be repeated."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self._drafts.put(None)
+        self._writer.join()
+        with suppress(OSError):
+            self._state.save(self._directory)
+        for segment in self._segments:
+            segment.close()
+        os.close(self._lock)
+
+    def _recover(self) -> None:
+        files = list(segment_files(self._directory))
+        state = SpoolState.read(self._directory)
+        if state is None:
+            salt = next(filter(None, map(salt_in, files)), None) or os.urandom(SALT_BYTES)
+            state = SpoolState(salt.hex(), acknowledged=int(files[0].stem) if files else 0)
+            state.save(self._directory)
+        self._state, self._salt = state, bytes.fromhex(state.salt)
+        found = [Segment.recover(path, self._salt) for path in files]
+        self._next = max([state.acknowledged, *(one.end for one in found), *(upto for _, upto in state.gaps)])
+        self._segments: list[Segment] = []
+        for segment in found:
+            if state.missing(segment.first, segment.end) == 0:
+                segment.delete()
+            else:
+                self._segments.append(segment)
+        self._segments.append(Segment.create(self._directory, self._salt, self._next))
+        self.rewind()
+        self._measure()
+
+    def _read(self) -> tuple[int, SpoolEntry] | None:
+        while True:
+            found = self._reading.read(self._at, self._salt) if self._at < self._reading.size else None
+            if found is None:
+                after = self._segments.index(self._reading) + 1
+                if after == len(self._segments):
+                    return None
+                self._reading, self._at = self._segments[after], START_BYTES
+                continue
+            self._at = found.end
+            if found.number < self._expected:
+                continue
+            if lost := self._state.missing(self._expected, found.number):
+                self._state.damaged += lost
+                metrics.producer_spool_lost_total.labels("damaged").inc(lost)
+            self._expected = found.number + 1
+            self._in_flight[found.number] = None
+            return found.number, unpack(found.payload)
+
+    def _settle(self) -> None:
+        """Move on what is acknowledged, and delete the files of which all is."""
+        state = self._state
+        state.acknowledged = next(iter(self._in_flight), self._expected)
+        state.gaps = [gap for gap in state.gaps if gap[1] > state.acknowledged]
+        done = [one for one in self._segments[:-1] if one.end <= state.acknowledged and one is not self._reading]
+        moved = state.acknowledged != self._saved and time.monotonic() - self._saved_s > CURSOR_S
+        if done or moved:
+            self._saved, self._saved_s = state.acknowledged, time.monotonic()
+            with suppress(OSError):  # a full disk: what is saved later says the same
+                state.save(self._directory)
+                self._delete(done)
+            self._measure()
+
+    def _delete(self, segments: list[Segment]) -> None:
+        for segment in segments:
+            reached(CrashPoint.SPOOL_BEFORE_DELETE)
+            self._segments.remove(segment)
+            segment.delete()
+
+    def _write(self) -> None:
+        while (first := self._drafts.get()) is not None:
+            batch, size_bytes = [first], first.size_bytes
+            with suppress(Empty):
+                while size_bytes < WRITE_BYTES_MAX:
+                    more = self._drafts.get_nowait()
+                    if more is None:
+                        self._drafts.put(None)  # nothing is put behind it
+                        break
+                    batch.append(more)
+                    size_bytes += more.size_bytes
+            self._write_batch(batch)
+
+    def _write_batch(self, batch: list[_Draft]) -> None:
+        try:
+            entries = [pack_entry(self._salt, number, draft.message) for number, draft in enumerate(batch, self._next)]
+            data = b"".join(entries)
+            self._make_room(len(data))
+            segment = self._segments[-1]
+            segment.append(data)
+            reached(CrashPoint.SPOOL_BEFORE_FSYNC)
+            os.fsync(segment.descriptor)
+            reached(CrashPoint.SPOOL_AFTER_FSYNC)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
+            with suppress(OSError):
+                self._segments[-1].cut()
+            known = self._refused("spool_write_failed", error) if isinstance(error, OSError) else error
+            for draft in batch:
+                draft.durable.set_exception(known)
+        else:
+            self._appended(segment, batch, len(data))
+
+    def _appended(self, segment: Segment, batch: list[_Draft], size_bytes: int) -> None:
+        with self._changed:
+            numbers = range(self._next, self._next + len(batch))
+            for number, draft in zip(numbers, batch, strict=True):
+                draft.numbered(number)
+                segment.sources[draft.message.key.decode(errors="replace")] += 1
+            segment.size += size_bytes
+            self._next = segment.end = numbers.stop
+            self._measure()
+            self._changed.notify_all()
+        for number, draft in zip(numbers, batch, strict=True):
+            draft.durable.set_result(number)
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Roll to a new file where the present one is large enough, and drop old ones where the spool is full."""
+        with self._changed:
+            active = self._segments[-1]
+            full = sum(one.size for one in self._segments) + size_bytes > self._bytes_max
+            if active.size > START_BYTES and (full or active.size + size_bytes > self._segment_bytes_max):
+                self._segments.append(Segment.create(self._directory, self._salt, self._next))
+            while sum(one.size for one in self._segments) + size_bytes > self._bytes_max:
+                victim = next((one for one in self._segments[:-1] if one.first >= self._expected), None)
+                if victim is None:
+                    raise HeadraceError(
+                        "spool_full",
+                        f"the spool has {self._bytes_max} bytes and all of them are on their way or larger than that",
+                        where=str(self._directory),
+                        hint="give it more bytes",
+                    )
+                self._drop(victim)
+
+    def _drop(self, victim: Segment) -> None:
+        if self._reading is victim:
+            after = self._segments[self._segments.index(victim) + 1]
+            self._reading, self._at = after, START_BYTES
+        self._state.gaps.append([victim.first, victim.end])
+        self._state.dropped.update(victim.sources)
+        # Saved before the file goes: what is gone is always counted, and never counted twice.
+        self._state.save(self._directory)
+        self._delete([victim])
+        metrics.producer_spool_lost_total.labels("dropped").inc(victim.end - victim.first)
+        self._tell_dropped(victim.first, victim.end)
+
+    def _refused(self, code: str, error: OSError) -> HeadraceError:
+        hint = "free some space, or give the spool another directory; what it had accepted is safe"
+        return HeadraceError(
+            code, f"the spool cannot use its disk: {error.strerror}", where=str(self._directory), hint=hint
+        )
+
+    def _measure(self) -> None:
+        metrics.producer_spool_bytes.set(sum(one.size for one in self._segments))
+        metrics.producer_spool_waiting_events.set(self._state.missing(self._state.acknowledged, self._next))
+
+
+def _locked(directory: Path) -> int:
+    """Make the directory and take it for this process."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        sync_directory(directory.parent)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise HeadraceError(
+            "spool_in_use",
+            "another process uses this spool",
+            where=str(directory),
+            hint="give each process a directory of its own",
+            exit_code=Exit.USAGE,
+        ) from None
+    return descriptor

@@ -1,0 +1,194 @@
+"""Where a camera's frames come from: image files as they are, a video file, or a camera on this machine."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import av
+import cv2
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from headrace.runtime.errors import HeadraceError
+from headrace.schemas.limits import CAPTURED_AT_US_MIN, FRAME_BYTES_MAX, FRAME_PIXELS_MAX
+from headrace.schemas.media_probe import image_header
+
+IMAGES_PER_S = 1.0  # how fast a folder's images follow each other where nobody says
+_OWN_RATE = 25.0  # of a video whose frames have no times
+
+Pixels: TypeAlias = NDArray[np.uint8]
+VideoFrames: TypeAlias = "Generator[VideoFrame | Skipped, None, None]"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One image, encoded; `pixels` (BGR) are there where they had to be decoded anyway.
+
+    `at_us` runs on the source's own clock, from 0 and never back: clips and appearances of codes are measured by it.
+    """
+
+    body: bytes
+    at_us: int
+    captured_at_us: int
+    pixels: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was not published, and why."""
+
+    name: str
+    why: str
+
+
+class FrameSampler:
+    """Chooses which moments of a faster source make up `fps` frames a second; None chooses all."""
+
+    def __init__(self, fps: float | None) -> None:
+        """Begin at the first moment."""
+        self._period_us = 1_000_000 / fps if fps else 0.0
+        self._next_us = 0.0
+
+    def takes(self, at_us: int) -> bool:
+        """Say whether the frame at this moment is one of them; moments never go back."""
+        if at_us < self._next_us:
+            return False
+        # On a grid, so that rounding does not add up; a gap is not made up for by frames in quick succession.
+        while self._period_us and self._next_us <= at_us:
+            self._next_us += self._period_us
+        return True
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return a folder's files, also those of its sub-folders, in the order of their names; hidden ones are left out."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def image_shots(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[[], int]) -> VideoFrames:
+    """Read image files: the bytes stay as they are, and were captured when the file was last written."""
+    period_us = 1_000_000 / (fps or IMAGES_PER_S)
+    taken = 0
+    for path in paths:
+        read = _read_image(path)
+        if isinstance(read, Skipped):
+            yield read
+            continue
+        yield VideoFrame(read, round(taken * period_us), written_at_us(path, clock_us))
+        taken += 1
+
+
+def video_shots(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
+    """Decode a video file; each frame becomes a JPEG, with the same bytes each time that the file is read.
+
+    A frame was captured when the file was last written, plus its time within the video.
+
+    Raises:
+        HeadraceError: video_unreadable; frames before the fault were returned.
+    """
+    began_us = written_at_us(path, clock_us)
+    pace = FrameSampler(fps)
+    try:
+        # Only this file: a playlist that calls itself a video must not open addresses.
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise _unreadable(path, "it has no video track")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            rate = float(stream.average_rate or _OWN_RATE)
+            first_us: int | None = None
+            at_us = 0
+            for index, frame in enumerate(container.decode(stream)):
+                now_us = round(frame.time * 1_000_000) if frame.time is not None else round(index / rate * 1_000_000)
+                first_us = now_us if first_us is None else first_us
+                at_us = max(at_us, now_us - first_us)
+                if frame.width * frame.height > FRAME_PIXELS_MAX:
+                    raise _unreadable(path, f"frames of {frame.width} x {frame.height} pixels are too large")
+                if pace.takes(at_us):
+                    pixels = np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
+                    yield VideoFrame(to_jpeg(pixels, jpeg_quality), at_us, began_us + at_us, pixels)
+    except (FFmpegError, OSError) as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+
+
+def live_shots(index: int, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
+    """Read a camera of this machine, through OpenCV, until it ends; each frame becomes a JPEG.
+
+    Raises:
+        HeadraceError: camera_unavailable, when it cannot be opened or stops to deliver.
+    """
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # what it would print says less than the error below
+    camera = cv2.VideoCapture(index)
+    try:
+        if not camera.isOpened():
+            raise _no_camera(index, "it cannot be opened")
+        if fps:
+            camera.set(cv2.CAP_PROP_FPS, fps)
+        pace = FrameSampler(fps)
+        began_ns = time.monotonic_ns()
+        while True:
+            good, pixels = camera.read()
+            if not good:
+                raise _no_camera(index, "it delivers no more frames")
+            at_us = (time.monotonic_ns() - began_ns) // 1000
+            if pace.takes(at_us):
+                shown = np.asarray(pixels, dtype=np.uint8)
+                yield VideoFrame(to_jpeg(shown, jpeg_quality), at_us, clock_us(), shown)
+    finally:
+        camera.release()
+
+
+def to_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """Encode BGR pixels; the same pixels give the same bytes."""
+    good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert good  # OpenCV raises where it cannot; False does not happen for 8-bit BGR
+    return encoded.tobytes()
+
+
+def from_image(body: bytes) -> Pixels | None:
+    """Decode an image to BGR; None where it is damaged or has more pixels than are allowed."""
+    header = image_header(body)
+    if header is None or header.width * header.height > FRAME_PIXELS_MAX:
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+
+
+def _read_image(path: Path) -> bytes | Skipped:
+    try:
+        if path.stat().st_size > FRAME_BYTES_MAX:
+            return Skipped(str(path), f"it is larger than {FRAME_BYTES_MAX} bytes")
+        body = path.read_bytes()
+    except OSError as error:
+        return Skipped(str(path), error.strerror or str(error))
+    return body if image_header(body) else Skipped(str(path), "it is no JPEG, PNG or WebP")
+
+
+def written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
+    """Return when a file was last written, or now where its time is before any that an agent takes."""
+    # Archives and reproducible builds set times before 2000, which no agent takes.
+    written_us = path.stat().st_mtime_ns // 1000
+    return written_us if written_us >= CAPTURED_AT_US_MIN else clock_us()
+
+
+def _unreadable(path: Path, why: str) -> HeadraceError:
+    return HeadraceError(
+        "video_unreadable", f"the video cannot be read: {why}", where=str(path), hint="`ffprobe` shows what it holds"
+    )
+
+
+def _no_camera(index: int, why: str) -> HeadraceError:
+    return HeadraceError(
+        "camera_unavailable",
+        f"camera {index} is not available: {why}",
+        where=f"/dev/video{index}",
+        hint="check that it is connected and that no other program uses it",
+    )

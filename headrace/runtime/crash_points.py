@@ -1,0 +1,108 @@
+"""The places at which a process may be ended to prove that nothing is lost there: every one, in one list.
+
+`HEADRACE_CRASH_AT=<point>[:<nth>]` arms one of them: the process ends at its nth time there, the first by default, as
+if its power had been cut: nothing is flushed, nothing is closed. Only the environment can arm one, never `.env`. Where
+it is not set, `reached` is a function that does nothing.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from itertools import count
+from typing import NoReturn, TypeAlias
+
+from headrace.runtime.errors import Exit, HeadraceError
+
+VARIABLE = "HEADRACE_CRASH_AT"
+
+
+class CrashPoint(StrEnum):
+    """The durable steps, in their order; a test finds the call of each."""
+
+    # Spool, for each write to its disk, and for each event
+    SPOOL_BEFORE_FSYNC = "spool_before_fsync"
+    SPOOL_AFTER_FSYNC = "spool_after_fsync"
+    SPOOL_AFTER_SEND = "spool_after_send"
+    SPOOL_BEFORE_DELETE = "spool_before_delete"
+    # Worker, for each message of a batch
+    AFTER_DECODE = "after_decode"
+    AFTER_HASH = "after_hash"
+    # Worker, for each object
+    BEFORE_PUT = "before_put"
+    AFTER_PUT = "after_put"
+    # Worker, for each batch
+    TX_BEGAN = "tx_began"
+    AFTER_BLOBS = "after_blobs"
+    AFTER_RECORDS = "after_records"
+    AFTER_SIGHTINGS = "after_sightings"
+    AFTER_OUTBOX = "after_outbox"
+    BEFORE_COMMIT = "before_commit"
+    AFTER_COMMIT = "after_commit"
+    BEFORE_ACK = "before_ack"
+    # Relay, for each transaction
+    RELAY_BEFORE_SEND = "relay_before_send"
+    RELAY_BEFORE_COMMIT = "relay_before_commit"
+    RELAY_AFTER_SEND = "relay_after_send"
+    RELAY_BEFORE_MARK = "relay_before_mark"
+    RELAY_AFTER_MARK = "relay_after_mark"
+    # Redrive of dead letters, for each group, and between for each message
+    REDRIVE_BEFORE_CLAIM = "redrive_before_claim"
+    REDRIVE_AFTER_CLAIM = "redrive_after_claim"
+    REDRIVE_BEFORE_PUBLISH = "redrive_before_publish"
+    REDRIVE_AFTER_PUBLISH = "redrive_after_publish"
+    REDRIVE_BEFORE_MARK = "redrive_before_mark"
+    # Collection of orphans, for each group, and between for each object
+    COLLECT_AFTER_MARK = "collect_after_mark"
+    COLLECT_BEFORE_DELETE = "collect_before_delete"
+    COLLECT_AFTER_DELETE = "collect_after_delete"
+    COLLECT_BEFORE_RELEASE = "collect_before_release"
+    # Archive and restore, for each object that they write
+    MOVE_BEFORE_PUT = "move_before_put"
+    MOVE_AFTER_PUT = "move_after_put"
+    MOVE_BEFORE_NOTE = "move_before_note"
+    MOVE_AFTER_NOTE = "move_after_note"
+    MOVE_BEFORE_DELETE = "move_before_delete"
+    MOVE_AFTER_DELETE = "move_after_delete"
+
+
+Reached: TypeAlias = Callable[[CrashPoint], None]
+
+
+def nowhere(_point: CrashPoint) -> None:
+    """Do nothing: what `reached` is where no point is armed."""
+
+
+def armed(environment: Mapping[str, str], end: Callable[[CrashPoint, int], None]) -> Reached:
+    """Return what to call at each point; `end` is called with the point and the count when the armed one comes up.
+
+    Raises:
+        HeadraceError: the variable names no point, or its count is no number from 1.
+    """
+    text = environment.get(VARIABLE, "")
+    if not text:
+        return nowhere
+    name, _, given = text.partition(":")
+    nth = int(given) if given.isdecimal() else 0 if given else 1
+    if name not in set(CrashPoint) or nth < 1:
+        raise HeadraceError(
+            "setting_invalid",
+            f"{VARIABLE} is {text!r}, which is no crash point",
+            hint=f"<point> or <point>:<nth>, with one of {', '.join(CrashPoint)}",
+            exit_code=Exit.USAGE,
+        )
+    point, hits = CrashPoint(name), count(1)  # the counter is safe to use from several threads
+
+    def reached(here: CrashPoint) -> None:
+        if here == point and next(hits) == nth:
+            end(point, nth)
+
+    return reached
+
+
+def end_at_once(point: CrashPoint, nth: int) -> NoReturn:
+    """End this process without flushing or closing anything, but for one line that says so."""
+    os.write(2, f"ended at the crash point {point}, time {nth}\n".encode())
+    os._exit(Exit.CRASHED)
+
+
+reached: Reached = armed(os.environ, end_at_once)

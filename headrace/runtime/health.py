@@ -1,0 +1,93 @@
+"""What an operator asks a process: /metrics, /livez (progress, not just a port) and /readyz (each dependency by name).
+
+/livez stays true while a dependency is away: who waits and asks again moves, and a restart would not bring it back.
+
+The server runs in a thread of its own, so it answers, and says that nothing moves, also when the event loop is blocked.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any, TypeAlias
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+
+from headrace.runtime.errors import HeadraceError
+
+Livez: TypeAlias = Callable[[], tuple[bool, str]]
+Readyz: TypeAlias = Callable[[], Mapping[str, str | None]]
+
+_REQUEST_S_MAX = 10
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _REQUEST_S_MAX
+
+    def log_message(self, *_args: Any) -> None:
+        """Say nothing: a probe every few seconds is no news."""
+
+
+class HealthServer:
+    """Serves the three paths.
+
+    `livez` returns whether the process moves, and a sentence. `readyz` returns each dependency's name with None when it
+    answers, or a sentence on why not. Both are called from a thread and must not block for long.
+    """
+
+    def __init__(self, host: str, port: int, *, livez: Livez, readyz: Readyz) -> None:
+        self._livez = livez
+        self._readyz = readyz
+        self._metrics = make_wsgi_app()
+        try:
+            self._server = make_server(host, port, self._answer, server_class=_Server, handler_class=_Handler)
+        except OSError as error:
+            raise HeadraceError(
+                "health_port_taken",
+                f"cannot listen for health checks: {error.strerror}",
+                where=f"{host}:{port}",
+                hint="choose another HEADRACE_HEALTH_PORT, or 0 for any free one",
+            ) from None
+        self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return self._server.server_port
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering; the port is free afterwards."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        match environ.get("PATH_INFO"):
+            case "/metrics":
+                metrics: Iterable[bytes] = self._metrics(environ, start_response)
+                return metrics
+            case "/livez":
+                alive, why = self._livez()
+                return _reply(start_response, alive, {"alive": alive, "why": why})
+            case "/readyz":
+                needs = self._readyz()
+                ready = all(fault is None for fault in needs.values())
+                return _reply(
+                    start_response, ready, {"ready": ready, "needs": {k: v or "ok" for k, v in needs.items()}}
+                )
+            case _:
+                return _reply(start_response, False, {"paths": ["/metrics", "/livez", "/readyz"]}, "404 Not Found")
+
+
+def _reply(start_response: Any, good: bool, body: object, bad: str = "503 Service Unavailable") -> Iterable[bytes]:  # noqa: FBT001
+    start_response("200 OK" if good else bad, [("Content-Type", "application/json")])
+    return [json.dumps(body).encode()]

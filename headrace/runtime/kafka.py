@@ -1,0 +1,167 @@
+"""Kafka clients other than Faust's: librdkafka's configuration, waiting for the broker, creating topics."""
+
+import asyncio
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from headrace.runtime.errors import Exit, HeadraceError, unreachable
+from headrace.runtime.settings import Settings
+from headrace.runtime.wait_for_service import wait_for
+from headrace.schemas.topics import TOPICS, Topic
+
+_REQUEST_S = 10
+_PROBE_S = 2
+_HEARTBEAT_S_MAX = 3.0
+
+# Whoever answers so is not refusing: nobody was reached, or nobody in time.
+_AWAY = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+
+def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
+    """Return librdkafka's configuration; names in `extra` have underscores where librdkafka has dots."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "security.protocol": settings.kafka_security,
+        "log_level": 3,  # errors; everything else shows in our own lines
+        "socket.keepalive.enable": True,
+    }
+    if settings.kafka_security.startswith("SASL"):
+        config |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_username,
+            "sasl.password": settings.kafka_password.get_secret_value(),
+        }
+    if settings.kafka_ca_file:
+        config["ssl.ca.location"] = settings.kafka_ca_file
+    return config | {name.replace("_", "."): value for name, value in extra.items()}
+
+
+def heartbeat_s(session_s: float) -> float:
+    """Return how often a member of a group shows that it lives: two that are lost in a row must not end its session."""
+    return min(_HEARTBEAT_S_MAX, session_s / 3)
+
+
+async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = None) -> AdminClient:
+    """Return an admin client once Kafka answers.
+
+    Raises:
+        HeadraceError: it did not within `start_wait_s_max` seconds.
+        Stopped: `stop` was set meanwhile.
+    """
+    return await wait_for(
+        "kafka",
+        lambda: asyncio.to_thread(reach_kafka, settings),
+        wait_s_max=settings.start_wait_s_max,
+        stop=stop,
+    )
+
+
+def reach_kafka(settings: Settings) -> AdminClient:
+    """Ask Kafka once, and return the admin client that it answered.
+
+    Raises:
+        HeadraceError: it does not answer within two seconds.
+    """
+    admin = AdminClient(client_config(settings) | {"log_level": 0})  # whoever waits says so in one line of ours
+    try:
+        admin.list_topics(timeout=_PROBE_S)
+    except KafkaException as error:
+        del admin  # ending it may take a moment, which belongs to this thread
+        raise kafka_unreachable(settings, error.args[0]) from None
+    return admin
+
+
+def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
+    """Return the error for a broker that does not answer."""
+    return unreachable(
+        "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to where it is"
+    )
+
+
+def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
+    """Create the topics that are not there yet; returns their names. May be repeated.
+
+    Raises:
+        HeadraceError: Kafka refused one, or does not answer.
+    """
+    there = _topics_there(settings, admin)
+    missing = [topic for name, topic in TOPICS.items() if name not in there]
+    if not missing:
+        return []
+    for name, made in admin.create_topics([_new(topic, settings) for topic in missing]).items():
+        _wait_made(settings, name, made)
+    return [topic.name for topic in missing]
+
+
+def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str]) -> None:
+    """Check that topics are there.
+
+    Raises:
+        HeadraceError: one is missing, or Kafka does not answer.
+    """
+    there = _topics_there(settings, admin)
+    missing = sorted(name for name in names if name not in there)
+    if missing:
+        raise HeadraceError(
+            "topics_missing",
+            f"there is no topic {', '.join(missing)}",
+            where=settings.kafka_bootstrap,
+            hint="run `headrace init` once, which creates topics, tables and bucket",
+            exit_code=Exit.UNREACHABLE,
+        )
+
+
+def _topics_there(settings: Settings, admin: AdminClient) -> AbstractSet[str]:
+    try:
+        return admin.list_topics(timeout=_REQUEST_S).topics.keys()
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None
+
+
+def _wait_made(settings: Settings, name: str, made: "Future[None]") -> None:
+    try:
+        made.result(_REQUEST_S * 3)
+    except FutureTimeout:
+        raise kafka_unreachable(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+    except KafkaException as error:
+        fault: KafkaError = error.args[0]
+        if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return
+        if fault.retriable() or fault.code() in _AWAY:
+            raise kafka_unreachable(settings, fault) from None
+        raise HeadraceError(
+            "topic_refused",
+            f"Kafka would not create the topic {name}: {fault.str()}",
+            where=settings.kafka_bootstrap,
+            hint="HEADRACE_KAFKA_REPLICAS must not exceed the number of brokers",
+        ) from None
+
+
+def _new(topic: Topic, settings: Settings) -> NewTopic:
+    return NewTopic(
+        topic.name,
+        num_partitions=settings.kafka_partitions,
+        replication_factor=settings.kafka_replicas,
+        config={
+            "max.message.bytes": str(topic.message_bytes_max),
+            "retention.ms": str(topic.retention_s * 1000),
+            "min.insync.replicas": "2" if settings.kafka_replicas >= 3 else "1",
+            # A source's own clock must not decide how long a message is kept.
+            "message.timestamp.type": "LogAppendTime",
+        },
+    )

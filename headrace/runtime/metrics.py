@@ -1,0 +1,96 @@
+"""Every metric of every process, in one closed vocabulary.
+
+A metric is declared here or does not exist; its labels are typed, so a dashboard's query that type-checks once holds.
+Sizes are bytes, times are seconds. Source ids never become labels: their number is not bounded.
+"""
+
+from enum import StrEnum
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+_SIZES = (1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864, 268_435_456, 1_073_741_824)
+
+
+class Step(StrEnum):
+    """Steps of a batch on its way into the store and the catalog."""
+
+    DECODE = "decode"
+    BLOBS = "blobs"
+    CATALOG = "catalog"
+
+
+class Dependency(StrEnum):
+    """What a retry may wait for."""
+
+    POSTGRES = "postgres"
+    STORE = "store"
+
+
+# Worker
+worker_deliveries_total = Counter(
+    "headrace_worker_deliveries_total", "Messages taken up, by outcome.", ["kind", "outcome"]
+)  # outcome: stored, duplicate, rejected
+worker_rejected_total = Counter("headrace_worker_rejected_total", "Dead letters, by reason.", ["kind", "code"])
+worker_bytes_total = Counter("headrace_worker_bytes_total", "Bytes of bodies taken up.", ["kind"])
+worker_step_seconds = Histogram(
+    "headrace_worker_step_seconds", "Time that a batch spent in a step.", ["step"], buckets=_SECONDS
+)
+worker_batch_messages = Histogram(
+    "headrace_worker_batch_messages", "Messages in a batch.", ["kind"], buckets=(1, 5, 10, 25, 50, 100, 250, 500, 1000)
+)
+worker_batches_in_flight = Gauge("headrace_worker_batches_in_flight", "Batches being stored.", ["kind"])
+worker_retries_total = Counter("headrace_worker_retries_total", "Retries of transient faults.", ["service"])
+worker_lag_messages = Gauge("headrace_worker_lag_messages", "Messages behind the end of the topic.", ["topic"])
+
+# Relay
+relay_announced_total = Counter("headrace_relay_announced_total", "Announcements published.", ["topic"])
+relay_pending_rows = Gauge("headrace_relay_pending_rows", "Rows of the outbox that are not known to be announced.")
+relay_passed_over_total = Counter(
+    "headrace_relay_passed_over_total", "Rows that cannot be announced and were marked without it.", ["topic"]
+)
+relay_leading = Gauge("headrace_relay_leading", "1 while this relay is the active one.")
+relay_restarts_total = Counter("headrace_relay_restarts_total", "Producers abandoned after an ambiguous error.")
+relay_delay_seconds = Histogram(
+    "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
+)
+
+# Consumers
+consumer_events_total = Counter("headrace_consumer_events_total", "Events handled, by outcome.", ["group", "outcome"])
+consumer_handle_seconds = Histogram(
+    "headrace_consumer_handle_seconds", "Time to handle one event.", ["group"], buckets=_SECONDS
+)
+
+# Producers
+producer_events_total = Counter("headrace_producer_events_total", "Events published, by outcome.", ["kind", "outcome"])
+producer_spool_bytes = Gauge("headrace_producer_spool_bytes", "Bytes of the spool's files.")
+producer_spool_waiting_events = Gauge("headrace_producer_spool_waiting_events", "Events that wait in the spool.")
+producer_spool_lost_total = Counter(
+    "headrace_producer_spool_lost_total", "Events that the spool could not keep, by reason.", ["reason"]
+)  # reason: dropped, damaged
+producer_bytes_in_flight = Gauge("headrace_producer_bytes_in_flight", "Bytes handed over but not yet acknowledged.")
+
+# Capture
+capture_streams = Gauge("headrace_capture_streams", "Cameras that are being captured.")
+capture_frames_total = Counter("headrace_capture_frames_total", "Frames that cameras delivered.")
+capture_reconnects_total = Counter("headrace_capture_reconnects_total", "Connections to cameras that were made again.")
+capture_states_total = Counter("headrace_capture_states_total", "Changes of requests' states, by state.", ["state"])
+
+# Gateway. The first four are named as other services name them, so that a common dashboard shows them.
+http_requests_total = Counter("http_requests_total", "Requests answered.", ["method", "handler", "status"])
+http_request_duration_seconds = Histogram(
+    "http_request_duration_seconds", "Time until an answer was whole.", ["method", "handler"], buckets=_SECONDS
+)
+http_request_size_bytes = Histogram("http_request_size_bytes", "Bytes of request bodies.", ["handler"], buckets=_SIZES)
+http_requests_in_progress = Gauge("http_requests_in_progress", "Requests being handled.", ["method"])
+gateway_file_bytes = Histogram("headrace_gateway_file_bytes", "Sizes of uploaded files.", ["kind"], buckets=_SIZES)
+gateway_chunk_bytes_per_second = Histogram(
+    "headrace_gateway_chunk_bytes_per_second", "How fast the chunks of uploads came.", buckets=_SIZES
+)
+gateway_refused_total = Counter("headrace_gateway_refused_total", "Requests refused, by problem.", ["code"])
+gateway_buffer_bytes = Gauge("headrace_gateway_buffer_bytes", "Bytes of uploads reserved in memory.")
+gateway_buffer_waiting = Gauge("headrace_gateway_buffer_waiting", "Uploads that wait for memory.")
+gateway_answers_waiting = Gauge("headrace_gateway_answers_waiting", "Uploads that wait to be durable.")
+gateway_streams = Gauge("headrace_gateway_streams", "WebSockets and event streams that are open.", ["kind"])
+gateway_audit_dropped_total = Counter("headrace_gateway_audit_dropped_total", "Audit rows beyond what could wait.")

@@ -1,0 +1,80 @@
+"""Message headers: CloudEvents 1.0 in Kafka's binary mode, and the W3C trace context.
+
+Any Kafka tool can show what a message is without decoding it. Sources: CloudEvents "Kafka Protocol Binding" 1.0.2,
+section 3.2; W3C "Trace Context" level 1, section 3.2.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from headrace.schemas.events import CaptureRequest, Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo
+
+Headers: TypeAlias = list[tuple[str, bytes]]
+
+TRACEPARENT = "traceparent"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Headers:
+    """Return the headers of an event; `subject` is the digest that it speaks of."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", _id(event).encode()),
+        ("ce_source", _source(event).encode()),
+        ("ce_type", f"headrace.{type(event).__name__.lower()}.v1".encode()),
+        ("ce_time", rfc3339(_time_us(event)).encode()),
+        ("ce_subject", subject.encode()),
+        ("content-type", b"application/vnd.apache.avro+confluent"),
+    ]
+    if traceparent is not None:
+        headers.append((TRACEPARENT, traceparent.encode()))
+    return headers
+
+
+def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """Return the trace context among a message's headers, or None where there is none or it is malformed."""
+    for name, value in headers:
+        if name == TRACEPARENT and value is not None:
+            text = value.decode("ascii", "replace")
+            return text if _TRACEPARENT.fullmatch(text) else None
+    return None
+
+
+def new_traceparent(random_bytes: bytes) -> str:
+    """Return a sampled trace context made of 24 random bytes, which must not begin with zeros only."""
+    return f"00-{random_bytes[:16].hex()}-{random_bytes[16:24].hex()}-01"
+
+
+def rfc3339(time_us: int) -> str:
+    """Return microseconds since 1970 as RFC 3339 text in UTC."""
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")
+
+
+def _id(event: Event) -> str:
+    # A source's own number tells its events apart; everything that we say has an id of its own.
+    match event:
+        case Cid() | Frame() | Clip() | Ldo():
+            return str(event.sequence)
+        case CaptureRequest():
+            return event.request_id
+        case _:
+            return event.event_id
+
+
+def _source(event: Event) -> str:
+    return "/headrace" if isinstance(event, DeadLetter) else f"/sites/{event.site}/sources/{event.source_id}"
+
+
+def _time_us(event: Event) -> int:
+    match event:
+        case DeadLetter():
+            return event.rejected_at_us
+        case Ingested():
+            return event.ingested_at_us
+        case CaptureRequest():
+            return event.requested_at_us
+        case _:
+            return event.captured_at_us

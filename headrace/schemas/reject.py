@@ -1,0 +1,36 @@
+from enum import StrEnum
+
+
+class RejectCode(StrEnum):
+    """Why a message can never be ingested. The list is closed; dead letters are counted by it."""
+
+    EMPTY_VALUE = "empty_value"  # no value at all
+    NOT_FRAMED = "not_framed"  # not the registry wire format: wrong first byte or too short
+    UNKNOWN_SCHEMA = "unknown_schema"  # no schema with that id was ever published
+    WRONG_EVENT = "wrong_event"  # a known schema, but not this topic's
+    UNDECODABLE = "undecodable"  # the bytes do not follow their schema
+    MISSING_FIELD = "missing_field"  # a field that must say something is empty or absent
+    FIELD_OUT_OF_RANGE = "field_out_of_range"  # a name, number or text beyond its limit
+    ABSURD_TIME = "absurd_time"  # captured before 2000 or more than a day ahead
+    MALFORMED_DIGEST = "malformed_digest"  # not 64 lower-case hexadecimal digits
+    DIGEST_MISMATCH = "digest_mismatch"  # the bytes hash to another digest than declared
+    SIZE_MISMATCH = "size_mismatch"  # the bytes are longer or shorter than declared
+    TOO_LARGE = "too_large"  # a body over its limit
+    NOT_AN_IMAGE = "not_an_image"  # no JPEG, PNG or WebP header
+    IMAGE_MISMATCH = "image_mismatch"  # an image of another type or size than declared
+    NOT_A_VIDEO = "not_a_video"  # no MP4 structure with a movie header
+    NOT_JSON = "not_json"  # a body or attributes that are not the JSON they must be
+    CLAIM_MISSING = "claim_missing"  # the staged object is not there
+    CLAIM_REFUSED = "claim_refused"  # a claim on an object that is not this source's staging area
+
+
+class RejectedError(ValueError):
+    """A message, or a part of it, can never be ingested.
+
+    `code` is one of the closed list, `reason` one sentence that names the field and what stood there.
+    """
+
+    def __init__(self, code: RejectCode, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason

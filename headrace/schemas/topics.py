@@ -1,0 +1,115 @@
+"""The topics, declared once: everything that creates, reads, writes or documents a topic reads this list."""
+
+from dataclasses import dataclass
+
+from headrace.schemas import events
+from headrace.schemas.events import Kind
+from headrace.schemas.limits import ENVELOPE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX, MIB
+
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """One topic. `message_bytes_max` is Kafka's `max.message.bytes`; `key` says what the message key holds."""
+
+    name: str
+    event: type
+    purpose: str
+    message_bytes_max: int
+    retention_s: int
+    key: str = "source_id"
+    partitions: int = 4
+
+
+# A body at its limit with the largest envelope must fit, and a little more must too, so that what is over
+# the limit reaches the agent and becomes a dead letter that says so.
+_LARGE_BYTES_MAX = INLINE_BYTES_MAX + ENVELOPE_BYTES_MAX + MIB
+INPUT_RETENTION_S = 7 * _DAY_S
+_RESULT_RETENTION_S = 30 * _DAY_S
+
+_INPUTS = {
+    Kind.CID: Topic(
+        name="edge.cids.v1",
+        event=events.Cid,
+        purpose="Component scans, as devices and cameras publish them.",
+        message_bytes_max=256 * KIB,
+        retention_s=INPUT_RETENTION_S,
+    ),
+    Kind.FRAME: Topic(
+        name="edge.frames.v1",
+        event=events.Frame,
+        purpose="Still images, as cameras publish them.",
+        message_bytes_max=_LARGE_BYTES_MAX,
+        retention_s=INPUT_RETENTION_S,
+    ),
+    Kind.CLIP: Topic(
+        name="edge.clips.v1",
+        event=events.Clip,
+        purpose="Short videos around an event, as cameras publish them.",
+        message_bytes_max=_LARGE_BYTES_MAX,
+        retention_s=INPUT_RETENTION_S,
+    ),
+    Kind.LDO: Topic(
+        name="edge.ldos.v1",
+        event=events.Ldo,
+        purpose="Labelled data objects, as devices publish them.",
+        message_bytes_max=LDO_BODY_BYTES_MAX + 2 * ENVELOPE_BYTES_MAX,
+        retention_s=INPUT_RETENTION_S,
+    ),
+}
+_INGESTED = {
+    kind: Topic(
+        name=f"ingested.{kind}s.v1",
+        event=events.Ingested,
+        retention_s=_RESULT_RETENTION_S,
+        purpose=f"Announces each {kind} once, when its bytes and its record are durable.",
+        message_bytes_max=256 * KIB,
+    )
+    for kind in Kind
+}
+DEAD_LETTERS = Topic(
+    name="deadletters.v1",
+    event=events.DeadLetter,
+    key="source_id, or the topic where it is unknown",
+    purpose="What can never be ingested, with its bytes, its origin and the reason.",
+    # A rejected message whole, with its key and headers, and what we say about it.
+    message_bytes_max=_LARGE_BYTES_MAX + 2 * MIB,
+    retention_s=_RESULT_RETENTION_S,
+)
+PREPROCESSED = Topic(
+    name="preprocessed.frames.v1",
+    event=events.PreprocessedFrame,
+    purpose="What preprocessing measured in each frame.",
+    message_bytes_max=64 * KIB,
+    retention_s=_RESULT_RETENTION_S,
+)
+PERCEIVED = Topic(
+    name="perceived.frames.v1",
+    event=events.PerceivedFrame,
+    purpose="What changed in each frame since its source's frame before.",
+    message_bytes_max=128 * KIB,
+    retention_s=_RESULT_RETENTION_S,
+)
+CAPTURE_REQUESTS = Topic(
+    name="capture.requests.v1",
+    event=events.CaptureRequest,
+    purpose="Streams that callers of the gateway asked to capture, for the capture workers.",
+    message_bytes_max=64 * KIB,
+    retention_s=INPUT_RETENTION_S,
+)
+
+TOPICS: dict[str, Topic] = {
+    topic.name: topic
+    for topic in (*_INPUTS.values(), *_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED, CAPTURE_REQUESTS)
+}
+
+
+def input_topic(kind: Kind) -> Topic:
+    """Return the topic on which sources publish this kind."""
+    return _INPUTS[kind]
+
+
+def ingested_topic(kind: Kind) -> Topic:
+    """Return the topic that announces this kind."""
+    return _INGESTED[kind]

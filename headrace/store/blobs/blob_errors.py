@@ -1,0 +1,101 @@
+"""What obstore's errors mean. It gives most of them as one class whose text holds the HTTP status and S3's code."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_REASON = re.compile(r"kind: (Connect|Timeout|Request|Decode|Interrupted)")
+_OS_CODE = re.compile(r"\(os error (\d{1,4})\)")
+
+_TRANSIENT_CLIENT_STATUS = frozenset({408, 409, 425, 429})
+# What arrived is not what was sent, says the checksum that went with it: another try sends it whole.
+_CHANGED_ON_THE_WAY = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
+_LOCAL_REFUSALS = frozenset({1, 13, 20, 21, 30, 36})  # EPERM EACCES ENOTDIR EISDIR EROFS ENAMETOOLONG
+
+_HINTS = {
+    "NoSuchBucket": "Create the bucket, or correct HEADRACE_STORE_URL.",
+    "RequestTimeTooSkewed": "Set this machine's clock: it differs from the store's by more than 15 minutes.",
+}
+_HINT_CREDENTIALS = "Check HEADRACE_STORE_ACCESS_KEY, HEADRACE_STORE_SECRET_KEY and what they may do."
+_HINT_OTHER = "Check HEADRACE_STORE_URL and HEADRACE_STORE_ENDPOINT."
+
+
+class StoreFailure(Enum):
+    """What a fault means for the caller."""
+
+    MISSING = auto()
+    NOT_IMPLEMENTED = auto()
+    REFUSED = auto()
+    TRANSIENT = auto()
+
+
+def fault_of(error: Exception) -> StoreFailure:
+    """Say what an error of obstore means; what is unknown is transient, for the bytes are still ours to send."""
+    text = str(error)
+    status = int(found[1]) if (found := _STATUS.search(text)) else None
+    os_code = int(found[1]) if (found := _OS_CODE.search(text)) else None
+    if isinstance(error, FileNotFoundError):
+        return StoreFailure.REFUSED if _code(text) == "NoSuchBucket" else StoreFailure.MISSING
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+        return StoreFailure.REFUSED
+    if isinstance(error, NotImplementedError) or status == 501:
+        return StoreFailure.NOT_IMPLEMENTED
+    if _code(text) in _CHANGED_ON_THE_WAY:
+        return StoreFailure.TRANSIENT
+    refused = (status is not None and 400 <= status < 500 and status not in _TRANSIENT_CLIENT_STATUS) or (
+        os_code in _LOCAL_REFUSALS
+    )
+    return StoreFailure.REFUSED if refused or isinstance(error, ValueError) else StoreFailure.TRANSIENT
+
+
+@contextmanager
+def blob_errors(where: str, doing: str, *, key: str | None = None) -> Iterator[None]:
+    """Name obstore's errors as ours. `key` is what was read: without one, a missing object is a refusal.
+
+    Raises:
+        BlobMissing: the object is not there.
+        StoreRefused: the store will not, now or later.
+        StoreUnavailable: everything else.
+    """
+    try:
+        yield
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        text = str(error)
+        match fault_of(error):
+            case StoreFailure.MISSING if key is not None:
+                raise BlobMissingError(key, where=where) from None
+            case StoreFailure.TRANSIENT:
+                raise StoreUnavailableError(f"{doing} failed: {_in_short(text)}", where=where) from None
+            case _:
+                hint = _hint(text, error)
+                raise StoreRefusedError(f"{doing} was refused: {_in_short(text)}", where=where, hint=hint) from None
+
+
+def _in_short(text: str) -> str:
+    """Return status and code, or the kind of network fault; never the text itself, which quotes what was sent."""
+    if status := _STATUS.search(text):
+        return f"the store answered {status[1]} {_code(text)}".rstrip()
+    if os_code := _OS_CODE.search(text):
+        return f"the operating system answered error {os_code[1]}"
+    if reason := _REASON.search(text):
+        return {"Connect": "no connection", "Timeout": "no answer in time"}.get(reason[1], "the connection broke")
+    return "the store's client could not do it"
+
+
+def _code(text: str) -> str:
+    found = _CODE.search(text)
+    return found[1] if found else ""
+
+
+def _hint(text: str, error: Exception) -> str:
+    if hint := _HINTS.get(_code(text)):
+        return hint
+    refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or "status code: 403" in text
+    return _HINT_CREDENTIALS if refused else _HINT_OTHER

@@ -1,0 +1,124 @@
+"""The bucket of a store that speaks S3: made where it is missing, and told to clear away what is left behind."""
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from headrace.runtime.logs import Action, get_log
+from headrace.store.blobs.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
+from headrace.store.errors import StoreRefusedError, StoreUnavailableError, address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CONNECT_S = 5
+_ANSWER_S = 10
+_THERE = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+_UPLOAD_DAYS_MAX = 1  # parts of an upload that nobody completed are paid for and seen by no list
+_OURS = "headrace-"
+
+
+async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str, str], staging_days: float) -> bool:
+    """Create the bucket of s3://bucket at an endpoint if it is not there, and set its lifecycle; may be repeated.
+
+    Staged bodies are kept for `staging_days`, rounded up to whole days, the least that a store can count.
+
+    Returns whether it was created. Rules that others gave the bucket stay. A store that takes no rules is used all the
+    same: what is left below staging/ and promoting/ then lies there until a person deletes it.
+
+    Raises:
+        StoreUnavailable: the store does not answer. StoreRefused: it does not let us create the bucket.
+    """
+    parts = urlsplit(url)
+    config = AioConfig(connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S, retries={"max_attempts": 1})
+    client = get_session().create_client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region or "us-east-1",
+        aws_access_key_id=keys[0],
+        aws_secret_access_key=keys[1],
+        config=config,
+    )
+    try:
+        async with client as s3:
+            created = await _create(s3, parts.netloc, endpoint)
+            await _set_lifecycle(s3, parts.netloc, lifecycle_rules(parts.path.strip("/"), staging_days))
+    except BotoCoreError as error:
+        raise StoreUnavailableError(
+            f"the store does not answer: {type(error).__name__}", where=address(endpoint)
+        ) from None
+    return created
+
+
+def lifecycle_rules(prefix: str, staging_days: float) -> list[dict[str, Any]]:
+    """Return the rules, for a bucket of which everything of ours lies below `prefix`."""
+    below = f"{prefix}/" if prefix else ""
+    rules: list[dict[str, Any]] = [
+        {
+            "ID": f"{_OURS}{below}{folder}".rstrip("/"),
+            "Status": "Enabled",
+            "Filter": {"Prefix": f"{below}{folder}"},
+            "Expiration": {"Days": days},
+        }
+        for folder, days in ((STAGING_PREFIX, max(1, ceil(staging_days))), (PROMOTING_PREFIX, PROMOTING_DAYS_MAX))
+    ]
+    rules.append(
+        {
+            "ID": f"{_OURS}{below}uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": below},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": _UPLOAD_DAYS_MAX},
+        }
+    )
+    return rules
+
+
+async def _create(s3: Any, bucket: str, endpoint: str) -> bool:
+    try:
+        await s3.create_bucket(Bucket=bucket)
+    except ClientError as error:
+        code = _code(error)
+        if code in _THERE:
+            return False
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise StoreUnavailableError(f"the store answered {code}", where=address(endpoint)) from None
+        raise StoreRefusedError(
+            f"the store would not create the bucket {bucket}: {code}",
+            where=address(endpoint),
+            hint="check HEADRACE_STORE_ACCESS_KEY and HEADRACE_STORE_SECRET_KEY, or create the bucket yourself",
+        ) from None
+    return True
+
+
+async def _set_lifecycle(s3: Any, bucket: str, ours: list[dict[str, Any]]) -> None:
+    try:
+        others = await _rules_of_others(s3, bucket, {rule["ID"] for rule in ours})
+        try:
+            await _put_rules(s3, bucket, [*others, *ours])
+        except ClientError:
+            # MinIO aborts uploads that nobody completed by itself, and knows no rule for it.
+            await _put_rules(s3, bucket, [*others, *(rule for rule in ours if "Expiration" in rule)])
+    except ClientError as error:
+        get_log().warning(Action.REFUSED, service="store", what=f"lifecycle rules of {bucket}", why=_code(error))
+
+
+async def _rules_of_others(s3: Any, bucket: str, ours: set[str]) -> "list[Mapping[str, Any]]":
+    try:
+        answer = await s3.get_bucket_lifecycle_configuration(Bucket=bucket)
+    except ClientError as error:
+        if _code(error) == "NoSuchLifecycleConfiguration":
+            return []
+        raise
+    return [rule for rule in answer.get("Rules", []) if rule.get("ID") not in ours]
+
+
+async def _put_rules(s3: Any, bucket: str, rules: "list[Mapping[str, Any]]") -> None:
+    await s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "an error"))

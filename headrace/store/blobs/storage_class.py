@@ -1,0 +1,128 @@
+"""Storage classes of S3: objects put into one, and brought back from those that cannot be read at once.
+
+An object of GLACIER or DEEP_ARCHIVE is read only after a restore was asked for and has ended, hours later; what comes
+back is a copy that the store removes after some days.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.store_url import COPY_TIMEOUT_S
+from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
+
+THAWED_DAYS = 7  # that a copy can be read, once it has come back
+_TIER = "Standard"  # hours of waiting; every class that has to be waited for knows it
+_SLEEPING = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_CONNECT_S = 5
+_HINT = "Check HEADRACE_ARCHIVE_STORAGE_CLASS, and what the store's keys may do in the archive."
+
+
+class StorageClassStore:
+    """The objects of an archive at s3://. Every method may be repeated; raises StoreUnavailable or StoreRefused."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str, storage_class: str) -> None:
+        """Use an opened client; see `open`."""
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._class = storage_class
+        self._where = f"s3://{bucket}/{prefix}".rstrip("/")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Open the archive that the settings name, which is at s3://; nothing is sent yet."""
+        parts = urlsplit(settings.archive_url)
+        prefix = parts.path.strip("/")
+        client = get_session().create_client(
+            "s3",
+            endpoint_url=settings.store_endpoint or None,
+            region_name=settings.store_region,
+            aws_access_key_id=settings.store_access_key.get_secret_value() or None,
+            aws_secret_access_key=settings.store_secret_key.get_secret_value() or None,
+            config=AioConfig(connect_timeout=_CONNECT_S, read_timeout=COPY_TIMEOUT_S, retries={"max_attempts": 3}),
+        )
+        async with client as opened:
+            yield cls(opened, parts.netloc, f"{prefix}/" if prefix else "", settings.archive_storage_class)
+
+    async def freeze(self, key: str) -> None:
+        """Put an object into the storage class, where there is one; its size and checksum must stay.
+
+        Raises:
+            BlobMissing: there is no such object.
+        """
+        if not self._class:
+            return
+        before = await self._head(key)
+        if before.get("StorageClass", "STANDARD") == self._class:
+            return
+        await self._ask(
+            self._client.copy_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                CopySource={"Bucket": self._bucket, "Key": self._prefix + key},
+                StorageClass=self._class,
+                MetadataDirective="COPY",
+            ),
+            key,
+        )
+        after = await self._head(key)
+        if after.get("StorageClass", "STANDARD") != self._class or _content(before) != _content(after):
+            raise StoreRefusedError(f"{key} did not come into the class {self._class}", where=self._where, hint=_HINT)
+
+    async def is_awake(self, key: str) -> bool:
+        """Say whether an object can be read now; where it cannot, its restore is asked for, once.
+
+        Raises:
+            BlobMissing: there is no such object.
+        """
+        seen = await self._head(key)
+        if seen.get("StorageClass") not in _SLEEPING:
+            return True
+        if restore := seen.get("Restore"):
+            return 'ongoing-request="false"' in restore
+        asked = {"Days": THAWED_DAYS, "GlacierJobParameters": {"Tier": _TIER}}
+        await self._ask(
+            self._client.restore_object(Bucket=self._bucket, Key=self._prefix + key, RestoreRequest=asked), key
+        )
+        return False
+
+    async def _head(self, key: str) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._ask(
+            self._client.head_object(Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED"), key
+        )
+        return answer
+
+    async def _ask(self, request: Any, key: str) -> Any:
+        try:
+            return await request
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "an error"))
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if status == 404:
+                raise BlobMissingError(key, where=self._where) from None
+            if code == "RestoreAlreadyInProgress":
+                return {}
+            if status >= 500 or status == 429:
+                raise StoreUnavailableError(
+                    f"the store answered {status} {code} for {key}", where=self._where
+                ) from None
+            raise StoreRefusedError(
+                f"the store answered {status} {code} for {key}", where=self._where, hint=_HINT
+            ) from None
+        except BotoCoreError as error:
+            raise StoreUnavailableError(
+                f"the store does not answer: {type(error).__name__}", where=self._where
+            ) from None
+
+
+def _content(head: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what must be equal of two answers about the same bytes; not every store says all of it."""
+    return head.get("ContentLength"), head.get("ChecksumCRC64NVME")

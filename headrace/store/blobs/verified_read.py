@@ -1,0 +1,103 @@
+"""Reading a record's bytes from wherever they lie, and finding out that they are those that were ingested."""
+
+import asyncio
+from contextlib import aclosing
+from hashlib import sha256
+from io import BytesIO
+from typing import Protocol
+
+from headrace.schemas.digest import sha256_hex
+from headrace.schemas.headers import rfc3339
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.errors import BlobArchivedError, BlobCorruptError, BlobMissingError
+
+RANGE_BYTES = 8 * 1024 * 1024  # a request has a limited time, so a large body takes several
+HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more than the hash (0.6 µs a KiB)
+
+
+class StoredBody(Protocol):
+    """Bytes, and where the catalog says that they are."""
+
+    @property
+    def digest(self) -> str:
+        """Their SHA-256, hexadecimal."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many they are."""
+
+    @property
+    def store_key(self) -> str | None:
+        """The object that holds them; None where the catalog does not know."""
+
+    @property
+    def store_offset(self) -> int | None:
+        """Where in it they begin; None where they are all of it."""
+
+    @property
+    def archived_at_us(self) -> int | None:
+        """When they went to the archive, where the object then is."""
+
+
+async def read_placed(blobs: Blobs, placed: StoredBody) -> bytes:
+    """Return bytes from where the catalog says that they are, whole and verified. May be repeated.
+
+    Raises:
+        BlobArchived: they are in the archive. All that `read_verified` raises.
+    """
+    if placed.store_key is None:
+        raise BlobMissingError(placed.digest, where=blobs.where)
+    if placed.archived_at_us is not None:
+        raise BlobArchivedError(placed.digest, rfc3339(placed.archived_at_us))
+    return await read_verified(
+        blobs, placed.store_key, offset=placed.store_offset, size_bytes=placed.size_bytes, digest=placed.digest
+    )
+
+
+async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_bytes: int, digest: str) -> bytes:
+    """Return an object's bytes, or `size_bytes` of it from `offset`, whole and verified. May be repeated.
+
+    Raises:
+        BlobCorrupt: the bytes do not hash to the digest. BlobMissing: there is no such object.
+        StoreUnavailable, StoreRefused: as every use of the store.
+    """
+    data = await _read(blobs, key, offset, size_bytes)
+    if len(data) != size_bytes:
+        raise BlobCorruptError(key, f"{len(data)} bytes instead of {size_bytes}", where=blobs.where)
+    found = await _digest_of(data)
+    if found != digest:
+        raise BlobCorruptError(key, f"its SHA-256 is {found} instead of {digest}", where=blobs.where)
+    return data
+
+
+async def hash_of(blobs: Blobs, key: str) -> str | None:
+    """Return the SHA-256 of an object of any size; None where there is none."""
+    digest = sha256()
+    try:
+        async with aclosing(blobs.stream(key, RANGE_BYTES)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(digest.update, chunk)
+    except BlobMissingError:
+        return None
+    return digest.hexdigest()
+
+
+async def _read(blobs: Blobs, key: str, offset: int | None, size_bytes: int) -> bytes:
+    if size_bytes <= RANGE_BYTES:
+        return await blobs.get(key, offset=offset, length=None if offset is None else size_bytes)
+    seen = await blobs.stat(key)
+    if seen is None:
+        raise BlobMissingError(key, where=blobs.where)
+    first = offset or 0
+    end = min(first + size_bytes, seen.size_bytes)
+    whole = BytesIO()  # it gives its bytes away without a copy of them
+    for start in range(first, end, RANGE_BYTES):
+        whole.write(await blobs.get(key, offset=start, length=min(RANGE_BYTES, end - start)))
+    return whole.getvalue()
+
+
+async def _digest_of(data: bytes) -> str:
+    """Return the SHA-256; the event loop is not held up by large bodies."""
+    if len(data) < HASH_IN_THREAD_BYTES_MIN:
+        return sha256_hex(data)
+    return await asyncio.to_thread(sha256_hex, data)

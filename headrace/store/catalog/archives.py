@@ -1,0 +1,222 @@
+"""Where bodies are, while they move between the store and the archive: the argument why each stays readable.
+
+A move writes one object in the place where its bodies are to be, and takes these steps, all of it by the one process
+that holds COLLECTOR_LOCK, as a repair does:
+
+    expect   note in `leavings` that the new object may be there without a row
+    put      write it, read it back, and verify it
+    note     in one transaction: the rows name the new object, which leaves `leavings`; the old ones enter it
+    remove   whatever `leavings` holds that no row names goes from its place, then from `leavings`
+
+So the rows name verified bytes at each moment. Whatever a move that died has left, in either place, stands in
+`leavings`, and the next one removes it before it begins.
+
+Nothing here is removed from under a worker. It puts only bytes whose digest has no row, and rows are never deleted: so
+it neither puts nor names an object that consists of bytes which have one, alone or as a pack.
+
+Every statement goes over the connection that holds the lock: where that is lost, the next step fails, and between two
+removals there is one. That leaves the gap of headrace/store/catalog/orphan_gc.py: a process that is frozen between
+its last statement
+and its DELETE, that loses its connection meanwhile, and whose object another one has brought back to that very place.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import asyncpg
+
+from headrace.schemas.events import Kind
+from headrace.store.catalog.orphan_gc import leading
+from headrace.store.catalog.rows import BlobPlace
+from headrace.store.postgres import catalog_errors
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pooled
+
+PAGE_ROWS = 5000
+SHRUNK_BYTES_MAX = 128 * 1024 * 1024  # some 600,000 rows of `blobs`, written anew within three seconds
+FILLED_SHARE_MIN = 0.8
+LOCK_S_SHORT = 3  # whoever waits for a table makes those wait that come after
+LOCK_S_MAX = 30
+_SHRUNK = ("outbox", "blobs")
+
+
+class Location(StrEnum):
+    """Where objects are."""
+
+    STORE = "store"
+    ARCHIVE = "archive"
+
+
+@dataclass(frozen=True, slots=True)
+class DueRecord:
+    """A record that is old enough, and where its bytes are, if they may go; the time is in microseconds."""
+
+    record_id: UUID
+    ingested_at_us: int
+    blob: BlobPlace | None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyOwner:
+    """A record that has these bytes."""
+
+    digest: bytes
+    kind: Kind
+    ingested_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StaleObject:
+    """An object that a row named, or was to name; `is_free` where none does."""
+
+    place: Location
+    store_key: str
+    is_free: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveSelection:
+    """Which archived records; what is None does not matter. Times are when they were captured, the last excluded."""
+
+    ids: tuple[UUID, ...] | None = None
+    kinds: tuple[Kind, ...] | None = None
+    sites: tuple[str, ...] | None = None
+    source_ids: tuple[str, ...] | None = None
+    captured_from_us: int | None = None
+    captured_until_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MovedBodies:
+    """Bodies that lie in one new object: their digests, and their offsets where it is a pack."""
+
+    store_key: str
+    digests: tuple[bytes, ...]
+    offsets: tuple[int | None, ...]
+    old_keys: tuple[str, ...]
+
+
+class Archives:
+    """The catalog, as moves read and write it; every method may be repeated.
+
+    Raises CatalogUnavailable, also where the lock was lost, or CatalogRefused.
+    """
+
+    def __init__(self, holder: "Pooled", dsn: str) -> None:
+        """Use the connection that holds the lock; see `open`."""
+        self._holder = holder
+        self._dsn = dsn
+        self._sql = statements("archives")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str) -> AsyncIterator[Self]:
+        """Become the one process that moves or repairs.
+
+        Raises:
+            Busy: another one is at work. CatalogUnavailable, CatalogRefused.
+        """
+        async with leading(dsn, application="headrace archive") as holder:
+            yield cls(holder, dsn)
+
+    async def now_us(self) -> int:
+        """Return PostgreSQL's time."""
+        return int(await self._value("now"))
+
+    async def due(
+        self, kind: Kind, *, before_us: int, restored_days: float, after: tuple[int, UUID]
+    ) -> list[DueRecord]:
+        """Look at the next PAGE_ROWS records of a kind after one with this time and id, and return those that are due.
+
+        They were ingested before, are announced, and were restored so many days ago if at all; oldest first. The last
+        record that was looked at comes too: where it may not go, without its blob. At the end there is none.
+        """
+        rows = await self._rows("due", kind, before_us, *after, restored_days, PAGE_ROWS)
+        return [DueRecord(row[0], row[1], None if row[2] is None else BlobPlace(*row[2:])) for row in rows]
+
+    async def owners(self, ids: Sequence[UUID]) -> list[BodyOwner]:
+        """Return what the records with these ids own, as far as they are there."""
+        return [BodyOwner(row[0], Kind(row[1]), row[2]) for row in await self._rows("owners", ids)]
+
+    async def archived(self, selected: ArchiveSelection, *, after: UUID) -> list[tuple[UUID, BlobPlace]]:
+        """Return a page of the archived records, by id, and where their bytes are in the archive."""
+        rows = await self._rows(
+            "archived",
+            after,
+            selected.kinds,
+            selected.sites,
+            selected.source_ids,
+            selected.captured_from_us,
+            selected.captured_until_us,
+            selected.ids,
+            PAGE_ROWS,
+        )
+        return [(row[0], BlobPlace(*row[1:])) for row in rows]
+
+    async def expect(self, place: Location, store_key: str) -> None:
+        """Note that an object may be there without a row from now on."""
+        await self._execute("expect", place, store_key)
+
+    async def note(self, moved: MovedBodies, to: Location) -> None:
+        """Say that bodies are in a new object, which was verified; the old ones are left."""
+        origin = Location.STORE if to is Location.ARCHIVE else Location.ARCHIVE
+        with catalog_errors(self._dsn):
+            async with self._holder.transaction():
+                await self._execute(f"to_{to}", moved.store_key, moved.digests, moved.offsets)
+                await self._execute("leave", origin, moved.old_keys)
+                await self._execute("settled", to, moved.store_key)
+
+    async def leavings(self) -> list[StaleObject]:
+        """Return what may have to be removed."""
+        return [StaleObject(Location(row[0]), row[1], row[2]) for row in await self._rows("free")]
+
+    async def settled(self, leaving: StaleObject) -> None:
+        """Forget an object that was removed, or that a row names."""
+        await self._execute("settled", leaving.place, leaving.store_key)
+
+    async def lacks_announcement(self) -> bool:
+        """Return whether a record has no announcement, as far as the outbox remembers."""
+        return bool(await self._value("lacks_announcement"))
+
+    async def size_bytes(self) -> int:
+        """Return how much the tables take on disk, with their indexes."""
+        return int(await self._value("size"))
+
+    async def shrink(self, *, anyway: bool) -> None:
+        """Write the tables that a run empties anew, so that the file system gets the space; commits wait meanwhile.
+
+        Unless it is to be done `anyway`, a table is left as it is that is large, hardly empty, or in use for seconds.
+        """
+        await self._execute("lock_wait", f"{LOCK_S_MAX if anyway else LOCK_S_SHORT}s")
+        for table in _SHRUNK:
+            if anyway:
+                await self._execute(f"shrink_{table}")
+            elif await self._is_spare(table):
+                with catalog_errors(self._dsn), suppress(asyncpg.LockNotAvailableError):
+                    await self._holder.execute(self._sql[f"shrink_{table}"])
+
+    async def _is_spare(self, table: str) -> bool:
+        """Say whether a table is written anew within seconds, and a good part of it is empty."""
+        if (await self._rows("fill", table))[0][0] > SHRUNK_BYTES_MAX:
+            return False
+        await self._execute(f"tidy_{table}")
+        bytes_on_disk, bytes_used = (await self._rows("fill", table))[0]
+        return bool(bytes_used < bytes_on_disk * FILLED_SHARE_MIN)
+
+    async def _rows(self, name: str, *values: Any) -> list[Any]:
+        with catalog_errors(self._dsn):
+            return list(await self._holder.fetch(self._sql[name], *values))
+
+    async def _value(self, name: str) -> Any:
+        with catalog_errors(self._dsn):
+            return await self._holder.fetchval(self._sql[name])
+
+    async def _execute(self, name: str, *values: Any) -> None:
+        with catalog_errors(self._dsn):
+            await self._holder.execute(self._sql[name], *values)

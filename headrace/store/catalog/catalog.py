@@ -1,0 +1,270 @@
+"""The catalog's write path: one transaction for each batch, whatever was written before left as it is.
+
+The unique keys are the deduplication. Rows are inserted in the order of their keys, so that two workers which hold the
+same digests wait for each other instead of deadlocking; only the outbox follows the order of the input.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import UUID
+
+import orjson
+
+from headrace.runtime import crash_points
+from headrace.runtime.crash_points import CrashPoint, Reached
+from headrace.schemas.digest import event_id
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
+from headrace.store.catalog.rows import (
+    BlobPlace,
+    BlobRow,
+    CommitResult,
+    DeadLetterRow,
+    Original,
+    RecordRow,
+    RedriveRow,
+    RowBatch,
+    SightingRow,
+)
+from headrace.store.errors import BlobsCollectedError, address
+from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool, Pooled
+
+# PostgreSQL takes at most 1 GiB in one message; this also bounds what a statement of dead letters holds in memory.
+DEAD_LETTER_STATEMENT_BYTES_MAX = 32 * 1024 * 1024
+
+_BLOB = attrgetter("size_bytes", "media_type", "store_key", "store_offset")
+_RECORD = attrgetter(
+    *("site", "source_id", "captured_at_us", "sequence", "media_type", "size_bytes", "width", "height", "duration_us"),
+    *("ldo_id", "code", "about"),
+)
+_SIGHTING = attrgetter(
+    *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence")
+)
+_SIGHTING_KEY = attrgetter("topic", "partition", "offset", "index")
+_TOPICS = {kind: ingested_topic(kind).name for kind in Kind}
+
+T = TypeVar("T")
+
+
+class Catalog:
+    """PostgreSQL, as the worker writes it. Every method may be repeated whole."""
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool; see `open`."""
+        self._pool = pool
+        self._dsn = dsn
+        self._sql = statements("catalog")
+        self._generation: int | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        statement_s_max: float = STATEMENT_S_MAX,
+        application: str = "headrace",
+    ) -> Self:
+        """Connect; raises CatalogUnavailable or CatalogRefused."""
+        pool = await open_pool(
+            dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
+        )
+        return cls(pool, dsn)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await close_pool(self._pool)
+
+    async def commit(self, batch: RowBatch, *, reached: Reached = crash_points.reached) -> CommitResult:
+        """Write a batch in one transaction; `reached` is told each step, and may end the process there.
+
+        When the answer to COMMIT is lost, nobody knows which way it went: repeat the same batch.
+
+        Raises:
+            CatalogUnavailable: repeat the batch. CatalogRefused: a row breaks a rule of the schema.
+            BlobsCollected: put the batch's objects again, under the generation of now, before it is repeated.
+        """
+        async with borrowed(self._pool, self._dsn) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            reached(CrashPoint.TX_BEGAN)
+            if batch.blobs:
+                await self._enter(connection, batch)
+            await self._insert_blobs(connection, batch.blobs)
+            reached(CrashPoint.AFTER_BLOBS)
+            new_records = await self._insert_records(connection, batch.records)
+            reached(CrashPoint.AFTER_RECORDS)
+            new_sightings = await self._insert_sightings(connection, batch.sightings)
+            reached(CrashPoint.AFTER_SIGHTINGS)
+            new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
+            await self._end_redrives(connection, batch.redrives)
+            await self._insert_outbox(connection, batch, new_records, new_letters)
+            reached(CrashPoint.AFTER_OUTBOX)
+            reached(CrashPoint.BEFORE_COMMIT)
+            await transaction.commit()
+            reached(CrashPoint.AFTER_COMMIT)
+        return CommitResult(
+            new_records=frozenset(new_records),
+            new_sightings=new_sightings,
+            duplicates=len(batch.records) - len(new_records),
+            new_dead_letters=len(new_letters),
+        )
+
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
+        """Return where those of the blobs are that the catalog knows."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["known_blobs"], digests)
+        return {row[0]: BlobPlace(*row) for row in rows}
+
+    async def generation(self) -> int:
+        """Return a generation to put objects under; the newest that this process has seen will do."""
+        if self._generation is None:
+            async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+                await take_over(connection)
+                generation = int(await connection.fetchval(self._sql["generation"]))
+            # Only now: what a rolled back transaction has seen may become another generation's number.
+            self._generation = generation
+        return self._generation
+
+    async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
+        """Return where the messages stood that were published again, by dead letter and attempt."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["originals"], ids)
+        return {(row[0], row[1]): Original(*row[1:]) for row in rows}
+
+    async def check(self) -> None:
+        """Find out whether PostgreSQL answers and has the schema; for readiness."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.fetch(self._sql["check"])
+
+    async def _enter(self, connection: "Pooled", batch: RowBatch) -> None:
+        """Make sure that no object of the batch was deleted since it was put, nor can be before the commit."""
+        await connection.execute(self._sql["enter"], ENTER_LOCK)
+        row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
+        assert row is not None, "the migration made this row"
+        if row["marked"] or batch.generation not in {None, row["generation"]}:
+            self._generation = None
+            raise BlobsCollectedError(len(row["marked"]), where=address(self._dsn))
+
+    async def _insert_blobs(self, connection: "Pooled", rows: list[BlobRow]) -> None:
+        if rows:
+            rows = sorted(rows, key=attrgetter("digest"))
+            digests = [row.digest.hex() for row in rows]
+            await connection.execute(self._sql["insert_blobs"], *_json(digests, *_columns(_BLOB, rows)))
+
+    async def _insert_records(self, connection: "Pooled", rows: list[RecordRow]) -> set[UUID]:
+        if not rows:
+            return set()
+        # Reversed, so that of a record that comes several times the first one is kept.
+        distinct = {row.record_id: row for row in reversed(rows)}
+        ordered = sorted(distinct.values(), key=attrgetter("digest", "kind"))
+        found = await connection.fetch(
+            self._sql["insert_records"],
+            *_json(
+                [row.record_id for row in ordered],
+                [row.kind for row in ordered],
+                [row.digest.hex() for row in ordered],
+                *_columns(_RECORD, ordered),
+                [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
+                [row.traceparent for row in ordered],
+                [row.clip_sha256 for row in ordered],
+            ),
+        )
+        return {row[0] for row in found}
+
+    async def _insert_sightings(self, connection: "Pooled", rows: list[SightingRow]) -> int:
+        if not rows:
+            return 0
+        rows = sorted(rows, key=_SIGHTING_KEY)
+        count = await connection.fetchval(self._sql["insert_sightings"], *_json(*_columns(_SIGHTING, rows)))
+        return int(count)
+
+    async def _insert_dead_letters(self, connection: "Pooled", rows: list[DeadLetterRow]) -> set[UUID]:
+        new: set[UUID] = set()
+        ordered = sorted({row.dead_letter_id: row for row in rows}.values(), key=attrgetter("dead_letter_id"))
+        for some in _slices(ordered, DEAD_LETTER_STATEMENT_BYTES_MAX):
+            found = await connection.fetch(
+                self._sql["insert_dead_letters"], *zip(*map(_dead_letter, some), strict=True)
+            )
+            new.update(row[0] for row in found)
+        return new
+
+    async def _end_redrives(self, connection: "Pooled", rows: list[RedriveRow]) -> None:
+        if rows:
+            distinct = {(row.dead_letter_id, row.attempt): row for row in rows}
+            ordered = [distinct[key] for key in sorted(distinct)]
+            await connection.execute(self._sql["end_redrives"], *zip(*map(_redrive, ordered), strict=True))
+
+    async def _insert_outbox(
+        self, connection: "Pooled", batch: RowBatch, new_records: set[UUID], new_letters: set[UUID]
+    ) -> None:
+        records = _first_of_each((row.record_id, row.kind) for row in batch.records if row.record_id in new_records)
+        letters = [row.dead_letter_id for row in batch.dead_letters if row.dead_letter_id in new_letters]
+        rows: list[tuple[UUID, str, UUID | None, UUID | None]] = [
+            (event_id(record), _TOPICS[kind], record, None) for record, kind in records
+        ]
+        rows += [(event_id(letter), DEAD_LETTERS.name, None, letter) for letter in dict.fromkeys(letters)]
+        if rows:
+            await connection.execute(self._sql["insert_outbox"], *_json(*zip(*rows, strict=True)))
+
+
+def _columns(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+    """Turn rows into columns."""
+    return zip(*map(fields, rows), strict=True)
+
+
+def _json(*columns: Sequence[object]) -> Iterator[str]:
+    """Write each column as the JSON array that the statements take.
+
+    A column of nothing but nulls is an empty array: PostgreSQL fills up to the longest column with nulls, at no cost.
+    """
+    return ("[]" if column.count(None) == len(column) else orjson.dumps(column).decode() for column in columns)
+
+
+def _first_of_each(items: Iterable[T]) -> Iterable[T]:
+    return dict.fromkeys(items)
+
+
+def _dead_letter(row: DeadLetterRow) -> tuple[Any, ...]:
+    return (
+        row.dead_letter_id,
+        row.code,
+        _keepable(row.reason),
+        _keepable(row.topic),
+        row.partition,
+        row.offset,
+        row.message_timestamp_us,
+        row.key,
+        row.value,
+        row.headers.decode(errors="replace"),
+        _keepable(row.site),
+        _keepable(row.source_id),
+    )
+
+
+def _redrive(row: RedriveRow) -> tuple[Any, ...]:
+    return row.dead_letter_id, row.attempt, row.record_id, row.code, _keepable(row.reason)
+
+
+def _keepable(text: str | None) -> str | None:
+    """Replace what PostgreSQL's text has no place for: a dead letter must never be refused for what it holds."""
+    return None if text is None else text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _slices(rows: Sequence[DeadLetterRow], bytes_max: int) -> Iterator[Sequence[DeadLetterRow]]:
+    """Cut rows into runs of at most so many bytes, or of one row that is larger by itself."""
+    start = size = 0
+    for position, row in enumerate(rows):
+        row_bytes = len(row.value or b"") + len(row.key or b"") + len(row.headers)
+        if size and size + row_bytes > bytes_max:
+            yield rows[start:position]
+            start, size = position, 0
+        size += row_bytes
+    if start < len(rows):
+        yield rows[start:]

@@ -1,0 +1,142 @@
+"""Records as a job exports them: all of a selection, in an order that stays, whatever is ingested meanwhile."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
+
+from headrace.schemas.events import Kind
+from headrace.store.catalog.views import StoredRecord
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from headrace.store.postgres import Pool
+
+PAGE_ROWS = 500
+_CONNECTIONS_MAX = 2
+_SPANS = 256  # a selection that fits next to nothing walks the whole index: each statement only this part of it
+_SPAN_BITS = 128 - 8
+_RECORD_COLUMNS = 21
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSelection:
+    """Which records; what is None does not matter. `until_us` ends when they were ingested, excluded.
+
+    `captured_from_us` and `captured_until_us`, excluded, say when they were captured. `labelled` names the version of
+    labelling functions that must have given them a label, before `until_us` too.
+    """
+
+    until_us: int
+    kinds: tuple[Kind, ...] | None = None
+    sites: tuple[str, ...] | None = None
+    source_ids: tuple[str, ...] | None = None
+    captured_from_us: int | None = None
+    captured_until_us: int | None = None
+    labelled: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlace:
+    """The clip of an LDO, and where its bytes are."""
+
+    digest: str
+    size_bytes: int
+    media_type: str
+    store_key: str
+    store_offset: int | None
+    archived_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One record, with the clip that belongs to it where that was ingested, and the label of the wanted version.
+
+    `clip_sha256`, hexadecimal, is the clip that an LDO names, whether that was ingested or not.
+    """
+
+    record: StoredRecord
+    clip: ClipPlace | None
+    label: str | None = None
+    clip_sha256: str | None = None
+
+
+class Exports:
+    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool; see `open`."""
+        self._pool = pool
+        self._dsn = dsn
+        sql = statements("exports")
+        self._page = _filled(sql["page"], sql["selected"])
+        self._unlabelled = _filled(statements("labels")["unlabelled"], sql["selected"])
+        self._settled = sql["settled_until"]
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str) -> AsyncIterator[Self]:
+        """Connect."""
+        async with opened_pool(
+            dsn, connections_max=_CONNECTIONS_MAX, statement_s_max=STATEMENT_S_MAX, application="headrace export"
+        ) as pool:
+            yield cls(pool, dsn)
+
+    async def settled_until_us(self) -> int:
+        """Return a time before which no record will come in any more, by the catalog's clock."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return int(await connection.fetchval(self._settled))
+
+    async def records(self, wanted: ExportSelection, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
+        """Yield the records in the order of their ids, those up to `after` left out."""
+        async for page in self._pages(self._page, wanted, wanted.labelled, after):
+            for row in page:
+                yield _exported(row)
+
+    async def unlabelled(self, wanted: ExportSelection, version: str) -> AsyncGenerator[list[StoredRecord]]:
+        """Yield pages of the records that a version has not labelled yet, in the order of their ids."""
+        async for page in self._pages(self._unlabelled, wanted, version, None):
+            if page:
+                yield [StoredRecord(*row) for row in page]
+
+    async def _pages(
+        self, statement: str, wanted: ExportSelection, version: str | None, after: UUID | None
+    ) -> "AsyncGenerator[list[asyncpg.Record]]":
+        key = after or UUID(int=0)
+        for span in range(key.int >> _SPAN_BITS, _SPANS):
+            last = UUID(int=((span + 1) << _SPAN_BITS) - 1)
+            while True:
+                async with borrowed(self._pool, self._dsn) as connection:
+                    rows = await connection.fetch(
+                        statement,
+                        key,
+                        last,
+                        wanted.until_us,
+                        wanted.kinds,
+                        wanted.sites,
+                        wanted.source_ids,
+                        wanted.captured_from_us,
+                        wanted.captured_until_us,
+                        PAGE_ROWS,
+                        version,
+                    )
+                yield rows
+                if len(rows) < PAGE_ROWS:
+                    break
+                key = rows[-1][0]
+            key = last
+
+
+def _filled(statement: str, selected: str) -> str:
+    return statement.replace("{columns}", statements("queries")["columns"]).replace("{selected}", selected)
+
+
+def _exported(row: "asyncpg.Record") -> Exported:
+    values = tuple(row)
+    clip, (label, clip_sha256) = values[_RECORD_COLUMNS:-2], values[-2:]
+    place = None if clip[0] is None else ClipPlace(*clip)
+    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), place, label, clip_sha256)

@@ -1,0 +1,141 @@
+"""Deleting objects that no row names, while workers put and commit blobs: the argument why nothing is lost.
+
+An object that no row of `blobs` refers to is an orphan: a worker put it and died before its commit. The same bytes may
+come again at any moment. Then a worker's conditional PUT finds the object, counts that as success, and commits a row;
+if the object is deleted in between, the row has no bytes. The age of the object does not help, because a PUT that finds
+its object leaves its age as it was.
+
+So a collection of some keys goes like this, all of it by the one process that holds COLLECTOR_LOCK:
+
+    mark     in one transaction, under ENTER_LOCK exclusively: write the keys to `collecting`
+    recheck  drop the keys that a row refers to by now
+    delete   the objects of the others
+    release  in one transaction: remove the marks, and add one to the generation
+
+and a worker: it notes a generation *before* it puts, and its transaction takes ENTER_LOCK shared, as its first
+statement; it then refuses (`BlobsCollected`) if one of its keys is marked, or if the generation is another.
+
+Claim: if the worker's transaction commits a key, its object is there. Consider a collection of that key, and when the
+worker held ENTER_LOCK:
+* before the mark: the exclusive lock waited for the worker's transaction to end, so the recheck sees its row and the
+  object stays;
+* between mark and release: the key is marked, and the transaction refuses;
+* after the release: the generation grew at the release. The worker's is the same as now, so it was noted after the
+  release, and its PUT came after the deletion: it wrote the object, or found one that was written after the deletion.
+A refused worker notes the generation anew, puts again and repeats its transaction.
+
+Rows of `blobs` are never deleted, so a worker that skips the PUT because a row is there needs none of this.
+
+Mark and release go over the very connection that holds COLLECTOR_LOCK. A lock that was lost, with PostgreSQL or with
+the connection, is thus an error before the next deletion, and no release of an old collector removes a new one's marks.
+What was marked before may still be deleted: nobody takes a mark over that is younger than MARK_S_MAX.
+
+A collector that dies between mark and release, or does not know whether a deletion was carried out, leaves its marks
+behind: a request may still be on its way. They are released once they are older than MARK_S_MAX and nobody holds
+COLLECTOR_LOCK, by a worker that meets one or by the next collection (`take_over`). That leaves one gap, which no store
+without fenced deletion can close: a collector that is frozen after its last look at the clock and before its DELETE,
+for longer than MARK_S_MAX, and that loses its connection to PostgreSQL meanwhile. `headrace fsck` would name the row
+without object, and restore it from Kafka.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+from headrace.runtime.errors import HeadraceError
+from headrace.store.postgres import borrowed, catalog_errors, opened_pool
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pooled
+
+ENTER_LOCK = 0x48_52_45_4E  # "HREN": shared by every transaction that adds blobs, exclusive for marking
+COLLECTOR_LOCK = 0x48_52_43_4F  # "HRCO": held by the one process that repairs
+MARK_S_MAX = 120  # older than any request to the store can be: three tries of 20 s each
+DELETE_S_MAX = 30  # a collector begins no deletion later than this after its mark
+STATEMENT_S_MAX = 600.0  # whole tables are read
+
+
+async def take_over(connection: "Pooled") -> None:
+    """Release the marks of a collector that is gone; nothing happens while one is at work."""
+    await connection.execute(statements("collection")["take_over"], COLLECTOR_LOCK, MARK_S_MAX)
+
+
+class GcRunningError(HeadraceError):
+    """Another process moves or removes objects, or may still have a request to do so under way: try again later."""
+
+
+@asynccontextmanager
+async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
+    """Be the one process that removes objects, by the connection that this yields.
+
+    Raises:
+        Busy: another one is at work, or was until a moment ago and ended in the middle of a collection.
+        CatalogUnavailable, CatalogRefused.
+    """
+    async with (
+        opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application) as pool,
+        borrowed(pool, dsn) as holder,
+    ):
+        sql = statements("collection")
+        if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
+            raise GcRunningError(
+                "archive_running",
+                "another archive, restore or repair is at work",
+                hint="wait until it has ended, then run it again",
+            )
+        left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
+        if left_s is not None and left_s > 0:
+            raise GcRunningError(
+                "repair_interrupted",
+                "a repair ended in the middle of a deletion a moment ago",
+                hint=f"run it again in {left_s} s",
+            )
+        yield holder
+        await holder.execute(sql["unlead"], COLLECTOR_LOCK)
+
+
+class OrphanGc:
+    """The marks of one collector, which holds its lock as long as this is open."""
+
+    def __init__(self, holder: "Pooled", dsn: str) -> None:
+        """Use the connection that holds the lock; see `open`."""
+        self._holder = holder
+        self._dsn = dsn
+        self._sql = statements("collection")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, dsn: str) -> AsyncIterator[Self]:
+        """Become the one collector, and release what an earlier one left marked long enough ago.
+
+        Raises:
+            Busy: as `leading`. CatalogUnavailable, CatalogRefused.
+        """
+        async with leading(dsn, application="headrace collection") as holder:
+            collection = cls(holder, dsn)
+            await collection.release()
+            yield collection
+
+    async def mark(self, keys: Sequence[str]) -> list[str]:
+        """Mark objects, and return those that may be deleted now: no row refers to them, and none can before release.
+
+        Raises:
+            CatalogUnavailable: workers' transactions did not end in time, or the lock is lost. Nothing may be deleted.
+        """
+        with catalog_errors(self._dsn):
+            async with self._holder.transaction():
+                await self._holder.execute(self._sql["wait_max"])
+                await self._holder.execute(self._sql["exclude"], ENTER_LOCK)
+                await self._holder.execute(self._sql["mark"], keys)
+            rows = await self._holder.fetch(self._sql["unreferenced"], keys)
+        return [row[0] for row in rows]
+
+    async def release(self) -> None:
+        """Remove every mark; from here on workers put anew what was deleted.
+
+        Raises:
+            CatalogUnavailable: the lock was lost. The marks stay: they may be another collector's.
+        """
+        with catalog_errors(self._dsn):
+            await self._holder.execute(self._sql["release"])

@@ -1,0 +1,156 @@
+"""The outbox as the relay sees it: what is still to be announced, in order, and how far the announcements are known."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
+
+import asyncpg
+
+from headrace.schemas.events import DeadLetter, Ingested
+from headrace.store.catalog.relay_session import Lead, OutboxListener, listen, wait_to_lead
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool
+
+OUTBOX_CONNECTIONS_MAX = 2
+PENDING_BYTES_MAX = 32 * 1024 * 1024  # of bodies and attributes: this bounds what one look holds in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One announcement that is not known to be out. Publish them by ascending `outbox_id`.
+
+    `event` is None where the catalog no longer has what the row speaks of.
+    """
+
+    outbox_id: int
+    event_id: UUID
+    topic: str
+    event: Ingested | DeadLetter | None
+    traceparent: str | None
+
+
+class Outbox:
+    """Unpublished announcements. Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool; see `open`."""
+        self._pool = pool
+        self._dsn = dsn
+        self._sql = statements("outbox")
+
+    @classmethod
+    async def open(cls, dsn: str, *, statement_s_max: float = STATEMENT_S_MAX) -> Self:
+        """Connect; leading and listening use connections of their own."""
+        pool = await open_pool(
+            dsn,
+            connections_max=OUTBOX_CONNECTIONS_MAX,
+            statement_s_max=statement_s_max,
+            application="headrace relay",
+        )
+        return cls(pool, dsn)
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await close_pool(self._pool)
+
+    async def pending(self, limit: int, *, bytes_max: int = PENDING_BYTES_MAX) -> list[Pending]:
+        """Return the oldest unpublished announcements by id: at most `limit`, at most so many bytes, at least one."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["pending"], limit, bytes_max)
+        return [_pending(row) for row in rows]
+
+    async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[tuple[str, int], int] | None = None) -> int:
+        """Mark announcements as published, and with them how far each (topic, partition) is known; say how many."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            answer = await connection.execute(self._sql["mark"], outbox_ids)
+            if checkpoints:
+                places, offsets = zip(*sorted(checkpoints.items()), strict=True)
+                topics, partitions = zip(*places, strict=True)
+                await connection.execute(self._sql["save_checkpoints"], topics, partitions, offsets)
+        return _count(answer)
+
+    async def mark_seen(self, event_ids: Iterable[UUID]) -> int:
+        """Mark the announcements that were found on their topics, and say how many were not marked yet.
+
+        It looks through the whole backlog: call it with many ids, when a relay starts.
+        """
+        async with borrowed(self._pool, self._dsn) as connection:
+            return _count(await connection.execute(self._sql["mark_seen"], list(event_ids)))
+
+    async def checkpoints(self) -> dict[tuple[str, int], int]:
+        """Return the next offset of each (topic, partition) that was saved with `mark`."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["checkpoints"])
+        return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+    async def unpublished(self) -> int:
+        """Count what is not known to be out."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return int(await connection.fetchval(self._sql["unpublished"]))
+
+    async def wait_to_lead(self) -> Lead:
+        """Wait until this is the one active relay, however long and through any outage; cancel it to give up."""
+        return await wait_to_lead(self._dsn)
+
+    def listen(self) -> OutboxListener:
+        """Hear of new rows at once; see `Listener`."""
+        return listen(self._dsn)
+
+
+def _pending(row: asyncpg.Record) -> Pending:
+    event: Ingested | DeadLetter | None = None
+    if row["record_id"] is not None and row["store_key"] is not None:
+        event = _ingested(row)
+    elif row["dead_letter_id"] is not None:
+        event = _dead_letter(row)
+    return Pending(row["id"], row["event_id"], row["topic"], event, row["traceparent"])
+
+
+def _ingested(row: asyncpg.Record) -> Ingested:
+    return Ingested(
+        event_id=str(row["event_id"]),
+        record_id=str(row["record_id"]),
+        kind=row["kind"],
+        digest=row["digest"].hex(),
+        source_id=row["source_id"],
+        site=row["site"],
+        captured_at_us=row["captured_at_us"],
+        sequence=row["sequence"],
+        ingested_at_us=row["ingested_at_us"],
+        media_type=row["media_type"],
+        size_bytes=row["size_bytes"],
+        store_key=row["store_key"],
+        store_offset=row["store_offset"],
+        width=row["width"],
+        height=row["height"],
+        duration_us=row["duration_us"],
+        ldo_id=row["ldo_id"],
+        code=row["code"],
+        about=row["about"],
+        attributes=row["attributes"].encode(),
+    )
+
+
+def _dead_letter(row: asyncpg.Record) -> DeadLetter:
+    return DeadLetter(
+        event_id=str(row["event_id"]),
+        code=row["reject_code"],
+        reason=row["reason"],
+        topic=row["message_topic"],
+        partition=row["partition"],
+        offset=row["message_offset"],
+        timestamp_us=row["message_timestamp_us"],
+        key=row["key"],
+        value=row["value"],
+        headers=row["headers"].encode(),
+        rejected_at_us=row["rejected_at_us"],
+    )
+
+
+def _count(answer: str) -> int:
+    """Read the number of rows from PostgreSQL's answer to an update: `UPDATE 12`."""
+    return int(answer.rsplit(" ", 1)[1])

@@ -1,0 +1,80 @@
+"""From filters to one statement: every fragment is fixed, and every value is a parameter. No I/O."""
+
+from typing import Any
+from uuid import UUID
+
+from headrace.schemas.digest import record_id
+from headrace.schemas.events import Kind
+from headrace.store.catalog.views import RecordFilters
+from headrace.store.statements import statements
+
+TIME_US_MAX = 253_402_300_799_999_999  # the last microsecond of the year 9999
+_TIME = "timestamptz 'epoch' + {}::bigint * interval '1 microsecond'"
+
+
+def page_query(filters: RecordFilters, after: tuple[int, UUID] | None, limit: int) -> tuple[str, list[Any]]:
+    """Return the statement for a page and its parameters; `after` is the key of the last record before it."""
+    driver, conditions = _driver(filters)
+    values: list[Any] = [limit]
+    for condition, value in _wanted(filters, driver):
+        if value is not None:
+            values.append(value)
+            conditions.append(condition.format(f"${len(values)}"))
+    if after is not None:
+        values += after
+        time = _TIME.format(f"${len(values) - 1}")
+        conditions.append(f"(r.ingested_at, r.record_id) < ({time}, ${len(values)}::uuid)")
+    sql = statements("queries")
+    text = sql["page"].replace("{columns}", sql["columns"]).replace("{driver}", sql[driver])
+    return text.replace("{conditions}", " and ".join(conditions) or "true"), values
+
+
+def cursor_of(ingested_at_us: int, last_id: UUID) -> str:
+    """Return the cursor that continues after this record."""
+    return f"{ingested_at_us}.{last_id}"
+
+
+def key_of(cursor: str) -> tuple[int, UUID]:
+    """Return the key that a cursor holds.
+
+    Raises:
+        ValueError: it was not made by `cursor_of`.
+    """
+    time, _, last_id = cursor.partition(".")
+    time_us = int(time)
+    if not 0 <= time_us <= TIME_US_MAX:
+        raise ValueError("the cursor's time is none of the catalog's")
+    return time_us, UUID(last_id)
+
+
+def within(of: str, scopes: str) -> str:
+    """Return the condition that what `of` names lies within the scopes of a parameter."""
+    return statements("queries")["within"].replace("{of}", of).replace("{scopes}", scopes)
+
+
+def _driver(filters: RecordFilters) -> tuple[str, list[str]]:
+    """Choose what drives the page: a digest, LDO id or code has an index of its own; sources and kinds are walked."""
+    if filters.digest is not None or filters.ldo_id is not None or filters.code is not None:
+        return "nothing_more", []
+    if filters.site is not None or filters.source_id is not None or filters.scopes is not None:
+        return "every_source", ["r.site = wanted.site", "r.source_id = wanted.source_id"]
+    return "every_kind", ["r.kind = wanted.kind"]
+
+
+def _wanted(filters: RecordFilters, driver: str) -> list[tuple[str, Any]]:
+    # A source is asked of the driver, whose list of sources is then a short one; the join says it of the records.
+    of = "wanted" if driver == "every_source" else "r"
+    kinds = None if filters.kinds is None else sorted(filters.kinds)
+    # A record's id follows from its kind and digest, so its primary key finds the digest too.
+    ids = None if filters.digest is None else [record_id(kind, filters.digest) for kind in Kind]
+    return [
+        ("r.record_id = any({}::uuid[])", ids),
+        ("r.ldo_id = {}", filters.ldo_id),
+        ("r.code = {}", filters.code),
+        (f"{of}.site = {{}}", filters.site),
+        (f"{of}.source_id = {{}}", filters.source_id),
+        (within(of, "{0}"), filters.scopes),
+        ("r.kind = any({}::text[])", kinds),
+        (f"r.ingested_at >= {_TIME}", filters.since_us),
+        (f"r.ingested_at < {_TIME}", filters.until_us),
+    ]

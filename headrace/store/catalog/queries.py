@@ -1,0 +1,161 @@
+"""The catalog's read side: lists, single records with their sightings, counts, dead letters."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
+
+from headrace.schemas.digest import is_digest, record_id
+from headrace.schemas.events import Kind
+from headrace.store.catalog.pagination import cursor_of, key_of, page_query, within
+from headrace.store.catalog.rows import BlobPlace
+from headrace.store.catalog.views import CatalogCounts, RecordDetail, RecordFilters, RecordPage, Sighting, StoredRecord
+from headrace.store.errors import RecordAmbiguousError, RecordMissingError
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool
+
+READ_CONNECTIONS_MAX = 4
+PAGE_RECORDS_MAX = 1000
+SIGHTINGS_MAX = 1000  # of one record; a picture that is always the same may have been seen a million times
+PREFIX_DIGITS_MIN = 4
+_NAMED_MAX = 5  # records that an ambiguous prefix names
+
+_PUBLIC_LDO_ID = re.compile(r"ldo_([0-9a-f]{12})_(\d{1,12})")
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+class Queries:
+    """The catalog, as lists and shows read it. Raises CatalogUnavailable or CatalogRefused.
+
+    `scopes` are what a reader reaches, 'site/source' or 'site/*'; without them it reaches everything.
+    """
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool; see `open`."""
+        self._pool = pool
+        self._dsn = dsn
+        fixed = {"{within}": within("r", "$2"), "{sighting_within}": within("s", "$2")}
+        self._sql = {name: _filled(text, fixed) for name, text in statements("queries").items()}
+        self._sql["sightings"] = statements("queries")["sightings"].replace("{within}", within("r", "$3"))
+
+    @classmethod
+    async def open(
+        cls, dsn: str, *, connections_max: int = READ_CONNECTIONS_MAX, statement_s_max: float = STATEMENT_S_MAX
+    ) -> Self:
+        """Connect."""
+        pool = await open_pool(
+            dsn, connections_max=connections_max, statement_s_max=statement_s_max, application="headrace queries"
+        )
+        return cls(pool, dsn)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await close_pool(self._pool)
+
+    async def list_records(self, filters: RecordFilters, *, cursor: str | None = None, limit: int = 50) -> RecordPage:
+        """Return a page of records, newest first; what is ingested meanwhile does not shift the pages.
+
+        Raises:
+            ValueError: the cursor is none of ours, or the limit is not between 1 and PAGE_RECORDS_MAX.
+        """
+        if not 1 <= limit <= PAGE_RECORDS_MAX:
+            raise ValueError(f"a page has 1 to {PAGE_RECORDS_MAX} records")
+        text, values = page_query(filters, key_of(cursor) if cursor is not None else None, limit)
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(text, *values)
+        records = tuple(StoredRecord(*row) for row in rows)
+        more = len(records) == limit
+        return RecordPage(records, cursor_of(records[-1].ingested_at_us, records[-1].record_id) if more else None)
+
+    async def record(self, wanted: str, scopes: Sequence[str] | None = None) -> RecordDetail:
+        """Find a record by its id, the beginning of it or of its digest, a public LDO id, an LDO id, or a code.
+
+        Of an LDO id or a code that came several times, it is the newest.
+
+        Raises:
+            RecordMissing: there is none within the scopes. RecordAmbiguous: a beginning fits several.
+        """
+        found = await self._by_ids(await self._reached(await self._candidates(wanted.strip(), scopes), scopes))
+        match found:
+            case []:
+                raise RecordMissingError(wanted)
+            case [record]:
+                pass
+            case _:
+                raise RecordAmbiguousError(wanted, [f"{one.kind} {one.record_id}" for one in found[:_NAMED_MAX]])
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX, scopes)
+        return RecordDetail(record, tuple(Sighting(*row) for row in rows))
+
+    async def records_of(self, digest: str, scopes: Sequence[str] | None = None) -> list[StoredRecord]:
+        """Return the records of this digest, at most one of each kind, newest first."""
+        return await self._by_ids(await self._reached([record_id(kind, digest) for kind in Kind], scopes))
+
+    async def blob(self, digest: str) -> BlobPlace | None:
+        """Return where the bytes of this digest lie; None where the catalog has none."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            row = await connection.fetchrow(self._sql["blob"], bytes.fromhex(digest))
+        return None if row is None else BlobPlace(*row)
+
+    async def counts(self) -> CatalogCounts:
+        """Count everything. It reads whole indexes: about a second for ten million records."""
+        async with (
+            borrowed(self._pool, self._dsn) as connection,
+            # One snapshot, so the numbers belong together while a worker writes.
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            records = await connection.fetch(self._sql["count_records"])
+            sightings = await connection.fetchval(self._sql["count_sightings"])
+            letters = await connection.fetch(self._sql["count_dead_letters"])
+            unpublished = await connection.fetchval(self._sql["count_unpublished"])
+        by_kind = {str(kind): 0 for kind in Kind} | {row[0]: row[1] for row in records}
+        return CatalogCounts(by_kind, int(sightings), {row[0]: row[1] for row in letters}, int(unpublished))
+
+    async def _by_ids(self, ids: list[UUID]) -> list[StoredRecord]:
+        text = self._sql["by_ids"].replace("{columns}", self._sql["columns"])
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(text, ids)
+        return [StoredRecord(*row) for row in rows]
+
+    async def _reached(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[UUID]:
+        if scopes is None or not ids:
+            return ids
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["reached"], ids, scopes)
+        return [row[0] for row in rows]
+
+    async def _candidates(self, wanted: str, scopes: Sequence[str] | None) -> list[UUID]:
+        if public := _PUBLIC_LDO_ID.fullmatch(wanted):
+            digests = await self._digests(public[1])
+            return [record_id(Kind.LDO, digest) for digest in digests]
+        for name in ("newest_by_ldo_id", "newest_by_code"):
+            async with borrowed(self._pool, self._dsn) as connection:
+                if (newest := await connection.fetchval(self._sql[name], wanted, scopes)) is not None:
+                    return [newest]
+        digits = wanted.lower().replace("-", "")
+        if is_digest(digits):
+            return [record_id(kind, digits) for kind in Kind]
+        if len(digits) < PREFIX_DIGITS_MIN or len(digits) > 64 or not _HEX.fullmatch(digits):
+            return []
+        ids = [record_id(kind, digest) for digest in await self._digests(digits) for kind in Kind]
+        if len(digits) <= 32:
+            first, last = (UUID(digits.ljust(32, fill)) for fill in "0f")
+            async with borrowed(self._pool, self._dsn) as connection:
+                rows = await connection.fetch(self._sql["ids_between"], first, last, _NAMED_MAX + 1)
+            ids += [row[0] for row in rows]
+        return ids
+
+    async def _digests(self, prefix: str) -> list[str]:
+        first, last = (bytes.fromhex(prefix.ljust(64, fill)) for fill in "0f")
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["digests_between"], first, last, _NAMED_MAX + 1)
+        return [row[0].hex() for row in rows]
+
+
+def _filled(text: str, fixed: dict[str, str]) -> str:
+    for word, part in fixed.items():
+        text = text.replace(word, part)
+    return text

@@ -1,0 +1,133 @@
+"""The values that go into the catalog and come out of it. Times are microseconds since 1970, UTC; digests 32 bytes."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from headrace.schemas.events import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRow:
+    """Where bytes are: an object of their own, or `size_bytes` from `store_offset` of a pack."""
+
+    digest: bytes
+    size_bytes: int
+    media_type: str
+    store_key: str
+    store_offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRow:
+    """One distinct thing. `attributes` is a JSON object without U+0000; `clip_sha256` is hexadecimal, an LDO's clip."""
+
+    record_id: UUID
+    kind: Kind
+    digest: bytes
+    site: str
+    source_id: str
+    captured_at_us: int
+    sequence: int
+    media_type: str
+    size_bytes: int
+    width: int | None = None
+    height: int | None = None
+    duration_us: int | None = None
+    ldo_id: str | None = None
+    code: str | None = None
+    about: str | None = None
+    attributes: bytes = b"{}"
+    traceparent: str | None = None
+    clip_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SightingRow:
+    """One delivery of a record. `index` tells apart the items of a message that holds several."""
+
+    topic: str
+    partition: int
+    offset: int
+    index: int = 0
+    record_id: UUID
+    site: str
+    source_id: str
+    captured_at_us: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRow:
+    """A message that can never be ingested. `headers` is a JSON array of [name, base64 value] pairs."""
+
+    dead_letter_id: UUID
+    code: str
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    message_timestamp_us: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes = b"[]"
+    site: str | None = None
+    source_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedriveRow:
+    """What became of a dead letter's message that was published again: a record, or another refusal."""
+
+    dead_letter_id: UUID
+    attempt: int
+    record_id: UUID | None = None
+    code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Where a message stood that was published again as this attempt."""
+
+    attempt: int
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowBatch:
+    """What one transaction writes, each list in the order of the input.
+
+    `generation` is the catalog's, asked for before the first of the batch's objects was put
+    (`headrace/store/catalog/orphan_gc.py`).
+    """
+
+    blobs: list[BlobRow]
+    records: list[RecordRow]
+    sightings: list[SightingRow]
+    dead_letters: list[DeadLetterRow]
+    redrives: list[RedriveRow] = field(default_factory=list)
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a transaction found to be new. A repeated batch has nothing new in it."""
+
+    new_records: frozenset[UUID]
+    new_sightings: int
+    duplicates: int  # rows of the batch's records that the catalog, or the batch itself, had already
+    new_dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPlace:
+    """Where a blob's bytes are: in the store, or with `archived_at_us` in the archive."""
+
+    digest: bytes
+    size_bytes: int
+    media_type: str
+    store_key: str
+    store_offset: int | None
+    archived_at_us: int | None = None

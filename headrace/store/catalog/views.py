@@ -1,0 +1,106 @@
+"""What the read side of the catalog returns. Times are microseconds since 1970, UTC; digests are hexadecimal."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from headrace.schemas.events import Kind
+
+
+def public_ldo_id(digest: str, captured_at_us: int) -> str:
+    """Return an LDO's public id: `ldo_`, the first 12 digits of its digest, `_`, and its Unix seconds."""
+    return f"ldo_{digest[:12]}_{captured_at_us // 1_000_000}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One record and where its bytes are; `store_key` is None only where its blob's row is gone.
+
+    With `archived_at_us`, key and offset are those in the archive.
+    """
+
+    record_id: UUID
+    kind: str
+    digest: str
+    site: str
+    source_id: str
+    captured_at_us: int
+    sequence: int
+    ingested_at_us: int
+    media_type: str
+    size_bytes: int
+    store_key: str | None
+    store_offset: int | None
+    width: int | None
+    height: int | None
+    duration_us: int | None
+    ldo_id: str | None
+    code: str | None
+    about: str | None
+    attributes: str
+    traceparent: str | None
+    archived_at_us: int | None = None
+
+    @property
+    def public_id(self) -> str:
+        """The id to show."""
+        return public_ldo_id(self.digest, self.captured_at_us) if self.kind == Kind.LDO else str(self.record_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One delivery of a record."""
+
+    topic: str
+    partition: int
+    offset: int
+    index: int
+    record_id: UUID
+    site: str
+    source_id: str
+    captured_at_us: int
+    sequence: int
+    seen_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDetail:
+    """One record with its sightings, oldest first; at most `SIGHTINGS_MAX` of them."""
+
+    record: StoredRecord
+    sightings: tuple[Sighting, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFilters:
+    """Which records to list; what is None does not matter. The times are when it was ingested, `until_us` excluded.
+
+    `scopes` are what a reader reaches, 'site/source' or 'site/*'.
+    """
+
+    kinds: frozenset[Kind] | None = None
+    site: str | None = None
+    source_id: str | None = None
+    ldo_id: str | None = None
+    code: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    digest: str | None = None
+    scopes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Records, newest first. `cursor` continues after the last of them; None where there are no more."""
+
+    records: tuple[StoredRecord, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogCounts:
+    """How much the catalog holds; `dead_letters` is by code."""
+
+    records: dict[str, int]
+    sightings: int
+    dead_letters: dict[str, int]
+    unpublished: int

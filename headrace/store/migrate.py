@@ -1,0 +1,75 @@
+"""Bring a database's catalog to this version's schema. Steps are plain SQL in headrace/store/migrations/versions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
+
+CONNECT_TIMEOUT_S = 10
+LOCK_WAIT_MS_MAX = 300_000  # another process may be migrating a large table
+
+_MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two migrations of a database take turns
+
+
+def migrate(dsn: str) -> str:
+    """Bring the catalog to the newest schema and return its revision; may be repeated, and by several at once.
+
+    Raises:
+        CatalogUnavailable: the database cannot be reached, or another migration holds it for too long.
+        CatalogRefused: a step failed; the whole migration was rolled back.
+    """
+    with _connected(dsn) as connection:
+        connection.execute(text(f"set lock_timeout = {LOCK_WAIT_MS_MAX}"))
+        # Held by the transaction, so it goes with the connection whatever happens.
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATE_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return newest()
+
+
+def newest() -> str:
+    """Return the revision that this version of the code needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[Connection]:
+    """One transaction on one connection of its own, its errors named as the catalog's."""
+    try:
+        url = make_url(dsn).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):
+        raise CatalogRefusedError("the address of PostgreSQL cannot be read", where=address(dsn)) from None
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    )
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        cause = error.orig
+        sqlstate = getattr(cause, "sqlstate", None) or ""
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            reason = sqlstate or "no connection"
+            raise CatalogUnavailableError(f"PostgreSQL does not answer: {reason}", where=address(dsn)) from None
+        what = f"a migration failed: {cause}".split("\n", 1)[0]
+        raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None

@@ -1,0 +1,13 @@
+"""The catalog's first tables."""
+
+from headrace.store.migrations.steps import run
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create every table."""
+    run("r0001_catalog.sql")

@@ -1,0 +1,162 @@
+"""Connections to PostgreSQL, every wait on them limited, and what its errors mean for the caller."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
+
+if TYPE_CHECKING:
+    # The stubs are generic over the row's type; the classes themselves are not.
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    Pooled: TypeAlias = PoolConnectionProxy[asyncpg.Record]
+
+CONNECT_TIMEOUT_S = 5
+ACQUIRE_TIMEOUT_S = 10
+ANSWER_MARGIN_S = 5  # beyond the statement's own limit, which the server should report first
+IDLE_IN_TRANSACTION_S_MAX = 30  # a stopped process must not hold its locks longer
+IDLE_CONNECTION_S_MAX = 300
+CONNECTIONS_MAX = 6
+STATEMENT_S_MAX = 30.0
+
+# By class: connection, rolled back (deadlock, serialization), out of resources, operator, system. The others: a lock
+# not had in time, a standby that was a primary a moment ago, a session ended for idling.
+_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
+_TRANSIENT_STATES = frozenset({"55P03", "25006", "25P03", "57P05"})
+
+
+async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, application: str) -> "Pool":
+    """Open a pool; connections are made when they are needed, the first one now.
+
+    Raises:
+        CatalogUnavailable: PostgreSQL does not answer. CatalogRefused: it does not let us in.
+    """
+    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence: to
+    # commands as well, which configure no log.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
+    with connect_errors(dsn):
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=connections_max,
+            max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=statement_s_max + ANSWER_MARGIN_S,
+            # No statement of ours changes a session, and a connection that failed is never used again, so there is
+            # nothing to reset: it would be one more round trip a batch.
+            reset=_nothing_to_reset,
+            server_settings={
+                "application_name": application,
+                "statement_timeout": str(round(statement_s_max * 1000)),
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S_MAX}s",
+                "synchronous_commit": "on",
+                "timezone": "UTC",
+                # Our statements are short and repeated: compiling them costs more than it can gain.
+                "jit": "off",
+            },
+        )
+
+
+@asynccontextmanager
+async def opened_pool(
+    dsn: str, *, connections_max: int, statement_s_max: float, application: str
+) -> "AsyncIterator[Pool]":
+    """Open a pool as `open_pool` does, and close it at the end."""
+    pool = await open_pool(
+        dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
+    )
+    try:
+        yield pool
+    finally:
+        await close_pool(pool)
+
+
+async def close_pool(pool: "Pool") -> None:
+    """Close a pool; connections that do not end in time are cut."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
+    """Borrow a connection; after any error it is cut, for nobody knows what state it is in.
+
+    Raises:
+        CatalogUnavailable, CatalogRefused.
+    """
+    with catalog_errors(dsn):
+        connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        try:
+            yield connection
+        except BaseException:
+            connection.terminate()
+            raise
+        finally:
+            await pool.release(connection)
+
+
+@contextmanager
+def connect_errors(dsn: str) -> Iterator[None]:
+    """Name the errors of connecting, among them an address that cannot be read.
+
+    Raises:
+        CatalogUnavailable, CatalogRefused.
+    """
+    try:
+        with catalog_errors(dsn):
+            yield
+    except ValueError:
+        raise CatalogRefusedError("the address of PostgreSQL cannot be read", where=address(dsn)) from None
+
+
+@contextmanager
+def catalog_errors(dsn: str) -> Iterator[None]:
+    """Name PostgreSQL's errors as ours.
+
+    Raises:
+        CatalogUnavailable: a repetition may succeed. CatalogRefused: it will not.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        sqlstate = error.sqlstate or ""
+        what = f"PostgreSQL answered {sqlstate or 'an error'}: {_said(error)}"
+        if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
+            raise CatalogUnavailableError(what, where=address(dsn)) from None
+        raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None
+    except TimeoutError:
+        raise CatalogUnavailableError("PostgreSQL gave no answer in time", where=address(dsn)) from None
+    except asyncpg.ClientConfigurationError:
+        raise
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise CatalogUnavailableError(_connection_fault(error), where=address(dsn)) from None
+
+
+def _said(error: asyncpg.PostgresError) -> str:
+    """Return what names a rule or an object; a message about a wrong value (class 22) would quote it."""
+    if isinstance(error, asyncpg.DataError) or not error.args:
+        return type(error).__name__
+    return str(error.args[0])
+
+
+def _connection_fault(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "nothing listens there"
+        case OSError():
+            return f"the connection failed: {error.strerror or type(error).__name__}"
+        case _:
+            return "the connection was lost"
+
+
+async def _nothing_to_reset(_connection: Any) -> None:
+    return

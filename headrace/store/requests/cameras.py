@@ -1,0 +1,71 @@
+"""How cameras are set up: their settings and calibration, with a version that counts the changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headrace.store.postgres import borrowed
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class CameraRow:
+    """One camera's configuration. `settings` and `calibration` are JSON objects; times are microseconds since 1970."""
+
+    site: str
+    camera_id: str
+    settings: str
+    calibration: str | None
+    version: int
+    created_at_us: int
+    updated_at_us: int
+
+
+class Cameras:
+    """The table of cameras. Raises CatalogUnavailable or CatalogRefused.
+
+    `versions` are those that a change may be made from; None is any. `scopes` are what a reader reaches, 'site/source'
+    or 'site/*'; None is everything.
+    """
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool."""
+        self._pool = pool
+        self._dsn = dsn
+        sql = statements("cameras")
+        self._sql = {name: text.replace("{columns}", sql["columns"]) for name, text in sql.items()}
+
+    async def add(self, site: str, camera_id: str, settings: str, calibration: str | None) -> CameraRow | None:
+        """Keep a new camera's configuration; None where there is one already."""
+        return await self._one("add", site, camera_id, settings, calibration)
+
+    async def get(self, site: str, camera_id: str) -> CameraRow | None:
+        """Return a camera's configuration; None where there is none."""
+        return await self._one("one", site, camera_id)
+
+    async def page(
+        self, after: tuple[str, str], limit: int, *, site: str | None, scopes: Sequence[str] | None
+    ) -> list[CameraRow]:
+        """Return so many by site and id, after this one."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["page"], *after, site, scopes, limit)
+        return [CameraRow(*row) for row in rows]
+
+    async def replace(
+        self, site: str, camera_id: str, settings: str, calibration: str | None, *, versions: Sequence[int] | None
+    ) -> CameraRow | None:
+        """Change a camera's configuration; None where there is none of these versions."""
+        return await self._one("replace", site, camera_id, settings, calibration, versions)
+
+    async def delete(self, site: str, camera_id: str, *, versions: Sequence[int] | None) -> bool:
+        """Forget a camera's configuration; False where there is none of these versions."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return await connection.fetchval(self._sql["delete"], site, camera_id, versions) is not None
+
+    async def _one(self, statement: str, *values: object) -> CameraRow | None:
+        async with borrowed(self._pool, self._dsn) as connection:
+            row = await connection.fetchrow(self._sql[statement], *values)
+        return None if row is None else CameraRow(*row)

@@ -1,0 +1,166 @@
+"""What callers asked the gateway to ingest, each with its items and the history of its state."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from headrace.store.postgres import borrowed
+from headrace.store.statements import statements
+
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool, Pooled
+
+EVENTS_LOCK = 0x48_52_45_56  # "HREV"
+ITEMS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRequest:
+    """A new request. `asked` is a JSON object; `sealed` holds what must not be kept in the clear."""
+
+    request_id: UUID
+    kind: str
+    actor: str
+    site: str
+    source_id: str
+    state: str
+    asked: str = "{}"
+    sealed: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestItem:
+    """A frame or clip of a request: where its message stands, or why there is none."""
+
+    index: int
+    filename: str | None
+    kind: str | None = None
+    digest: str | None = None
+    media_type: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    exif: str | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRequest:
+    """A request as it stands; the times are Unix seconds."""
+
+    request_id: UUID
+    kind: str
+    actor: str
+    site: str
+    source_id: str
+    state: str
+    reason: str | None
+    asked: str
+    sealed: bytes | None
+    evidence: str
+    created_at_s: float
+    updated_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateEvent:
+    """One change of a request's state; ids grow in the order of the commits."""
+
+    id: int
+    request_id: UUID
+    site: str
+    source_id: str
+    state: str
+    detail: str
+    at_s: float
+
+
+_COLUMNS = (
+    *("index", "filename", "kind", "digest", "media_type", "size_bytes", "width", "height", "exif"),
+    *("topic", "partition", "offset", "code", "reason"),
+)
+
+
+class IngestRequests:
+    """The tables of requests. Raises CatalogUnavailable or CatalogRefused."""
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool."""
+        self._pool = pool
+        self._dsn = dsn
+        self._sql = statements("requests")
+
+    async def add(self, asked: NewRequest, items: Sequence[RequestItem] = ()) -> None:
+        """Keep a new request with the items that it has by now."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            await connection.execute(
+                self._sql["add"],
+                asked.request_id,
+                asked.kind,
+                asked.actor,
+                asked.site,
+                asked.source_id,
+                asked.state,
+                asked.asked,
+                asked.sealed,
+            )
+            await self._add_items(connection, asked.request_id, items)
+            await self._event(connection, asked.request_id, (asked.site, asked.source_id, asked.state, "{}"))
+
+    async def add_items(self, request_id: UUID, items: Sequence[RequestItem]) -> None:
+        """Add items; may be repeated."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await self._add_items(connection, request_id, items)
+
+    async def get(self, request_id: UUID) -> IngestRequest | None:
+        """Return a request; None where there is none."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            row = await connection.fetchrow(self._sql["one"], request_id)
+        return None if row is None else IngestRequest(*row)
+
+    async def items(self, request_id: UUID) -> list[RequestItem]:
+        """Return a request's items, at most ITEMS_MAX."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["items"], request_id, ITEMS_MAX)
+        return [RequestItem(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
+    async def advance(
+        self, request_id: UUID, *, before: Collection[str], state: str, evidence: str, reason: str | None = None
+    ) -> bool:
+        """Move a request to another state if it is in one of `before`; False where it is not."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            row = await connection.fetchrow(self._sql["advance"], request_id, [*before], state, reason, evidence)
+            if row is None:
+                return False
+            await self._event(connection, request_id, (*row, state, evidence))
+            return True
+
+    async def events_after(self, last: int, limit: int) -> list[StateEvent]:
+        """Return the changes after this one, in their order."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["events_after"], last, limit)
+        return [StateEvent(*row) for row in rows]
+
+    async def newest_event(self) -> int:
+        """Return the id of the newest change; 0 where there is none."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return int(await connection.fetchval(self._sql["newest_event"]))
+
+    async def expire(self, days: float) -> None:
+        """Forget requests older than that; what they brought in stays."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["expire"], days)
+
+    async def _add_items(self, connection: "Pooled", request_id: UUID, items: Sequence[RequestItem]) -> None:
+        if items:
+            columns = [[getattr(item, name) for item in items] for name in _COLUMNS]
+            await connection.execute(self._sql["add_items"], request_id, *columns)
+
+    async def _event(self, connection: "Pooled", request_id: UUID, what: tuple[str, str, str, str]) -> None:
+        await connection.execute(self._sql["order_events"], EVENTS_LOCK)
+        await connection.execute(self._sql["event"], request_id, *what)

@@ -1,0 +1,130 @@
+-- What goes to the archive, and comes back from it; see headrace/store/catalog/archives.py.
+
+-- due --
+-- Oldest first, by the index of the kind. What is still to be announced stays: its announcement says where it is. The
+-- page is cut before it is joined: behind years of archived records it takes as long as at their beginning. Its last
+-- record always comes, for the next page begins there.
+with page as materialized (
+    select record_id, digest, ingested_at
+    from records
+    where kind = $1
+        and ingested_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
+        and (ingested_at, record_id) > (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $4::uuid)
+    order by ingested_at, record_id
+    limit $6
+)
+select
+    p.record_id, (extract(epoch from p.ingested_at) * 1000000)::bigint as ingested_at_us,
+    b.sha256, b.size_bytes, b.media_type, b.store_key, b.store_offset
+from page as p
+left join blobs as b on b.sha256 = p.digest
+    and b.archived_at is null
+    and (b.restored_at is null or b.restored_at < now() - $5::double precision * interval '1 day')
+    and not exists (select from outbox as o where o.published_at is null and o.record_id = p.record_id)
+where b.sha256 is not null
+    or (p.ingested_at, p.record_id) = (select ingested_at, record_id from page order by ingested_at desc, record_id desc limit 1)
+order by p.ingested_at, p.record_id
+
+-- owners --
+select digest, kind, (extract(epoch from ingested_at) * 1000000)::bigint as ingested_at_us
+from records
+where record_id = any($1::uuid[])
+
+-- now --
+select (extract(epoch from now()) * 1000000)::bigint
+
+-- archived --
+select r.record_id, b.sha256, b.size_bytes, b.media_type, b.store_key, b.store_offset
+from records as r
+join blobs as b on b.sha256 = r.digest
+where b.archived_at is not null
+    and r.record_id > $1
+    and ($2::text[] is null or r.kind = any($2))
+    and ($3::text[] is null or r.site = any($3))
+    and ($4::text[] is null or r.source_id = any($4))
+    and ($5::bigint is null or r.captured_at >= timestamptz 'epoch' + $5 * interval '1 microsecond')
+    and ($6::bigint is null or r.captured_at < timestamptz 'epoch' + $6 * interval '1 microsecond')
+    and ($7::uuid[] is null or r.record_id = any($7))
+order by r.record_id
+limit $8
+
+-- expect --
+insert into leavings (place, store_key) values ($1, $2) on conflict do nothing
+
+-- to_archive --
+-- A row that moved meanwhile stays as it is.
+update blobs as b
+set store_key = $1, store_offset = m.store_offset, archived_at = now(), restored_at = null
+from unnest($2::bytea[], $3::bigint[]) as m (sha256, store_offset)
+where b.sha256 = m.sha256 and b.archived_at is null
+
+-- to_store --
+update blobs as b
+set store_key = $1, store_offset = m.store_offset, archived_at = null, restored_at = now()
+from unnest($2::bytea[], $3::bigint[]) as m (sha256, store_offset)
+where b.sha256 = m.sha256 and b.archived_at is not null
+
+-- leave --
+insert into leavings (place, store_key)
+select $1, unnest($2::text[])
+on conflict do nothing
+
+-- settled --
+delete from leavings where place = $1 and store_key = $2
+
+-- free --
+-- Which of the leavings no row names there. An object of one body has its digest in its key, where the row is found; packs
+-- are looked for among all blobs, once for all of them: an index by key would cost every insert for this alone.
+select l.place, l.store_key, not exists (
+    select from blobs as b
+    where b.sha256 = decode(right(l.store_key, 64), 'hex') and b.store_key = l.store_key
+        and (b.archived_at is not null) = (l.place = 'archive')
+) as is_free
+from leavings as l
+where l.store_key like 'blobs/%'
+union all
+select l.place, l.store_key, n.store_key is null
+from leavings as l
+left join (
+    select b.store_key, case when b.archived_at is null then 'store' else 'archive' end as place
+    from blobs as b
+    join (select distinct store_key from leavings where store_key not like 'blobs/%') as w using (store_key)
+    group by 1, 2
+) as n on n.store_key = l.store_key and n.place = l.place
+where l.store_key not like 'blobs/%'
+
+-- lacks_announcement --
+select exists (
+    select from records as r, collection as c
+    where r.ingested_at >= c.outbox_pruned_until
+        and not exists (select from outbox as o where o.record_id = r.record_id)
+)
+
+-- size --
+select sum(pg_total_relation_size(c.oid))::bigint
+from pg_class as c
+join pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = 'public' and c.relkind = 'r'
+
+-- lock_wait --
+select set_config('lock_timeout', $1, false)
+
+-- fill --
+-- The bytes of a table on disk, and how many of them its rows take, by its statistics; a row's header and pointer are 28.
+select pg_relation_size(c.oid), (c.reltuples * (28 + coalesce(sum(s.avg_width * (1 - s.null_frac)), 0)))::bigint
+from pg_class as c
+left join pg_stats as s on s.schemaname = 'public' and s.tablename = c.relname
+where c.relnamespace = 'public'::regnamespace and c.relname = $1
+group by c.oid, c.reltuples
+
+-- tidy_outbox --
+vacuum (analyze) outbox
+
+-- tidy_blobs --
+vacuum (analyze) blobs
+
+-- shrink_outbox --
+vacuum (full, analyze) outbox
+
+-- shrink_blobs --
+vacuum (full, analyze) blobs

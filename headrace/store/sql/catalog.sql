@@ -1,0 +1,145 @@
+-- The write path. Every statement may be repeated.
+--
+-- Each column comes as one JSON array, an element a row. JSON carries text, numbers, UUIDs and nulls alike, and costs
+-- 8 µs a row of eight columns where arrays of the wire protocol cost 13, for asyncpg builds those item by item. Times come
+-- as microseconds since 1970: counting them as an interval is exact, for a double holds them up to the year 2255.
+
+-- insert_blobs --
+insert into blobs (sha256, size_bytes, media_type, store_key, store_offset)
+select decode(digest, 'hex'), size_bytes::bigint, media_type, store_key, store_offset::bigint
+from rows from (
+    json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+    json_array_elements_text($4::json), json_array_elements_text($5::json)
+) as b (digest, size_bytes, media_type, store_key, store_offset)
+on conflict do nothing
+
+-- insert_records --
+insert into records (
+    record_id, kind, digest, site, source_id, captured_at, sequence, media_type, size_bytes,
+    width, height, duration_us, ldo_id, code, about, attributes, traceparent, clip_sha256
+)
+select
+    record_id::uuid, kind, decode(digest, 'hex'), site, source_id,
+    timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
+    sequence::bigint, media_type, size_bytes::bigint,
+    width::integer, height::integer, duration_us::bigint, ldo_id, code, about,
+    coalesce(attributes::json, '{}'), traceparent, decode(clip_sha256, 'hex')
+from rows from (
+    json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+    json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),
+    json_array_elements_text($7::json), json_array_elements_text($8::json), json_array_elements_text($9::json),
+    json_array_elements_text($10::json), json_array_elements_text($11::json), json_array_elements_text($12::json),
+    json_array_elements_text($13::json), json_array_elements_text($14::json), json_array_elements_text($15::json),
+    json_array_elements_text($16::json), json_array_elements_text($17::json), json_array_elements_text($18::json)
+) as r (
+    record_id, kind, digest, site, source_id, captured_at_us, sequence, media_type, size_bytes,
+    width, height, duration_us, ldo_id, code, about, attributes, traceparent, clip_sha256
+)
+on conflict do nothing
+returning record_id
+
+-- insert_sightings --
+-- A source's row counts the sightings that are new, so a repeated transaction counts nothing twice.
+with seen as (
+    insert into sightings (topic, partition, "offset", index, record_id, site, source_id, captured_at, sequence)
+    select
+        topic, partition::integer, message_offset::bigint, index::integer, record_id::uuid, site, source_id,
+        timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
+        sequence::bigint
+    from rows from (
+        json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+        json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),
+        json_array_elements_text($7::json), json_array_elements_text($8::json), json_array_elements_text($9::json)
+    ) as s (topic, partition, message_offset, index, record_id, site, source_id, captured_at_us, sequence)
+    on conflict do nothing
+    returning site, source_id, sequence
+), touched as (
+    insert into sources (site, source_id, sequence_max, deliveries)
+    select site, source_id, max(sequence), count(*)
+    from seen
+    group by site, source_id
+    order by site, source_id
+    on conflict (site, source_id) do update set
+        last_seen_at = greatest(sources.last_seen_at, excluded.last_seen_at),
+        sequence_max = greatest(sources.sequence_max, excluded.sequence_max),
+        deliveries = sources.deliveries + excluded.deliveries
+)
+select count(*) from seen
+
+-- insert_dead_letters --
+-- Their keys and values are bytes of any size, so these columns come as arrays of the wire protocol.
+insert into dead_letters (
+    dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us, key, value, headers, site, source_id
+)
+select
+    d.dead_letter_id, d.code, d.reason, d.topic, d.partition, d.message_offset, d.message_timestamp_us,
+    d.key, d.value, d.headers::json, d.site, d.source_id
+from unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bytea[], $9::bytea[],
+    $10::text[], $11::text[], $12::text[]
+) as d (
+    dead_letter_id, code, reason, topic, partition, message_offset, message_timestamp_us, key, value, headers, site,
+    source_id
+)
+on conflict do nothing
+returning dead_letter_id
+
+-- insert_outbox --
+-- Identities are given out in the order of the input, which is the order of the announcements. Listeners hear of it
+-- at the commit.
+with added as (
+    insert into outbox (event_id, topic, record_id, dead_letter_id)
+    select event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid
+    from rows from (
+        json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+        json_array_elements_text($4::json)
+    ) with ordinality as o (event_id, topic, record_id, dead_letter_id, position)
+    order by position
+    returning id
+)
+select pg_notify('headrace_outbox', '') from added limit 1
+
+-- known_blobs --
+select sha256, size_bytes, media_type, store_key, store_offset
+from blobs
+where sha256 = any($1::bytea[])
+
+-- originals --
+-- Redrives that somebody really claimed: where each message first stood.
+select r.dead_letter_id, r.attempt, d.topic, d.partition, d."offset"
+from redrives as r
+join dead_letters as d using (dead_letter_id)
+where r.dead_letter_id = any($1::uuid[])
+
+-- end_redrives --
+-- A message that comes twice ends nothing twice. Only a redrive that ended as a record closes its dead letter.
+with given as (
+    select * from unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::text[])
+        as g (dead_letter_id, attempt, record_id, code, reason)
+), ended as (
+    update redrives as r
+    set ended_at = now(), record_id = g.record_id, code = g.code, reason = g.reason
+    from given as g
+    where r.dead_letter_id = g.dead_letter_id and r.attempt = g.attempt and r.ended_at is null
+)
+update dead_letters as d
+set redriven_at = now(), record_id = g.record_id
+from given as g
+where d.dead_letter_id = g.dead_letter_id and g.record_id is not null and d.record_id is null
+
+-- enter --
+-- See headrace/store/catalog/orphan_gc.py. A statement of its own: the next one must see everything that was committed before the lock.
+select pg_advisory_xact_lock_shared($1)
+
+-- collected --
+select
+    generation,
+    array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
+from collection
+
+-- generation --
+select generation from collection
+
+-- check --
+-- An error names the table where the schema is not there; the newest table says that it is current.
+select published_at, generation, labelled_at from outbox, collection, labels where false

@@ -1,0 +1,47 @@
+-- Marking objects that are to be deleted; see headrace/store/catalog/orphan_gc.py.
+
+-- lead --
+select pg_try_advisory_lock($1)
+
+-- unlead --
+select pg_advisory_unlock($1)
+
+-- left --
+-- Seconds until the youngest mark that somebody left behind is old enough; null where there is none.
+select ceil(extract(epoch from max(marked_at) + $1::integer * interval '1 second' - now()))::integer from collecting
+
+-- wait_max --
+set local lock_timeout = '10s'
+
+-- exclude --
+select pg_advisory_xact_lock($1)
+
+-- mark --
+insert into collecting (store_key)
+select unnest($1::text[])
+on conflict (store_key) do update set marked_at = excluded.marked_at
+
+-- unreferenced --
+-- It looks through all blobs, once for all of the keys: an index by key would cost every insert for this alone.
+select wanted.store_key
+from unnest($1::text[]) as wanted (store_key)
+where not exists (select from blobs as b where b.store_key = wanted.store_key and b.archived_at is null)
+
+-- release --
+with released as (delete from collecting returning store_key)
+update collection
+set generation = generation + 1
+where exists (select from released)
+
+-- take_over --
+-- The lock is looked at only where there is an old mark, and goes with the transaction.
+with old as materialized (
+    select count(*) as number from collecting where marked_at < now() - $2::integer * interval '1 second'
+), free as materialized (
+    select pg_try_advisory_xact_lock($1) as alone from old where number > 0
+), released as (
+    delete from collecting where exists (select from free where alone) returning store_key
+)
+update collection
+set generation = generation + 1
+where exists (select from released)

@@ -1,0 +1,68 @@
+"""The composition root of the consumers that ship with Headrace."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import Settings
+from headrace.runtime.wait_for_service import wait_for
+from headrace.schemas.topics import PERCEIVED, PREPROCESSED
+from headrace.store.blobs.blob_store import Blobs
+from headrace.streams.consumers import perception as perceiving
+from headrace.streams.consumers import preprocessing as measuring
+from headrace.streams.consumers.derive import TOPICS, Deriving
+from headrace.streams.worker.lag import LagProbe
+from headrace.streams.worker.liveness import liveness
+
+
+async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
+    """Measure every frame until `stop` is set; returns the exit code.
+
+    Raises:
+        HeadraceError: a service is away or refuses, or a topic is missing.
+    """
+    blobs = Blobs.from_settings(settings)
+    measured = measuring.Preprocessing(blobs)
+    deriving = Deriving(settings, measuring.NAME, measured.compute, blobs=blobs, forget=lambda _places: None)
+    return await _serve(settings, deriving, blobs, PREPROCESSED.name, stop)
+
+
+async def perception(settings: Settings, stop: asyncio.Event) -> int:
+    """Find what changed in every frame until `stop` is set; returns the exit code.
+
+    Raises:
+        HeadraceError: a service is away or refuses, or a topic is missing.
+    """
+    blobs = Blobs.from_settings(settings)
+    seen = perceiving.Perception()
+    deriving = Deriving(settings, perceiving.NAME, seen.compute, blobs=blobs, forget=seen.forget)
+    return await _serve(settings, deriving, blobs, PERCEIVED.name, stop)
+
+
+CONSUMERS: dict[str, Callable[[Settings, asyncio.Event], Awaitable[int]]] = {
+    measuring.NAME: preprocessing,
+    perceiving.NAME: perception,
+}
+
+
+async def _serve(settings: Settings, deriving: Deriving, blobs: Blobs, output: str, stop: asyncio.Event) -> int:
+    admin = await wait_for_kafka(settings, stop=stop)
+    await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
+    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    # What is in hand says whether this process moves; the lag, whether it should have something in hand. While Kafka is
+    # away the lag says nothing, so an outage is not taken for standing still.
+    lag = LagProbe(settings, deriving.group, TOPICS, deriving.assigned)
+    async with liveness(
+        settings,
+        waiting=lambda: deriving.waiting() or lag.waiting(),
+        progress=lambda: (deriving.progress(), lag.progress()),
+        doing=lambda: "a batch is being handled" if deriving.waiting() else "waiting for frames",
+        probes={"kafka": lag.check, "store": blobs.check},
+    ):
+        lag.start()
+        try:
+            get_log().info(Action.STARTED)
+            return await deriving.run(stop)
+        finally:
+            await asyncio.to_thread(lag.stop)

@@ -1,0 +1,79 @@
+"""Perception: what changed in each frame since its source's frame before.
+
+The frames before are in memory only. After a start, and after a partition came from another member, a source's first
+frame is compared with nothing: its `previous_digest` is null, its score 0. A frame that is no picture is passed over as
+the one to compare with.
+"""
+
+import asyncio
+from uuid import UUID
+
+from headrace.schemas.digest import result_id
+from headrace.schemas.events import Ingested, PerceivedFrame
+from headrace.store.errors import BlobCorruptError, BlobMissingError
+from headrace.streams.consumers.body import Body
+from headrace.streams.consumers.change_detection import Change, Look, change, look
+from headrace.streams.consumers.group_consumer import TopicPartitionKey
+from headrace.streams.consumers.memory_budget import FrameBudgets
+from headrace.streams.consumers.pictures import NotDecodableError, decode, decoding_bytes
+from headrace.streams.consumers.previous_frames import PreviousFrame, PreviousFrames
+
+NAME = "perception"
+
+LOOKS_BYTES_MAX = 64 * 1024 * 1024  # 290 sources of 16:9
+
+
+class Perception:
+    """Compares each frame with the one before of its source; a source's frames must come in their order."""
+
+    def __init__(self) -> None:
+        self._budgets = FrameBudgets()
+        self._last = PreviousFrames(LOOKS_BYTES_MAX)
+
+    def forget(self, places: set[TopicPartitionKey] | None) -> None:
+        """Forget the sources of partitions that went to other members; with None, all."""
+        self._last.forget(places)
+
+    async def compute(self, event: Ingested, body: Body, place: TopicPartitionKey) -> PerceivedFrame:
+        """Return what changed; a frame that is no picture has a result that says why.
+
+        Raises:
+            StoreUnavailable, StoreRefused: the store is away.
+        """
+        try:
+            now = await self._look(body)
+        except (NotDecodableError, BlobCorruptError, BlobMissingError) as error:
+            return perceived(event, None, previous_digest=None, error=str(error).splitlines()[0])
+        before = self._last.swap((event.site, event.source_id), PreviousFrame(event.digest, now, place))
+        found = await asyncio.to_thread(change, before.look, now) if before else None
+        return perceived(event, found, previous_digest=before.digest if before and found else None)
+
+    async def _look(self, body: Body) -> Look:
+        async with self._budgets.body(body.size_bytes):
+            data = await body.read()
+            async with self._budgets.decoding.hold(decoding_bytes(data)):
+                return await asyncio.to_thread(_look_at, data)
+
+
+def perceived(
+    event: Ingested, found: Change | None, *, previous_digest: str | None, error: str | None = None
+) -> PerceivedFrame:
+    """Return the result event."""
+    return PerceivedFrame(
+        event_id=str(result_id(NAME, UUID(event.record_id))),
+        record_id=event.record_id,
+        digest=event.digest,
+        source_id=event.source_id,
+        site=event.site,
+        captured_at_us=event.captured_at_us,
+        sequence=event.sequence,
+        previous_digest=previous_digest,
+        score=found.score if found else 0.0,
+        regions=found.regions if found else (),
+        error=error,
+    )
+
+
+def _look_at(data: bytes) -> Look:
+    picture = decode(data, colour=False)
+    return look(picture.pixels, (picture.width, picture.height))

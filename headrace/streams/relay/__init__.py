@@ -1,0 +1,3 @@
+from headrace.streams.relay.app import relay
+
+__all__ = ["relay"]

@@ -1,0 +1,45 @@
+"""The relay's composition root."""
+
+import asyncio
+import time
+
+from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import Settings
+from headrace.runtime.wait_for_service import wait_for
+from headrace.store.catalog.outbox import Outbox
+from headrace.streams.relay.loop import Relay
+from headrace.streams.relay.plan import OUTPUT_TOPICS
+from headrace.streams.worker.liveness import ask_kafka, liveness
+
+
+async def relay(settings: Settings, stop: asyncio.Event) -> int:
+    """Announce what the catalog holds, or stand by while another relay does, until `stop` is set.
+
+    Returns the exit code: `Exit.TRANSIENT` where another relay took over, so that a supervisor lets this one stand by.
+
+    Raises:
+        HeadraceError: Kafka or PostgreSQL is away at start-up or refuses, or a topic is missing.
+    """
+    admin = await wait_for_kafka(settings, stop=stop)
+    await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS)
+    outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
+    moving = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)
+    try:
+        async with liveness(
+            settings,
+            waiting=moving.waiting,
+            progress=lambda: moving.steps,
+            doing=lambda: str(moving.phase),
+            probes={"kafka": lambda: ask_kafka(settings, admin), "postgres": outbox.checkpoints},
+        ):
+            get_log().info(Action.STARTED)
+            return await moving.run(stop)
+    finally:
+        await outbox.close()
+
+
+async def _opened(settings: Settings) -> Outbox:
+    return await Outbox.open(
+        settings.postgres_dsn.get_secret_value(), statement_s_max=settings.postgres_statement_s_max
+    )

@@ -1,0 +1,248 @@
+"""The relay: what the catalog has to announce goes out, once each, in the order of the outbox.
+
+A row is marked after Kafka committed it. Whatever happens in between leaves rows that are out but not marked, so every
+start, and every start over, first reads what is out (`tail.py`). That the topics cannot change meanwhile is Kafka's
+fencing (`announcer.py`); that two relays do not fence each other for ever is the lead in PostgreSQL.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from enum import StrEnum
+from typing import TypeVar
+
+from headrace.runtime import crash_points
+from headrace.runtime.crash_points import CrashPoint, Reached
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.metrics import (
+    relay_announced_total,
+    relay_delay_seconds,
+    relay_leading,
+    relay_passed_over_total,
+    relay_pending_rows,
+    relay_restarts_total,
+)
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Ingested
+from headrace.store.catalog.outbox import Outbox, Pending
+from headrace.store.catalog.relay_session import Lead, OutboxListener
+from headrace.store.errors import CatalogUnavailableError
+from headrace.streams.producer_reset import ProducerResetError
+from headrace.streams.relay.faults import FencedError
+from headrace.streams.relay.outbox_publisher import OutboxPublisher
+from headrace.streams.relay.plan import announce_each, transaction_limits
+from headrace.streams.relay.published_offsets import PublishedOffsets
+
+FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
+
+COUNT_EVERY_S = 5.0
+COUNT_SHARE_MAX = 0.05  # of the time may go into counting, however long the backlog
+
+T = TypeVar("T")
+
+
+class Phase(StrEnum):
+    """What a relay is doing."""
+
+    STANDING_BY = "standing by"
+    CATCHING_UP = "reading what is out"
+    IDLE = "nothing to announce"
+    ANNOUNCING = "announcing"
+
+
+class Relay:
+    """Moves rows from the outbox to their topics while it leads. `phase` and `steps` say whether it moves."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outbox: Outbox,
+        *,
+        now_us: Callable[[], int],
+        reached: Reached = crash_points.reached,
+    ) -> None:
+        """`reached` is told each named crash point."""
+        self._settings = settings
+        self._outbox = outbox
+        self._now_us = now_us
+        self._reached = reached
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="relay-kafka")
+        self._failures = 0
+        self.phase = Phase.STANDING_BY
+        self.steps = 0
+        self.announced = 0
+
+    def waiting(self) -> bool:
+        """Say whether there is work, for the watchdog."""
+        return self.phase in {Phase.CATCHING_UP, Phase.ANNOUNCING}
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Lead, or stand by, until `stop` is set; returns the exit code."""
+        counting = asyncio.create_task(self._count(), name="outbox backlog")
+        try:
+            async with self._outbox.listen() as listener:
+                while not stop.is_set():
+                    code = await self._term(listener, stop)
+                    if code is not None:
+                        return code
+            return Exit.OK
+        finally:
+            counting.cancel()
+            self._thread.shutdown(wait=False)
+
+    async def _count(self) -> None:
+        """Measure the backlog now and then; a count of a large one takes long, so it is made more rarely."""
+        while True:
+            began_s = time.monotonic()
+            try:
+                relay_pending_rows.set(await self._outbox.unpublished())
+            except HeadraceError as error:
+                # Announcing says what it makes of PostgreSQL; a gauge that stands still is no reason to end.
+                get_log().debug(Action.RETRYING, service="postgres", why=error.what)
+            took_s = time.monotonic() - began_s
+            await asyncio.sleep(max(COUNT_EVERY_S, took_s / COUNT_SHARE_MAX))
+
+    async def _term(self, listener: OutboxListener, stop: asyncio.Event) -> int | None:
+        """Lead once; returns None when it has to be begun anew."""
+        self.phase = Phase.STANDING_BY
+        get_log().info(Action.STANDING_BY)
+        lead = await _unless(stop, self._outbox.wait_to_lead())
+        if lead is None:
+            return Exit.OK
+        announcer = OutboxPublisher(self._settings, self._reached)
+        try:
+            await self._lead(announcer, lead, listener, stop)
+        except FencedError as fenced:
+            get_log().warning(Action.LEADERSHIP_LOST, why=str(fenced))
+            return Exit.TRANSIENT
+        except (ProducerResetError, CatalogUnavailableError) as fault:
+            self.phase = Phase.STANDING_BY
+            self._failures += 1
+            relay_restarts_total.inc()
+            if self._failures > FAILURES_IN_A_ROW_MAX:
+                get_log().error(Action.HALTED, why=str(fault), failures=self._failures)
+                return Exit.TRANSIENT
+            again_in_s = self._delay_s()
+            get_log().warning(Action.RETRYING, why=str(fault).splitlines()[0], again_in_s=again_in_s)
+            await self._blocking(announcer.close)
+            await lead.release()
+            await _unless(stop, asyncio.sleep(again_in_s))
+            return None
+        finally:
+            relay_leading.set(0)
+            await self._blocking(announcer.close)
+            await lead.release()
+        return Exit.OK
+
+    async def _lead(
+        self, announcer: OutboxPublisher, lead: Lead, listener: OutboxListener, stop: asyncio.Event
+    ) -> None:
+        self._enter(Phase.CATCHING_UP)
+        relay_leading.set(1)
+        await self._blocking(announcer.open)
+        await self._catch_up(lead, stop)
+        get_log().info(Action.LEADING)
+        while not stop.is_set():
+            if lead.lost.is_set():
+                raise ProducerResetError("the lead was lost with its connection to PostgreSQL")
+            listener.heard.clear()
+            rows_max, bytes_max = transaction_limits(self._settings.relay_rows_max, self._failures)
+            rows = await self._outbox.pending(rows_max, bytes_max=bytes_max)
+            if rows:
+                await self._announce(announcer, rows)
+            else:
+                self._enter(Phase.IDLE)
+                await _first(self._settings.relay_poll_s, listener.heard, lead.lost, stop)
+
+    async def _catch_up(self, lead: Lead, stop: asyncio.Event) -> None:
+        """Mark everything that is out already."""
+        tail, found = PublishedOffsets(self._settings), 0
+        try:
+            await self._blocking(tail.open, await self._outbox.checkpoints())
+            while (out := await self._blocking(tail.read)) is not None:
+                if lead.lost.is_set() or stop.is_set():
+                    raise ProducerResetError("interrupted while reading what is out")
+                if out.event_ids:
+                    found += await self._outbox.mark_seen(out.event_ids)
+                if out.next_offsets:
+                    await self._outbox.mark([], out.next_offsets)
+                self._enter(Phase.CATCHING_UP)
+        finally:
+            await self._blocking(tail.close)
+        get_log().info(Action.CAUGHT_UP, found=found)
+
+    async def _announce(self, announcer: OutboxPublisher, rows: list[Pending]) -> None:
+        self._enter(Phase.ANNOUNCING)
+        announced = announce_each(rows)
+        await self._pass_over(announced.passed_over)
+        if announced.rows:
+            self._reached(CrashPoint.RELAY_BEFORE_SEND)
+            checkpoints = await self._blocking(lambda: announcer.announce(announced.messages))
+            self._reached(CrashPoint.RELAY_BEFORE_MARK)
+            await self._outbox.mark([row.outbox_id for row in announced.rows], checkpoints)
+            self._reached(CrashPoint.RELAY_AFTER_MARK)
+        self._failures = 0
+        self.announced += len(announced.rows)
+        self._enter(Phase.ANNOUNCING)
+        self._measure(announced.rows)
+
+    async def _pass_over(self, rows: list[tuple[Pending, str]]) -> None:
+        """Mark what cannot be announced, and say so: left unmarked it would come again with every look, for ever."""
+        for row, why in rows:
+            relay_passed_over_total.labels(row.topic).inc()
+            get_log().error(
+                Action.PASSED_OVER,
+                outbox_id=row.outbox_id,
+                event_id=str(row.event_id),
+                topic=row.topic,
+                why=why,
+                hint="mend the catalog, then set the row's published_at to null to have it announced",
+            )
+        if rows:
+            await self._outbox.mark([row.outbox_id for row, _ in rows])
+
+    def _measure(self, rows: list[Pending]) -> None:
+        now_us = self._now_us()
+        for row in rows:
+            relay_announced_total.labels(row.topic).inc()
+            assert row.event is not None
+            since_us = row.event.ingested_at_us if isinstance(row.event, Ingested) else row.event.rejected_at_us
+            relay_delay_seconds.observe(max(0, now_us - since_us) / 1_000_000)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.steps += 1
+
+    def _delay_s(self) -> float:
+        # FAILURES_IN_A_ROW_MAX keeps the power small.
+        delay_s: float = self._settings.retry_delay_s * 2.0 ** (self._failures - 1)
+        return min(delay_s, self._settings.retry_delay_s_max)
+
+    async def _blocking(self, call: Callable[..., T], *values: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *values)
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """Return what `work` returns, or None if the stop comes first."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+            with suppress(asyncio.CancelledError):
+                await each
+
+
+async def _first(seconds: float, *events: asyncio.Event) -> None:
+    """Wait until one of the events is set, or for so many seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

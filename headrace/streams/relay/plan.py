@@ -1,0 +1,128 @@
+"""What to say about a row of the outbox: topic, key, headers and bytes. No I/O, no clock."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from headrace.schemas.codec import encode
+from headrace.schemas.events import DeadLetter, Ingested, Kind
+from headrace.schemas.headers import Headers, headers_for
+from headrace.schemas.limits import ENVELOPE_BYTES_MAX, NAME_BYTES_MAX
+from headrace.schemas.topics import DEAD_LETTERS, Topic, ingested_topic
+from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
+from headrace.streams.relay.ingested_bytes import ingested_bytes
+
+OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
+
+# The limit holds for the message as it stands in the log, with its key, headers and the batch around it.
+DEAD_LETTER_BYTES_MAX = DEAD_LETTERS.message_bytes_max - ENVELOPE_BYTES_MAX
+INGESTED_BYTES_MAX = min(ingested_topic(kind).message_bytes_max for kind in Kind) - ENVELOPE_BYTES_MAX
+ABRIDGED = "too large to be said here: the catalog has its bytes"
+ABRIDGED_ATTRIBUTES = b'{"headrace":"attributes too large to announce: the catalog has them"}'
+
+_HEADER_BYTES_MAX = 10  # two lengths around each header
+_BATCH_BYTES_MAX = 128  # a batch's head of 61 bytes, a record's lengths, time and offset
+
+_EVENT_ID = "ce_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One message to publish."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in the log, as a batch of its own."""
+        headers = sum(len(name) + len(value) + _HEADER_BYTES_MAX for name, value in self.headers)
+        return len(self.key) + len(self.value) + headers + _BATCH_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncementBatch:
+    """Messages with their rows, both in the order of the outbox, and rows that cannot be said, with the reason."""
+
+    messages: list[Announcement]
+    rows: list[Pending]
+    passed_over: list[tuple[Pending, str]]
+
+
+def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
+    """Return how many rows and how many bytes the next transaction may take, after so many failures in a row.
+
+    Each failure halves both, down to a single row: the same again could take a slow broker too long for ever.
+    """
+    return max(1, rows_max >> failures), max(1, PENDING_BYTES_MAX >> failures)
+
+
+def announce(row: Pending) -> Announcement:
+    """Return the message that says what the row stands for.
+
+    Raises:
+        ValueError: the row does not fit its event's schema, or there is nothing left to announce; it says which.
+    """
+    if row.event is None:
+        raise ValueError("its record, blob or dead letter is no longer in the catalog")
+    subject, key = _about(row.event)
+    headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
+    said = Announcement(row.topic, key, _value(row.event), headers)
+    if said.size_bytes > OUTPUT_TOPICS[row.topic].message_bytes_max:
+        raise ValueError(f"it is {said.size_bytes} bytes, more than {row.topic} takes")
+    return said
+
+
+def announce_each(rows: Iterable[Pending]) -> AnnouncementBatch:
+    """Return what each row says; one that cannot be said must not hold up the others."""
+    announced = AnnouncementBatch([], [], [])
+    for row in rows:
+        try:
+            announced.messages.append(announce(row))
+            announced.rows.append(row)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it would be wrong again next time
+            announced.passed_over.append((row, f"{type(error).__name__}: {error}"))
+    return announced
+
+
+def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
+    """Return the event id among a message's headers, or None where somebody else wrote the message."""
+    for name, value in headers:
+        if name == _EVENT_ID and value is not None:
+            try:
+                return UUID(value.decode("ascii"))
+            except ValueError:
+                return None
+    return None
+
+
+def _value(event: Ingested | DeadLetter) -> bytes:
+    if isinstance(event, DeadLetter):
+        return _dead_letter_bytes(event)
+    value = ingested_bytes(event)
+    if len(value) <= INGESTED_BYTES_MAX:
+        return value
+    # The contract keeps attributes far below this. Whatever is in the catalog all the same must not hold up the rest.
+    return ingested_bytes(replace(event, attributes=ABRIDGED_ATTRIBUTES))
+
+
+def _dead_letter_bytes(event: DeadLetter) -> bytes:
+    value = encode(event)
+    if len(value) <= DEAD_LETTER_BYTES_MAX:
+        return value
+    # A message that a mirror brought, or one of headers only, can be larger than what Kafka takes from us. It must not
+    # hold up what comes after it, and its bytes are safe where they are.
+    return encode(replace(event, key=None, value=None, headers=b"[]", reason=f"{event.reason} ({ABRIDGED})"))
+
+
+def _about(event: Ingested | DeadLetter) -> tuple[str, bytes]:
+    """Return what the event speaks of, and the key under which its source's events stay in order."""
+    match event:
+        case Ingested():
+            return event.digest, event.source_id.encode()
+        case DeadLetter():
+            # By the contract a message's key is its source; one that cannot be a name says nothing.
+            key = event.key if event.key and len(event.key) <= NAME_BYTES_MAX else event.topic.encode()
+            return f"{event.topic}/{event.partition}/{event.offset}", key

@@ -1,0 +1,197 @@
+"""The worker's composition root: everything below it receives plain values and ports."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import Settings
+from headrace.runtime.wait_for_service import wait_for
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.streams.core.faults import RetryPolicy
+from headrace.streams.core.quota import Quota
+from headrace.streams.worker import agents
+from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.claims import StagedClaims
+from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.lag import LagProbe
+from headrace.streams.worker.liveness import liveness
+from headrace.streams.worker.membership import Membership
+from headrace.streams.worker.profile import LARGE, SMALL, Group, faust_app
+from headrace.streams.worker.retry import Retry
+
+DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
+FAUST_STOP_S_MAX = 5.0
+_KIND_OF = {input_topic(kind).name: kind for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The opened blob store and catalog."""
+
+    blobs: Blobs
+    catalog: Catalog
+
+
+def group_of(kinds: frozenset[Kind]) -> Group:
+    """Return the consumer group that takes these kinds.
+
+    Raises:
+        HeadraceError: small and large kinds are mixed, or there is none.
+    """
+    for group in (SMALL, LARGE):
+        if kinds and kinds <= group.kinds:
+            return group
+    raise HeadraceError(
+        "kinds_mixed",
+        "one worker takes small events or large ones: a full buffer of frames would hold up the scans",
+        hint="use --kinds cids,ldos in one process and --kinds frames,clips in another",
+        exit_code=Exit.USAGE,
+    )
+
+
+async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) -> int:
+    """Ingest until `stop` is set; returns the exit code.
+
+    Raises:
+        HeadraceError: a service is away at start-up or refuses, or a topic is missing.
+    """
+    group = group_of(kinds)
+    admin = await wait_for_kafka(settings, stop=stop)
+    await asyncio.to_thread(require_topics, settings, admin, [input_topic(kind).name for kind in sorted(kinds)])
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(opened_stores(settings, stop))
+        app = faust_app(settings, group, kinds)
+        membership = Membership(app)
+        ingest = _ingest(settings, stores)
+        lanes = _lanes(settings, kinds, ingest)
+        for kind, lane in lanes.items():
+            agents.register(
+                app,
+                kind,
+                lane,
+                batch_messages_max=_batch_max(settings, kinds),
+                linger_s=settings.batch_linger_s,
+            )
+        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.share)
+        lag.start()
+        stack.push_async_callback(asyncio.to_thread, lag.stop)
+        await stack.enter_async_context(
+            liveness(
+                settings,
+                # Without an answer from the broker it is the broker that keeps everybody out.
+                waiting=lambda: (lag.answered and membership.overdue()) or lag.waiting(),
+                progress=lambda: "not in the group" if membership.overdue() else _progress(lag, ingest),
+                doing=lambda: "moving, or nothing to do",
+                probes={
+                    "store": stores.blobs.check,
+                    "postgres": stores.catalog.check,
+                    "kafka": lag.check,
+                    "kafka_group": membership.check,
+                },
+            )
+        )
+        get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
+        return await _serve(app, lanes.values(), stop)
+
+
+@asynccontextmanager
+async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Stores]:
+    """Open blob store and catalog, waiting for each up to the setting's time."""
+    blobs = Blobs.from_settings(settings)
+    await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    catalog = await wait_for(
+        "postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop
+    )
+    try:
+        await catalog.check()
+        yield Stores(blobs, catalog)
+    finally:
+        await catalog.close()
+
+
+async def _opened_catalog(settings: Settings) -> Catalog:
+    return await Catalog.open(
+        settings.postgres_dsn.get_secret_value(),
+        connections_max=settings.postgres_connections_max,
+        statement_s_max=settings.postgres_statement_s_max,
+        application="headrace-worker",
+    )
+
+
+def _ingest(settings: Settings, stores: Stores) -> Ingest:
+    policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
+    return Ingest(
+        blobs=stores.blobs,
+        claims=StagedClaims(stores.blobs),
+        catalog=stores.catalog,
+        retry=Retry(policy),
+        now_us=lambda: time.time_ns() // 1000,
+    )
+
+
+def _lanes(settings: Settings, kinds: frozenset[Kind], ingest: Ingest) -> dict[Kind, BatchPipeline]:
+    return {
+        kind: BatchPipeline(
+            kind,
+            ingest,
+            limits=PipelineLimits(
+                batches_max=settings.batches_in_flight_max,
+                messages_max=_batch_max(settings, kinds),
+                bytes_max=settings.in_flight_bytes_max,
+            ),
+            quota=Quota(settings.dead_letter_quota, settings.dead_letter_quota_s),
+            halt=_halt,
+        )
+        for kind in sorted(kinds)
+    }
+
+
+def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
+    return settings.batch_messages_max if kinds <= SMALL.kinds else settings.batch_frames_max
+
+
+def _progress(lag: LagProbe, ingest: Ingest) -> object:
+    """Return what has stood still longest, and the steps of its kind: another that moves must not hide it."""
+    longest = lag.progress()
+    return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
+
+
+async def _serve(app: Any, lanes: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
+    try:
+        await app.start()
+    except Exception as error:  # noqa: BLE001 - its agents would swallow the cancellation that an exception ends in
+        _halt(Exit.BROKEN, f"Faust did not start: {error!r}")
+    get_log().info(Action.READY)
+    stopping = asyncio.create_task(stop.wait())
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    crashed.cancel()
+    if not stop.is_set():
+        # Faust stops its services when one of them crashes; what it had not acknowledged is delivered again.
+        _halt(Exit.BROKEN, f"Faust stopped: {app.crash_reason!r}")
+    await asyncio.wait([asyncio.create_task(lane.drain()) for lane in lanes], timeout=DRAIN_S_MAX)
+    try:
+        async with asyncio.timeout(FAUST_STOP_S_MAX):
+            await app.consumer.commit()
+            await app.stop()
+    except TimeoutError:
+        get_log().warning(Action.STOP_FORCED, after_s=FAUST_STOP_S_MAX)
+    return Exit.OK
+
+
+def _halt(exit_code: int, why: str) -> None:
+    """End the process at once: a graceful end could acknowledge what must come again."""
+    get_log().error(Action.HALTED, exit_code=int(exit_code), why=why)
+    sys.stderr.flush()
+    os._exit(exit_code)

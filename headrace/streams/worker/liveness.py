@@ -1,0 +1,57 @@
+"""What watches a relay or a consumer: watchdog, probes and the health server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from headrace.runtime.health import HealthServer
+from headrace.runtime.kafka import kafka_unreachable
+from headrace.runtime.probes import Probes
+from headrace.runtime.settings import Settings
+from headrace.runtime.watchdog import Watchdog
+
+PROBE_S_MAX = 2.0
+
+
+@asynccontextmanager
+async def liveness(
+    settings: Settings,
+    *,
+    waiting: Callable[[], bool],
+    progress: Callable[[], object],
+    doing: Callable[[], str],
+    probes: Mapping[str, Callable[[], Awaitable[object]]],
+) -> AsyncIterator[Probes]:
+    """Watch while the context lasts; `doing` is what `/livez` says of a process that moves."""
+    watchdog = Watchdog(settings.watchdog_s, waiting=waiting, progress=progress)
+    asked = Probes(probes)
+
+    def livez() -> tuple[bool, str]:
+        alive, why = watchdog.livez()
+        return alive, doing() if alive else why
+
+    health = HealthServer(settings.health_host, settings.health_port, livez=livez, readyz=asked.readyz)
+    asking = asyncio.create_task(asked.run())
+    watchdog.start()
+    health.start()
+    try:
+        yield asked
+    finally:
+        asking.cancel()
+        await asyncio.to_thread(health.stop)
+        await asyncio.to_thread(watchdog.stop)
+
+
+async def ask_kafka(settings: Settings, admin: AdminClient) -> None:
+    """Find out whether Kafka answers.
+
+    Raises:
+        HeadraceError: it does not.
+    """
+    try:
+        await asyncio.to_thread(admin.list_topics, timeout=PROBE_S_MAX)
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None

@@ -1,0 +1,96 @@
+"""Faust, in the only profile in which it loses nothing.
+
+As it comes, Faust acknowledges a message whose agent raised, one whose value it could not decode, and with concurrency
+above one it commits past messages that are still being worked on. So: topics of bytes that we decode, one agent each
+with concurrency 1 that never raises, batches taken without acknowledgement, no tables, no Faust producer, no Faust
+transactions, no web server. The versions are pinned, because this relies on how they acknowledge.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from faust.types.auth import AuthProtocol
+
+from headrace.runtime.kafka import heartbeat_s
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.faust.direct_consumer import FaustApp
+from headrace.streams.worker.faust.header_decoding import tolerate_header_names
+
+REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline, so who cannot rejoin in time has ended by itself
+REQUEST_TIMEOUT_S = 90.0  # or the session's time, where that is longer: Faust wants it so
+COMMIT_INTERVAL_S = 1.0
+FETCH_BYTES_SMALL = 1024 * 1024
+FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition at a time: fewer, larger fetches cost less
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Kinds that share a process: a full buffer of one kind stops the others (faust-streaming #53)."""
+
+    name: str
+    kinds: frozenset[Kind]
+    fetch_bytes: int
+
+
+SMALL = Group("headrace-small", frozenset({Kind.CID, Kind.LDO}), FETCH_BYTES_SMALL)
+LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_LARGE)
+
+
+def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
+    """Return how many messages fit a buffer of so many bytes, since Faust's back-pressure counts messages."""
+    message_bytes_max = max(input_topic(kind).message_bytes_max for kind in kinds)
+    return max(1, buffer_bytes_max // message_bytes_max)
+
+
+def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
+    """Return a Faust app in the safe profile, without agents yet."""
+    tolerate_header_names()
+    return FaustApp(
+        group.name,
+        broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
+        broker_credentials=_credentials(settings),
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_session_timeout=settings.kafka_session_s,
+        broker_heartbeat_interval=heartbeat_s(settings.kafka_session_s),
+        broker_request_timeout=max(REQUEST_TIMEOUT_S, settings.kafka_session_s),
+        broker_rebalance_timeout=REBALANCE_TIMEOUT_S,
+        # Frames and clips carry the SHA-256 of their bytes; a CID or LDO is only what arrives, so its batch is checked.
+        broker_check_crcs=group is SMALL,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=group.fetch_bytes,
+        stream_buffer_maxsize=buffer_messages(kinds, settings.buffer_bytes_max),
+        stream_wait_empty=False,
+        value_serializer="raw",
+        key_serializer="raw",
+        producer_threaded=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        autodiscover=False,
+        store="memory://",
+    )
+
+
+def _credentials(settings: Settings) -> Any:
+    if settings.kafka_security == "PLAINTEXT":
+        return None
+    ssl_context = _tls(settings) if settings.kafka_security.endswith("SSL") else None
+    if settings.kafka_security == "SSL":
+        return faust.SSLCredentials(context=ssl_context)
+    credentials = faust.SASLCredentials(
+        username=settings.kafka_username,
+        password=settings.kafka_password.get_secret_value(),
+        mechanism=settings.kafka_sasl_mechanism,
+        ssl_context=ssl_context,
+    )
+    credentials.protocol = AuthProtocol(settings.kafka_security)
+    return credentials
+
+
+def _tls(settings: Settings) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=settings.kafka_ca_file or None)

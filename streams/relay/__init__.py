@@ -1,3 +1,0 @@
-from streams.relay.app import relay
-
-__all__ = ["relay"]

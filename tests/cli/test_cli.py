@@ -1,0 +1,545 @@
+"""The command line as people and scripts use it: data on standard output, talk on standard error, exit codes kept."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+import typer.main
+from confluent_kafka import Producer
+
+from headrace.cli import app, main
+from headrace.runtime.errors import Exit
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
+from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
+from headrace.schemas.events import Cid, Kind
+from headrace.schemas.topics import TOPICS
+from headrace.store.blobs import pack
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch, SightingRow
+from tests.conftest import environment_of, free_port
+
+CANARY = "canary-of-the-commands"
+ENDS_S_MAX = 60.0
+TIME_US = 1_790_000_000_000_000
+PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+SAID = orjson.dumps({"ldo_id": "L-1", "context": {}})
+SCAN = orjson.dumps({"code": "C-1"})
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it said."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.splitlines()[-1])
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Command:
+    """Run a command in this process, as `headrace …` would, in a directory of its own."""
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HEADRACE_START_WAIT_S_MAX", "0")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["headrace", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfdbinary.readouterr()
+        said = err.decode()
+        assert "Traceback" not in said
+        assert CANARY not in said + out.decode(errors="replace")
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return Ended(code or 0, out, said)
+
+    return run
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The addresses of services that are away, with secrets that must not be shown."""
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("kafka", "postgres", "store")}
+    monkeypatch.setenv("HEADRACE_KAFKA_BOOTSTRAP", addresses["kafka"])
+    monkeypatch.setenv("HEADRACE_POSTGRES_DSN", f"postgresql://me:{CANARY}@{addresses['postgres']}/headrace")
+    monkeypatch.setenv("HEADRACE_STORE_ENDPOINT", f"http://{addresses['store']}")
+    monkeypatch.setenv("HEADRACE_STORE_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("HEADRACE_STORE_SECRET_KEY", CANARY)
+    return addresses
+
+
+def process(*args: str, env: dict[str, str] | None = None, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "headrace", *args],
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=ENDS_S_MAX,
+        check=False,
+        **options,
+    )
+
+
+# What can be said without any service
+
+
+def names() -> list[tuple[str, ...]]:
+    """Every command there is, with its subcommands."""
+    found: list[tuple[str, ...]] = []
+    group: Any = typer.main.get_command(app)
+    for name, one in group.commands.items():
+        found.append((name,))
+        found += [(name, inner) for inner in getattr(one, "commands", {})]
+    return found
+
+
+def test_help_names_the_commands_of_the_contract(command: Command) -> None:
+    ended = command("--help")
+    assert ended.code == Exit.OK
+    assert ended.err == ""
+    for name in ("demo", "up", "down", "status", "worker", "relay", "publish", "cat", "ls", "show", "get"):
+        assert re.search(rf"\b{name}\b", ended.out.decode())
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != ("kafka",)], ids=" ".join)
+def test_every_command_says_what_it_does(command: Command, name: tuple[str, ...]) -> None:
+    ended = command(*name, "--help")
+    assert (ended.code, ended.err) == (Exit.OK, "")
+    assert "Usage: headrace" in ended.out.decode()
+
+
+def test_the_module_is_the_command_too(tmp_path: Path) -> None:
+    ended = process("--help", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (Exit.OK, "")
+    assert "Usage:" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("worker", "--kinds", "frames,pictures"), "'picture' is no kind"),
+        (("worker", "--kinds", ","), "no kind was named"),
+        (("worker", "--kinds", "cids,frames"), "hint: use --kinds cids,ldos in one process"),
+        (("ls", "--kind", "scan"), "hint: one or more of: cids, frames, clips, ldos"),
+        (("ls", "--limit", "0"), "--limit"),
+        (("ls", "--limit", "many"), "--limit"),
+        (("consumer", "mine"), "hint: one of: "),
+        (("cat", "edge.frames"), "hint: one of: edge.cids.v1"),
+        (("cat", "edge.frames.v1", "--from", "yesterday"), "--from"),
+        (("show",), "ID"),
+        (("export", "csv", "s3://bucket/x"), "hint: one of: webdataset, parquet, jsonl"),
+        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>1"), "is no bound of a frame's quality"),
+        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>=1"), "hint: add --kind frames"),
+        (("up", "--brokers", "2"), "use 1 or 3"),
+        (("nonsense",), "nonsense"),
+        (("ls", "--nonsense"), "--nonsense"),
+    ],
+)
+def test_wrong_use_is_said_and_ends_with_2(
+    command: Command, nowhere: dict[str, str], args: tuple[str, ...], named: str
+) -> None:
+    ended = command(*args)
+    assert ended.code == Exit.USAGE
+    assert named in re.sub(r"\s*│\s*", " ", ended.err)
+    assert ended.out == b""
+
+
+def test_a_wrong_setting_is_named_and_ends_with_2(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_LOG_FORMAT", "xml")
+    for args in (("ls",), ("worker",), ("status",)):
+        ended = command(*args)
+        assert ended.code == Exit.USAGE
+        assert "HEADRACE_LOG_FORMAT is not usable" in ended.err
+        assert "hint: " in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "service"),
+    [
+        (("ls",), "postgres"),
+        (("ls", "--json"), "postgres"),
+        (("export", "jsonl", "s3://bucket/x"), "postgres"),
+        (("show", "C-1"), "postgres"),
+        (("get", "C-1"), "postgres"),
+        (("publish", "cid", "C-1", "--source", "s"), "kafka"),
+    ],
+)
+def test_a_service_that_is_away_is_named_and_ends_with_3(
+    command: Command, nowhere: dict[str, str], args: tuple[str, ...], service: str
+) -> None:
+    ended = command(*args)
+    assert ended.code == Exit.UNREACHABLE
+    assert nowhere[service] in ended.err
+    assert f"{service}_unreachable: " in ended.err
+    assert "hint: " in ended.err
+    assert ended.out == b""
+
+
+@pytest.mark.parametrize("name", ["cat edge.frames.v1", "worker --kinds frames", "relay", "init"])
+def test_what_waits_for_a_service_says_so_where_it_talks_and_ends_with_3(
+    nowhere: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    env = {name: value for name, value in os.environ.items() if name.startswith("HEADRACE_")}
+    ended = process(*name.split(), env=env | {"HEADRACE_START_WAIT_S_MAX": "2.5"}, cwd=tmp_path)
+    assert ended.returncode == Exit.UNREACHABLE
+    assert nowhere["kafka"] in ended.stderr
+    assert "kafka_unreachable: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert CANARY not in ended.stderr + ended.stdout
+    assert ended.stdout == "", "what is no data was printed as data"
+
+
+def test_without_a_stack_status_ends_with_3_and_down_is_content(command: Command) -> None:
+    ended = command("status")
+    assert ended.code == Exit.UNREACHABLE
+    assert "hint: start it with `headrace up`" in ended.err
+    assert command("down").code == Exit.OK
+
+
+def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as shown:
+        assert shown.stdout is not None
+        assert shown.stderr is not None
+        shown.stdout.close()
+        assert shown.stderr.read() == b""
+
+
+def test_the_public_face_loads_what_is_asked_for_and_no_more(tmp_path: Path) -> None:
+    script = (
+        "import sys, headrace; heavy = {'faust', 'confluent_kafka', 'cv2', 'obstore', 'typer'};"
+        "print(sorted(heavy & set(sys.modules)));"
+        "from headrace import Camera, Device, Publisher, consume; print(Publisher.__module__);"
+        "print('faust' in sys.modules); print(hasattr(headrace, 'nonsense'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=ENDS_S_MAX, check=True, cwd=tmp_path
+    )
+    assert ended.stdout.splitlines() == ["[]", "headrace.producers.publisher", "False", "False"]
+
+
+# The catalog, with a few records in it
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A catalog and a store with a frame of three sightings, an LDO and a scan in a pack."""
+
+    settings: Settings
+    blobs: Blobs
+    frame: str
+    ldo: str
+    scan: str
+
+
+def row(kind: Kind, body: bytes, number: int, **own: Any) -> RecordRow:
+    digest = sha256_hex(body)
+    given: dict[str, Any] = {
+        "record_id": record_id(kind, digest),
+        "kind": kind,
+        "digest": bytes.fromhex(digest),
+        "site": "plant",
+        "source_id": "camera-1",
+        "captured_at_us": TIME_US,
+        "sequence": number,
+        "media_type": "application/json",
+        "size_bytes": len(body),
+    }
+    return RecordRow(**(given | own))
+
+
+def sighting(record: RecordRow, offset: int) -> SightingRow:
+    return SightingRow(
+        topic=f"edge.{record.kind}s.v1",
+        partition=0,
+        offset=offset,
+        record_id=record.record_id,
+        site=record.site,
+        source_id=record.source_id,
+        captured_at_us=record.captured_at_us,
+        sequence=record.sequence,
+    )
+
+
+async def fill(settings: Settings, blobs: Blobs) -> Filled:
+    records = {
+        PICTURE: row(Kind.FRAME, PICTURE, 1, media_type="image/png", width=4, height=3, attributes=b'{"lens": 3}'),
+        SAID: row(Kind.LDO, SAID, 2, ldo_id="L-1", source_id="device-1"),
+        SCAN: row(Kind.CID, SCAN, 3, code="C-1", site="elsewhere"),
+    }
+    await blobs.put(blob_key(sha256_hex(PICTURE)), PICTURE, media_type="image/png")
+    tar, places = pack.build([(sha256_hex(body), body) for body in (SAID, SCAN)])
+    await blobs.put(pack_key(sha256_hex(tar)), tar, media_type="application/x-tar")
+    stored = {PICTURE: (blob_key(sha256_hex(PICTURE)), None)}
+    stored |= {body: (pack_key(sha256_hex(tar)), place[0]) for body, place in zip((SAID, SCAN), places, strict=True)}
+    rows = [
+        BlobRow(
+            digest=record.digest,
+            size_bytes=record.size_bytes,
+            media_type=record.media_type,
+            store_key=stored[body][0],
+            store_offset=stored[body][1],
+        )
+        for body, record in records.items()
+    ]
+    seen = [sighting(record, 0) for record in records.values()]
+    seen += [replace(sighting(records[PICTURE], offset), source_id=f"camera-{offset}") for offset in (1, 2)]
+    catalog = await Catalog.open(settings.postgres_dsn.get_secret_value())
+    try:
+        for record in records.values():  # one after another, so that there is a newest
+            await catalog.commit(RowBatch(blobs=rows, records=[record], sightings=[], dead_letters=[]))
+        await catalog.commit(RowBatch(blobs=[], records=list(records.values()), sightings=seen, dead_letters=[]))
+    finally:
+        await catalog.close()
+    ids = [str(record.record_id) for record in records.values()]
+    return Filled(settings, blobs, *ids)
+
+
+@pytest.fixture(scope="module")
+def filled(module_settings: Settings) -> Filled:
+    return asyncio.run(fill(module_settings, Blobs.from_settings(module_settings)))
+
+
+@pytest.fixture
+def there(filled: Filled, command: Command, monkeypatch: pytest.MonkeyPatch) -> Filled:
+    """The settings of the stack in the environment, as an operator would have them."""
+    for name, value in environment_of(filled.settings).items():
+        monkeypatch.setenv(name, value)
+    return filled
+
+
+@pytest.mark.stack
+def test_ls_lists_the_newest_first_and_counts_everything(command: Command, there: Filled) -> None:
+    page = command("ls", "--json").json
+    assert [one["record_id"] for one in page["records"]] == [there.scan, there.ldo, there.frame]
+    assert page["cursor"] is None
+    assert page["counts"]["records"] == {"cid": 1, "frame": 1, "clip": 0, "ldo": 1}
+    assert page["counts"]["sightings"] == 5
+    assert page["records"][2]["attributes"] == {"lens": 3}
+
+
+@pytest.mark.stack
+def test_ls_is_a_table_for_people_and_says_how_many_there_are(command: Command, there: Filled) -> None:
+    ended = command("ls")
+    assert ended.code == Exit.OK
+    lines = ended.out.decode().splitlines()
+    assert lines[0].split() == ["record", "kind", "site", "source", "captured", "bytes", "what"]
+    assert [line.split()[0] for line in lines[1:]] == [there.scan, there.ldo, there.frame]
+    assert "5 sightings" in ended.err
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (("--kind", "frames"), ["frame"]),
+        (("--kind", "frame,ldos"), ["ldo", "frame"]),
+        (("--source", "device-1"), ["ldo"]),
+        (("--site", "elsewhere"), ["cid"]),
+        (("--site", "nowhere"), []),
+    ],
+)
+@pytest.mark.usefixtures("there")
+def test_ls_shows_only_what_is_asked_for(command: Command, args: tuple[str, ...], found: list[str]) -> None:
+    assert [one["kind"] for one in command("ls", "--json", *args).json["records"]] == found
+
+
+@pytest.mark.stack
+def test_ls_goes_on_where_the_page_before_ended(command: Command, there: Filled) -> None:
+    seen: list[str] = []
+    cursor: tuple[str, ...] = ()
+    for _ in range(4):
+        page = command("ls", "--json", "--limit", "1", *cursor).json
+        seen += [one["record_id"] for one in page["records"]]
+        if page["cursor"] is None:
+            break
+        cursor = ("--cursor", page["cursor"])
+    assert seen == [there.scan, there.ldo, there.frame]
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_a_cursor_that_is_none_is_wrong_use(command: Command) -> None:
+    ended = command("ls", "--cursor", "nonsense")
+    assert ended.code == Exit.USAGE
+    assert "hint: use the cursor that the page before printed" in ended.err
+
+
+@pytest.mark.stack
+def test_show_finds_a_record_by_anything_that_names_it(command: Command, there: Filled) -> None:
+    digest = sha256_hex(PICTURE)
+    for wanted in (there.frame, there.frame[:8], there.frame.upper(), digest, digest[:12]):
+        detail = command("show", wanted, "--json").json
+        assert detail["record"]["record_id"] == there.frame
+        assert [one["source_id"] for one in detail["sightings"]] == ["camera-1", "camera-1", "camera-2"]
+    assert command("show", "L-1", "--json").json["record"]["record_id"] == there.ldo
+    assert command("show", "C-1", "--json").json["record"]["record_id"] == there.scan
+    public = f"ldo_{sha256_hex(SAID)[:12]}_{TIME_US // 1_000_000}"
+    assert command("show", public, "--json").json["record"]["record_id"] == there.ldo
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_show_is_readable_by_people(command: Command) -> None:
+    out = command("show", "C-1").out.decode()
+    assert re.search(r"code\s+C-1", out)
+    assert "edge.cids.v1" in out
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("name", ["show", "get"])
+@pytest.mark.usefixtures("there")
+def test_what_is_not_there_is_named_and_ends_with_1(command: Command, name: str) -> None:
+    ended = command(name, "f" * 64)
+    assert ended.code == Exit.FAILED
+    assert "record_missing: " in ended.err
+    assert "hint: " in ended.err
+    assert ended.out == b""
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_get_gives_exactly_the_bytes(command: Command, tmp_path: Path) -> None:
+    assert command("get", sha256_hex(PICTURE)).out == PICTURE
+    assert command("get", "L-1").out == SAID
+    assert command("get", "C-1").out == SCAN
+    written = tmp_path / "picture.png"
+    ended = command("get", sha256_hex(PICTURE), "-o", str(written))
+    assert (ended.code, ended.out) == (Exit.OK, b"")
+    assert written.read_bytes() == PICTURE
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_a_file_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
+    ended = command("get", "C-1", "-o", str(tmp_path / "no" / "such" / "folder"))
+    assert ended.code == Exit.USAGE
+    assert "cannot write: No such file or directory" in ended.err
+
+
+@pytest.mark.stack
+def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: Command, there: Filled) -> None:
+    body = PICTURE + uuid4().bytes
+    digest = sha256_hex(body)
+    key = blob_key(digest)
+
+    async def enter() -> None:
+        record = row(Kind.FRAME, body, 9, media_type="image/png")
+        blob = BlobRow(digest=record.digest, size_bytes=len(body), media_type="image/png", store_key=key)
+        catalog = await Catalog.open(there.settings.postgres_dsn.get_secret_value())
+        try:
+            await catalog.commit(RowBatch(blobs=[blob], records=[record], sightings=[], dead_letters=[]))
+        finally:
+            await catalog.close()
+
+    async def store(data: bytes) -> None:
+        async def chunks() -> Any:
+            yield data
+
+        await there.blobs.put_stream(key, chunks())
+
+    asyncio.run(enter())
+    try:
+        gone = command("get", digest)
+        assert (gone.code, gone.out) == (Exit.FAILED, b"")
+        assert "blob_missing: " in gone.err
+        asyncio.run(store(body[:-1] + b"?"))
+        changed = command("get", digest)
+        assert (changed.code, changed.out) == (Exit.FAILED, b"")
+        assert digest in changed.err
+        asyncio.run(store(body))
+        assert command("get", digest).out == body
+    finally:
+        forget(there.settings, digest)
+
+
+def forget(settings: Settings, digest: str) -> None:
+    """Take a record out again, since the tests of the lists count."""
+    import psycopg
+
+    with psycopg.connect(settings.postgres_dsn.get_secret_value(), autocommit=True) as connection:
+        connection.execute("delete from records where digest = %s", [bytes.fromhex(digest)])
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_a_store_that_is_away_is_named_and_ends_with_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HEADRACE_STORE_ENDPOINT", f"http://127.0.0.1:{port}")
+    ended = command("get", "C-1")
+    assert ended.code == Exit.UNREACHABLE
+    assert f"127.0.0.1:{port}" in ended.err
+    assert ended.out == b""
+
+
+# Topics
+
+
+@pytest.fixture
+def published(stack_settings: Settings) -> Iterator[str]:
+    """Two scans and something undecodable, of a source of their own."""
+    source = f"cat-{uuid4().hex[:8]}"
+    producer = Producer(client_config(stack_settings) | {"log_level": 0})
+    for number, value in enumerate((*(scan(source, number) for number in range(2)), b"junk")):
+        producer.produce("edge.cids.v1", value, key=source.encode(), headers=[("ce_id", str(number).encode())])
+    assert producer.flush(30) == 0
+    yield source
+    del producer
+
+
+def scan(source: str, number: int) -> bytes:
+    return encode(Cid(source_id=source, site="plant", captured_at_us=TIME_US, sequence=number, code=f"C-{number}"))
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there")
+def test_cat_prints_a_topic_as_json_lines(command: Command, published: str) -> None:
+    ended = command("cat", "edge.cids.v1")
+    assert ended.code == Exit.OK
+    lines = [line for line in map(json.loads, ended.out.splitlines()) if line["key"] == published]
+    assert [line["event"]["code"] for line in lines[:2]] == ["C-0", "C-1"]
+    assert [line["headers"] for line in lines] == [{"ce_id": str(number)} for number in range(3)]
+    assert lines[2]["undecodable"].startswith("not_framed: ")
+    assert "event" not in lines[2]
+    offsets = [line["at"]["offset"] for line in lines]
+    assert offsets == list(range(offsets[0], offsets[0] + 3))
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("there", "published")
+def test_cat_stops_where_it_is_told_to(command: Command) -> None:
+    assert len(command("cat", "edge.cids.v1", "--limit", "1").out.splitlines()) == 1
+    assert command("cat", "edge.cids.v1", "--to", "2000-01-01").out == b""
+    assert command("cat", "edge.cids.v1", "--from", "2100-01-01").out == b""
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.usefixtures("there")
+def test_cat_reads_every_topic_of_the_contract(command: Command, topic: str) -> None:
+    ended = command("cat", topic, "--limit", "5")
+    assert ended.code == Exit.OK
+    for line in ended.out.splitlines():
+        assert json.loads(line)["at"]["topic"] == topic

@@ -1,0 +1,151 @@
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.native import log_files
+from headrace.native import supervisor as supervisor_module
+from headrace.native.layout import StateDir
+from headrace.native.process import Process, Restart
+from headrace.native.state_file import ProcessState, read_ledger
+from headrace.native.supervisor import Supervisor
+
+SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+
+
+class Run:
+    """A supervisor of stand-ins inside the test's own process."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.state = StateDir.at(tmp_path)
+        self.state.create()
+        self.said: list[str] = []
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def process(self, name: str, argv: tuple[str, ...] = SLEEP, **more: object) -> Process:
+        return Process(name=name, argv=argv, cwd=self.state.root, log=self.state.log(name), **more)
+
+    def start(self, *processes: Process) -> None:
+        self.supervisor = Supervisor(processes, self.state, stack_id="0123456789abcdef", say=self.said.append)
+        self.task = asyncio.create_task(self.supervisor.run(self.stop))
+
+    def of(self, name: str):
+        return self.supervisor.children[name].record
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(15):
+            while not holds():  # noqa: ASYNC110 - what is watched is a value
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def run(tmp_path):
+    one = Run(tmp_path)
+    yield one
+    one.stop.set()
+    if one.task:
+        await one.task
+
+
+async def test_what_others_depend_on_starts_first_and_stops_last(run):
+    order = run.state.root / "order"
+    script = "import signal,sys,time,pathlib\np = pathlib.Path(sys.argv[1])\n"
+    script += "def end(*_):\n    p.open('a').write('-' + sys.argv[2])\n    sys.exit(0)\n"
+    script += "signal.signal(15, end)\np.open('a').write('+' + sys.argv[2])\ntime.sleep(60)\n"
+
+    def noting(name: str, *needs: str) -> Process:
+        argv = (sys.executable, "-S", "-c", script, str(order), name)
+        ready = lambda: order.exists() and f"+{name}" in order.read_text()  # noqa: E731
+        return run.process(name, argv, depends_on=needs, ready=ready)
+
+    run.start(noting("c", "b"), noting("b", "a"), noting("a"))
+    await run.until(lambda: run.of("c").state is ProcessState.READY)
+    run.stop.set()
+    await run.task
+    assert order.read_text() == "+a+b+c-c-b-a"
+    assert {one.state for one in read_ledger(run.state).processes} == {ProcessState.STOPPED}
+    assert read_ledger(run.state).supervisor is None
+
+
+async def test_a_killed_child_is_started_again_and_counted(run):
+    run.start(run.process("one"))
+    await run.until(lambda: run.of("one").state is ProcessState.READY)
+    first = run.of("one").identity
+    first.find().kill()
+    await run.until(lambda: run.of("one").restarts == 1 and run.of("one").state is ProcessState.READY)
+    assert run.of("one").identity.pid != first.pid
+    assert run.of("one").last_exit == "killed by SIGKILL"
+    assert any("killed by SIGKILL; starting it again in 0.5 s" in line for line in run.said)
+
+
+async def test_one_that_ended_over_its_quota_is_not_started_at_once(run):
+    run.start(run.process("bad", (sys.executable, "-S", "-c", "raise SystemExit(78)")))
+    await run.until(lambda: run.of("bad").state is ProcessState.RESTARTING)
+    assert run.of("bad").last_exit == "exit 78 (too many dead letters in a row), starts again 60 s later"
+    run.stop.set()
+    async with asyncio.timeout(5):
+        await run.task
+
+
+async def test_a_log_is_kept_small_while_its_process_runs(run, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_LOGS_POLL_S", 0.05)
+    monkeypatch.setattr(log_files, "LOG_BYTES_MAX", 1000)
+    script = "import time\nwhile True:\n    print('x' * 99, flush=True)\n    time.sleep(0.005)"
+    chatty = run.process("chatty", (sys.executable, "-S", "-c", script))
+    run.start(chatty)
+    old = chatty.log.with_suffix(".log.1")
+    await run.until(lambda: old.exists() and old.stat().st_size > 1000)
+    await run.until(lambda: chatty.log.stat().st_size < 1000)
+
+
+async def test_what_runs_once_lets_the_next_start_only_when_it_succeeded(run):
+    flag = run.state.root / "flag"
+    script = "import pathlib,sys; p = pathlib.Path(sys.argv[1]); ok = p.exists(); p.touch(); sys.exit(not ok)"
+    once = run.process("once", (sys.executable, "-S", "-c", script, str(flag)), restart=Restart.ON_FAILURE)
+    run.start(once, run.process("after", depends_on=("once",)))
+    await run.until(lambda: run.of("once").restarts == 1)
+    assert run.of("after").state is ProcessState.WAITING
+    await run.until(lambda: run.of("after").state is ProcessState.READY)
+    assert run.of("once").state is ProcessState.DONE
+
+
+async def test_one_that_ignores_its_signal_is_killed_with_what_it_started(run):
+    script = "import signal,subprocess,sys,time; signal.signal(15, signal.SIG_IGN)\n"
+    script += "print(subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']).pid, flush=True)\n"
+    script += "time.sleep(60)"
+    stubborn = run.process("stubborn", (sys.executable, "-S", "-c", script), stop_s_max=0.3)
+    run.start(stubborn)
+    await run.until(lambda: stubborn.log.exists() and stubborn.log.read_text().strip() != "")
+    grandchild = int(stubborn.log.read_text())
+    run.stop.set()
+    await run.task
+    assert "stubborn: did not stop in 0 s, killing it" in run.said
+    await run.until(lambda: not alive(grandchild))
+
+
+async def test_stopping_at_once_leaves_nothing(run):
+    run.start(*(run.process(f"p{number}") for number in range(5)))
+    await asyncio.sleep(0)
+    run.stop.set()
+    await run.task
+    mine = psutil.Process().children(recursive=True)
+    assert not [child for child in mine if child.cmdline() == list(SLEEP)]
+
+
+async def test_a_program_that_cannot_be_started_is_tried_again_and_named(run):
+    run.start(run.process("missing", ("/nonexistent/program",)))
+    await run.until(lambda: run.of("missing").restarts == 1)
+    assert "could not be started" in run.of("missing").last_exit
+    assert run.of("missing").stop_signal == signal.SIGTERM
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,156 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from headrace.streams.consumers.image_quality import hamming_distance, measure, perceptual_hash, sharpness
+from headrace.streams.consumers.pictures import (
+    WHOLE_BYTES_A_PIXEL_MAX,
+    WHOLE_PIXELS_MAX,
+    NotDecodableError,
+    decode,
+    decoding_bytes,
+)
+
+
+def picture(seed: int, width: int = 640, height: int = 360) -> np.ndarray:
+    """Smooth shapes with some detail: what a camera could see."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(30):
+        left, top = (int(value) for value in random.integers(0, (width - 40, height - 40)))
+        colour = tuple(int(value) for value in random.integers(0, 256, 3))
+        cv2.rectangle(image, (left, top), (left + 30, top + 20), colour, -1)
+    return image
+
+
+def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def test_a_sharp_picture_is_sharper_than_its_blurred_copy():
+    sharp = picture(1)
+    assert measure(jpeg(sharp)).sharpness > 3 * measure(jpeg(cv2.GaussianBlur(sharp, (9, 9), 0))).sharpness
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    grey = cv2.cvtColor(picture(2), cv2.COLOR_BGR2GRAY)
+    assert sharpness(grey) == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var())
+    assert sharpness(np.zeros((1, 1), np.uint8)) == 0
+
+
+def test_brightness_and_its_extremes():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, :50] = 255
+    image[:, 50:100] = 128
+    ok, png = cv2.imencode(".png", image)
+    quality = measure(png.tobytes())
+    assert ok
+    assert quality.brightness == pytest.approx((255 * 50 + 128 * 50) / 200 / 255, abs=0.001)
+    assert (quality.dark_share, quality.bright_share) == (0.5, 0.25)
+    assert (quality.width, quality.height) == (200, 100)
+
+
+def test_the_hash_survives_another_encoding_and_size():
+    image = picture(3)
+    first = measure(jpeg(image)).perceptual_hash
+    assert hamming_distance(first, measure(jpeg(image, 30)).perceptual_hash) <= 6
+    assert hamming_distance(first, measure(jpeg(cv2.resize(image, (320, 180)))).perceptual_hash) <= 6
+    assert hamming_distance(first, measure(jpeg(cv2.convertScaleAbs(image, alpha=0.8))).perceptual_hash) <= 8
+
+
+def test_the_hash_tells_other_pictures_apart():
+    hashes = [measure(jpeg(picture(seed))).perceptual_hash for seed in range(8)]
+    assert all(len(each) == 16 for each in hashes)
+    distances = [hamming_distance(one, other) for i, one in enumerate(hashes) for other in hashes[i + 1 :]]
+    assert min(distances) > 10
+
+
+def test_a_picture_of_one_colour_has_a_hash_too():
+    assert len(perceptual_hash(np.full((10, 10), 7, np.uint8))) == 16
+
+
+def test_the_thumbnail_is_narrow_and_keeps_its_proportions():
+    thumbnail = measure(jpeg(picture(4, 1280, 720))).thumbnail
+    assert (thumbnail.width, thumbnail.height) == (320, 180)
+    assert cv2.imdecode(np.frombuffer(thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (180, 320, 3)
+    small = measure(jpeg(picture(5, 100, 80))).thumbnail
+    assert (small.width, small.height) == (100, 80)
+
+
+def test_a_one_pixel_picture_is_measured():
+    quality = measure(cv2.imencode(".png", np.full((1, 1, 3), 9, np.uint8))[1].tobytes())
+    assert (quality.width, quality.height, quality.sharpness) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\xff\xd8\xff", bytes(100)])
+def test_bytes_that_are_no_picture_say_so(data: bytes):
+    with pytest.raises(NotDecodableError):
+        decoding_bytes(data)
+    with pytest.raises(NotDecodableError):
+        measure(data)
+
+
+def test_a_picture_too_large_is_refused_by_its_header_alone():
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + (30_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
+    with pytest.raises(NotDecodableError, match="30000 x 30000"):
+        decoding_bytes(header + bytes(20))
+
+
+def test_a_picture_cut_short_is_refused():
+    whole = jpeg(picture(6))
+    assert decoding_bytes(whole) == 640 * 360 * WHOLE_BYTES_A_PIXEL_MAX
+    with pytest.raises(NotDecodableError):
+        measure(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_large_picture_is_reduced_and_keeps_its_size_and_looks(kind: str):
+    image = cv2.resize(picture(7), (8000, 4500))
+    large = cv2.imencode(kind, image, [cv2.IMWRITE_PNG_COMPRESSION, 1] if kind == ".png" else [])[1].tobytes()
+    assert decode(large, colour=True).pixels.shape == (2250, 4000, 3)
+    found, small = measure(large), measure(jpeg(picture(7)))
+    assert (found.width, found.height) == (8000, 4500)
+    assert (found.thumbnail.width, found.thumbnail.height) == (320, 180)
+    assert found.brightness == pytest.approx(small.brightness, abs=0.01)
+    assert hamming_distance(found.perceptual_hash, small.perceptual_hash) <= 6
+
+
+def test_a_large_picture_on_its_side_has_its_width_and_height_as_it_is_seen():
+    whole = jpeg(cv2.resize(picture(8), (8000, 4500)))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = whole[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + whole[2:]
+    seen = decode(turned, colour=False)
+    assert (seen.width, seen.height, seen.pixels.shape) == (4500, 8000, (4000, 2250))
+
+
+_DECODE = """
+import resource, sys
+from headrace.streams.consumers.image_quality import measure
+from headrace.streams.consumers.pictures import decoding_bytes
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure(data)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, decoding_bytes(data))
+"""
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("width", [6600, 8000])  # the largest that is decoded whole, and one that is reduced
+def test_decoding_takes_no_more_memory_than_is_reckoned_with(tmp_path: Path, width: int, progressive: int):
+    image = cv2.resize(picture(9), (width, width * 9 // 16))
+    how = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    whole = cv2.imencode(".jpg", image, [*how, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])[1].tobytes()
+    (tmp_path / "picture").write_bytes(whole)
+    answer = subprocess.run(
+        [sys.executable, "-c", _DECODE, tmp_path / "picture"], capture_output=True, text=True, check=True, timeout=60
+    )
+    took, reckoned = map(int, answer.stdout.split())
+    assert took <= reckoned
+    if not progressive:
+        assert took <= 160 * 2**20
+    assert (width * width * 9 // 16 <= WHOLE_PIXELS_MAX) == (width == 6600)

@@ -1,0 +1,136 @@
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+from headrace.schemas.codec import decode
+from headrace.schemas.events import DeadLetter, Ingested
+from headrace.schemas.headers import traceparent_of
+from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
+from headrace.streams.relay.plan import (
+    ABRIDGED,
+    ABRIDGED_ATTRIBUTES,
+    DEAD_LETTER_BYTES_MAX,
+    OUTPUT_TOPICS,
+    announce,
+    announce_each,
+    event_id_of,
+    transaction_limits,
+)
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def ingested() -> Ingested:
+    return Ingested(
+        source_id="camera-é",
+        site="here",
+        captured_at_us=1,
+        sequence=2,
+        event_id=str(uuid4()),
+        record_id=str(uuid4()),
+        kind="frame",
+        digest="ab" * 32,
+        ingested_at_us=3,
+        media_type="image/png",
+        size_bytes=4,
+        store_key="blobs/x",
+    )
+
+
+def dead_letter(key: bytes | None) -> DeadLetter:
+    return DeadLetter(
+        event_id=str(uuid4()),
+        code="not_framed",
+        reason="no",
+        topic="edge.frames.v1",
+        partition=1,
+        offset=2,
+        timestamp_us=3,
+        key=key,
+        value=b"value",
+        headers=b"[]",
+        rejected_at_us=4,
+    )
+
+
+def pending(event: Ingested | DeadLetter, topic: str, traceparent: str | None = TRACEPARENT) -> Pending:
+    return Pending(1, UUID(event.event_id), topic, event, traceparent)
+
+
+def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
+    event = ingested()
+    said = announce(pending(event, "ingested.frames.v1"))
+    assert (said.topic, said.key) == ("ingested.frames.v1", "camera-é".encode())
+    assert decode(said.value, Ingested) == event
+    assert traceparent_of(said.headers) == TRACEPARENT
+    assert dict(said.headers)["ce_subject"] == event.digest.encode()
+    assert event_id_of(said.headers) == UUID(event.event_id)
+
+
+def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
+    event = dead_letter(b"camera-1")
+    said = announce(pending(event, "deadletters.v1", None))
+    assert said.key == b"camera-1"
+    assert decode(said.value, DeadLetter) == event
+    assert event_id_of(said.headers) == UUID(event.event_id)
+
+
+def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
+    for key in (None, b"", bytes(201)):
+        assert announce(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_said_without_its_bytes():
+    event = replace(dead_letter(b"camera-1"), value=bytes(DEAD_LETTER_BYTES_MAX), headers=b'[["a","b"]]')
+    said = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
+    assert said == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
+    fits = replace(event, value=bytes(DEAD_LETTER_BYTES_MAX - 1000))
+    assert decode(announce(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
+
+
+def test_attributes_too_large_for_the_topic_are_left_out():
+    event = replace(ingested(), attributes=b'{"a":"%s"}' % (b"x" * 3_000_000))
+    said = announce(pending(event, "ingested.frames.v1"))
+    assert decode(said.value, Ingested) == replace(event, attributes=ABRIDGED_ATTRIBUTES)
+    assert said.size_bytes < OUTPUT_TOPICS["ingested.frames.v1"].message_bytes_max
+
+
+def test_a_row_that_cannot_be_said_holds_up_no_other():
+    good = [pending(ingested(), "ingested.frames.v1") for _ in range(2)]
+    gone = replace(good[0], event=None)
+    huge = pending(replace(ingested(), about="x" * 3_000_000), "ingested.frames.v1")
+    wrong = pending(replace(ingested(), media_type="\ud800"), "ingested.frames.v1")
+    nameless = pending(replace(ingested(), width="wide"), "ingested.frames.v1")  # type: ignore[arg-type]
+    announced = announce_each([gone, good[0], huge, wrong, nameless, good[1]])
+    assert announced.rows == good
+    assert [message.value for message in announced.messages] == [announce(row).value for row in good]
+    assert [row for row, _ in announced.passed_over] == [gone, huge, wrong, nameless]
+    assert "no longer in the catalog" in announced.passed_over[0][1]
+
+
+def test_a_message_that_somebody_else_wrote_has_no_event_id():
+    assert event_id_of([]) is None
+    assert event_id_of([("ce_id", None)]) is None
+    assert event_id_of([("ce_id", b"42")]) is None
+    assert event_id_of([("ce_id", b"\xff")]) is None
+
+
+def test_the_relay_writes_to_every_announcement_topic():
+    assert sorted(OUTPUT_TOPICS) == [
+        "deadletters.v1",
+        "ingested.cids.v1",
+        "ingested.clips.v1",
+        "ingested.frames.v1",
+        "ingested.ldos.v1",
+    ]
+
+
+def test_a_transaction_takes_all_it_may_until_one_fails():
+    assert transaction_limits(2000, 0) == (2000, PENDING_BYTES_MAX)
+
+
+def test_each_failure_halves_the_next_transaction_down_to_a_single_row():
+    limits = [transaction_limits(2000, failures) for failures in range(31)]
+    assert limits[1:4] == [(2000 // part, PENDING_BYTES_MAX // part) for part in (2, 4, 8)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] == (1, 1)  # the outbox gives one row, however large
+    assert min(min(pair) for pair in limits) == 1
