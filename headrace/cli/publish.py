@@ -77,7 +77,7 @@ def frame(  # noqa: PLR0913 - each is an option of the command
     feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
         raise typer.BadParameter("give files, folders, videos, or --camera")
-    with _publishing(as_json, spool) as (publisher, tally, advance):
+    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         for feed in feeds:
             one = Camera(
                 publisher,
@@ -112,7 +112,7 @@ def clip(
     from headrace.producers.video_frames import written_at_us
 
     origins = Origins(source, site)
-    with _publishing(as_json, spool) as (publisher, tally, advance):
+    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
 
         def hand_over(path: Path) -> None:
             event = describe_clip(path, origins.origin(written_at_us(path, origins.clock_us)), about=about)
@@ -136,7 +136,7 @@ def cid(
     """Publish component scans, captured now."""
     from headrace.producers import Device
 
-    with _publishing(as_json, spool) as (publisher, tally, advance):
+    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
         for given in codes:
             for code in _text_lines(sys.stdin.buffer) if given == "-" else [given]:
@@ -160,7 +160,7 @@ def ldo(
     from headrace.producers import Device
     from headrace.producers.json_lines import parse_ldo_line
 
-    with _publishing(as_json, spool) as (publisher, tally, advance):
+    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
 
         def hand_over(line: bytes, folder: Path) -> None:
@@ -179,7 +179,7 @@ def ldo(
 
 @contextmanager
 def _publishing(
-    as_json: bool, spool: Path | None  # noqa: FBT001 - a flag of the command line
+    spool: Path | None, *, as_json: bool
 ) -> "Iterator[tuple[EventPublisher, DeliveryStats, Callable[[], None]]]":
     """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
     from headrace.producers.delivery_stats import DeliveryStats

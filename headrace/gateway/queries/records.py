@@ -38,7 +38,7 @@ class RecordShown(BaseModel):
     )
 
 
-class RecordPageShown(BaseModel):
+class RecordPage(BaseModel):
     """A page of records, newest first."""
 
     records: list[RecordShown]

@@ -54,7 +54,7 @@ class UploadedFile(BaseModel):
     error: FileError | None = None
 
 
-class CameraUploadAnswer(BaseModel):
+class Uploaded(BaseModel):
     """What became of an upload, file by file."""
 
     request_id: str
@@ -85,8 +85,8 @@ class RequestStatus(BaseModel):
 @router.post(
     "/upload",
     status_code=201,
-    response_model=CameraUploadAnswer,
-    responses={202: {"model": CameraUploadAnswer, "description": "Files are on their way."}, **documented(409)},
+    response_model=Uploaded,
+    responses={202: {"model": Uploaded, "description": "Files are on their way."}, **documented(409)},
     openapi_extra=form_body(
         {"camera_id": "string", "site": "string", "files": "files"}, required=["camera_id", "files"]
     ),
@@ -179,7 +179,7 @@ async def _answer(
     ]
     shown.sort(key=lambda one: one.item.index)
     state = state_of(shown)
-    body = CameraUploadAnswer(
+    body = Uploaded(
         request_id=str(request_id),
         status="accepted" if state == "uploading" else state,
         camera_id=source.source_id,

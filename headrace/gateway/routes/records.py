@@ -24,7 +24,7 @@ from headrace.gateway.queries.parameters import (
     opened_cursor,
     sealed_cursor,
 )
-from headrace.gateway.queries.records import RecordPageShown, RecordWhole, page_of, whole
+from headrace.gateway.queries.records import RecordPage, RecordWhole, page_of, whole
 from headrace.gateway.queries.scopes import listed_source, scopes_of
 from headrace.gateway.services import Here, Services
 from headrace.schemas.events import Kind
@@ -37,7 +37,7 @@ RECORD_S = 3  # how long one record may be kept: new sightings come to it
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it already."}}
 
 
-@router.get("", response_model=RecordPageShown, responses={**_UNCHANGED, **documented()})
+@router.get("", response_model=RecordPage, responses={**_UNCHANGED, **documented()})
 async def list_records(  # noqa: PLR0913, PLR0917 - the filters
     request: Request,
     here: Here,

@@ -9,7 +9,14 @@ from headrace.schemas.digest import is_digest, record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.pagination import cursor_of, key_of, page_query, within
 from headrace.store.catalog.rows import BlobPlace
-from headrace.store.catalog.views import CatalogCounts, RecordDetail, RecordFilters, RecordPage, Sighting, StoredRecord
+from headrace.store.catalog.views import (
+    CatalogCounts,
+    RecordDetail,
+    RecordFilters,
+    RecordList,
+    Sighting,
+    StoredRecord,
+)
 from headrace.store.errors import RecordAmbiguousError, RecordMissingError
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
 from headrace.store.statements import statements
@@ -55,7 +62,7 @@ class Queries:
         """Close every connection."""
         await close_pool(self._pool)
 
-    async def list_records(self, filters: RecordFilters, *, cursor: str | None = None, limit: int = 50) -> RecordPage:
+    async def list_records(self, filters: RecordFilters, *, cursor: str | None = None, limit: int = 50) -> RecordList:
         """Return a page of records, newest first; what is ingested meanwhile does not shift the pages.
 
         Raises:
@@ -68,7 +75,7 @@ class Queries:
             rows = await connection.fetch(text, *values)
         records = tuple(StoredRecord(*row) for row in rows)
         more = len(records) == limit
-        return RecordPage(records, cursor_of(records[-1].ingested_at_us, records[-1].record_id) if more else None)
+        return RecordList(records, cursor_of(records[-1].ingested_at_us, records[-1].record_id) if more else None)
 
     async def record(self, wanted: str, scopes: Sequence[str] | None = None) -> RecordDetail:
         """Find a record by its id, the beginning of it or of its digest, a public LDO id, an LDO id, or a code.

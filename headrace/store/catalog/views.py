@@ -89,7 +89,7 @@ class RecordFilters:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordPage:
+class RecordList:
     """Records, newest first. `cursor` continues after the last of them; None where there are no more."""
 
     records: tuple[StoredRecord, ...]
