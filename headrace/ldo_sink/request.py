@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
 
+from headrace.runtime.backoff import Backoff
+
 DELAY_S = 1.0
 DELAY_S_MAX = 60.0
 METADATA_BYTES_MAX = 1024 * 1024  # the contract's limit on what an LDO says
@@ -37,9 +39,8 @@ def verdict_of(status: int) -> PostOutcome:
 
 def delay_s(failures: int, retry_after: str | None, spread: float) -> float:
     """Return how long to wait after so many failures in a row; `spread`, from 0 to 1, keeps edge servers apart."""
-    grown = min(DELAY_S * (1 << min(failures - 1, 16)), DELAY_S_MAX)
     asked = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
-    return min(max(grown * (0.5 + spread / 2), asked), DELAY_S_MAX)
+    return Backoff(DELAY_S, DELAY_S_MAX).delay_s(failures, jitter=spread, at_least_s=asked)
 
 
 def metadata_of(

@@ -11,6 +11,7 @@ from headrace.batch.fetch.fetcher import Fetcher
 from headrace.batch.fetch.outcome import FetchResult
 from headrace.batch.fetch.policy import FetchPolicy
 from headrace.batch.fetch.url import WebUrl
+from headrace.runtime.backoff import Backoff
 
 STORE_ATTEMPTS_MAX = 6  # with pauses of 1, 2, 4, 8 and 16 s: a server that is started anew is back by then
 
@@ -23,8 +24,8 @@ def pause_s(attempt: int, *, asked_s: float | None, rules: FetchPolicy, draw: fl
     Pauses double, and are drawn from their upper half, so that those who failed together do not come again together.
     What the host asked for is kept to, up to the longest pause.
     """
-    longest_s = min(rules.retry_delay_s * 2.0 ** (attempt - 1), rules.retry_delay_s_max)
-    return min(max(longest_s * (0.5 + draw / 2), asked_s or 0.0), rules.retry_delay_s_max)
+    backoff = Backoff(rules.retry_delay_s, rules.retry_delay_s_max)
+    return backoff.delay_s(attempt, jitter=draw, at_least_s=asked_s or 0.0)
 
 
 class FetchJob:

@@ -21,6 +21,7 @@ from yarl import URL
 from headrace.batch.fetch import url as web
 from headrace.batch.fetch.errors import AddressRefusedError, ConnectionFailedError, UrlRefusedError
 from headrace.batch.platform.entities import Entity, Unread
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.limits import FRAME_BYTES_MAX, MIB
@@ -29,6 +30,7 @@ ANSWER_BYTES_MAX = 32 * MIB
 DETAIL_CHARACTERS_MAX = 200
 _PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _GOOD = range(200, 300)
+_RETRY_DELAY_S_MAX = 60.0
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=Entity)
@@ -195,12 +197,12 @@ class Api:
         self, call: Callable[[], Awaitable[T]], settled: Callable[[], Awaitable[T | None]] | None = None
     ) -> T:
         """Repeat a call while its fault may pass; what it raises at last goes through."""
-        for attempt in range(self._patience.attempts_max - 1):
+        for attempt in range(1, self._patience.attempts_max):
             try:
                 return await call()
             except _Passing as fault:
                 get_log().debug(Action.RETRYING, service=self._name, why=str(fault))
-            await asyncio.sleep(self._patience.delay_s * 2**attempt)
+            await asyncio.sleep(Backoff(self._patience.delay_s, _RETRY_DELAY_S_MAX).delay_s(attempt))
             if settled is not None and (found := await settled()) is not None:
                 return found
         return await call()

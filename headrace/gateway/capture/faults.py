@@ -1,6 +1,7 @@
 """What may be wrong with a camera, and whether trying again may help. No I/O."""
 
 from headrace.producers.rtsp_faults import CameraFault
+from headrace.runtime.backoff import Backoff
 
 SENTENCES = {
     CameraFault.ADDRESS_REFUSED: "the camera's address is neither public nor in a network that the operator listed",
@@ -48,7 +49,7 @@ RECONNECTS_MAX = 200
 
 def delay_s(in_vain: int) -> float:
     """Return the seconds to wait before the next connection, after so many in a row that brought no frame."""
-    return float(min(RECONNECT_DELAY_S_MAX, RECONNECT_DELAY_S * 2.0 ** max(0, in_vain - 1)))
+    return Backoff(RECONNECT_DELAY_S, RECONNECT_DELAY_S_MAX).delay_s(in_vain)
 
 
 def is_over(fault: CameraFault, *, in_vain: int, reconnects: int) -> bool:

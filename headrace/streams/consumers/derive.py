@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from confluent_kafka import KafkaException
 
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
@@ -80,8 +81,8 @@ class Deriving:
                     get_log().error(Action.HALTED, why=str(fault), failures=self._failures)
                     return Exit.TRANSIENT
                 get_log().warning(Action.RETRYING, service="kafka", group=self.group, why=str(fault))
-                pause_s = self._settings.retry_delay_s * self._failures
-                await asyncio.sleep(min(pause_s, self._settings.retry_delay_s_max))
+                backoff = Backoff(self._settings.retry_delay_s, self._settings.retry_delay_s_max)
+                await asyncio.sleep(backoff.delay_s(self._failures))
         return Exit.OK
 
     async def _member(self, stop: asyncio.Event) -> None:

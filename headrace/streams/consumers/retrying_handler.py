@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total, consumer_handle_seconds
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent, TopicPartitionKey
@@ -70,7 +71,7 @@ class RetryingHandler:
     async def _one(self, taken: PolledEvent) -> None:
         """Handle one event, again and again until it succeeds or its time is up."""
         began = time.monotonic()
-        delay_s = self._retries.delay_s
+        backoff, failures = Backoff(self._retries.delay_s, self._retries.delay_s_max), 0
         while True:
             left_s = began + self._retries.deadline_s - time.monotonic()
             try:
@@ -79,6 +80,8 @@ class RetryingHandler:
             except Exception as error:
                 self.progress += 1
                 consumer_events_total.labels(self._group, "failed").inc()
+                failures += 1
+                delay_s = backoff.delay_s(failures)
                 if time.monotonic() + delay_s > began + self._retries.deadline_s or self._stop.is_set():
                     raise
                 get_log().warning(
@@ -94,7 +97,6 @@ class RetryingHandler:
                 consumer_handle_seconds.labels(self._group).observe(time.monotonic() - began)
                 return
             await self._pause(delay_s)
-            delay_s = min(delay_s * 2, self._retries.delay_s_max)
 
     async def _pause(self, seconds: float) -> None:
         # A stop is not made to wait for a pause: the event is tried once more and then given back.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency
 
@@ -53,8 +54,7 @@ def after(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryP
         case Away() if elapsed_s >= policy.deadline_s:
             return Halt(Exit.TRANSIENT)
         case Away():
-            # Beyond 2^20 the doubling would only overflow; the maximum has long been reached.
-            doubled = policy.delay_s * 2.0 ** min(attempt - 1, 20)
-            return RetryAfter(min(doubled, policy.delay_s_max, policy.deadline_s - elapsed_s))
+            delay_s = Backoff(policy.delay_s, policy.delay_s_max).delay_s(attempt)
+            return RetryAfter(min(delay_s, policy.deadline_s - elapsed_s))
         case _:
             assert_never(fault)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from headrace.runtime import crash_points
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
@@ -217,9 +218,7 @@ class Relay:
         self.steps += 1
 
     def _delay_s(self) -> float:
-        # FAILURES_IN_A_ROW_MAX keeps the power small.
-        delay_s: float = self._settings.retry_delay_s * 2.0 ** (self._failures - 1)
-        return min(delay_s, self._settings.retry_delay_s_max)
+        return Backoff(self._settings.retry_delay_s, self._settings.retry_delay_s_max).delay_s(self._failures)
 
     async def _blocking(self, call: Callable[..., T], *values: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *values)
