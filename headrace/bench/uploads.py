@@ -16,7 +16,7 @@ from headrace.bench import bodies
 from headrace.bench.backlog import Bench
 from headrace.bench.processes import running
 from headrace.initialize import initialize
-from headrace.native.ports import LOOPBACK, assign
+from headrace.native.config import LOOPBACK, assign_ports
 from headrace.runtime.errors import HeadraceError
 
 CLIENTS = 32
@@ -46,7 +46,7 @@ def uploads(bench: Bench, seconds: float) -> UploadFigures:
     Raises:
         HeadraceError: the gateway does not come up.
     """
-    port = assign(["gateway"], {})["gateway"]
+    port = assign_ports(["gateway"], {})["gateway"]
     key = f"hr_bench_{secrets.token_urlsafe(32)}"
     env = {
         **bench.info.env(),

@@ -3,8 +3,7 @@
 from headrace.native.config import Brokers, ServiceSpec, Store
 from headrace.native.info import ProcessStatus, StackInfo, StackStatus
 from headrace.native.service import SERVICES
-from headrace.native.stack import StackOptions, down, kill, restart_count, status, up
-from headrace.native.temporary import temporary_stack
+from headrace.native.stack import StackOptions, down, kill, restart_count, status, temporary_stack, up
 
 __all__ = [
     "SERVICES",

@@ -1,4 +1,4 @@
-"""How one sees that a server serves: each asks the real protocol, because an open port comes earlier than service."""
+"""Readiness checks: each uses the server's real protocol, because a port opens before the server serves."""
 
 import socket
 import subprocess
@@ -7,20 +7,20 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from headrace.native.ports import LOOPBACK
+from headrace.native.config import LOOPBACK
 from headrace.native.process import ReadyCheck
 
-_ANSWER_S_MAX = 1.0
+_TIMEOUT_S = 1.0
 
 
 def http_answers(port: int, path: str) -> ReadyCheck:
-    """Ready once GET answers 200."""
+    """Ready once GET returns 200."""
     url = f"http://{LOOPBACK}:{port}{path}"
 
     def check() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=_ANSWER_S_MAX) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+                return bool(response.status == 200)
         except urllib.error.HTTPError as error:
             error.close()
             return False
@@ -29,10 +29,10 @@ def http_answers(port: int, path: str) -> ReadyCheck:
 
 
 def valkey_answers(port: int) -> ReadyCheck:
-    """Ready once PING is answered, be it with a request for the password."""
+    """Ready once Valkey answers PING, even if it asks for the password."""
 
     def check() -> bool:
-        with socket.create_connection((LOOPBACK, port), timeout=_ANSWER_S_MAX) as connection:
+        with socket.create_connection((LOOPBACK, port), timeout=_TIMEOUT_S) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
@@ -40,7 +40,7 @@ def valkey_answers(port: int) -> ReadyCheck:
 
 
 def postgres_accepts(pg_isready: Path, port: int) -> ReadyCheck:
-    """Ready once PostgreSQL's own pg_isready says that it accepts connections."""
+    """Ready once pg_isready reports that PostgreSQL accepts connections."""
     argv = [str(pg_isready), "-q", "-h", LOOPBACK, "-p", str(port), "-t", "1"]
 
     def check() -> bool:
@@ -50,13 +50,13 @@ def postgres_accepts(pg_isready: Path, port: int) -> ReadyCheck:
 
 
 def kafka_serves(port: int, brokers: int) -> ReadyCheck:
-    """Ready once this broker answers for the metadata and knows of all brokers."""
+    """Ready once this broker returns metadata that lists all brokers."""
     client: Any = None
 
     def check() -> bool:
         nonlocal client
-        # The plain connection comes first: librdkafka would back off after refusals, and be late by that.
-        socket.create_connection((LOOPBACK, port), timeout=_ANSWER_S_MAX).close()
+        # Connect without librdkafka first: it backs off after refused connections and would notice the broker late.
+        socket.create_connection((LOOPBACK, port), timeout=_TIMEOUT_S).close()
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -65,7 +65,7 @@ def kafka_serves(port: int, brokers: int) -> ReadyCheck:
                 {"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0, "reconnect.backoff.max.ms": 200}
             )
         try:
-            known = len(client.list_topics(timeout=_ANSWER_S_MAX).brokers)
+            known = len(client.list_topics(timeout=_TIMEOUT_S).brokers)
         except KafkaException:
             return False
         if known < brokers:

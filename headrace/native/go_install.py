@@ -1,4 +1,4 @@
-"""Programs that are built with `go install` where no binary of them is at hand; once, then kept."""
+"""Builds a program with `go install` once and keeps the binary."""
 
 import os
 import shutil
@@ -16,12 +16,12 @@ _BUILD_S_MAX = 1800.0
 
 
 class BuildError(Exception):
-    """The build did not succeed; its text is the last thing that Go said."""
+    """Go could not build the program; the text is Go's last output."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoProgram:
-    """A program: the package that holds it, its exact version, and what the binary is to be called."""
+    """A program: its Go package, its exact version, and the name of the binary."""
 
     name: str
     package: str
@@ -29,17 +29,17 @@ class GoProgram:
 
     @property
     def built(self) -> Path:
-        """Where the binary lies once it has been built."""
+        """The path of the binary once it has been built."""
         return cache_home() / f"{self.name}-{self.version}" / self.name
 
 
 def go_install(program: GoProgram, go: str, progress: Callable[[str], None]) -> Path:
-    """Build the program where that has not been done; may be repeated, and by several processes at once.
+    """Build the program if that has not been done; may be repeated, also by several processes at once.
 
-    Raises BuildFailed.
+    Raises BuildError.
     """
     built = program.built
-    with locked(built.parent / "install.lock", wait=True):
+    with locked(built.parent / "install.lock"):
         if not built.is_file():
             _build(program, go, progress)
     return built
@@ -47,13 +47,13 @@ def go_install(program: GoProgram, go: str, progress: Callable[[str], None]) -> 
 
 def _build(program: GoProgram, go: str, progress: Callable[[str], None]) -> None:
     started, built = time.monotonic(), program.built
-    room = Path(tempfile.mkdtemp(prefix="build-", dir=built.parent))
+    directory = Path(tempfile.mkdtemp(prefix="build-", dir=built.parent))
     try:
-        with (room / "output").open("w+b") as output:
+        with (directory / "output").open("w+b") as output:
             build = subprocess.Popen(
                 [go, "install", f"{program.package}@{program.version}"],
-                env={**os.environ, "GOBIN": str(room), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"},
-                cwd=room,
+                env={**os.environ, "GOBIN": str(directory), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"},
+                cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -65,11 +65,11 @@ def _build(program: GoProgram, go: str, progress: Callable[[str], None]) -> None
                     build.kill()
                     build.wait()
         if build.returncode != 0:
-            raise BuildError(_last_line((room / "output").read_text(errors="replace")))
+            raise BuildError(_last_line((directory / "output").read_text(errors="replace")))
         # Go names the binary after the last part of its package's path.
-        (room / program.package.rsplit("/", 1)[-1]).replace(built)
+        (directory / program.package.rsplit("/", 1)[-1]).replace(built)
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
     progress(f"{program.name}: built in {time.monotonic() - started:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""What a running stack tells about itself."""
+"""What `headrace up` and `headrace status` report about a stack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class StackInfo:
 
     @classmethod
     def of(cls, config: StackConfig, state: StateDir) -> "StackInfo":
-        """Gather it from what is written down."""
+        """Build it from the configuration."""
         has_minio = config.store == "minio"
         return cls(
             state_dir=state.root,
@@ -53,11 +53,11 @@ class StackInfo:
         )
 
     def env(self) -> dict[str, str]:
-        """The HEADRACE_* variables for a client or a process; they hold the secrets."""
+        """Return the HEADRACE_* variables for a client or a process; they contain the secrets."""
         return dict(self._env)
 
     def public(self) -> dict[str, object]:
-        """What may be shown, as `headrace up --json` reports it."""
+        """Return what may be shown, as in `headrace up --json`."""
         return {
             "kafka": self.kafka,
             "postgres": self._postgres_shown,
@@ -83,7 +83,7 @@ class ProcessStatus:
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """Whether a stack runs, and each of its processes; `info` is None where none was ever started."""
+    """Whether a stack runs, and each of its processes; `info` is None where no stack was ever started."""
 
     state_dir: Path
     running: bool
@@ -92,22 +92,24 @@ class StackStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether every process serves."""
-        return self.running and all(one.state in {ProcessState.READY, ProcessState.DONE} for one in self.processes)
+        """Whether every process is ready."""
+        return self.running and all(
+            process.state in {ProcessState.READY, ProcessState.DONE} for process in self.processes
+        )
 
     def public(self) -> dict[str, object]:
-        """What may be shown, as `headrace status --json` reports it."""
+        """Return what may be shown, as in `headrace status --json`."""
         addresses = self.info.public() if self.info else {"state_dir": str(self.state_dir)}
-        shown = [
+        processes = [
             {
-                "name": one.name,
-                "pid": one.pid,
-                "state": one.state.value,
-                "restarts": one.restarts,
-                "address": one.address,
-                "last_exit": one.last_exit,
-                "log": str(one.log),
+                "name": process.name,
+                "pid": process.pid,
+                "state": process.state.value,
+                "restarts": process.restarts,
+                "address": process.address,
+                "last_exit": process.last_exit,
+                "log": str(process.log),
             }
-            for one in self.processes
+            for process in self.processes
         ]
-        return {**addresses, "running": self.running, "healthy": self.healthy, "processes": shown}
+        return {**addresses, "running": self.running, "healthy": self.healthy, "processes": processes}

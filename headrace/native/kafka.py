@@ -1,4 +1,4 @@
-"""Kafka brokers in KRaft mode, each broker and controller in one, from their jars."""
+"""Kafka brokers in KRaft mode, each both broker and controller, from their jars."""
 
 import os
 import subprocess
@@ -6,25 +6,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headrace.native.checks import kafka_serves
-from headrace.native.config import StackConfig, broker_name
-from headrace.native.java import has_class_archive
+from headrace.native.config import LOOPBACK, StackConfig, broker_name
 from headrace.native.kafka_jars import class_path, jars_home
 from headrace.native.layout import StateDir
-from headrace.native.ports import LOOPBACK
-from headrace.native.process import Process
+from headrace.native.process import ProcessSpec
 from headrace.runtime.errors import HeadraceError
 
 MESSAGE_BYTES_MAX = 10 * 1024 * 1024
-"""8 MiB of a frame ride inline; the rest is room for its envelope and headers."""
+"""A frame of up to 8 MiB is inline; the rest is for its envelope and headers."""
 
 _HEAP = {1: "-Xmx768m", 3: "-Xmx512m"}
 _FORMAT_S_MAX = 60
 _ARCHIVE_S_MAX = 15.0
 _WRITE_ARCHIVE = "-XX:ArchiveClassesAtExit="
 _STOP_S_MAX = {1: 8.0, 3: 4.0}
-"""Three that stop together soon lack the majority that would let the last one go; it is killed, as its logs allow."""
-# The serial collector has no threads of its own beside the service's on a small machine, and large messages are no
-# humongous objects to it. A short-lived JVM is best off without the second compiler.
+"""Three brokers that stop together soon lose the majority that the last one needs to stop; it is killed instead."""
+# The serial collector needs no threads of its own on a small machine, and has no humongous objects for large messages.
+# A short-lived JVM is faster without the second compiler.
 _BROKER_FLAGS = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
@@ -36,37 +34,37 @@ _TOOL_FLAGS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-
 
 
 def format_storage(config: StackConfig, state: StateDir, progress: Callable[[str], None]) -> None:
-    """Write each broker's settings, and prepare its storage where that has not been done; may be repeated.
+    """Write each broker's settings, and format its storage if that has not been done; may be repeated.
 
-    Raises HeadraceError when Kafka refuses the storage.
+    Raises HeadraceError when Kafka cannot format it.
     """
-    waiting = []
+    unformatted = []
     for node in range(1, config.brokers + 1):
         home = _home(state, node)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "server.properties").write_text(_properties(config, state, node), encoding="ascii")
         if not (home / "data" / "meta.properties").exists():
-            waiting.append((node, _start_format(config, home)))
-    if waiting:
+            unformatted.append((node, _start_format(config, home)))
+    if unformatted:
         progress("kafka: formatting storage")
-    for node, formatting in waiting:
+    for node, formatting in unformatted:
         output, _ = formatting.communicate(timeout=_FORMAT_S_MAX)
         if formatting.returncode != 0:
             raise HeadraceError(
                 "kafka_format_failed",
-                f"Kafka would not format the storage of broker {node}: {output.decode(errors='replace')[-300:]}",
+                f"Kafka could not format the storage of broker {node}: {output.decode(errors='replace')[-300:]}",
                 where=str(_home(state, node) / "data"),
-                hint="remove this directory, or run `headrace down --purge` and start anew",
+                hint="remove this directory, or run `headrace down --purge` and start again",
             )
 
 
-def broker(config: StackConfig, state: StateDir, node: int) -> Process:
-    """The process of one broker."""
+def broker(config: StackConfig, state: StateDir, node: int) -> ProcessSpec:
+    """Return the process of one broker."""
     name, home = broker_name(node), _home(state, node)
     java = config.installed.java
     archive = class_archive(java, write=node == 1)
     writes_archive = any(flag.startswith(_WRITE_ARCHIVE) for flag in archive)
-    return Process(
+    return ProcessSpec(
         name=name,
         argv=(
             str(java),
@@ -87,27 +85,27 @@ def broker(config: StackConfig, state: StateDir, node: int) -> Process:
 
 
 def bootstrap(config: StackConfig) -> str:
-    """The addresses of all brokers, comma-separated."""
+    """Return the addresses of all brokers, comma-separated."""
     return ",".join(f"{LOOPBACK}:{config.ports[broker_name(node)]}" for node in range(1, config.brokers + 1))
 
 
 def tool_argv(java: Path, main_class: str) -> list[str]:
-    """The command line of one of Kafka's own programs, to be run with `tool_env()`."""
+    """Return the command line of one of Kafka's own programs, to be run with `tool_env()`."""
     return [str(java), *_TOOL_FLAGS, *class_archive(java, write=False), *_logging("warn"), main_class]
 
 
 def tool_env() -> dict[str, str]:
-    """The environment of Kafka's own programs."""
+    """Return the environment of Kafka's own programs."""
     return {**os.environ, "CLASSPATH": class_path()}
 
 
 def class_archive(java: Path, *, write: bool) -> tuple[str, ...]:
-    """Flags that let the JVM load Kafka's classes from an archive, which halves the time to start.
+    """Return JVM flags that load Kafka's classes from an archive (CDS), which halves the start time.
 
-    The first broker writes the archive when it first ends. The JVM writes the header last, so an archive whose
-    writer was killed begins with zeros; such a one is removed here.
+    The first broker writes the archive when it first stops. The JVM writes the header last, so an archive whose
+    writer was killed begins with zeros, and is not used. A Java without the archive of its own classes has none.
     """
-    if not has_class_archive(java):
+    if not (java.resolve().parent.parent / "lib" / "server" / "classes.jsa").is_file():
         return ()
     stat = java.resolve().stat()
     archive = jars_home() / f"classes-{stat.st_ino}-{int(stat.st_mtime)}.jsa"
@@ -139,7 +137,7 @@ def _start_format(config: StackConfig, home: Path) -> "subprocess.Popen[bytes]":
 def _logging(level: str) -> tuple[str, ...]:
     return (
         f"-Dorg.slf4j.simpleLogger.defaultLogLevel={level}",
-        # Every setting with its default, again and again: half of the log.
+        # It logs every setting with its default: half of the log.
         "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config.AbstractConfig=warn",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
         "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
@@ -172,10 +170,10 @@ def _settings(config: StackConfig, state: StateDir, node: int) -> Mapping[str, o
         "min.insync.replicas": in_sync,
         "unclean.leader.election.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
-        # A killed broker is taken back only when its old session has run out: 9 s by default.
+        # A killed broker can register again only when its old session has expired: 9 s by default.
         "broker.session.timeout.ms": 5000,
         "broker.heartbeat.interval.ms": 1000,
-        # The internal topics are small here: fewer partitions to open at every start.
+        # The internal topics are small here: fewer partitions start faster.
         "offsets.topic.num.partitions": 4,
         "offsets.topic.replication.factor": replicas,
         "transaction.state.log.num.partitions": 4,
@@ -184,7 +182,7 @@ def _settings(config: StackConfig, state: StateDir, node: int) -> Mapping[str, o
         "share.coordinator.state.topic.num.partitions": 1,
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
-        # 128 MB by default, which would be a fifth of the heap.
+        # 128 MB by default, a fifth of the heap.
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         "num.io.threads": 4,
         "num.network.threads": 2,

@@ -1,8 +1,8 @@
-"""Kafka's jars: which ones, by exact version and SHA-256, and how they get onto this machine.
+"""Kafka's jars: their exact versions and SHA-256 digests, and their installation.
 
-`kafka-jars.json` lists every jar that the coordinates below lead to. Walking that graph takes jgo most of a minute of
-CPU; with the list in hand only the files are fetched, and the same ones everywhere. After changing a coordinate, run
-`python -m headrace.native.kafka_jars` to write the list anew.
+`kafka-jars.json` lists every jar that the coordinates below depend on. Resolving them takes jgo most of a minute of
+CPU; with the list only the files are downloaded, and the same ones everywhere. After changing a coordinate, run
+`python -m headrace.native.kafka_jars` to update the list.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.native.layout import cache_home, locked
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import HeadraceError
 
 KAFKA_VERSION = "4.3.0"
@@ -32,12 +33,13 @@ _COORDINATES = (
 _LIST = Path(__file__).with_name("kafka-jars.json")
 _DOWNLOADS_AT_ONCE = 8
 _TRIES_MAX = 3
+_RETRY = Backoff(first_s=1.0, max_s=2.0)
 _PROGRESS_EVERY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of the list."""
+    """One entry of the list."""
 
     group: str
     artifact: str
@@ -46,12 +48,12 @@ class Jar:
 
     @property
     def file_name(self) -> str:
-        """Its name, as Maven repositories have it."""
+        """Its file name in a Maven repository."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 def listed() -> tuple[Jar, ...]:
-    """The jars of the list, in the order of the class path."""
+    """Return the jars of the list, in the order of the class path."""
     return tuple(_jar(coordinate, sha256) for coordinate, sha256 in json.loads(_LIST.read_bytes()).items())
 
 
@@ -61,45 +63,45 @@ def _jar(coordinate: str, sha256: str) -> Jar:
 
 
 def jars_home() -> Path:
-    """Where the jars of this version lie."""
+    """Return the directory of the jars of this version."""
     return cache_home() / f"kafka-{KAFKA_VERSION}"
 
 
 def class_path() -> str:
-    """The value of CLASSPATH for Kafka's programs."""
+    """Return the value of CLASSPATH for Kafka's programs."""
     return ":".join(str(jars_home() / "jars" / jar.file_name) for jar in listed())
 
 
 def install(progress: Callable[[str], None]) -> None:
-    """Fetch the jars that are not here yet; may be repeated, and by several processes at once.
+    """Download the jars that are missing; may be repeated, also by several processes at once.
 
-    Raises HeadraceError when one cannot be had or is not what the list says.
+    Raises HeadraceError when a download fails or its digest differs from the list.
     """
     home = jars_home() / "jars"
     if not _missing(home):
         return
-    with locked(jars_home() / "install.lock", wait=True):
+    with locked(jars_home() / "install.lock"):
         missing = _missing(home)
         if not missing:
             return
         home.mkdir(parents=True, exist_ok=True)
         for archive in jars_home().glob("*.jsa"):
-            # It was made from other files, and the JVM would refuse it silently from now on.
+            # It was built from other files, so the JVM would ignore it silently.
             archive.unlink()
         started = time.monotonic()
-        progress(f"kafka: fetching {len(missing)} jars of Kafka {KAFKA_VERSION} (57 MB, only this once)")
-        with tempfile.TemporaryDirectory(dir=jars_home(), prefix="fetch-") as room:
-            _fetch_all(missing, room=Path(room), home=home, progress=progress)
-        progress(f"kafka: jars fetched in {time.monotonic() - started:.0f} s")
+        progress(f"kafka: downloading {len(missing)} jars of Kafka {KAFKA_VERSION} (57 MB, once)")
+        with tempfile.TemporaryDirectory(dir=jars_home(), prefix="fetch-") as directory:
+            _fetch_all(missing, downloads=Path(directory), home=home, progress=progress)
+        progress(f"kafka: jars downloaded in {time.monotonic() - started:.0f} s")
 
 
 def _missing(home: Path) -> list[Jar]:
     return [jar for jar in listed() if not (home / jar.file_name).is_file()]
 
 
-def _fetch_all(jars: list[Jar], *, room: Path, home: Path, progress: Callable[[str], None]) -> None:
-    context = _context(room)
-    told = time.monotonic()
+def _fetch_all(jars: list[Jar], *, downloads: Path, home: Path, progress: Callable[[str], None]) -> None:
+    context = _context(downloads)
+    reported = time.monotonic()
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         fetches = [pool.submit(_fetch, context, jar, home) for jar in jars]
         for done, fetch in enumerate(as_completed(fetches), start=1):
@@ -107,32 +109,32 @@ def _fetch_all(jars: list[Jar], *, room: Path, home: Path, progress: Callable[[s
             if error is not None:
                 pool.shutdown(cancel_futures=True)
                 raise error
-            if time.monotonic() - told > _PROGRESS_EVERY_S:
-                told = time.monotonic()
-                progress(f"kafka: fetched {done} of {len(jars)} jars")
+            if time.monotonic() - reported > _PROGRESS_EVERY_S:
+                reported = time.monotonic()
+                progress(f"kafka: downloaded {done} of {len(jars)} jars")
 
 
 def _fetch(context: Any, jar: Jar, home: Path) -> None:
-    """Fetch into the room, check, then move: a jar in its place is complete and the right one."""
+    """Download, verify, then move: a jar in its final place is complete and has the listed digest."""
     artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
     for attempt in range(1, _TRIES_MAX + 1):
         try:
             fetched = Path(artifact.resolve())
             break
         except Exception as error:
-            # jgo refuses to write over what an attempt left half done.
+            # jgo does not overwrite an incomplete download.
             if artifact.cached_path:
                 artifact.cached_path.unlink(missing_ok=True)
             if attempt == _TRIES_MAX:
                 raise _unavailable(jar, error) from error
-            time.sleep(attempt)
-    found = hashlib.sha256(fetched.read_bytes()).hexdigest()
-    if found != jar.sha256:
+            time.sleep(_RETRY.delay_s(attempt))
+    digest = hashlib.sha256(fetched.read_bytes()).hexdigest()
+    if digest != jar.sha256:
         raise HeadraceError(
             "kafka_jar_differs",
-            f"{jar.file_name} has SHA-256 {found}, not the {jar.sha256} of the list",
+            f"{jar.file_name} has SHA-256 {digest}, not {jar.sha256} as listed",
             where="headrace/native/kafka-jars.json",
-            hint="what answers for the Maven repository serves other bytes: find out why before you use them",
+            hint="the Maven repository serves different bytes: find out why before you use them",
         )
     fetched.replace(home / jar.file_name)
 
@@ -141,16 +143,16 @@ def _unavailable(jar: Jar, error: Exception) -> HeadraceError:
     reason = str(error).split(" for url")[0].splitlines()[0][:160] if str(error) else type(error).__name__
     return HeadraceError(
         "kafka_unavailable",
-        f"Kafka cannot be installed, because {jar.file_name} could not be fetched: {reason}",
+        f"Kafka could not be installed, because {jar.file_name} could not be downloaded: {reason}",
         where="headrace.native.kafka_jars",
-        hint="check the network (HTTPS_PROXY, or a mirror in jgo's own settings file) and run it again: what has been "
-        "fetched is kept; or run the processes one by one with HEADRACE_KAFKA_BOOTSTRAP set to a running Kafka",
+        hint="check the network (HTTPS_PROXY, or a mirror in jgo's own settings file) and run it again: downloaded "
+        "files are kept; or run the processes one by one with HEADRACE_KAFKA_BOOTSTRAP set to a running Kafka",
         exit_code=3,
     )
 
 
 def _context(repository: Path) -> Any:
-    """Maven as jgo sees it, with the mirrors of the user's own jgo settings if there are any."""
+    """Return jgo's Maven context, with the mirrors of the user's own jgo settings if there are any."""
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
@@ -158,27 +160,28 @@ def _context(repository: Path) -> Any:
     return MavenContext(repo_cache=repository, remote_repos=GlobalSettings.load().repositories or None, timeout=60)
 
 
-def _resolve(room: Path) -> Iterable[tuple[str, str]]:
-    """Walk the graph of dependencies and fetch every jar of it, for the list."""
+def _resolve(downloads: Path) -> Iterable[tuple[str, str]]:
+    """Resolve the dependencies and yield the coordinate and the digest of every jar."""
     from jgo.parse import Coordinate
 
-    context = _context(room)
+    context = _context(downloads)
     wanted = [context.create_dependency(replace(Coordinate.parse(text), scope="compile")) for text in _COORDINATES]
     inputs, others = context.resolver.resolve(wanted)
     needed = [*inputs, *(other for other in others if other.scope in {"compile", "runtime"})]
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        paths = list(pool.map(lambda one: Path(one.artifact.resolve()), needed))
-    for one, path in zip(needed, paths, strict=True):
-        yield f"{one.groupId}:{one.artifactId}:{one.version}", hashlib.sha256(path.read_bytes()).hexdigest()
+        paths = list(pool.map(lambda dependency: Path(dependency.artifact.resolve()), needed))
+    for dependency, path in zip(needed, paths, strict=True):
+        coordinate = f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}"
+        yield coordinate, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main() -> None:
-    """Write the list anew."""
-    room = Path(tempfile.mkdtemp(prefix="headrace-jars-"))
+    """Update the list."""
+    downloads = Path(tempfile.mkdtemp(prefix="headrace-jars-"))
     try:
-        digests = dict(sorted(_resolve(room)))
+        digests = dict(sorted(_resolve(downloads)))
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(downloads, ignore_errors=True)
     _LIST.write_text(json.dumps(digests, indent=1) + "\n", encoding="ascii")
     sys.stderr.write(f"{len(digests)} jars listed in {_LIST.name}\n")
 

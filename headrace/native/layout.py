@@ -1,14 +1,17 @@
-"""Where a stack keeps its things: everything below one state directory, so that two stacks never meet."""
+"""The layout of a state directory: everything that a stack keeps lies below it, so two stacks never meet."""
 
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
+from typing import IO
 
+_LOCK_POLL_S = 0.05
 _OWN_ENTRIES = (
     "stack.json",
     "processes.json",
@@ -24,7 +27,7 @@ _OWN_ENTRIES = (
 )
 
 
-class StackBusyError(Exception):
+class LockHeldError(Exception):
     """Another process holds the lock."""
 
 
@@ -36,22 +39,22 @@ class StateDir:
 
     @classmethod
     def at(cls, path: Path) -> "StateDir":
-        """Name the state directory without touching it."""
+        """Return the state directory at a path, without creating it."""
         return cls(path.expanduser().absolute())
 
     @property
     def config(self) -> Path:
-        """Addresses and secrets of the stack, readable by its owner only."""
+        """The addresses and secrets of the stack, readable by its owner only."""
         return self.root / "stack.json"
 
     @property
-    def ledger(self) -> Path:
-        """Which processes run, rewritten by the supervisor at every change."""
+    def processes(self) -> Path:
+        """The state file: which processes run; the supervisor rewrites it at every change."""
         return self.root / "processes.json"
 
     @property
     def blobs(self) -> Path:
-        """The directory that stands in for the object store with `store="local"`."""
+        """The directory that replaces the object store with `store="local"`."""
         return self.root / "store"
 
     @property
@@ -60,7 +63,7 @@ class StateDir:
         return self.root / "archive"
 
     def part(self, name: str) -> Path:
-        """The directory of one part, for its data and settings."""
+        """The directory of one server, for its data and settings."""
         return self.root / name
 
     def log(self, name: str) -> Path:
@@ -74,9 +77,9 @@ class StateDir:
         return Path("/var/tmp") / f"headrace-{digest}"  # noqa: S108 - made with mkdir 0700 and checked for its owner
 
     def create(self) -> None:
-        """Make the directory; may be repeated.
+        """Create the directory; may be repeated.
 
-        Root's directory can be passed through, though not listed, because PostgreSQL runs there as another account.
+        Others may pass through root's directory but not list it, because PostgreSQL runs there as another account.
         """
         mode = 0o711 if os.geteuid() == 0 else 0o700
         self.root.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ class StateDir:
         (self.root / "logs").mkdir(mode=0o700, exist_ok=True)
 
     def purge(self) -> None:
-        """Remove the stack's own entries, and the directory if nothing else lies in it; may be repeated."""
+        """Remove the stack's own entries, and the directory if it is empty then; may be repeated."""
         for name in _OWN_ENTRIES:
             entry = self.root / name
             if entry.is_dir() and not entry.is_symlink():
@@ -108,23 +111,36 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the file's lock; the kernel lets go of it when the process ends, however it ends.
+def locked(path: Path, *, wait_s_max: float | None = None) -> Iterator[None]:
+    """Hold a lock on the file; the kernel releases it when the process ends, however it ends.
 
-    Raises Busy when another process holds it and `wait` is false.
+    Raises LockHeldError when another process still holds it after `wait_s_max` seconds; None waits without a limit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
-        except BlockingIOError as error:
-            raise StackBusyError(str(path)) from error
+        _lock(file, path, wait_s_max)
         try:
             yield
         finally:
             flock(file, LOCK_UN)
 
 
+def _lock(file: IO[str], path: Path, wait_s_max: float | None) -> None:
+    if wait_s_max is None:
+        flock(file, LOCK_EX)
+        return
+    deadline = time.monotonic() + wait_s_max
+    while True:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise LockHeldError(str(path)) from error
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
+
+
 def cache_home() -> Path:
-    """Where downloads and builds are kept for all stacks of this user."""
+    """Return the directory of downloads and builds, shared by all stacks of this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"

@@ -1,90 +1,107 @@
-"""One process kept running: started, watched until it serves, started again when it ends, and stopped."""
+"""One process kept running: started, watched until it serves, restarted when it ends, and stopped."""
 
 import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import psutil
+from headrace.native.process import ProcessSpec, RestartPolicy
+from headrace.native.state_file import STACK_ID_VARIABLE, ProcessRecord, ProcessState
+from headrace.runtime.backoff import Backoff
+from headrace.runtime.errors import Exit
 
-from headrace.native.backoff import RESTART_DELAY_S_MAX, Backoff
-from headrace.native.exits import explain
-from headrace.native.process import Process, Restart
-from headrace.native.state_file import STACK_ID_VARIABLE, ProcessIdentity, ProcessRecord, ProcessState
+RESTART = Backoff(first_s=0.5, max_s=10.0)
+HEALTHY_S = 30.0
+"""A process that ran this long before it ended starts its backoff anew."""
+
+QUOTA_RESTART = Backoff(first_s=60.0, max_s=600.0)
+"""Its maximum is also how long a process has to run after its quota before that counts as over."""
 
 _READY_POLL_S = 0.05
+_COULD_NOT_START = 127
+_RUN_WITH_PARENT = Path(__file__).with_name("run_with_parent.py")
+_EXIT_MEANINGS: dict[int, str] = {
+    Exit.OK: "ended by itself",
+    Exit.USAGE: "wrong use, or a wrong setting",
+    Exit.UNREACHABLE: "a needed service was not reachable",
+    Exit.STUCK: "no progress although there was work",
+    Exit.TRANSIENT: "a fault did not pass within its deadline",
+    Exit.QUOTA: "too many dead letters in a row",
+    Exit.CRASHED: "a test ended it at a crash point",
+    _COULD_NOT_START: "the program could not be started",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a child is given by its supervisor."""
+class SupervisorContext:
+    """What a managed process needs from its supervisor."""
 
     stack_id: str
-    changed: Callable[[], None]
-    say: Callable[[str], None]
+    on_change: Callable[[], None]
+    log: Callable[[str], None]
 
 
 class ManagedProcess:
     """One process and what is known of it; `ready` is set the first time that it serves."""
 
-    def __init__(self, process: Process, level: int, surroundings: Surroundings) -> None:
-        self.process = process
+    def __init__(self, spec: ProcessSpec, level: int, context: SupervisorContext) -> None:
+        self.spec = spec
         self.level = level
         self.ready = asyncio.Event()
         self.record = ProcessRecord(
-            name=process.name,
+            name=spec.name,
             state=ProcessState.WAITING,
-            level=level,
-            stop_signal=process.stop_signal,
-            stop_s_max=process.stop_s_max,
-            log=str(process.log),
-            address=process.address,
+            stop_signal=spec.stop_signal,
+            log=str(spec.log),
+            address=spec.address,
         )
-        self._around = surroundings
+        self._context = context
         self._running: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
         """Held while the process is being started, so that `stop` never misses one that is about to exist."""
 
-    async def keep_running(self, needs: "list[ManagedProcess]") -> None:
+    async def keep_running(self, dependencies: "Sequence[ManagedProcess]") -> None:
         """Run until `stop` is called, or until a step that runs once has succeeded."""
-        for need in needs:
-            await need.ready.wait()
-        pauses = Backoff()
+        for dependency in dependencies:
+            await dependency.ready.wait()
+        backoff = RestartBackoff()
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await self._run_once()
             if code is None or self._stopping.is_set():
                 return
             self._kill_group()
-            if code == 0 and self.process.restart is Restart.ON_FAILURE:
-                self._note(state=ProcessState.DONE, identity=None, ready_s=time.monotonic() - began)
+            if code == 0 and self.spec.restart is RestartPolicy.ON_FAILURE:
+                self._update(state=ProcessState.DONE, pid=None, ready_s=time.monotonic() - began)
                 self.ready.set()
                 return
-            delay_s = pauses.after(code, time.monotonic() - began)
-            self._say_ended(code, delay_s)
+            delay_s = backoff.next_delay_s(code, time.monotonic() - began)
+            self._report_exit(code, delay_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
 
     async def stop(self) -> None:
-        """End it: its own signal first, and the kill signal for it and its group when its time is up."""
+        """Send the stop signal; kill the process and its group if it has not ended after `stop_s_max` seconds."""
         self._stopping.set()
         async with self._starting:
             running = self._running
         if running is not None and running.returncode is None:
-            self._note(state=ProcessState.STOPPING)
+            self._update(state=ProcessState.STOPPING)
             with contextlib.suppress(ProcessLookupError):
-                running.send_signal(self.process.stop_signal)
+                running.send_signal(self.spec.stop_signal)
             try:
-                await asyncio.wait_for(running.wait(), self.process.stop_s_max)
+                await asyncio.wait_for(running.wait(), self.spec.stop_s_max)
             except TimeoutError:
-                self._around.say(f"{self.process.name}: did not stop in {self.process.stop_s_max:.0f} s, killing it")
+                self._context.log(f"{self.spec.name}: did not stop in {self.spec.stop_s_max:.0f} s, killing it")
             self._kill_group()
             await running.wait()
-        self._note(state=ProcessState.STOPPED, identity=None)
+        self._update(state=ProcessState.STOPPED, pid=None)
 
     async def _run_once(self) -> int | None:
         """Start it and wait for its end; None when it was stopped before it started."""
@@ -95,14 +112,9 @@ class ManagedProcess:
             try:
                 running = self._running = await self._start()
             except OSError as error:
-                self._around.say(f"{self.process.name}: cannot be started: {error}")
-                return 127
-            with contextlib.suppress(psutil.Error):
-                self._note(
-                    state=ProcessState.STARTING,
-                    identity=ProcessIdentity.of(running.pid, self.process.argv),
-                    ready_s=None,
-                )
+                self._context.log(f"{self.spec.name}: could not be started: {error}")
+                return _COULD_NOT_START
+            self._update(state=ProcessState.STARTING, pid=running.pid, ready_s=None)
         watching = asyncio.create_task(self._watch_ready(began))
         try:
             return await running.wait()
@@ -110,60 +122,89 @@ class ManagedProcess:
             watching.cancel()
 
     async def _start(self) -> asyncio.subprocess.Process:
-        process = self.process
-        descriptor = os.open(process.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        spec = self.spec
+        account = f"{spec.user.uid}:{spec.user.gid}" if spec.user else "-"
+        wrapper = (sys.executable, "-I", "-S", str(_RUN_WITH_PARENT), str(int(spec.stop_signal)), str(os.getpid()))
+        log = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            # The kernel ties the parent death signal to the thread that forks: this is the event loop's, which is the
+            # main thread of the supervisor and lives as long as it does.
             return await asyncio.create_subprocess_exec(
-                *process.argv,
+                *wrapper,
+                account,
+                *spec.argv,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
-                cwd=process.cwd,
-                env={**os.environ, **process.env, STACK_ID_VARIABLE: self._around.stack_id},
+                stdout=log,
+                stderr=log,
+                cwd=spec.cwd,
+                env={**os.environ, **spec.env, STACK_ID_VARIABLE: self._context.stack_id},
                 start_new_session=True,
-                user=process.user.uid if process.user else None,
-                group=process.user.gid if process.user else None,
-                extra_groups=[] if process.user else None,
             )
         finally:
-            os.close(descriptor)
+            os.close(log)
 
     async def _watch_ready(self, began: float) -> None:
-        check = self.process.ready
+        check = self.spec.ready
         if check is None:
-            if self.process.restart is Restart.ALWAYS:
-                self._note_ready(began)
+            if self.spec.restart is RestartPolicy.ALWAYS:
+                self._set_ready(began)
             return
         while True:
             with contextlib.suppress(OSError):
                 if await asyncio.to_thread(check):
-                    self._note_ready(began)
+                    self._set_ready(began)
                     return
             await asyncio.sleep(_READY_POLL_S)
 
-    def _note_ready(self, began: float) -> None:
-        self._note(state=ProcessState.READY, ready_s=time.monotonic() - began)
+    def _set_ready(self, began: float) -> None:
+        self._update(state=ProcessState.READY, ready_s=time.monotonic() - began)
         self.ready.set()
 
-    def _say_ended(self, code: int, delay_s: float) -> None:
-        reason = explain(code)
-        # A pause that somebody may notice shows in `headrace status` too.
-        shown = f"{reason}, starts again {delay_s:.0f} s later" if delay_s > RESTART_DELAY_S_MAX else reason
-        self._note(
-            state=ProcessState.RESTARTING,
-            identity=None,
-            restarts=self.record.restarts + 1,
-            last_exit=shown,
-            ready_s=None,
-        )
-        self._around.say(f"{self.process.name}: {reason}; starting it again in {delay_s:.1f} s")
+    def _report_exit(self, code: int, delay_s: float) -> None:
+        reason = explain_exit(code)
+        # `headrace status` shows a delay that somebody may notice.
+        last_exit = f"{reason}, starts again {delay_s:.0f} s later" if delay_s > RESTART.max_s else reason
+        restarts = self.record.restarts + 1
+        self._update(state=ProcessState.RESTARTING, pid=None, restarts=restarts, last_exit=last_exit, ready_s=None)
+        self._context.log(f"{self.spec.name}: {reason}; starting it again in {delay_s:.1f} s")
 
     def _kill_group(self) -> None:
-        """End what the process leaves in its group. The number stays taken while any member lives, so it is ours."""
+        """Kill what the process leaves in its group. The number stays taken while any member lives, so it is ours."""
         if self._running is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._running.pid, signal.SIGKILL)
 
-    def _note(self, **changes: object) -> None:
+    def _update(self, **changes: object) -> None:
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]
-        self._around.changed()
+        self._context.on_change()
+
+
+class RestartBackoff:
+    """Decides how long to wait before a process is restarted: twice as long each time, within bounds.
+
+    A process that exceeded its dead-letter quota waits long: it would go on where it ended, and turn a whole topic
+    into dead letters one quota at a time, faster than anybody can look.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._quota_failures = 0
+
+    def next_delay_s(self, code: int, ran_s: float) -> float:
+        """Return the seconds to wait after the process ended with `code`, having run for `ran_s` seconds."""
+        if code == Exit.QUOTA:
+            self._quota_failures = 1 if ran_s > QUOTA_RESTART.max_s else self._quota_failures + 1
+            return QUOTA_RESTART.delay_s(self._quota_failures)
+        self._failures = 1 if ran_s > HEALTHY_S else self._failures + 1
+        return RESTART.delay_s(self._failures)
+
+
+def explain_exit(code: int) -> str:
+    """Explain an exit code in words; negative codes are signals, as in Python's subprocess module."""
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    meaning = _EXIT_MEANINGS.get(code)
+    return f"exit {code} ({meaning})" if meaning else f"exit {code}"

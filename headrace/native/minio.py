@@ -1,4 +1,4 @@
-"""MinIO, the S3 store of a development machine; built once with Go where no binary of it is at hand."""
+"""MinIO, the S3 store of a development machine; built once with Go if there is no binary."""
 
 import asyncio
 import os
@@ -7,26 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.native.checks import http_answers
-from headrace.native.config import BUCKET, STORE_REGION, StackConfig
+from headrace.native.config import BUCKET, LOOPBACK, STORE_REGION, StackConfig
 from headrace.native.go_install import BuildError, GoProgram, go_install
 from headrace.native.layout import StateDir
-from headrace.native.ports import LOOPBACK
-from headrace.native.process import Process
+from headrace.native.process import ProcessSpec
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import load_settings
 from headrace.store.blobs.bucket import ensure_bucket
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
-"""The last state of its repository before that was archived."""
+"""The last commit before its repository was archived."""
 
 _PROGRAM = GoProgram("minio", "github.com/minio/minio", MINIO_VERSION)
 _STOP_S_MAX = 5.0
 
 
 def binary_at_hand() -> Path | None:
-    """The binary that would be used without building one: HEADRACE_MINIO_BINARY, an earlier build, or PATH's.
+    """Return the binary to use without building one: HEADRACE_MINIO_BINARY, an earlier build, or the one on PATH.
 
-    Raises HeadraceError when HEADRACE_MINIO_BINARY names no program, or another setting is wrong.
+    Raises HeadraceError when HEADRACE_MINIO_BINARY is not a program, or another setting is wrong.
     """
     named = load_settings().minio_binary
     if named:
@@ -34,45 +33,45 @@ def binary_at_hand() -> Path | None:
             return Path(named).absolute()
         raise HeadraceError(
             "setting_invalid",
-            f"HEADRACE_MINIO_BINARY names {named}, which is not a program",
+            f"HEADRACE_MINIO_BINARY is {named}, which is not a program",
             hint="set it to the path of a `minio` binary, or remove it",
             exit_code=2,
         )
     if _PROGRAM.built.is_file():
         return _PROGRAM.built
-    found = shutil.which("minio")
-    return Path(found) if found else None
+    on_path = shutil.which("minio")
+    return Path(on_path) if on_path else None
 
 
 def install(progress: Callable[[str], None]) -> Path:
-    """The binary, built where none is at hand (minutes, once); may be repeated, and by several processes at once.
+    """Return the binary, built if there is none (minutes, once); may be repeated, also by several processes at once.
 
-    Raises HeadraceError when it cannot be had.
+    Raises HeadraceError when it cannot be built.
     """
-    found = binary_at_hand()
-    if found:
-        return found
+    binary = binary_at_hand()
+    if binary:
+        return binary
     go = shutil.which("go")
     if go is None:
         raise HeadraceError(
             "minio_missing",
-            "there is no MinIO on this machine, and no Go to build it with",
-            hint="install Go 1.24 or newer, or put a `minio` binary on PATH or name it in HEADRACE_MINIO_BINARY, or "
-            "use a local directory with `--store local`, or run the processes one by one with HEADRACE_STORE_URL set "
-            "to an S3 bucket",
+            "there is no MinIO on this machine, and no Go to build it",
+            hint="install Go 1.24 or newer, or put a `minio` binary on PATH or set HEADRACE_MINIO_BINARY to it, or use "
+            "a local directory with `--store local`, or run the processes one by one with HEADRACE_STORE_URL set to an "
+            "S3 bucket",
             exit_code=3,
         )
-    progress("minio: building it with `go install` (about 3 minutes, only this once)")
+    progress("minio: building it with `go install` (once, about 3 minutes)")
     try:
         return go_install(_PROGRAM, go, progress)
     except BuildError as error:
         raise _build_failed(str(error)) from None
 
 
-def server(config: StackConfig, state: StateDir) -> Process:
-    """The server's process."""
+def server(config: StackConfig, state: StateDir) -> ProcessSpec:
+    """Return the server's process."""
     home, port = state.part("minio"), config.ports["minio"]
-    return Process(
+    return ProcessSpec(
         name="minio",
         argv=(
             *(str(config.installed.minio), "server", "--quiet", "--address", f"{LOOPBACK}:{port}"),
@@ -94,12 +93,12 @@ def server(config: StackConfig, state: StateDir) -> Process:
 
 
 def endpoint(config: StackConfig) -> str:
-    """The address of its S3 interface."""
+    """Return the URL of its S3 API."""
     return f"http://{LOOPBACK}:{config.ports['minio']}"
 
 
 def create_bucket(config: StackConfig, state: StateDir) -> None:
-    """Make the bucket in a MinIO that runs; may be repeated."""
+    """Create the bucket in a running MinIO; may be repeated."""
     if not (state.part("minio") / "data" / BUCKET).is_dir():
         keys = config.secrets.store_access_key, config.secrets.store_secret_key
         days = load_settings().staging_retention_days

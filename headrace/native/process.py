@@ -7,11 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 
 ReadyCheck = Callable[[], bool]
-"""Answers within about a second whether the process serves; an OSError counts as no."""
+"""Returns within about a second whether the process serves; an OSError counts as no."""
 
 
-class Restart(StrEnum):
-    """What follows when the process ends by itself."""
+class RestartPolicy(StrEnum):
+    """What the supervisor does when the process ends by itself."""
 
     ALWAYS = "always"
     ON_FAILURE = "on_failure"
@@ -19,7 +19,7 @@ class Restart(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class PosixAccount:
     """The unprivileged account that a process runs as."""
 
     uid: int
@@ -27,7 +27,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class ProcessSpec:
     """One process to keep running; secrets belong in `env` or in files, never in `argv`, which every user can read."""
 
     name: str
@@ -38,27 +38,27 @@ class Process:
     ready: ReadyCheck | None = None
     address: str | None = None
     depends_on: tuple[str, ...] = ()
-    user: User | None = None
-    restart: Restart = Restart.ALWAYS
+    user: PosixAccount | None = None
+    restart: RestartPolicy = RestartPolicy.ALWAYS
     stop_signal: signal.Signals = signal.SIGTERM
     stop_s_max: float = 5.0
 
 
-def levels(processes: tuple[Process, ...]) -> dict[str, int]:
-    """How deep each process stands: 0 depends on nothing, and stopping goes from the deepest up.
+def dependency_levels(processes: tuple[ProcessSpec, ...]) -> dict[str, int]:
+    """Return the level of each process: 0 depends on nothing; processes stop from the highest level down.
 
-    Raises ValueError when a dependency is unknown or goes in a circle.
+    Raises ValueError for an unknown or circular dependency.
     """
     by_name = {process.name: process for process in processes}
-    depth: dict[str, int] = {}
+    levels: dict[str, int] = {}
 
-    def measure(name: str, path: tuple[str, ...]) -> int:
+    def visit(name: str, path: tuple[str, ...]) -> int:
         if name in path or name not in by_name:
             raise ValueError(f"{' -> '.join((*path, name))} is unknown or circular")
-        if name not in depth:
-            depth[name] = max((measure(other, (*path, name)) + 1 for other in by_name[name].depends_on), default=0)
-        return depth[name]
+        if name not in levels:
+            levels[name] = max((visit(other, (*path, name)) + 1 for other in by_name[name].depends_on), default=0)
+        return levels[name]
 
     for name in by_name:
-        measure(name, ())
-    return depth
+        visit(name, ())
+    return levels

@@ -1,14 +1,13 @@
-"""The service's own processes, run as a deployment would run them: told everything through their environment."""
+"""The service's own processes, configured through their environment as in a deployment."""
 
 import sys
 from pathlib import Path
 
 from headrace.native import kafka, minio, postgres, valkey
 from headrace.native.checks import http_answers
-from headrace.native.config import BUCKET, GATEWAY, GATEWAY_HTTP, STORE_REGION, ServiceSpec, StackConfig
+from headrace.native.config import BUCKET, GATEWAY, GATEWAY_HTTP, LOOPBACK, STORE_REGION, ServiceSpec, StackConfig
 from headrace.native.layout import StateDir
-from headrace.native.ports import LOOPBACK
-from headrace.native.process import Process, Restart
+from headrace.native.process import ProcessSpec, RestartPolicy
 
 SERVICES = (
     ServiceSpec("worker-events", ("worker", "--kinds", "cids,ldos")),
@@ -20,14 +19,14 @@ SERVICES = (
     ServiceSpec(GATEWAY, (GATEWAY,)),
 )
 INIT = "init"
-"""The step before them: migrations, topics, bucket."""
+"""The step that runs before them: migrations, topics, bucket."""
 
 _STOP_S_MAX = 20.0
-"""A process drains for 18 s at the most before it ends by itself."""
+"""A process drains for at most 18 s before it ends by itself."""
 
 
 def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
-    """The HEADRACE_* variables by which a client or a process finds this stack; they hold its secrets."""
+    """Return the HEADRACE_* variables that connect a client or a process to this stack; they contain its secrets."""
     env = {
         "HEADRACE_KAFKA_BOOTSTRAP": kafka.bootstrap(config),
         "HEADRACE_KAFKA_REPLICAS": str(config.brokers),
@@ -47,17 +46,17 @@ def client_env(config: StackConfig, state: StateDir) -> dict[str, str]:
 
 
 def store_url(config: StackConfig, state: StateDir) -> str:
-    """Where the blobs are."""
+    """Return the URL of the object store."""
     return f"s3://{BUCKET}" if config.store == "minio" else state.blobs.as_uri()
 
 
 def archive_url(config: StackConfig, state: StateDir) -> str:
-    """Where old bodies go."""
+    """Return the URL of the archive of old bodies."""
     return f"s3://{BUCKET}-archive" if config.store == "minio" else state.archive.as_uri()
 
 
 def gateway_url(config: StackConfig) -> str | None:
-    """Where the gateway answers; None where the stack has none."""
+    """Return the URL of the gateway; None if the stack has none."""
     port = config.ports.get(GATEWAY_HTTP)
     return None if port is None else f"http://{LOOPBACK}:{port}"
 
@@ -72,30 +71,30 @@ def _gateway_env(config: StackConfig) -> dict[str, str]:
     }
 
 
-def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[Process, ...]:
-    """The step that prepares topics and tables, and after it the processes of the service."""
+def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[ProcessSpec, ...]:
+    """Return the step that prepares topics and tables, and the processes of the service, which depend on it."""
     if not config.services:
         return ()
     env = {**client_env(config, state), **_gateway_env(config), "HEADRACE_LOG_FORMAT": "json"}
-    first = Process(
+    init = ProcessSpec(
         name=INIT,
         argv=_argv((INIT,)),
         env=env,
         cwd=Path.cwd(),
         log=state.log(INIT),
         depends_on=servers,
-        restart=Restart.ON_FAILURE,
+        restart=RestartPolicy.ON_FAILURE,
     )
-    return (first, *(_process(service, config, state, env) for service in config.services))
+    return (init, *(_process(service, config, state, env) for service in config.services))
 
 
-def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: dict[str, str]) -> Process:
+def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: dict[str, str]) -> ProcessSpec:
     port = config.ports[service.name]
-    return Process(
+    return ProcessSpec(
         name=service.name,
         argv=_argv(service.args),
         env={**env, "HEADRACE_HEALTH_PORT": str(port)},
-        # A `.env` with tuning lies where the stack was started.
+        # A `.env` with tuning may be in the directory where the stack was started.
         cwd=Path.cwd(),
         log=state.log(service.name),
         address=f"{LOOPBACK}:{port}",

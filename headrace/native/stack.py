@@ -1,8 +1,11 @@
-"""The native stack as one thing: `up`, `down`, `status`, and what fault tests need."""
+"""The operations on a native stack: `up`, `down`, `status`, and those that fault tests need."""
 
+import os
 import signal
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from headrace.native.config import (
     ServiceSpec,
     StackConfig,
     Store,
+    assign_ports,
     new_ids,
     port_names,
     read_config,
@@ -21,12 +25,18 @@ from headrace.native.config import (
 )
 from headrace.native.info import ProcessStatus, StackInfo, StackStatus
 from headrace.native.layout import StateDir, locked
-from headrace.native.orphans import end_leftovers, running_supervisor
-from headrace.native.ports import assign
 from headrace.native.prepare import prepare
 from headrace.native.service import SERVICES
 from headrace.native.start import spawn_supervisor, wait_until_ready
-from headrace.native.state_file import ProcessIdentity, ProcessRecord, ProcessState, read_ledger
+from headrace.native.state_file import (
+    ProcessRecord,
+    ProcessState,
+    find_process,
+    read_state,
+    running_supervisor,
+    stop_orphans,
+    wait_ended,
+)
 from headrace.runtime.errors import HeadraceError
 
 Progress = Callable[[str], None]
@@ -36,7 +46,7 @@ _STOP_S_MAX = 45.0
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What to run, and where. With `owner_pid` the stack ends, and its data with it, when that process is gone."""
+    """What to run, and where. With `owner_pid` the stack stops when that process ends, and its data are removed."""
 
     state_dir: Path
     store: Store = "minio"
@@ -46,38 +56,39 @@ class StackOptions:
 
 
 def up(options: StackOptions, progress: Progress) -> StackInfo:
-    """Start the stack, or find it running, and return its addresses once every process serves; may be repeated.
+    """Start the stack if it does not run, and return its addresses once every process serves; may be repeated.
 
-    Raises HeadraceError when a part cannot be had or does not start; then nothing is left running.
+    Raises HeadraceError when a server cannot be installed or does not start; then nothing is left running.
     """
     state = StateDir.at(options.state_dir)
     state.create()
-    with locked(state.root / "up.lock", wait=True):
+    with locked(state.root / "up.lock"):
         config = read_config(state)
         if running_supervisor(state) is not None and config is not None:
             _check_same(options, config, state)
             wait_until_ready(config, state, lambda _: None)
             progress(f"already running in {state.root}")
             return StackInfo.of(config, state)
-        end_leftovers(state, config.stack_id if config else None, progress=progress)
+        if config is not None:
+            stop_orphans(state, config.stack_id, progress=progress)
         config = _configure(options, config, state)
         write_config(state, config)
         config = prepare(config, state, progress)
         write_config(state, config)
         try:
-            spawn_supervisor(state)
+            spawn_supervisor(config, state, options.owner_pid)
             wait_until_ready(config, state, progress)
         except BaseException:
-            # Also when the user interrupts: half a stack is of no use to anybody.
+            # Also when the user interrupts it: a part of a stack is of no use.
             down(state.root, progress=progress)
             raise
         return StackInfo.of(config, state)
 
 
 def down(state_dir: Path, *, purge: bool = False, progress: Progress) -> bool:
-    """Stop the stack and whatever a killed supervisor left, and return whether anything ran; may be repeated.
+    """Stop the stack and what a killed supervisor left running, and return whether anything ran; may be repeated.
 
-    With `purge` its data are removed as well.
+    With `purge` it removes the data as well.
     """
     state = StateDir.at(state_dir)
     if not state.root.is_dir():
@@ -86,28 +97,49 @@ def down(state_dir: Path, *, purge: bool = False, progress: Progress) -> bool:
     began = time.monotonic()
     supervisor = running_supervisor(state)
     if supervisor is not None:
-        progress(f"stopping {len(read_ledger(state).processes)} processes")
+        progress(f"stopping {len(read_state(state).processes)} processes")
         _stop_supervisor(supervisor)
     config = read_config(state)
-    ended = end_leftovers(state, config.stack_id if config else None, progress=progress)
+    stopped = stop_orphans(state, config.stack_id, progress=progress) if config else 0
     if purge:
         state.purge()
-    ran = supervisor is not None or ended > 0
+    ran = supervisor is not None or stopped > 0
     progress(f"stopped in {time.monotonic() - began:.1f} s" if ran else f"nothing runs in {state.root}")
     return ran
 
 
 def status(state_dir: Path) -> StackStatus:
-    """What runs in this state directory, and how it is."""
+    """Return whether a stack runs in this state directory, and the state of its processes."""
     state = StateDir.at(state_dir)
-    config = read_config(state)
+    config, content = read_config(state), read_state(state)
     running = running_supervisor(state) is not None
+    stack_id = config.stack_id if config else None
     return StackStatus(
         state_dir=state.root,
         running=running,
         info=StackInfo.of(config, state) if config and config.tools else None,
-        processes=tuple(_status_of(record, supervised=running) for record in read_ledger(state).processes),
+        processes=tuple(_status_of(record, stack_id, supervised=running) for record in content.processes),
     )
+
+
+@contextmanager
+def temporary_stack(
+    store: Store = "minio",
+    brokers: Brokers = 1,
+    *,
+    services: tuple[ServiceSpec, ...] = (),
+    state_dir: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Iterator[StackInfo]:
+    """Run a stack in a directory of its own, or in the given one, and remove both at the end.
+
+    When this process is killed, the stack's supervisor notices and does the same. Raises what `up` raises.
+    """
+    state_dir = state_dir or Path(tempfile.mkdtemp(prefix="headrace-"))
+    try:
+        yield up(StackOptions(state_dir, store, brokers, services, owner_pid=os.getpid()), progress)
+    finally:
+        down(state_dir, purge=True, progress=progress)
 
 
 def kill(state_dir: Path, name: str, number: signal.Signals = signal.SIGKILL) -> int:
@@ -115,8 +147,8 @@ def kill(state_dir: Path, name: str, number: signal.Signals = signal.SIGKILL) ->
 
     Raises HeadraceError when it does not run.
     """
-    record = _record_of(state_dir, name)
-    process = record.identity.find() if record.identity else None
+    config = read_config(StateDir.at(state_dir))
+    process = find_process(_record_of(state_dir, name).pid, config.stack_id if config else None)
     if process is None:
         raise HeadraceError("process_not_running", f"{name} does not run", where=str(state_dir))
     process.send_signal(number)
@@ -124,35 +156,30 @@ def kill(state_dir: Path, name: str, number: signal.Signals = signal.SIGKILL) ->
 
 
 def restart_count(state_dir: Path, name: str) -> int:
-    """How many times the supervisor has started the process again."""
+    """Return how many times the supervisor has restarted the process."""
     return _record_of(state_dir, name).restarts
 
 
 def _stop_supervisor(supervisor: psutil.Process) -> None:
     supervisor.send_signal(signal.SIGTERM)
-    try:
-        supervisor.wait(_STOP_S_MAX)
-    except psutil.TimeoutExpired:
+    if wait_ended([supervisor], _STOP_S_MAX):
         supervisor.kill()
 
 
 def _configure(options: StackOptions, known: StackConfig | None, state: StateDir) -> StackConfig:
-    """Carry over what was written down, and choose the rest; ports that were taken meanwhile are chosen anew."""
-    has_data = any(_holds_something(state.part(name)) for name in ("kafka", "postgres"))
+    """Keep the known configuration and choose the rest; a port that is taken now is replaced."""
+    has_data = any(_has_entries(state.part(name)) for name in ("kafka", "postgres"))
     if has_data and (known is None or known.brokers != options.brokers):
-        what = f"a stack of {known.brokers} broker(s)" if known else "data of a stack whose stack.json is missing"
+        holds = f"a stack of {known.brokers} broker(s)" if known else "data of a stack whose stack.json is missing"
         raise HeadraceError(
             "stack_differs",
-            f"{state.root} holds {what}",
-            hint="choose another state directory, or remove this one's data with `headrace down --purge`",
+            f"{state.root} holds {holds}",
+            hint="choose another state directory, or remove the data of this one with `headrace down --purge`",
             exit_code=2,
         )
-    owner = ProcessIdentity.of(options.owner_pid) if options.owner_pid else None
-    ports = assign(port_names(options.store, options.brokers, options.services), known.ports if known else {})
+    ports = assign_ports(port_names(options.store, options.brokers, options.services), known.ports if known else {})
     if known is not None:
-        return replace(
-            known, store=options.store, services=options.services, ports={**known.ports, **ports}, owner=owner
-        )
+        return replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
     stack_id, cluster_id = new_ids()
     return StackConfig(
         stack_id=stack_id,
@@ -162,12 +189,11 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         services=options.services,
         ports=ports,
         secrets=Secrets.new(),
-        owner=owner,
     )
 
 
-def _holds_something(directory: Path) -> bool:
-    # An empty one may be a file system that somebody mounted there for the data to come.
+def _has_entries(directory: Path) -> bool:
+    # An empty one may be a file system that was mounted for the data.
     return directory.is_dir() and any(directory.iterdir())
 
 
@@ -182,8 +208,8 @@ def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> 
         )
 
 
-def _status_of(record: ProcessRecord, *, supervised: bool) -> ProcessStatus:
-    process = record.identity.find() if record.identity else None
+def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool) -> ProcessStatus:
+    process = find_process(record.pid, stack_id)
     state = record.state
     if not supervised:
         state = ProcessState.LEFT_OVER if process else ProcessState.STOPPED
@@ -199,11 +225,11 @@ def _status_of(record: ProcessRecord, *, supervised: bool) -> ProcessStatus:
 
 
 def _record_of(state_dir: Path, name: str) -> ProcessRecord:
-    records = {record.name: record for record in read_ledger(StateDir.at(state_dir)).processes}
+    records = {record.name: record for record in read_state(StateDir.at(state_dir)).processes}
     if name not in records:
         raise HeadraceError(
             "process_unknown",
-            f"this stack has no process {name}, only {', '.join(sorted(records)) or 'none at all'}",
+            f"this stack has no process {name}, only {', '.join(sorted(records)) or 'none'}",
             where=str(state_dir),
             exit_code=2,
         )

@@ -1,12 +1,15 @@
-"""Which processes belong to a stack, in a form that outlives the one that started them.
+"""The state file (processes.json), which `headrace status` reads, and the processes that a killed supervisor left.
 
-A pid alone proves nothing: it may have been given to another program since. A process counts as ours only when its
-start time is the recorded one as well.
+A pid alone proves nothing: after a reboot it belongs to another program. Every process of a stack carries the stack's
+id in its environment, and only a process that does is ever reported or stopped.
 """
 
 import contextlib
 import json
-from collections.abc import Mapping
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,42 +18,16 @@ import psutil
 
 from headrace.native.layout import StateDir, write_private
 
-_CLOCK_S_MAX = 2.0
-"""psutil derives start times from the wall clock's boot time, which NTP may shift by this much between two readings."""
-
 STACK_ID_VARIABLE = "HEADRACE_STACK_ID"
-"""Every process of a stack carries its stack's id in its environment, so it is found even if it was never recorded."""
 
-
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """One process of this machine, told apart from any other that ever had its pid."""
-
-    pid: int
-    created_at: float
-    argv: tuple[str, ...]
-
-    @classmethod
-    def of(cls, pid: int, argv: tuple[str, ...] = ()) -> "ProcessIdentity":
-        """Take the identity of a running process; raises psutil.NoSuchProcess when it is gone."""
-        process = psutil.Process(pid)
-        return cls(pid, process.create_time(), argv or tuple(process.cmdline()))
-
-    def find(self) -> psutil.Process | None:
-        """The process while it runs, else None."""
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return None
-            apart_s = abs(process.create_time() - self.created_at)
-            same = apart_s == 0 or (apart_s < _CLOCK_S_MAX and tuple(process.cmdline()) == self.argv)
-        except psutil.Error:
-            return None
-        return process if same else None
+_ORPHAN_STOP_S_MAX = 25.0
+"""The service drains for 20 s, and a first Kafka broker writes its class archive for up to 15 s after its own stop."""
+_KILL_S_MAX = 5.0
+_POLL_S = 0.02
 
 
 class ProcessState(StrEnum):
-    """Where a process of the stack stands."""
+    """The state of a process in the stack."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -60,21 +37,19 @@ class ProcessState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     LEFT_OVER = "left_over"
-    """It runs, but its supervisor is gone: the next `up` or `down` ends it."""
+    """It still runs although its supervisor was killed: it is stopping, or the next `up` or `down` stops it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
-    """What is known of one process, with all that is needed to end it without its supervisor."""
+    """What the supervisor knows of one process."""
 
     name: str
     state: ProcessState
-    level: int
     stop_signal: int
-    stop_s_max: float
     log: str
     address: str | None = None
-    identity: ProcessIdentity | None = None
+    pid: int | None = None
     restarts: int = 0
     last_exit: str | None = None
     ready_s: float | None = None
@@ -84,41 +59,98 @@ class ProcessRecord:
 class StateFile:
     """The content of processes.json."""
 
-    supervisor: ProcessIdentity | None = None
+    stack_id: str | None = None
+    supervisor_pid: int | None = None
     processes: tuple[ProcessRecord, ...] = ()
 
 
-def read_ledger(state: StateDir) -> StateFile:
-    """What was last recorded; nothing, when there is no record or it cannot be read."""
+def read_state(state: StateDir) -> StateFile:
+    """Return what the supervisor wrote last; an empty state where the file is missing or cannot be read."""
     try:
-        content = json.loads(state.ledger.read_bytes())
-        return StateFile(
-            identity_from(content["supervisor"]), tuple(_record_from(record) for record in content["processes"])
-        )
+        content = json.loads(state.processes.read_bytes())
+        records = tuple(_record_from(record) for record in content["processes"])
+        return StateFile(content["stack_id"], content["supervisor_pid"], records)
     except (OSError, ValueError, KeyError, TypeError):
         return StateFile()
 
 
-def write_ledger(state: StateDir, ledger: StateFile) -> None:
-    """Record in one step."""
-    write_private(state.ledger, json.dumps(asdict(ledger), indent=1).encode())
-
-
-def identity_from(content: Mapping[str, Any] | None) -> ProcessIdentity | None:
-    """Read back what `dataclasses.asdict` made; raises KeyError or TypeError when it is something else."""
-    return ProcessIdentity(content["pid"], content["created_at"], tuple(content["argv"])) if content else None
+def write_state(state: StateDir, content: StateFile) -> None:
+    """Replace the state file in one step."""
+    write_private(state.processes, json.dumps(asdict(content), indent=1).encode())
 
 
 def _record_from(content: Mapping[str, Any]) -> ProcessRecord:
-    own = {"state": ProcessState(content["state"]), "identity": identity_from(content["identity"])}
-    return ProcessRecord(**{**content, **own})
+    return ProcessRecord(**{**content, "state": ProcessState(content["state"])})
 
 
-def carriers(stack_id: str) -> list[psutil.Process]:
-    """Processes that carry the stack's id, as far as this user may look."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(STACK_ID_VARIABLE) == stack_id:
-                found.append(process)
-    return found
+def find_process(pid: int | None, stack_id: str | None) -> psutil.Process | None:
+    """Return the process with this pid if it runs and belongs to the stack, else None."""
+    if pid is None or stack_id is None:
+        return None
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        if process.environ().get(STACK_ID_VARIABLE) == stack_id:
+            return process
+    return None
+
+
+def stack_processes(stack_id: str) -> list[psutil.Process]:
+    """Return all processes that belong to the stack, except this one, as far as this user may see them."""
+    processes = (find_process(pid, stack_id) for pid in psutil.pids() if pid != os.getpid())
+    return [process for process in processes if process is not None]
+
+
+def running_supervisor(state: StateDir) -> psutil.Process | None:
+    """Return the supervisor of this state directory while it runs, else None."""
+    content = read_state(state)
+    return find_process(content.supervisor_pid, content.stack_id)
+
+
+def stop_orphans(state: StateDir, stack_id: str, *, progress: Callable[[str], None]) -> int:
+    """Stop what a killed supervisor left running, and return how many processes there were; may be repeated.
+
+    On Linux the kernel has told them to stop already, and this waits for them. What does not stop in 25 s is killed.
+    """
+    records = {record.pid: record for record in read_state(state).processes}
+    processes = stack_processes(stack_id)
+    orphans = [process for process in processes if not _has_parent_among(process, processes)]
+    for process in orphans:
+        record = records.get(process.pid)
+        progress(f"{record.name if record else 'a process'}: left over (pid {process.pid}), stopping it")
+        _signal(process, record.stop_signal if record else signal.SIGTERM)
+    alive = wait_ended(processes, _ORPHAN_STOP_S_MAX)
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    wait_ended(alive, _KILL_S_MAX)
+    if orphans:
+        write_state(state, StateFile())
+    return len(orphans)
+
+
+def wait_ended(processes: list[psutil.Process], s_max: float) -> list[psutil.Process]:
+    """Wait until the processes have ended, and return those that still run after `s_max` seconds."""
+    deadline = time.monotonic() + s_max
+    alive = [process for process in processes if is_alive(process)]
+    while alive and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        alive = [process for process in alive if is_alive(process)]
+    return alive
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether the process runs; a zombie has ended (in a container nobody may collect it)."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _has_parent_among(process: psutil.Process, processes: list[psutil.Process]) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.ppid() in {other.pid for other in processes}
+    return False
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)

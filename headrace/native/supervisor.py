@@ -1,12 +1,13 @@
-"""The process that owns a stack's processes: `python -m headrace.native.supervisor STATE_DIR`.
+"""The process that owns a stack's processes: `python -m headrace.native.supervisor STATE_DIR [OWNER_PID]`.
 
-It starts them as their dependencies become ready, starts again what ends, and stops them in reverse order on SIGTERM.
-A lock on a file makes it the only one for its state directory. When it is killed, its children go on; the next `up` or
-`down` finds them by what it recorded.
+It starts them as their dependencies become ready, restarts what ends, and stops them in reverse order on SIGTERM. A
+lock on a file makes it the only one for its state directory. When it is killed, the kernel sends each of its processes
+the process's own stop signal (see `run_with_parent`), so the servers shut down cleanly and the service drains.
 """
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,88 +15,120 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from headrace.native.config import read_config
-from headrace.native.layout import StackBusyError, StateDir, locked
-from headrace.native.log_files import rotate
-from headrace.native.managed_process import ManagedProcess, Surroundings
-from headrace.native.plan import plan
-from headrace.native.process import Process, levels
-from headrace.native.state_file import ProcessIdentity, StateFile, write_ledger
+import psutil
 
+from headrace.native import kafka, minio, postgres, service, valkey
+from headrace.native.config import StackConfig, read_config
+from headrace.native.layout import LockHeldError, StateDir, locked
+from headrace.native.managed_process import ManagedProcess, SupervisorContext
+from headrace.native.process import ProcessSpec, dependency_levels
+from headrace.native.state_file import StateFile, is_alive, write_state
+
+LOG_BYTES_MAX = 64 * 1024 * 1024
 _OWNER_POLL_S = 0.5
 _LOGS_POLL_S = 5.0
+_LOCK_S_MAX = 5.0
+"""A supervisor that was killed holds its lock until the kernel has closed its files."""
 
 
 class Supervisor:
     """Runs the given processes until it is told to stop."""
 
     def __init__(
-        self, processes: tuple[Process, ...], state: StateDir, *, stack_id: str, say: Callable[[str], None]
+        self, processes: tuple[ProcessSpec, ...], state: StateDir, *, stack_id: str, log: Callable[[str], None]
     ) -> None:
-        depth = levels(processes)
-        around = Surroundings(stack_id=stack_id, changed=self._record, say=say)
+        levels = dependency_levels(processes)
+        context = SupervisorContext(stack_id=stack_id, on_change=self._write_state, log=log)
         self._state = state
-        self._identity = ProcessIdentity.of(os.getpid())
-        self.children = {process.name: ManagedProcess(process, depth[process.name], around) for process in processes}
+        self._stack_id = stack_id
+        self._pid: int | None = os.getpid()
+        self.processes = {spec.name: ManagedProcess(spec, levels[spec.name], context) for spec in processes}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep all of them running; returns when `stop` is set and all have ended."""
-        self._record()
-        keeping = [
-            asyncio.create_task(child.keep_running([self.children[need] for need in child.process.depends_on]))
-            for child in self.children.values()
+        self._write_state()
+        tasks = [
+            asyncio.create_task(process.keep_running([self.processes[name] for name in process.spec.depends_on]))
+            for process in self.processes.values()
         ]
-        keeping.append(asyncio.create_task(self._keep_logs_small()))
+        tasks.append(asyncio.create_task(self._rotate_logs()))
         try:
             await stop.wait()
         finally:
-            await self._stop_all(keeping)
+            await self._stop_all(tasks)
 
-    async def _keep_logs_small(self) -> None:
-        logs = [child.process.log for child in self.children.values()] + [self._state.log("supervisor")]
+    async def _rotate_logs(self) -> None:
+        logs = [process.spec.log for process in self.processes.values()] + [self._state.log("supervisor")]
         while True:
             for log in logs:
                 with suppress(OSError):  # a disk that is full now may have room the next time
-                    await asyncio.to_thread(rotate, log)
+                    await asyncio.to_thread(rotate_log, log)
             await asyncio.sleep(_LOGS_POLL_S)
 
-    async def _stop_all(self, keeping: list[asyncio.Task[None]]) -> None:
-        for level in sorted({child.level for child in self.children.values()}, reverse=True):
-            await asyncio.gather(*(child.stop() for child in self.children.values() if child.level == level))
-        for task in keeping:
+    async def _stop_all(self, tasks: list[asyncio.Task[None]]) -> None:
+        for level in sorted({process.level for process in self.processes.values()}, reverse=True):
+            await asyncio.gather(*(process.stop() for process in self.processes.values() if process.level == level))
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*keeping, return_exceptions=True)
-        write_ledger(self._state, StateFile(None, tuple(child.record for child in self.children.values())))
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._pid = None
+        self._write_state()
 
-    def _record(self) -> None:
-        write_ledger(self._state, StateFile(self._identity, tuple(child.record for child in self.children.values())))
+    def _write_state(self) -> None:
+        records = tuple(process.record for process in self.processes.values())
+        write_state(self._state, StateFile(self._stack_id, self._pid, records))
 
 
-async def watch_owner(owner: ProcessIdentity, stop: asyncio.Event) -> None:
-    """A stack that belongs to a test or a demonstration ends with it, even when that was killed."""
-    while owner.find() is not None:  # noqa: ASYNC110 - nobody tells of the end of a process that is not a child
+def process_specs(config: StackConfig, state: StateDir) -> tuple[ProcessSpec, ...]:
+    """Return every process of the stack, the servers first."""
+    servers = [kafka.broker(config, state, node) for node in range(1, config.brokers + 1)]
+    servers += [postgres.server(config, state), valkey.server(config, state)]
+    if config.store == "minio":
+        servers.append(minio.server(config, state))
+    names = tuple(server.name for server in servers)
+    return (*servers, *service.processes(config, state, names))
+
+
+def rotate_log(log: Path, bytes_max: int | None = None) -> bool:
+    """Move a log larger than `bytes_max`, or else `LOG_BYTES_MAX`, to `<name>.log.1`; return whether it was moved.
+
+    Its process writes through a descriptor that it was given, opened for appending, so the file is copied and then
+    emptied. Lines that are written between the two are lost, which is better than a full disk.
+    """
+    try:
+        if log.stat().st_size <= (LOG_BYTES_MAX if bytes_max is None else bytes_max):
+            return False
+    except FileNotFoundError:
+        return False
+    old = log.with_suffix(".log.1")
+    old.unlink(missing_ok=True)
+    old.touch(mode=0o600)
+    shutil.copyfile(log, old)
+    os.truncate(log, 0)
+    return True
+
+
+async def watch_owner(owner: psutil.Process, stop: asyncio.Event) -> None:
+    """Set `stop` when the owner has ended: the stack of a test or a demo ends with it, even when it was killed."""
+    while is_alive(owner):  # noqa: ASYNC110 - no event tells of the end of a process that is not a child
         await asyncio.sleep(_OWNER_POLL_S)
     stop.set()
 
 
-async def _supervise(state: StateDir) -> bool:
-    """Run the stack that is written down in the state directory; return whether its owner is gone."""
-    config = read_config(state)
-    if config is None:
-        _say(f"there is no usable {state.config}")
-        return False
+async def _supervise(state: StateDir, config: StackConfig, owner: psutil.Process | None) -> bool:
+    """Run the stack of the state directory; return whether it stopped because its owner has ended."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watching = asyncio.create_task(watch_owner(config.owner, stop)) if config.owner else None
-    await Supervisor(plan(config, state), state, stack_id=config.stack_id, say=_say).run(stop)
+    watching = asyncio.create_task(watch_owner(owner, stop)) if owner else None
+    await Supervisor(process_specs(config, state), state, stack_id=config.stack_id, log=_log).run(stop)
     if watching is not None:
         watching.cancel()
-    return config.owner is not None and config.owner.find() is None
+    return owner is not None and not is_alive(owner)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     sys.stderr.write(f"{stamp} {text}\n")
     sys.stderr.flush()
@@ -103,23 +136,28 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Leave the caller's process tree, so that nobody has to wait for this process, and supervise."""
-    recorded, say_recorded = os.pipe()
+    started, report_started = os.pipe()
     if os.fork() != 0:
         # The caller goes on when the other side is written, or closed by the end of the supervisor.
-        os.close(say_recorded)
-        os.read(recorded, 1)
+        os.close(report_started)
+        os.read(started, 1)
         os._exit(0)
     os.setsid()
     state = StateDir.at(Path(sys.argv[1]))
-    try:
-        with locked(state.root / "supervisor.lock", wait=False):
-            write_ledger(state, StateFile(ProcessIdentity.of(os.getpid())))
-            os.close(say_recorded)
-            owner_gone = asyncio.run(_supervise(state))
-    except StackBusyError:
-        _say("another supervisor runs here")
+    owner = psutil.Process(int(sys.argv[2])) if len(sys.argv) > 2 else None
+    config = read_config(state)
+    if config is None:
+        _log(f"{state.config} is missing or cannot be read")
         return
-    if owner_gone:
+    try:
+        with locked(state.root / "supervisor.lock", wait_s_max=_LOCK_S_MAX):
+            write_state(state, StateFile(config.stack_id, os.getpid()))
+            os.close(report_started)
+            owner_ended = asyncio.run(_supervise(state, config, owner))
+    except LockHeldError:
+        _log("another supervisor runs in this state directory")
+        return
+    if owner_ended:
         with suppress(OSError):
             state.purge()
 

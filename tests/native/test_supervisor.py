@@ -1,4 +1,5 @@
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -7,14 +8,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.native import log_files
 from headrace.native import supervisor as supervisor_module
 from headrace.native.layout import StateDir
-from headrace.native.process import Process, Restart
-from headrace.native.state_file import ProcessState, read_ledger
+from headrace.native.process import ProcessSpec, RestartPolicy
+from headrace.native.state_file import (
+    STACK_ID_VARIABLE,
+    ProcessState,
+    find_process,
+    read_state,
+    stack_processes,
+    wait_ended,
+)
 from headrace.native.supervisor import Supervisor
 
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+STACK_ID = "0123456789abcdef"
 
 
 class Run:
@@ -27,15 +35,15 @@ class Run:
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
-    def process(self, name: str, argv: tuple[str, ...] = SLEEP, **more: object) -> Process:
-        return Process(name=name, argv=argv, cwd=self.state.root, log=self.state.log(name), **more)
+    def process(self, name: str, argv: tuple[str, ...] = SLEEP, **more: object) -> ProcessSpec:
+        return ProcessSpec(name=name, argv=argv, cwd=self.state.root, log=self.state.log(name), **more)
 
-    def start(self, *processes: Process) -> None:
-        self.supervisor = Supervisor(processes, self.state, stack_id="0123456789abcdef", say=self.said.append)
+    def start(self, *processes: ProcessSpec) -> None:
+        self.supervisor = Supervisor(processes, self.state, stack_id=STACK_ID, log=self.said.append)
         self.task = asyncio.create_task(self.supervisor.run(self.stop))
 
     def of(self, name: str):
-        return self.supervisor.children[name].record
+        return self.supervisor.processes[name].record
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(15):
@@ -58,7 +66,7 @@ async def test_what_others_depend_on_starts_first_and_stops_last(run):
     script += "def end(*_):\n    p.open('a').write('-' + sys.argv[2])\n    sys.exit(0)\n"
     script += "signal.signal(15, end)\np.open('a').write('+' + sys.argv[2])\ntime.sleep(60)\n"
 
-    def noting(name: str, *needs: str) -> Process:
+    def noting(name: str, *needs: str) -> ProcessSpec:
         argv = (sys.executable, "-S", "-c", script, str(order), name)
         ready = lambda: order.exists() and f"+{name}" in order.read_text()  # noqa: E731
         return run.process(name, argv, depends_on=needs, ready=ready)
@@ -68,17 +76,17 @@ async def test_what_others_depend_on_starts_first_and_stops_last(run):
     run.stop.set()
     await run.task
     assert order.read_text() == "+a+b+c-c-b-a"
-    assert {one.state for one in read_ledger(run.state).processes} == {ProcessState.STOPPED}
-    assert read_ledger(run.state).supervisor is None
+    assert {one.state for one in read_state(run.state).processes} == {ProcessState.STOPPED}
+    assert read_state(run.state).supervisor_pid is None
 
 
 async def test_a_killed_child_is_started_again_and_counted(run):
     run.start(run.process("one"))
     await run.until(lambda: run.of("one").state is ProcessState.READY)
-    first = run.of("one").identity
-    first.find().kill()
+    first = run.of("one").pid
+    find_process(first, STACK_ID).kill()
     await run.until(lambda: run.of("one").restarts == 1 and run.of("one").state is ProcessState.READY)
-    assert run.of("one").identity.pid != first.pid
+    assert run.of("one").pid != first
     assert run.of("one").last_exit == "killed by SIGKILL"
     assert any("killed by SIGKILL; starting it again in 0.5 s" in line for line in run.said)
 
@@ -94,7 +102,7 @@ async def test_one_that_ended_over_its_quota_is_not_started_at_once(run):
 
 async def test_a_log_is_kept_small_while_its_process_runs(run, monkeypatch):
     monkeypatch.setattr(supervisor_module, "_LOGS_POLL_S", 0.05)
-    monkeypatch.setattr(log_files, "LOG_BYTES_MAX", 1000)
+    monkeypatch.setattr(supervisor_module, "LOG_BYTES_MAX", 1000)
     script = "import time\nwhile True:\n    print('x' * 99, flush=True)\n    time.sleep(0.005)"
     chatty = run.process("chatty", (sys.executable, "-S", "-c", script))
     run.start(chatty)
@@ -106,7 +114,7 @@ async def test_a_log_is_kept_small_while_its_process_runs(run, monkeypatch):
 async def test_what_runs_once_lets_the_next_start_only_when_it_succeeded(run):
     flag = run.state.root / "flag"
     script = "import pathlib,sys; p = pathlib.Path(sys.argv[1]); ok = p.exists(); p.touch(); sys.exit(not ok)"
-    once = run.process("once", (sys.executable, "-S", "-c", script, str(flag)), restart=Restart.ON_FAILURE)
+    once = run.process("once", (sys.executable, "-S", "-c", script, str(flag)), restart=RestartPolicy.ON_FAILURE)
     run.start(once, run.process("after", depends_on=("once",)))
     await run.until(lambda: run.of("once").restarts == 1)
     assert run.of("after").state is ProcessState.WAITING
@@ -126,6 +134,56 @@ async def test_one_that_ignores_its_signal_is_killed_with_what_it_started(run):
     await run.task
     assert "stubborn: did not stop in 0 s, killing it" in run.said
     await run.until(lambda: not alive(grandchild))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
+async def test_a_killed_supervisor_takes_its_processes_with_it(tmp_path):
+    """The kernel sends each its own stop signal; what it started itself ends as after any other stop."""
+    (tmp_path / "logs").mkdir()
+    script = f"""
+import asyncio, signal, sys
+from pathlib import Path
+from headrace.native.layout import StateDir
+from headrace.native.process import ProcessSpec
+from headrace.native.supervisor import Supervisor
+state = StateDir.at(Path({str(tmp_path)!r}))
+program = "import signal, sys, time\\ndef end(number, _):\\n    print(number, flush=True)\\n    sys.exit()\\n"
+program += "signal.signal(2, end)\\nsignal.signal(15, end)\\nprint('runs', flush=True)\\ntime.sleep(60)"
+argv = (sys.executable, "-S", "-c", program)
+specs = tuple(
+    ProcessSpec(name=name, argv=argv, cwd=state.root, log=state.log(name), stop_signal=number)
+    for name, number in (("term", signal.SIGTERM), ("int", signal.SIGINT))
+)
+asyncio.run(Supervisor(specs, state, stack_id={STACK_ID!r}, log=print).run(asyncio.Event()))
+"""
+
+    def logged(name: str) -> list[str]:
+        log = tmp_path / "logs" / f"{name}.log"
+        return log.read_text().split() if log.exists() else []
+
+    async def both_logged(lines: dict[str, list[str]]) -> None:
+        async with asyncio.timeout(15):
+            while {name: logged(name) for name in lines} != lines:  # noqa: ASYNC110 - what is watched is a file
+                await asyncio.sleep(0.02)
+
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, env={**os.environ, STACK_ID_VARIABLE: STACK_ID}
+    )
+    await both_logged({"term": ["runs"], "int": ["runs"]})
+    running = stack_processes(STACK_ID)
+    assert len(running) == 3
+    supervisor.kill()
+    await both_logged({"term": ["runs", "15"], "int": ["runs", "2"]})
+    await supervisor.wait()
+    assert await asyncio.to_thread(wait_ended, running, 15.0) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_program_inherits_no_ignored_signals(run):
+    run.start(run.process("shell", ("/bin/sh", "-c", "grep SigIgn /proc/self/status")))
+    log = run.state.log("shell")
+    await run.until(lambda: log.exists() and "SigIgn" in log.read_text())
+    assert log.read_text().split()[:2] == ["SigIgn:", "0" * 16]
 
 
 async def test_stopping_at_once_leaves_nothing(run):

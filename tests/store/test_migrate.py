@@ -5,7 +5,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from headrace.native.postgres_home import programs
+from headrace.native.postgres import programs
 from headrace.store import migrate as migrate_module
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from headrace.store.migrate import migrate, newest
