@@ -189,7 +189,7 @@ def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> st
         async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
             uploads, blobs = Uploads(pool, dsn), Blobs.from_settings(gateway.settings)
             assert await uploads.hold(upload_id, by, 0.0) is not None
-            part = UploadPart(half, len(body) - half, f"staging/~headrace/gateway/uploads/{upload_id}/{half}-{by.hex}")
+            part = UploadPart(half, len(body) - half, f"staging/~gateway/uploads/{upload_id}/{half}-{by.hex}")
             await blobs.put(part.store_key, body[half:])
             assert await uploads.record(upload_id, by, [part])
 

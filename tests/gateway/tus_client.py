@@ -108,4 +108,4 @@ def stored(gateway: Gateway, prefix: str) -> dict[str, int]:
 
 
 def parts_of(gateway: Gateway, path: str) -> dict[str, int]:
-    return stored(gateway, f"staging/~headrace/gateway/uploads/{id_of(path)}/")
+    return stored(gateway, f"staging/~gateway/uploads/{id_of(path)}/")

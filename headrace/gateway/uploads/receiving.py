@@ -23,7 +23,7 @@ HEAD_BYTES = 4 * MIB  # of a staged body; a movie header in front of the data fi
 _HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 _CHUNKS_WAITING_MAX = 4
 # '~' stands in no source's prefix, so nobody else stages here.
-GATEWAY_PREFIX = f"{STAGING_PREFIX}~headrace/gateway/"
+GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
 
 
 @dataclass(frozen=True, slots=True)

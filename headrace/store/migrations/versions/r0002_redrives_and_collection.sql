@@ -17,7 +17,7 @@ create table redrives (
     primary key (dead_letter_id, attempt)
 );
 
--- One row in all. The generation grows whenever objects were deleted (headrace/store/catalog/orphan_gc.py). Rows of the outbox that were
+-- One row in all. The generation grows whenever objects were deleted (store/collection.py). Rows of the outbox that were
 -- written before outbox_pruned_until and published are gone: that a record so old has none means nothing.
 create table collection (
     one boolean primary key default true check (one),
