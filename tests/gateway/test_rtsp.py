@@ -342,7 +342,7 @@ def test_a_repeated_request_under_its_key_is_one_request(world: World) -> None:
 
 def test_the_password_is_found_nowhere(world: World, outcomes: dict[str, Any]) -> None:
     """In no row of any table, no log, no metric, no answer, and among no process's arguments or environment."""
-    decoder = "headrace/producers/rtsp.py"
+    decoder = "headrace/gateway/capture/decoder.py"
     with ProcessWatch(decoder) as watch, Camera(user="user", password=PASSWORD) as camera:
         state, _, _ = world.end(world.ask(camera.url(f"user:{PASSWORD}@"), "burst", fps=5, frame_count=10))
     assert state == "ingested"

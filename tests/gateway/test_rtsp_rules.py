@@ -6,19 +6,19 @@ from uuid import uuid4
 
 import pytest
 
-from headrace.gateway.capture.credential_encryption import CredentialCipher, DecryptionError
-from headrace.gateway.capture.faults import (
+from headrace.gateway.capture.camera_faults import (
     CONNECTS_IN_VAIN_MAX,
     MAY_PASS,
     RECONNECT_DELAY_S_MAX,
     SENTENCES,
+    CameraFault,
     delay_s,
     is_over,
 )
+from headrace.gateway.capture.camera_url import CameraLogin, CameraUrlError, parse
+from headrace.gateway.capture.credential_encryption import CredentialCipher, DecryptionError
 from headrace.gateway.capture.plan import CapturePlan, Mode, plan_for
 from headrace.gateway.capture.states import BEFORE, FINAL, RUNNING, CaptureProgress, CaptureState
-from headrace.gateway.capture.url import CameraLogin, CameraUrlError, parse
-from headrace.producers.rtsp_faults import CameraFault
 from headrace.runtime.addresses import is_allowed, networks_of
 from headrace.runtime.resolve import AddressNotAllowedError, resolve
 

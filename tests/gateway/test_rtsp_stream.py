@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from headrace.producers.rtsp_faults import CameraFault, StreamLostError
-from headrace.producers.rtsp_proxy import CameraAddress
-from headrace.producers.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
+from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
+from headrace.gateway.capture.rtsp_proxy import CameraAddress
+from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from tests.gateway.rtsp_server import Camera
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import orjson
 
+from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
+from headrace.gateway.capture.rtsp_stream import CapturedFrame
 from headrace.gateway.uploads.ingest_wait import IngestWait
 from headrace.producers.bodies import describe_clip, describe_frame
 from headrace.producers.clip import RING_BYTES_MAX, cut
 from headrace.producers.delivery import Delivery, NotDeliveredError
 from headrace.producers.publisher import Publisher
-from headrace.producers.rtsp_faults import CameraFault, StreamLostError
-from headrace.producers.rtsp_stream import CapturedFrame
 from headrace.producers.source import Source
 from headrace.producers.video_frames import VideoFrame
 from headrace.runtime.errors import HeadraceError

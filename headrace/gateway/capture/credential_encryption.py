@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from headrace.gateway.capture.url import CameraLogin, CameraUrl
+from headrace.gateway.capture.camera_url import CameraLogin, CameraUrl
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12

@@ -4,9 +4,8 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from headrace.gateway.capture.faults import reason_of
+from headrace.gateway.capture.camera_faults import CameraFault, reason_of
 from headrace.gateway.capture.states import BEFORE, FINAL, RUNNING, CaptureProgress, CaptureState
-from headrace.producers.rtsp_faults import CameraFault
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import capture_states_total

@@ -5,16 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError, delay_s, is_over
+from headrace.gateway.capture.camera_url import CameraUrl, parse
 from headrace.gateway.capture.collector import Collector, Outlets, Recording
 from headrace.gateway.capture.credential_encryption import CredentialCipher, DecryptionError
-from headrace.gateway.capture.faults import delay_s, is_over
 from headrace.gateway.capture.job import CaptureJob
 from headrace.gateway.capture.plan import CapturePlan, Mode
+from headrace.gateway.capture.rtsp_proxy import CameraAddress
+from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from headrace.gateway.capture.states import CaptureState
-from headrace.gateway.capture.url import CameraUrl, parse
-from headrace.producers.rtsp_faults import CameraFault, StreamLostError
-from headrace.producers.rtsp_proxy import CameraAddress
-from headrace.producers.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from headrace.producers.source import Source
 from headrace.runtime.addresses import Network
 from headrace.runtime.metrics import capture_frames_total, capture_reconnects_total

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from confluent_kafka import Message
 
+from headrace.gateway.capture.camera_faults import CameraFault
 from headrace.gateway.capture.collector import Outlets
 from headrace.gateway.capture.credential_encryption import CredentialCipher
 from headrace.gateway.capture.dispatch import Dispatcher
@@ -20,7 +21,6 @@ from headrace.gateway.capture.request_consumer import CaptureRequestConsumer
 from headrace.gateway.capture.states import BEFORE, RUNNING, CaptureProgress, CaptureState
 from headrace.gateway.uploads.ingest_wait import IngestWait
 from headrace.producers.publisher import Publisher
-from headrace.producers.rtsp_faults import CameraFault
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from headrace.gateway.auth.guard import Operator, note, require_reach
 from headrace.gateway.auth.principal import Principal
+from headrace.gateway.capture.camera_url import URL_CHARACTERS_MAX, CameraUrl, CameraUrlError, parse
 from headrace.gateway.capture.credential_encryption import CredentialCipher
 from headrace.gateway.capture.plan import (
     CLIP_S_MAX,
@@ -22,7 +23,6 @@ from headrace.gateway.capture.plan import (
     plan_for,
 )
 from headrace.gateway.capture.states import CaptureState
-from headrace.gateway.capture.url import URL_CHARACTERS_MAX, CameraUrl, CameraUrlError, parse
 from headrace.gateway.problems import Problem, ProblemCode, documented
 from headrace.gateway.services import Here, Services
 from headrace.gateway.uploads.answers import status_path

@@ -1,4 +1,4 @@
-"""Decodes one RTSP stream: a program that may die alone, `python headrace/producers/rtsp.py`.
+"""Decodes one RTSP stream: a program that may die alone, `python headrace/gateway/capture/decoder.py`.
 
 Standard input says what to read, as JSON, so that no login stands among a process's arguments. Standard output brings
 messages: a letter, four bytes of length, a body. `I`: what the stream is, as JSON. `F`: eight bytes with the Unix

@@ -1,7 +1,44 @@
 """What may be wrong with a camera, and whether trying again may help. No I/O."""
 
-from headrace.producers.rtsp_faults import CameraFault
+from enum import StrEnum
+
 from headrace.runtime.backoff import Backoff
+
+
+class CameraFault(StrEnum):
+    """Why a stream was not had, or was lost."""
+
+    ADDRESS_REFUSED = "address_refused"
+    NAME_UNKNOWN = "name_unknown"
+    UNREACHABLE = "unreachable"
+    CERTIFICATE_REFUSED = "certificate_refused"
+    SEAL_BROKEN = "seal_broken"
+    LOGIN_REFUSED = "login_refused"
+    STREAM_UNKNOWN = "stream_unknown"
+    REDIRECTED = "redirected"
+    CAMERA_REFUSED = "camera_refused"
+    NOT_RTSP = "not_rtsp"
+    DESCRIPTION_REFUSED = "description_refused"
+    SILENT = "silent"
+    LOST = "lost"
+    NO_VIDEO = "no_video"
+    UNDECODABLE = "undecodable"
+    TOO_LARGE = "too_large"
+    DECODER_DIED = "decoder_died"
+    TOO_FEW_FRAMES = "too_few_frames"
+    NOT_DELIVERED = "not_delivered"
+    NOT_DURABLE = "not_durable"
+    REJECTED = "rejected"
+    BROKEN = "broken"
+
+
+class StreamLostError(Exception):
+    """There is no stream, or no longer; `fault` says why."""
+
+    def __init__(self, fault: CameraFault) -> None:
+        super().__init__(fault.value)
+        self.fault = fault
+
 
 SENTENCES = {
     CameraFault.ADDRESS_REFUSED: "the camera's address is neither public nor in a network that the operator listed",

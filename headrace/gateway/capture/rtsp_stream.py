@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 import orjson
 
-from headrace.producers.rtsp_faults import CameraFault, StreamLostError
-from headrace.producers.rtsp_proxy import UNIT_S_MAX, CameraAddress, RtspProxy
+from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
+from headrace.gateway.capture.rtsp_proxy import UNIT_S_MAX, CameraAddress, RtspProxy
 from headrace.schemas.limits import INLINE_BYTES_MAX
 
 OPEN_S_MAX = 45.0  # until the first frame: the decoder starts, and a camera may be seconds away from a key frame
 FRAME_S_MAX = 20.0  # beyond what the frames' own pace takes
-_DECODER = Path(__file__).with_name("rtsp.py")
+_DECODER = Path(__file__).with_name("decoder.py")
 _HEAD = struct.Struct(">cI")
 _TIME_BYTES = 8
 _MESSAGE_BYTES_MAX = INLINE_BYTES_MAX + _TIME_BYTES

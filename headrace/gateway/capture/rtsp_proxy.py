@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from headrace.producers.rtsp_faults import CameraFault, StreamLostError
+from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 
 CONNECT_S_MAX = 8.0
 UNIT_S_MAX = 10.0  # in which an answer or a packet has to be whole
