@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from headrace.gateway.auth.audit_log import AuditLog
 from headrace.gateway.auth.rate_limiter import Limiter, RateLimits
 from headrace.gateway.auth.tokens import Tokens
-from headrace.gateway.capture.dispatch import Dispatcher
+from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.queries.cache import Cache
 from headrace.gateway.uploads.budget import UploadMemory

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -46,7 +46,7 @@ class FrameRing:
         return tuple(shot for shot in self._shots if from_us <= shot.at_us <= to_us)
 
 
-def cut(shots: Sequence[VideoFrame]) -> bytes | None:
+def cut(shots: Iterable[VideoFrame]) -> bytes | None:
     """Return an MP4 of the shots, in H.264, its header first; None where no shot can be decoded.
 
     The same shots give the same bytes. All are shown in the size of the first.

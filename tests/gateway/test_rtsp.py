@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from headrace.gateway.capture.dispatch import Dispatcher
-from headrace.gateway.capture.plan import Mode, plan_for
+from headrace.gateway.capture.capture_request import Mode, plan_for
+from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.runtime.settings import Settings
 from headrace.store.requests.requests import NewRequest
 from tests.conftest import ServiceProcess, free_port, until
@@ -300,15 +300,15 @@ def test_a_message_that_comes_again_does_nothing_again(world: World) -> None:
             asked=plan.as_json(),
         )
         dispatcher = Dispatcher(world.gateway.settings)
-        assert asyncio.run(dispatcher.tell(again))
+        assert asyncio.run(dispatcher.dispatch(again))
         # A later request of the same camera comes after it in the same partition.
-        later = asyncio.run(_told(world, dispatcher, camera))
+        later = asyncio.run(_dispatched(world, dispatcher, camera))
         world.end(later)
     assert world.states(request_id) == before
     assert camera.connections == connections + 1
 
 
-async def _told(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
+async def _dispatched(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
     request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
@@ -325,7 +325,7 @@ async def _told(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
         state="requested",
         asked=plan.as_json(),
     )
-    assert await dispatcher.tell(later)
+    assert await dispatcher.dispatch(later)
     return request_id
 
 

@@ -36,7 +36,7 @@ def read(
         wanted = StreamRequest(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
             async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted) as stream:
-                async for one in stream.found():
+                async for one in stream.items():
                     found.append(one)  # noqa: PERF401 - those before a loss count
         except StreamLostError as lost:
             return found, lost.fault
@@ -185,7 +185,7 @@ def test_a_decoder_that_dies_takes_nobody_with_it() -> None:
         wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=1000)
         try:
             async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
-                async for one in stream.found():
+                async for one in stream.items():
                     if isinstance(one, CapturedFrame):
                         stream._decoder.kill()
         except StreamLostError as lost:
@@ -201,9 +201,9 @@ def test_only_one_decoder_comes_through_a_door() -> None:
     async def strangers() -> list[bytes]:
         wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=3)
         async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
-            port = stream._door._server.sockets[0].getsockname()[1]
+            port = stream._proxy._server.sockets[0].getsockname()[1]
             answers = []
-            async for _ in stream.found():
+            async for _ in stream.items():
                 try:
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 except OSError:

@@ -1,4 +1,4 @@
-"""What may be wrong with a camera, and whether trying again may help. No I/O."""
+"""Why a camera's stream fails, and whether a reconnect may help. No I/O."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from headrace.runtime.backoff import Backoff
 
 
 class CameraFault(StrEnum):
-    """Why a stream was not had, or was lost."""
+    """Why a stream could not be opened, or was lost."""
 
     ADDRESS_REFUSED = "address_refused"
     NAME_UNKNOWN = "name_unknown"
@@ -33,39 +33,39 @@ class CameraFault(StrEnum):
 
 
 class StreamLostError(Exception):
-    """There is no stream, or no longer; `fault` says why."""
+    """Raised when a stream cannot be opened or ends early; `fault` says why."""
 
     def __init__(self, fault: CameraFault) -> None:
         super().__init__(fault.value)
         self.fault = fault
 
 
-SENTENCES = {
-    CameraFault.ADDRESS_REFUSED: "the camera's address is neither public nor in a network that the operator listed",
-    CameraFault.NAME_UNKNOWN: "the camera's name has no address",
-    CameraFault.UNREACHABLE: "nothing answers at the camera's address",
-    CameraFault.CERTIFICATE_REFUSED: "the camera's certificate is not good for its name",
-    CameraFault.SEAL_BROKEN: "the sealed login cannot be opened: gateway and capture worker have different secrets",
-    CameraFault.LOGIN_REFUSED: "the camera refused the login",
-    CameraFault.STREAM_UNKNOWN: "the camera has no such stream",
-    CameraFault.REDIRECTED: "the camera sends callers elsewhere, which is not followed",
+FAULT_REASONS = {
+    CameraFault.ADDRESS_REFUSED: "the camera's address is not public and not in a network that the operator listed",
+    CameraFault.NAME_UNKNOWN: "the camera's host name does not resolve",
+    CameraFault.UNREACHABLE: "the camera does not accept connections",
+    CameraFault.CERTIFICATE_REFUSED: "the camera's certificate is not valid for its host name",
+    CameraFault.SEAL_BROKEN: "the stored login cannot be decrypted: gateway and capture worker have different secrets",
+    CameraFault.LOGIN_REFUSED: "the camera rejected the login",
+    CameraFault.STREAM_UNKNOWN: "the camera does not have this stream",
+    CameraFault.REDIRECTED: "the camera redirects to another address, which is not followed",
     CameraFault.CAMERA_REFUSED: "the camera refused the stream",
-    CameraFault.NOT_RTSP: "what answers does not speak RTSP",
-    CameraFault.DESCRIPTION_REFUSED: "the camera's description of its stream names something other than a stream",
-    CameraFault.SILENT: "the camera fell silent, or sends too slowly",
-    CameraFault.LOST: "the camera ended the connection",
-    CameraFault.NO_VIDEO: "the stream holds no video",
+    CameraFault.NOT_RTSP: "the server does not speak RTSP",
+    CameraFault.DESCRIPTION_REFUSED: "the camera's stream description refers to something other than an RTSP stream",
+    CameraFault.SILENT: "the camera stopped sending, or sends too slowly",
+    CameraFault.LOST: "the camera closed the connection",
+    CameraFault.NO_VIDEO: "the stream contains no video",
     CameraFault.UNDECODABLE: "the stream cannot be decoded",
-    CameraFault.TOO_LARGE: "a frame is larger than is taken",
-    CameraFault.DECODER_DIED: "the decoder ended on this stream",
-    CameraFault.TOO_FEW_FRAMES: "fewer frames came than were asked for in the time that there was",
-    CameraFault.NOT_DELIVERED: "Kafka did not take a frame",
-    CameraFault.NOT_DURABLE: "what was captured was not durable in time",
-    CameraFault.REJECTED: "what was captured can never be ingested; `headrace dlq ls` has it",
-    CameraFault.BROKEN: "the capture worker failed; its log says why",
+    CameraFault.TOO_LARGE: "a frame exceeds the size limit",
+    CameraFault.DECODER_DIED: "the decoder process terminated",
+    CameraFault.TOO_FEW_FRAMES: "the camera delivered fewer frames than requested within the time limit",
+    CameraFault.NOT_DELIVERED: "Kafka did not acknowledge a frame",
+    CameraFault.NOT_DURABLE: "the captured frames were not durable in time",
+    CameraFault.REJECTED: "a captured frame was rejected; `headrace dlq ls` lists it",
+    CameraFault.BROKEN: "the capture worker failed; its log has the error",
 }
 
-MAY_PASS = frozenset(
+TRANSIENT_FAULTS = frozenset(
     {
         CameraFault.NAME_UNKNOWN,
         CameraFault.UNREACHABLE,
@@ -76,24 +76,18 @@ MAY_PASS = frozenset(
         CameraFault.CAMERA_REFUSED,
     }
 )
-"""Faults after which a camera is tried again."""
+"""Faults after which the worker reconnects."""
 
-RECONNECT_DELAY_S = 0.5
-RECONNECT_DELAY_S_MAX = 30.0
-CONNECTS_IN_VAIN_MAX = 4  # connections in a row that brought no frame
+RECONNECT_BACKOFF = Backoff(0.5, 30.0)
+FAILED_CONNECTS_MAX = 4  # consecutive connections without a frame
 RECONNECTS_MAX = 200
 
 
-def delay_s(in_vain: int) -> float:
-    """Return the seconds to wait before the next connection, after so many in a row that brought no frame."""
-    return Backoff(RECONNECT_DELAY_S, RECONNECT_DELAY_S_MAX).delay_s(in_vain)
+def should_give_up(fault: CameraFault, *, failures: int, reconnects: int) -> bool:
+    """Return whether the capture ends instead of reconnecting."""
+    return fault not in TRANSIENT_FAULTS or failures >= FAILED_CONNECTS_MAX or reconnects >= RECONNECTS_MAX
 
 
-def is_over(fault: CameraFault, *, in_vain: int, reconnects: int) -> bool:
-    """Say whether a camera is given up."""
-    return fault not in MAY_PASS or in_vain >= CONNECTS_IN_VAIN_MAX or reconnects >= RECONNECTS_MAX
-
-
-def reason_of(fault: CameraFault) -> str:
-    """Return the fault as a request's reason."""
-    return f"{fault}: {SENTENCES[fault]}"
+def failure_reason(fault: CameraFault) -> str:
+    """Return the reason that a failed request shows, as `code: sentence`."""
+    return f"{fault}: {FAULT_REASONS[fault]}"

@@ -1,98 +1,117 @@
-"""One request's way through its states: nothing moves without its row, and its row moves only from where it may."""
+"""One capture request in the hands of a worker: its lease, its progress, and its transitions between states.
+
+The request's row is the only state: a transition happens where the row permits it, and not otherwise.
+"""
 
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from headrace.gateway.capture.camera_faults import CameraFault, reason_of
-from headrace.gateway.capture.states import BEFORE, FINAL, RUNNING, CaptureProgress, CaptureState
+from headrace.gateway.capture.camera_faults import CameraFault, failure_reason
+from headrace.gateway.capture.capture_request import (
+    ACTIVE_STATES,
+    FINAL_STATES,
+    PREDECESSORS,
+    CaptureProgress,
+    CaptureState,
+)
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import capture_states_total
 from headrace.store.requests.captures import Captures
 from headrace.store.requests.requests import IngestRequest, IngestRequests
 
-BEAT_S = 5.0
-SILENT_S_MAX = 30.0  # after which a worker's requests go to others; six beats
+LEASE_RENEWAL_S = 5.0
+LEASE_S = 30.0  # after which other workers take a request over; six renewals
 _RETRY_S = 1.0
-_GIVE_BACK_S_MAX = 5.0
+_RELEASE_S_MAX = 5.0
 
 
 class LeaseLostError(Exception):
-    """The request is another worker's by now."""
+    """Raised when another worker holds the request's lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStore:
-    """Where requests are kept."""
+    """The catalog's tables of capture requests."""
 
     requests: IngestRequests
     captures: Captures
 
 
 class CaptureJob:
-    """A request in the hands of this worker."""
+    """A request that this worker captures."""
 
-    def __init__(self, book: JobStore, request: IngestRequest, evidence: CaptureProgress) -> None:
-        """Begin with what is known."""
-        self._book = book
+    def __init__(self, store: JobStore, request: IngestRequest, progress: CaptureProgress) -> None:
+        """Start from the stored progress."""
+        self._store = store
         self.request = request
-        self.evidence = evidence
+        self.progress = progress
         self.state = CaptureState.REQUESTED
 
-    async def begin(self) -> bool:
-        """Take the request; False where it is not to be had any more."""
-        return await self._advanced(CaptureState.CONNECTING, None)
+    async def acquire(self) -> bool:
+        """Acquire the lease; False if the request is no longer available."""
+        return await self._try_transition(CaptureState.CONNECTING, None)
 
-    def note(self, **known: object) -> None:
-        """Add to what is known."""
-        self.evidence = replace(self.evidence, **known)  # type: ignore[arg-type]
+    def update_progress(self, **changes: object) -> None:
+        """Change fields of the progress; the next renewal or transition stores them."""
+        self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]
 
-    async def move(self, state: CaptureState, reason: str | None = None) -> None:
-        """Move to another state, waiting for the catalog where it is away.
+    async def transition(self, state: CaptureState, reason: str | None = None) -> None:
+        """Change the state, retrying while the catalog is unavailable.
 
         Raises:
-            GivenAway: as it says.
+            LeaseLostError: another worker holds the lease.
         """
         while True:
             with suppress(HeadraceError):
-                if not await self._beat() or not await self._advanced(state, reason):
+                if not await self._renew_lease() or not await self._try_transition(state, reason):
                     raise LeaseLostError
                 return
             await asyncio.sleep(_RETRY_S)
 
     async def fail(self, fault: CameraFault) -> None:
-        """Move to its end, with a reason."""
-        self.note(last_error=fault.value)
-        await self.move(CaptureState.FAILED, reason_of(fault))
+        """Change the state to failed.
 
-    async def give_back(self) -> bool:
-        """Let another worker have it; False where that could not be said."""
-        if self.state in FINAL:
+        Raises:
+            LeaseLostError: another worker holds the lease.
+        """
+        self.update_progress(last_error=fault.value)
+        await self.transition(CaptureState.FAILED, failure_reason(fault))
+
+    async def release(self) -> bool:
+        """Release the lease so that another worker can acquire it; False if that was not possible."""
+        if self.state in FINAL_STATES:
             return False
-        self.note(worker="")
+        self.update_progress(worker="")
         with suppress(HeadraceError, TimeoutError):
-            async with asyncio.timeout(_GIVE_BACK_S_MAX):
-                return await self._advanced(CaptureState.REQUESTED, None)
+            async with asyncio.timeout(_RELEASE_S_MAX):
+                return await self._try_transition(CaptureState.REQUESTED, None)
         return False
 
-    async def keep(self) -> None:
-        """Say every few seconds that this worker is at it; returns where it is not its own any more."""
+    async def keep_lease(self) -> None:
+        """Renew the lease periodically; returns once it is lost."""
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(LEASE_RENEWAL_S)
             with suppress(HeadraceError):
-                if not await self._beat():
+                if not await self._renew_lease():
                     return
 
-    async def _beat(self) -> bool:
-        told = self.evidence
-        return await self._book.captures.beat(self.request.request_id, told.worker, told.as_json(), RUNNING)
-
-    async def _advanced(self, state: CaptureState, reason: str | None) -> bool:
-        moved = await self._book.requests.advance(
-            self.request.request_id, before=BEFORE[state], state=state, evidence=self.evidence.as_json(), reason=reason
+    async def _renew_lease(self) -> bool:
+        progress = self.progress
+        return await self._store.captures.beat(
+            self.request.request_id, progress.worker, progress.as_json(), ACTIVE_STATES
         )
-        if moved:
+
+    async def _try_transition(self, state: CaptureState, reason: str | None) -> bool:
+        changed = await self._store.requests.advance(
+            self.request.request_id,
+            before=PREDECESSORS[state],
+            state=state,
+            evidence=self.progress.as_json(),
+            reason=reason,
+        )
+        if changed:
             self.state = state
             capture_states_total.labels(state).inc()
             get_log().info(
@@ -103,4 +122,4 @@ class CaptureJob:
                 state=state,
                 why=reason,
             )
-        return moved
+        return changed

@@ -1,4 +1,4 @@
-"""A camera's stream as the frames that its decoder brings: a door, a process of its own, and deadlines on both."""
+"""Reads a camera's stream as decoded frames, through a proxy and a decoder process, both with deadlines."""
 
 import asyncio
 import struct
@@ -17,17 +17,17 @@ from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_proxy import UNIT_S_MAX, CameraAddress, RtspProxy
 from headrace.schemas.limits import INLINE_BYTES_MAX
 
-OPEN_S_MAX = 45.0  # until the first frame: the decoder starts, and a camera may be seconds away from a key frame
-FRAME_S_MAX = 20.0  # beyond what the frames' own pace takes
+OPEN_S_MAX = 45.0  # until the first frame: the decoder starts, and the next key frame may be seconds away
+FRAME_S_MAX = 20.0  # beyond the interval between frames
 _DECODER = Path(__file__).with_name("decoder.py")
-_HEAD = struct.Struct(">cI")
+_HEADER = struct.Struct(">cI")
 _TIME_BYTES = 8
 _MESSAGE_BYTES_MAX = INLINE_BYTES_MAX + _TIME_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRequest:
-    """What to read: the stream's path, who logs in, and how much of it; `frame_count` 0 is any number."""
+    """What to read: the stream's path and query, the login, and how much; `frame_count` 0 means unlimited."""
 
     target: str = field(repr=False)
     login: tuple[str, str] | None = field(repr=False)
@@ -38,7 +38,7 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a stream is."""
+    """The properties of a stream."""
 
     codec: str
     width: int
@@ -47,7 +47,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class CapturedFrame:
-    """One frame as a JPEG, and the Unix microsecond at which it came."""
+    """One frame as a JPEG, and when it was captured in Unix microseconds."""
 
     body: bytes
     captured_at_us: int
@@ -57,24 +57,24 @@ StreamItem: TypeAlias = StreamInfo | CapturedFrame
 
 
 class RtspStream:
-    """An open stream; use it in an `async with` block, so that decoder and connection end with it."""
+    """An open stream; an `async with` block ends its decoder and its connection."""
 
-    def __init__(self, place: CameraAddress, wanted: StreamRequest) -> None:
+    def __init__(self, address: CameraAddress, request: StreamRequest) -> None:
         """Prepare; nothing is connected yet."""
-        self._door = RtspProxy(place)
-        self._wanted = wanted
+        self._proxy = RtspProxy(address)
+        self._request = request
         self._decoder: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         """Connect, and start the decoder.
 
         Raises:
-            StreamLost: nothing answers there.
+            StreamLostError: the camera does not accept connections.
         """
         try:
-            port = await self._door.open()
+            port = await self._proxy.open()
             self._decoder = await asyncio.create_subprocess_exec(
-                # Isolated, and without the service's environment: what it decodes is a stranger's.
+                # Isolated and without the service's environment: the decoder's input is not trusted.
                 sys.executable,
                 "-I",
                 str(_DECODER),
@@ -86,7 +86,7 @@ class RtspStream:
             )
             assert self._decoder.stdin is not None
             with suppress(OSError):
-                self._decoder.stdin.write(self._order(port))
+                self._decoder.stdin.write(self._decoder_request(port))
                 await self._decoder.stdin.drain()
                 self._decoder.stdin.close()
         except BaseException:
@@ -99,64 +99,64 @@ class RtspStream:
     ) -> None:
         await self._close()
 
-    async def found(self) -> AsyncIterator[StreamItem]:
-        """Yield what the stream is, and then its frames, until there is enough.
+    async def items(self) -> AsyncIterator[StreamItem]:
+        """Yield the stream's properties, then its frames, up to the requested count or duration.
 
         Raises:
-            StreamLost: it was lost before.
+            StreamLostError: the stream ended before.
         """
         wait_s_max = OPEN_S_MAX
         while True:
             try:
                 async with asyncio.timeout(wait_s_max):
-                    letter, body = await self._message()
+                    message_type, body = await self._read_message()
             except TimeoutError:
-                raise StreamLostError(self._door.fault or CameraFault.SILENT) from None
+                raise StreamLostError(self._proxy.fault or CameraFault.SILENT) from None
             except (OSError, asyncio.IncompleteReadError):
-                raise StreamLostError(self._door.fault or CameraFault.DECODER_DIED) from None
-            match letter:
+                raise StreamLostError(self._proxy.fault or CameraFault.DECODER_DIED) from None
+            match message_type:
                 case b"I":
                     yield StreamInfo(**orjson.loads(body))
                 case b"F":
                     yield CapturedFrame(body[_TIME_BYTES:], int.from_bytes(body[:_TIME_BYTES], "big"))
                 case _:
-                    self._end(orjson.loads(body)["code"])
+                    self._check_end(orjson.loads(body)["code"])
                     return
-            wait_s_max = FRAME_S_MAX + 2 / self._wanted.fps
+            wait_s_max = FRAME_S_MAX + 2 / self._request.fps
 
-    async def _message(self) -> tuple[bytes, bytes]:
+    async def _read_message(self) -> tuple[bytes, bytes]:
         assert self._decoder is not None
         assert self._decoder.stdout is not None
-        letter, size_bytes = _HEAD.unpack(await self._decoder.stdout.readexactly(_HEAD.size))
+        message_type, size_bytes = _HEADER.unpack(await self._decoder.stdout.readexactly(_HEADER.size))
         if size_bytes > _MESSAGE_BYTES_MAX:
             raise StreamLostError(CameraFault.TOO_LARGE)
-        return letter, await self._decoder.stdout.readexactly(size_bytes)
+        return message_type, await self._decoder.stdout.readexactly(size_bytes)
 
-    def _end(self, code: str) -> None:
+    def _check_end(self, code: str) -> None:
         if code == "done":
             return
-        told = CameraFault(code) if code in set(CameraFault) else CameraFault.BROKEN
-        # The door saw what the camera said; the decoder only that it came to an end.
-        raise StreamLostError((self._door.fault or told) if told is CameraFault.LOST else told)
+        fault = CameraFault(code) if code in set(CameraFault) else CameraFault.BROKEN
+        # The proxy saw the camera's responses; the decoder only saw the connection end.
+        raise StreamLostError((self._proxy.fault or fault) if fault is CameraFault.LOST else fault)
 
     async def _close(self) -> None:
         if self._decoder is not None:
             with suppress(ProcessLookupError):
                 self._decoder.kill()
             await self._decoder.wait()
-        await self._door.close()
+        await self._proxy.close()
 
-    def _order(self, port: int) -> bytes:
-        wanted, login = self._wanted, ""
-        if wanted.login is not None:
-            login = ":".join(quote(part, safe="") for part in wanted.login) + "@"
+    def _decoder_request(self, port: int) -> bytes:
+        request, login = self._request, ""
+        if request.login is not None:
+            login = ":".join(quote(part, safe="") for part in request.login) + "@"
         return orjson.dumps(
             {
-                "url": f"rtsp://{login}127.0.0.1:{port}{wanted.target}",
-                "fps": wanted.fps,
-                "duration_s": wanted.duration_s,
-                "frame_count": wanted.frame_count,
-                # The door ends what takes too long, and knows why; this is for a door that does not.
+                "url": f"rtsp://{login}127.0.0.1:{port}{request.target}",
+                "fps": request.fps,
+                "duration_s": request.duration_s,
+                "frame_count": request.frame_count,
+                # The proxy's shorter timeouts come first and name the fault; this one is the fallback.
                 "wait_s_max": UNIT_S_MAX * 2,
             }
         )

@@ -1,4 +1,4 @@
-"""The composition root of the capture worker."""
+"""The capture worker: acquires capture requests and captures them concurrently. Its composition root is `work`."""
 
 import asyncio
 import secrets
@@ -12,13 +12,12 @@ from uuid import UUID
 from confluent_kafka import Message
 
 from headrace.gateway.capture.camera_faults import CameraFault
-from headrace.gateway.capture.collector import Outlets
-from headrace.gateway.capture.credential_encryption import CredentialCipher
-from headrace.gateway.capture.dispatch import Dispatcher
-from headrace.gateway.capture.job import SILENT_S_MAX, CaptureJob, JobStore, LeaseLostError
-from headrace.gateway.capture.recorder import Deps, capture
-from headrace.gateway.capture.request_consumer import CaptureRequestConsumer
-from headrace.gateway.capture.states import BEFORE, RUNNING, CaptureProgress, CaptureState
+from headrace.gateway.capture.camera_url import CredentialCipher
+from headrace.gateway.capture.capture_request import ACTIVE_STATES, PREDECESSORS, CaptureProgress, CaptureState
+from headrace.gateway.capture.job import LEASE_S, CaptureJob, JobStore, LeaseLostError
+from headrace.gateway.capture.media_publisher import PublishingDeps
+from headrace.gateway.capture.recorder import RecorderDeps, capture
+from headrace.gateway.capture.request_topic import CaptureRequestConsumer, Dispatcher
 from headrace.gateway.uploads.ingest_wait import IngestWait
 from headrace.producers.publisher import Publisher
 from headrace.runtime.addresses import networks_of
@@ -37,8 +36,8 @@ from headrace.store.requests.ingest_status import IngestStatuses
 from headrace.store.requests.requests import IngestRequests
 from headrace.streams.worker.liveness import ask_kafka, liveness
 
-UPKEEP_EVERY_S = 5.0
-UNTOLD_S_MAX = 30.0  # after which a request that nobody took is told of again
+RECOVERY_EVERY_S = 5.0
+UNACQUIRED_S_MAX = 30.0  # after which a request that no worker acquired is dispatched again
 _RETRY_S = 1.0
 _STOP_S_MAX = 12.0  # of the 18 s that a process has to stop
 _CLOSE_S_MAX = 3.0
@@ -46,43 +45,43 @@ _CLOSE_S_MAX = 3.0
 
 @dataclass(frozen=True, slots=True)
 class CaptureDeps:
-    """What the worker works with."""
+    """What the worker needs."""
 
-    intake: CaptureRequestConsumer
-    book: JobStore
-    means: Deps
+    consumer: CaptureRequestConsumer
+    store: JobStore
+    recorder: RecorderDeps
     dispatcher: Dispatcher
 
 
 class CaptureWorker:
-    """Takes requests up as long as it has room, at most `streams_max` at a time."""
+    """Captures up to `streams_max` requests concurrently."""
 
-    def __init__(self, tools: CaptureDeps, streams_max: int) -> None:
-        """Begin with nothing to do."""
-        self._tools = tools
+    def __init__(self, deps: CaptureDeps, streams_max: int) -> None:
+        """Start with no jobs."""
+        self._deps = deps
         self._streams_max = streams_max
         self._name = secrets.token_hex(8)
-        self._waiting: deque[tuple[Message, CaptureRequest | None]] = deque()
+        self._pending: deque[tuple[Message, CaptureRequest | None]] = deque()
         self._running: set[asyncio.Task[None]] = set()
-        self._looked_s = 0.0
-        self.steps = 0
-        """Grows with every look for work; readable from any thread."""
+        self._recovered_s = 0.0
+        self.iterations = 0
+        """Grows with every iteration of the loop; any thread may read it."""
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether one more camera may be captured."""
         return len(self._running) < self._streams_max
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, and then hand over what is not done."""
+        """Work until `stop` is set, then release the running jobs."""
         while not stop.is_set():
-            self.steps += 1
-            taken = await self._tools.intake.take(wanted=self.has_room and not self._waiting)
-            if taken is not None:
-                self._waiting.append(taken)
+            self.iterations += 1
+            received = await self._deps.consumer.poll(paused=not self.has_capacity or bool(self._pending))
+            if received is not None:
+                self._pending.append(received)
             try:
-                await self._work_off()
-                await self._upkeep()
+                await self._start_pending()
+                await self._recover_requests()
             except HeadraceError as error:
                 get_log().warning(Action.RETRYING, service="postgres", why=error.what)
                 await asyncio.sleep(_RETRY_S)
@@ -91,82 +90,84 @@ class CaptureWorker:
         if self._running:
             await asyncio.wait(self._running, timeout=_STOP_S_MAX)
 
-    async def _work_off(self) -> None:
-        while self._waiting and self.has_room:
-            message, asked = self._waiting[0]
-            if asked is not None:
-                await self._begin(asked)
-            self._waiting.popleft()
-            await self._tools.intake.done(message)
+    async def _start_pending(self) -> None:
+        while self._pending and self.has_capacity:
+            message, request = self._pending[0]
+            if request is not None:
+                await self._start(request)
+            self._pending.popleft()
+            await self._deps.consumer.commit(message)
 
-    async def _begin(self, asked: CaptureRequest) -> None:
-        """Take a request up, unless that was done before: then its row has moved on."""
+    async def _start(self, message: CaptureRequest) -> None:
+        """Start capturing a request, unless its row is past the state `requested`: then the message is a repetition."""
         with suppress(ValueError):
-            request = await self._tools.book.requests.get(UUID(asked.request_id))
+            request = await self._deps.store.requests.get(UUID(message.request_id))
             if request is None or request.state != CaptureState.REQUESTED:
                 return
-            job = CaptureJob(
-                self._tools.book, request, replace(CaptureProgress.from_json(request.evidence), worker=self._name)
-            )
-            if await job.begin():
-                task = asyncio.create_task(self._capture(job))
+            progress = replace(CaptureProgress.from_json(request.evidence), worker=self._name)
+            job = CaptureJob(self._deps.store, request, progress)
+            if await job.acquire():
+                task = asyncio.create_task(self._run_job(job))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
-    async def _capture(self, job: CaptureJob) -> None:
-        capturing = asyncio.create_task(capture(job, self._tools.means))
-        keeping = asyncio.create_task(job.keep())
+    async def _run_job(self, job: CaptureJob) -> None:
+        capturing = asyncio.create_task(capture(job, self._deps.recorder))
+        keeping_lease = asyncio.create_task(job.keep_lease())
         capture_streams.inc()
         try:
-            await asyncio.wait({capturing, keeping}, return_when=asyncio.FIRST_COMPLETED)
-            if capturing.done() and not await _seen_to(job, capturing):
-                await self._give_back(job)
+            await asyncio.wait({capturing, keeping_lease}, return_when=asyncio.FIRST_COMPLETED)
+            if capturing.done() and not await _is_handled(job, capturing):
+                await self._release(job)
         except asyncio.CancelledError:
-            await _ended(capturing)
-            await self._give_back(job)
+            await _cancel(capturing)
+            await self._release(job)
         finally:
             capture_streams.dec()
-            await _ended(capturing, keeping)
+            await _cancel(capturing, keeping_lease)
 
-    async def _give_back(self, job: CaptureJob) -> None:
-        if await job.give_back():
-            await self._tools.dispatcher.tell(job.request)
+    async def _release(self, job: CaptureJob) -> None:
+        if await job.release():
+            await self._deps.dispatcher.dispatch(job.request)
 
-    async def _upkeep(self) -> None:
-        """Take up again what others left behind."""
+    async def _recover_requests(self) -> None:
+        """Dispatch requests again whose lease expired or that no worker acquired."""
         now_s = time.monotonic()
-        if not self.has_room or now_s - self._looked_s < UPKEEP_EVERY_S:
+        if not self.has_capacity or now_s - self._recovered_s < RECOVERY_EVERY_S:
             return
-        self._looked_s = now_s
-        book = self._tools.book
-        for request_id, evidence in await book.captures.take_from_silent(RUNNING, SILENT_S_MAX):
-            moved = await book.requests.advance(
-                request_id, before=BEFORE[CaptureState.REQUESTED], state=CaptureState.REQUESTED, evidence=evidence
+        self._recovered_s = now_s
+        store = self._deps.store
+        for request_id, progress in await store.captures.take_from_silent(ACTIVE_STATES, LEASE_S):
+            changed = await store.requests.advance(
+                request_id,
+                before=PREDECESSORS[CaptureState.REQUESTED],
+                state=CaptureState.REQUESTED,
+                evidence=progress,
             )
-            request = await book.requests.get(request_id)
-            if moved and request is not None:
-                await self._tools.dispatcher.tell(request)
-        for request in await book.captures.untold(CaptureState.REQUESTED, UNTOLD_S_MAX):
-            await self._tools.dispatcher.tell(request)
+            request = await store.requests.get(request_id)
+            if changed and request is not None:
+                await self._deps.dispatcher.dispatch(request)
+        for request in await store.captures.untold(CaptureState.REQUESTED, UNACQUIRED_S_MAX):
+            await self._deps.dispatcher.dispatch(request)
 
 
 async def work(settings: Settings, stop: asyncio.Event) -> int:
-    """Capture what is asked for until `stop` is set; returns the exit code.
+    """Capture requests until `stop` is set; returns the exit code.
 
     Raises:
-        HeadraceError: a service is away at start-up or refuses, or a topic is missing.
+        HeadraceError: a service is unavailable at startup or refuses the connection, or a topic is missing.
     """
     admin = await wait_for_kafka(settings, stop=stop)
     topics = [CAPTURE_REQUESTS.name, input_topic(Kind.FRAME).name, input_topic(Kind.CLIP).name]
     await asyncio.to_thread(require_topics, settings, admin, topics)
-    async with _tools(settings, stop) as tools:
-        worker = CaptureWorker(tools, settings.capture_streams_max)
+    async with _open_deps(settings, stop) as deps:
+        worker = CaptureWorker(deps, settings.capture_streams_max)
         async with liveness(
             settings,
             waiting=lambda: True,
-            progress=lambda: worker.steps,
-            doing=lambda: "looking for work",
-            probes={"kafka": lambda: ask_kafka(settings, admin), "postgres": tools.book.requests.newest_event},
+            progress=lambda: worker.iterations,
+            doing=lambda: "polling for requests",
+            probes={"kafka": lambda: ask_kafka(settings, admin), "postgres": deps.store.requests.newest_event},
         ):
             get_log().info(Action.STARTED)
             await worker.run(stop)
@@ -174,7 +175,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> int:
 
 
 @asynccontextmanager
-async def _tools(settings: Settings, stop: asyncio.Event) -> AsyncIterator[CaptureDeps]:
+async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[CaptureDeps]:
     dsn, secret = settings.postgres_dsn.get_secret_value(), settings.gateway_token_secret.get_secret_value()
     async with AsyncExitStack() as stack:
         pool = await wait_for(
@@ -191,28 +192,28 @@ async def _tools(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Captu
         stack.push_async_callback(close_pool, pool)
         publisher = await asyncio.to_thread(Publisher.from_settings, settings)
         stack.push_async_callback(asyncio.to_thread, publisher.close, _CLOSE_S_MAX)
-        landing = IngestWait(IngestStatuses(pool, dsn))
-        await stack.enter_async_context(background_task(landing.run()))
+        ingest_wait = IngestWait(IngestStatuses(pool, dsn))
+        await stack.enter_async_context(background_task(ingest_wait.run()))
         dispatcher = Dispatcher(settings)
         stack.push_async_callback(asyncio.to_thread, dispatcher.close)
-        intake = CaptureRequestConsumer(settings)
-        stack.push_async_callback(intake.close)
-        await intake.open()
+        consumer = CaptureRequestConsumer(settings)
+        stack.push_async_callback(consumer.close)
+        await consumer.open()
         requests = IngestRequests(pool, dsn)
         yield CaptureDeps(
-            intake=intake,
-            book=JobStore(requests, Captures(pool, dsn)),
-            means=Deps(
-                outlets=Outlets(publisher, requests, landing),
-                sealer=CredentialCipher(secret) if secret else None,
+            consumer=consumer,
+            store=JobStore(requests, Captures(pool, dsn)),
+            recorder=RecorderDeps(
+                publishing=PublishingDeps(publisher, requests, ingest_wait),
+                cipher=CredentialCipher(secret) if secret else None,
                 networks=networks_of(settings.gateway_camera_networks),
             ),
             dispatcher=dispatcher,
         )
 
 
-async def _seen_to(job: CaptureJob, capturing: "asyncio.Task[None]") -> bool:
-    """Take note of how a capture ended; False where a service was away, so that it is to be tried again."""
+async def _is_handled(job: CaptureJob, capturing: "asyncio.Task[None]") -> bool:
+    """Return whether a capture is over; False if a service was unavailable and it must be repeated."""
     error = capturing.exception()
     if error is None or isinstance(error, LeaseLostError):
         return True
@@ -226,7 +227,7 @@ async def _seen_to(job: CaptureJob, capturing: "asyncio.Task[None]") -> bool:
     return True
 
 
-async def _ended(*tasks: "asyncio.Task[None]") -> None:
+async def _cancel(*tasks: "asyncio.Task[None]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,9 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from headrace.gateway.auth.guard import Operator, note, require_reach
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.capture.camera_url import URL_CHARACTERS_MAX, CameraUrl, CameraUrlError, parse
-from headrace.gateway.capture.credential_encryption import CredentialCipher
-from headrace.gateway.capture.plan import (
+from headrace.gateway.capture.camera_url import (
+    URL_CHARACTERS_MAX,
+    CameraUrl,
+    CameraUrlError,
+    CredentialCipher,
+    parse_camera_url,
+)
+from headrace.gateway.capture.capture_request import (
     CLIP_S_MAX,
     DURATION_S_MAX,
     DURATION_S_MIN,
@@ -19,10 +24,10 @@ from headrace.gateway.capture.plan import (
     FPS_MIN,
     FRAME_COUNT_MAX,
     CapturePlan,
+    CaptureState,
     Mode,
     plan_for,
 )
-from headrace.gateway.capture.states import CaptureState
 from headrace.gateway.problems import Problem, ProblemCode, documented
 from headrace.gateway.services import Here, Services
 from headrace.gateway.uploads.answers import status_path
@@ -89,7 +94,7 @@ async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Ope
             source_id=source.source_id,
             state=CaptureState.REQUESTED,
             asked=plan.as_json(),
-            sealed=sealer.seal(request_id, url) if sealer is not None and url.is_secret else None,
+            sealed=sealer.encrypt(request_id, url) if sealer is not None and url.has_secrets else None,
         )
         answer = CaptureAnswer(
             request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
@@ -98,13 +103,13 @@ async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Ope
         await here.requests.add(kept)
         await first.under_way(response)
         # Where Kafka is away the request is kept all the same: a worker that has time finds it.
-        await here.dispatcher.tell(kept)
+        await here.dispatcher.dispatch(kept)
         return response
 
 
 def _parsed(text: str) -> CameraUrl:
     try:
-        return parse(text)
+        return parse_camera_url(text)
     except CameraUrlError as refused:
         raise Problem(422, ProblemCode.URL_REFUSED, str(refused)) from None
 
@@ -118,12 +123,12 @@ def _planned(asked: CaptureAsked, url: CameraUrl) -> CapturePlan:
             f"a clip lasts at most {CLIP_S_MAX:.0f} s",
             hint="ask for `continuous`, which brings frames for as long as an hour",
         )
-    return plan_for(url.shown, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
+    return plan_for(url.redacted, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
 
 
 def _sealer(here: Services, url: CameraUrl) -> CredentialCipher | None:
     secret = here.settings.gateway_token_secret.get_secret_value()
-    if not secret and url.is_secret:
+    if not secret and url.has_secrets:
         raise Problem(
             503,
             ProblemCode.UNAVAILABLE,
@@ -136,7 +141,7 @@ def _sealer(here: Services, url: CameraUrl) -> CredentialCipher | None:
 
 def _mark(sealer: CredentialCipher | None, asked: CaptureAsked) -> str:
     """What tells one address from another in an idempotency row, where a plain digest could be guessed."""
-    return "" if sealer is None else sealer.mark(asked.rtsp_url.get_secret_value())
+    return "" if sealer is None else sealer.fingerprint(asked.rtsp_url.get_secret_value())
 
 
 async def _check_address(request: Request, here: Services, caller: Principal, url: CameraUrl) -> None:

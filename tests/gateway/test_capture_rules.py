@@ -7,18 +7,30 @@ from uuid import uuid4
 import pytest
 
 from headrace.gateway.capture.camera_faults import (
-    CONNECTS_IN_VAIN_MAX,
-    MAY_PASS,
-    RECONNECT_DELAY_S_MAX,
-    SENTENCES,
+    FAILED_CONNECTS_MAX,
+    FAULT_REASONS,
+    RECONNECT_BACKOFF,
+    TRANSIENT_FAULTS,
     CameraFault,
-    delay_s,
-    is_over,
+    should_give_up,
 )
-from headrace.gateway.capture.camera_url import CameraLogin, CameraUrlError, parse
-from headrace.gateway.capture.credential_encryption import CredentialCipher, DecryptionError
-from headrace.gateway.capture.plan import CapturePlan, Mode, plan_for
-from headrace.gateway.capture.states import BEFORE, FINAL, RUNNING, CaptureProgress, CaptureState
+from headrace.gateway.capture.camera_url import (
+    CameraLogin,
+    CameraUrlError,
+    CredentialCipher,
+    DecryptionError,
+    parse_camera_url,
+)
+from headrace.gateway.capture.capture_request import (
+    ACTIVE_STATES,
+    FINAL_STATES,
+    PREDECESSORS,
+    CapturePlan,
+    CaptureProgress,
+    CaptureState,
+    Mode,
+    plan_for,
+)
 from headrace.runtime.addresses import is_allowed, networks_of
 from headrace.runtime.resolve import AddressNotAllowedError, resolve
 
@@ -34,9 +46,9 @@ PASSWORD = "p@:/%#x"
     ids=["raw", "percent-encoded"],
 )
 def test_a_password_with_every_delimiter_is_found_whole_and_not_shown(text: str) -> None:
-    url = parse(text)
+    url = parse_camera_url(text)
     assert url.login == CameraLogin("user", PASSWORD)
-    assert (url.shown, url.target) == ("rtsp://camera:8554/stream", "/stream?channel=1")
+    assert (url.redacted, url.target) == ("rtsp://camera:8554/stream", "/stream?channel=1")
     assert PASSWORD not in repr(url)
     assert "p%40" not in repr(url)
 
@@ -53,7 +65,7 @@ def test_a_password_with_every_delimiter_is_found_whole_and_not_shown(text: str)
     ],
 )
 def test_an_address_is_shown_without_what_lets_one_in(text: str, shown: str) -> None:
-    assert parse(text).shown == shown
+    assert parse_camera_url(text).redacted == shown
 
 
 @pytest.mark.parametrize(
@@ -88,7 +100,7 @@ def test_an_address_is_shown_without_what_lets_one_in(text: str, shown: str) -> 
 )
 def test_what_is_no_address_of_a_camera_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(CameraUrlError) as caught:
-        parse(text)
+        parse_camera_url(text)
     assert not text or text not in str(caught.value)
 
 
@@ -134,19 +146,23 @@ def test_a_network_that_the_operator_listed_is_open_and_nothing_beside_it() -> N
 
 
 def test_what_is_sealed_opens_for_its_request_and_its_secret_only() -> None:
-    url, request_id, sealer = parse(f"rtsp://user:{PASSWORD}@camera/a?b=1"), uuid4(), CredentialCipher("s" * 40)
-    sealed = sealer.seal(request_id, url)
+    url, request_id, cipher = (
+        parse_camera_url(f"rtsp://user:{PASSWORD}@camera/a?b=1"),
+        uuid4(),
+        CredentialCipher("s" * 40),
+    )
+    sealed = cipher.encrypt(request_id, url)
     assert PASSWORD.encode() not in sealed
-    assert sealer.opened(request_id, sealed, parse(url.shown)) == url
-    assert sealer.seal(request_id, url) != sealed
+    assert cipher.decrypt(request_id, sealed, parse_camera_url(url.redacted)) == url
+    assert cipher.encrypt(request_id, url) != sealed
     for other, asked, text in (
-        (sealer, uuid4(), sealed),
+        (cipher, uuid4(), sealed),
         (CredentialCipher("t" * 40), request_id, sealed),
-        (sealer, request_id, sealed[:-1] + bytes([sealed[-1] ^ 1])),
-        (sealer, request_id, b""),
+        (cipher, request_id, sealed[:-1] + bytes([sealed[-1] ^ 1])),
+        (cipher, request_id, b""),
     ):
         with pytest.raises(DecryptionError):
-            other.opened(asked, text, parse(url.shown))
+            other.decrypt(asked, text, parse_camera_url(url.redacted))
 
 
 def test_states_lead_from_asked_to_ingested_and_nothing_leaves_an_end() -> None:
@@ -157,12 +173,12 @@ def test_states_lead_from_asked_to_ingested_and_nothing_leaves_an_end() -> None:
         CaptureState.UPLOADING,
         CaptureState.INGESTED,
     ]
-    assert all(before in BEFORE[after] for before, after in pairwise(way))
-    assert CaptureState.RECORDING in BEFORE[CaptureState.CONNECTING]
-    assert all(BEFORE[state].isdisjoint(FINAL) for state in CaptureState)
-    assert BEFORE[CaptureState.REQUESTED] == RUNNING
-    assert BEFORE[CaptureState.FAILED] == {CaptureState.REQUESTED, *RUNNING}
-    assert set(BEFORE) == set(CaptureState)
+    assert all(before in PREDECESSORS[after] for before, after in pairwise(way))
+    assert CaptureState.RECORDING in PREDECESSORS[CaptureState.CONNECTING]
+    assert all(PREDECESSORS[state].isdisjoint(FINAL_STATES) for state in CaptureState)
+    assert PREDECESSORS[CaptureState.REQUESTED] == ACTIVE_STATES
+    assert PREDECESSORS[CaptureState.FAILED] == {CaptureState.REQUESTED, *ACTIVE_STATES}
+    assert set(PREDECESSORS) == set(CaptureState)
 
 
 def test_evidence_and_plans_are_read_as_they_were_written() -> None:
@@ -177,10 +193,10 @@ def test_evidence_and_plans_are_read_as_they_were_written() -> None:
 
 
 def test_a_camera_is_tried_again_ever_more_slowly_and_not_for_ever() -> None:
-    delays = [delay_s(count) for count in range(1, 20)]
+    delays = [RECONNECT_BACKOFF.delay_s(count) for count in range(1, 20)]
     assert delays == sorted(delays)
-    assert delays[-1] == RECONNECT_DELAY_S_MAX
-    assert not is_over(CameraFault.LOST, in_vain=1, reconnects=1)
-    assert is_over(CameraFault.LOST, in_vain=CONNECTS_IN_VAIN_MAX, reconnects=1)
-    assert all(is_over(fault, in_vain=0, reconnects=0) for fault in set(CameraFault) - MAY_PASS)
-    assert set(SENTENCES) == set(CameraFault)
+    assert delays[-1] == RECONNECT_BACKOFF.max_s == 30.0
+    assert not should_give_up(CameraFault.LOST, failures=1, reconnects=1)
+    assert should_give_up(CameraFault.LOST, failures=FAILED_CONNECTS_MAX, reconnects=1)
+    assert all(should_give_up(fault, failures=0, reconnects=0) for fault in set(CameraFault) - TRANSIENT_FAULTS)
+    assert set(FAULT_REASONS) == set(CameraFault)
