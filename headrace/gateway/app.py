@@ -1,27 +1,40 @@
-"""The composition root of the gateway."""
+"""The composition root of the gateway: the application, its components, and the process that serves it."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from headrace.gateway.auth.audit_log import AuditLog
+from headrace.gateway.auth.guard import Guard
+from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
+from headrace.gateway.auth.tokens import TokenVerifier
+from headrace.gateway.capture.request_topic import Dispatcher
+from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.middleware import Middleware
-from headrace.gateway.openapi import describe
-from headrace.gateway.problems import on_problem
+from headrace.gateway.problems import ProblemBody, on_problem
+from headrace.gateway.queries.cache import Cache
 from headrace.gateway.routes import ROUTERS
 from headrace.gateway.server import BACKLOG, bind, server_for
-from headrace.gateway.services import opened
 from headrace.gateway.tus import responses
-from headrace.gateway.tus.janitor import sweep
+from headrace.gateway.tus.janitor import Janitor
+from headrace.gateway.uploads.inspection import Inspector
+from headrace.gateway.uploads.memory import UploadMemory
+from headrace.gateway.uploads.pipeline import UploadPipeline, UploadReceiver
+from headrace.gateway.uploads.publish import UploadPublisher
+from headrace.gateway.uploads.results import IngestResults, IngestWait
 from headrace.gateway.uploads.scanning import Scanner
+from headrace.producers.publisher import Publisher
+from headrace.producers.sequence import SequenceCounter, unix_us
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.kafka import require_topics, wait_for_kafka
@@ -34,9 +47,34 @@ from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.ldos import Ldos
+from headrace.store.catalog.queries import Queries
+from headrace.store.postgres import close_pool, open_pool
+from headrace.store.requests.access import Access
+from headrace.store.requests.cameras import Cameras
+from headrace.store.requests.ingest_status import IngestStatuses
+from headrace.store.requests.requests import IngestRequests
+from headrace.store.requests.uploads import Uploads
 from headrace.streams.worker.liveness import ask_kafka, liveness
 
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool
+
 _REDIS_S_MAX = 2.0
+_SCHEMES = {
+    "key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "An API key made by `headrace keys add`.",
+    },
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token."},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "The API key as the password, for clients that only accept a URL: `http://headrace:KEY@host`.",
+    },
+}
 
 
 def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | None = None) -> Any:
@@ -44,17 +82,15 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with (
-            opened(settings, probes.readyz, stopping) as services,
-            background_task(sweep(services)),
-        ):
-            app.state.services = services
+        async with AsyncExitStack() as stack:
+            components = await _open_components(settings, stack, stopping or asyncio.Event())
+            app.state.components = {type(component): component for component in (probes, *components)}
             yield
 
     app = FastAPIOffline(
         title="Headrace",
         version="1",
-        description="What cameras and devices hand over is stored once, catalogued, and announced once.",
+        description="Stores frames, clips, scans and LDOs once, catalogues them, and announces them once.",
         lifespan=lifespan,
         redoc_url=None,
     )
@@ -62,8 +98,8 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         app.include_router(router)
     for error in (HTTPException, RequestValidationError, RejectedError, HeadraceError):
         app.add_exception_handler(error, on_problem)
-    describe(app)
-    origins = [one.strip() for one in settings.gateway_cors_origins.split(",") if one.strip()]
+    _describe(app)
+    origins = [origin.strip() for origin in settings.gateway_cors_origins.split(",") if origin.strip()]
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,6 +109,22 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
             expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID", *responses.EXPOSED],
         )
     return Middleware(app, settings)
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the security schemes and the body of problems to the OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {})["ProblemBody"] = ProblemBody.model_json_schema()
+            components["securitySchemes"] = _SCHEMES
+            document["security"] = [{name: []} for name in _SCHEMES]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> int:
@@ -111,6 +163,55 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
     finally:
         await catalog.close()
     return 0
+
+
+async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: asyncio.Event) -> list[object]:
+    """Create what the routes use, one object of each type, until the stack is closed.
+
+    Raises:
+        HeadraceError: a service is unreachable, or refuses the connection.
+    """
+    dsn = settings.postgres_dsn.get_secret_value()
+    redis_url = settings.redis_url.get_secret_value()
+    pool = await _open_pool(settings, stack)
+    publisher = await asyncio.to_thread(Publisher.from_settings, settings)
+    stack.push_async_callback(asyncio.to_thread, publisher.close)
+    access, requests, uploads = Access(pool, dsn), IngestRequests(pool, dsn), Uploads(pool, dsn)
+    statuses, wait, audit_log = IngestStatuses(pool, dsn), IngestWait(IngestStatuses(pool, dsn)), AuditLog(access)
+    await stack.enter_async_context(background_task(wait.run()))
+    await stack.enter_async_context(background_task(audit_log.run()))
+    inspector = Inspector()
+    stack.push_async_callback(asyncio.to_thread, inspector.stop)
+    cache = Cache(redis_url)
+    stack.push_async_callback(cache.close)
+    dispatcher = Dispatcher(settings)
+    stack.push_async_callback(asyncio.to_thread, dispatcher.close)
+    live = LiveConnections(settings, requests, stopping)
+    live.tail.start()
+    stack.push_async_callback(live.tail.stop)
+    blobs = Blobs.from_settings(settings)
+    scanner = Scanner(settings.gateway_clamd) if settings.gateway_clamd else None
+    pipeline = UploadPipeline(
+        UploadReceiver(blobs, UploadMemory(settings.gateway_buffer_bytes_max), scanner, inspector),
+        UploadPublisher(publisher, SequenceCounter(unix_us), blobs),
+        IngestResults(requests, wait, settings.gateway_answer_s_max),
+    )
+    limiter = RequestLimiter(redis_url, RateLimits.of(settings))
+    guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
+    await stack.enter_async_context(background_task(Janitor(settings, access, uploads, pipeline).run()))
+    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn))
+    return [settings, guard, access, requests, uploads, statuses, pipeline, blobs, cache, dispatcher, live, *queries]
+
+
+async def _open_pool(settings: Settings, stack: AsyncExitStack) -> "Pool":
+    pool = await open_pool(
+        settings.postgres_dsn.get_secret_value(),
+        connections_max=settings.postgres_connections_max,
+        statement_s_max=settings.postgres_statement_s_max,
+        application="headrace gateway",
+    )
+    stack.push_async_callback(close_pool, pool)
+    return pool
 
 
 async def _catalog(settings: Settings) -> Catalog:

@@ -17,7 +17,7 @@ _BEFORE_A_PASSWORD = re.compile(r"://[^/?#:@\s\[]+:(?!\d{1,5}(?:[/?#]|$))")
 _LINE_END = re.compile(r"[\r\n]")
 
 
-def refuse_logins(said: Any, where: str) -> None:
+def refuse_credentials(said: Any, where: str) -> None:
     """Look through what a caller said, which may be anything that JSON can hold.
 
     Raises:

@@ -115,10 +115,10 @@ def _check(scope: Scope, headers: dict[bytes, bytes], bytes_max: int) -> None:
         raise Problem(
             413, ProblemCode.TOO_LARGE, f"the body has {int(length)} bytes, at most {bytes_max} are taken here"
         )
-    check_address(scope)
+    refuse_secrets_in_url(scope)
 
 
-def check_address(scope: Scope) -> None:
+def refuse_secrets_in_url(scope: Scope) -> None:
     """Refuse an address with a secret in it.
 
     Raises:

@@ -110,7 +110,7 @@ DESCRIPTIONS = {
 }
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a call for OpenAPI: those named, and those that every call may give."""
     every = {400, 401, 403, 408, 413, 415, 422, 429, 503, *statuses}
     return {status: _documented(DESCRIPTIONS[status]) for status in sorted(every)}
@@ -123,12 +123,12 @@ def _documented(description: str) -> dict[str, Any]:
     }
 
 
-def of_rejected(rejected: RejectedError) -> Problem:
+def problem_of_rejection(rejected: RejectedError) -> Problem:
     """Return the problem for an event that can never be ingested."""
     return Problem(_STATUS_OF_REJECT.get(rejected.code, 422), rejected.code, rejected.reason)
 
 
-def of_error(error: HeadraceError) -> Problem:
+def problem_of_error(error: HeadraceError) -> Problem:
     """Return the problem for one of our errors; addresses of services stay in the log."""
     match error:
         case RecordMissingError():
@@ -188,9 +188,9 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case RejectedError():
-            return of_rejected(error)
+            return problem_of_rejection(error)
         case HeadraceError():
-            found = of_error(error)
+            found = problem_of_error(error)
             if found.status_code >= 500:
                 get_log().warning(Action.REFUSED, code=error.code, why=error.what, address=error.where)
             return found

@@ -28,7 +28,7 @@ from tests.conftest import free_port, until
 WAIT_S = 30.0
 
 
-class Received:
+class ReceivedBody:
     """What one request said."""
 
     def __init__(self, headers: Any, body: bytes) -> None:
@@ -44,7 +44,7 @@ class Server:
     """An LDO service; `answers` are given one after the other, then 200."""
 
     def __init__(self, port: int = 0) -> None:
-        self.received: list[Received] = []
+        self.received: list[ReceivedBody] = []
         self.answers: list[int] = []
         self.pause = threading.Event()
         self.pause.set()
@@ -54,7 +54,7 @@ class Server:
             def do_POST(self) -> None:
                 assert self.path == "/ingest/ldo"
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.received.append(Received(self.headers, body))
+                outer.received.append(ReceivedBody(self.headers, body))
                 outer.pause.wait(WAIT_S)
                 self.send_response(outer.answers.pop(0) if outer.answers else 200)
                 self.send_header("Content-Length", "2")

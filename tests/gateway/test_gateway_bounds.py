@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from headrace.gateway.auth import api_keys
 from headrace.gateway.auth.tokens import KeySet
 from headrace.gateway.problems import Problem
-from headrace.gateway.uploads import budget as budget_module
-from headrace.gateway.uploads.budget import SMALL_BYTES_MAX, MemoryReservation, UploadMemory
-from headrace.gateway.uploads.ingest_wait import IngestWait
+from headrace.gateway.uploads import memory as memory_module
+from headrace.gateway.uploads.memory import SMALL_BYTES_MAX, MemoryReservation, UploadMemory
 from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
+from headrace.gateway.uploads.results import IngestWait
 from headrace.runtime.background_task import background_task
 from headrace.schemas.limits import MIB
 from headrace.store.requests.ingest_status import IngestStatus, MessageRef
@@ -25,45 +25,45 @@ NOT_YET = IngestStatus(ingested=False, code=None, reason=None)
 
 
 async def test_who_finds_no_memory_waits_its_turn() -> None:
-    budget = UploadMemory(10 * MIB)
-    await budget.take(8 * MIB)
-    second = asyncio.ensure_future(budget.take(6 * MIB))
-    third = asyncio.ensure_future(budget.take(2 * MIB))
+    memory = UploadMemory(10 * MIB)
+    await memory.reserve(8 * MIB)
+    second = asyncio.ensure_future(memory.reserve(6 * MIB))
+    third = asyncio.ensure_future(memory.reserve(2 * MIB))
     await asyncio.sleep(0)
     assert not second.done()
     assert not third.done(), "it must not pass who asked before"
-    budget.give(8 * MIB)
+    memory.release(8 * MIB)
     assert [await second, await third] == [6 * MIB, 2 * MIB]
 
 
 async def test_what_is_small_does_not_wait_behind_what_is_large() -> None:
-    budget = UploadMemory(10 * MIB)
-    await budget.take(8 * MIB)
-    large = asyncio.ensure_future(budget.take(6 * MIB))
+    memory = UploadMemory(10 * MIB)
+    await memory.reserve(8 * MIB)
+    large = asyncio.ensure_future(memory.reserve(6 * MIB))
     await asyncio.sleep(0)
-    assert await budget.take(SMALL_BYTES_MAX) == SMALL_BYTES_MAX
+    assert await memory.reserve(SMALL_BYTES_MAX) == SMALL_BYTES_MAX
     large.cancel()
 
 
 async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
-    budget = UploadMemory(2 * MIB)
-    await budget.take(2 * MIB)
+    monkeypatch.setattr(memory_module, "WAIT_S_MAX", 0.05)
+    memory = UploadMemory(2 * MIB)
+    await memory.reserve(2 * MIB)
     with pytest.raises(Problem) as raised:
-        await budget.take(2 * MIB)
+        await memory.reserve(2 * MIB)
     assert raised.value.status_code == 503
-    budget.give(2 * MIB)
-    assert await budget.take(2 * MIB) == 2 * MIB, "who gave up left nothing reserved"
+    memory.release(2 * MIB)
+    assert await memory.reserve(2 * MIB) == 2 * MIB, "who gave up left nothing reserved"
 
 
 async def test_who_is_behind_one_that_gave_up_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = UploadMemory(10 * MIB)
-    await budget.take(4 * MIB)
-    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 0.05)
-    large = asyncio.ensure_future(budget.take(8 * MIB))
+    memory = UploadMemory(10 * MIB)
+    await memory.reserve(4 * MIB)
+    monkeypatch.setattr(memory_module, "WAIT_S_MAX", 0.05)
+    large = asyncio.ensure_future(memory.reserve(8 * MIB))
     await asyncio.sleep(0)
-    monkeypatch.setattr(budget_module, "WAIT_S_MAX", 30.0)
-    behind = asyncio.ensure_future(budget.take(3 * MIB))
+    monkeypatch.setattr(memory_module, "WAIT_S_MAX", 30.0)
+    behind = asyncio.ensure_future(memory.reserve(3 * MIB))
     with pytest.raises(Problem):
         await large
     assert await behind == 3 * MIB
@@ -91,24 +91,24 @@ async def test_who_waits_for_the_same_message_as_one_that_gave_up_is_told() -> N
 
 
 async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:
-    budget = UploadMemory(2 * MIB)
-    await budget.take(2 * MIB)
-    waiting = asyncio.ensure_future(budget.take(2 * MIB))
+    memory = UploadMemory(2 * MIB)
+    await memory.reserve(2 * MIB)
+    waiting = asyncio.ensure_future(memory.reserve(2 * MIB))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    budget.give(2 * MIB)
-    assert await budget.take(2 * MIB) == 2 * MIB
+    memory.release(2 * MIB)
+    assert await memory.reserve(2 * MIB) == 2 * MIB
 
 
 async def test_a_room_that_holds_nothing_reserves_nothing() -> None:
-    budget = UploadMemory(4 * MIB)
-    room = MemoryReservation(budget, 4 * MIB)
-    assert await room.hold(3 * MIB)
-    assert not await room.hold(2 * MIB)
-    room.let_go(3 * MIB)
-    assert await budget.take(4 * MIB) == 4 * MIB
-    room.close()
+    memory = UploadMemory(4 * MIB)
+    reservation = MemoryReservation(memory, 4 * MIB)
+    assert await reservation.hold(3 * MIB)
+    assert not await reservation.hold(2 * MIB)
+    reservation.release(3 * MIB)
+    assert await memory.reserve(4 * MIB) == 4 * MIB
+    reservation.close()
 
 
 @pytest.mark.parametrize(

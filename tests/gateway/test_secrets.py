@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from headrace.gateway.credential_filter import refuse_logins
+from headrace.gateway.credential_filter import refuse_credentials
 from tests.gateway.canary import CANARY, logs_with, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, name, picture
 from tests.gateway.hostile_http import form, head, part, send, status
@@ -166,8 +166,8 @@ def test_the_search_finds_what_is_there(gateway: Gateway, tmp_path: Path) -> Non
     ],
 )
 def test_an_address_without_a_login_is_data(address: str) -> None:
-    refuse_logins({"context": {"seen at": [address]}}, "metadata")
+    refuse_credentials({"context": {"seen at": [address]}}, "metadata")
 
 
 def test_a_text_made_to_be_searched_for_hours_is_not() -> None:
-    refuse_logins({"context": "a@b " + "://a:b" * 170_000}, "metadata")
+    refuse_credentials({"context": "a@b " + "://a:b" * 170_000}, "metadata")

@@ -54,7 +54,7 @@ async def rotate(access: Access, key_id: str, overlap_hours: float) -> NewKey | 
     return NewKey(key_id, f"{_PREFIX}_{key_id}_{secret}")
 
 
-async def caller_of(access: Access, key_id: str, secret: str) -> Principal | None:
+async def authenticate(access: Access, key_id: str, secret: str) -> Principal | None:
     """Return who shows this key, or None where it is not, or no longer, good."""
     row = await access.find_key(key_id)
     given = _digest(secret)
@@ -62,10 +62,10 @@ async def caller_of(access: Access, key_id: str, secret: str) -> Principal | Non
     good = compare_digest(given, row.secret_sha256 if row else bytes(32))
     if row is not None and row.previous_sha256 is not None and row.previous_is_good:
         good |= compare_digest(given, row.previous_sha256)
-    return as_caller(row) if row is not None and good else None
+    return principal_of_row(row) if row is not None and good else None
 
 
-def as_caller(row: KeyRow) -> Principal | None:
+def principal_of_row(row: KeyRow) -> Principal | None:
     """Return who has this key, or None where it was revoked or is over."""
     if row.revoked or row.expired:
         return None

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -10,50 +11,85 @@ from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from headrace.gateway.auth import api_keys
-from headrace.gateway.auth.principal import ANYBODY, Principal, Role
-from headrace.gateway.auth.rate_limiter import RateLimit
-from headrace.gateway.auth.tokens import TokenRefusedError
+from headrace.gateway.auth.audit_log import AuditLog
+from headrace.gateway.auth.principal import ANONYMOUS, Principal, Role
+from headrace.gateway.auth.rate_limiter import RateLimit, RequestLimiter, mebibytes
+from headrace.gateway.auth.tokens import InvalidTokenError, TokenVerifier
 from headrace.gateway.problems import Problem, ProblemCode, request_id_of
-from headrace.gateway.services import Here, Services, services_of
-from headrace.runtime.settings import LOOPBACK
+from headrace.runtime.settings import LOOPBACK, Settings
+from headrace.store.requests.access import Access
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headrace", Basic realm="headrace"'}
 
 
-async def caller_of(connection: HTTPConnection) -> Principal:
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What authentication, rate limits and the audit log need."""
+
+    settings: Settings
+    access: Access
+    tokens: TokenVerifier
+    limiter: RequestLimiter
+    audit_log: AuditLog
+
+
+def guard_of(connection: HTTPConnection) -> Guard:
+    """Return the guard of the application that handles this connection."""
+    guard: Guard = connection.app.state.components[Guard]
+    return guard
+
+
+async def authenticate(connection: HTTPConnection) -> Principal:
     """Return who calls.
 
     Raises:
         Problem: nobody that is known (401), or too often (429).
     """
-    services = services_of(connection)
-    if services.settings.gateway_auth == "off":
+    guard = guard_of(connection)
+    if guard.settings.gateway_auth == "off":
         _check_this_machine(connection)
-        await limited(connection, services.limits.requests, ANYBODY)
-        return ANYBODY
+        await limit_requests(connection, ANONYMOUS)
+        return ANONYMOUS
     try:
-        caller = await _shown(connection, services)
+        principal = await _shown(connection, guard)
     except Problem as problem:
-        note(connection, problem.code, None)
+        audit_refusal(connection, problem.code, None)
         # Whoever guesses is slowed down by address.
-        await limited(connection, services.limits.requests, None)
+        await limit_requests(connection, None)
         raise
-    await limited(connection, services.limits.requests, caller)
-    return caller
+    await limit_requests(connection, principal)
+    return principal
 
 
-async def limited(connection: HTTPConnection, limit: RateLimit, caller: Principal | None, cost: int = 1) -> None:
-    """Count one more for a caller, or for an address where there is none.
+async def limit_requests(connection: HTTPConnection, principal: Principal | None) -> None:
+    """Count a request of a caller, or of an address where there is none.
 
     Raises:
-        Problem: that was too often (429).
+        Problem: too many requests (429).
     """
-    services = services_of(connection)
-    known = caller is not None and caller is not ANYBODY
-    who = caller.actor if caller is not None and known else f"address:{address_of(connection)}"
-    wait_s = await services.limiter.hit(limit, who, cost)
+    await _limit(connection, guard_of(connection).limiter.limits.requests, principal)
+
+
+async def limit_upload_bytes(connection: HTTPConnection, principal: Principal, size_bytes: int) -> None:
+    """Count the bytes that a caller uploads.
+
+    Raises:
+        Problem: too many bytes within the hour (429).
+    """
+    await limit_upload_mebibytes(connection, principal, mebibytes(size_bytes))
+
+
+async def limit_upload_mebibytes(connection: HTTPConnection, principal: Principal, count: int) -> None:
+    """Count the mebibytes that a caller uploads; raises as `limit_upload_bytes`."""
+    await _limit(connection, guard_of(connection).limiter.limits.upload_mib, principal, count)
+
+
+async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Principal | None, cost: int = 1) -> None:
+    known = principal is not None and principal is not ANONYMOUS
+    who = principal.actor if principal is not None and known else f"address:{address_of(connection)}"
+    wait_s = await guard_of(connection).limiter.hit(limit, who, cost)
     if wait_s is not None:
-        note(connection, ProblemCode.TOO_MANY_REQUESTS, caller)
+        audit_refusal(connection, ProblemCode.TOO_MANY_REQUESTS, principal)
         raise Problem(
             429,
             ProblemCode.TOO_MANY_REQUESTS,
@@ -62,26 +98,25 @@ async def limited(connection: HTTPConnection, limit: RateLimit, caller: Principa
         )
 
 
-def require_reach(connection: HTTPConnection, caller: Principal, site: str, source_id: str) -> None:
+def require_source_access(connection: HTTPConnection, principal: Principal, site: str, source_id: str) -> None:
     """Let through who may speak for a source.
 
     Raises:
         Problem: the caller may not (403).
     """
-    if not caller.reaches(site, source_id):
-        note(connection, ProblemCode.FORBIDDEN, caller)
+    if not principal.can_access(site, source_id):
+        audit_refusal(connection, ProblemCode.FORBIDDEN, principal)
         raise Problem(403, ProblemCode.FORBIDDEN, "the key or token does not reach this source")
 
 
-def note(connection: HTTPConnection, code: str, caller: Principal | None) -> None:
+def audit_refusal(connection: HTTPConnection, code: str, principal: Principal | None) -> None:
     """Add a refusal to the audit trail; the route's own path, so that nothing a caller wrote stands there."""
-    services = services_of(connection)
     route = connection.scope.get("route")
     method = connection.scope.get("method", "WEBSOCKET")
-    services.trail.add(
+    guard_of(connection).audit_log.add(
         f"{method} {getattr(route, 'path', 'other')}",
         code,
-        actor=caller.actor if caller else None,
+        actor=principal.actor if principal else None,
         address=address_of(connection),
         request_id=request_id_of(connection.scope),
     )
@@ -101,9 +136,9 @@ def check_origin(connection: HTTPConnection) -> None:
     origin = connection.headers.get("origin")
     if origin is None or urlsplit(origin).netloc == connection.headers.get("host"):
         return
-    allowed = services_of(connection).settings.gateway_cors_origins.split(",")
+    allowed = guard_of(connection).settings.gateway_cors_origins.split(",")
     if origin not in {one.strip() for one in allowed} and "*" not in allowed:
-        note(connection, ProblemCode.FORBIDDEN, None)
+        audit_refusal(connection, ProblemCode.FORBIDDEN, None)
         raise Problem(
             403, ProblemCode.FORBIDDEN, "pages of this origin may not connect", hint="HEADRACE_GATEWAY_CORS_ORIGINS"
         )
@@ -121,11 +156,11 @@ def _check_this_machine(connection: HTTPConnection) -> None:
 
 
 async def _at_least(role: Role, request: Request) -> Principal:
-    caller = await caller_of(request)
-    if not caller.is_at_least(role):
-        note(request, ProblemCode.FORBIDDEN, caller)
+    principal = await authenticate(request)
+    if not principal.has_role(role):
+        audit_refusal(request, ProblemCode.FORBIDDEN, principal)
         raise Problem(403, ProblemCode.FORBIDDEN, f"this call needs the role {role}")
-    return caller
+    return principal
 
 
 async def _device(request: Request) -> Principal:
@@ -145,36 +180,36 @@ Operator = Annotated[Principal, Depends(_operator)]
 Admin = Annotated[Principal, Depends(_admin)]
 
 
-async def _ingest_limit(request: Request, here: Here) -> None:
-    await limited(request, here.limits.ingest, None)
+async def _ingest_limit(request: Request) -> None:
+    await _limit(request, guard_of(request).limiter.limits.ingest, None)
 
 
 PerAddress = Annotated[None, Depends(_ingest_limit)]
 """The limit of POST /ingest, which counts addresses."""
 
 
-async def _shown(connection: HTTPConnection, services: Services) -> Principal:
+async def _shown(connection: HTTPConnection, guard: Guard) -> Principal:
     credential = _credential(connection)
     if (parts := api_keys.parse(credential)) is not None:
-        caller = await api_keys.caller_of(services.access, *parts)
-        if caller is None:
+        principal = await api_keys.authenticate(guard.access, *parts)
+        if principal is None:
             raise _unknown("the key is not good, was revoked, or is over")
-        return caller
+        return principal
     try:
         # In a thread: an issuer's keys may have to be fetched.
-        caller = await asyncio.to_thread(services.tokens.caller_of, credential)
-    except TokenRefusedError as refused:
+        principal = await asyncio.to_thread(guard.tokens.authenticate, credential)
+    except InvalidTokenError as refused:
         raise _unknown(str(refused)) from None
-    return await _still_good(caller, services)
+    return await _still_good(principal, guard)
 
 
-async def _still_good(caller: Principal, services: Services) -> Principal:
+async def _still_good(principal: Principal, guard: Guard) -> Principal:
     """A token that was traded for a key ends with it, and reaches no further than it does now."""
-    kind, _, key_id = caller.actor.partition(":")
+    kind, _, key_id = principal.actor.partition(":")
     if kind != "key":
-        return caller
-    row = await services.access.find_key(key_id)
-    now = api_keys.as_caller(row) if row is not None else None
+        return principal
+    row = await guard.access.find_key(key_id)
+    now = api_keys.principal_of_row(row) if row is not None else None
     if now is None:
         raise _unknown("the key that this token was traded for was revoked, or is over")
     return now

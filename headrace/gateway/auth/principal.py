@@ -25,16 +25,16 @@ class Principal:
     role: Role
     sources: tuple[str, ...]
 
-    def is_at_least(self, role: Role) -> bool:
+    def has_role(self, role: Role) -> bool:
         """Say whether the caller has this role or a higher one."""
         return _RANK[self.role] >= _RANK[role]
 
-    def reaches(self, site: str, source_id: str) -> bool:
+    def can_access(self, site: str, source_id: str) -> bool:
         """Say whether the caller may speak for, and read of, this source."""
         return any(_covers(one, site, source_id) for one in self.sources)
 
     @property
-    def reaches_everything(self) -> bool:
+    def can_access_all(self) -> bool:
         """Whether no source is out of reach."""
         return EVERYWHERE in self.sources
 
@@ -49,7 +49,7 @@ class Principal:
                 return None
 
 
-ANYBODY = Principal("anybody", Role.ADMIN, (EVERYWHERE,))
+ANONYMOUS = Principal("anybody", Role.ADMIN, (EVERYWHERE,))
 """Who calls where no key is asked for, which is only on this machine."""
 
 

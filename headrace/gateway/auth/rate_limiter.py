@@ -47,10 +47,11 @@ class RateLimits:
         )
 
 
-class Limiter:
-    """Counts events of callers."""
+class RequestLimiter:
+    """Counts the requests and bytes of each caller against `limits`."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, limits: RateLimits) -> None:
+        self.limits = limits
         self._local = _Counters(MemoryStorage())
         self._shared: _Counters | None = None
         self._away_until_s = 0.0

@@ -20,6 +20,7 @@ import jwt
 
 from headrace.gateway.auth.principal import Principal, Role, check_source
 from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import Settings
 
 ISSUER = "headrace"
 OWN_KID = "headrace"
@@ -34,18 +35,18 @@ _JWKS_AGE_S_MAX = 300.0
 _JWKS_AGAIN_S = 10.0
 
 
-class TokenRefusedError(Exception):
+class InvalidTokenError(Exception):
     """The token is not good; says why in one sentence, without anything of the token."""
 
 
-def issue(caller: Principal, *, secret: str, audience: str, now_s: float) -> str:
+def issue(principal: Principal, *, secret: str, audience: str, now_s: float) -> str:
     """Return an own token for a caller, good for TOKEN_S seconds."""
     claims = {
         "iss": ISSUER,
         "aud": audience,
-        "sub": caller.actor,
-        "role": caller.role.value,
-        "sources": [*caller.sources],
+        "sub": principal.actor,
+        "role": principal.role.value,
+        "sources": [*principal.sources],
         "iat": int(now_s),
         "exp": int(now_s) + TOKEN_S,
         "jti": uuid4().hex,
@@ -53,7 +54,7 @@ def issue(caller: Principal, *, secret: str, audience: str, now_s: float) -> str
     return jwt.encode(claims, secret, algorithm="HS256", headers={"kid": OWN_KID})
 
 
-class Tokens:
+class TokenVerifier:
     """Checks tokens; blocks while the issuer's keys are fetched."""
 
     def __init__(self, *, secret: str, audience: str, issuer: str, jwks: str) -> None:
@@ -62,36 +63,46 @@ class Tokens:
         self._issuer = issuer
         self._keys = KeySet(jwks) if jwks else None
 
-    def caller_of(self, token: str) -> Principal:
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "TokenVerifier":
+        """Read the secret and the issuer from the settings."""
+        return cls(
+            secret=settings.gateway_token_secret.get_secret_value(),
+            audience=settings.gateway_jwt_audience,
+            issuer=settings.gateway_jwt_issuer,
+            jwks=settings.gateway_jwks,
+        )
+
+    def authenticate(self, token: str) -> Principal:
         """Return who a token says that its bearer is.
 
         Raises:
             Refused: it is not good.
         """
         if len(token) > TOKEN_CHARACTERS_MAX:
-            raise TokenRefusedError("the token is too long")
+            raise InvalidTokenError("the token is too long")
         try:
             kid = jwt.get_unverified_header(token).get("kid")
             claims = self._own(token) if kid == OWN_KID else self._foreign(token, kid)
         except jwt.PyJWTError as error:
-            raise TokenRefusedError(f"the token is not good ({type(error).__name__})") from None
-        return _caller(claims)
+            raise InvalidTokenError(f"the token is not good ({type(error).__name__})") from None
+        return _principal(claims)
 
     def _own(self, token: str) -> Mapping[str, Any]:
         if not self._secret:
-            raise TokenRefusedError("this gateway issues no tokens of its own")
+            raise InvalidTokenError("this gateway issues no tokens of its own")
         return self._decode(token, self._secret, ["HS256"], ISSUER)
 
     def _foreign(self, token: str, kid: object) -> Mapping[str, Any]:
         if self._keys is None or not self._issuer:
-            raise TokenRefusedError("this gateway takes no tokens of other issuers")
+            raise InvalidTokenError("this gateway takes no tokens of other issuers")
         key = self._keys.get(kid)
         if key is None:
-            raise TokenRefusedError("the token names a key that its issuer does not have")
+            raise InvalidTokenError("the token names a key that its issuer does not have")
         # The algorithm has to be the key's own, and one of the list.
         algorithm = key.algorithm_name
         if algorithm not in _ASYMMETRIC:
-            raise TokenRefusedError("the issuer's key is not for signatures that are taken here")
+            raise InvalidTokenError("the issuer's key is not for signatures that are taken here")
         return self._decode(token, key, [algorithm], self._issuer)
 
     def _decode(self, token: str, key: Any, algorithms: list[str], issuer: str) -> Mapping[str, Any]:
@@ -146,7 +157,7 @@ def _read_jwks(place: str) -> bytes:
         return found
 
 
-def _caller(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: Mapping[str, Any]) -> Principal:
     sources = claims.get("sources", ())
     if isinstance(sources, str):
         sources = sources.split()
@@ -154,9 +165,9 @@ def _caller(claims: Mapping[str, Any]) -> Principal:
         role = Role(str(claims.get("role")))
         reach = tuple(check_source(one) for one in sources)
     except (ValueError, AttributeError, TypeError):
-        raise TokenRefusedError("the token names no role and sources that are known here") from None
+        raise InvalidTokenError("the token names no role and sources that are known here") from None
     if not reach:
-        raise TokenRefusedError("the token reaches no source")
+        raise InvalidTokenError("the token reaches no source")
     subject = str(claims["sub"])
     if claims["iss"] == ISSUER:
         return Principal(subject, role, reach)

@@ -11,7 +11,7 @@ import orjson
 
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_stream import CapturedFrame
-from headrace.gateway.uploads.ingest_wait import IngestWait
+from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.bodies import describe_clip, describe_frame
 from headrace.producers.clip import RING_BYTES_MAX, cut
 from headrace.producers.delivery import Delivery, NotDeliveredError

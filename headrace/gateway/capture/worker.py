@@ -18,7 +18,7 @@ from headrace.gateway.capture.job import LEASE_S, CaptureJob, JobStore, LeaseLos
 from headrace.gateway.capture.media_publisher import PublishingDeps
 from headrace.gateway.capture.recorder import RecorderDeps, capture
 from headrace.gateway.capture.request_topic import CaptureRequestConsumer, Dispatcher
-from headrace.gateway.uploads.ingest_wait import IngestWait
+from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.background_task import background_task

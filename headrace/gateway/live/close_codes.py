@@ -9,10 +9,9 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
-from headrace.gateway.auth.guard import caller_of
+from headrace.gateway.auth.guard import authenticate
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.problems import Problem, as_problem
-from headrace.gateway.services import Services
 from headrace.runtime.errors import HeadraceError
 
 CHECK_EVERY_S = 30.0  # so long may a stream outlive its key
@@ -80,9 +79,9 @@ async def ending_of(work: Coroutine[Any, Any, CloseReason]) -> CloseReason:
         return CloseReason(TRY_LATER if problem.status_code in {429, 503} else BROKEN, problem.detail)
 
 
-async def until_stopping(here: Services) -> CloseReason:
+async def until_stopping(stopping: asyncio.Event) -> CloseReason:
     """Wait until the gateway stops."""
-    await here.live.stopping.wait()
+    await stopping.wait()
     return STOPPING
 
 
@@ -91,7 +90,7 @@ async def until_unwelcome(guest: Session) -> CloseReason:
     while True:
         await asyncio.sleep(CHECK_EVERY_S)
         try:
-            guest.caller = await caller_of(guest.connection)
+            guest.caller = await authenticate(guest.connection)
         except Problem as problem:
             if problem.status_code in {401, 403}:
                 return CloseReason(REFUSED, problem.detail)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.gateway.auth.principal import ANYBODY, Principal
+from headrace.gateway.auth.principal import ANONYMOUS, Principal
 from headrace.gateway.live.topic_tail import TopicTail
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.runtime.metrics import gateway_streams
@@ -39,7 +39,7 @@ class LiveConnections:
         """
         # Where nobody shows a key, all are the same caller.
         held, most = (caller.actor, kind == FEED), self._per_caller_max[kind == FEED]
-        if caller is not ANYBODY and self._callers[held] >= most:
+        if caller is not ANONYMOUS and self._callers[held] >= most:
             raise Problem(
                 429,
                 ProblemCode.TOO_MANY_REQUESTS,

@@ -10,8 +10,7 @@ from typing import Any
 import orjson
 from starlette.websockets import WebSocket
 
-from headrace.gateway.auth.guard import limited, require_reach
-from headrace.gateway.auth.rate_limiter import mebibytes
+from headrace.gateway.auth.guard import limit_upload_bytes, require_source_access
 from headrace.gateway.live.close_codes import (
     GONE,
     REFUSED,
@@ -35,11 +34,18 @@ from headrace.gateway.live.feed_messages import (
     ldo_metadata,
 )
 from headrace.gateway.problems import Problem, as_problem
-from headrace.gateway.services import Services
-from headrace.gateway.uploads.answers import status_of
-from headrace.gateway.uploads.publish import PublishedItem, origin_of, source_of, take_event, take_file
-from headrace.gateway.uploads.receiving import Received
+from headrace.gateway.uploads.pipeline import UploadPipeline
+from headrace.gateway.uploads.publish import (
+    FileDetails,
+    PublishedItem,
+    UploadSource,
+    request_traceparent,
+    resolve_source,
+)
+from headrace.gateway.uploads.receiving import ReceivedBody
+from headrace.gateway.uploads.results import status_of
 from headrace.producers.source import fields_of
+from headrace.runtime.settings import Settings
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Kind, Ldo
 from headrace.schemas.limits import INLINE_BYTES_MAX
@@ -53,17 +59,18 @@ _HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 class Feed:
     """One feed."""
 
-    def __init__(self, websocket: WebSocket, here: Services, guest: Session) -> None:
+    def __init__(self, websocket: WebSocket, guest: Session, pipeline: UploadPipeline, settings: Settings) -> None:
         """Serve an accepted WebSocket."""
         self._websocket = websocket
-        self._here = here
         self._guest = guest
+        self._pipeline = pipeline
+        self._settings = settings
         self._window = asyncio.Semaphore(WINDOW)
         self._at_work: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
+    async def run(self, stopping: asyncio.Event) -> None:
         """Take messages until the feed ends, and close it."""
-        work = first_of(until_stopping(self._here), until_unwelcome(self._guest), self._read())
+        work = first_of(until_stopping(stopping), until_unwelcome(self._guest), self._read())
         ending = await ending_of(work)
         for one in self._at_work:
             one.cancel()
@@ -77,7 +84,7 @@ class Feed:
                 header, body = await self._next()
             except FeedMessageError as wrong:
                 return wrong.ending
-            held = await self._here.budget.take(len(body))
+            held = await self._pipeline.receiver.memory.reserve(len(body))
             task = asyncio.create_task(self._take(header, body))
             self._at_work.add(task)
             task.add_done_callback(partial(self._done, held))
@@ -85,7 +92,7 @@ class Feed:
     def _done(self, held: int, task: asyncio.Task[None]) -> None:
         # As a callback, so that it also runs for a task that was cancelled before it began.
         self._at_work.discard(task)
-        self._here.budget.give(held)
+        self._pipeline.receiver.memory.release(held)
         self._window.release()
 
     async def _next(self) -> tuple[Header, bytes]:
@@ -100,7 +107,7 @@ class Feed:
         if header.type == "ldo":
             return header, raw
         try:
-            async with asyncio.timeout(self._here.settings.gateway_body_stall_s_max):
+            async with asyncio.timeout(self._settings.gateway_body_stall_s_max):
                 body = await self._receive()
         except TimeoutError:
             raise FeedMessageError(CloseReason(REFUSED, "a frame's bytes did not follow its header")) from None
@@ -124,21 +131,20 @@ class Feed:
         await ending_of(self._last_say(answer))
 
     async def _answer(self, header: Header, taken: PublishedItem) -> dict[str, Any]:
-        wait_s = min(self._here.settings.gateway_answer_s_max, ACK_S_MAX)
-        [outcome] = await self._here.landing.outcomes([taken.place], wait_s)
+        results = self._pipeline.results
+        [outcome] = await results.wait.outcomes([taken.message], min(results.answer_s_max, ACK_S_MAX))
         return {
             "type": "ack",
             "seq": header.seq,
             "status": status_of(outcome),
-            "record_id": str(taken.place.record_id),
+            "record_id": str(taken.message.record_id),
             "sha256": taken.item.digest,
         }
 
     async def _frame(self, header: Header, body: bytes) -> PublishedItem:
         said = FrameSaid.of(header.fields)
-        await limited(self._guest.connection, self._here.limits.upload_mib, self._guest.caller, mebibytes(len(body)))
-        source = source_of(self._here, self._guest.caller, said.site, said.source_id, "")
-        require_reach(self._guest.connection, self._guest.caller, source.site, source.source_id)
+        await limit_upload_bytes(self._guest.connection, self._guest.caller, len(body))
+        source = self._source(said.site, said.source_id)
         said.check(len(body))
         if len(body) >= _HASH_IN_THREAD_BYTES_MIN:
             digest = await asyncio.to_thread(sha256_hex, body)
@@ -146,24 +152,30 @@ class Feed:
             digest = sha256_hex(body)
         if said.sha256 not in {None, digest}:
             raise RejectedError(RejectCode.DIGEST_MISMATCH, f"the SHA-256 of what came is {digest}")
-        if self._here.scanner is not None:
-            await self._here.scanner.scan(body)
-        found = await self._here.inspector.inspect(body, len(body))
+        if self._pipeline.receiver.scanner is not None:
+            await self._pipeline.receiver.scanner.scan(body)
+        found = await self._pipeline.receiver.inspector.inspect(body, len(body))
         if found.kind is not Kind.FRAME:
             raise RejectedError(RejectCode.NOT_AN_IMAGE, "a feed takes single images; send videos to POST /ingest")
-        received = Received(digest, len(body), body, body, None)
-        return await take_file(
-            self._here, self._guest.connection, source, received, found, captured_at_us=said.captured_at_us
+        received = ReceivedBody(digest, len(body), body, body, None)
+        details = FileDetails(captured_at_us=said.captured_at_us)
+        return await self._pipeline.publisher.publish_file(
+            source, received, found, details, traceparent=request_traceparent(self._guest.connection)
         )
 
     async def _ldo(self, raw: bytes) -> PublishedItem:
-        await limited(self._guest.connection, self._here.limits.upload_mib, self._guest.caller, mebibytes(len(raw)))
+        await limit_upload_bytes(self._guest.connection, self._guest.caller, len(raw))
         said = ldo_metadata(raw)
-        source = source_of(self._here, self._guest.caller, said.site, said.source_id, "")
-        require_reach(self._guest.connection, self._guest.caller, source.site, source.source_id)
-        origin = origin_of(self._here, source, said.captured_at_us)
+        source = self._source(said.site, said.source_id)
+        origin = self._pipeline.publisher.origin(source, said.captured_at_us)
         event = Ldo(**fields_of(origin), ldo_id=said.ldo_id, body=said.body)
-        return await take_event(self._here, self._guest.connection, event)
+        return await self._pipeline.publisher.publish(event, request_traceparent(self._guest.connection))
+
+    def _source(self, site: str | None, source_id: str | None) -> UploadSource:
+        default = UploadSource(self._settings.gateway_site, "")
+        source = resolve_source(self._guest.caller, site, source_id, default)
+        require_source_access(self._guest.connection, self._guest.caller, source.site, source.source_id)
+        return source
 
     async def _last_say(self, answer: dict[str, Any]) -> CloseReason:
         await self._say(answer)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from headrace.gateway.live.close_codes import NOT_TEXT, REFUSED, CloseReason
-from headrace.gateway.uploads.metadata import Metadata, parse_metadata, required_time_us
+from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata, required_time_us
 from headrace.schemas.digest import is_digest
 from headrace.schemas.json_guard import members, parse_object
 from headrace.schemas.limits import INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
@@ -100,7 +100,7 @@ def header_of(raw: bytes) -> Header:
     return Header(fields["type"], seq, fields)
 
 
-def ldo_metadata(raw: bytes) -> Metadata:
+def ldo_metadata(raw: bytes) -> LdoMetadata:
     """Read an LDO's message as its metadata; its type and number are the feed's, and nothing of it.
 
     Raises:

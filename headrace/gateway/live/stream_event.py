@@ -49,7 +49,7 @@ class EventFilter:
             (self.kinds is None or one.kind in self.kinds)
             and self.site in {None, one.site}
             and self.source_id in {None, one.source_id}
-            and caller.reaches(one.site, one.source_id)
+            and caller.can_access(one.site, one.source_id)
         )
 
 

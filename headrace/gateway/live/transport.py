@@ -23,7 +23,6 @@ from headrace.gateway.live.close_codes import (
     until_unwelcome,
 )
 from headrace.gateway.live.subscription import Sent, SlowConsumerError, Subscription
-from headrace.gateway.services import Services
 
 KEEP_ALIVE_S = 15.0
 RETRY_MS = 2000  # after which a browser connects again
@@ -42,9 +41,9 @@ class Transport(Protocol):
         """Say that there is nothing to carry, and where the stream stands."""
 
 
-async def carry(here: Services, guest: Session, subscription: Subscription, sink: Transport) -> CloseReason:
+async def carry(stopping: asyncio.Event, guest: Session, subscription: Subscription, sink: Transport) -> CloseReason:
     """Carry events until the caller is no longer welcome, too slow or gone, or the gateway stops."""
-    return await first_of(until_stopping(here), until_unwelcome(guest), _pump(guest, subscription, sink))
+    return await first_of(until_stopping(stopping), until_unwelcome(guest), _pump(guest, subscription, sink))
 
 
 async def _pump(guest: Session, subscription: Subscription, sink: Transport) -> CloseReason:
@@ -67,9 +66,9 @@ async def _pump(guest: Session, subscription: Subscription, sink: Transport) -> 
 class EventStream(EventSourceResponse):
     """A subscription as server-sent events; the last one says why the stream ends."""
 
-    def __init__(self, here: Services, guest: Session, subscription: Subscription) -> None:
+    def __init__(self, stopping: asyncio.Event, guest: Session, subscription: Subscription) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._here = here
+        self._stopping = stopping
         self._guest = guest
         self._subscription = subscription
 
@@ -77,7 +76,7 @@ class EventStream(EventSourceResponse):
         """Send the stream."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sink = _EventSink(send)
-        ending = await ending_of(carry(self._here, self._guest, self._subscription, sink))
+        ending = await ending_of(carry(self._stopping, self._guest, self._subscription, sink))
         async with asyncio.timeout(SEND_S_MAX):
             await sink.end(ending)
 
@@ -108,12 +107,12 @@ class _EventSink:
 
 
 async def carry_over(
-    websocket: WebSocket, here: Services, guest: Session, beginning: Coroutine[Any, Any, Subscription]
+    websocket: WebSocket, stopping: asyncio.Event, guest: Session, beginning: Coroutine[Any, Any, Subscription]
 ) -> None:
     """Carry the events of a subscription that begins over an accepted WebSocket, and close it."""
 
     async def carried() -> CloseReason:
-        return await carry(here, guest, await beginning, _WebSocketSink(websocket))
+        return await carry(stopping, guest, await beginning, _WebSocketSink(websocket))
 
     await close(websocket, await ending_of(first_of(carried(), _until_gone(websocket))))
 

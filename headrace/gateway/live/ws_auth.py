@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import Depends, WebSocket
 from starlette.requests import HTTPConnection
 
-from headrace.gateway.auth.guard import caller_of, check_origin
+from headrace.gateway.auth.guard import authenticate, check_origin
 from headrace.gateway.live.close_codes import Session
-from headrace.gateway.middleware import check_address
+from headrace.gateway.middleware import refuse_secrets_in_url
 
 SUBPROTOCOL = "headrace.v1"
 _BEARER = "bearer."
@@ -23,10 +23,10 @@ async def _guest(websocket: WebSocket) -> Session:
     Raises:
         Problem: nobody that is known (401), from a page that may not (403), a secret in the address (400).
     """
-    check_address(websocket.scope)
+    refuse_secrets_in_url(websocket.scope)
     connection = _showing(websocket)
     check_origin(connection)
-    return Session(connection, await caller_of(connection))
+    return Session(connection, await authenticate(connection))
 
 
 WebSocketGuest = Annotated[Session, Depends(_guest)]

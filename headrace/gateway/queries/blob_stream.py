@@ -45,7 +45,7 @@ async def is_stored(blobs: Blobs, place: BlobPlace) -> bool:
     return seen.size_bytes >= place.store_offset + place.size_bytes
 
 
-def refuse_archived(digest: str, place: BlobPlace) -> None:
+def require_not_archived(digest: str, place: BlobPlace) -> None:
     """Refuse what lies in the archive.
 
     Raises:

@@ -18,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from headrace.gateway.credential_filter import refuse_logins
+from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.gateway.queries.parameters import Name
 from headrace.schemas.headers import rfc3339
@@ -201,7 +201,7 @@ async def _body(request: Request) -> bytes:
 def _checked(model: type[M], body: bytes) -> M:
     parsed = parse_object(body, "the body")
     check_keepable(body, "the body")
-    refuse_logins(parsed, "the body")
+    refuse_credentials(parsed, "the body")
     try:
         return model.model_validate(parsed)
     except ValidationError as error:

@@ -15,7 +15,7 @@ def tag_of(data: bytes) -> str:
     return f'"{sha256(data).hexdigest()[:32]}"'
 
 
-def has_already(request: Request, tag: str) -> bool:
+def is_not_modified(request: Request, tag: str) -> bool:
     """Say whether If-None-Match names this tag; weak ones compare like strong ones here."""
     given = request.headers.get("if-none-match")
     if given is None:
@@ -23,7 +23,7 @@ def has_already(request: Request, tag: str) -> bool:
     return given.strip() == "*" or any(f'"{value}"' == tag for _, value in _TAG.findall(given))
 
 
-def versions_wanted(request: Request) -> list[int] | None:
+def if_match_versions(request: Request) -> list[int] | None:
     """Return the versions that If-Match allows; None where any will do. Weak tags match nothing here."""
     given = request.headers.get("if-match")
     if given is None or given.strip() == "*":
@@ -31,10 +31,10 @@ def versions_wanted(request: Request) -> list[int] | None:
     return [int(value) for weak, value in _TAG.findall(given) if not weak and re.fullmatch(r"[1-9]\d{0,8}", value)]
 
 
-def kept_for(seconds: int, data: bytes, request: Request, media_type: str = "application/json") -> Response:
+def cacheable(seconds: int, data: bytes, request: Request, media_type: str = "application/json") -> Response:
     """Return an answer that the caller may keep for so long, or 304 where it has it already."""
     tag = tag_of(data)
     headers = {"ETag": tag, "Cache-Control": PRIVATE.format(seconds), "Vary": VARY}
-    if has_already(request, tag):
+    if is_not_modified(request, tag):
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=media_type)

@@ -35,7 +35,7 @@ class RegistryAnswer(JSONResponse):
     media_type = MEDIA_TYPE
 
 
-class Refusal(HTTPException):
+class RegistryProblem(HTTPException):
     """A refusal with the registry's own code."""
 
     def __init__(self, status: int, error_code: int, message: str, headers: dict[str, str] | None = None) -> None:
@@ -66,7 +66,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _refused(error: Exception) -> Response:
-    if isinstance(error, Refusal):
+    if isinstance(error, RegistryProblem):
         return _answer(error.status_code, error.error_code, error.detail, error.headers)
     problem = as_problem(error)
     # What is no matter of schemas has the status as its code, as in the registry itself.

@@ -73,12 +73,12 @@ Cursor = Annotated[
 Digest = Annotated[str, Path(description="A SHA-256, 64 lower-case hexadecimal digits.")]
 
 
-def sealed_cursor(text: str) -> str:
+def encode_cursor(text: str) -> str:
     """Return a cursor as callers get it: it says nothing to them, and passes through addresses as it is."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def opened_cursor(cursor: str) -> str:
+def decode_cursor(cursor: str) -> str:
     """Return what a cursor holds.
 
     Raises:
@@ -87,10 +87,10 @@ def opened_cursor(cursor: str) -> str:
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise bad_cursor() from None
+        raise invalid_cursor() from None
 
 
-def bad_cursor() -> Problem:
+def invalid_cursor() -> Problem:
     """Return the problem for a cursor that no page ended with."""
     return Problem(
         422, ProblemCode.INVALID, "the cursor is none that a page ended with", hint="begin again without one"

@@ -71,10 +71,10 @@ def page_of(records: Sequence[StoredRecord], cursor: str | None) -> bytes:
     return orjson.dumps({"records": [_shown(one) for one in records], "cursor": cursor})
 
 
-def whole(detail: RecordDetail, caller: Principal) -> bytes:
+def whole(detail: RecordDetail, principal: Principal) -> bytes:
     """Return a record with its sightings as JSON, as far as the caller reaches."""
     record = detail.record
-    if not caller.reaches(record.site, record.source_id):
+    if not principal.can_access(record.site, record.source_id):
         record = _as_seen(record, detail.sightings[0])
     sightings = [_sighting(one) for one in detail.sightings]
     return orjson.dumps(_shown(record) | {"attributes": orjson.loads(record.attributes), "sightings": sightings})

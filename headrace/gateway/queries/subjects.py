@@ -16,7 +16,7 @@ NEWEST = frozenset({"latest", "-1"})
 _SUFFIX = "-value"
 
 
-class UnreadableSubjectError(Exception):
+class InvalidSchemaError(Exception):
     """A text is no Avro schema."""
 
 
@@ -71,11 +71,11 @@ def same_as(text: str, schemas: Sequence[Schema]) -> Schema | None:
         Unreadable: the text is no schema.
     """
     if len(text) > SCHEMA_BYTES_MAX:
-        raise UnreadableSubjectError
+        raise InvalidSchemaError
     try:
         wanted = schema_id(orjson.loads(text))
     except Exception as error:  # fastavro raises whatever a strange schema makes it stumble over
-        raise UnreadableSubjectError from error
+        raise InvalidSchemaError from error
     return next((one for one in schemas if one.id == wanted), None)
 
 

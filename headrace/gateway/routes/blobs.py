@@ -7,14 +7,16 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from headrace.gateway.auth.guard import Device
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.queries.blob_stream import refuse, refuse_archived, streamed
-from headrace.gateway.queries.conditional import VARY, has_already
+from headrace.gateway.deps import BlobsDep, QueriesDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.blob_stream import refuse, require_not_archived, streamed
+from headrace.gateway.queries.conditional import VARY, is_not_modified
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.ranges import RangeNotSatisfiableError, Span, span_of
 from headrace.gateway.queries.scopes import scopes_of
-from headrace.gateway.services import Here, Services
 from headrace.schemas.digest import is_digest
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.queries import Queries
 from headrace.store.catalog.rows import BlobPlace
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 from headrace.streams.core.checks import CLIP_MEDIA_TYPE, FRAME_MEDIA_TYPES
@@ -36,58 +38,59 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     206: {**_BYTES, "description": "The range that was asked for."},
     304: {"description": "The caller has it already."},
     307: {"description": "They are there, for five minutes."},
-    **documented(404, 409, 410, 416),
+    **problem_responses(404, 409, 410, 416),
 }
 
 
 @router.get("/{sha256}", response_class=Response, responses=_ANSWERS)
 async def read_blob(
     request: Request,
-    here: Here,
-    caller: Device,
+    queries: QueriesDep,
+    blobs: BlobsDep,
+    principal: Device,
     sha256: Digest,
     redirect: Annotated[  # noqa: FBT002 - a query parameter
         bool, Query(description="Answer with an address in the store, where the store can and the bytes are alone.")
     ] = False,
 ) -> Response:
     """Return a blob's bytes: all, or the one range that `Range` asks for."""
-    place = await _place(here, caller, sha256)
+    place = await _place(queries, principal, sha256)
     tag = f'"{sha256}"'
     headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
-    if has_already(request, tag):
+    if is_not_modified(request, tag):
         return Response(status_code=304, headers=headers)
-    refuse_archived(sha256, place)
-    if redirect and (link := await _link(here, place)) is not None:
+    require_not_archived(sha256, place)
+    if redirect and (link := await _link(blobs, place)) is not None:
         return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
     whole = Span(0, place.size_bytes)
     span = _asked(request, tag, place)
     headers |= _about(sha256, span or whole)
     if span is not None:
         headers["Content-Range"] = span.of(place.size_bytes)
-    pieces = await streamed(here.blobs, place, span or whole)
+    pieces = await streamed(blobs, place, span or whole)
     return StreamingResponse(pieces, 206 if span is not None else 200, headers, media_type=place.media_type)
 
 
 @router.head("/{sha256}", response_class=Response, responses=_ANSWERS)
-async def head_blob(request: Request, here: Here, caller: Device, sha256: Digest) -> Response:
+async def head_blob(request: Request, queries: QueriesDep, principal: Device, sha256: Digest) -> Response:
     """Say what a GET would answer; the store is not asked."""
-    place = await _place(here, caller, sha256)
+    place = await _place(queries, principal, sha256)
     tag = f'"{sha256}"'
     headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
-    if has_already(request, tag):
+    if is_not_modified(request, tag):
         return Response(status_code=304, headers=headers)
-    refuse_archived(sha256, place)
+    require_not_archived(sha256, place)
     return Response(headers=headers | _about(sha256, Span(0, place.size_bytes)), media_type=place.media_type)
 
 
-async def _place(here: Services, caller: Principal, sha256: str) -> BlobPlace:
+async def _place(queries: Queries, principal: Principal, sha256: str) -> BlobPlace:
     """Return where a blob is that the caller reaches.
 
     Raises:
         Problem: there is none, or the caller has no part in it: both look the same (404).
     """
-    place = await here.queries.blob(sha256) if is_digest(sha256) else None
-    if place is None or not await here.queries.records_of(sha256, scopes_of(caller)):
+    place = await queries.blob(sha256) if is_digest(sha256) else None
+    if place is None or not await queries.records_of(sha256, scopes_of(principal)):
         raise Problem(404, ProblemCode.NOT_FOUND, "there are no such bytes, or the key does not reach them")
     return place
 
@@ -111,12 +114,12 @@ def _asked(request: Request, tag: str, place: BlobPlace) -> Span | None:
         ) from None
 
 
-async def _link(here: Services, place: BlobPlace) -> str | None:
+async def _link(blobs: Blobs, place: BlobPlace) -> str | None:
     # An address of a pack would show what others have in it.
     if place.store_offset is not None:
         return None
     try:
-        return await here.blobs.presign(place.store_key, LINK_S)
+        return await blobs.presign(place.store_key, LINK_S)
     except (StoreUnavailableError, StoreRefusedError) as error:
         refuse(error)
 

@@ -9,20 +9,28 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device, require_reach
-from headrace.gateway.problems import Problem, ProblemCode, documented, of_rejected
-from headrace.gateway.services import Here, Services
-from headrace.gateway.uploads.answers import status_path
-from headrace.gateway.uploads.idempotency import fingerprint_of, once
-from headrace.gateway.uploads.publish import PublishedItem, UploadSource, settle, shown_name, source_of
-from headrace.gateway.uploads.states import ItemStatus, state_of
-from headrace.gateway.uploads.upload_form import File, ReceivedForm, form_body, received_form
+from headrace.gateway.auth.guard import Device, require_source_access
+from headrace.gateway.auth.principal import Principal
+from headrace.gateway.deps import (
+    AccessDep,
+    BlobsDep,
+    IngestRequestsDep,
+    IngestStatusesDep,
+    PipelineDep,
+    SettingsDep,
+)
+from headrace.gateway.problems import Problem, ProblemCode, problem_of_rejection, problem_responses
+from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
+from headrace.gateway.uploads.publish import PublishedItem, UploadSource, display_name, resolve_source
+from headrace.gateway.uploads.results import ItemStatus, state_of, status_path
+from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.reject import RejectedError
-from headrace.store.requests.ingest_status import IngestStatus, MessageRef
-from headrace.store.requests.requests import RequestItem
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.requests.ingest_status import MessageRef
+from headrace.store.requests.requests import IngestRequest, RequestItem
 
 router = APIRouter(prefix="/api/v1/ingest", tags=["cameras"])
 
@@ -86,121 +94,125 @@ class RequestStatus(BaseModel):
     "/upload",
     status_code=201,
     response_model=Uploaded,
-    responses={202: {"model": Uploaded, "description": "Files are on their way."}, **documented(409)},
+    responses={202: {"model": Uploaded, "description": "Files are on their way."}, **problem_responses(409)},
     openapi_extra=form_body(
         {"camera_id": "string", "site": "string", "files": "files"}, required=["camera_id", "files"]
     ),
 )
-async def upload(request: Request, here: Here, caller: Device) -> JSONResponse:
+async def upload(
+    request: Request, access: AccessDep, pipeline: PipelineDep, settings: SettingsDep, principal: Device
+) -> JSONResponse:
     """Take images and videos of one camera; those that cannot be taken are named beside those that were."""
     async with (
-        once(request, here.access, caller) as first,
-        received_form(request, here, caller, files_max=FILES_MAX) as form,
+        idempotent_request(request, access, principal) as first,
+        received_form(request, principal, pipeline, files_max=FILES_MAX) as form,
     ):
         camera_id = form.fields.get("camera_id")
         if not camera_id:
-            raise Problem(422, ProblemCode.INVALID, "the form lacks the field camera_id")
+            raise Problem(422, ProblemCode.INVALID, "the field camera_id is required")
         if not form.files:
-            raise Problem(422, ProblemCode.INVALID, "the form holds no file")
-        source = source_of(here, caller, form.fields.get("site"), camera_id, "")
-        require_reach(request, caller, source.site, source.source_id)
-        print_ = fingerprint_of(request, [form.fields, [one.received.sha256 for one in form.files]])
-        if (before := first.replay(print_)) is not None:
-            return before
-        taken, failed = await _take_each(form, source)
-        if not taken:
+            raise Problem(422, ProblemCode.INVALID, "the form has no file")
+        default = UploadSource(settings.gateway_site, camera_id)
+        source = resolve_source(principal, form.fields.get("site"), camera_id, default)
+        require_source_access(request, principal, source.site, source.source_id)
+        fingerprint = request_fingerprint(request, [form.fields, [file.received.sha256 for file in form.files]])
+        if (replayed := first.replay(fingerprint)) is not None:
+            return replayed
+        published, failed = await _publish_each(form, source)
+        if not published:
             raise Problem(
-                422, failed[0].code or ProblemCode.INVALID, f"no file could be taken; the first: {failed[0].reason}"
+                422, failed[0].code or ProblemCode.INVALID, f"no file was accepted; the first: {failed[0].reason}"
             )
         request_id = uuid4()
-        outcomes = await settle(here, caller, source, request_id, taken, failed)
-        response = await _answer(here, request_id, source, [*zip(taken, outcomes, strict=True)], failed)
+        statuses = await pipeline.results.record(request_id, principal.actor, source, published, failed)
+        items = [ItemStatus.of(entry.item, status) for entry, status in zip(published, statuses, strict=True)]
+        items += [ItemStatus.of(item, None) for item in failed]
+        response = await _answer(pipeline.receiver.blobs, request_id, source, items)
         await first.keep(response)
         return response
 
 
-@router.get("/status/{request_id}", responses=documented(404))
+@router.get("/status/{request_id}", responses=problem_responses(404))
 async def status(
-    here: Here, caller: Device, request_id: Annotated[UUID, Path(description="As it was answered.")]
+    requests: IngestRequestsDep,
+    statuses: IngestStatusesDep,
+    blobs: BlobsDep,
+    principal: Device,
+    request_id: Annotated[UUID, Path(description="The id in the answer to the request.")],
 ) -> JSONResponse:
     """Say how a request stands, with its frames and what went wrong. The answer is never a stored one."""
-    found = await here.requests.get(request_id)
-    if found is None or not (caller.actor == found.actor or caller.reaches(found.site, found.source_id)):
-        raise Problem(404, ProblemCode.NOT_FOUND, "there is no such request, or the key does not reach it")
-    items = await here.requests.items(request_id)
-    outcomes = await here.landings.outcomes([_place(item, found.created_at_s) for item in items if item.topic])
-    shown = _shown(items, outcomes)
-    state = found.state if found.kind == "rtsp" else state_of(shown)
+    ingest_request = await requests.get(request_id)
+    if ingest_request is None or not _is_visible(ingest_request, principal):
+        raise Problem(404, ProblemCode.NOT_FOUND, "request not found")
+    rows = await requests.items(request_id)
+    known = iter(await statuses.outcomes([_message(row, ingest_request.created_at_s) for row in rows if row.topic]))
+    items = [ItemStatus.of(row, next(known) if row.topic else None) for row in rows]
+    state = ingest_request.state if ingest_request.kind == "rtsp" else state_of(items)
     body = RequestStatus(
         request_id=str(request_id),
-        kind=found.kind,
+        kind=ingest_request.kind,
         status=state,
-        reason=found.reason,
-        site=found.site,
-        camera_id=found.source_id,
-        created_at=rfc3339(int(found.created_at_s * 1e6)),
-        updated_at=rfc3339(int(found.updated_at_s * 1e6)),
-        evidence=orjson.loads(found.evidence),
-        frames=[await _file(here, one) for one in shown if one.code is None],
-        errors=[FileError(code=one.code, detail=one.reason or "") for one in shown if one.code is not None],
+        reason=ingest_request.reason,
+        site=ingest_request.site,
+        camera_id=ingest_request.source_id,
+        created_at=rfc3339(int(ingest_request.created_at_s * 1e6)),
+        updated_at=rfc3339(int(ingest_request.updated_at_s * 1e6)),
+        evidence=orjson.loads(ingest_request.evidence),
+        frames=[await _file(blobs, item) for item in items if item.code is None],
+        errors=[FileError(code=item.code, detail=item.reason or "") for item in items if item.code is not None],
     )
     return JSONResponse(body.model_dump(), headers={"Cache-Control": "no-store"})
 
 
-async def _take_each(form: ReceivedForm, source: UploadSource) -> tuple[list[PublishedItem], list[RequestItem]]:
-    taken: list[PublishedItem] = []
+def _is_visible(ingest_request: IngestRequest, principal: Principal) -> bool:
+    is_own = principal.actor == ingest_request.actor
+    return is_own or principal.can_access(ingest_request.site, ingest_request.source_id)
+
+
+async def _publish_each(form: ReceivedForm, source: UploadSource) -> tuple[list[PublishedItem], list[RequestItem]]:
+    published: list[PublishedItem] = []
     failed: list[RequestItem] = []
     for index, file in enumerate(form.files):
         try:
-            taken.append(await form.take(file, source, index=index))
+            published.append(await form.publish(file, source, index=index))
         except RejectedError as rejected:
-            failed.append(_failed(index, file, of_rejected(rejected)))
+            failed.append(_failed(index, file, problem_of_rejection(rejected)))
         except Problem as problem:
             failed.append(_failed(index, file, problem))
-    return taken, failed
+    return published, failed
 
 
-def _failed(index: int, file: File, problem: Problem) -> RequestItem:
-    name = shown_name(file.part.filename)
+def _failed(index: int, file: FormFile, problem: Problem) -> RequestItem:
+    name = display_name(file.part.filename)
     return RequestItem(
         index=index, filename=name, size_bytes=file.received.size_bytes, code=problem.code, reason=problem.detail
     )
 
 
-async def _answer(
-    here: Services,
-    request_id: UUID,
-    source: UploadSource,
-    taken: Sequence[tuple[PublishedItem, IngestStatus]],
-    failed: Sequence[RequestItem],
-) -> JSONResponse:
-    shown = [ItemStatus.of(one.item, outcome) for one, outcome in taken] + [
-        ItemStatus.of(item, None) for item in failed
-    ]
-    shown.sort(key=lambda one: one.item.index)
-    state = state_of(shown)
+async def _answer(blobs: Blobs, request_id: UUID, source: UploadSource, items: Sequence[ItemStatus]) -> JSONResponse:
+    state = state_of(items)
     body = Uploaded(
         request_id=str(request_id),
         status="accepted" if state == "uploading" else state,
         camera_id=source.source_id,
-        files=[await _file(here, one) for one in shown],
+        files=[await _file(blobs, item) for item in sorted(items, key=lambda item: item.item.index)],
     )
     status = 202 if state == "uploading" else 201
     return JSONResponse(body.model_dump(), status, headers={"Location": status_path(request_id)})
 
 
-async def _file(here: Services, one: ItemStatus) -> UploadedFile:
-    item = one.item
-    if one.code is not None or item.digest is None:
-        error = FileError(code=one.code or ProblemCode.INVALID, detail=one.reason or "")
+async def _file(blobs: Blobs, status: ItemStatus) -> UploadedFile:
+    item = status.item
+    if status.code is not None or item.digest is None:
+        error = FileError(code=status.code or ProblemCode.INVALID, detail=status.reason or "")
         return UploadedFile(filename=item.filename, status="failed", size_bytes=item.size_bytes, error=error)
-    # Small bodies lie in packs, whose address would show others' too.
-    alone = item.kind in {Kind.FRAME, Kind.CLIP}
-    key = blob_key(item.digest) if alone else None
-    link = await here.blobs.presign(key, LINK_S) if key is not None and one.ingested else None
+    # Small bodies are stored in packs, whose address would expose other bodies.
+    is_own_object = item.kind in {Kind.FRAME, Kind.CLIP}
+    key = blob_key(item.digest) if is_own_object else None
+    link = await blobs.presign(key, LINK_S) if key is not None and status.ingested else None
     return UploadedFile(
         filename=item.filename,
-        status="ingested" if one.ingested else "accepted",
+        status="ingested" if status.ingested else "accepted",
         frame_id=str(record_id(Kind(item.kind or Kind.FRAME), item.digest)),
         width=item.width,
         height=item.height,
@@ -213,12 +225,7 @@ async def _file(here: Services, one: ItemStatus) -> UploadedFile:
     )
 
 
-def _place(item: RequestItem, since_s: float) -> MessageRef:
+def _message(item: RequestItem, since_s: float) -> MessageRef:
     assert item.topic is not None and item.partition is not None and item.offset is not None  # noqa: PT018
     record = record_id(Kind(item.kind or Kind.FRAME), item.digest or "")
     return MessageRef(item.topic, item.partition, item.offset, record, since_s - 60)
-
-
-def _shown(items: Sequence[RequestItem], outcomes: Sequence[IngestStatus]) -> list[ItemStatus]:
-    known = iter(outcomes)
-    return [ItemStatus.of(item, next(known) if item.topic else None) for item in items]

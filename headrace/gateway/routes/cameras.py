@@ -7,9 +7,10 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from headrace.gateway.auth.guard import Device, Operator, require_reach
+from headrace.gateway.auth.guard import Device, Operator, require_source_access
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.problems import Problem, ProblemCode, documented
+from headrace.gateway.deps import CamerasDep, SettingsDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.cameras import (
     CameraPage,
     CameraShown,
@@ -21,22 +22,22 @@ from headrace.gateway.queries.cameras import (
     shown,
     written,
 )
-from headrace.gateway.queries.conditional import VARY, has_already, versions_wanted
+from headrace.gateway.queries.conditional import VARY, if_match_versions, is_not_modified
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
     Cursor,
     Limit,
     Name,
     SiteFilter,
-    bad_cursor,
-    opened_cursor,
-    sealed_cursor,
+    decode_cursor,
+    encode_cursor,
+    invalid_cursor,
 )
 from headrace.gateway.queries.scopes import scopes_of
-from headrace.gateway.services import Here, Services
-from headrace.gateway.uploads.publish import UploadSource, source_of
+from headrace.gateway.uploads.publish import UploadSource, resolve_source
+from headrace.runtime.settings import Settings
 from headrace.schemas.limits import NAME_BYTES_MAX
-from headrace.store.requests.cameras import CameraRow
+from headrace.store.requests.cameras import CameraRow, Cameras
 
 router = APIRouter(prefix="/api/v1/cameras", tags=["cameras"])
 
@@ -48,109 +49,135 @@ SiteOf = Annotated[
 
 
 @router.post(
-    "", status_code=201, response_model=CameraShown, responses=documented(409), openapi_extra=body_of(NewCamera)
+    "", status_code=201, response_model=CameraShown, responses=problem_responses(409), openapi_extra=body_of(NewCamera)
 )
-async def add_camera(request: Request, here: Here, caller: Operator) -> Response:
-    """Keep the configuration of a camera that has none yet."""
+async def add_camera(request: Request, cameras: CamerasDep, settings: SettingsDep, principal: Operator) -> Response:
+    """Create a camera's configuration."""
     new = await read_new(request)
-    source = _written_source(request, here, caller, new.site, new.camera_id)
-    added = await here.cameras.add(source.site, source.source_id, *written(new))
+    source = _writable_source(request, principal, (new.site, new.camera_id), settings)
+    added = await cameras.add(source.site, source.source_id, *written(new))
     if added is None:
-        raise Problem(409, ProblemCode.CONFLICT, "this camera has a configuration", hint="change it with PUT")
+        raise Problem(409, ProblemCode.CONFLICT, "the camera has a configuration", hint="change it with PUT")
     where = f"/api/v1/cameras/{quote(added.camera_id, safe='')}?site={quote(added.site, safe='')}"
     return _answer(added, 201, {"Location": where})
 
 
-@router.get("", response_model=CameraPage, responses=documented())
+@router.get("", response_model=CameraPage, responses=problem_responses())
 async def list_cameras(
-    here: Here, caller: Device, site: SiteFilter = None, limit: Limit = PAGE_ITEMS, cursor: Cursor = None
+    cameras: CamerasDep, principal: Device, site: SiteFilter = None, limit: Limit = PAGE_ITEMS, cursor: Cursor = None
 ) -> Response:
-    """List the cameras that the caller reaches, by site and id."""
-    after = ("", "") if cursor is None else _after(opened_cursor(cursor))
-    found = await here.cameras.page(after, limit, site=site, scopes=scopes_of(caller))
+    """List the cameras within the principal's scope, by site and id."""
+    after = ("", "") if cursor is None else _after(decode_cursor(cursor))
+    rows = await cameras.page(after, limit, site=site, scopes=scopes_of(principal))
     following = (
-        sealed_cursor(orjson.dumps([found[-1].site, found[-1].camera_id]).decode()) if len(found) == limit else None
+        encode_cursor(orjson.dumps([rows[-1].site, rows[-1].camera_id]).decode()) if len(rows) == limit else None
     )
-    # A configuration that was changed just now has to be seen at once, so a list is not kept.
-    return JSONResponse({"cameras": [shown(one) for one in found], "cursor": following}, headers=_ASK_AGAIN)
+    # A change must be visible at once, so the list is not cached.
+    return JSONResponse({"cameras": [shown(row) for row in rows], "cursor": following}, headers=_REVALIDATE)
 
 
 @router.get(
     "/{camera_id:path}",
     response_model=CameraShown,
-    responses={304: {"description": "The caller has this version."}, **documented(404)},
+    responses={304: {"description": "Not modified."}, **problem_responses(404)},
 )
 async def read_camera(
-    request: Request, here: Here, caller: Device, camera_id: CameraId, site: SiteOf = None
+    request: Request,
+    cameras: CamerasDep,
+    settings: SettingsDep,
+    principal: Device,
+    camera_id: CameraId,
+    site: SiteOf = None,
 ) -> Response:
     """Return a camera's configuration; its ETag is its version."""
-    source = source_of(here, caller, site, camera_id, camera_id)
-    reached = caller.reaches(source.site, source.source_id)
-    found = await here.cameras.get(source.site, source.source_id) if reached else None
-    if found is None:
+    source = _source(principal, (site, camera_id), settings)
+    is_visible = principal.can_access(source.site, source.source_id)
+    camera = await cameras.get(source.site, source.source_id) if is_visible else None
+    if camera is None:
         raise _missing()
-    if has_already(request, _tag(found)):
-        return Response(status_code=304, headers={"ETag": _tag(found), **_ASK_AGAIN})
-    return _answer(found, 200)
+    if is_not_modified(request, _tag(camera)):
+        return Response(status_code=304, headers={"ETag": _tag(camera), **_REVALIDATE})
+    return _answer(camera, 200)
 
 
 @router.put(
     "/{camera_id:path}",
     response_model=CameraShown,
-    responses=documented(404, 412),
+    responses=problem_responses(404, 412),
     openapi_extra=body_of(Configuration),
 )
 async def change_camera(
-    request: Request, here: Here, caller: Operator, camera_id: CameraId, site: SiteOf = None
+    request: Request,
+    cameras: CamerasDep,
+    settings: SettingsDep,
+    principal: Operator,
+    camera_id: CameraId,
+    site: SiteOf = None,
 ) -> Response:
-    """Replace a camera's configuration; with `If-Match`, only the version that the caller has seen."""
+    """Replace a camera's configuration; `If-Match` names the version to replace."""
     configuration = await read_configuration(request)
-    source = _written_source(request, here, caller, site, camera_id)
-    changed = await here.cameras.replace(
-        source.site, source.source_id, *written(configuration), versions=versions_wanted(request)
+    source = _writable_source(request, principal, (site, camera_id), settings)
+    changed = await cameras.replace(
+        source.site, source.source_id, *written(configuration), versions=if_match_versions(request)
     )
     if changed is None:
-        raise await _why_not(here, source)
+        raise await _why_not(cameras, source)
     return _answer(changed, 200)
 
 
-@router.delete("/{camera_id:path}", status_code=204, response_class=Response, responses=documented(404, 412))
+@router.delete("/{camera_id:path}", status_code=204, response_class=Response, responses=problem_responses(404, 412))
 async def delete_camera(
-    request: Request, here: Here, caller: Operator, camera_id: CameraId, site: SiteOf = None
+    request: Request,
+    cameras: CamerasDep,
+    settings: SettingsDep,
+    principal: Operator,
+    camera_id: CameraId,
+    site: SiteOf = None,
 ) -> Response:
-    """Forget a camera's configuration; with `If-Match`, only the version that the caller has seen."""
-    source = _written_source(request, here, caller, site, camera_id)
-    if not await here.cameras.delete(source.site, source.source_id, versions=versions_wanted(request)):
-        raise await _why_not(here, source)
+    """Delete a camera's configuration; `If-Match` names the version to delete."""
+    source = _writable_source(request, principal, (site, camera_id), settings)
+    if not await cameras.delete(source.site, source.source_id, versions=if_match_versions(request)):
+        raise await _why_not(cameras, source)
     return Response(status_code=204)
 
 
-_ASK_AGAIN = {"Cache-Control": "private, no-cache", "Vary": VARY}
+_REVALIDATE = {"Cache-Control": "private, no-cache", "Vary": VARY}
 
 
-def _written_source(
-    request: Request, here: Services, caller: Principal, site: str | None, camera_id: str
+def _source(principal: Principal, camera: tuple[str | None, str], settings: Settings) -> UploadSource:
+    """Return the source of a camera, by its site and id; without a site, at the principal's own or the gateway's."""
+    site, camera_id = camera
+    return resolve_source(principal, site, camera_id, UploadSource(settings.gateway_site, camera_id))
+
+
+def _writable_source(
+    request: Request, principal: Principal, camera: tuple[str | None, str], settings: Settings
 ) -> UploadSource:
-    source = source_of(here, caller, site, camera_id, camera_id)
-    require_reach(request, caller, source.site, source.source_id)
+    """Return the source of a camera that the principal may configure.
+
+    Raises:
+        Problem: the camera is out of its scope (403).
+    """
+    source = _source(principal, camera, settings)
+    require_source_access(request, principal, source.site, source.source_id)
     return source
 
 
-async def _why_not(here: Services, source: UploadSource) -> Problem:
-    found = await here.cameras.get(source.site, source.source_id)
-    if found is None:
+async def _why_not(cameras: Cameras, source: UploadSource) -> Problem:
+    camera = await cameras.get(source.site, source.source_id)
+    if camera is None:
         return _missing()
     return Problem(
         412,
         ProblemCode.PRECONDITION_FAILED,
-        f"the configuration has changed meanwhile: it is version {found.version} now",
-        hint="read it again, and make the change from there",
-        headers={"ETag": _tag(found)},
+        f"the configuration has changed: its version is {camera.version}",
+        hint="read it again, and repeat the change",
+        headers={"ETag": _tag(camera)},
     )
 
 
 def _missing() -> Problem:
-    return Problem(404, ProblemCode.NOT_FOUND, "this camera has no configuration, or the key does not reach it")
+    return Problem(404, ProblemCode.NOT_FOUND, "camera not found")
 
 
 def _after(text: str) -> tuple[str, str]:
@@ -160,7 +187,7 @@ def _after(text: str) -> tuple[str, str]:
                 return site, camera_id
     except orjson.JSONDecodeError:
         pass
-    raise bad_cursor()
+    raise invalid_cursor()
 
 
 def _tag(camera: CameraRow) -> str:
@@ -168,4 +195,4 @@ def _tag(camera: CameraRow) -> str:
 
 
 def _answer(camera: CameraRow, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(shown(camera), status, {"ETag": _tag(camera), **_ASK_AGAIN, **(headers or {})})
+    return JSONResponse(shown(camera), status, {"ETag": _tag(camera), **_REVALIDATE, **(headers or {})})

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device, PerAddress, require_reach
-from headrace.gateway.problems import documented
-from headrace.gateway.services import Here
-from headrace.gateway.uploads.answers import status_of, status_path
-from headrace.gateway.uploads.idempotency import fingerprint_of, once
-from headrace.gateway.uploads.publish import settle, source_of
+from headrace.gateway.auth.guard import Device, PerAddress, require_source_access
+from headrace.gateway.deps import AccessDep, PipelineDep, SettingsDep
+from headrace.gateway.problems import problem_responses
+from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
+from headrace.gateway.uploads.publish import UploadSource, resolve_source
+from headrace.gateway.uploads.results import status_of, status_path
 from headrace.gateway.uploads.upload_form import form_body, received_form
 
 router = APIRouter(tags=["files"])
@@ -33,31 +33,42 @@ class FileAnswer(BaseModel):
 @router.post(
     "/ingest",
     response_model=FileAnswer,
-    responses={202: {"model": FileAnswer, "description": "It is on its way."}, **documented(409)},
+    responses={202: {"model": FileAnswer, "description": "It is on its way."}, **problem_responses(409)},
     openapi_extra=form_body({"file": "binary", "source_id": "string", "site": "string"}, required=["file"]),
 )
-async def ingest(request: Request, here: Here, caller: Device, _limit: PerAddress) -> JSONResponse:
+async def ingest(
+    request: Request,
+    access: AccessDep,
+    pipeline: PipelineDep,
+    settings: SettingsDep,
+    principal: Device,
+    _limit: PerAddress,
+) -> JSONResponse:
     """Take one image or video, of any size up to 2 GiB, as it streams in."""
-    async with once(request, here.access, caller) as first, received_form(request, here, caller, files_max=1) as form:
+    async with (
+        idempotent_request(request, access, principal) as first,
+        received_form(request, principal, pipeline, files_max=1) as form,
+    ):
         file = form.only_file()
-        source = source_of(here, caller, form.fields.get("site"), form.fields.get("source_id"), "gateway")
-        require_reach(request, caller, source.site, source.source_id)
-        said = fingerprint_of(request, [form.fields, file.received.sha256])
+        default = UploadSource(settings.gateway_site, "gateway")
+        source = resolve_source(principal, form.fields.get("site"), form.fields.get("source_id"), default)
+        require_source_access(request, principal, source.site, source.source_id)
+        said = request_fingerprint(request, [form.fields, file.received.sha256])
         if (before := first.replay(said)) is not None:
             return before
-        taken = await form.take(file, source)
+        published = await form.publish(file, source)
         request_id = uuid4()
-        [outcome] = await settle(here, caller, source, request_id, [taken])
+        [status] = await pipeline.results.record(request_id, principal.actor, source, [published])
         answer = FileAnswer(
-            id=str(taken.place.record_id),
+            id=str(published.message.record_id),
             request_id=str(request_id),
-            status=status_of(outcome),
-            filename=taken.item.filename,
+            status=status_of(status),
+            filename=published.item.filename,
             sha256=file.received.sha256,
             size_bytes=file.received.size_bytes,
-            media_type=taken.item.media_type or "",
+            media_type=published.item.media_type or "",
             status_url=status_path(request_id),
         )
-        response = JSONResponse(answer.model_dump(), 200 if outcome.ingested else 202)
+        response = JSONResponse(answer.model_dump(), 200 if status.ingested else 202)
         await first.keep(response)
         return response

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from headrace.gateway.services import Here
+from headrace.gateway.deps import ProbesDep
 
 router = APIRouter(tags=["health"])
 
@@ -37,9 +37,9 @@ async def health() -> Health:
     responses={503: {"model": Readiness, "description": "A needed service is away."}},
     openapi_extra={"security": []},
 )
-async def ready(here: Here) -> JSONResponse:
+async def ready(probes: ProbesDep) -> JSONResponse:
     """Say whether the gateway can work."""
-    needs = here.readyz()
+    needs = probes.readyz()
     good = all(fault is None for fault in needs.values())
     body = Readiness(status="ready" if good else "not ready", needs={name: why or "ok" for name, why in needs.items()})
     return JSONResponse(body.model_dump(), 200 if good else 503)

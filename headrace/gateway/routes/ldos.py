@@ -1,25 +1,26 @@
 """The LDO service's calls: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device, require_reach
-from headrace.gateway.auth.principal import Principal
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.services import Here, Services
-from headrace.gateway.uploads.answers import status_of, status_path
-from headrace.gateway.uploads.idempotency import IdempotentRequest, fingerprint_of, once
-from headrace.gateway.uploads.metadata import Metadata, parse_metadata
-from headrace.gateway.uploads.publish import PublishedItem, UploadSource, origin_of, settle, source_of, take_event
+from headrace.gateway.auth.guard import Device, require_source_access
+from headrace.gateway.deps import AccessDep, LdosDep, PipelineDep, SettingsDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.scopes import scopes_of
+from headrace.gateway.uploads.idempotency import IdempotentRequest, idempotent_request, request_fingerprint
+from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata
+from headrace.gateway.uploads.publish import PublishedItem, UploadSource, request_traceparent, resolve_source
+from headrace.gateway.uploads.results import status_of, status_path
 from headrace.gateway.uploads.small_form import small_form
-from headrace.gateway.uploads.upload_form import File, ReceivedForm, form_body, received_form
+from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
 from headrace.producers.checks import check_event
 from headrace.producers.source import fields_of
 from headrace.schemas.events import Cid, Ldo
@@ -65,129 +66,156 @@ class LdoList(BaseModel):
     ldos: list[LdoListed]
 
 
-@router.post(
-    "/ingest/ldo",
-    response_model=LdoAnswer,
-    responses={202: {"model": LdoAnswer, "description": "It is on its way."}, **documented(409)},
-    openapi_extra=form_body({"metadata": "string", "video": "binary"}, required=["metadata"]),
-)
-async def ingest_ldo(request: Request, here: Here, caller: Device) -> JSONResponse:
-    """Take a labelled data object, and the video that belongs to it where there is one."""
-    async with once(request, here.access, caller) as first, received_form(request, here, caller, files_max=1) as form:
-        said = _metadata(form)
-        video = form.file_or_none()
-        source = source_of(here, caller, said.site, said.source_id, "ldo-client")
-        require_reach(request, caller, source.site, source.source_id)
-        print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
-        if (before := first.replay(print_)) is not None:
-            return before
-        taken, event = await _take(request, here, form, video, source, said)
+@dataclass(frozen=True, slots=True)
+class _EventUpload:
+    """A request that publishes an event, and the video that belongs to it where there is one."""
+
+    request: Request
+    access: AccessDep
+    pipeline: PipelineDep
+    settings: SettingsDep
+    principal: Device
+
+    def source(self, site: str | None, source_id: str | None) -> UploadSource:
+        """Return the source that the request names, if the principal may publish for it.
+
+        Raises:
+            RejectedError: a name is invalid.
+            Problem: a name holds a login (422), or the source is out of scope (403).
+        """
+        default = UploadSource(self.settings.gateway_site, "ldo-client")
+        source = resolve_source(self.principal, site, source_id, default)
+        require_source_access(self.request, self.principal, source.site, source.source_id)
+        return source
+
+    async def publish(
+        self, event: Cid | Ldo, source: UploadSource, form: ReceivedForm | None, video: FormFile | None
+    ) -> list[PublishedItem]:
+        """Publish an event, and its video before it: where either is rejected, neither is ingested."""
+        traceparent = request_traceparent(self.request)
+        if form is None or video is None:
+            return [await self.pipeline.publisher.publish(event, traceparent)]
+        check_event(event)
+        about = event.code if isinstance(event, Cid) else event.ldo_id
+        clip = await form.publish(video, source, index=1, about=about)
+        return [await self.pipeline.publisher.publish(event, traceparent), clip]
+
+    async def answer(
+        self,
+        answer: LdoAnswer | CidAnswer,
+        source: UploadSource,
+        published: Sequence[PublishedItem],
+        first: IdempotentRequest,
+    ) -> JSONResponse:
+        """Record the request, wait for its events, and store the answer under the idempotency key."""
         request_id = uuid4()
-        answer = LdoAnswer(
-            id=public_ldo_id(taken[0].item.digest or "", event.captured_at_us),
-            status="accepted",
-            size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
-        )
-        await first.under_way(_answer(answer, request_id))
-        answer.status = _status(await settle(here, caller, source, request_id, taken))
+        await first.keep_pending(_answer(answer, request_id))
+        statuses = await self.pipeline.results.record(request_id, self.principal.actor, source, published)
+        answer.status = _status(statuses)
         response = _answer(answer, request_id)
         await first.keep(response)
         return response
 
 
-@router.get("/ingest/list", responses=documented())
+EventUpload = Annotated[_EventUpload, Depends()]
+
+
+@router.post(
+    "/ingest/ldo",
+    response_model=LdoAnswer,
+    responses={202: {"model": LdoAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
+    openapi_extra=form_body({"metadata": "string", "video": "binary"}, required=["metadata"]),
+)
+async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
+    """Ingest a labelled data object, and optionally its video."""
+    async with (
+        idempotent_request(request, upload.access, upload.principal) as first,
+        received_form(request, upload.principal, upload.pipeline, files_max=1) as form,
+    ):
+        metadata = _metadata(form)
+        video = form.file_or_none()
+        source = upload.source(metadata.site, metadata.source_id)
+        fingerprint = request_fingerprint(request, [form.fields, video.received.sha256 if video else None])
+        if (replayed := first.replay(fingerprint)) is not None:
+            return replayed
+        event = Ldo(
+            **fields_of(upload.pipeline.publisher.origin(source, metadata.captured_at_us)),
+            ldo_id=metadata.ldo_id,
+            body=metadata.body,
+            clip_sha256=video.received.sha256 if video else None,
+        )
+        published = await upload.publish(event, source, form, video)
+        answer = LdoAnswer(
+            id=public_ldo_id(published[0].item.digest or "", event.captured_at_us),
+            status="accepted",
+            size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
+        )
+        return await upload.answer(answer, source, published, first)
+
+
+@router.get("/ingest/list", responses=problem_responses())
 async def list_ldos(
-    here: Here,
-    caller: Device,
+    ldos: LdosDep,
+    principal: Device,
     skip: Annotated[int, Query(ge=0, le=SKIP_MAX)] = 0,
     limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = 100,
 ) -> LdoList:
-    """List LDOs, newest first. Pages by number shift while new ones come; `/api/v1/records` has pages that do not."""
-    scopes = None if caller.reaches_everything else caller.sources
-    total, found = await here.ldos.count(scopes), await here.ldos.page(skip, limit, scopes)
-    return LdoList(total=total, ldos=[_listed(one) for one in found])
+    """List LDOs, newest first. New LDOs shift the pages; `/api/v1/records` has stable pages."""
+    scopes = scopes_of(principal)
+    total, page = await ldos.count(scopes), await ldos.page(skip, limit, scopes)
+    return LdoList(total=total, ldos=[_listed(ldo) for ldo in page])
 
 
 @router.post(
     "/cid",
     response_model=CidAnswer,
-    responses={202: {"model": CidAnswer, "description": "It is on its way."}, **documented(409)},
+    responses={202: {"model": CidAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
     openapi_extra=form_body(
         {"cid": "string", "device_id": "string", "site": "string", "video": "binary"}, required=["cid", "device_id"]
     ),
 )
-async def take_cid(request: Request, here: Here, caller: Device) -> JSONResponse:
-    """Take a scan of a component's identifier, and the video that shows it where there is one."""
-    async with once(request, here.access, caller) as first:
+async def take_cid(request: Request, upload: EventUpload) -> JSONResponse:
+    """Ingest a scan of a component identifier, and optionally its video."""
+    async with idempotent_request(request, upload.access, upload.principal) as first:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             fields = await small_form(request)
-            print_ = fingerprint_of(request, [fields])
-            if (before := first.replay(print_)) is not None:
-                return before
-            return await _cid(request, here, caller, fields, first)
-        async with received_form(request, here, caller, files_max=1) as form:
+            if (replayed := first.replay(request_fingerprint(request, [fields]))) is not None:
+                return replayed
+            return await _publish_cid(upload, fields, first)
+        async with received_form(request, upload.principal, upload.pipeline, files_max=1) as form:
             video = form.file_or_none()
-            print_ = fingerprint_of(request, [form.fields, video.received.sha256 if video else None])
-            if (before := first.replay(print_)) is not None:
-                return before
-            return await _cid(request, here, caller, dict(form.fields), first, form, video)
+            fingerprint = request_fingerprint(request, [form.fields, video.received.sha256 if video else None])
+            if (replayed := first.replay(fingerprint)) is not None:
+                return replayed
+            return await _publish_cid(upload, form.fields, first, form, video)
 
 
-async def _cid(
-    request: Request,
-    here: Services,
-    caller: Principal,
-    fields: dict[str, str],
+async def _publish_cid(
+    upload: _EventUpload,
+    fields: Mapping[str, str],
     first: IdempotentRequest,
     form: ReceivedForm | None = None,
-    video: File | None = None,
+    video: FormFile | None = None,
 ) -> JSONResponse:
     code, device_id = fields.get("cid"), fields.get("device_id")
     if not code or not device_id:
-        raise Problem(422, ProblemCode.INVALID, "a scan needs the fields cid and device_id")
-    source = source_of(here, caller, fields.get("site"), device_id, "")
-    require_reach(request, caller, source.site, source.source_id)
-    event = Cid(**fields_of(origin_of(here, source)), code=code)
-    check_event(event)
-    # The video first: where it is refused, the scan that it shows is not taken either.
-    shown = [await form.take(video, source, index=1, about=code)] if form is not None and video is not None else []
-    scan = await take_event(here, request, event)
-    taken = [scan, *shown]
-    request_id = uuid4()
-    answer = CidAnswer(id=str(scan.place.record_id), status="accepted")
-    await first.under_way(_answer(answer, request_id))
-    answer.status = _status(await settle(here, caller, source, request_id, taken))
-    response = _answer(answer, request_id)
-    await first.keep(response)
-    return response
+        raise Problem(422, ProblemCode.INVALID, "the fields cid and device_id are required")
+    source = upload.source(fields.get("site"), device_id)
+    event = Cid(**fields_of(upload.pipeline.publisher.origin(source)), code=code)
+    published = await upload.publish(event, source, form, video)
+    answer = CidAnswer(id=str(published[0].message.record_id), status="accepted")
+    return await upload.answer(answer, source, published, first)
 
 
-def _status(outcomes: Sequence[IngestStatus]) -> str:
-    return "ingested" if all(status_of(one) == "ingested" for one in outcomes) else "accepted"
+def _status(statuses: Sequence[IngestStatus]) -> str:
+    return "ingested" if all(status_of(status) == "ingested" for status in statuses) else "accepted"
 
 
-def _metadata(form: ReceivedForm) -> Metadata:
+def _metadata(form: ReceivedForm) -> LdoMetadata:
     text = form.fields.get("metadata")
     if text is None:
-        raise Problem(422, ProblemCode.INVALID, "the form lacks the field metadata")
+        raise Problem(422, ProblemCode.INVALID, "the field metadata is required")
     return parse_metadata(text, time.time_ns() // 1000)
-
-
-async def _take(
-    request: Request, here: Services, form: ReceivedForm, video: File | None, source: UploadSource, said: Metadata
-) -> tuple[list[PublishedItem], Ldo]:
-    event = Ldo(
-        **fields_of(origin_of(here, source, said.captured_at_us)),
-        ldo_id=said.ldo_id,
-        body=said.body,
-        clip_sha256=video.received.sha256 if video else None,
-    )
-    if video is None:
-        return [await take_event(here, request, event)], event
-    # The video first: where it is refused, the LDO that speaks of it is not taken either; nor the other way round.
-    check_event(event)
-    clip = await form.take(video, source, index=1, about=said.ldo_id)
-    return [await take_event(here, request, event), clip], event
 
 
 def _answer(answer: BaseModel, request_id: object) -> JSONResponse:
@@ -196,12 +224,12 @@ def _answer(answer: BaseModel, request_id: object) -> JSONResponse:
     return JSONResponse(body, status, headers={"Location": f"{status_path(request_id)}"})
 
 
-def _listed(one: ListedLdo) -> LdoListed:
-    created_at = datetime.fromtimestamp(one.captured_at_us // 1_000_000, UTC).replace(tzinfo=None).isoformat()
+def _listed(ldo: ListedLdo) -> LdoListed:
+    created_at = datetime.fromtimestamp(ldo.captured_at_us // 1_000_000, UTC).replace(tzinfo=None).isoformat()
     return LdoListed(
-        id=one.public_id,
+        id=ldo.public_id,
         status="ingested",
-        filename=one.clip_filename,
+        filename=ldo.clip_filename,
         created_at=created_at,
-        size_bytes=one.size_bytes + one.clip_size_bytes,
+        size_bytes=ldo.size_bytes + ldo.clip_size_bytes,
     )

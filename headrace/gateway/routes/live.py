@@ -8,8 +8,9 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from starlette.requests import HTTPConnection
 
-from headrace.gateway.auth.guard import Device, require_reach
+from headrace.gateway.auth.guard import Device, require_source_access
 from headrace.gateway.auth.principal import Principal
+from headrace.gateway.deps import LiveDep, PipelineDep, SettingsDep
 from headrace.gateway.live.close_codes import REFUSED, CloseReason, Session, close
 from headrace.gateway.live.connection_limits import FEED
 from headrace.gateway.live.feed import Feed
@@ -18,9 +19,8 @@ from headrace.gateway.live.stream_event import KINDS, EventFilter
 from headrace.gateway.live.subscription import Subscription
 from headrace.gateway.live.transport import EventStream, carry_over
 from headrace.gateway.live.ws_auth import WebSocketGuest, subprotocol_of
-from headrace.gateway.problems import Problem, ProblemCode, documented
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.server import FEED_PATH
-from headrace.gateway.services import Here
 from headrace.schemas.names import check_name
 
 router = APIRouter(tags=["live"])
@@ -33,18 +33,18 @@ _STREAM = {
 }
 
 
-async def _stream_slot(here: Here, caller: Device) -> AsyncIterator[None]:
-    with here.live.stream("sse", caller):
+async def _stream_slot(live: LiveDep, principal: Device) -> AsyncIterator[None]:
+    with live.stream("sse", principal):
         yield
 
 
 # Where a call names EventSourceResponse, FastAPI makes a stream of what it yields. This one returns its own stream,
 # to be able to end whoever takes nothing.
-@router.get("/api/v1/events", response_class=StreamingResponse, responses={200: _STREAM, **documented()})
+@router.get("/api/v1/events", response_class=StreamingResponse, responses={200: _STREAM, **problem_responses()})
 async def events(
     request: Request,
-    here: Here,
-    caller: Device,
+    live: LiveDep,
+    principal: Device,
     kind: Annotated[list[Literal["cid", "frame", "clip", "ldo", "request"]] | None, Query(max_length=5)] = None,
     site: Annotated[str | None, Query()] = None,
     source_id: Annotated[str | None, Query()] = None,
@@ -53,17 +53,17 @@ async def events(
     _slot: Annotated[None, Depends(_stream_slot)] = None,
 ) -> EventStream:
     """Stream what is ingested, and how requests stand, as it happens: from now on, or from where a stream ended."""
-    wanted = _wanted(request, caller, kind, site, source_id)
+    wanted = _wanted(request, principal, kind, site, source_id)
     resume = _resume(last_event_id_header or last_event_id)
-    subscription = await Subscription.begin(here.live.tail, resume, wanted, caller)
-    return EventStream(here, Session(request, caller), subscription)
+    subscription = await Subscription.begin(live.tail, resume, wanted, principal)
+    return EventStream(live.stopping, Session(request, principal), subscription)
 
 
 @router.websocket("/ws/events")
-async def events_over_websocket(websocket: WebSocket, here: Here, guest: WebSocketGuest) -> None:
+async def events_over_websocket(websocket: WebSocket, live: LiveDep, guest: WebSocketGuest) -> None:
     """Carry the same over a WebSocket."""
     asked = websocket.query_params
-    with here.live.stream("events", guest.caller):
+    with live.stream("events", guest.caller):
         wanted = _wanted(
             guest.connection, guest.caller, asked.getlist("kind") or None, asked.get("site"), asked.get("source_id")
         )
@@ -74,20 +74,26 @@ async def events_over_websocket(websocket: WebSocket, here: Here, guest: WebSock
             # A page is told the reason of a close, and never that of a connection that was not accepted.
             await close(websocket, CloseReason(REFUSED, problem.detail))
             return
-        beginning = Subscription.begin(here.live.tail, last, wanted, guest.caller)
-        await carry_over(websocket, here, guest, beginning)
+        beginning = Subscription.begin(live.tail, last, wanted, guest.caller)
+        await carry_over(websocket, live.stopping, guest, beginning)
 
 
 @router.websocket(FEED_PATH)
-async def ingest_over_websocket(websocket: WebSocket, here: Here, guest: WebSocketGuest) -> None:
+async def ingest_over_websocket(
+    websocket: WebSocket, live: LiveDep, pipeline: PipelineDep, settings: SettingsDep, guest: WebSocketGuest
+) -> None:
     """Take a continuous feed of frames and LDOs."""
-    with here.live.stream(FEED, guest.caller):
+    with live.stream(FEED, guest.caller):
         await websocket.accept(subprotocol_of(websocket))
-        await Feed(websocket, here, guest).run()
+        await Feed(websocket, guest, pipeline, settings).run(live.stopping)
 
 
 def _wanted(
-    connection: HTTPConnection, caller: Principal, kinds: Sequence[str] | None, site: str | None, source_id: str | None
+    connection: HTTPConnection,
+    principal: Principal,
+    kinds: Sequence[str] | None,
+    site: str | None,
+    source_id: str | None,
 ) -> EventFilter:
     """Return what a stream is narrowed to.
 
@@ -100,7 +106,7 @@ def _wanted(
     if kinds is not None and not set(kinds) <= set(KINDS):
         raise Problem(422, ProblemCode.INVALID, f"kind is one of {', '.join(KINDS)}")
     if site is not None and source_id is not None:
-        require_reach(connection, caller, site, source_id)
+        require_source_access(connection, principal, site, source_id)
     return EventFilter(None if kinds is None else frozenset(kinds), site, source_id)
 
 

@@ -7,12 +7,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from headrace.gateway.auth.guard import Device
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.queries.blob_stream import is_stored, refuse_archived
+from headrace.gateway.deps import BlobsDep, QueriesDep, SettingsDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.blob_stream import is_stored, require_not_archived
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.receipts import sign
 from headrace.gateway.queries.scopes import scopes_of
-from headrace.gateway.services import Here
 from headrace.schemas.digest import is_digest
 from headrace.schemas.headers import rfc3339
 
@@ -40,11 +40,13 @@ class Receipts(BaseModel):
     )
 
 
-@router.get("/{digest}", response_model=Receipts, responses=documented(404, 409))
-async def read_receipts(here: Here, caller: Device, digest: Digest) -> JSONResponse:
+@router.get("/{digest}", response_model=Receipts, responses=problem_responses(404, 409))
+async def read_receipts(
+    queries: QueriesDep, blobs: BlobsDep, settings: SettingsDep, principal: Device, digest: Digest
+) -> JSONResponse:
     """Prove that bytes are durable: catalogued, and found in the store while this is answered. Never kept."""
-    place = await here.queries.blob(digest) if is_digest(digest) else None
-    records = await here.queries.records_of(digest, scopes_of(caller)) if place is not None else []
+    place = await queries.blob(digest) if is_digest(digest) else None
+    records = await queries.records_of(digest, scopes_of(principal)) if place is not None else []
     if place is None or not records:
         raise Problem(
             404,
@@ -53,8 +55,8 @@ async def read_receipts(here: Here, caller: Device, digest: Digest) -> JSONRespo
             hint="keep the copy, and ask again",
             headers=_NEVER_KEPT,
         )
-    refuse_archived(digest, place)
-    if not await is_stored(here.blobs, place):
+    require_not_archived(digest, place)
+    if not await is_stored(blobs, place):
         raise Problem(
             404,
             ProblemCode.NOT_FOUND,
@@ -73,7 +75,7 @@ async def read_receipts(here: Here, caller: Device, digest: Digest) -> JSONRespo
         ).model_dump()
         for one in records
     ]
-    secret = here.settings.gateway_token_secret.get_secret_value()
+    secret = settings.gateway_token_secret.get_secret_value()
     signed = sign(digest, receipts, secret=secret, now_s=time.time()) if secret else None
     return JSONResponse({"digest": digest, "receipts": receipts, "receipt": signed}, headers=_NEVER_KEPT)
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from headrace.gateway.auth.guard import Device
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.queries.cache import LIST_S, name_of
-from headrace.gateway.queries.conditional import kept_for
+from headrace.gateway.deps import CacheDep, QueriesDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.cache import LIST_S, Cache, name_of
+from headrace.gateway.queries.conditional import cacheable
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
     CodeFilter,
@@ -20,14 +21,14 @@ from headrace.gateway.queries.parameters import (
     SiteFilter,
     SourceFilter,
     UntilFilter,
-    bad_cursor,
-    opened_cursor,
-    sealed_cursor,
+    decode_cursor,
+    encode_cursor,
+    invalid_cursor,
 )
 from headrace.gateway.queries.records import RecordPage, RecordWhole, page_of, whole
 from headrace.gateway.queries.scopes import listed_source, scopes_of
-from headrace.gateway.services import Here, Services
 from headrace.schemas.events import Kind
+from headrace.store.catalog.queries import Queries
 from headrace.store.catalog.views import RecordFilters
 from headrace.store.errors import RecordMissingError
 
@@ -37,11 +38,12 @@ RECORD_S = 3  # how long one record may be kept: new sightings come to it
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it already."}}
 
 
-@router.get("", response_model=RecordPage, responses={**_UNCHANGED, **documented()})
+@router.get("", response_model=RecordPage, responses={**_UNCHANGED, **problem_responses()})
 async def list_records(  # noqa: PLR0913, PLR0917 - the filters
     request: Request,
-    here: Here,
-    caller: Device,
+    queries: QueriesDep,
+    cache: CacheDep,
+    principal: Device,
     kind: Annotated[list[Kind] | None, Query(max_length=len(Kind), description="Of these kinds.")] = None,
     site: SiteFilter = None,
     source_id: SourceFilter = None,
@@ -57,7 +59,7 @@ async def list_records(  # noqa: PLR0913, PLR0917 - the filters
 
     A key or token for one source lists that source; one for several has to say which.
     """
-    site, source_id = listed_source(request, caller, site, source_id)
+    site, source_id = listed_source(request, principal, site, source_id)
     filters = RecordFilters(
         kinds=frozenset(kind) if kind else None,
         site=site,
@@ -67,16 +69,16 @@ async def list_records(  # noqa: PLR0913, PLR0917 - the filters
         digest=digest,
         ldo_id=ldo_id,
         code=code,
-        scopes=scopes_of(caller),
+        scopes=scopes_of(principal),
     )
-    return kept_for(LIST_S, await _page(here, filters, cursor, limit), request)
+    return cacheable(LIST_S, await _page(queries, cache, filters, cursor, limit), request)
 
 
-@router.get("/{id:path}", response_model=RecordWhole, responses={**_UNCHANGED, **documented(404, 409)})
+@router.get("/{id:path}", response_model=RecordWhole, responses={**_UNCHANGED, **problem_responses(404, 409)})
 async def show_record(
     request: Request,
-    here: Here,
-    caller: Device,
+    queries: QueriesDep,
+    principal: Device,
     wanted: Annotated[
         str,
         Path(
@@ -90,23 +92,23 @@ async def show_record(
     if "\x00" in wanted:
         raise Problem(404, ProblemCode.NOT_FOUND, "there is no such record, or the key does not reach it")
     try:
-        detail = await here.queries.record(wanted, scopes_of(caller))
+        detail = await queries.record(wanted, scopes_of(principal))
     except RecordMissingError:
         raise Problem(404, ProblemCode.NOT_FOUND, "there is no such record, or the key does not reach it") from None
-    return kept_for(RECORD_S, whole(detail, caller), request)
+    return cacheable(RECORD_S, whole(detail, principal), request)
 
 
-async def _page(here: Services, filters: RecordFilters, cursor: str | None, limit: int) -> bytes:
+async def _page(queries: Queries, cache: Cache, filters: RecordFilters, cursor: str | None, limit: int) -> bytes:
     # A set is written in any order, so the kinds stand beside the filters.
     kinds = sorted(filters.kinds or ())
     name = name_of("records", kinds, replace(filters, kinds=None), cursor, limit)
-    if (kept := await here.cache.get(name)) is not None:
+    if (kept := await cache.get(name)) is not None:
         return kept
-    after = None if cursor is None else opened_cursor(cursor)
+    after = None if cursor is None else decode_cursor(cursor)
     try:
-        page = await here.queries.list_records(filters, cursor=after, limit=limit)
+        page = await queries.list_records(filters, cursor=after, limit=limit)
     except ValueError:
-        raise bad_cursor() from None
-    data = page_of(page.records, None if page.cursor is None else sealed_cursor(page.cursor))
-    await here.cache.put(name, data, LIST_S)
+        raise invalid_cursor() from None
+    data = page_of(page.records, None if page.cursor is None else encode_cursor(page.cursor))
+    await cache.put(name, data, LIST_S)
     return data

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from headrace.gateway.auth.guard import Operator, note, require_reach
+from headrace.gateway.auth.guard import Operator, audit_refusal, require_source_access
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.capture.camera_url import (
     URL_CHARACTERS_MAX,
@@ -28,13 +28,14 @@ from headrace.gateway.capture.capture_request import (
     Mode,
     plan_for,
 )
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.services import Here, Services
-from headrace.gateway.uploads.answers import status_path
-from headrace.gateway.uploads.idempotency import fingerprint_of, once
-from headrace.gateway.uploads.publish import source_of
+from headrace.gateway.deps import AccessDep, CapturePublisherDep, IngestRequestsDep, SettingsDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
+from headrace.gateway.uploads.publish import UploadSource, resolve_source
+from headrace.gateway.uploads.results import status_path
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.resolve import AddressNotAllowedError, UnresolvedHostError, resolve
+from headrace.runtime.settings import Settings
 from headrace.store.requests.requests import NewRequest
 
 router = APIRouter(tags=["camera service"])
@@ -72,24 +73,32 @@ class CaptureAnswer(BaseModel):
     status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
 
 
-@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=documented(409))
-async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Operator) -> JSONResponse:
+@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=problem_responses(409))
+async def capture(
+    request: Request,
+    asked: CaptureAsked,
+    requests: IngestRequestsDep,
+    capture_publisher: CapturePublisherDep,
+    access: AccessDep,
+    settings: SettingsDep,
+    principal: Operator,
+) -> JSONResponse:
     """Ask for a camera's stream to be captured; what became of it is asked for with the request's id."""
-    source = source_of(here, caller, asked.site, asked.camera_id, "gateway")
-    require_reach(request, caller, source.site, source.source_id)
+    source = resolve_source(principal, asked.site, asked.camera_id, UploadSource(settings.gateway_site, "gateway"))
+    require_source_access(request, principal, source.site, source.source_id)
     url = _parsed(asked.rtsp_url.get_secret_value())
     plan = _planned(asked, url)
-    sealer = _sealer(here, url)
-    async with once(request, here.access, caller) as first:
-        said = fingerprint_of(request, [source.site, source.source_id, plan.as_json(), _mark(sealer, asked)])
+    sealer = _sealer(settings, url)
+    async with idempotent_request(request, access, principal) as first:
+        said = request_fingerprint(request, [source.site, source.source_id, plan.as_json(), _mark(sealer, asked)])
         if (before := first.replay(said)) is not None:
             return before
-        await _check_address(request, here, caller, url)
+        await _check_address(request, settings, principal, url)
         request_id = uuid4()
         kept = NewRequest(
             request_id=request_id,
             kind="rtsp",
-            actor=caller.actor,
+            actor=principal.actor,
             site=source.site,
             source_id=source.source_id,
             state=CaptureState.REQUESTED,
@@ -100,10 +109,10 @@ async def capture(request: Request, asked: CaptureAsked, here: Here, caller: Ope
             request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
         )
         response = JSONResponse(answer.model_dump(), 202)
-        await here.requests.add(kept)
-        await first.under_way(response)
+        await requests.add(kept)
+        await first.keep_pending(response)
         # Where Kafka is away the request is kept all the same: a worker that has time finds it.
-        await here.dispatcher.dispatch(kept)
+        await capture_publisher.dispatch(kept)
         return response
 
 
@@ -126,8 +135,8 @@ def _planned(asked: CaptureAsked, url: CameraUrl) -> CapturePlan:
     return plan_for(url.redacted, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
 
 
-def _sealer(here: Services, url: CameraUrl) -> CredentialCipher | None:
-    secret = here.settings.gateway_token_secret.get_secret_value()
+def _sealer(settings: Settings, url: CameraUrl) -> CredentialCipher | None:
+    secret = settings.gateway_token_secret.get_secret_value()
     if not secret and url.has_secrets:
         raise Problem(
             503,
@@ -144,14 +153,14 @@ def _mark(sealer: CredentialCipher | None, asked: CaptureAsked) -> str:
     return "" if sealer is None else sealer.fingerprint(asked.rtsp_url.get_secret_value())
 
 
-async def _check_address(request: Request, here: Services, caller: Principal, url: CameraUrl) -> None:
-    networks = networks_of(here.settings.gateway_camera_networks)
+async def _check_address(request: Request, settings: Settings, principal: Principal, url: CameraUrl) -> None:
+    networks = networks_of(settings.gateway_camera_networks)
     try:
         await resolve(url.host, url.port, networks)
     except UnresolvedHostError:
         raise Problem(422, ProblemCode.ADDRESS_REFUSED, "the camera's name has no address") from None
     except AddressNotAllowedError:
-        note(request, ProblemCode.ADDRESS_REFUSED, caller)
+        audit_refusal(request, ProblemCode.ADDRESS_REFUSED, principal)
         raise Problem(
             422,
             ProblemCode.ADDRESS_REFUSED,

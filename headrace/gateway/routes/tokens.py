@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from headrace.gateway.auth import api_keys
-from headrace.gateway.auth.guard import limited, note
+from headrace.gateway.auth.guard import audit_refusal, limit_requests
 from headrace.gateway.auth.tokens import TOKEN_S, issue
-from headrace.gateway.problems import documented
-from headrace.gateway.services import Here
+from headrace.gateway.deps import AccessDep, SettingsDep
+from headrace.gateway.problems import problem_responses
 from headrace.gateway.uploads.small_form import small_form
 
 router = APIRouter(tags=["access"])
@@ -48,7 +48,7 @@ _FORM = {
     "/oauth/token",
     response_model=Token,
     responses={
-        **documented(),
+        **problem_responses(),
         400: {"model": TokenError, "description": "It is asked wrongly."},
         401: {"model": TokenError, "description": "The key is not good."},
     },
@@ -57,11 +57,11 @@ _FORM = {
         "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}},
     },
 )
-async def token(request: Request, here: Here) -> JSONResponse:
+async def token(request: Request, access: AccessDep, settings: SettingsDep) -> JSONResponse:
     """Trade a key for a token that is good for a quarter of an hour, or until the key is revoked."""
-    await limited(request, here.limits.requests, None)
+    await limit_requests(request, None)
     fields = await small_form(request)
-    secret = here.settings.gateway_token_secret.get_secret_value()
+    secret = settings.gateway_token_secret.get_secret_value()
     if fields.get("grant_type") != "client_credentials":
         return _error(400, "unsupported_grant_type", "grant_type has to be client_credentials")
     if not secret:
@@ -70,11 +70,11 @@ async def token(request: Request, here: Here) -> JSONResponse:
         )
     client_id, client_secret = _client(request, fields)
     parsed = api_keys.parse(client_secret) or api_keys.parse(f"hr_{client_id}_{client_secret}") or ("", "")
-    caller = await api_keys.caller_of(here.access, *parsed) if client_id and parsed[0] == client_id else None
-    if caller is None:
-        note(request, "invalid_client", None)
+    principal = await api_keys.authenticate(access, *parsed) if client_id and parsed[0] == client_id else None
+    if principal is None:
+        audit_refusal(request, "invalid_client", None)
         return _error(401, "invalid_client", "the key is not good, was revoked, or is over")
-    issued = issue(caller, secret=secret, audience=here.settings.gateway_jwt_audience, now_s=time.time())
+    issued = issue(principal, secret=secret, audience=settings.gateway_jwt_audience, now_s=time.time())
     return _answer(200, Token(access_token=issued, token_type="bearer", expires_in=TOKEN_S))  # noqa: S106
 
 

@@ -1,43 +1,122 @@
-"""`/api/v1/uploads`: resumable uploads by tus 1.0.0, for files that are too large to begin again."""
+"""`/api/v1/uploads`: resumable uploads by tus 1.0.0, for large files and unreliable networks."""
 
+from dataclasses import dataclass
+from typing import Annotated
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from headrace.gateway.auth.guard import Device, note, require_reach
+from headrace.gateway.auth.guard import Device, audit_refusal, require_source_access
 from headrace.gateway.auth.principal import Principal, Role
-from headrace.gateway.problems import Problem, ProblemCode, documented
-from headrace.gateway.services import Here, Services
+from headrace.gateway.deps import PipelineDep, SettingsDep, UploadsDep
+from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.tus import protocol
-from headrace.gateway.tus.assemble import join
-from headrace.gateway.tus.lock import held
-from headrace.gateway.tus.parts import beyond_the_end, clear
-from headrace.gateway.tus.receive import receive
+from headrace.gateway.tus.assemble import assemble
+from headrace.gateway.tus.lock import UploadLock, locked
+from headrace.gateway.tus.parts import PatchReceiver, delete_parts, too_long
 from headrace.gateway.tus.responses import STATUS, TusRoute, described, outcome_of, progress_of
 from headrace.gateway.tus.upload_headers import Declared
-from headrace.gateway.uploads.publish import source_of
+from headrace.gateway.uploads.publish import UploadSource, request_traceparent, resolve_source
 from headrace.store.requests.uploads import NewUpload, Upload
 
 PATH = "/api/v1/uploads"
 router = APIRouter(prefix=PATH, tags=["resumable uploads"], route_class=TusRoute)
 
 
-@router.options("", status_code=204, response_class=Response, responses=documented())
-async def capabilities(_caller: Device) -> Response:
-    """Say which parts of the protocol are known here."""
-    return Response(status_code=204, headers=protocol.about_us())
+@dataclass(frozen=True, slots=True)
+class _ResumableUploads:
+    """The resumable uploads that the principal of a request may access."""
+
+    request: Request
+    principal: Device
+    uploads: UploadsDep
+    pipeline: PipelineDep
+    settings: SettingsDep
+
+    async def find(self, upload_id: str) -> Upload:
+        """Return an upload that may be continued.
+
+        Raises:
+            Problem: it does not exist (404), belongs to another principal (403), or has expired or failed (410).
+        """
+        try:
+            upload = await self.uploads.get(UUID(upload_id))
+        except ValueError:
+            upload = None
+        if upload is None:
+            raise Problem(404, ProblemCode.NOT_FOUND, "upload not found; begin a new one")
+        require_source_access(self.request, self.principal, upload.site, upload.source_id)
+        if self.principal.actor != upload.actor and not self.principal.has_role(Role.OPERATOR):
+            audit_refusal(self.request, ProblemCode.FORBIDDEN, self.principal)
+            raise Problem(403, ProblemCode.FORBIDDEN, "the upload belongs to another principal")
+        if upload.is_over:
+            raise Problem(410, ProblemCode.GONE, "the upload has expired; begin a new one")
+        if upload.state == "failed":
+            raise Problem(410, ProblemCode.GONE, f"the file was rejected ({upload.code}): {upload.reason}")
+        return upload
+
+    async def append(self, upload_id: UUID, offset: int, checksum: protocol.Checksum | None) -> dict[str, str]:
+        """Append the request's body, and assemble the upload once it is complete; returns the answer's headers."""
+        async with locked(self.uploads, upload_id) as lock:
+            if lock is None:
+                raise Problem(
+                    423,
+                    ProblemCode.LOCKED,
+                    "another request writes to this upload",
+                    hint="wait, request its offset with HEAD, and continue from there",
+                    headers={"Retry-After": "1"},
+                )
+            check_offset(lock.upload, offset)
+            receiver = PatchReceiver(self.uploads, self.pipeline.receiver)
+            end = await receiver.receive(self.request, self.principal, lock, checksum)
+            if end == lock.upload.length_bytes:
+                await self.assemble(lock)
+        upload = await self.uploads.get(upload_id)
+        if upload is None:
+            raise Problem(404, ProblemCode.NOT_FOUND, "the upload was terminated")
+        return {**progress_of(upload), **await self.status(upload)}
+
+    async def assemble(self, lock: UploadLock) -> None:
+        """Assemble a complete upload."""
+        await assemble(self.uploads, self.pipeline, lock, traceparent=request_traceparent(self.request))
+
+    async def status(self, upload: Upload) -> dict[str, str]:
+        """Return the status of an upload's file, as headers; none while bytes are missing."""
+        match upload.state:
+            case "done":
+                return await outcome_of(self.pipeline.results, upload, self.settings.gateway_upload_expiry_hours)
+            case "joining":  # another gateway assembles it
+                return {STATUS: "accepted"}
+            case _:
+                return {}
+
+    async def delete(self, upload_id: UUID) -> bool:
+        """Delete an upload and its parts; returns False while it is being assembled."""
+        deleted = await self.uploads.remove(upload_id)
+        if deleted:
+            await delete_parts(self.pipeline.receiver.blobs, upload_id)
+        return deleted
+
+
+ResumableUploads = Annotated[_ResumableUploads, Depends()]
+
+
+@router.options("", status_code=204, response_class=Response, responses=problem_responses())
+async def capabilities(_principal: Device) -> Response:
+    """Return the supported version and extensions of the protocol."""
+    return Response(status_code=204, headers=protocol.capabilities_headers())
 
 
 @router.post(
     "",
     status_code=201,
     response_class=Response,
-    responses=documented(409, 411, 412, 460),
+    responses=problem_responses(409, 411, 412, 460),
     openapi_extra=described("Upload-Length", "Upload-Metadata", "Upload-Checksum", body=True),
 )
-async def create(request: Request, here: Here, caller: Device) -> Response:
-    """Begin an upload, with its first bytes or without."""
+async def create(request: Request, resumable: ResumableUploads) -> Response:
+    """Create an upload; the request may have its first bytes."""
     headers = request.headers
     protocol.require_version(headers)
     length = protocol.length_of(headers)
@@ -46,20 +125,9 @@ async def create(request: Request, here: Here, caller: Device) -> Response:
     if expected != 0:
         protocol.require_content_type(headers)
     if expected is not None and expected > length:
-        raise beyond_the_end(length)
-    pairs = protocol.metadata_of(headers)
-    source = source_of(here, caller, pairs.get("site"), pairs.get("source_id") or pairs.get("camera_id"), "gateway")
-    require_reach(request, caller, source.site, source.source_id)
-    said = Declared.of(pairs, headers.get("upload-metadata", "").strip())
-    new = NewUpload(
-        upload_id=uuid4(),
-        actor=caller.actor,
-        site=source.site,
-        source_id=source.source_id,
-        length_bytes=length,
-        metadata=said.to_json(),
-    )
-    expires_at_s = await here.uploads.add(new, here.settings.gateway_upload_expiry_hours)
+        raise too_long(length)
+    new = _new_upload(request, resumable.principal, length, resumable.settings.gateway_site)
+    expires_at_s = await resumable.uploads.add(new, resumable.settings.gateway_upload_expiry_hours)
     answer = {
         "Location": f"{PATH}/{new.upload_id}",
         "Upload-Offset": "0",
@@ -67,154 +135,118 @@ async def create(request: Request, here: Here, caller: Device) -> Response:
     }
     if expected != 0:
         try:
-            answer |= await _append(here, request, caller, new.upload_id, 0, checksum)
+            answer |= await resumable.append(new.upload_id, 0, checksum)
         except BaseException:
-            # Nobody was told its address, so nobody could go on with it.
-            await here.uploads.remove(new.upload_id)
-            await clear(here.blobs, new.upload_id)
+            # The client does not know the upload's address, so it could not continue it.
+            await resumable.uploads.remove(new.upload_id)
+            await delete_parts(resumable.pipeline.receiver.blobs, new.upload_id)
             raise
     return Response(status_code=201, headers=answer)
 
 
-@router.head("/{upload_id}", response_class=Response, responses=documented(404, 410, 412), openapi_extra=described())
-async def progress(upload_id: str, request: Request, here: Here, caller: Device) -> Response:
-    """Say how far an upload has come; all of that is kept, whatever happens to a gateway."""
+@router.head(
+    "/{upload_id}", response_class=Response, responses=problem_responses(404, 410, 412), openapi_extra=described()
+)
+async def progress(upload_id: str, request: Request, resumable: ResumableUploads) -> Response:
+    """Return the offset of an upload; the bytes before it are durable."""
     protocol.require_version(request.headers)
-    upload = await _find(here, request, caller, upload_id)
+    upload = await resumable.find(upload_id)
     if upload.state == "joining" and not upload.is_held:
-        async with held(here.uploads, upload.upload_id) as hold:
-            if hold is not None and hold.upload.state == "joining":
-                await join(here, hold, request)
-        upload = await _find(here, request, caller, upload_id)
+        async with locked(resumable.uploads, upload.upload_id) as lock:
+            if lock is not None and lock.upload.state == "joining":
+                await resumable.assemble(lock)
+        upload = await resumable.find(upload_id)
     headers = {"Cache-Control": "no-store", "Upload-Length": str(upload.length_bytes), **progress_of(upload)}
     if given := Declared.from_json(upload.metadata).given:
         headers["Upload-Metadata"] = given
-    if upload.state == "done":
-        headers |= await outcome_of(here, upload)
-    elif upload.state == "joining":
-        headers[STATUS] = "accepted"
-    return Response(headers=headers)
+    return Response(headers={**headers, **await resumable.status(upload)})
 
 
 @router.patch(
     "/{upload_id}",
     status_code=204,
     response_class=Response,
-    responses=documented(404, 409, 410, 412, 423, 460),
+    responses=problem_responses(404, 409, 410, 412, 423, 460),
     openapi_extra=described("Upload-Offset", "Upload-Checksum", body=True),
 )
-async def append(upload_id: str, request: Request, here: Here, caller: Device) -> Response:
-    """Add bytes; the answer to the last ones says what became of the file, as headers."""
+async def append(upload_id: str, request: Request, resumable: ResumableUploads) -> Response:
+    """Append bytes; the answer to the last ones has the status of the file, as headers."""
     headers = request.headers
     protocol.require_version(headers)
     protocol.require_content_type(headers)
     offset = protocol.offset_of(headers)
     checksum = protocol.checksum_of(headers)
-    upload = await _find(here, request, caller, upload_id)
+    upload = await resumable.find(upload_id)
     if upload.state == "done":
-        _check_offset(upload, offset)
+        check_offset(upload, offset)
         if protocol.body_bytes_of(headers) != 0:
-            raise beyond_the_end(upload.length_bytes)
-        return Response(status_code=204, headers={**progress_of(upload), **await outcome_of(here, upload)})
-    return Response(status_code=204, headers=await _append(here, request, caller, upload.upload_id, offset, checksum))
+            raise too_long(upload.length_bytes)
+        return Response(status_code=204, headers={**progress_of(upload), **await resumable.status(upload)})
+    return Response(status_code=204, headers=await resumable.append(upload.upload_id, offset, checksum))
 
 
 @router.delete(
     "/{upload_id}",
     status_code=204,
     response_class=Response,
-    responses=documented(404, 409, 410, 412),
+    responses=problem_responses(404, 409, 410, 412),
     openapi_extra=described(),
 )
-async def terminate(upload_id: str, request: Request, here: Here, caller: Device) -> Response:
-    """End an upload and forget what came of it; a file that was ingested stays."""
+async def terminate(upload_id: str, request: Request, resumable: ResumableUploads) -> Response:
+    """Delete an upload; a file that was ingested from it stays."""
     protocol.require_version(request.headers)
-    upload = await _find(here, request, caller, upload_id)
-    if not await here.uploads.remove(upload.upload_id):
-        raise Problem(409, ProblemCode.CONFLICT, "every byte is there, and the file is being ingested now")
-    await clear(here.blobs, upload.upload_id)
+    upload = await resumable.find(upload_id)
+    if not await resumable.delete(upload.upload_id):
+        raise Problem(409, ProblemCode.CONFLICT, "the upload is complete, and its file is being ingested")
     return Response(status_code=204)
 
 
 @router.post("/{upload_id}", include_in_schema=False)
-async def overridden(upload_id: str, request: Request, here: Here, caller: Device) -> Response:
-    """Do what X-HTTP-Method-Override says, for callers that can only GET and POST."""
+async def overridden(upload_id: str, request: Request, resumable: ResumableUploads) -> Response:
+    """Handle X-HTTP-Method-Override, for clients that can send only GET and POST."""
     match request.headers.get("x-http-method-override", "").upper():
         case "PATCH":
-            return await append(upload_id, request, here, caller)
+            return await append(upload_id, request, resumable)
         case "HEAD":
-            return await progress(upload_id, request, here, caller)
+            return await progress(upload_id, request, resumable)
         case "DELETE":
-            return await terminate(upload_id, request, here, caller)
+            return await terminate(upload_id, request, resumable)
         case _:
             raise Problem(
                 405,
                 ProblemCode.METHOD_NOT_ALLOWED,
-                "an upload knows HEAD, PATCH and DELETE",
+                "an upload supports HEAD, PATCH and DELETE",
                 headers={"Allow": "HEAD, PATCH, DELETE"},
             )
 
 
-async def _append(
-    here: Services,
-    request: Request,
-    caller: Principal,
-    upload_id: UUID,
-    offset: int,
-    checksum: protocol.Checksum | None,
-) -> dict[str, str]:
-    async with held(here.uploads, upload_id) as hold:
-        if hold is None:
-            raise Problem(
-                423,
-                ProblemCode.LOCKED,
-                "another request writes to this upload",
-                hint="wait, ask for its offset with HEAD, and go on from there",
-                headers={"Retry-After": "1"},
-            )
-        _check_offset(hold.upload, offset)
-        came = await receive(here, request, caller, hold, checksum)
-        if came == hold.upload.length_bytes:
-            await join(here, hold, request)
-    upload = await here.uploads.get(upload_id)
-    if upload is None:
-        raise Problem(404, ProblemCode.NOT_FOUND, "the upload was ended meanwhile")
-    headers = progress_of(upload)
-    if upload.state == "done":
-        headers |= await outcome_of(here, upload)
-    elif upload.state == "joining":  # another gateway has it by now
-        headers[STATUS] = "accepted"
-    return headers
-
-
-async def _find(here: Services, request: Request, caller: Principal, text: str) -> Upload:
-    """Return an upload that the caller may go on with.
+def check_offset(upload: Upload, offset: int) -> None:
+    """Compare the offset of a PATCH request with the upload's.
 
     Raises:
-        Problem: there is none (404), it is somebody else's (403), or it was there and is over (410).
+        Problem: they differ (409).
     """
-    try:
-        upload = await here.uploads.get(UUID(text))
-    except ValueError:
-        upload = None
-    if upload is None:
-        raise Problem(404, ProblemCode.NOT_FOUND, "there is no such upload; begin a new one")
-    require_reach(request, caller, upload.site, upload.source_id)
-    if caller.actor != upload.actor and not caller.is_at_least(Role.OPERATOR):
-        note(request, ProblemCode.FORBIDDEN, caller)
-        raise Problem(403, ProblemCode.FORBIDDEN, "this upload was begun by somebody else")
-    if upload.is_over:
-        raise Problem(410, ProblemCode.GONE, "the upload was not finished in time; begin a new one")
-    if upload.state == "failed":
-        raise Problem(410, ProblemCode.GONE, f"the file was refused ({upload.code}): {upload.reason}")
-    return upload
-
-
-def _check_offset(upload: Upload, offset: int) -> None:
     if offset != upload.offset_bytes:
         raise Problem(
             409,
             ProblemCode.CONFLICT,
-            f"the upload stands at {upload.offset_bytes}, not at {offset}",
+            f"the upload's offset is {upload.offset_bytes}, not {offset}",
             headers={"Upload-Offset": str(upload.offset_bytes)},
         )
+
+
+def _new_upload(request: Request, principal: Principal, length_bytes: int, default_site: str) -> NewUpload:
+    headers = request.headers
+    pairs = protocol.metadata_of(headers)
+    source_id = pairs.get("source_id") or pairs.get("camera_id")
+    source = resolve_source(principal, pairs.get("site"), source_id, UploadSource(default_site, "gateway"))
+    require_source_access(request, principal, source.site, source.source_id)
+    declared = Declared.of(pairs, headers.get("upload-metadata", "").strip())
+    return NewUpload(
+        upload_id=uuid4(),
+        actor=principal.actor,
+        site=source.site,
+        source_id=source.source_id,
+        length_bytes=length_bytes,
+        metadata=declared.to_json(),
+    )

@@ -1,6 +1,6 @@
-"""One writer at a time to each upload, whichever gateway it comes to.
+"""Lock an upload for one writer, across gateways.
 
-The hold is a row's, not a process's: that of a gateway which was killed ends by itself after HOLD_S.
+The lock is a lease in PostgreSQL: that of a gateway that was killed expires after LOCK_S.
 """
 
 import asyncio
@@ -13,37 +13,37 @@ from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError
 from headrace.store.requests.uploads import Upload, Uploads
 
-HOLD_S = 30.0
-_RENEW_EVERY_S = HOLD_S / 4
+LOCK_S = 30.0
+_RENEW_EVERY_S = LOCK_S / 4
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """An upload, as it stood when it was taken, and by whom it is held."""
+class UploadLock:
+    """An upload as it stood when it was locked, and the id of the lock's holder."""
 
     upload: Upload
-    by: UUID
+    holder: UUID
 
 
 @asynccontextmanager
-async def held(uploads: Uploads, upload_id: UUID) -> AsyncIterator[Held | None]:
-    """Hold an unfinished upload for as long as the context lasts; None where it cannot be had now."""
-    by = uuid4()
-    upload = await uploads.hold(upload_id, by, HOLD_S)
+async def locked(uploads: Uploads, upload_id: UUID) -> AsyncIterator[UploadLock | None]:
+    """Lock an unfinished upload while the context lasts; None where another holder has the lock."""
+    holder = uuid4()
+    upload = await uploads.hold(upload_id, holder, LOCK_S)
     if upload is None:
         yield None
         return
     try:
-        async with background_task(_renew(uploads, upload_id, by)):
-            yield Held(upload, by)
+        async with background_task(_renew(uploads, upload_id, holder)):
+            yield UploadLock(upload, holder)
     finally:
-        with suppress(HeadraceError):  # then it ends by itself
-            await uploads.release(upload_id, by)
+        with suppress(HeadraceError):  # the lock expires
+            await uploads.release(upload_id, holder)
 
 
-async def _renew(uploads: Uploads, upload_id: UUID, by: UUID) -> None:
+async def _renew(uploads: Uploads, upload_id: UUID, holder: UUID) -> None:
     while True:
         await asyncio.sleep(_RENEW_EVERY_S)
         with suppress(HeadraceError):
-            # Whoever lost it finds out when it records something: nothing is counted then.
-            await uploads.renew(upload_id, by, HOLD_S)
+            # A holder that lost the lock learns it from `Uploads.record`, which then records nothing.
+            await uploads.renew(upload_id, holder, LOCK_S)

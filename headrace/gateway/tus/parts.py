@@ -1,133 +1,214 @@
-"""The bytes of one PATCH on their way into the store, as parts that any gateway can put together later.
+"""Store the bytes of a PATCH request as parts, which any gateway can assemble later.
 
-A part counts once PostgreSQL has it, in the transaction that moves the offset. So what HEAD acknowledges is in the
-store, and what is in the store but not acknowledged is only clutter, which goes with the upload. Each key is used once:
-bytes that were left there by a request that died are never taken for others.
+A part counts once PostgreSQL has its row, which the transaction that moves the offset writes. So the store has all
+bytes that HEAD acknowledges; objects without a row are deleted with the upload. Each key is used once, so the objects
+of an interrupted request are never taken for those of another.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from headrace.gateway.auth.guard import limit_upload_bytes, limit_upload_mebibytes
+from headrace.gateway.auth.principal import Principal
+from headrace.gateway.auth.rate_limiter import mebibytes
 from headrace.gateway.problems import Problem, ProblemCode
+from headrace.gateway.tus.lock import UploadLock
+from headrace.gateway.tus.protocol import Checksum, body_bytes_of
+from headrace.gateway.uploads.pipeline import UploadReceiver
 from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
-from headrace.store.requests.uploads import Upload, UploadPart, Uploads
+from headrace.store.requests.uploads import UploadPart, Uploads
 
 PART_BYTES = 8 * MIB
-PARTS_HELD_MAX = 2  # one is filled while the one before it is on its way
+PARTS_HELD_MAX = 2  # one is filled while the previous one is being stored
 
 
 def prefix_of(upload_id: UUID) -> str:
-    """Return under which keys everything of an upload lies."""
+    """Return the prefix of all keys of an upload."""
     return f"{GATEWAY_PREFIX}uploads/{upload_id}/"
 
 
-async def clear(blobs: Blobs, upload_id: UUID) -> None:
-    """Delete everything of an upload, whoever put it there; may be repeated."""
-    async for one in blobs.list(prefix_of(upload_id)):
-        await discard(blobs, one.key)
+async def delete_parts(blobs: Blobs, upload_id: UUID) -> None:
+    """Delete all objects of an upload; may be repeated."""
+    async for entry in blobs.list(prefix_of(upload_id)):
+        await discard(blobs, entry.key)
 
 
-class Writing:
-    """Takes the bytes of one PATCH. Holds two parts at most."""
+def too_long(length_bytes: int) -> Problem:
+    """Return the problem for bytes beyond the declared length."""
+    return Problem(413, ProblemCode.TOO_LARGE, f"the body exceeds the upload's length of {length_bytes} bytes")
+
+
+class PartWriter:
+    """Writes the body of one PATCH request as parts, and holds two of them in memory at most."""
 
     def __init__(
-        self, blobs: Blobs, uploads: Uploads, upload: Upload, by: UUID, *, part_bytes: int, counts_at_once: bool
+        self, receiver: UploadReceiver, uploads: Uploads, lock: UploadLock, *, part_bytes: int, is_atomic: bool
     ) -> None:
-        """Write on from the upload's offset. Parts count at once, or all together by `count`."""
-        self._blobs = blobs
+        """Write from the upload's offset; parts are recorded one by one, or together by `commit` if `is_atomic`."""
+        self._blobs = receiver.blobs
         self._uploads = uploads
-        self._upload = upload
-        self._by = by
-        self._counts_at_once = counts_at_once
+        self._upload = lock.upload
+        self._holder = lock.holder
+        self._is_atomic = is_atomic
         self._buffer = memoryview(bytearray(part_bytes))
         self._filled = 0
-        self._offset = upload.offset_bytes
-        self._uncounted: list[UploadPart] = []
-        self._keeping: asyncio.Task[None] | None = None
+        self._offset = lock.upload.offset_bytes
+        self._unrecorded: list[UploadPart] = []
+        self._storing: asyncio.Task[None] | None = None
 
     @property
     def offset_bytes(self) -> int:
-        """How far the upload has come with everything that was written."""
+        """The upload's offset after all bytes written so far."""
         return self._offset + self._filled
 
     async def write(self, chunk: bytes) -> None:
-        """Take some bytes; waits for the store.
+        """Write bytes; waits for the store.
 
         Raises:
-            Problem: they go beyond the end of the upload (413), or somebody else writes to it by now (409).
-            StoreUnavailable, StoreRefused, CatalogUnavailable, CatalogRefused.
+            Problem: the bytes exceed the upload's length (413), or the lock was lost (409).
+            StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
         """
         if self.offset_bytes + len(chunk) > self._upload.length_bytes:
-            raise beyond_the_end(self._upload.length_bytes)
-        left = memoryview(chunk)
-        while left:
-            taken = min(len(left), len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + taken] = left[:taken]
-            self._filled += taken
-            left = left[taken:]
+            raise too_long(self._upload.length_bytes)
+        rest = memoryview(chunk)
+        while rest:
+            size = min(len(rest), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + size] = rest[:size]
+            self._filled += size
+            rest = rest[size:]
             if self._filled == len(self._buffer):
-                await self._send()
+                await self._store_buffer()
 
     async def flush(self) -> None:
-        """Put what came since the last part, and wait until everything is there; raises as `write` does."""
+        """Store the buffered bytes and wait until all parts are stored; raises as `write` does."""
         if self._filled:
-            await self._send()
-        await self._sent()
+            await self._store_buffer()
+        await self._stored()
 
-    async def count(self) -> None:
-        """Count everything that did not count at once, as one; raises as `write` does."""
-        # From here on they are not this object's to drop: where PostgreSQL's answer is lost, they may count.
-        parts, self._uncounted = self._uncounted, []
+    async def commit(self) -> None:
+        """Record all parts of an atomic write together; raises as `write` does."""
+        # They are not deleted from here on: where PostgreSQL's answer is lost, they may be recorded.
+        parts, self._unrecorded = self._unrecorded, []
         if parts:
             await self._record(parts)
 
-    async def drop(self) -> None:
-        """Leave nothing of what did not count."""
+    async def abort(self) -> None:
+        """Delete the parts that were not recorded."""
         with suppress(Exception):
-            await self._sent()
-        await self._discard(self._uncounted)
+            await self._stored()
+        await self._discard(self._unrecorded)
 
-    async def _send(self) -> None:
-        # Only then is there room for a copy.
-        await self._sent()
+    async def _store_buffer(self) -> None:
+        # There is memory for a copy only after the previous part was stored.
+        await self._stored()
         body = bytes(self._buffer[: self._filled])
-        self._keeping = asyncio.create_task(self._keep(self._offset, body))
+        self._storing = asyncio.create_task(self._store(self._offset, body))
         self._offset += self._filled
         self._filled = 0
 
-    async def _sent(self) -> None:
-        if self._keeping is not None:
-            await self._keeping
+    async def _stored(self) -> None:
+        if self._storing is not None:
+            await self._storing
 
-    async def _keep(self, offset: int, body: bytes) -> None:
-        part = UploadPart(offset, len(body), f"{prefix_of(self._upload.upload_id)}{offset}-{self._by.hex}")
-        if not self._counts_at_once:
-            self._uncounted.append(part)
+    async def _store(self, offset: int, body: bytes) -> None:
+        part = UploadPart(offset, len(body), f"{prefix_of(self._upload.upload_id)}{offset}-{self._holder.hex}")
+        if self._is_atomic:
+            self._unrecorded.append(part)
         await self._blobs.put(part.store_key, body)
-        if self._counts_at_once:
+        if not self._is_atomic:
             await self._record([part])
 
     async def _record(self, parts: Sequence[UploadPart]) -> None:
-        if not await self._uploads.record(self._upload.upload_id, self._by, parts):
+        if not await self._uploads.record(self._upload.upload_id, self._holder, parts):
             await self._discard(parts)
             raise Problem(
                 409,
                 ProblemCode.CONFLICT,
-                "the upload was ended, or another request writes to it by now",
-                hint="ask for its offset with HEAD, and go on from there",
+                "the upload was terminated, or another request writes to it",
+                hint="request its offset with HEAD, and continue from there",
             )
 
     async def _discard(self, parts: Sequence[UploadPart]) -> None:
         for part in parts:
-            with suppress(Exception):  # what stays after all goes with the upload
+            with suppress(Exception):  # the rest is deleted with the upload
                 await discard(self._blobs, part.store_key)
 
 
-def beyond_the_end(length_bytes: int) -> Problem:
-    """Return the problem for bytes beyond the declared length."""
-    return Problem(413, ProblemCode.TOO_LARGE, f"the bytes go beyond the upload's end at {length_bytes}")
+@dataclass(frozen=True, slots=True)
+class PatchReceiver:
+    """Receives the bodies of PATCH requests."""
+
+    uploads: Uploads
+    receiver: UploadReceiver
+
+    async def receive(self, request: Request, principal: Principal, lock: UploadLock, checksum: Checksum | None) -> int:
+        """Append the request's body to a locked upload; returns the new offset.
+
+        With a checksum all bytes are recorded together, or none.
+
+        Raises:
+            Problem: the body exceeds the upload's length (413), does not match the checksum (460), is incomplete (400),
+                too slow (408) or beyond the hourly limit (429), or the lock was lost (409).
+            StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
+        """
+        upload = lock.upload
+        missing = upload.length_bytes - upload.offset_bytes
+        expected = body_bytes_of(request.headers)
+        if expected is not None and expected > missing:
+            raise too_long(upload.length_bytes)
+        if expected == 0 or not missing:
+            return upload.offset_bytes
+        if expected is not None:
+            await limit_upload_bytes(request, principal, expected)
+        part_bytes = min(PART_BYTES, missing if expected is None else expected)
+        reserved = await self.receiver.memory.reserve(PARTS_HELD_MAX * part_bytes)
+        try:
+            writer = PartWriter(
+                self.receiver, self.uploads, lock, part_bytes=part_bytes, is_atomic=checksum is not None
+            )
+            chunks = request.stream() if expected is not None else _limited_chunks(request, principal)
+            await _write_body(chunks, writer, checksum)
+            return writer.offset_bytes
+        finally:
+            self.receiver.memory.release(reserved)
+
+
+async def _write_body(chunks: AsyncIterator[bytes], writer: PartWriter, checksum: Checksum | None) -> None:
+    digest: Any = None if checksum is None else checksum.new()
+    try:
+        async for chunk in chunks:
+            if digest is not None:
+                digest.update(chunk)
+            await writer.write(chunk)
+        await writer.flush()
+        if checksum is not None:
+            checksum.check(digest)
+            await writer.commit()
+    except BaseException as error:
+        # The received bytes are kept, whatever ended the request, unless their checksum could not be verified.
+        with suppress(Exception):
+            await (writer.abort() if checksum is not None else writer.flush())
+        if isinstance(error, ClientDisconnect):
+            raise Problem(400, ProblemCode.BAD_REQUEST, "the body is incomplete") from None
+        raise
+
+
+async def _limited_chunks(request: Request, principal: Principal) -> AsyncIterator[bytes]:
+    """Yield a body of unknown length, counted against the caller's hourly limit chunk by chunk."""
+    size_bytes = 0
+    async for chunk in request.stream():
+        counted = mebibytes(size_bytes)
+        size_bytes += len(chunk)
+        if added := mebibytes(size_bytes) - counted:
+            await limit_upload_mebibytes(request, principal, added)
+        yield chunk

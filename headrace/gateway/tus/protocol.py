@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from headrace.gateway.credential_filter import refuse_logins
+from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.schemas.limits import CLIP_BYTES_MAX, KIB
 
@@ -47,7 +47,7 @@ class Checksum:
             raise Problem(460, ProblemCode.CHECKSUM_MISMATCH, f"the {self.algorithm} of what came is another")
 
 
-def about_us() -> dict[str, str]:
+def capabilities_headers() -> dict[str, str]:
     """Return what OPTIONS answers."""
     return {
         "Tus-Version": VERSION,
@@ -160,7 +160,7 @@ def metadata_of(headers: Headers) -> dict[str, str]:
             pairs[key] = _decoded(text, "Upload-Metadata").decode()
         except UnicodeDecodeError:
             raise Problem(400, ProblemCode.BAD_REQUEST, "a value of Upload-Metadata is not UTF-8") from None
-    refuse_logins(pairs, "Upload-Metadata")
+    refuse_credentials(pairs, "Upload-Metadata")
     return pairs
 
 

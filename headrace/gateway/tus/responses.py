@@ -8,9 +8,8 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from headrace.gateway.problems import Problem, as_problem
-from headrace.gateway.services import Services
 from headrace.gateway.tus import protocol
-from headrace.gateway.uploads.answers import status_of, status_path
+from headrace.gateway.uploads.results import IngestResults, status_of, status_path
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
@@ -27,7 +26,7 @@ EXPOSED = (
 )
 """What a web page of another origin may read of an answer."""
 
-_LOOK_S_MAX = 1.0  # to ask the catalog what became of a file; who sent it waited for that already
+_STATUS_S_MAX = 1.0  # the request with the last byte has waited for the status already
 _DAY_S = 86_400.0
 
 _NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
@@ -72,23 +71,23 @@ def progress_of(upload: Upload) -> dict[str, str]:
     return {"Upload-Offset": str(upload.offset_bytes), "Upload-Expires": protocol.expires(upload.expires_at_s)}
 
 
-async def outcome_of(here: Services, upload: Upload) -> dict[str, str]:
-    """Return what became of the file of an upload that is done.
+async def outcome_of(results: IngestResults, upload: Upload, expiry_hours: float) -> dict[str, str]:
+    """Return the status of the file of an upload in the state 'done', as headers.
 
     Raises:
-        Problem: an agent refused it (422).
+        Problem: an agent rejected the file (422).
     """
-    items = await here.requests.items(upload.upload_id)
-    if not items:  # the request was forgotten meanwhile: it is older than the outbox is kept
+    items = await results.requests.items(upload.upload_id)
+    if not items:  # the request has expired: it is older than the retention of the outbox
         return {STATUS: "ingested"}
     item = items[0]
     assert item.kind and item.digest and item.topic  # noqa: PT018 - it was published
     assert item.partition is not None and item.offset is not None  # noqa: PT018
     record = record_id(Kind(item.kind), item.digest)
-    since_s = upload.expires_at_s - here.settings.gateway_upload_expiry_hours * 3600 - _DAY_S
-    place = MessageRef(item.topic, item.partition, item.offset, record, since_s)
-    [outcome] = await here.landing.outcomes([place], _LOOK_S_MAX)
-    return {STATUS: status_of(outcome), RECORD_ID: str(record), STATUS_URL: status_path(upload.upload_id)}
+    since_s = upload.expires_at_s - expiry_hours * 3600 - _DAY_S
+    message = MessageRef(item.topic, item.partition, item.offset, record, since_s)
+    [status] = await results.wait.outcomes([message], _STATUS_S_MAX)
+    return {STATUS: status_of(status), RECORD_ID: str(record), STATUS_URL: status_path(upload.upload_id)}
 
 
 def described(*names: str, body: bool = False) -> dict[str, Any]:

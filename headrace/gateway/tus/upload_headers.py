@@ -10,7 +10,7 @@ import orjson
 from headrace.gateway.problems import Problem
 from headrace.gateway.uploads.metadata import required_time_us
 from headrace.gateway.uploads.multipart_parser import FILENAME_CHARACTERS_MAX
-from headrace.gateway.uploads.publish import shown_name
+from headrace.gateway.uploads.publish import display_name
 from headrace.schemas.digest import is_digest
 from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
 from headrace.schemas.names import check_code
@@ -41,7 +41,7 @@ class Declared:
         if about is not None:
             check_code(about, "about")
         filename = pairs.get("filename", "")[:FILENAME_CHARACTERS_MAX]
-        return cls(shown_name(filename), about, digest, _captured_at_us(pairs.get("captured_at")), given)
+        return cls(display_name(filename), about, digest, _captured_at_us(pairs.get("captured_at")), given)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

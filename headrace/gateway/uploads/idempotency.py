@@ -48,7 +48,7 @@ class IdempotentRequest:
         assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are kept at once
         return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
 
-    async def under_way(self, answer: JSONResponse) -> None:
+    async def keep_pending(self, answer: JSONResponse) -> None:
         """Keep an answer that says it is on its way, once something was published that a repetition would do again.
 
         From here on the key is not given back, whatever fails.
@@ -64,7 +64,9 @@ class IdempotentRequest:
 
 
 @asynccontextmanager
-async def once(request: Request, access: Access, caller: Principal) -> AsyncIterator[IdempotentRequest]:
+async def idempotent_request(
+    request: Request, access: Access, principal: Principal
+) -> AsyncIterator[IdempotentRequest]:
     """Take the request's key, and give it back where the request comes to nothing.
 
     Where the catalog goes away in the middle, nobody can know what came of it: the key is then at work for six hours.
@@ -74,11 +76,11 @@ async def once(request: Request, access: Access, caller: Principal) -> AsyncIter
     """
     key = request.headers.get(HEADER)
     if key is None:
-        yield IdempotentRequest(access, caller.actor, None, None)
+        yield IdempotentRequest(access, principal.actor, None, None)
         return
     if not 0 < len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
         raise Problem(400, ProblemCode.BAD_REQUEST, f"an Idempotency-Key has 1 to {KEY_CHARACTERS_MAX} characters")
-    claim = await access.claim_answer(caller.actor, key)
+    claim = await access.claim_answer(principal.actor, key)
     if isinstance(claim, KeptAnswer) and claim.status is None:
         raise Problem(
             409,
@@ -86,17 +88,17 @@ async def once(request: Request, access: Access, caller: Principal) -> AsyncIter
             "a request with this Idempotency-Key is still at work",
             headers={"Retry-After": "2"},
         )
-    first = IdempotentRequest(access, caller.actor, key, claim)
+    first = IdempotentRequest(access, principal.actor, key, claim)
     try:
         yield first
     except BaseException:
         if isinstance(claim, datetime) and not first.is_under_way:
             with suppress(HeadraceError):  # it is taken over after some hours
-                await access.drop_answer(caller.actor, key, claim)
+                await access.drop_answer(principal.actor, key, claim)
         raise
 
 
-def fingerprint_of(request: Request, parts: Iterable[Any]) -> bytes:
+def request_fingerprint(request: Request, parts: Iterable[Any]) -> bytes:
     """Return what tells a request from another: where it went, and what it said."""
     said = [request.method, request.url.path, *parts]
     return sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from headrace.gateway.credential_filter import refuse_logins
+from headrace.gateway.credential_filter import refuse_credentials
 from headrace.schemas.digest import LDO_PARTS
 from headrace.schemas.json_guard import check_keepable, members, parse_object
 from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
@@ -24,7 +24,7 @@ _TIMES = ("captured_at", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
+class LdoMetadata:
     """What the metadata say; None where they do not."""
 
     ldo_id: str
@@ -34,7 +34,7 @@ class Metadata:
     captured_at_us: int | None
 
 
-def parse_metadata(text: str, now_us: int) -> Metadata:
+def parse_metadata(text: str, now_us: int) -> LdoMetadata:
     """Read metadata.
 
     Who sent it and when may stand at the top or in `context`. A time at the top has to be one; in `context`, which is
@@ -48,7 +48,7 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
     value = parse_object(raw, "metadata", required=LDO_PARTS)
     check_keepable(raw, "metadata")
     # What is kept is the text as it came, and a name may stand in it twice.
-    refuse_logins(json.loads(raw, object_pairs_hook=_each, parse_int=float), "metadata")
+    refuse_credentials(json.loads(raw, object_pairs_hook=_each, parse_int=float), "metadata")
     written = [*members(raw)]
     names = [name for name, _ in written]
     if len(names) != len(set(names)):
@@ -58,7 +58,7 @@ def parse_metadata(text: str, now_us: int) -> Metadata:
         raise RejectedError(RejectCode.MISSING_FIELD, "metadata lack the text ldo_id")
     own = (orjson.dumps(name) + b":" + said for name, said in written if name not in _OF_THE_MESSAGE)
     context = value["context"]
-    return Metadata(
+    return LdoMetadata(
         ldo_id=ldo_id,
         body=b"{" + b",".join(own) + b"}",
         site=_text(value, ("site",)) or _text(context, ("site",)),

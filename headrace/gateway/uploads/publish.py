@@ -1,21 +1,20 @@
-"""From files that came to events in Kafka, and from there to an answer that says whether they are durable."""
+"""Publish received files and events to Kafka."""
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
 import orjson
 from starlette.requests import HTTPConnection
 
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.credential_filter import refuse_logins
-from headrace.gateway.services import Services
+from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.uploads.inspection import Inspected
-from headrace.gateway.uploads.receiving import Received
+from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.producers.checks import check_event
+from headrace.producers.publisher import Publisher
+from headrace.producers.sequence import SequenceCounter
 from headrace.producers.source import fields_of
 from headrace.runtime.metrics import gateway_file_bytes
 from headrace.schemas.digest import record_id, staging_key
@@ -23,176 +22,149 @@ from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_
 from headrace.schemas.headers import TRACEPARENT, traceparent_of
 from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
 from headrace.schemas.names import UNSHOWABLE, check_name
+from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
-from headrace.store.requests.ingest_status import IngestStatus, MessageRef
-from headrace.store.requests.requests import NewRequest, RequestItem
+from headrace.store.requests.ingest_status import MessageRef
+from headrace.store.requests.requests import RequestItem
 
 _CLOCK_MARGIN_S = 60.0  # the catalog's clock may be so much behind ours
 
 
 @dataclass(frozen=True, slots=True)
 class UploadSource:
-    """For whom something is taken."""
+    """The site and the source of an upload."""
 
     site: str
     source_id: str
 
 
 @dataclass(frozen=True, slots=True)
+class FileDetails:
+    """What the sender declares of a file; `index` is its position in the request."""
+
+    index: int = 0
+    filename: str | None = None
+    about: str | None = None
+    captured_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedItem:
-    """An event that Kafka has, with the row that says so."""
+    """An event that Kafka acknowledged: its row of the ingest request, and its message."""
 
     item: RequestItem
-    place: MessageRef
+    message: MessageRef
 
 
-async def take_file(  # noqa: PLR0913 - what is known of a file
-    here: Services,
-    request: HTTPConnection,
-    source: UploadSource,
-    received: Received,
-    found: Inspected,
-    *,
-    index: int = 0,
-    filename: str | None = None,
-    about: str | None = None,
-    captured_at_us: int | None = None,
-) -> PublishedItem:
-    """Publish a file that came whole as a frame or a clip.
+@dataclass(frozen=True, slots=True)
+class UploadPublisher:
+    """Publishes what callers upload."""
 
-    Raises:
-        Rejected: it can never be ingested. NotDelivered: Kafka did not take it.
-        StoreUnavailable, StoreRefused: the store does not take it.
-    """
-    origin = origin_of(here, source, captured_at_us)
-    attributes = _attributes(filename, found.exif)
-    event: Frame | Clip
-    if found.kind is Kind.FRAME:
-        event = Frame(
-            **fields_of(origin),
-            sha256=received.sha256,
-            media_type=found.media_type,
-            width=found.width or 0,
-            height=found.height or 0,
-            size_bytes=received.size_bytes,
-            body=received.body,
-            attributes=attributes,
+    publisher: Publisher
+    sequence: SequenceCounter
+    blobs: Blobs
+
+    def origin(self, source: UploadSource, captured_at_us: int | None = None) -> Origin:
+        """Return the origin of the source's next event; without a time, it is captured now."""
+        number = self.sequence.next()
+        now_us = time.time_ns() // 1000
+        return Origin(
+            source_id=source.source_id,
+            site=source.site,
+            captured_at_us=now_us if captured_at_us is None else captured_at_us,
+            sequence=number,
         )
-    else:
-        event = Clip(
-            **fields_of(origin),
-            sha256=received.sha256,
-            media_type=found.media_type,
-            duration_us=found.duration_us or 0,
-            size_bytes=received.size_bytes,
-            body=received.body,
-            about=about,
-            attributes=attributes,
+
+    async def publish(
+        self, event: InputEvent, traceparent: str | None, *, index: int = 0, filename: str | None = None
+    ) -> PublishedItem:
+        """Publish an event.
+
+        Raises:
+            RejectedError: the event is invalid.
+            NotDeliveredError: Kafka did not acknowledge it.
+        """
+        since_s = time.time() - _CLOCK_MARGIN_S
+        delivery = await asyncio.to_thread(self.publisher.publish, event, traceparent=traceparent)
+        position = await asyncio.wrap_future(delivery)
+        kind = kind_of(event)
+        item = RequestItem(
+            index=index,
+            filename=filename,
+            kind=kind.value,
+            digest=position.digest,
+            topic=position.topic,
+            partition=position.partition,
+            offset=position.offset,
         )
-    if received.claim is not None:
-        # Checked first, under the claim that it will have: what is refused must not be handed over.
-        event = replace(event, claim=staging_key(source.site, source.source_id, received.sha256))
-        check_event(event)
-        await _hand_over(here, received.claim, event.claim or "")
-    gateway_file_bytes.labels(found.kind.value).observe(received.size_bytes)
-    taken = await take_event(here, request, event, index=index, filename=filename)
-    exif = orjson.dumps(found.exif).decode() if found.exif else None
-    said = replace(
-        taken.item,
-        media_type=found.media_type,
-        size_bytes=received.size_bytes,
-        width=found.width,
-        height=found.height,
-        exif=exif,
-    )
-    return PublishedItem(said, taken.place)
+        record = record_id(kind, position.digest)
+        return PublishedItem(item, MessageRef(position.topic, position.partition, position.offset, record, since_s))
+
+    async def publish_file(
+        self,
+        source: UploadSource,
+        received: ReceivedBody,
+        inspected: Inspected,
+        details: FileDetails,
+        *,
+        traceparent: str | None,
+    ) -> PublishedItem:
+        """Publish a received file as a frame or a clip.
+
+        Raises:
+            RejectedError: the file is invalid.
+            NotDeliveredError: Kafka did not acknowledge it.
+            StoreUnavailableError, StoreRefusedError: the blob store failed.
+        """
+        event = _event_of(self.origin(source, details.captured_at_us), received, inspected, details)
+        if received.claim is not None:
+            # Checked first, under its final claim: a rejected file must not be moved there.
+            event = replace(event, claim=staging_key(source.site, source.source_id, received.sha256))
+            check_event(event)
+            await self._move_staged(received.claim, event.claim or "")
+        gateway_file_bytes.labels(inspected.kind.value).observe(received.size_bytes)
+        published = await self.publish(event, traceparent, index=details.index, filename=details.filename)
+        item = replace(
+            published.item,
+            media_type=inspected.media_type,
+            size_bytes=received.size_bytes,
+            width=inspected.width,
+            height=inspected.height,
+            exif=orjson.dumps(inspected.exif).decode() if inspected.exif else None,
+        )
+        return PublishedItem(item, published.message)
+
+    async def _move_staged(self, staged: str, claim: str) -> None:
+        """Move a staged body to its source's prefix, the only one that the agents read."""
+        await self.blobs.copy(staged, claim)
+        await discard(self.blobs, staged)
 
 
-async def take_event(
-    here: Services, request: HTTPConnection, event: InputEvent, *, index: int = 0, filename: str | None = None
-) -> PublishedItem:
-    """Publish an event.
-
-    Raises:
-        Rejected: it can never be ingested. NotDelivered: Kafka did not take it.
-    """
-    since_s = time.time() - _CLOCK_MARGIN_S
-    given = request.headers.get(TRACEPARENT)
-    trace = None if given is None else traceparent_of([(TRACEPARENT, given.encode())])
-    delivery = await asyncio.to_thread(here.publisher.publish, event, traceparent=trace)
-    at = await asyncio.wrap_future(delivery)
-    kind = kind_of(event)
-    item = RequestItem(
-        index=index,
-        filename=filename,
-        kind=kind.value,
-        digest=at.digest,
-        topic=at.topic,
-        partition=at.partition,
-        offset=at.offset,
-    )
-    return PublishedItem(item, MessageRef(at.topic, at.partition, at.offset, record_id(kind, at.digest), since_s))
+def request_traceparent(connection: HTTPConnection) -> str | None:
+    """Return the trace context of a request, or None where it has none or a malformed one."""
+    value = connection.headers.get(TRACEPARENT)
+    return None if value is None else traceparent_of([(TRACEPARENT, value.encode())])
 
 
-async def settle(
-    here: Services,
-    caller: Principal,
-    source: UploadSource,
-    request_id: UUID,
-    taken: Sequence[PublishedItem],
-    refused: Sequence[RequestItem] = (),
-) -> list[IngestStatus]:
-    """Note what was taken and what was refused, and return what became of the former within the time that callers wait.
-
-    An event that an agent refused although it was taken here has its outcome's code.
-    """
-    asked = NewRequest(
-        request_id=request_id,
-        kind="upload",
-        actor=caller.actor,
-        site=source.site,
-        source_id=source.source_id,
-        state="uploading",
-    )
-    adding = asyncio.ensure_future(here.requests.add(asked, [*(one.item for one in taken), *refused]))
-    outcomes = await here.landing.outcomes([one.place for one in taken], here.settings.gateway_answer_s_max)
-    await adding
-    return outcomes
-
-
-def source_of(
-    here: Services, caller: Principal, site: str | None, source_id: str | None, otherwise: str
+def resolve_source(
+    principal: Principal, site: str | None, source_id: str | None, default: UploadSource
 ) -> UploadSource:
-    """Return for whom something comes: as it says, or else as the key says, or else the gateway's own names.
+    """Return the source of an upload: as the request names it, else the principal's only source, else the default.
 
     Raises:
-        Rejected: that may not be a name. Problem: a login stands in it.
+        RejectedError: a name is invalid.
+        Problem: a name holds a login (422).
     """
-    only = caller.only_source
-    found = UploadSource(
-        site or (only[0] if only else here.settings.gateway_site),
-        source_id or (only[1] if only else otherwise),
-    )
-    check_name(found.site, "site")
-    check_name(found.source_id, "source_id")
-    refuse_logins([found.site, found.source_id], "the source's name")
-    return found
+    only_site, only_source_id = principal.only_source or (default.site, default.source_id)
+    source = UploadSource(site or only_site, source_id or only_source_id)
+    check_name(source.site, "site")
+    check_name(source.source_id, "source_id")
+    refuse_credentials([source.site, source.source_id], "the source's name")
+    return source
 
 
-def origin_of(here: Services, source: UploadSource, captured_at_us: int | None = None) -> Origin:
-    """Return the origin of the source's next event, captured now unless it says otherwise."""
-    number = here.sequence.next()
-    now_us = time.time_ns() // 1000
-    return Origin(
-        source_id=source.source_id,
-        site=source.site,
-        captured_at_us=now_us if captured_at_us is None else captured_at_us,
-        sequence=number,
-    )
-
-
-def shown_name(filename: str | None) -> str | None:
-    """Return a file's name as it is kept: its last part, without a login or what would steer a terminal or a path."""
+def display_name(filename: str | None) -> str | None:
+    """Return a file's name as it is stored: its last path segment, without logins and control characters."""
     if filename is None:
         return None
     last = filename.replace("\\", "/").rsplit("/", 1)[-1]
@@ -201,13 +173,32 @@ def shown_name(filename: str | None) -> str | None:
     return UNSHOWABLE.sub("", last).encode(errors="replace").decode().strip() or None
 
 
-async def _hand_over(here: Services, staged: str, claim: str) -> None:
-    """Put a staged body where its source's bodies are staged: the agents look nowhere else for it."""
-    await here.blobs.copy(staged, claim)
-    await discard(here.blobs, staged)
+def _event_of(origin: Origin, received: ReceivedBody, inspected: Inspected, details: FileDetails) -> Frame | Clip:
+    attributes = _attributes(details.filename, inspected.exif)
+    if inspected.kind is Kind.FRAME:
+        return Frame(
+            **fields_of(origin),
+            sha256=received.sha256,
+            media_type=inspected.media_type,
+            width=inspected.width or 0,
+            height=inspected.height or 0,
+            size_bytes=received.size_bytes,
+            body=received.body,
+            attributes=attributes,
+        )
+    return Clip(
+        **fields_of(origin),
+        sha256=received.sha256,
+        media_type=inspected.media_type,
+        duration_us=inspected.duration_us or 0,
+        size_bytes=received.size_bytes,
+        body=received.body,
+        about=details.about,
+        attributes=attributes,
+    )
 
 
 def _attributes(filename: str | None, exif: dict[str, Any]) -> bytes:
-    said = {name: value for name, value in (("filename", filename), ("exif", exif)) if value}
-    attributes = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    values = {name: value for name, value in (("filename", filename), ("exif", exif)) if value}
+    attributes = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
     return attributes if len(attributes) <= ATTRIBUTES_BYTES_MAX else b"{}"

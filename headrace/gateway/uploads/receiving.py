@@ -13,7 +13,7 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 from headrace.gateway.problems import Problem, ProblemCode
-from headrace.gateway.uploads.budget import MemoryReservation
+from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.scanning import Scan
 from headrace.schemas.limits import CLIP_BYTES_MAX, INLINE_BYTES_MAX, MIB
 from headrace.store.blobs.blob_store import Blobs
@@ -27,7 +27,7 @@ GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedBody:
     """A body that came whole: inline in `body`, or staged under `claim`; `head` is its beginning."""
 
     sha256: str
@@ -37,22 +37,22 @@ class Received:
     claim: str | None
 
 
-class Receiving:
+class BodyReceiver:
     """Takes one body. `write` until the end, then `finish`; or `abandon`, which may be called in any state."""
 
     def __init__(
         self,
         blobs: Blobs,
-        room: MemoryReservation,
+        reservation: MemoryReservation,
         *,
         scan: Scan | None = None,
         bytes_max: int = CLIP_BYTES_MAX,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
-        """Hold bytes in `room` while they fit a message and it; `scan` sees every byte."""
+        """Hold bytes in `reservation` while they fit a message and it; `scan` sees every byte."""
         self._scan = scan
         self._blobs = blobs
-        self._room = room
+        self._reservation = reservation
         self._bytes_max = bytes_max
         self._claim = f"{GATEWAY_PREFIX}{new_id()}"
         self._digest = sha256()
@@ -82,7 +82,7 @@ class Receiving:
         if self._staging is not None:
             await self._staging.write(chunk)
 
-    async def finish(self) -> Received:
+    async def finish(self) -> ReceivedBody:
         """Return what came; a staged body is durable then.
 
         Raises:
@@ -93,9 +93,9 @@ class Receiving:
         digest = self._digest.hexdigest()
         if self._staging is not None:
             await self._staging.finish()
-            return Received(digest, self._size_bytes, self._head, None, self._claim)
+            return ReceivedBody(digest, self._size_bytes, self._head, None, self._claim)
         body = bytes(self._held)
-        return Received(digest, self._size_bytes, body, body, None)
+        return ReceivedBody(digest, self._size_bytes, body, body, None)
 
     async def abandon(self) -> None:
         """Leave nothing behind."""
@@ -108,7 +108,7 @@ class Receiving:
                 await discard(self._blobs, self._claim)
 
     async def _hold(self, chunk: bytes) -> bool:
-        if self._size_bytes > INLINE_BYTES_MAX or not await self._room.hold(len(chunk)):
+        if self._size_bytes > INLINE_BYTES_MAX or not await self._reservation.hold(len(chunk)):
             return False
         self._held += chunk
         return True
@@ -123,7 +123,7 @@ class Receiving:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._room.let_go(len(self._held))
+        self._reservation.release(len(self._held))
         self._held.clear()
 
 

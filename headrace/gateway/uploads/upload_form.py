@@ -8,118 +8,112 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from headrace.gateway.auth.guard import limited
+from headrace.gateway.auth.guard import limit_upload_bytes
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.auth.rate_limiter import mebibytes
 from headrace.gateway.problems import Problem, ProblemCode
-from headrace.gateway.services import Services
-from headrace.gateway.uploads.budget import MemoryReservation
+from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
-from headrace.gateway.uploads.publish import PublishedItem, UploadSource, shown_name, take_file
-from headrace.gateway.uploads.receiving import Received, Receiving
+from headrace.gateway.uploads.pipeline import UploadPipeline
+from headrace.gateway.uploads.publish import (
+    FileDetails,
+    PublishedItem,
+    UploadSource,
+    display_name,
+    request_traceparent,
+)
+from headrace.gateway.uploads.receiving import BodyReceiver, ReceivedBody
 from headrace.schemas.digest import is_digest
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 
-_ROOM_BYTES_MAX = INLINE_BYTES_MAX + MIB
+_RESERVED_BYTES_MAX = INLINE_BYTES_MAX + MIB
 _FORM_BYTES = 64 * 1024  # what a form has around its files
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A file that came whole."""
+class FormFile:
+    """A received file of a form."""
 
     part: FormPart
-    received: Received
+    received: ReceivedBody
 
 
 class ReceivedForm:
-    """A form that came whole. What is not taken of it is gone when the call ends."""
+    """A received form; its files that are not published are deleted when the request ends."""
 
     def __init__(
-        self, here: Services, request: Request, caller: Principal, form: MultipartForm, files: list[File]
+        self, pipeline: UploadPipeline, traceparent: str | None, form: MultipartForm, files: list[FormFile]
     ) -> None:
-        self._here = here
-        self._request = request
-        self._caller = caller
+        self._pipeline = pipeline
+        self._traceparent = traceparent
         self.fields: Mapping[str, str] = form.fields
-        self.files: Sequence[File] = files
+        self.files: Sequence[FormFile] = files
 
-    def only_file(self) -> File:
-        """Return the one file.
+    def only_file(self) -> FormFile:
+        """Return the only file.
 
         Raises:
-            Problem: there is none (422).
+            Problem: the form has no file (422).
         """
         if not self.files:
-            raise Problem(422, ProblemCode.INVALID, "the form holds no file")
+            raise Problem(422, ProblemCode.INVALID, "the form has no file")
         return self.files[0]
 
-    def file_or_none(self) -> File | None:
-        """Return the one file; None where there is none, or an empty field that only looks like one."""
-        return next((one for one in self.files if one.received.size_bytes), None)
+    def file_or_none(self) -> FormFile | None:
+        """Return the only file, or None where there is none or it is empty, as browsers send an unused field."""
+        return next((file for file in self.files if file.received.size_bytes), None)
 
-    async def take(
-        self, file: File, source: UploadSource, *, index: int = 0, about: str | None = None
+    async def publish(
+        self, file: FormFile, source: UploadSource, *, index: int = 0, about: str | None = None
     ) -> PublishedItem:
-        """Find out what a file is, and publish it.
+        """Inspect a file and publish it; raises as `UploadPipeline.publish_file`.
 
         Raises:
-            Problem: it is empty (422). Rejected: it can never be ingested.
+            Problem: the file is empty (422).
         """
         if not file.received.size_bytes:
             raise Problem(422, ProblemCode.INVALID, "the file is empty")
-        found = await self._here.inspector.inspect(file.received.head, file.received.size_bytes)
-        return await take_file(
-            self._here,
-            self._request,
-            source,
-            file.received,
-            found,
-            index=index,
-            filename=shown_name(file.part.filename),
-            about=about,
-        )
+        details = FileDetails(index, display_name(file.part.filename), about)
+        return await self._pipeline.publish_file(source, file.received, details, traceparent=self._traceparent)
 
 
 @asynccontextmanager
 async def received_form(
-    request: Request, here: Services, caller: Principal, *, files_max: int
+    request: Request, principal: Principal, pipeline: UploadPipeline, *, files_max: int
 ) -> AsyncIterator[ReceivedForm]:
-    """Read the request's form.
+    """Receive the request's form.
 
     Raises:
-        Problem: it is malformed, has too many files, is too large, comes too slowly, or its `sha256` is not its file's.
+        Problem: the form is malformed, too large, too slow, has too many files, or `sha256` does not match its file.
     """
     length = request.headers.get("content-length")
     length_bytes = int(length) if length and length.isdigit() else None
     if length_bytes is not None:
-        await limited(request, here.limits.upload_mib, caller, mebibytes(length_bytes))
-    room = MemoryReservation(
-        here.budget, min(length_bytes + _FORM_BYTES if length_bytes is not None else MIB * 64, _ROOM_BYTES_MAX)
-    )
-    receiving: list[Receiving] = []
-    files: list[File] = []
+        await limit_upload_bytes(request, principal, length_bytes)
+    reserved_bytes = min(MIB * 64 if length_bytes is None else length_bytes + _FORM_BYTES, _RESERVED_BYTES_MAX)
+    receiver = pipeline.receiver
+    reservation = MemoryReservation(receiver.memory, reserved_bytes)
+    bodies: list[BodyReceiver] = []
+    files: list[FormFile] = []
 
     async def open_file(part: FormPart, form: MultipartForm) -> PartSink:
         if len(form.files) > files_max:
-            raise Problem(413, ProblemCode.TOO_LARGE, f"at most {files_max} files are taken at a time")
-        one = Receiving(here.blobs, room, scan=here.scanner.begin() if here.scanner else None)
-        receiving.append(one)
-        return _FileSink(part, one, files)
+            raise Problem(413, ProblemCode.TOO_LARGE, f"a request has at most {files_max} files")
+        body = BodyReceiver(receiver.blobs, reservation, scan=receiver.scanner.begin() if receiver.scanner else None)
+        bodies.append(body)
+        return _FileSink(part, body, files)
 
     try:
         form = await read_form(request.headers.get("content-type", ""), request.stream(), open_file)
-        if length_bytes is None:  # what no length announced is counted now, and holds the next one up
-            sent_bytes = sum(one.received.size_bytes for one in files)
-            await limited(request, here.limits.upload_mib, caller, mebibytes(sent_bytes))
+        if length_bytes is None:  # a body of unknown length is counted afterwards, and delays the next request
+            await limit_upload_bytes(request, principal, sum(file.received.size_bytes for file in files))
         _check_digest(form, files)
-        yield ReceivedForm(here, request, caller, form, files)
+        yield ReceivedForm(pipeline, request_traceparent(request), form, files)
     except ClientDisconnect:
-        raise Problem(400, ProblemCode.BAD_REQUEST, "the body ended before it was whole") from None
+        raise Problem(400, ProblemCode.BAD_REQUEST, "the body is incomplete") from None
     finally:
-        for one in receiving:
-            await one.abandon()
-        room.close()
+        for body in bodies:
+            await body.abandon()
+        reservation.close()
 
 
 def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +129,7 @@ def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, A
 
 
 class _FileSink:
-    def __init__(self, part: FormPart, receiving: Receiving, files: list[File]) -> None:
+    def __init__(self, part: FormPart, receiving: BodyReceiver, files: list[FormFile]) -> None:
         self._part = part
         self._receiving = receiving
         self._files = files
@@ -144,10 +138,10 @@ class _FileSink:
         await self._receiving.write(chunk)
 
     async def finish(self) -> None:
-        self._files.append(File(self._part, await self._receiving.finish()))
+        self._files.append(FormFile(self._part, await self._receiving.finish()))
 
 
-def _check_digest(form: MultipartForm, files: Sequence[File]) -> None:
+def _check_digest(form: MultipartForm, files: Sequence[FormFile]) -> None:
     """A caller may say what the one file's digest is, and is told if it arrived otherwise."""
     said = form.fields.get("sha256")
     if said is None:

@@ -1,0 +1,148 @@
+"""Record ingest requests, wait until their events are durable, and report their status."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from headrace.gateway.problems import Problem
+from headrace.gateway.uploads.publish import PublishedItem, UploadSource
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.metrics import gateway_answers_waiting
+from headrace.store.requests.ingest_status import IngestStatus, IngestStatuses, MessageRef
+from headrace.store.requests.requests import IngestRequests, NewRequest, RequestItem
+
+_POLL_S = 0.03
+_POLL_S_WHILE_UNAVAILABLE = 0.5
+_MESSAGES_PER_QUERY_MAX = 1000
+_PENDING = IngestStatus(ingested=False, code=None, reason=None)
+
+
+class IngestWait:
+    """Waits until published messages are durable; one query serves all that wait."""
+
+    def __init__(self, statuses: IngestStatuses) -> None:
+        self._statuses = statuses
+        self._futures: dict[MessageRef, asyncio.Future[IngestStatus]] = {}
+        self._waiters: Counter[MessageRef] = Counter()
+        self._has_waiters = asyncio.Event()
+
+    async def outcomes(self, messages: Sequence[MessageRef], wait_s_max: float) -> list[IngestStatus]:
+        """Return the status of each message, once all are final or after `wait_s_max` seconds."""
+        loop = asyncio.get_running_loop()
+        futures = [self._futures.setdefault(message, loop.create_future()) for message in messages]
+        self._waiters.update(messages)
+        self._has_waiters.set()
+        gateway_answers_waiting.inc(len(futures))
+        try:
+            if futures:
+                await asyncio.wait(futures, timeout=wait_s_max)
+            return [future.result() if future.done() else _PENDING for future in futures]
+        finally:
+            gateway_answers_waiting.dec(len(futures))
+            self._waiters.subtract(messages)
+            for message in set(messages):
+                if self._waiters[message] == 0:
+                    del self._futures[message], self._waiters[message]
+
+    async def run(self) -> None:
+        """Poll the catalog until cancelled."""
+        while True:
+            await self._has_waiters.wait()
+            self._has_waiters.clear()
+            while self._futures:  # noqa: ASYNC110 - the catalog sends no notifications
+                await asyncio.sleep(_POLL_S if await self._poll() else _POLL_S_WHILE_UNAVAILABLE)
+
+    async def _poll(self) -> bool:
+        messages = [message for message, future in self._futures.items() if not future.done()]
+        messages = messages[:_MESSAGES_PER_QUERY_MAX]
+        try:
+            statuses = await self._statuses.outcomes(messages) if messages else []
+        except HeadraceError:
+            return False  # each waiter has its own timeout
+        for message, status in zip(messages, statuses, strict=True):
+            future = self._futures.get(message)
+            if status.is_final and future is not None and not future.done():
+                future.set_result(status)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResults:
+    """Records ingest requests, and waits at most `answer_s_max` seconds for their events."""
+
+    requests: IngestRequests
+    wait: IngestWait
+    answer_s_max: float
+
+    async def record(
+        self,
+        request_id: UUID,
+        actor: str,
+        source: UploadSource,
+        published: Sequence[PublishedItem],
+        rejected: Sequence[RequestItem] = (),
+    ) -> list[IngestStatus]:
+        """Record a request, and return the status of each published item.
+
+        The status of an event that an agent rejects has the rejection's code.
+        """
+        request = NewRequest(
+            request_id=request_id,
+            kind="upload",
+            actor=actor,
+            site=source.site,
+            source_id=source.source_id,
+            state="uploading",
+        )
+        items = [*(entry.item for entry in published), *rejected]
+        adding = asyncio.ensure_future(self.requests.add(request, items))
+        statuses = await self.wait.outcomes([entry.message for entry in published], self.answer_s_max)
+        await adding
+        return statuses
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStatus:
+    """An item of a request and its status; `code` says why it failed."""
+
+    item: RequestItem
+    ingested: bool
+    code: str | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, item: RequestItem, status: IngestStatus | None) -> "ItemStatus":
+        """Combine an item with its event's status; an item without an event was rejected by the gateway."""
+        if status is None:
+            return cls(item, ingested=False, code=item.code, reason=item.reason)
+        return cls(item, status.ingested, status.code, status.reason)
+
+
+def state_of(items: Sequence[ItemStatus]) -> str:
+    """Return an upload's state: `uploading` while an item is pending, else `ingested`, `partial` or `failed`."""
+    if any(not item.ingested and item.code is None for item in items):
+        return "uploading"
+    ingested = sum(item.ingested for item in items)
+    if ingested == len(items):
+        return "ingested"
+    return "partial" if ingested else "failed"
+
+
+def status_of(status: IngestStatus) -> str:
+    """Return `ingested`, or `accepted` while the event is pending.
+
+    Raises:
+        Problem: the event was rejected (422).
+    """
+    if status.code is not None:
+        raise Problem(
+            422, status.code, status.reason or "the event was rejected", hint="`headrace dlq show` prints the event"
+        )
+    return "ingested" if status.ingested else "accepted"
+
+
+def status_path(request_id: object) -> str:
+    """Return the path of a request's status."""
+    return f"/api/v1/ingest/status/{request_id}"
