@@ -8,7 +8,7 @@ from uuid import UUID
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Kind
 from headrace.schemas.reject import RejectCode
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import input_topic, kind_of_topic
 from headrace.store.catalog.dead_letters import DeadLetterState, LetterFilters
 
 ALLOWED = ("id", "code", "source", "site", "topic", "since", "until", "state")
@@ -32,8 +32,7 @@ def letter_filters(wheres: Iterable[str]) -> LetterFilters:
             raise _wrong(f"{name} is given twice", "give each filter once")
         said[name] = value
     topic = said.get("topic")
-    # A mirrored topic has its site's name before ours.
-    if topic is not None and not any(topic == name or topic.endswith(f".{name}") for name in _TOPICS):
+    if topic is not None and kind_of_topic(topic) is None:
         raise _wrong(f"{topic!r} is no topic that sources publish on", f"one of: {', '.join(_TOPICS)}")
     return LetterFilters(
         id=_id(said["id"]) if "id" in said else None,

@@ -17,9 +17,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.schemas.digest import blob_key
+from headrace.schemas.events import Clip, Frame
+from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.topics import kind_of_topic
+from headrace.schemas.validate import ValidEvent, validate_message
+from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
 from headrace.store.catalog.rows import DeadLetterRow
 
@@ -27,38 +33,11 @@ GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are read, judged and publ
 GROUP_LETTERS_MAX = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A body that a message does not hold: where it is staged, and where it belongs."""
-
-    staging_key: str
-    blob_key: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationResult:
-    """What today's checks say to a message. `code` is None where they accept it, given what it claims."""
-
-    code: str | None = None
-    claim: Claimed | None = None
-
-
-class Objects(Protocol):
-    """The store, as far as a claim needs it."""
-
-    async def size(self, key: str) -> int | None:
-        """Return the size of an object in bytes; None where there is none."""
-
-
 class RawPublisher(Protocol):
     """Where messages go."""
 
     def publish(self, letters: Sequence[tuple[DeadLetterRow, int]]) -> None:
         """Publish messages, each with the number of its attempt, and wait for the acknowledgements."""
-
-
-Validator: TypeAlias = Callable[[DeadLetterRow], ValidationResult]
 
 
 @dataclass
@@ -78,15 +57,15 @@ class RedriveRun:
     def __init__(
         self,
         letters: DeadLetters,
-        objects: Objects,
-        judge: Validator,
+        blobs: Blobs,
         *,
+        now_us: int,
         attempts_max: int,
         progress: Callable[[Redriven], None] = lambda _so_far: None,
     ) -> None:
         self._letters = letters
-        self._objects = objects
-        self._judge = judge
+        self._blobs = blobs
+        self._now_us = now_us
         self._attempts_max = attempts_max
         self._progress = progress
 
@@ -126,10 +105,10 @@ class RedriveRun:
         async for candidates in self._groups(filters, done):
             letters = await self._letters.letters([one.dead_letter_id for one in candidates])
             there = [(letters[one.dead_letter_id], one) for one in candidates if one.dead_letter_id in letters]
-            verdicts = await asyncio.to_thread(self._judged, [letter for letter, _ in there])
+            results = await asyncio.to_thread(self._validated, [letter for letter, _ in there])
             accepted = []
-            for (letter, candidate), verdict in zip(there, verdicts, strict=True):
-                code = await self._settled(verdict)
+            for (letter, candidate), result in zip(there, results, strict=True):
+                code = result if isinstance(result, str) else await self._claim_code(result)
                 if code is None:
                     accepted.append((letter, candidate.ended + 1))
                 else:
@@ -138,16 +117,19 @@ class RedriveRun:
             if accepted:
                 yield accepted
 
-    def _judged(self, letters: Sequence[DeadLetterRow]) -> list[ValidationResult]:
-        return [self._judge(letter) for letter in letters]
+    def _validated(self, letters: Sequence[DeadLetterRow]) -> list[ValidEvent | str]:
+        return [_validate(letter, self._now_us) for letter in letters]
 
-    async def _settled(self, verdict: ValidationResult) -> str | None:
-        """Return the code of a refusal: a claim is worth what is there for it."""
-        claim = verdict.claim
-        if verdict.code is not None or claim is None:
-            return verdict.code
-        found = [await self._objects.size(key) for key in (claim.staging_key, claim.blob_key)]
-        return None if claim.size_bytes in found else "claim_missing"
+    async def _claim_code(self, valid: ValidEvent) -> str | None:
+        """Return `claim_missing` if an event claims a body that is neither staged nor ingested, else None."""
+        event = valid.event
+        if not isinstance(event, Frame | Clip) or valid.body is not None or event.claim is None:
+            return None
+        for key in (event.claim, blob_key(valid.digest)):
+            stored = await self._blobs.stat(key)
+            if stored is not None and stored.size_bytes == valid.size_bytes:
+                return None
+        return RejectCode.CLAIM_MISSING.value
 
     async def _groups(self, filters: LetterFilters, done: Redriven) -> AsyncIterator[list[Candidate]]:
         """Yield candidates in runs of a bounded size, leaving out those that were tried often enough."""
@@ -165,3 +147,14 @@ class RedriveRun:
             size += candidate.bytes
         if group:
             yield group
+
+
+def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
+    """Return the event of a dead letter that the worker would accept now, or the code of its refusal."""
+    kind = kind_of_topic(letter.topic)
+    if kind is None:
+        return "unknown_topic"
+    try:
+        return validate_message(kind, letter.value, now_us)
+    except RejectedError as rejected:
+        return rejected.code.value

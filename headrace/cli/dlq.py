@@ -134,7 +134,6 @@ def redrive(
     from headrace.batch.filters import letter_filters
     from headrace.batch.redrive import Redriven, RedriveRun
     from headrace.batch.republish import Republisher
-    from headrace.redrive_validation import StoredSizes, judge
 
     filters = letter_filters(where or [])
     settings = client_settings()
@@ -149,8 +148,8 @@ def redrive(
 
         job = RedriveRun(
             letters,
-            StoredSizes(Blobs.from_settings(settings)),
-            judge(time.time_ns() // 1000),
+            Blobs.from_settings(settings),
+            now_us=time.time_ns() // 1000,
             attempts_max=settings.redrive_attempts_max,
             progress=progress,
         )

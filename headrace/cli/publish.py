@@ -16,8 +16,8 @@ from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.limits import LDO_BODY_BYTES_MAX
-from headrace.schemas.names import check_name
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.validate import check_name
 
 if TYPE_CHECKING:
     from headrace.producers import Camera, Publisher, SpooledPublisher

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from headrace.schemas.digest import staging_key
 from headrace.schemas.events import Clip, Frame
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
@@ -14,19 +13,18 @@ from headrace.store.blobs.staging import stage
 _CHUNK_BYTES = 4 * MIB
 
 
-def stage_body(blobs: Blobs, event: Frame | Clip, body: bytes | Path) -> str:
-    """Stage a body and return its claim; blocks until it is durable, and may be repeated.
+def stage_body(blobs: Blobs, event: Frame | Clip, body: bytes | Path) -> None:
+    """Stage a body under the claim of its event; blocks until it is durable, and may be repeated.
 
     Raises:
         StoreUnavailable, StoreRefused: as every use of the store.
         OSError: the file cannot be read.
     """
-    claim = staging_key(event.site, event.source_id, event.sha256)
-    work = stage(blobs, claim, _chunks(body), media_type=event.media_type)
+    assert event.claim is not None
+    work = stage(blobs, event.claim, _chunks(body), media_type=event.media_type)
     # A loop of its own, in a thread of its own: the caller may stand in a running event loop, where none can be run.
     with ThreadPoolExecutor(1, "staging") as one:
         one.submit(asyncio.run, work).result()
-    return claim
 
 
 async def _chunks(body: bytes | Path) -> AsyncIterator[bytes]:

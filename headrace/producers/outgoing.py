@@ -1,18 +1,20 @@
 """From an event to the message that carries it; the body that is too large for a message is staged on the way."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from headrace.producers.checks import check_event
 from headrace.producers.claims import stage_body
+from headrace.producers.sequence import unix_us
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.codec import encode
-from headrace.schemas.digest import canonical_body, sha256_hex
+from headrace.schemas.digest import staging_key
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
 from headrace.schemas.headers import Headers, headers_for, new_traceparent
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.schemas.topics import input_topic
+from headrace.schemas.validate import check_body, validate
 from headrace.store.blobs.blob_store import Blobs
 
 
@@ -31,42 +33,53 @@ class Outgoing:
 class Dispatch:
     """Makes messages; `blobs` is where large bodies are staged."""
 
-    def __init__(self, blobs: Blobs | None) -> None:
+    def __init__(self, blobs: Blobs | None, now_us: Callable[[], int] = unix_us) -> None:
         self._blobs = blobs
+        self._now_us = now_us
         # Trace ids must differ, not be secret: asking the kernel for each would cost more than all else here.
         self._random = Random()  # noqa: S311
 
     def outgoing(self, event: InputEvent, body_path: Path | None, traceparent: str | None) -> Outgoing:
-        """Check and encode an event.
+        """Validate and encode an event, and stage its body where that is too large for a message.
 
         Raises:
-            Rejected: it can never be ingested. HeadraceError: a large body finds no blob store.
+            RejectedError: the event can never be ingested. HeadraceError: a large body, and no blob store to stage it.
         """
-        check_event(event)
-        digest = _digest_of(event)
-        event = self._with_claim(event, body_path)
+        event, body = _claimed(event, body_path)
+        valid = validate(event, self._now_us())
+        if body is not None:
+            self._stage(event, body)
+        traceparent = traceparent or new_traceparent(self._random.randbytes(24))
         return Outgoing(
             event_reference(event),
-            digest,
+            valid.digest,
             input_topic(kind_of(event)).name,
             event.source_id.encode(),
-            headers_for(event, subject=digest, traceparent=traceparent or new_traceparent(self._random.randbytes(24))),
+            headers_for(event, subject=valid.digest, traceparent=traceparent),
             encode(event),
         )
 
-    def _with_claim(self, event: InputEvent, body_path: Path | None) -> InputEvent:
-        if not isinstance(event, Frame | Clip) or event.claim is not None or event.size_bytes <= INLINE_BYTES_MAX:
-            return event
-        body = body_path if event.body is None else event.body
-        if body is None:
-            raise ValueError("a body above INLINE_BYTES_MAX needs body, claim or body_path")
+    def _stage(self, event: InputEvent, body: bytes | Path) -> None:
+        assert isinstance(event, Frame | Clip)
+        if isinstance(body, bytes):
+            check_body(event, body)
         if self._blobs is None:
             raise HeadraceError(
                 "store_needed",
                 f"a body of {event.size_bytes} bytes does not fit a message and there is no blob store to stage it in",
                 hint=f"use Publisher.from_settings, which has a store, or stay within {INLINE_BYTES_MAX} bytes",
             )
-        return replace(event, claim=stage_body(self._blobs, event, body), body=None)
+        stage_body(self._blobs, event, body)
+
+
+def _claimed(event: InputEvent, body_path: Path | None) -> tuple[InputEvent, bytes | Path | None]:
+    """Return the event as it is sent, and the body to stage where it is too large for the message."""
+    if not isinstance(event, Frame | Clip) or event.claim is not None or event.size_bytes <= INLINE_BYTES_MAX:
+        return event, None
+    body = body_path if event.body is None else event.body
+    if body is None:
+        raise ValueError("a body above INLINE_BYTES_MAX needs body, claim or body_path")
+    return replace(event, claim=staging_key(event.site, event.source_id, event.sha256), body=None), body
 
 
 def event_reference(event: InputEvent) -> InputEvent:
@@ -78,11 +91,3 @@ def event_reference(event: InputEvent) -> InputEvent:
             return replace(event, body=b"")
         case Cid():
             return event
-
-
-def _digest_of(event: InputEvent) -> str:
-    match event:
-        case Frame() | Clip():
-            return event.sha256
-        case Cid() | Ldo():
-            return sha256_hex(canonical_body(event))

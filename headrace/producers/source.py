@@ -4,7 +4,7 @@ from typing import TypedDict
 
 from headrace.producers.sequence import SequenceCounter, unix_us
 from headrace.schemas.events import Origin
-from headrace.schemas.names import check_name
+from headrace.schemas.validate import check_name
 
 
 @dataclass(frozen=True, slots=True)

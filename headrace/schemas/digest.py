@@ -146,6 +146,6 @@ def _segment(name: str) -> str:
     return "".join(
         char
         if char.isascii() and (char.isalnum() or char in "-_")
-        else "".join(f"%{byte:02X}" for byte in char.encode())
+        else "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
         for char in name
     )

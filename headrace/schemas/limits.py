@@ -16,6 +16,7 @@ PACKED_BYTES_MAX = 64 * KIB  # a CID or LDO body below this is packed with other
 FRAME_PIXELS_MAX = 100_000_000  # 100 megapixels: 300 MB once decoded
 FRAME_SIDE_PIXELS_MAX = 32_767
 CLIP_DURATION_US_MAX = 3_600 * 1_000_000
+JPEG_SCANS_MAX = 500  # encoders write about ten; a decoder needs one pass for each
 
 REGIONS_MAX = 256  # changed regions that one perceived frame may name
 ARRAY_ITEMS_MAX = 1024  # items of any array in any message

@@ -110,6 +110,14 @@ def input_topic(kind: Kind) -> Topic:
     return _INPUTS[kind]
 
 
+def kind_of_topic(topic: str) -> Kind | None:
+    """Return the kind of an input topic, with or without the site prefix of MirrorMaker; None for other topics."""
+    for kind, known in _INPUTS.items():
+        if topic == known.name or topic.endswith(f".{known.name}"):
+            return kind
+    return None
+
+
 def ingested_topic(kind: Kind) -> Topic:
     """Return the topic that announces this kind."""
     return _INGESTED[kind]

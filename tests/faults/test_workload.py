@@ -13,8 +13,8 @@ from headrace.schemas.digest import record_id, sha256_hex, staging_key
 from headrace.schemas.events import Clip, Frame, Kind
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.schemas.reject import RejectCode
+from headrace.schemas.validate import check_media
 from headrace.store.blobs.blob_store import Blobs
-from headrace.streams.core.checks import check_media
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
 from tests.conftest import until_async

@@ -8,7 +8,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 from headrace.producers import Delivery, Device, NotDeliveredError, Publisher, describe_clip, describe_frame
 from headrace.producers.broker import Broker
-from headrace.producers.checks import check_event
 from headrace.producers.delivery_stats import DeliveryStats
 from headrace.producers.in_flight import InFlight
 from headrace.producers.source import Source
@@ -18,6 +17,7 @@ from headrace.schemas.digest import canonical_body, sha256_hex
 from headrace.schemas.events import Cid, Frame, Ldo
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import validate
 from headrace.store.blobs.blob_store import Blobs
 from tests.conftest import free_port
 from tests.producers.conftest import MOCK
@@ -152,7 +152,7 @@ def test_a_setting_that_librdkafka_does_not_know_is_named():
         (replace(LDO, body=b'{"a":"' + b"x" * MIB + b'"}'), RejectCode.TOO_LARGE),
         (replace(frame(), sha256="ABC"), RejectCode.MALFORMED_DIGEST),
         (replace(frame(), size_bytes=1), RejectCode.SIZE_MISMATCH),
-        (replace(frame(), size_bytes=0, body=b""), RejectCode.SIZE_MISMATCH),
+        (replace(frame(), size_bytes=0, body=b""), RejectCode.MISSING_FIELD),
         (replace(frame(), size_bytes=65 * MIB, body=None, claim="staging/x"), RejectCode.TOO_LARGE),
         (replace(frame(), attributes=bytes(70_000)), RejectCode.TOO_LARGE),
     ],
@@ -165,7 +165,7 @@ def test_what_no_agent_would_take_is_refused_at_once(event: Cid, code: RejectCod
 
 
 def test_a_code_may_hold_control_characters():
-    check_event(replace(CID, code="\x1d0112345678901231\x1d"))
+    validate(replace(CID, code="\x1d0112345678901231\x1d"), CID.captured_at_us)
 
 
 def test_a_large_body_needs_a_blob_store(mock_publisher: Publisher):

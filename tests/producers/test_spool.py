@@ -253,11 +253,11 @@ APPEND = """
 import sys
 from pathlib import Path
 from headrace.producers.spool.spool import Spool
-from headrace.producers.spool.entries import Message
+from headrace.producers.spool.entries import SpoolEntry
 
 def message(number, size_bytes):
     headers = [("ce_id", b"%d" % number), ("t", b"")]
-    return Message("edge.cids.v1", b"cam-1", headers, bytes([number % 256]) * size_bytes)
+    return SpoolEntry("edge.cids.v1", b"cam-1", headers, bytes([number % 256]) * size_bytes)
 
 spool = Spool(Path(sys.argv[1]), bytes_max=int(sys.argv[2]))
 for number in range(100_000):

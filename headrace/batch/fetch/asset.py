@@ -13,10 +13,9 @@ import orjson
 from headrace.batch.fetch.errors import ArgumentRefusedError, MediaRefusedError
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
-from headrace.schemas.limits import CLIP_DURATION_US_MAX, FRAME_BYTES_MAX, FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX
-from headrace.schemas.media_probe import image_header, video_header
-from headrace.schemas.names import check_name
+from headrace.schemas.media_probe import VideoHeader
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.validate import check_name, media_header
 from headrace.store.catalog.rows import BlobPlace, BlobRow, RecordRow, RowBatch, SightingRow
 
 FETCHED = "fetched.urls"
@@ -73,35 +72,21 @@ def asset_of(body: bytes, url: str, about: AssetOrigin, where: str) -> Asset:
     Raises:
         MediaRefused: they are no JPEG, PNG, WebP or MP4, or go beyond a limit.
     """
-    if body[4:8] == b"ftyp":
-        video = video_header(body, len(body))
-        if video is None or (video.duration_us or 0) > CLIP_DURATION_US_MAX:
-            raise MediaRefusedError("the bytes are no whole MP4 of up to an hour", where=where)
-        return Asset(
-            kind=Kind.CLIP,
-            digest=sha256_hex(body),
-            size_bytes=len(body),
-            media_type=video.media_type,
-            url=url,
-            about=about,
-            duration_us=video.duration_us or 0,
-        )
-    image = image_header(body)
-    if image is None:
-        raise MediaRefusedError("the bytes are no JPEG, PNG, WebP or MP4", where=where)
-    if max(image.width, image.height) > FRAME_SIDE_PIXELS_MAX or image.width * image.height > FRAME_PIXELS_MAX:
-        raise MediaRefusedError(f"{image.width} by {image.height} pixels are more than are taken", where=where)
-    if len(body) > FRAME_BYTES_MAX:
-        raise MediaRefusedError(f"an image of {len(body)} bytes is over {FRAME_BYTES_MAX}", where=where)
+    try:
+        header = media_header(body, len(body))
+    except RejectedError as rejected:
+        raise MediaRefusedError(rejected.reason, where=where) from None
+    is_video = isinstance(header, VideoHeader)
     return Asset(
-        kind=Kind.FRAME,
+        kind=Kind.CLIP if is_video else Kind.FRAME,
         digest=sha256_hex(body),
         size_bytes=len(body),
-        media_type=image.media_type,
+        media_type=header.media_type,
         url=url,
         about=about,
-        width=image.width,
-        height=image.height,
+        width=None if is_video else header.width,
+        height=None if is_video else header.height,
+        duration_us=(header.duration_us or 0) if isinstance(header, VideoHeader) else None,
     )
 
 

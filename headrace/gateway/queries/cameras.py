@@ -24,7 +24,7 @@ from headrace.gateway.queries.parameters import Name
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.json_guard import check_keepable, parse_object
 from headrace.schemas.limits import FRAME_SIDE_PIXELS_MAX, KIB, NAME_BYTES_MAX
-from headrace.schemas.names import UNSHOWABLE
+from headrace.schemas.validate import UNSHOWABLE
 from headrace.store.requests.cameras import CameraRow
 
 CONFIGURATION_BYTES_MAX = 64 * KIB

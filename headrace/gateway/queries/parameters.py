@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.schemas.limits import CODE_BYTES_MAX, NAME_BYTES_MAX
-from headrace.schemas.names import check_code, check_name
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.validate import check_code, check_name
 
 PAGE_ITEMS = 50
 PAGE_ITEMS_MAX = 500
@@ -46,7 +46,7 @@ def _time_us(value: Any) -> int:
     return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
 
 
-# What `headrace.schemas.names` allows, for those who read the document instead of trying.
+# What `headrace.schemas.validate` allows, for those who read the document instead of trying.
 _NAME: dict[str, Any] = {
     "type": "string",
     "minLength": 1,

@@ -21,9 +21,9 @@ from headrace.gateway.uploads.publish import PublishedItem, UploadSource, reques
 from headrace.gateway.uploads.results import status_of, status_path
 from headrace.gateway.uploads.small_form import small_form
 from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
-from headrace.producers.checks import check_event
 from headrace.producers.source import fields_of
 from headrace.schemas.events import Cid, Ldo
+from headrace.schemas.validate import validate
 from headrace.store.catalog.ldos import ListedLdo
 from headrace.store.catalog.views import public_ldo_id
 from headrace.store.requests.ingest_status import IngestStatus
@@ -95,7 +95,7 @@ class _EventUpload:
         traceparent = request_traceparent(self.request)
         if form is None or video is None:
             return [await self.pipeline.publisher.publish(event, traceparent)]
-        check_event(event)
+        validate(event, time.time_ns() // 1000)
         about = event.code if isinstance(event, Cid) else event.ldo_id
         clip = await form.publish(video, source, index=1, about=about)
         return [await self.pipeline.publisher.publish(event, traceparent), clip]

@@ -21,7 +21,7 @@ from headrace.gateway.live.transport import EventStream, carry_over
 from headrace.gateway.live.ws_auth import WebSocketGuest, subprotocol_of
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.server import FEED_PATH
-from headrace.schemas.names import check_name
+from headrace.schemas.validate import check_name
 
 router = APIRouter(tags=["live"])
 

@@ -12,9 +12,8 @@ from headrace.gateway.uploads.metadata import required_time_us
 from headrace.gateway.uploads.multipart_parser import FILENAME_CHARACTERS_MAX
 from headrace.gateway.uploads.publish import display_name
 from headrace.schemas.digest import is_digest
-from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
-from headrace.schemas.names import check_code
-from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.reject import RejectCode
+from headrace.schemas.validate import check_captured_at, check_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,5 @@ def _captured_at_us(text: str | None) -> int | None:
     if not text:
         return None
     found = required_time_us(text, "captured_at")
-    if not CAPTURED_AT_US_MIN <= found <= time.time_ns() // 1000 + CAPTURED_AHEAD_US_MAX:
-        raise RejectedError(RejectCode.ABSURD_TIME, "captured_at is before 2000, or more than a day ahead")
+    check_captured_at(found, time.time_ns() // 1000)
     return found

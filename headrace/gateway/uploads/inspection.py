@@ -15,9 +15,10 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from headrace.schemas.events import Kind
-from headrace.schemas.limits import CLIP_DURATION_US_MAX, FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX, MIB
-from headrace.schemas.media_probe import image_header, video_header
+from headrace.schemas.limits import MIB
+from headrace.schemas.media_probe import VideoHeader
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import media_header
 
 CHILDREN = 2
 CHILD_MEMORY_BYTES_MAX = 1024 * MIB  # of addresses, which an interpreter maps many more of than it uses
@@ -26,7 +27,6 @@ CHILD_TASKS_MAX = 2000  # then a fresh one: whatever a library leaked goes with 
 INSPECT_S_MAX = 5.0
 EXIF_TAGS_MAX = 128
 EXIF_TEXT_CHARACTERS_MAX = 500
-SCANS_MAX = 500  # of a progressive JPEG: encoders make ten, a decoder needs as many passes as there are
 PICTURES_MAX = 1000  # of an animated PNG or WebP
 
 
@@ -87,22 +87,12 @@ def _new_pool() -> ProcessPool:
 def look(head: bytes, size_bytes: int) -> Inspected | tuple[str, str]:
     """Return what a file is, or a code and the reason why it is not taken; runs in the child."""
     try:
-        return _video(head, size_bytes) if head[4:8] == b"ftyp" else _image(head)
+        header = media_header(head, size_bytes)
+        if isinstance(header, VideoHeader):
+            return Inspected(Kind.CLIP, header.media_type, header.width, header.height, header.duration_us)
+        return Inspected(Kind.FRAME, header.media_type, header.width, header.height, exif=_exif(head))
     except RejectedError as rejected:  # its two arguments do not survive the way between processes
         return rejected.code.value, rejected.reason
-
-
-def _image(head: bytes) -> Inspected:
-    header = image_header(head)
-    if header is None:
-        raise RejectedError(RejectCode.NOT_AN_IMAGE, "the file is no JPEG, PNG, WebP or MP4")
-    if max(header.width, header.height) > FRAME_SIDE_PIXELS_MAX or header.width * header.height > FRAME_PIXELS_MAX:
-        raise RejectedError(
-            RejectCode.TOO_LARGE, f"{header.width} by {header.height} is over {FRAME_PIXELS_MAX} pixels"
-        )
-    if header.media_type == "image/jpeg" and head.count(b"\xff\xda") > SCANS_MAX:
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"the JPEG has more than {SCANS_MAX} scans")
-    return Inspected(Kind.FRAME, header.media_type, header.width, header.height, exif=_exif(head))
 
 
 def _exif(head: bytes) -> dict[str, Any]:
@@ -136,20 +126,6 @@ def _shown(value: object) -> str | int | float | None:
             except (TypeError, ValueError, ZeroDivisionError):
                 return None
             return number if abs(number) < 1e300 else None
-
-
-def _video(head: bytes, size_bytes: int) -> Inspected:
-    header = video_header(head, size_bytes)
-    if header is None:
-        raise RejectedError(RejectCode.NOT_A_VIDEO, "the file is no MP4 with a movie header")
-    if header.duration_us is not None and header.duration_us > CLIP_DURATION_US_MAX:
-        raise RejectedError(RejectCode.TOO_LARGE, "the clip is longer than an hour")
-    side = max(header.width or 0, header.height or 0)
-    if side > FRAME_SIDE_PIXELS_MAX or (header.width or 0) * (header.height or 0) > FRAME_PIXELS_MAX:
-        raise RejectedError(
-            RejectCode.TOO_LARGE, f"{header.width} by {header.height} is over {FRAME_PIXELS_MAX} pixels"
-        )
-    return Inspected(Kind.CLIP, header.media_type, header.width, header.height, header.duration_us)
 
 
 def _limit_this_process() -> None:

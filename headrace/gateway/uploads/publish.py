@@ -12,7 +12,6 @@ from headrace.gateway.auth.principal import Principal
 from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.uploads.inspection import Inspected
 from headrace.gateway.uploads.receiving import ReceivedBody
-from headrace.producers.checks import check_event
 from headrace.producers.publisher import Publisher
 from headrace.producers.sequence import SequenceCounter
 from headrace.producers.source import fields_of
@@ -21,7 +20,7 @@ from headrace.schemas.digest import record_id, staging_key
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of
 from headrace.schemas.headers import TRACEPARENT, traceparent_of
 from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
-from headrace.schemas.names import UNSHOWABLE, check_name
+from headrace.schemas.validate import UNSHOWABLE, check_name, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
 from headrace.store.requests.ingest_status import MessageRef
@@ -120,7 +119,7 @@ class UploadPublisher:
         if received.claim is not None:
             # Checked first, under its final claim: a rejected file must not be moved there.
             event = replace(event, claim=staging_key(source.site, source.source_id, received.sha256))
-            check_event(event)
+            validate(event, time.time_ns() // 1000)
             await self._move_staged(received.claim, event.claim or "")
         gateway_file_bytes.labels(inspected.kind.value).observe(received.size_bytes)
         published = await self.publish(event, traceparent, index=details.index, filename=details.filename)

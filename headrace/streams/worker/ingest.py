@@ -18,10 +18,10 @@ from headrace.runtime.metrics import Step
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.schemas.events import Clip, Frame, Kind, kind_of
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import check_media
 from headrace.store.blobs import pack
 from headrace.store.catalog.rows import CommitResult, RowBatch
 from headrace.store.errors import BlobsCollectedError, ClaimMismatchError, ClaimMissingError
-from headrace.streams.core.checks import check_media
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine, refuse
 from headrace.streams.core.plan import StoredAt, batch_of, plan
