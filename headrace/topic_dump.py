@@ -1,23 +1,30 @@
 """A topic's messages as JSON, read without a consumer group: nobody's offsets move."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import client_config, kafka_unreachable, wait_for_kafka
+from headrace.runtime.kafka import wait_for_kafka
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import (
+    NO_END,
+    PartitionKey,
+    TopicReader,
+    offset_bounds,
+    partitions_of,
+    reading_consumer,
+)
 from headrace.schemas.codec import decode
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import TOPICS, Topic
 
 _REQUEST_S = 10.0
-_POLL_S = 0.5
 _SHOWN_BYTES_MAX = 4096
 _MEASURED = frozenset({"body", "value"})  # bytes that nobody reads on a terminal: their length is shown, unless JSON
 
@@ -40,47 +47,43 @@ def topic_lines(
             exit_code=Exit.USAGE,
         )
     asyncio.run(wait_for_kafka(settings))
-    consumer = Consumer(
-        client_config(settings, group_id="headrace-cat", enable_auto_commit=False, isolation_level="read_committed")
-        | {"enable.partition.eof": True}
-    )
-    try:
-        yield from _lines(consumer, TOPICS[name], start, None if follow and end is None else _ms(end, OFFSET_END))
-    except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
-    finally:
-        consumer.close()
-
-
-def _lines(consumer: Consumer, topic: Topic, start: datetime | None, end_ms: int | None) -> Iterator[dict[str, Any]]:
-    about = consumer.list_topics(topic.name, timeout=_REQUEST_S).topics[topic.name]
-    begin = [TopicPartition(topic.name, number, _ms(start, OFFSET_BEGINNING)) for number in about.partitions]
-    if start is not None:
-        begin = consumer.offsets_for_times(begin, timeout=_REQUEST_S)
-    consumer.assign(begin)
-    open_partitions = set(about.partitions)
-    while open_partitions:
-        message = consumer.poll(_POLL_S)
-        if message is None:
-            continue
-        partition = message.partition() or 0
-        if (error := message.error()) is not None:
-            if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():  # noqa: SLF001 - the binding's own name
-                raise KafkaException(error)
-            # Of the rest only the end of a partition is of interest: librdkafka retries what else it reports.
-            if end_ms is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                open_partitions.discard(partition)
-            continue
-        if end_ms is not None and end_ms >= 0 and message.timestamp()[1] >= end_ms:
-            open_partitions.discard(partition)
-        elif partition in open_partitions:
+    topic = TOPICS[name]
+    with reading_consumer(settings, "headrace-cat") as consumer:
+        if follow and end is None:
+            ranges = {key: (begin, NO_END) for key, (begin, _) in _ranges(consumer, topic, start, None).items()}
+            reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=_raise_if_down)
+        else:
+            reader = TopicReader(consumer, _ranges(consumer, topic, start, end), on_error=_raise_if_down)
+        for message in reader:
             yield _line(message, topic)
 
 
-def _ms(time: datetime | None, otherwise: int) -> int:
-    if time is None:
-        return otherwise
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+def _ranges(
+    consumer: Consumer, topic: Topic, start: datetime | None, end: datetime | None
+) -> dict[PartitionKey, tuple[int, int]]:
+    """Return the offsets to read of each partition: the part between the times of what is in the topic now."""
+    bounds = offset_bounds(consumer, partitions_of(consumer, topic.name))
+    starts = _offsets_at(consumer, bounds, start) if start else {}
+    ends = _offsets_at(consumer, bounds, end) if end else {}
+    return {key: (starts.get(key, low), ends.get(key, high)) for key, (low, high) in bounds.items()}
+
+
+def _offsets_at(
+    consumer: Consumer, bounds: Mapping[PartitionKey, tuple[int, int]], time: datetime
+) -> dict[PartitionKey, int]:
+    """Return the offset of each partition's first message at that time or later, or else the end of the partition."""
+    time_ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    places = consumer.offsets_for_times([TopicPartition(*key, time_ms) for key in bounds], timeout=_REQUEST_S)
+    return {
+        (place.topic, place.partition): place.offset if place.offset >= 0 else bounds[place.topic, place.partition][1]
+        for place in places
+    }
+
+
+def _raise_if_down(error: KafkaError) -> None:
+    # librdkafka retries whatever else it reports.
+    if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():  # noqa: SLF001 - the binding's own name
+        raise KafkaException(error)
 
 
 def _line(message: Message, topic: Topic) -> dict[str, Any]:

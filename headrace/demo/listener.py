@@ -11,6 +11,7 @@ from headrace.demo.ledger import MessageOffset, RecordKey
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import offset_bounds
 from headrace.schemas.codec import decode
 from headrace.schemas.events import DeadLetter, Event, Ingested, Kind, PerceivedFrame, PreprocessedFrame
 from headrace.schemas.reject import RejectedError
@@ -125,10 +126,9 @@ class AnnouncementListener:
         missing = sorted(TOPICS.keys() - there.keys())
         if missing:
             raise HeadraceError("topics_missing", f"there is no topic {missing[0]}", hint="run `headrace init`")
-        places = [TopicPartition(name, number) for name in TOPICS for number in there[name].partitions]
-        for place in places:
-            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_S_MAX)
-        return places
+        keys = [(name, number) for name in TOPICS for number in there[name].partitions]
+        ends = offset_bounds(self._consumer, keys, timeout_s=_REQUEST_S_MAX)
+        return [TopicPartition(*key, end) for key, (_, end) in ends.items()]
 
     def _listen(self) -> None:
         while not self._stop.is_set():

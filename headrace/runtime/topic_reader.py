@@ -24,7 +24,7 @@ _REQUEST_S_MAX = 10.0
 _SILENCE_S_MAX = 30.0
 """Longer than a transaction may stay open, and with it the end of what is committed."""
 _MESSAGES_MAX = 2000
-_WAIT_S = 0.5
+_WAIT_S = 0.1
 _QUEUED_KIB_MAX = 32 * 1024
 
 
@@ -54,39 +54,35 @@ def reading_consumer(settings: Settings, group_id: str, **extra: Any) -> Iterato
         consumer.close()
 
 
-def offset_bounds(consumer: Consumer, topics: Iterable[str]) -> dict[PartitionKey, tuple[int, int]]:
-    """Return the first offset of each partition of the topics, and the offset after its last message.
+def offset_bounds(
+    consumer: Consumer, keys: Iterable[PartitionKey], *, timeout_s: float = _REQUEST_S_MAX
+) -> dict[PartitionKey, tuple[int, int]]:
+    """Return the first offset of each partition, and the offset after its last message.
 
     For a `read_committed` consumer the end is the last stable offset.
 
     Raises:
-        KafkaException: Kafka does not answer, or a topic does not exist.
+        KafkaException: Kafka does not answer.
     """
-    return {key: bounds_of(consumer, key) for topic in topics for key in partitions_of(consumer, topic)}
+    bounds = {}
+    for key in keys:
+        low_and_high = consumer.get_watermark_offsets(TopicPartition(*key), timeout=timeout_s, cached=False)
+        if low_and_high is None:
+            raise _timed_out(f"{key[0]} [{key[1]}] did not report its offsets")
+        bounds[key] = low_and_high
+    return bounds
 
 
-def partitions_of(consumer: Consumer, topic: str) -> list[PartitionKey]:
+def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST_S_MAX) -> list[PartitionKey]:
     """Return the partitions of a topic.
 
     Raises:
         KafkaException: Kafka does not answer, or the topic does not exist.
     """
-    metadata = consumer.list_topics(topic, timeout=_REQUEST_S_MAX).topics[topic]
+    metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
     if metadata.error is not None:
         raise KafkaException(metadata.error)
     return [(topic, partition) for partition in metadata.partitions]
-
-
-def bounds_of(consumer: Consumer, key: PartitionKey) -> tuple[int, int]:
-    """Return the first offset of a partition, and the offset after its last message.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-    bounds = consumer.get_watermark_offsets(TopicPartition(*key), timeout=_REQUEST_S_MAX, cached=False)
-    if bounds is None:
-        raise _timed_out(f"{key[0]} [{key[1]}] did not report its offsets")
-    return bounds
 
 
 class TopicReader:
@@ -150,16 +146,17 @@ class TopicReader:
             yield from self.read()
 
     def _advance(self, message: Message, *, is_end: bool) -> bool:
-        """Note how far a partition was read, and return whether this is a message before its end."""
+        """Note how far a partition was read, and return whether this is a new message before its end."""
         key, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
         end = self._ends.get(key)
         if end is None:
             return False
+        is_new = self.next_offsets[key] <= offset < end
         reached = offset if is_end else offset + 1
         self.next_offsets[key] = max(self.next_offsets[key], min(reached, end))
         if reached >= end:
             del self._ends[key]
-        return not is_end and offset < end
+        return is_new and not is_end
 
     def _check_silence(self, s_max: float) -> None:
         if time.monotonic() - self._progress_at_s > s_max:

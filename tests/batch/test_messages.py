@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
-from headrace.batch.fsck import messages
 from headrace.batch.fsck.announcements import check_topics
 from headrace.batch.fsck.findings import FsckReport
 from headrace.batch.fsck.messages import CLOCKS_APART_S_MAX, Messages
+from headrace.runtime import topic_reader
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.fsck_queries import FsckQueries
@@ -50,7 +50,7 @@ def message(error: KafkaError | None = None) -> object:
 
 
 def since_us(monkeypatch: pytest.MonkeyPatch, partition: Partition) -> int:
-    monkeypatch.setattr(messages, "Consumer", lambda _config: partition)
+    monkeypatch.setattr(topic_reader, "Consumer", lambda _config: partition)
     return Messages(Settings(_env_file=None)).complete_since_us()
 
 

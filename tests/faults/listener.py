@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import PartitionKey, TopicReader
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested, Kind
@@ -96,28 +97,16 @@ def read_to_end(
 ) -> dict[Partition, int]:
     """Hand each message up to the present end of the topics to `take`, each once; returns those ends.
 
-    Raises KafkaException, LookupError or TimeoutError where a partition cannot be read to its end.
+    Raises KafkaException or LookupError where a partition cannot be read to its end.
     """
     begins, ends = offsets(settings, topics)
     starts = {at: max(begin, (since or {}).get(at, 0)) for at, begin in begins.items()}
-    position = Position(dict(starts))
-    consumer = _reader(settings, starts)
-    heard_at, last = time.monotonic(), ""
+    consumer = _reader(settings, {})
     try:
-        while short := position.short_of(ends):
-            for message in consumer.consume(_MESSAGES_MAX, _POLL_S):
-                error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    last = error.str()  # the client goes on by itself, as far as it can
-                    continue
-                heard_at = time.monotonic()
-                if position.is_new(message):
-                    take(message)
-            if time.monotonic() - heard_at > SILENT_S_MAX:
-                at = short[0]
-                raise TimeoutError(
-                    f"nothing came from {at.topic}/{at.partition} in {SILENT_S_MAX:.0f} s {last}".strip()
-                )
+        ranges: dict[PartitionKey, tuple[int, int]] = {at: (start, ends[at]) for at, start in starts.items()}
+        # The client goes on by itself, as far as it can.
+        for message in TopicReader(consumer, ranges, silence_s_max=SILENT_S_MAX, on_error=lambda _: None):
+            take(message)
         return ends
     finally:
         consumer.close()

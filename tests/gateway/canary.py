@@ -9,10 +9,8 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-
-from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import CAPTURE_REQUESTS, DEAD_LETTERS, input_topic
 from tests.gateway.gateway_world import Gateway
@@ -92,28 +90,14 @@ def logs_with(folders: Iterable[Path], text: str = CANARY) -> list[str]:
 def topics_with(settings: Settings, text: str = CANARY) -> list[str]:
     """The topics for what could not be ingested, and for captures, that hold it."""
     found = set()
-    about = {"group.id": uuid4().hex, "enable.auto.commit": False, "enable.partition.eof": True}
-    consumer = Consumer({**client_config(settings), **about})
-    try:
-        places = {
-            (topic, number)
-            for topic in TOPICS_SEARCHED
-            for number in consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        }
-        consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in places])
+    with reading_consumer(settings, uuid4().hex, isolation_level="read_uncommitted") as consumer:
+        keys = [key for topic in TOPICS_SEARCHED for key in partitions_of(consumer, topic)]
+        reader = TopicReader(consumer, offset_bounds(consumer, keys))
         deadline = time.monotonic() + READ_S_MAX
-        while places:
-            assert time.monotonic() < deadline, f"not read to their ends: {places}"
-            message = consumer.poll(1.0)
-            if message is None:
-                continue
-            if (error := message.error()) is not None:
-                assert error.code() == KafkaError._PARTITION_EOF, error
-                places.discard((message.topic(), message.partition()))
-                continue
-            whole = b"".join([message.key() or b"", message.value() or b"", repr(message.headers()).encode()])
-            if is_in(whole, text):
-                found.add(message.topic())
-        return sorted(found)
-    finally:
-        consumer.close()
+        while reader.unfinished:
+            assert time.monotonic() < deadline, f"not read to their ends: {reader.unfinished}"
+            for message in reader.read():
+                whole = b"".join([message.key() or b"", message.value() or b"", repr(message.headers()).encode()])
+                if is_in(whole, text):
+                    found.add(message.topic())
+    return sorted(found)

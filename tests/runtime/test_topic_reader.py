@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from headrace.runtime import topic_reader
-from headrace.runtime.topic_reader import NO_END, TopicReader, bounds_of, partitions_of
+from headrace.runtime.topic_reader import NO_END, TopicReader, offset_bounds, partitions_of
 
 A, B = ("topic", 0), ("topic", 1)
 EOF = KafkaError(KafkaError._PARTITION_EOF)
@@ -65,6 +65,11 @@ def test_it_reads_each_partition_from_its_start_to_its_end():
     assert reading.unfinished == []
     assert reading.next_offsets == {A: 5, B: 1}
     assert reading.read() == []
+
+
+def test_a_message_that_comes_again_is_returned_once():
+    consumer = ScriptedConsumer([ScriptedMessage(A, 0), ScriptedMessage(A, 0)], [ScriptedMessage(A, 1)])
+    assert offsets(list(reader(consumer, {A: (0, 2)}))) == [0, 1]
 
 
 def test_an_empty_partition_is_not_read():
@@ -128,4 +133,4 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_does_not_answer_are_error
     with pytest.raises(KafkaException):
         partitions_of(cast("Consumer", consumer), "topic")
     with pytest.raises(KafkaException):
-        bounds_of(cast("Consumer", consumer), A)
+        offset_bounds(cast("Consumer", consumer), [A])

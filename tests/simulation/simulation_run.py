@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import headrace.runtime.topic_reader
 import headrace.streams.relay.loop
 import headrace.streams.relay.outbox_publisher
 import headrace.streams.relay.published_offsets
@@ -184,7 +185,7 @@ def _patched(world: World) -> Iterator[None]:
             headrace.streams.worker.batch_pipeline,
             headrace.streams.worker.retry,
             headrace.streams.relay.loop,
-            headrace.streams.relay.published_offsets,
+            headrace.runtime.topic_reader,
         ):
             stack.enter_context(patch.object(module, "time", clock))
         for module, name, instead in (

@@ -4,15 +4,16 @@ Every call blocks and belongs on one thread. Nothing is committed; nobody's offs
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.kafka import kafka_unreachable
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import PartitionKey, TopicReader, offset_bounds, reading_consumer
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.reject import RejectedError
@@ -20,8 +21,6 @@ from headrace.schemas.topics import ingested_topic
 
 _REQUEST_S = 10.0
 _FETCH_S_MAX = 10.0
-_SILENCE_S_MAX = 30.0
-_READ_MESSAGES = 2000
 CLOCKS_APART_S_MAX = 300  # Kafka stamps its messages by its own clock, the catalog its rows by another
 
 
@@ -45,17 +44,15 @@ class Messages:
             about = consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
             if about.error is not None or partition not in about.partitions:
                 return None
-            place = TopicPartition(topic, partition, offset)
-            low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
+            key = topic, partition
+            low, high = offset_bounds(consumer, [key])[key]
             if not low <= offset < high:
                 return None
-            consumer.assign([place])
+            reader = TopicReader(consumer, {key: (offset, offset + 1)}, silence_s_max=None, on_error=lambda _: None)
             deadline = time.monotonic() + _FETCH_S_MAX
-            while time.monotonic() < deadline:
-                message = consumer.poll(1.0)
-                if message is None or message.error() is not None:
-                    continue
-                return message.value() if message.offset() == offset else None
+            while reader.unfinished and time.monotonic() < deadline:
+                for message in reader.read(1, 1.0):
+                    return message.value()
             return None
 
     def complete_since_us(self) -> int:
@@ -65,19 +62,18 @@ class Messages:
         """
         since_ms = 0
         with self._consumer("read_uncommitted") as consumer:
-            for place in self._places(consumer):
-                low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
+            for key, (low, high) in offset_bounds(consumer, _partitions(consumer)).items():
                 if low > 0:
-                    since_ms = max(since_ms, _now_ms() if low == high else self._first_ms(consumer, place, low))
+                    since_ms = max(since_ms, _now_ms() if low == high else self._first_ms(consumer, key, low))
         return (since_ms + CLOCKS_APART_S_MAX * 1000) * 1000 if since_ms else 0
 
-    def _first_ms(self, consumer: Consumer, place: TopicPartition, low: int) -> int:
+    def _first_ms(self, consumer: Consumer, key: PartitionKey, low: int) -> int:
         """Return the time of the first message that is left; now, where nothing is left by now."""
-        consumer.assign([TopicPartition(place.topic, place.partition, low)])
+        consumer.assign([TopicPartition(*key, low)])
         message = consumer.poll(_REQUEST_S)
         # Silence must not read as "nothing was ever removed": what retention took would be announced again.
         if message is None:
-            raise kafka_unreachable(self._settings, KafkaError(KafkaError._TIMED_OUT, place.topic))  # noqa: SLF001
+            raise kafka_unreachable(self._settings, KafkaError(KafkaError._TIMED_OUT, key[0]))  # noqa: SLF001
         error = message.error()
         if error is None:
             return message.timestamp()[1]
@@ -88,64 +84,19 @@ class Messages:
     def announced(self) -> Iterator[list[AnnouncedEvent]]:
         """Yield what the ingested topics hold now, as a `read_committed` reader sees it."""
         with self._consumer("read_committed") as consumer:
-            ends: dict[tuple[str, int], int] = {}
-            for place in self._places(consumer):
-                low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
-                if low < high:
-                    ends[place.topic, place.partition] = high
-            consumer.assign([TopicPartition(*key, 0) for key in ends])
-            last_s = time.monotonic()
-            while ends:
-                found, progressed = self._taken(consumer, ends)
-                if progressed:
-                    last_s = time.monotonic()
-                elif time.monotonic() - last_s > _SILENCE_S_MAX:
-                    topic = next(iter(ends))[0]
-                    raise kafka_unreachable(self._settings, KafkaError(KafkaError._TIMED_OUT, topic))  # noqa: SLF001
-                yield found
+            reader = TopicReader(consumer, offset_bounds(consumer, _partitions(consumer)))
+            while reader.unfinished:
+                records = ((message.topic() or "", _record_of(message.value())) for message in reader.read())
+                yield [AnnouncedEvent(topic, record) for topic, record in records if record is not None]
 
-    def _taken(self, consumer: Consumer, ends: dict[tuple[str, int], int]) -> tuple[list[AnnouncedEvent], bool]:
-        found, messages = [], consumer.consume(_READ_MESSAGES, 0.5)
-        for message in messages:
-            topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
-            error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                raise KafkaException(error)
-            if error is None:
-                record = _record_of(message.value())
-                if record is not None:
-                    found.append(AnnouncedEvent(topic, record))
-            if offset + (error is None) >= ends.get((topic, partition), 0):
-                ends.pop((topic, partition), None)
-        return found, bool(messages)
+    def _consumer(self, isolation: str) -> AbstractContextManager[Consumer]:
+        return reading_consumer(self._settings, "headrace-fsck", isolation_level=isolation)
 
-    def _places(self, consumer: Consumer) -> Sequence[TopicPartition]:
-        known = consumer.list_topics(timeout=_REQUEST_S).topics
-        names = [ingested_topic(kind).name for kind in Kind]
-        return [
-            TopicPartition(name, partition) for name in names if name in known for partition in known[name].partitions
-        ]
 
-    @contextmanager
-    def _consumer(self, isolation: str) -> Iterator[Consumer]:
-        consumer = Consumer(
-            client_config(
-                self._settings,
-                group_id="headrace-fsck",  # librdkafka wants one; nothing is ever committed to it
-                isolation_level=isolation,
-                enable_auto_commit=False,
-                enable_partition_eof=True,
-                auto_offset_reset="earliest",
-                queued_max_messages_kbytes=32 * 1024,
-            )
-            | {"log_level": 0}
-        )
-        try:
-            yield consumer
-        except KafkaException as error:
-            raise kafka_unreachable(self._settings, error.args[0]) from None
-        finally:
-            consumer.close()
+def _partitions(consumer: Consumer) -> list[PartitionKey]:
+    known = consumer.list_topics(timeout=_REQUEST_S).topics
+    names = [ingested_topic(kind).name for kind in Kind]
+    return [(name, partition) for name in names if name in known for partition in known[name].partitions]
 
 
 def _now_ms() -> int:

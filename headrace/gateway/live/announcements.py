@@ -10,6 +10,7 @@ from headrace.gateway.live.stream_event import StreamedEvent, of_announcement
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import offset_bounds, partitions_of
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 from headrace.schemas.reject import RejectedError
@@ -43,7 +44,7 @@ class Reader:
             HeadraceError: as `bounds`.
         """
         try:
-            return [place for topic in TOPICS for place in self._partitions(topic)]
+            return [place for topic in TOPICS for place in partitions_of(self._consumer, topic, timeout_s=_REQUEST_S)]
         except KafkaException as error:
             raise kafka_unreachable(self._settings, error.args[0]) from None
 
@@ -70,12 +71,6 @@ class Reader:
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
-
-    def _partitions(self, topic: str) -> list[TopicPartitionRef]:
-        about = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
-        if about.error is not None:
-            raise KafkaException(about.error)
-        return [(topic, partition) for partition in about.partitions]
 
     def _stood(self, message: Message) -> tuple[TopicPartitionRef, int] | None:
         if (error := message.error()) is None:
@@ -115,16 +110,10 @@ def bounds_by(
     Raises:
         HeadraceError: Kafka does not answer.
     """
-    found = {}
-    for place in places:
-        try:
-            bounds = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_REQUEST_S)
-        except KafkaException as error:
-            raise kafka_unreachable(settings, error.args[0]) from None
-        if bounds is None:
-            raise kafka_unreachable(settings, KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
-        found[place] = bounds
-    return found
+    try:
+        return offset_bounds(consumer, places, timeout_s=_REQUEST_S)
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None
 
 
 def place_of(message: Message) -> TopicPartitionRef:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message
 
 from headrace.gateway.live.announcements import POLL_S, bounds_by, consumer_of, happening_of, place_of
 from headrace.gateway.live.resume_token import TopicPartitionRef
 from headrace.gateway.live.stream_event import StreamedEvent
 from headrace.runtime.kafka import kafka_unreachable
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import TopicReader
 from headrace.schemas.limits import MIB
 
 EVENTS_MAX = 2000  # of one reading; a stream that has missed more asks again once these are sent
@@ -67,7 +68,8 @@ class _Reading:
         self, missing: Mapping[TopicPartitionRef, tuple[int, int]], bounds: Mapping[TopicPartitionRef, tuple[int, int]]
     ) -> None:
         self.part = BackfillPart()
-        self._ends: dict[TopicPartitionRef, int] = {}  # of the places that are not read to their end
+        self._ranges: dict[TopicPartitionRef, tuple[int, int]] = {}  # what is still to be read
+        self._missing = missing
         self._bytes = 0
         self._over = False
         for place, (low, high) in bounds.items():
@@ -76,44 +78,38 @@ class _Reading:
                 self.part.lost.append(LostRange(place, begin, min(low, end)))
             begin = max(begin, min(low, end))
             if begin < min(end, high):
-                self._ends[place] = end
-            self.part.nexts[place] = begin if place in self._ends else end
+                self._ranges[place] = begin, min(end, high)
+            self.part.nexts[place] = begin if place in self._ranges else end
         self._began = dict(self.part.nexts)
+        self._unfinished = bool(self._ranges)
 
     @property
     def stands_still(self) -> bool:
         """Whether nothing at all came of it."""
-        return bool(self._ends) and not self._over and not self.part.lost and self.part.nexts == self._began
+        return self._unfinished and not self._over and not self.part.lost and self.part.nexts == self._began
 
     def read(self, consumer: Consumer, stop: threading.Event) -> None:
         """Read to the end of every place, or as much as one reading gives."""
-        if not self._ends:
+        if not self._ranges:
             return
-        consumer.assign([TopicPartition(*place, self.part.nexts[place]) for place in self._ends])
+        reader = TopicReader(consumer, self._ranges, silence_s_max=None, on_error=self._on_error)
         until_s = time.monotonic() + READ_S_MAX
-        while self._ends and not self._over and not stop.is_set() and time.monotonic() < until_s:
+        while reader.unfinished and not self._over and not stop.is_set() and time.monotonic() < until_s:
             # One at a time: what librdkafka hands over must be in the part, or be read again.
-            message = consumer.poll(POLL_S)
-            if message is not None:
-                self._take(message, place_of(message))
+            for message in reader.read(1, POLL_S):
+                self._take(message)
+        unfinished = set(reader.unfinished)
+        self._unfinished = bool(unfinished)
+        for place, at in reader.next_offsets.items():
+            self.part.nexts[place] = at if place in unfinished else self._missing[place][1]
 
-    def _take(self, message: Message, place: TopicPartitionRef) -> None:
-        if (error := message.error()) is not None:
-            self._note(error, place)
-            return
-        if place not in self._ends:
-            return
-        offset, end = message.offset() or 0, self._ends[place]
-        if offset < end and (found := happening_of(message, place, offset)) is not None:
-            self.part.events.append(found)
-            self._bytes += found.size_bytes
-        self.part.nexts[place] = min(offset + 1, end)
-        if offset + 1 >= end:
-            del self._ends[place]
+    def _take(self, message: Message) -> None:
+        event = happening_of(message, place_of(message), message.offset() or 0)
+        if event is not None:
+            self.part.events.append(event)
+            self._bytes += event.size_bytes
         self._over = len(self.part.events) >= EVENTS_MAX or self._bytes >= BYTES_MAX
 
-    def _note(self, error: KafkaError, place: TopicPartitionRef) -> None:
-        if error.code() == KafkaError._PARTITION_EOF and place in self._ends:  # noqa: SLF001
-            self.part.nexts[place] = self._ends.pop(place)
+    def _on_error(self, error: KafkaError) -> None:
         # What was deleted just now is found to be lost by the next reading.
         self._over = error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001

@@ -4,20 +4,20 @@ Only what a `read_committed` reader sees counts. The reading is done when each p
 it had at the start: the relay before was fenced by then and its last transaction ended, so nothing of it can follow.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 from uuid import UUID
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import PartitionKey, TopicReader
 from headrace.streams.producer_reset import ProducerResetError
-from headrace.streams.relay.faults import kafka_fault, kafka_faults
+from headrace.streams.relay.faults import kafka_faults
 from headrace.streams.relay.plan import OUTPUT_TOPICS, event_id_of
 
 PublishedHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
@@ -25,7 +25,7 @@ PublishedHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka 
 READ_MESSAGES_MAX = 5_000  # event ids that are marked by one statement
 READ_S = 0.1
 REQUEST_S_MAX = 10
-SILENCE_S_MAX = 30  # longer than any transaction may stay open, and with it the end of what is committed
+SILENCE_S_MAX = 30.0  # longer than any transaction may stay open, and with it the end of what is committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class PublishedEvents:
     """Event ids that were found published, and the offsets to read next."""
 
     event_ids: list[UUID] = field(default_factory=list)
-    next_offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+    next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
 
 
 class PublishedOffsets:
@@ -47,21 +47,21 @@ class PublishedOffsets:
             isolation_level="read_committed",
             enable_auto_commit=False,
             enable_partition_eof=True,
-            # A checkpoint can lie before what retention left, or behind the end of a topic that was made anew.
+            # Retention may delete the first messages just now.
             auto_offset_reset="earliest",
             # Dead letters are large, and only their headers are looked at.
             queued_max_messages_kbytes=32 * 1024,
         )
         self._admin = AdminClient(client_config(settings))
         self._consumer: Consumer | None = None
-        self._ends: dict[tuple[str, int], int] = {}
-        self._last_progress_s = 0.0
+        self._reader: TopicReader | None = None
+        self._reported: dict[PartitionKey, int] = {}
 
-    def open(self, checkpoints: Mapping[tuple[str, int], int]) -> None:
+    def open(self, checkpoints: Mapping[PartitionKey, int]) -> None:
         """Begin to read at the checkpoints, and at the beginning where there is none.
 
         Raises:
-            StartOver: Kafka does not answer, or a topic is not there.
+            ProducerResetError: Kafka does not answer, or a topic is not there.
         """
         self._consumer = Consumer(self._config)
         with kafka_faults("looking up the topics"):
@@ -71,34 +71,28 @@ class PublishedOffsets:
                 raise ProducerResetError(f"Kafka has no topic {missing[0]}")
             places = [(name, partition) for name in OUTPUT_TOPICS for partition in known[name].partitions]
             first = self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-            self._ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        starts = {place: checkpoints.get(place, first[place]) for place in places}
-        self._ends = {place: end for place, end in self._ends.items() if end not in (first[place], starts[place])}
+            ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        ranges = {place: (_start(checkpoints.get(place), first[place], end), end) for place, end in ends.items()}
         with kafka_faults("reading what is out"):
-            self._consumer.assign([TopicPartition(*place, starts[place]) for place in self._ends])
-        self._last_progress_s = time.monotonic()
+            self._reader = TopicReader(self._consumer, ranges, silence_s_max=SILENCE_S_MAX)
+        self._reported = dict(self._reader.next_offsets)
 
     def read(self) -> PublishedEvents | None:
         """Return what comes next, or None when every end was reached.
 
         Raises:
-            StartOver: Kafka failed, or an end is not reached because a transaction does not end.
+            ProducerResetError: Kafka failed, or an end is not reached because a transaction does not end.
         """
-        assert self._consumer is not None
-        if not self._ends:
+        assert self._reader is not None
+        if not self._reader.unfinished:
             return None
         with kafka_faults("reading what is out"):
-            messages = self._consumer.consume(READ_MESSAGES_MAX, READ_S)
-        out = PublishedEvents()
-        for message in messages:
-            self._take(message, out)
-        if messages:
-            self._last_progress_s = time.monotonic()
-        elif time.monotonic() - self._last_progress_s > SILENCE_S_MAX:
-            raise ProducerResetError(
-                f"the end of {next(iter(self._ends))[0]} was not reached: a transaction there does not end"
-            )
-        return out
+            messages = self._reader.read(READ_MESSAGES_MAX, READ_S)
+        headers = (cast("PublishedHeaders", message.headers() or []) for message in messages)
+        event_ids = [event_id for pairs in headers if (event_id := event_id_of(pairs))]
+        moved = {key: at for key, at in self._reader.next_offsets.items() if at != self._reported[key]}
+        self._reported |= moved
+        return PublishedEvents(event_ids, moved)
 
     def close(self) -> None:
         """Leave; nothing is committed."""
@@ -106,7 +100,7 @@ class PublishedOffsets:
         if consumer is not None:
             consumer.close()
 
-    def _offsets(self, places: Iterable[tuple[str, int]], which: OffsetSpec) -> dict[tuple[str, int], int]:
+    def _offsets(self, places: Iterable[PartitionKey], which: OffsetSpec) -> dict[PartitionKey, int]:
         # Uncommitted, so that a transaction which someone left open on our topics is waited for, not read around.
         asked = self._admin.list_offsets(
             {TopicPartition(*place): which for place in places},
@@ -115,17 +109,7 @@ class PublishedOffsets:
         )
         return {(place.topic, place.partition): answer.result().offset for place, answer in asked.items()}
 
-    def _take(self, message: Message, out: PublishedEvents) -> None:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        error = message.error()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-            raise kafka_fault("reading what is out", error)
-        assert topic is not None and partition is not None and offset is not None  # noqa: PT018
-        place = topic, partition
-        # The end is where a transaction's marker stands, not a message, so librdkafka's own note of it is what counts.
-        reached = offset if error is not None else offset + 1
-        if error is None and (event_id := event_id_of(cast("PublishedHeaders", message.headers() or []))):
-            out.event_ids.append(event_id)
-        out.next_offsets[place] = reached
-        if reached >= self._ends.get(place, 0):
-            self._ends.pop(place, None)
+
+def _start(checkpoint: int | None, first: int, end: int) -> int:
+    # A checkpoint can be before what retention left, or after the end of a topic that was created again.
+    return first if checkpoint is None or not first <= checkpoint <= end else checkpoint

@@ -1,12 +1,10 @@
 """What a `read_committed` consumer hears on topics that other tests speak on as well."""
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 
@@ -15,30 +13,16 @@ class Ear:
     """Listens from now on."""
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
-        self._consumer = Consumer(
-            client_config(
-                settings,
-                group_id="test",
-                isolation_level="read_committed",
-                enable_auto_commit=False,
-                enable_partition_eof=True,
-            )
-        )
-        known = self._consumer.list_topics(timeout=30).topics
-        self._places = [TopicPartition(topic, partition) for topic in topics for partition in known[topic].partitions]
-        for place in self._places:
-            place.offset = self._consumer.get_watermark_offsets(place, timeout=30)[1]
+        self._stack = ExitStack()
+        self._consumer = self._stack.enter_context(reading_consumer(settings, "test"))
+        keys = [key for topic in topics for key in partitions_of(self._consumer, topic)]
+        self._starts = {key: end for key, (_, end) in offset_bounds(self._consumer, keys).items()}
 
     def heard(self) -> list[tuple[str, Ingested]]:
         """Return everything from where it began to the ends of all partitions, and their topics; then it is over."""
-        self._consumer.assign(self._places)
-        found: list[Any] = []
-        ended = 0
-        while ended < len(self._places):
-            for message in self._consumer.consume(500, 1.0):
-                if message.error() is None:
-                    found.append(message)
-                elif message.error().code() == KafkaError._PARTITION_EOF:
-                    ended += 1
-        self._consumer.close()
-        return [(message.topic(), decode(message.value(), Ingested)) for message in found]
+        with self._stack:
+            ends = offset_bounds(self._consumer, self._starts)
+            ranges = {key: (start, ends[key][1]) for key, start in self._starts.items()}
+            return [
+                (message.topic(), decode(message.value(), Ingested)) for message in TopicReader(self._consumer, ranges)
+            ]
