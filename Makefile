@@ -67,8 +67,8 @@ secrets:
 # The service's lock is constrained by the full one, so that what is tested is what is deployed.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: $(READY)
-	@$(LOCK) $(LOCK_ARGS) --extra native --extra dev pyproject.toml -o requirements.lock
-	@$(LOCK) $(LOCK_ARGS) --constraint requirements.lock pyproject.toml -o requirements-service.lock
+	@$(LOCK) $(LOCK_ARGS) --extra dev pyproject.toml -o requirements.lock
+	@$(LOCK) $(LOCK_ARGS) --extra camera --extra gateway --extra service --constraint requirements.lock pyproject.toml -o requirements-service.lock
 	@printf 'setuptools>=77\nuv\n' | $(LOCK) $(LOCK_ARGS) --no-annotate - -o requirements-bootstrap.lock
 
 clean:

@@ -38,6 +38,7 @@ _HOMES = {
     "consume": "headrace.streams.consumers",
     "labelling_function": "headrace.batch.labels",
 }
+_EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service"}
 
 
 def __getattr__(name: str) -> Any:
@@ -45,4 +46,11 @@ def __getattr__(name: str) -> Any:
         return import_module("headrace.ldo_sink")
     if name not in _HOMES:
         raise AttributeError(f"module 'headrace' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if name not in _EXTRAS:
+            raise
+        raise ImportError(
+            f"headrace.{name} needs {error.name}, which is not installed: pip install 'headrace[{_EXTRAS[name]}]'"
+        ) from error

@@ -1,25 +1,32 @@
 """How a command finds the service: what the environment says, or else the stack that runs in the state directory."""
 
 import os
+from typing import TYPE_CHECKING
 
-from headrace.runtime.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from headrace.runtime.settings import Settings
 
 # Whoever sets one of these speaks of a service of their own.
 _ADDRESSES = ("HEADRACE_KAFKA_BOOTSTRAP", "HEADRACE_POSTGRES_DSN", "HEADRACE_STORE_URL")
 
 
-def client_settings() -> Settings:
+def client_settings() -> "Settings":
     """Return the settings for a command that talks to the service.
 
     Raises:
         HeadraceError: a setting is wrong.
     """
+    from headrace.runtime.settings import load_settings
+
     settings = load_settings()
     if any(name in os.environ for name in _ADDRESSES) or settings.model_fields_set & {
         name.removeprefix("HEADRACE_").lower() for name in _ADDRESSES
     }:
         return settings
-    from headrace.native import status
+    try:
+        from headrace.native import status
+    except ModuleNotFoundError:
+        return settings  # without the extra `native` no stack runs on this machine
 
     info = status(settings.state_dir).info
     if info is None:

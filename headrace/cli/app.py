@@ -20,11 +20,14 @@ from headrace.cli import (
     stack,
     urls,
 )
-from headrace.cli.output import say
+from headrace.cli.output import SummaryGroup, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 app = typer.Typer(
     name="headrace",
+    cls=SummaryGroup,
+    # Rich takes 0.2 s to draw frames around the help.
+    rich_markup_mode=None,
     help="What cameras and devices hand over is stored once, catalogued, and announced once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

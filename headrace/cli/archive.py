@@ -1,17 +1,16 @@
 """`headrace archive` and `headrace restore`: old bodies to the archive, and a selection of them back."""
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, say
 from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.store.catalog.queries import Queries
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -29,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(restore)
 
 
+@needs("service")
 def archive(
     *,
     dry_run: DryRun = False,
@@ -42,11 +42,14 @@ def archive(
     as_json: Json = False,
 ) -> None:
     """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended."""
+    import asyncio
+
     from headrace.batch.archive import archive as move
 
     _show(asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, say=say)), "archived", as_json=as_json)
 
 
+@needs("service")
 def restore(  # noqa: PLR0913 - each is an option
     wanted: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, their beginnings, digests or LDO ids.")
@@ -62,6 +65,8 @@ def restore(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Bring bodies back from the archive: those of the ids, or of all records that fit the options."""
+    import asyncio
+
     from headrace.batch.archive import restore as move
     from headrace.store.catalog.archives import ArchiveSelection
 
@@ -83,6 +88,8 @@ def restore(  # noqa: PLR0913 - each is an option
 
 
 async def _ids(wanted: list[str], dsn: str) -> "tuple[UUID, ...]":
+    from headrace.store.catalog.queries import Queries
+
     queries = await Queries.open(dsn)
     try:
         return tuple([(await queries.record(one)).record.record_id for one in wanted])

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json, StoreChoice
-from headrace.runtime.logs import configure_logs
-from headrace.runtime.settings import LogFormat, load_settings
 
 
 class Case(StrEnum):
@@ -26,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
 
 
+@needs("native")
 def bench(
     case: Annotated[Case, typer.Argument(help="What to measure.")] = Case.ALL,
     *,
@@ -39,6 +39,8 @@ def bench(
     """Measure throughput, cost and latency on this machine, beside what the servers do without Headrace."""
     from headrace.bench import CASES, BenchOptions, rows, run
     from headrace.bench import as_json as json_of
+    from headrace.runtime.logs import configure_logs
+    from headrace.runtime.settings import LogFormat, load_settings
     from headrace.store_choice import choose
 
     configure_logs(LogFormat.CONSOLE, "warning", "bench")

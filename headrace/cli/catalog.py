@@ -1,27 +1,23 @@
 """The catalog and the topics, as a person reads them: ls, show, get, cat."""
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.processes import parse_kinds
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.reading import as_json, read_body
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.settings import Settings
-from headrace.schemas.headers import rfc3339
-from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.queries import Queries
-from headrace.store.catalog.views import RecordFilters
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from headrace.runtime.settings import Settings
+    from headrace.store.catalog.queries import Queries
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(cat)
 
 
+@needs("service")
 def list_records(
     *,
     kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
@@ -42,9 +39,13 @@ def list_records(
     as_json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
 ) -> None:
     """List records, newest first, and how many of each kind there are."""
+    from headrace.reading import as_json
+    from headrace.schemas.headers import rfc3339
+    from headrace.store.catalog.views import RecordFilters
+
     filters = RecordFilters(kinds=parse_kinds(kind) if kind else None, source_id=source, site=site)
 
-    async def look(queries: Queries) -> None:
+    async def look(queries: "Queries") -> None:
         try:
             page = await queries.list_records(filters, cursor=cursor, limit=limit)
         except ValueError as error:
@@ -80,14 +81,17 @@ def list_records(
     _query(look)
 
 
+@needs("service")
 def show(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
     *,
     as_json_object: Json = False,
 ) -> None:
     """Show one record with its sightings."""
+    from headrace.reading import as_json
+    from headrace.schemas.headers import rfc3339
 
-    async def look(queries: Queries) -> None:
+    async def look(queries: "Queries") -> None:
         detail = await queries.record(wanted)
         if as_json_object:
             print_json(as_json(detail))
@@ -113,6 +117,7 @@ def show(
     _query(look)
 
 
+@needs("service")
 def get(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
     output: Annotated[
@@ -120,9 +125,12 @@ def get(
     ] = None,
 ) -> None:
     """Fetch a record's bytes and check them against their digest."""
+    from headrace.reading import read_body
+    from headrace.store.blobs.blob_store import Blobs
+
     settings = client_settings()
 
-    async def fetch(queries: Queries) -> None:
+    async def fetch(queries: "Queries") -> None:
         body = await read_body(Blobs.from_settings(settings), (await queries.record(wanted)).record)
         if output is None:
             sys.stdout.buffer.write(body)
@@ -155,7 +163,11 @@ def cat(
             break
 
 
-def _query(look: Callable[[Queries], Awaitable[None]], settings: Settings | None = None) -> None:
+def _query(look: "Callable[[Queries], Awaitable[None]]", settings: "Settings | None" = None) -> None:
+    import asyncio
+
+    from headrace.store.catalog.queries import Queries
+
     async def main() -> None:
         queries = await Queries.open((settings or client_settings()).postgres_dsn.get_secret_value())
         try:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import print_json, print_table, say, talk
+from headrace.cli.extras import needs
+from headrace.cli.output import print_json, print_table, say, stderr_console
 from headrace.cli.stack import Json, StoreChoice
 from headrace.runtime.errors import Exit
-from headrace.runtime.settings import load_settings
 
 SECONDS_MAX = 300  # the synthetic line is drawn beforehand: a minute of it takes 60 MB
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
+@needs("native")
 def demo(
     *,
     video: Annotated[Path | None, typer.Option(help="Publish this video's frames instead of a synthetic line.")] = None,
@@ -39,11 +40,12 @@ def demo(
     """Run everything end to end with simulated cameras and devices, then report; exit 1 if a number does not add up."""
     from headrace.demo import DemoOptions, next_steps, rows, run, verdict
     from headrace.demo import as_json as json_of
+    from headrace.runtime.settings import load_settings
     from headrace.store_choice import choose
 
     state_dir = load_settings().state_dir
     chosen = choose(store.value if store else None, state_dir, say)
-    report = run(DemoOptions(store=chosen, video=video, seconds=seconds, keep=keep), state_dir, talk)
+    report = run(DemoOptions(store=chosen, video=video, seconds=seconds, keep=keep), state_dir, stderr_console())
     for line in verdict(report):
         say(line)
     if as_json:

@@ -1,28 +1,30 @@
 """`headrace dlq`: dead letters, listed, shown with their history, and published again."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 import typer
 
-from headrace.cli.output import print_json, print_table, say
+from headrace.cli.extras import needs
+from headrace.cli.output import SummaryGroup, print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.reading import as_json
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.settings import Settings
-from headrace.schemas.headers import rfc3339
-from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.dead_letters import DeadLetters, LetterView
+
+if TYPE_CHECKING:
+    from headrace.runtime.settings import Settings
+    from headrace.store.catalog.dead_letters import DeadLetters, LetterView
 
 T = TypeVar("T")
 
 app = typer.Typer(
-    name="dlq", help="Dead letters: messages that could not be ingested, kept with their bytes.", no_args_is_help=True
+    cls=SummaryGroup,
+    name="dlq",
+    help="Dead letters: messages that could not be ingested, kept with their bytes.",
+    no_args_is_help=True,
 )
 Where = Annotated[
     list[str] | None,
@@ -40,6 +42,7 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
+@needs("service")
 def list_letters(
     *,
     where: Where = None,
@@ -48,10 +51,12 @@ def list_letters(
 ) -> None:
     """List dead letters, newest first, and how many there are by state and code."""
     from headrace.batch.filters import letter_filters
+    from headrace.reading import as_json
+    from headrace.schemas.headers import rfc3339
 
     filters = letter_filters(where or [])
 
-    async def look(letters: DeadLetters) -> None:
+    async def look(letters: "DeadLetters") -> None:
         page, counts = await letters.page(filters, limit), await letters.counts(filters)
         if as_json_object:
             by_state: dict[str, dict[str, int]] = {}
@@ -83,6 +88,7 @@ def list_letters(
     _query(look)
 
 
+@needs("service")
 def show(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id, or its beginning.")],
     *,
@@ -90,8 +96,9 @@ def show(
     as_json_object: Json = False,
 ) -> None:
     """Show one dead letter: where it stood, why it was refused, and what its redrives came to."""
+    from headrace.reading import as_json
 
-    async def look(letters: DeadLetters) -> None:
+    async def look(letters: "DeadLetters") -> None:
         view = await _one(letters, wanted)
         history = await letters.history(view.dead_letter_id)
         row = (await letters.letters([view.dead_letter_id]))[view.dead_letter_id]
@@ -123,6 +130,7 @@ def show(
     _query(look)
 
 
+@needs("service")
 def redrive(
     *,
     where: Where = None,
@@ -134,11 +142,12 @@ def redrive(
     from headrace.batch.filters import letter_filters
     from headrace.batch.redrive import Redriven, RedriveRun
     from headrace.batch.republish import Republisher
+    from headrace.store.blobs.blob_store import Blobs
 
     filters = letter_filters(where or [])
     settings = client_settings()
 
-    async def run(letters: DeadLetters) -> Redriven:
+    async def run(letters: "DeadLetters") -> Redriven:
         said = [0.0]
 
         def progress(so_far: Redriven) -> None:
@@ -187,7 +196,7 @@ def _sentences(looked_at: int, accepted: int, published: int, exhausted: int, *,
     return lines
 
 
-async def _one(letters: DeadLetters, wanted: str) -> LetterView:
+async def _one(letters: "DeadLetters", wanted: str) -> "LetterView":
     from headrace.store.catalog.dead_letters import LetterFilters
 
     digits = wanted.lower().replace("-", "")
@@ -217,6 +226,8 @@ def _headers(headers: bytes) -> dict[str, str]:
 
 
 def _time(time_us: int | None) -> str | None:
+    from headrace.schemas.headers import rfc3339
+
     return None if time_us is None else rfc3339(time_us)
 
 
@@ -230,11 +241,15 @@ def _write(path: Path, value: bytes) -> None:
     say(f"{len(value)} bytes written to {path}")
 
 
-def _query(look: Callable[[DeadLetters], Awaitable[None]]) -> None:
+def _query(look: "Callable[[DeadLetters], Awaitable[None]]") -> None:
     _query_for(look, client_settings())
 
 
-def _query_for(look: Callable[[DeadLetters], Awaitable[T]], settings: Settings) -> T:
+def _query_for(look: "Callable[[DeadLetters], Awaitable[T]]", settings: "Settings") -> T:
+    import asyncio
+
+    from headrace.store.catalog.dead_letters import DeadLetters
+
     async def main() -> T:
         async with DeadLetters.open(settings.postgres_dsn.get_secret_value()) as letters:
             return await look(letters)

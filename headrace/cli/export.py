@@ -1,6 +1,5 @@
 """`headrace export`: what was ingested, as a training job reads it."""
 
-import asyncio
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, say
 from headrace.cli.selection import (
     CapturedBefore,
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
+@needs("service")
 def export(  # noqa: PLR0913 - each is an option
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
     target: Annotated[str, typer.Argument(help="A directory, or a prefix of a store: s3://bucket/prefix.")],
@@ -60,6 +61,8 @@ def export(  # noqa: PLR0913 - each is an option
     as_json: Json = False,
 ) -> None:
     """Write records and their bytes as shards with a manifest; repeated, it goes on where it stopped."""
+    import asyncio
+
     from headrace.batch.export import ExportRequest, bounds_of
     from headrace.batch.export import export as write
     from headrace.store.catalog.exports import ExportSelection

@@ -1,15 +1,14 @@
 """`headrace fsck`: store, catalog and topics compared, and mended where that can be done."""
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.store.blobs.blob_store import Blobs
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(fsck)
 
 
+@needs("service")
 def fsck(
     *,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and say what cannot.")] = False,
@@ -30,7 +30,10 @@ def fsck(
     as_json: Json = False,
 ) -> None:
     """Find what does not agree between store, catalog and topics; exit 1 if anything is, or stays, wrong."""
+    import asyncio
+
     from headrace.batch.fsck import Finding, FsckOptions, FsckReport, open_and_check
+    from headrace.store.blobs.blob_store import Blobs
 
     if force and not repair:
         raise HeadraceError(

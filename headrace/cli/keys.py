@@ -1,26 +1,25 @@
 """`headrace keys`: who may come in at the gateway."""
 
-import asyncio
-import getpass
-import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from headrace.cli.output import print_json, print_table, say
+from headrace.cli.extras import needs
+from headrace.cli.output import SummaryGroup, print_json, print_table, say
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.gateway.auth import api_keys as making
 from headrace.gateway.auth.principal import Role, check_source
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.store.postgres import opened_pool
-from headrace.store.requests.access import Access, AuditRow
+
+if TYPE_CHECKING:
+    from headrace.gateway.auth.api_keys import NewKey
+    from headrace.store.requests.access import Access
 
 T = TypeVar("T")
 _SHOWN_ONCE = "It is shown this once; only its hash is kept."
 
-app = typer.Typer(help="Keys for the gateway: add, ls, rotate, revoke.", no_args_is_help=True)
+app = typer.Typer(cls=SummaryGroup, help="Keys for the gateway: add, ls, rotate, revoke.", no_args_is_help=True)
 
 
 def register(parent: typer.Typer) -> None:
@@ -29,6 +28,7 @@ def register(parent: typer.Typer) -> None:
 
 
 @app.command()
+@needs("service")
 def add(
     name: Annotated[str, typer.Argument(help="What it is for, for people.")],
     *,
@@ -40,15 +40,18 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown once."""
+    from headrace.gateway.auth.api_keys import add as make
+
     try:
         sources = [check_source(one) for one in source]
     except ValueError as error:
         raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
-    new = _with_access(lambda access: making.add(access, name, role, sources, days), "keys add", None)
+    new = _with_access(lambda access: make(access, name, role, sources, days), "keys add", None)
     _show(new, as_json)
 
 
 @app.command("ls")
+@needs("service")
 def list_(*, as_json: Json = False) -> None:
     """List the keys, never their secrets."""
     found = _with_access(lambda access: access.list_keys(), None, None)
@@ -70,6 +73,7 @@ def list_(*, as_json: Json = False) -> None:
 
 
 @app.command()
+@needs("service")
 def rotate(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")],
     *,
@@ -77,13 +81,16 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Give a key another secret; it is shown once."""
-    new = _with_access(lambda access: making.rotate(access, key_id, overlap_hours), "keys rotate", key_id)
+    from headrace.gateway.auth.api_keys import rotate as give_another_secret
+
+    new = _with_access(lambda access: give_another_secret(access, key_id, overlap_hours), "keys rotate", key_id)
     if new is None:
         raise _unknown(key_id)
     _show(new, as_json)
 
 
 @app.command()
+@needs("service")
 def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")]) -> None:
     """End a key, and the tokens that were traded for it, at once."""
     if not _with_access(lambda access: access.revoke_key(key_id), "keys revoke", key_id):
@@ -91,7 +98,7 @@ def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls
     say(f"the key {key_id} is no longer good")
 
 
-def _show(new: making.NewKey, as_json: bool) -> None:  # noqa: FBT001
+def _show(new: "NewKey", as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         print_json({"key_id": new.key_id, "key": new.text})
     else:
@@ -111,17 +118,26 @@ def _unknown(key_id: str) -> HeadraceError:
     )
 
 
-def _with_access(work: Callable[[Access], Awaitable[T]], action: str | None, key_id: str | None) -> T:
+def _with_access(work: "Callable[[Access], Awaitable[T]]", action: str | None, key_id: str | None) -> T:
+    import asyncio
+
     return asyncio.run(_run(work, action, key_id))
 
 
-async def _run(work: Callable[[Access], Awaitable[T]], action: str | None, key_id: str | None) -> T:
+async def _run(work: "Callable[[Access], Awaitable[T]]", action: str | None, key_id: str | None) -> T:
+    import getpass
+    import time
+
+    from headrace.gateway.auth.api_keys import NewKey
+    from headrace.store.postgres import opened_pool
+    from headrace.store.requests.access import Access, AuditRow
+
     dsn = client_settings().postgres_dsn.get_secret_value()
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys") as pool:
         access = Access(pool, dsn)
         done = await work(access)
         if action is not None:
-            found = done.key_id if isinstance(done, making.NewKey) else key_id
+            found = done.key_id if isinstance(done, NewKey) else key_id
             who = f"user:{getpass.getuser()}"
             await access.audit([AuditRow(time.time(), who, None, f"{action} {found}", None, None)])
         return done

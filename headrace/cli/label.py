@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, print_table, say
 from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
 from headrace.cli.stack import Json
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(label)
 
 
+@needs("service")
 def label(
     *,
     module: Annotated[

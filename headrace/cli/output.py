@@ -7,33 +7,72 @@ control character, and nothing is taken for markup.
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typer.core import TyperGroup
 
-from headrace.schemas.validate import UNSHOWABLE
+if TYPE_CHECKING:
+    from rich.console import Console
 
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
-data = Console(highlight=False, soft_wrap=True)
 
-_UNPRINTABLE = re.compile(f"{UNSHOWABLE.pattern}|[\ud800-\udfff]")
+class SummaryGroup(TyperGroup):
+    """List each command with its whole summary; Typer cuts it off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, " ".join((command.help or "").partition("\n\n")[0].split()))
+                    for name, command in commands
+                    if command is not None and not command.hidden
+                ]
+            )
+
+
+@cache
+def stderr_console() -> "Console":
+    """Return the console for progress and messages."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@cache
+def stdout_console() -> "Console":
+    """Return the console for data."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@cache
+def _unprintable() -> re.Pattern[str]:
+    from headrace.schemas.validate import UNSHOWABLE
+
+    return re.compile(f"{UNSHOWABLE.pattern}|[\ud800-\udfff]")
 
 
 def shown(text: str) -> str:
     r"""Return text with what would steer a terminal escaped, as Python writes it: `\x1b`, `\n`, `\u202e`."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _unprintable().sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def say(line: str) -> None:
     """Print progress to standard error; only line breaks go through as they are."""
-    talk.print(Text("\n".join(map(shown, line.split("\n")))))
+    from rich.text import Text
+
+    stderr_console().print(Text("\n".join(map(shown, line.split("\n")))))
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as the last line on standard output."""
+    import orjson
+
+    from headrace.schemas.validate import UNSHOWABLE
+
     text = orjson.dumps(value, default=str).decode()
     # JSON's own escapes say the same, and are safe to look at; orjson uses them only below U+0020.
     sys.stdout.write(UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
@@ -42,9 +81,14 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows below their headings; understandable without colour, whole when piped."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=False)
     for row in rows:
         table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
-    (data if data.is_terminal else Console(width=200, highlight=False)).print(table)
+    console = stdout_console()
+    (console if console.is_terminal else Console(width=200, highlight=False)).print(table)

@@ -1,23 +1,21 @@
 """`headrace import-platform`: sequences of the wildfire platform, to its annotation API and into this service."""
 
-import asyncio
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from headrace.cli.output import data, print_json, say, talk
+from headrace.cli.extras import needs
+from headrace.cli.output import print_json, say, stderr_console, stdout_console
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
-from headrace.runtime.addresses import networks_of
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.logs import configure_logs
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from headrace.batch.platform import Between, Import, ImportOptions, PublishFrame
     from headrace.runtime.settings import Settings
 
@@ -61,6 +59,7 @@ def register(app: typer.Typer) -> None:
     app.command()(import_platform)
 
 
+@needs("service")
 def import_platform(  # noqa: PLR0913 - each is an option of the command
     *,
     date_from: Day,
@@ -96,6 +95,7 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Import the sequences of some days; exit 1 if any is not complete. May be repeated, and resumes."""
     from headrace.batch.platform import Between, ImportOptions, Method, Rule, load_credentials, source_api
+    from headrace.runtime.addresses import networks_of
 
     first, last = date_from.date(), date_end.date() if date_end else _today()
     if last < first:
@@ -142,9 +142,14 @@ def _today() -> date:
 
 
 def _run(settings: "Settings", between: "Between", options: "ImportOptions", loglevel: LogLevel) -> "Import":
+    import asyncio
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     from headrace.batch.platform import opened
     from headrace.platform_frames import publishing
     from headrace.producers import Publisher
+    from headrace.runtime.logs import configure_logs
 
     async def run(bars: "_Bars", publish: "PublishFrame | None") -> "Import":
         async with opened(between, options, bars, publish=publish, state_folder=settings.state_dir) as one:
@@ -152,7 +157,8 @@ def _run(settings: "Settings", between: "Between", options: "ImportOptions", log
             return one
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
+    console = stderr_console()
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with ExitStack() as stack:
         bars = _Bars(stack.enter_context(progress))
         # Only now: what is logged goes through the bars' own way to the terminal, above them and not into them.
@@ -172,7 +178,7 @@ def _run(settings: "Settings", between: "Between", options: "ImportOptions", log
 class _Bars:
     """A bar for each thing that is counted; only on a terminal."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: "Progress") -> None:
         self._progress = progress
         self._total: dict[str, int] = {}
         self._tasks: dict[str, TaskID] = {}
@@ -205,7 +211,9 @@ def _report(done: "Import", options: "ImportOptions", *, as_json: bool) -> None:
     if options.dry_run:
         say("nothing was written: this was a dry run, and imported is what would have been")
     if not as_json:
-        data.print(Text(statistics.sentences()))
+        from rich.text import Text
+
+        stdout_console().print(Text(statistics.sentences()))
         return
     say(statistics.sentences())
     print_json(

@@ -1,16 +1,18 @@
 """The service's processes, one command each; for a real deployment a supervisor starts them."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.logs import configure_logs
-from headrace.runtime.process import run
-from headrace.runtime.settings import Settings, load_settings
-from headrace.schemas.events import Kind
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from headrace.runtime.settings import Settings
+    from headrace.schemas.events import Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -23,15 +25,19 @@ def register(app: typer.Typer) -> None:
     app.command()(capture)
 
 
+@needs("service")
 def init() -> None:
     """Create topics, tables and bucket, or bring them up to date; may be repeated."""
     from headrace.initialize import initialize
+    from headrace.runtime.logs import configure_logs
+    from headrace.runtime.settings import load_settings
 
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, "init")
     initialize(settings)
 
 
+@needs("service")
 def worker(
     kinds: Annotated[str, typer.Option(help="cids,ldos or frames,clips, or one of them.")] = "cids,ldos",
 ) -> None:
@@ -43,6 +49,7 @@ def worker(
     serve("worker", lambda settings, stop: work(settings, chosen, stop))
 
 
+@needs("service")
 def relay() -> None:
     """Announce what was ingested; a second one stands by."""
     from headrace.streams.relay.app import relay as announce
@@ -50,6 +57,7 @@ def relay() -> None:
     serve("relay", announce)
 
 
+@needs("camera", "service")
 def consumer(name: Annotated[str, typer.Argument(help="preprocessing or perception.")]) -> None:
     """Run one of the consumers that ship with Headrace."""
     from headrace.streams.consumers.app import CONSUMERS
@@ -64,16 +72,21 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
     serve(name, CONSUMERS[name])
 
 
+@needs("gateway")
 def gateway() -> None:
     """Serve HTTP and WebSocket in front of the service; reads HOST, PORT and REDIS_URL too."""
     from headrace.gateway.app import serve as answer
     from headrace.gateway.legacy_env import overrides
+    from headrace.runtime.logs import configure_logs
+    from headrace.runtime.process import run
+    from headrace.runtime.settings import load_settings
 
     settings = load_settings(**overrides())
     configure_logs(settings.log_format, settings.log_level, "gateway")
     raise typer.Exit(run(lambda stop: answer(settings, stop)))
 
 
+@needs("camera", "gateway")
 def capture() -> None:
     """Capture the cameras that callers of the gateway ask for; several may run."""
     from headrace.gateway.capture.worker import work
@@ -81,19 +94,25 @@ def capture() -> None:
     serve("capture", work)
 
 
-def serve(name: str, main: Callable[[Settings, asyncio.Event], Awaitable[int]]) -> None:
+def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]") -> None:
     """Run one process until it is stopped, and end with its exit code."""
+    from headrace.runtime.logs import configure_logs
+    from headrace.runtime.process import run
+    from headrace.runtime.settings import load_settings
+
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, name)
     raise typer.Exit(run(lambda stop: main(settings, stop)))
 
 
-def parse_kinds(text: str) -> frozenset[Kind]:
+def parse_kinds(text: str) -> "frozenset[Kind]":
     """Return kinds from a comma-separated list, in singular or plural.
 
     Raises:
         HeadraceError: one of them is no kind.
     """
+    from headrace.schemas.events import Kind
+
     names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
     unknown = [name for name in names if name not in set(Kind)]
     if unknown or not names:

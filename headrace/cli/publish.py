@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headrace.cli.output import print_json, say, talk
+from headrace.cli.extras import needs
+from headrace.cli.output import SummaryGroup, print_json, say, stderr_console
 from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.settings import Settings
 from headrace.schemas.limits import LDO_BODY_BYTES_MAX
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.validate import check_name
 
 if TYPE_CHECKING:
     from headrace.producers import Camera, Publisher, SpooledPublisher
     from headrace.producers.delivery import EventPublisher
     from headrace.producers.delivery_stats import DeliveryStats
+    from headrace.runtime.settings import Settings
 
 START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
 LINE_BYTES_MAX = 2 * LDO_BODY_BYTES_MAX
 
 
 def _named(option: typer.CallbackParam, value: str) -> str:
+    from headrace.schemas.validate import check_name
+
     try:
         check_name(value, option.name or "")
     except RejectedError as error:
@@ -45,7 +46,9 @@ SpoolDir = Annotated[
     typer.Option("--spool", file_okay=False, help="Keep events in this folder until Kafka has them; it may be away."),
 ]
 
-publish_app = typer.Typer(help="Publish frames, clips, codes and labelled data objects.", no_args_is_help=True)
+publish_app = typer.Typer(
+    cls=SummaryGroup, help="Publish frames, clips, codes and labelled data objects.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +57,7 @@ def register(app: typer.Typer) -> None:
 
 
 @publish_app.command()
+@needs("camera")
 def frame(  # noqa: PLR0913 - each is an option of the command
     paths: Annotated[
         list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, videos.", show_default=False)
@@ -182,6 +186,8 @@ def _publishing(
     spool: Path | None, *, as_json: bool
 ) -> "Iterator[tuple[EventPublisher, DeliveryStats, Callable[[], None]]]":
     """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
     from headrace.producers.delivery_stats import DeliveryStats
 
     settings = client_settings()
@@ -192,9 +198,10 @@ def _publishing(
         DownloadColumn(),
         TimeElapsedColumn(),
     )
+    console = stderr_console()
     with (
         _publisher(settings, spool) as publisher,
-        Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("", total=None, acknowledged=0)
 
@@ -206,7 +213,7 @@ def _publishing(
     _sum_up(tally, as_json=as_json)
 
 
-def _publisher(settings: Settings, spool: Path | None) -> "Publisher | SpooledPublisher":
+def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | SpooledPublisher":
     from headrace.producers import Publisher, SpooledPublisher
 
     if spool is not None:

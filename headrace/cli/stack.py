@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.extras import needs
 from headrace.cli.output import print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.settings import load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
+@needs("native")
 def up(
     *,
     store: Annotated[
@@ -44,6 +45,7 @@ def up(
     """
     from headrace.native import StackOptions
     from headrace.native import up as start
+    from headrace.runtime.settings import load_settings
     from headrace.store_choice import choose
 
     if brokers not in {1, 3}:
@@ -61,16 +63,20 @@ def up(
         say("next: `headrace publish --help`, `headrace status`, `headrace ls`; stop it with `headrace down`")
 
 
+@needs("native")
 def down(*, purge: Annotated[bool, typer.Option("--purge", help="Remove the stack's data as well.")] = False) -> None:
     """Stop everything that runs in the state directory, also what a killed launcher left."""
     from headrace.native import down as stop
+    from headrace.runtime.settings import load_settings
 
     stop(load_settings().state_dir, purge=purge, progress=say)
 
 
+@needs("native")
 def status(*, as_json: Json = False) -> None:
     """Show the processes of the stack; exit 1 if one is not ready, 3 if the stack does not run."""
     from headrace.native import status as look
+    from headrace.runtime.settings import load_settings
 
     seen = look(load_settings().state_dir)
     if as_json:
@@ -92,6 +98,7 @@ def status(*, as_json: Json = False) -> None:
         raise typer.Exit(Exit.FAILED)
 
 
+@needs("native")
 def kafka(
     context: typer.Context,
     tool: Annotated[str, typer.Argument(help="console-consumer, consumer-groups, topics, configs, …")],
@@ -99,6 +106,7 @@ def kafka(
     """Run one of Kafka's own console tools against the stack; everything after its name is the tool's."""
     from headrace.native import status as look
     from headrace.native.tools import run_tool
+    from headrace.runtime.settings import load_settings
 
     seen = look(load_settings().state_dir)
     if seen.info is None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.output import print_json, say, talk
+from headrace.cli.extras import needs
+from headrace.cli.output import print_json, say, stderr_console
 from headrace.cli.stack import Json
 from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("ingest-urls")(ingest_urls)
 
 
+@needs("service")
 def ingest_urls(
     file: Annotated[Path, typer.Argument(help="URLs, one a line, or JSON lines with url; '-': standard input.")],
     *,
@@ -58,7 +60,7 @@ def ingest_urls(
             source=source,
             workers=workers,
             state=state,
-            progress=talk.is_terminal,
+            progress=stderr_console().is_terminal,
         ):
             tally.add(outcome)
             print_json(outcome.as_dict())
