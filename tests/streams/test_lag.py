@@ -43,7 +43,7 @@ class Broker:
 
 @pytest.fixture(autouse=True)
 def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.lag.Consumer", Broker)
+    monkeypatch.setattr("headrace.streams.worker.lag.Consumer", Broker)
 
 
 def watched(assigned: Any) -> Iterable[Partition]:
@@ -82,7 +82,7 @@ class Client:
 
 def test_a_consumer_that_stands_by_is_not_late_with_what_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
-    monkeypatch.setattr("streams.consumers.intake.Consumer", lambda _config: client)
+    monkeypatch.setattr("headrace.streams.consumers.group_consumer.Consumer", lambda _config: client)
     intake = GroupConsumer(SETTINGS, "group", [TOPIC], given_up=lambda _places: None)
     intake._open()
 
