@@ -37,27 +37,27 @@ def websocket(gateway: Gateway, path: str, key: str | None, *, slow: bool = Fals
 def watch(
     gateway: Gateway, key: str, last: str | None = None, *, slow: bool = False, **wanted: Any
 ) -> ClientConnection:
-    asked = {**wanted, **({} if last is None else {"last_event_id": last})}
-    return websocket(gateway, f"/ws/events?{urlencode(asked, doseq=True)}", key, slow=slow)
+    parameters = {**wanted, **({} if last is None else {"last_event_id": last})}
+    return websocket(gateway, f"/ws/events?{urlencode(parameters, doseq=True)}", key, slow=slow)
 
 
-def said(socket_: ClientConnection) -> dict[str, Any]:
+def receive(socket_: ClientConnection) -> dict[str, Any]:
     """The next message."""
-    found: dict[str, Any] = json.loads(socket_.recv(timeout=ANSWER_S_MAX))
-    return found
+    message: dict[str, Any] = json.loads(socket_.recv(timeout=ANSWER_S_MAX))
+    return message
 
 
 def events(socket_: ClientConnection, count: int, name: str = "ingested") -> list[dict[str, Any]]:
     """So many events of that name; others are passed over."""
-    found: list[dict[str, Any]] = []
-    while len(found) < count:
-        one = said(socket_)
-        if one["type"] == name:
-            found.append(one)
-    return found
+    received: list[dict[str, Any]] = []
+    while len(received) < count:
+        event = receive(socket_)
+        if event["type"] == name:
+            received.append(event)
+    return received
 
 
-def closed(socket_: ClientConnection) -> tuple[int, str]:
+def close_frame(socket_: ClientConnection) -> tuple[int, str]:
     """The code and reason that it is closed with, whatever comes before."""
     try:
         while True:
@@ -67,7 +67,7 @@ def closed(socket_: ClientConnection) -> tuple[int, str]:
 
 
 @contextmanager
-def streamed(gateway: Gateway, key: str, **options: Any) -> Iterator[Iterator[dict[str, str]]]:
+def event_stream(gateway: Gateway, key: str, **options: Any) -> Iterator[Iterator[dict[str, str]]]:
     """Server-sent events, each as its fields; the first has come when the block begins."""
     headers = {"X-API-Key": key, **options.pop("headers", {})}
     with (
@@ -76,14 +76,14 @@ def streamed(gateway: Gateway, key: str, **options: Any) -> Iterator[Iterator[di
     ):
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
-        found = _fields(answer.iter_lines())
-        assert "id" in next(found)
-        yield found
+        received = _fields(answer.iter_lines())
+        assert "id" in next(received)
+        yield received
 
 
-def named(found: Iterator[dict[str, str]], name: str) -> dict[str, str]:
+def next_named(received: Iterator[dict[str, str]], name: str) -> dict[str, str]:
     """The next server-sent event of that name."""
-    return next(one for one in found if one.get("event") == name)
+    return next(event for event in received if event.get("event") == name)
 
 
 def publish_scans(settings: Settings, source_id: str, codes: list[str], site: str = "live") -> None:
@@ -96,11 +96,11 @@ def publish_scans(settings: Settings, source_id: str, codes: list[str], site: st
 
 
 def _fields(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    one: dict[str, str] = {}
+    event: dict[str, str] = {}
     for line in lines:
         if line:
             name, _, value = line.partition(": ")
-            one[name] = value
-        elif one:
-            yield one
-            one = {}
+            event[name] = value
+        elif event:
+            yield event
+            event = {}

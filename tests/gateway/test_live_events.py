@@ -10,13 +10,22 @@ from confluent_kafka.admin import AdminClient
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from headrace.gateway.live.resume_token import TOPICS, ResumeToken, parse_position
+from headrace.gateway.live.resume_token import TOPICS, ResumeToken, parse_resume_token
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from tests.conftest import until
 from tests.gateway.conftest import StartGateway
 from tests.gateway.gateway_world import Gateway, name, picture
-from tests.gateway.live_world import closed, events, named, publish_scans, said, streamed, watch, websocket
+from tests.gateway.live_world import (
+    close_frame,
+    event_stream,
+    events,
+    next_named,
+    publish_scans,
+    receive,
+    watch,
+    websocket,
+)
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -30,17 +39,17 @@ def _upload(gateway: Gateway, key: str, source_id: str, site: str = "live") -> d
         timeout=90,
     )
     assert answer.status_code == 200, answer.text
-    found: dict[str, object] = answer.json()
-    return found
+    file: dict[str, object] = answer.json()
+    return file
 
 
-def test_both_carry_what_is_ingested_and_how_requests_stand(gateway: Gateway) -> None:
+def test_both_transports_carry_announcements_and_state_changes(gateway: Gateway) -> None:
     key, source_id = gateway.key(), name("camera")
     with (
         watch(gateway, key, source_id=source_id) as socket_,
-        streamed(gateway, key, params={"source_id": source_id}) as stream,
+        event_stream(gateway, key, params={"source_id": source_id}) as stream,
     ):
-        assert said(socket_)["type"] == "hello"
+        assert receive(socket_)["type"] == "hello"
         file = _upload(gateway, key, source_id)
         [event] = events(socket_, 1)
         assert {name_: event["data"][name_] for name_ in ("record_id", "digest", "kind", "site", "source_id")} == {
@@ -52,87 +61,90 @@ def test_both_carry_what_is_ingested_and_how_requests_stand(gateway: Gateway) ->
         }
         assert event["data"]["size_bytes"] == file["size_bytes"]
         assert event["data"]["ingested_at"].endswith("Z")
-        assert json.loads(named(stream, "ingested")["data"]) == event["data"]
+        assert json.loads(next_named(stream, "ingested")["data"]) == event["data"]
     source_id = name("camera")  # another one: the request before may still be on its way to its end
     with (
         watch(gateway, key, source_id=source_id, kind="request") as socket_,
-        streamed(gateway, key, params={"source_id": source_id, "kind": "request"}) as stream,
+        event_stream(gateway, key, params={"source_id": source_id, "kind": "request"}) as stream,
     ):
-        said(socket_)
+        receive(socket_)
         file = _upload(gateway, key, source_id)
         [event] = events(socket_, 1, "request")
         assert (event["data"]["request_id"], event["data"]["state"]) == (file["request_id"], "uploading")
-        assert json.loads(named(stream, "request")["data"]) == event["data"]
+        assert json.loads(next_named(stream, "request")["data"]) == event["data"]
 
 
-def test_a_stream_carries_what_its_caller_reaches_and_wants(gateway: Gateway, service_settings: Settings) -> None:
+def test_a_stream_is_limited_to_its_scope_and_filter(gateway: Gateway, service_settings: Settings) -> None:
     mine, others = name("mine"), name("others")
     key = gateway.key("device", [f"live/{mine}"])
     with watch(gateway, key, kind=["cid", "ldo"]) as socket_:
-        said(socket_)
+        receive(socket_)
         publish_scans(service_settings, others, ["theirs"])
         _upload(gateway, gateway.key(), mine)
         publish_scans(service_settings, mine, ["ours", "the last"])
-        found = events(socket_, 2)
-    assert [(one["data"]["source_id"], one["data"]["code"]) for one in found] == [(mine, "ours"), (mine, "the last")]
+        received = events(socket_, 2)
+    assert [(event["data"]["source_id"], event["data"]["code"]) for event in received] == [
+        (mine, "ours"),
+        (mine, "the last"),
+    ]
     with pytest.raises(InvalidStatus) as refused:
         watch(gateway, key, site="live", source_id=others)
     assert refused.value.response.status_code == 403
 
 
-def test_a_stream_goes_on_at_another_gateway(
+def test_a_stream_resumes_at_another_gateway(
     gateway: Gateway, start_gateway: StartGateway, service_settings: Settings
 ) -> None:
     key, source_id = gateway.key(), name("scanner")
-    with streamed(gateway, key, params={"source_id": source_id}) as stream:
+    with event_stream(gateway, key, params={"source_id": source_id}) as stream:
         publish_scans(service_settings, source_id, [f"{number}" for number in range(20)])
-        before = [named(stream, "ingested") for _ in range(10)]
+        before = [next_named(stream, "ingested") for _ in range(10)]
     with start_gateway() as other:
-        with streamed(
+        with event_stream(
             other, key, params={"source_id": source_id}, headers={"Last-Event-ID": before[-1]["id"]}
         ) as stream:
             publish_scans(service_settings, source_id, ["20"])
-            after = [named(stream, "ingested") for _ in range(11)]
-        assert [json.loads(one["data"])["code"] for one in before + after] == [f"{number}" for number in range(21)]
+            after = [next_named(stream, "ingested") for _ in range(11)]
+        assert [json.loads(event["data"])["code"] for event in before + after] == [f"{number}" for number in range(21)]
         with watch(other, key, last=before[4]["id"], source_id=source_id) as socket_:
-            again = [one["data"]["code"] for one in events(socket_, 16)]
+            again = [event["data"]["code"] for event in events(socket_, 16)]
         assert again == [f"{number}" for number in range(5, 21)]
 
 
-def test_nothing_is_lost_or_repeated_while_much_is_published(
+def test_events_are_delivered_exactly_once_during_a_backfill(
     gateway: Gateway, start_gateway: StartGateway, service_settings: Settings
 ) -> None:
     """A gateway that has just started holds the last few hundred; the rest comes from Kafka while more is added."""
     key, source_id, first, all_of_them = gateway.key(), name("scanner"), 3000, 4500
     with watch(gateway, key, source_id=source_id) as socket_:
-        begin = said(socket_)["id"]
+        begin = receive(socket_)["id"]
         publish_scans(service_settings, source_id, [f"{number}" for number in range(first)])
-        assert [one["data"]["code"] for one in events(socket_, first)] == [f"{number}" for number in range(first)]
+        assert [event["data"]["code"] for event in events(socket_, first)] == [f"{number}" for number in range(first)]
     with start_gateway() as fresh:
         more = [f"{number}" for number in range(first, all_of_them)]
         publishing = threading.Thread(target=publish_scans, args=(service_settings, source_id, more))
         publishing.start()
         with watch(fresh, key, last=begin, source_id=source_id) as socket_:
-            found = [one["data"]["code"] for one in events(socket_, all_of_them)]
+            received = [event["data"]["code"] for event in events(socket_, all_of_them)]
         publishing.join()
-    assert found == [f"{number}" for number in range(all_of_them)]
+    assert received == [f"{number}" for number in range(all_of_them)]
 
 
-def test_what_kafka_has_no_more_is_named(start_gateway: StartGateway, service_settings: Settings) -> None:
+def test_deleted_events_are_reported_as_a_gap(start_gateway: StartGateway, service_settings: Settings) -> None:
     source_id = name("scanner")
     with start_gateway() as gateway:
         key = gateway.key()
         with watch(gateway, key, source_id=source_id) as socket_:
-            begin = said(socket_)["id"]
+            begin = receive(socket_)["id"]
             publish_scans(service_settings, source_id, ["1", "2", "3"])
-            ids = [one["id"] for one in events(socket_, 3)]
+            ids = [event["id"] for event in events(socket_, 3)]
     [place] = [
         (TOPICS[0], number)
         for number in range(4)
-        if parse_position(begin)[TOPICS[0], number] < parse_position(ids[0])[TOPICS[0], number]
-        and parse_position(ids[1])[TOPICS[0], number] > parse_position(ids[0])[TOPICS[0], number]
+        if parse_resume_token(begin)[TOPICS[0], number] < parse_resume_token(ids[0])[TOPICS[0], number]
+        and parse_resume_token(ids[1])[TOPICS[0], number] > parse_resume_token(ids[0])[TOPICS[0], number]
     ]
-    end = parse_position(ids[1])[place]
+    end = parse_resume_token(ids[1])[place]
     admin = AdminClient(client_config(service_settings))
     [deleted] = admin.delete_records([TopicPartition(*place, end)]).values()
     deleted.result(30)
@@ -145,20 +157,20 @@ def test_what_kafka_has_no_more_is_named(start_gateway: StartGateway, service_se
     assert left["data"]["code"] == "3"
 
 
-def test_an_id_of_another_kafka_begins_now_and_says_so(gateway: Gateway) -> None:
+def test_a_token_of_another_kafka_starts_now_and_reports_a_gap(gateway: Gateway) -> None:
     key, source_id = gateway.key(), name("camera")
-    ahead = ResumeToken({(topic, partition): 10**9 for topic in TOPICS for partition in range(4)}).text()
+    ahead = ResumeToken({(topic, partition): 10**9 for topic in TOPICS for partition in range(4)}).encode()
     with watch(gateway, key, last=ahead, source_id=source_id, kind="frame") as socket_:
         assert len(events(socket_, 1, "gap")[0]["data"]["missing"]) == 16
         file = _upload(gateway, key, source_id)
         assert events(socket_, 1)[0]["data"]["record_id"] == file["id"]
 
 
-def test_who_reads_too_slowly_is_ended_and_can_go_on(gateway: Gateway, service_settings: Settings) -> None:
+def test_a_slow_client_is_closed_and_can_resume(gateway: Gateway, service_settings: Settings) -> None:
     key, source_id, count = gateway.key(), name("scanner"), 7000
     filling = "x" * 3500  # so that the ring is full of these events before they are all there
     with watch(gateway, key, source_id=source_id) as quick, watch(gateway, key, slow=True, source_id=source_id) as slow:
-        begin = said(slow)["id"]
+        begin = receive(slow)["id"]
         codes = [f"{number} {filling}" for number in range(count)]
         publishing = threading.Thread(target=publish_scans, args=(service_settings, source_id, codes))
         publishing.start()
@@ -169,7 +181,7 @@ def test_who_reads_too_slowly_is_ended_and_can_go_on(gateway: Gateway, service_s
     assert code in {1013, 1011, 1006}
     assert 0 < read < count
     with watch(gateway, key, last=last, source_id=source_id) as socket_:
-        rest = [int(one["data"]["code"].split()[0]) for one in events(socket_, count - read)]
+        rest = [int(event["data"]["code"].split()[0]) for event in events(socket_, count - read)]
     assert rest == list(range(read, count))
 
 
@@ -177,19 +189,19 @@ def _read_to_the_end(socket_: ClientConnection, begin: str) -> tuple[str, int, i
     last, read = begin, 0
     try:
         while True:
-            one = said(socket_)
-            last, read = one["id"], read + (one["type"] == "ingested")
+            event = receive(socket_)
+            last, read = event["id"], read + (event["type"] == "ingested")
     except ConnectionClosed as error:
         return last, read, 1006 if error.rcvd is None else error.rcvd.code
 
 
-def test_a_key_that_is_revoked_ends_its_streams(gateway: Gateway) -> None:
+def test_a_revoked_key_closes_its_streams(gateway: Gateway) -> None:
     key = gateway.key()
-    with watch(gateway, key) as socket_, streamed(gateway, key) as stream:
-        said(socket_)
+    with watch(gateway, key) as socket_, event_stream(gateway, key) as stream:
+        receive(socket_)
         assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1]))
-        assert closed(socket_)[0] == 1008
-        assert json.loads(named(stream, "end")["data"])["code"] == 1008
+        assert close_frame(socket_)[0] == 1008
+        assert json.loads(next_named(stream, "end")["data"])["code"] == 1008
         assert next(stream, None) is None
 
 
@@ -205,74 +217,74 @@ def _get_no_feed(gateway: Gateway, key: str, status: int) -> None:
     assert refused.value.response.status_code == status
 
 
-def test_there_are_so_many_streams_at_most(start_gateway: StartGateway) -> None:
+def test_the_number_of_streams_is_limited(start_gateway: StartGateway) -> None:
     with start_gateway(gateway_streams_max=1) as gateway:
         key = gateway.key()
         with watch(gateway, key) as socket_:
-            said(socket_)
+            receive(socket_)
             metrics = httpx.get(f"{gateway.url}/metrics", timeout=30).text
             assert 'headrace_gateway_streams{kind="events"} 1.0' in metrics
             _get_no_stream(gateway, key, 503, "unavailable")
             _get_no_feed(gateway, key, 503)
         none = 'headrace_gateway_streams{kind="events"} 0.0'
         until(lambda: none in httpx.get(f"{gateway.url}/metrics", timeout=30).text, 30, "the stream to be over")
-        with streamed(gateway, key):
+        with event_stream(gateway, key):
             pass
 
 
-def test_a_caller_has_so_many_streams_at_most_and_feeds_have_a_limit_of_their_own(start_gateway: StartGateway) -> None:
+def test_streams_and_feeds_of_a_caller_have_separate_limits(start_gateway: StartGateway) -> None:
     with start_gateway(
         gateway_streams_per_caller_max=1, gateway_feeds_per_caller_max=1, gateway_feeds_max=1
     ) as gateway:
         key, other = gateway.key(), gateway.key()
         with watch(gateway, key) as socket_, websocket(gateway, "/ws/ingest", key) as feed:
-            said(socket_)
-            said(feed)
+            receive(socket_)
+            receive(feed)
             _get_no_feed(gateway, key, 429)
             _get_no_stream(gateway, key, 429, "too_many_requests")
             _get_no_feed(gateway, other, 503)
-            with streamed(gateway, other):
+            with event_stream(gateway, other):
                 pass
 
 
-def test_who_only_listens_may_say_little(gateway: Gateway) -> None:
+def test_a_large_message_on_the_event_stream_closes_it(gateway: Gateway) -> None:
     with watch(gateway, gateway.key()) as socket_:
-        said(socket_)
+        receive(socket_)
         socket_.send("a" * 2000)
-        assert closed(socket_)[0] == 1009
+        assert close_frame(socket_)[0] == 1009
 
 
-def test_a_gateway_stops_while_streams_are_open(start_gateway: StartGateway) -> None:
+def test_a_gateway_shuts_down_with_open_streams(start_gateway: StartGateway) -> None:
     with start_gateway() as gateway:
         key = gateway.key()
         with (
             watch(gateway, key) as socket_,
             websocket(gateway, "/ws/ingest", key) as feed,
-            streamed(gateway, key) as stream,
+            event_stream(gateway, key) as stream,
         ):
-            said(socket_)
-            said(feed)
+            receive(socket_)
+            receive(feed)
             assert gateway.process.stop(20) == 0
-            assert closed(socket_)[0] == 1012
-            assert closed(feed)[0] == 1012
-            assert json.loads(named(stream, "end")["data"])["code"] == 1012
+            assert close_frame(socket_)[0] == 1012
+            assert close_frame(feed)[0] == 1012
+            assert json.loads(next_named(stream, "end")["data"])["code"] == 1012
 
 
 @pytest.mark.parametrize("last", ["!", "AQ", "1-0", "A" * 2000])
-def test_an_id_that_nobody_gave_is_refused(gateway: Gateway, last: str) -> None:
+def test_an_invalid_last_event_id_is_refused(gateway: Gateway, last: str) -> None:
     key = gateway.key()
     with gateway.client() as client:
-        for asked in ({"params": {"last_event_id": last}}, {"headers": {"Last-Event-ID": last}}):
-            answer = client.get("/api/v1/events", **asked)
+        for options in ({"params": {"last_event_id": last}}, {"headers": {"Last-Event-ID": last}}):
+            answer = client.get("/api/v1/events", **options)
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
     with watch(gateway, key, last=last) as socket_:
-        code, reason = closed(socket_)
+        code, reason = close_frame(socket_)
     assert code == 1008
     assert "last event id" in reason
 
 
 @pytest.mark.parametrize("wanted", [{"kind": "everything"}, {"site": " "}, {"source_id": "a\nb"}, {"site": "x" * 300}])
-def test_what_no_stream_can_be_narrowed_to_is_refused(gateway: Gateway, wanted: dict[str, str]) -> None:
+def test_an_invalid_filter_is_refused(gateway: Gateway, wanted: dict[str, str]) -> None:
     with gateway.client() as client:
         assert client.get("/api/v1/events", params=wanted).status_code == 422
     with pytest.raises(InvalidStatus) as refused:
@@ -280,7 +292,7 @@ def test_what_no_stream_can_be_narrowed_to_is_refused(gateway: Gateway, wanted: 
     assert refused.value.response.status_code == 422
 
 
-def test_who_is_not_known_does_not_come_in(gateway: Gateway) -> None:
+def test_an_unauthenticated_connection_is_refused(gateway: Gateway) -> None:
     for path in ("/ws/events", "/ws/ingest"):
         with pytest.raises(InvalidStatus) as refused:
             websocket(gateway, path, None)
@@ -298,11 +310,11 @@ def test_who_is_not_known_does_not_come_in(gateway: Gateway) -> None:
         assert client.get("/api/v1/events").status_code == 401
 
 
-def test_a_browser_shows_its_key_among_the_subprotocols(gateway: Gateway) -> None:
+def test_a_browser_sends_its_key_as_a_subprotocol(gateway: Gateway) -> None:
     key = gateway.key()
     with websocket(gateway, "/ws/events", None, subprotocols=["headrace.v1", f"bearer.{key}"]) as socket_:
         assert socket_.subprotocol == "headrace.v1"
-        assert said(socket_)["type"] == "hello"
+        assert receive(socket_)["type"] == "hello"
         assert key not in str(socket_.response.headers)
     with pytest.raises(InvalidStatus) as refused:
         websocket(gateway, "/ws/events", None, subprotocols=["headrace.v1", "bearer.hr_0_0"])

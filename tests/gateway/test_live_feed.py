@@ -14,7 +14,7 @@ from headrace.schemas.limits import INLINE_BYTES_MAX
 from tests.conftest import until
 from tests.gateway.conftest import StartGateway
 from tests.gateway.gateway_world import Gateway, name, picture
-from tests.gateway.live_world import ANSWER_S_MAX, closed, events, said, watch, websocket
+from tests.gateway.live_world import ANSWER_S_MAX, close_frame, events, receive, watch, websocket
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -28,16 +28,16 @@ def _send(feed: ClientConnection, seq: int, body: bytes, camera: str, **changes:
 
 
 def _answers(feed: ClientConnection, count: int) -> dict[int, Mapping[str, Any]]:
-    return {one["seq"]: one for one in (said(feed) for _ in range(count))}
+    return {answer["seq"]: answer for answer in (receive(feed) for _ in range(count))}
 
 
 def test_five_hundred_frames_are_durable_and_announced_once(gateway: Gateway) -> None:
     key, source_id, count = gateway.key(), name("camera"), 500
     frames = [picture() for _ in range(count)]
     with watch(gateway, key, source_id=source_id) as socket_:
-        begin = said(socket_)["id"]
+        begin = receive(socket_)["id"]
     with websocket(gateway, "/ws/ingest", key) as feed:
-        hello = said(feed)
+        hello = receive(feed)
         assert hello == {"type": "hello", "window": 32, "frame_bytes_max": INLINE_BYTES_MAX}
         answers: dict[int, Mapping[str, Any]] = {}
         for seq, frame in enumerate(frames):
@@ -46,29 +46,29 @@ def test_five_hundred_frames_are_durable_and_announced_once(gateway: Gateway) ->
                 answers |= _answers(feed, 1)
         answers |= _answers(feed, count - len(answers))
         _send(feed, count, picture(), source_id)
-        last = said(feed)["record_id"]
+        last = receive(feed)["record_id"]
     with watch(gateway, key, last=begin, source_id=source_id) as socket_:
-        announced = [one["data"]["record_id"] for one in events(socket_, count + 1)]
+        announced = [event["data"]["record_id"] for event in events(socket_, count + 1)]
     assert announced.pop() == last  # so none of the others was announced again
-    assert {one["type"] for one in answers.values()} == {"ack"}
+    assert {answer["type"] for answer in answers.values()} == {"ack"}
     assert [answers[seq]["sha256"] for seq in range(count)] == [sha256(frame).hexdigest() for frame in frames]
-    assert sorted(announced) == sorted({one["record_id"] for one in answers.values()})
+    assert sorted(announced) == sorted({event["record_id"] for event in answers.values()})
     stored = gateway.rows("select count(*) from records where source_id = %s", source_id)
     assert stored == [(count + 1,)]
 
 
-def test_an_ldo_is_taken(gateway: Gateway) -> None:
+def test_an_ldo_is_acknowledged(gateway: Gateway) -> None:
     source_id = name("device")
     with websocket(gateway, "/ws/ingest", gateway.key("device", [f"live/{source_id}"])) as feed:
-        said(feed)
+        receive(feed)
         ldo = {"type": "ldo", "source_id": source_id, "site": "live", "captured_at": "2026-01-31T12:00:00Z", **LDO}
         feed.send(json.dumps({**ldo, "seq": 7}))
-        answer = said(feed)
+        answer = receive(feed)
         assert (answer["type"], answer["seq"]) == ("ack", 7)
         assert answer["status"] in {"ingested", "accepted"}
         # What the feed numbers is nothing that the LDO says: sent again it is the same record.
         feed.send(json.dumps({**ldo, "seq": 8}))
-        assert said(feed)["record_id"] == answer["record_id"]
+        assert receive(feed)["record_id"] == answer["record_id"]
     until(
         lambda: gateway.rows("select count(*) from records where source_id = %s and kind = 'ldo'", source_id)[0][0],
         ANSWER_S_MAX,
@@ -99,28 +99,28 @@ REFUSED: dict[str, tuple[dict[str, Any], bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_frame_is_refused_and_the_feed_goes_on(gateway: Gateway, case: str) -> None:
+def test_an_invalid_frame_is_refused_and_the_feed_continues(gateway: Gateway, case: str) -> None:
     changes, body, code = REFUSED[case]
     with websocket(gateway, "/ws/ingest", gateway.key("device", ["live/*"])) as feed:
-        said(feed)
+        receive(feed)
         _send(feed, 1, body, "camera", **changes)
-        answer = said(feed)
+        answer = receive(feed)
         assert (answer["type"], answer["seq"], answer["code"]) == ("refused", 1, code)
         _send(feed, 2, picture(), "camera")
-        assert said(feed)["type"] == "ack"
+        assert receive(feed)["type"] == "ack"
 
 
-def test_another_devices_source_is_refused_and_noted(gateway: Gateway) -> None:
+def test_a_foreign_source_is_refused_and_audited(gateway: Gateway) -> None:
     key = gateway.key("device", ["live/mine"])
     actor = f"key:{key.split('_')[1]}"
     with websocket(gateway, "/ws/ingest", key) as feed:
-        said(feed)
+        receive(feed)
         _send(feed, 1, picture(), "theirs")
         feed.send(json.dumps({"type": "ldo", "seq": 2, "source_id": "theirs", "site": "live", **LDO}))
         answers = _answers(feed, 2)
-        assert {one["code"] for one in answers.values()} == {"forbidden"}
+        assert {answer["code"] for answer in answers.values()} == {"forbidden"}
         _send(feed, 3, picture(), "mine")
-        assert said(feed)["type"] == "ack"
+        assert receive(feed)["type"] == "ack"
     until(
         lambda: gateway.rows("select count(*) from audit where actor = %s and code = 'forbidden'", actor) == [(2,)],
         ANSWER_S_MAX,
@@ -147,11 +147,11 @@ def test_another_devices_source_is_refused_and_noted(gateway: Gateway) -> None:
         ('{"type":"ldo","seq":1,"context":"' + "x" * 2_000_000 + '"}', 1009),
     ],
 )
-def test_what_is_no_message_closes_the_feed(gateway: Gateway, message: str | bytes, code: int) -> None:
+def test_an_invalid_message_closes_the_feed(gateway: Gateway, message: str | bytes, code: int) -> None:
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-        said(feed)
+        receive(feed)
         feed.send(message)
-        assert closed(feed)[0] == code
+        assert close_frame(feed)[0] == code
     with gateway.anonymous() as client:
         assert client.get("/health").status_code == 200
 
@@ -159,10 +159,10 @@ def test_what_is_no_message_closes_the_feed(gateway: Gateway, message: str | byt
 def test_a_header_without_its_bytes_closes_the_feed(gateway: Gateway) -> None:
     header = json.dumps({"type": "frame", "seq": 1, "source_id": "camera", "site": "live", "size_bytes": 1})
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-        said(feed)
+        receive(feed)
         feed.send(header)
         feed.send(header)
-        assert closed(feed)[0] == 1008
+        assert close_frame(feed)[0] == 1008
 
 
 @pytest.mark.parametrize(
@@ -175,44 +175,44 @@ def test_a_header_without_its_bytes_closes_the_feed(gateway: Gateway) -> None:
         ({"captured_at": "never"}, "absurd_time"),
     ],
 )
-def test_a_wrong_ldo_is_refused(gateway: Gateway, changes: dict[str, Any], code: str) -> None:
+def test_an_invalid_ldo_is_refused(gateway: Gateway, changes: dict[str, Any], code: str) -> None:
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-        said(feed)
+        receive(feed)
         feed.send(json.dumps({"type": "ldo", "seq": 1, "source_id": "device", "site": "live", **LDO, **changes}))
-        answer = said(feed)
+        answer = receive(feed)
     assert (answer["type"], answer["code"]) == ("refused", code)
 
 
-def test_no_more_than_the_window_is_at_work(start_gateway: StartGateway) -> None:
+def test_no_more_messages_than_the_window_are_in_progress(start_gateway: StartGateway) -> None:
     count = 300
     with start_gateway(gateway_answer_s_max=60) as gateway:
         with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-            said(feed)
+            receive(feed)
             source_id, most = name("camera"), 0.0
             for seq in range(count):
                 _send(feed, seq, picture(), source_id)  # without waiting for any answer
                 if seq % 20 == 0:
                     most = max(most, _waiting(gateway))
             answers = _answers(feed, count)
-        assert {one["type"] for one in answers.values()} == {"ack"}
+        assert {answer["type"] for answer in answers.values()} == {"ack"}
         assert 1 <= most <= 32
 
 
-def test_uploads_count_for_the_limit(start_gateway: StartGateway) -> None:
+def test_a_feed_counts_for_the_upload_limit(start_gateway: StartGateway) -> None:
     # Counted in memory: where Redis is slow to answer, a gateway counts for itself from then on, and lets more through.
     with start_gateway(gateway_upload_mib_per_hour=2, redis_url="") as gateway:
         with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-            said(feed)
+            receive(feed)
             for seq in range(3):
                 _send(feed, seq, picture(), "camera")
             answers = _answers(feed, 3)
-        refused = [one for one in answers.values() if one["type"] == "refused"]
-        assert [one["code"] for one in refused] == ["too_many_requests"]
+        refused = [answer for answer in answers.values() if answer["type"] == "refused"]
+        assert [answer["code"] for answer in refused] == ["too_many_requests"]
         assert refused[0]["retry_after_s"] > 0
 
 
 def _waiting(gateway: Gateway) -> float:
     metrics = httpx.get(f"{gateway.url}/metrics", timeout=30).text
-    found = re.search(r"^headrace_gateway_answers_waiting (\S+)$", metrics, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
+    match = re.search(r"^headrace_gateway_answers_waiting (\S+)$", metrics, re.MULTILINE)
+    assert match is not None
+    return float(match[1])

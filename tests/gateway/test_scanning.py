@@ -18,7 +18,7 @@ from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from tests.conftest import free_port, until
 from tests.gateway.conftest import StartGateway
 from tests.gateway.gateway_world import name, picture
-from tests.gateway.live_world import said, websocket
+from tests.gateway.live_world import receive, websocket
 from tests.gateway.tus_client import TusClient, parts_of
 from tests.streams.streams_samples import mp4
 
@@ -97,12 +97,12 @@ def test_a_frame_of_a_feed_is_scanned(clamd: str, start_gateway: StartGateway) -
     gateway = start_gateway(gateway_clamd=clamd, gateway_answer_s_max=60)
     good = picture()
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-        said(feed)
+        receive(feed)
         for seq, body in enumerate([good + MARK, good]):
             header = {"type": "frame", "seq": seq, "source_id": "camera", "site": "live", "size_bytes": len(body)}
             feed.send(json.dumps(header))
             feed.send(body)
-        answers = {one["seq"]: one for one in (said(feed) for _ in range(2))}
+        answers = {one["seq"]: one for one in (receive(feed) for _ in range(2))}
     assert (answers[0]["type"], answers[0]["code"]) == ("refused", "infected")
     assert answers[1]["type"] == "ack"
 

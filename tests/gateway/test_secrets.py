@@ -14,7 +14,7 @@ from headrace.gateway.credential_filter import refuse_credentials
 from tests.gateway.canary import CANARY, logs_with, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, name, picture
 from tests.gateway.hostile_http import form, head, part, send, status
-from tests.gateway.live_world import said, websocket
+from tests.gateway.live_world import receive, websocket
 from tests.gateway.tus_client import PATH, metadata
 
 pytestmark = pytest.mark.stack
@@ -126,10 +126,10 @@ def test_nor_one_in_a_feed(gateway: Gateway) -> None:
         websocket(gateway, "/ws/events", None, subprotocols=["headrace.v1", f"bearer.{CANARY}"])
     assert refused.value.response.status_code == 401
     with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
-        said(feed)
+        receive(feed)
         about = {"type": "ldo", "seq": 1, "source_id": "camera", "ldo_id": "ldo", "sensor_data": {}, "prediction": {}}
         feed.send(json.dumps({**about, "context": {"camera": LOGIN}}))
-        answer = said(feed)
+        answer = receive(feed)
     assert (answer["type"], answer["code"]) == ("refused", "holds_login")
     assert CANARY not in json.dumps(answer)
     nowhere(gateway)

@@ -1,4 +1,4 @@
-"""The live side of a gateway: its tail, and the streams that are open."""
+"""The live connections of a gateway: the tail that serves them, and the limits on their number."""
 
 import asyncio
 from collections import Counter
@@ -14,54 +14,62 @@ from headrace.store.requests.requests import IngestRequests
 
 FEED = "ingest"
 RETRY_AFTER_S = 10
-_LATER = {"Retry-After": str(RETRY_AFTER_S)}
+_RETRY_HEADERS = {"Retry-After": str(RETRY_AFTER_S)}
 
 
 class LiveConnections:
-    """Counts streams, of all callers and of each, and ends them when the gateway stops."""
+    """Limits the streams of all callers and of each; `stopping` is set once the gateway shuts down."""
 
     def __init__(self, settings: Settings, requests: IngestRequests, stopping: asyncio.Event) -> None:
-        """`stopping` is set once the gateway is to stop."""
+        """Start without streams."""
         self._streams_max = settings.gateway_streams_max
         self._feeds_max = settings.gateway_feeds_max
-        self._per_caller_max = (settings.gateway_streams_per_caller_max, settings.gateway_feeds_per_caller_max)
-        self._kinds: Counter[str] = Counter()
-        self._callers: Counter[tuple[str, bool]] = Counter()  # by who it is, and whether it is a feed
+        self._streams_per_caller_max = settings.gateway_streams_per_caller_max
+        self._feeds_per_caller_max = settings.gateway_feeds_per_caller_max
+        self._by_kind: Counter[str] = Counter()
+        self._by_caller: Counter[tuple[str, bool]] = Counter()  # by actor, and whether it is a feed
         self.stopping = stopping
         self.tail = TopicTail(settings, requests)
 
     @contextmanager
-    def stream(self, kind: str, caller: Principal) -> Iterator[None]:
-        """Hold a stream open: `events`, `sse` or `ingest`.
+    def stream(self, kind: str, principal: Principal) -> Iterator[None]:
+        """Count a stream while it is open: `events`, `sse` or `ingest`.
 
         Raises:
-            Problem: the caller has too many (429), there are too many, or the gateway stops (503).
+            Problem: the caller has too many (429), the gateway has too many or shuts down (503).
         """
-        # Where nobody shows a key, all are the same caller.
-        held, most = (caller.actor, kind == FEED), self._per_caller_max[kind == FEED]
-        if caller is not ANONYMOUS and self._callers[held] >= most:
+        is_feed = kind == FEED
+        # Without authentication all callers are the same principal, so only the gateway's limits apply.
+        counted, per_caller_max = (principal.actor, is_feed), self._per_caller_max(is_feed=is_feed)
+        if principal is not ANONYMOUS and self._by_caller[counted] >= per_caller_max:
             raise Problem(
                 429,
                 ProblemCode.TOO_MANY_REQUESTS,
-                f"a caller holds at most {most} streams of this kind here",
-                hint="close one",
-                headers=_LATER,
+                f"this key or token already has {per_caller_max} streams of this kind on this gateway",
+                hint="close one of them",
+                headers=_RETRY_HEADERS,
             )
-        full = self._kinds.total() >= self._streams_max or (kind == FEED and self._kinds[FEED] >= self._feeds_max)
-        if full or self.stopping.is_set():
+        if self.stopping.is_set() or self._is_full(is_feed=is_feed):
             raise Problem(
                 503,
                 ProblemCode.UNAVAILABLE,
-                "this gateway takes no more streams now",
-                hint="try again soon, or another gateway",
-                headers=_LATER,
+                "this gateway accepts no more streams at the moment",
+                hint="retry later, or use another gateway",
+                headers=_RETRY_HEADERS,
             )
-        self._kinds[kind] += 1
-        self._callers[held] += 1
+        self._by_kind[kind] += 1
+        self._by_caller[counted] += 1
         with gateway_streams.labels(kind).track_inprogress():
             try:
                 yield
             finally:
-                self._kinds[kind] -= 1
-                self._callers[held] -= 1
-                self._callers += Counter()  # which forgets who has none
+                self._by_kind[kind] -= 1
+                self._by_caller[counted] -= 1
+                self._by_caller += Counter()  # removes the zero counts
+
+    def _per_caller_max(self, *, is_feed: bool) -> int:
+        return self._feeds_per_caller_max if is_feed else self._streams_per_caller_max
+
+    def _is_full(self, *, is_feed: bool) -> bool:
+        feeds_full = is_feed and self._by_kind[FEED] >= self._feeds_max
+        return feeds_full or self._by_kind.total() >= self._streams_max

@@ -1,6 +1,6 @@
-"""A continuous feed of frames and LDOs over one WebSocket, each answered once it is durable.
+"""A continuous feed of frames and LDOs over one WebSocket: each message is answered once it is durable.
 
-At most WINDOW messages are unanswered at a time; beyond that nothing is read, and TCP holds the sender back.
+At most WINDOW messages are in progress; beyond that the gateway reads nothing, and TCP blocks the sender.
 """
 
 import asyncio
@@ -8,30 +8,28 @@ from functools import partial
 from typing import Any
 
 import orjson
+from starlette.status import WS_1003_UNSUPPORTED_DATA, WS_1008_POLICY_VIOLATION, WS_1009_MESSAGE_TOO_BIG
 from starlette.websockets import WebSocket
 
 from headrace.gateway.auth.guard import limit_upload_bytes, require_source_access
-from headrace.gateway.live.close_codes import (
-    GONE,
-    REFUSED,
-    SEND_S_MAX,
-    TOO_BIG,
-    UNSUPPORTED,
-    CloseReason,
-    Session,
-    close,
-    ending_of,
-    first_of,
-    until_stopping,
-    until_unwelcome,
-)
 from headrace.gateway.live.feed_messages import (
     HEADER_BYTES_MAX,
+    FeedHeader,
     FeedMessageError,
-    FrameSaid,
-    Header,
-    header_of,
-    ldo_metadata,
+    FrameHeader,
+    parse_header,
+    parse_ldo,
+)
+from headrace.gateway.live.session import (
+    DISCONNECTED,
+    SEND_S_MAX,
+    CloseReason,
+    Session,
+    close_reason_of,
+    close_websocket,
+    first_completed,
+    until_revoked,
+    until_shutdown,
 )
 from headrace.gateway.problems import Problem, as_problem
 from headrace.gateway.uploads.pipeline import UploadPipeline
@@ -52,141 +50,148 @@ from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 
 WINDOW = 32
-ACK_S_MAX = 15.0  # while the window is full no pong is read either: a WebSocket is given up 20 s after a ping
+ACK_S_MAX = 15.0  # while the window is full no pong is read either, and a WebSocket closes 20 s after a ping
 _HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 
 
 class Feed:
     """One feed."""
 
-    def __init__(self, websocket: WebSocket, guest: Session, pipeline: UploadPipeline, settings: Settings) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, pipeline: UploadPipeline, settings: Settings) -> None:
         """Serve an accepted WebSocket."""
         self._websocket = websocket
-        self._guest = guest
+        self._session = session
         self._pipeline = pipeline
         self._settings = settings
         self._window = asyncio.Semaphore(WINDOW)
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._in_progress: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Take messages until the feed ends, and close it."""
-        work = first_of(until_stopping(stopping), until_unwelcome(self._guest), self._read())
-        ending = await ending_of(work)
-        for one in self._at_work:
-            one.cancel()
-        await close(self._websocket, ending)
+        """Process messages until the feed ends, then close it."""
+        work = first_completed(until_shutdown(stopping), until_revoked(self._session), self._read_messages())
+        reason = await close_reason_of(work)
+        for task in self._in_progress:
+            task.cancel()
+        await close_websocket(self._websocket, reason)
 
-    async def _read(self) -> CloseReason:
-        await self._say({"type": "hello", "window": WINDOW, "frame_bytes_max": INLINE_BYTES_MAX})
+    async def _read_messages(self) -> CloseReason:
+        await self._send({"type": "hello", "window": WINDOW, "frame_bytes_max": INLINE_BYTES_MAX})
         while True:
             await self._window.acquire()
             try:
-                header, body = await self._next()
-            except FeedMessageError as wrong:
-                return wrong.ending
-            held = await self._pipeline.receiver.memory.reserve(len(body))
-            task = asyncio.create_task(self._take(header, body))
-            self._at_work.add(task)
-            task.add_done_callback(partial(self._done, held))
+                header, body = await self._next_message()
+            except FeedMessageError as error:
+                return error.reason
+            reserved = await self._pipeline.receiver.memory.reserve(len(body))
+            task = asyncio.create_task(self._process(header, body))
+            self._in_progress.add(task)
+            task.add_done_callback(partial(self._done, reserved))
 
-    def _done(self, held: int, task: asyncio.Task[None]) -> None:
-        # As a callback, so that it also runs for a task that was cancelled before it began.
-        self._at_work.discard(task)
-        self._pipeline.receiver.memory.release(held)
+    def _done(self, reserved: int, task: asyncio.Task[None]) -> None:
+        # A callback, because it also runs for a task that is cancelled before it starts.
+        self._in_progress.discard(task)
+        self._pipeline.receiver.memory.release(reserved)
         self._window.release()
 
-    async def _next(self) -> tuple[Header, bytes]:
-        """Return the next header, and the bytes that belong to it."""
+    async def _next_message(self) -> tuple[FeedHeader, bytes]:
+        """Return the next header and its body."""
         text = await self._receive()
         if isinstance(text, bytes):
-            raise FeedMessageError(CloseReason(UNSUPPORTED, "bytes came without a header before them"))
+            raise FeedMessageError(
+                CloseReason(WS_1003_UNSUPPORTED_DATA, "a binary message requires a header before it")
+            )
         raw = text.encode(errors="surrogatepass")
         if len(raw) > HEADER_BYTES_MAX:
-            raise FeedMessageError(CloseReason(TOO_BIG, f"a text message has at most {HEADER_BYTES_MAX} bytes"))
-        header = header_of(raw)
-        if header.type == "ldo":
-            return header, raw
+            reason = f"a text message has at most {HEADER_BYTES_MAX} bytes"
+            raise FeedMessageError(CloseReason(WS_1009_MESSAGE_TOO_BIG, reason))
+        header = parse_header(raw)
+        return header, raw if header.type == "ldo" else await self._frame_body()
+
+    async def _frame_body(self) -> bytes:
         try:
             async with asyncio.timeout(self._settings.gateway_body_stall_s_max):
                 body = await self._receive()
         except TimeoutError:
-            raise FeedMessageError(CloseReason(REFUSED, "a frame's bytes did not follow its header")) from None
+            reason = "timed out waiting for a frame's bytes after its header"
+            raise FeedMessageError(CloseReason(WS_1008_POLICY_VIOLATION, reason)) from None
         if isinstance(body, str):
-            raise FeedMessageError(CloseReason(REFUSED, "a frame's header has to be followed by its bytes"))
-        return header, body
+            reason = "a frame's header must be followed by a binary message"
+            raise FeedMessageError(CloseReason(WS_1008_POLICY_VIOLATION, reason))
+        return body
 
     async def _receive(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise FeedMessageError(GONE)
+            raise FeedMessageError(DISCONNECTED)
         text: str | None = message.get("text")
         return message["bytes"] if text is None else text
 
-    async def _take(self, header: Header, body: bytes) -> None:
+    async def _process(self, header: FeedHeader, body: bytes) -> None:
         try:
-            taking = self._frame(header, body) if header.type == "frame" else self._ldo(body)
-            answer = await self._answer(header, await taking)
-        except Exception as error:  # noqa: BLE001 - one message must not take the feed with it
-            answer = _refused(header, as_problem(error))
-        await ending_of(self._last_say(answer))
+            publishing = self._publish_frame(header, body) if header.type == "frame" else self._publish_ldo(body)
+            answer = await self._acknowledgement(header, await publishing)
+        except Exception as error:  # noqa: BLE001 - one message must not end the feed
+            answer = _refusal(header, as_problem(error))
+        await close_reason_of(self._send_answer(answer))
 
-    async def _answer(self, header: Header, taken: PublishedItem) -> dict[str, Any]:
+    async def _acknowledgement(self, header: FeedHeader, published: PublishedItem) -> dict[str, Any]:
         results = self._pipeline.results
-        [outcome] = await results.wait.outcomes([taken.message], min(results.answer_s_max, ACK_S_MAX))
+        [status] = await results.wait.outcomes([published.message], min(results.answer_s_max, ACK_S_MAX))
         return {
             "type": "ack",
             "seq": header.seq,
-            "status": status_of(outcome),
-            "record_id": str(taken.message.record_id),
-            "sha256": taken.item.digest,
+            "status": status_of(status),
+            "record_id": str(published.message.record_id),
+            "sha256": published.item.digest,
         }
 
-    async def _frame(self, header: Header, body: bytes) -> PublishedItem:
-        said = FrameSaid.of(header.fields)
-        await limit_upload_bytes(self._guest.connection, self._guest.caller, len(body))
-        source = self._source(said.site, said.source_id)
-        said.check(len(body))
+    async def _publish_frame(self, header: FeedHeader, body: bytes) -> PublishedItem:
+        frame = FrameHeader.parse(header.fields)
+        await limit_upload_bytes(self._session.connection, self._session.principal, len(body))
+        source = self._source(frame.site, frame.source_id)
+        frame.check_size(len(body))
         if len(body) >= _HASH_IN_THREAD_BYTES_MIN:
             digest = await asyncio.to_thread(sha256_hex, body)
         else:
             digest = sha256_hex(body)
-        if said.sha256 not in {None, digest}:
-            raise RejectedError(RejectCode.DIGEST_MISMATCH, f"the SHA-256 of what came is {digest}")
-        if self._pipeline.receiver.scanner is not None:
-            await self._pipeline.receiver.scanner.scan(body)
-        found = await self._pipeline.receiver.inspector.inspect(body, len(body))
-        if found.kind is not Kind.FRAME:
-            raise RejectedError(RejectCode.NOT_AN_IMAGE, "a feed takes single images; send videos to POST /ingest")
+        if frame.sha256 not in {None, digest}:
+            raise RejectedError(RejectCode.DIGEST_MISMATCH, f"the SHA-256 of the received bytes is {digest}")
+        receiver = self._pipeline.receiver
+        if receiver.scanner is not None:
+            await receiver.scanner.scan(body)
+        inspected = await receiver.inspector.inspect(body, len(body))
+        if inspected.kind is not Kind.FRAME:
+            raise RejectedError(RejectCode.NOT_AN_IMAGE, "a feed accepts single images; send videos to POST /ingest")
         received = ReceivedBody(digest, len(body), body, body, None)
-        details = FileDetails(captured_at_us=said.captured_at_us)
+        details = FileDetails(captured_at_us=frame.captured_at_us)
         return await self._pipeline.publisher.publish_file(
-            source, received, found, details, traceparent=request_traceparent(self._guest.connection)
+            source, received, inspected, details, traceparent=request_traceparent(self._session.connection)
         )
 
-    async def _ldo(self, raw: bytes) -> PublishedItem:
-        await limit_upload_bytes(self._guest.connection, self._guest.caller, len(raw))
-        said = ldo_metadata(raw)
-        source = self._source(said.site, said.source_id)
-        origin = self._pipeline.publisher.origin(source, said.captured_at_us)
-        event = Ldo(**fields_of(origin), ldo_id=said.ldo_id, body=said.body)
-        return await self._pipeline.publisher.publish(event, request_traceparent(self._guest.connection))
+    async def _publish_ldo(self, raw: bytes) -> PublishedItem:
+        await limit_upload_bytes(self._session.connection, self._session.principal, len(raw))
+        metadata = parse_ldo(raw)
+        source = self._source(metadata.site, metadata.source_id)
+        origin = self._pipeline.publisher.origin(source, metadata.captured_at_us)
+        event = Ldo(**fields_of(origin), ldo_id=metadata.ldo_id, body=metadata.body)
+        return await self._pipeline.publisher.publish(event, request_traceparent(self._session.connection))
 
     def _source(self, site: str | None, source_id: str | None) -> UploadSource:
         default = UploadSource(self._settings.gateway_site, "")
-        source = resolve_source(self._guest.caller, site, source_id, default)
-        require_source_access(self._guest.connection, self._guest.caller, source.site, source.source_id)
+        source = resolve_source(self._session.principal, site, source_id, default)
+        require_source_access(self._session.connection, self._session.principal, source.site, source.source_id)
         return source
 
-    async def _last_say(self, answer: dict[str, Any]) -> CloseReason:
-        await self._say(answer)
-        return GONE
+    async def _send_answer(self, answer: dict[str, Any]) -> CloseReason:
+        await self._send(answer)
+        return DISCONNECTED
 
-    async def _say(self, said: dict[str, Any]) -> None:
+    async def _send(self, message: dict[str, Any]) -> None:
         async with asyncio.timeout(SEND_S_MAX):
-            await self._websocket.send_text(orjson.dumps(said).decode())
+            await self._websocket.send_text(orjson.dumps(message).decode())
 
 
-def _refused(header: Header, problem: Problem) -> dict[str, Any]:
-    said = {"type": "refused", "seq": header.seq, "code": problem.code, "detail": problem.detail}
+def _refusal(header: FeedHeader, problem: Problem) -> dict[str, Any]:
+    refusal = {"type": "refused", "seq": header.seq, "code": problem.code, "detail": problem.detail}
     wait_s = (problem.headers or {}).get("Retry-After")
-    return said if wait_s is None else {**said, "retry_after_s": int(wait_s)}
+    return refusal if wait_s is None else {**refusal, "retry_after_s": int(wait_s)}

@@ -1,131 +1,128 @@
-"""How far a stream of live events has come, and the id that says so: `Last-Event-ID`. No I/O.
+"""The position of a stream of live events, and its text form: the event id, and `Last-Event-ID`. No I/O.
 
-An id holds, for each partition of the topics of announcements, the offset to go on at, and the same for the changes of
-requests. It names no gateway, so any gateway goes on from it. Version 1 is the base64url, without padding, of the byte
-1 and of LEB128 numbers: the next request change, then for each topic in the order of `Kind` how many partitions follow,
-and each one's next offset.
+A token holds the next offset of each partition of the announcement topics, and the next change of a request's state. It
+identifies no gateway, so every gateway can resume from it. Version 1 is the base64url encoding, without padding, of the
+byte 1 followed by LEB128 numbers: the next state change, then for each topic in the order of `Kind` the number of
+partitions and their next offsets.
 """
 
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
 
 from headrace.gateway.problems import Problem, ProblemCode
+from headrace.runtime.topic_reader import PartitionKey
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import ingested_topic
 
-TopicPartitionRef: TypeAlias = tuple[str, int]
-"""Topic and partition."""
-
 TOPICS = tuple(ingested_topic(kind).name for kind in Kind)
-REQUESTS: TopicPartitionRef = ("requests", 0)
-"""The changes of requests, which the catalog holds, as if they were a partition."""
+REQUESTS: PartitionKey = ("requests", 0)
+"""The state changes of requests: they are in the catalog, and are addressed like a partition."""
 
-ID_CHARACTERS_MAX = 1024  # 4 topics of 40 partitions, each 200 million events long
+TOKEN_CHARACTERS_MAX = 1024  # 4 topics of 40 partitions, each 200 million events long
 _VERSION = 1
 _NUMBER_BITS_MAX = 63
 
 
 class ResumeToken:
-    """Where a stream goes on, place by place; a place that it does not know is begun at its beginning."""
+    """The next offset of each partition; 0 for an unknown one."""
 
-    def __init__(self, nexts: Mapping[TopicPartitionRef, int]) -> None:
-        """Begin there."""
-        self._nexts = dict(nexts)
-        self._lay_out()
+    def __init__(self, offsets: Mapping[PartitionKey, int]) -> None:
+        """Start at these offsets."""
+        self._offsets = dict(offsets)
+        self._encode_all()
 
-    def __getitem__(self, place: TopicPartitionRef) -> int:
-        """Return the next offset of a place."""
-        return self._nexts.get(place, 0)
+    def __getitem__(self, key: PartitionKey) -> int:
+        """Return the next offset of a partition."""
+        return self._offsets.get(key, 0)
 
-    def advance(self, place: TopicPartitionRef, offset: int) -> None:
-        """Go on at this offset, unless that was passed."""
-        if offset <= self[place]:
+    def advance(self, key: PartitionKey, offset: int) -> None:
+        """Move a partition forward to this offset; never back."""
+        if offset <= self[key]:
             return
-        self._nexts[place] = offset
-        if (number := self._index.get(place)) is None:
-            self._lay_out()  # a partition that is new
+        self._offsets[key] = offset
+        if (index := self._indexes.get(key)) is None:
+            self._encode_all()  # a new partition
         else:
-            self._written[number] = _number(offset)
+            self._encoded[index] = _leb128(offset)
 
-    def restart(self, place: TopicPartitionRef, offset: int) -> None:
-        """Go on at this offset, even if that is back."""
-        self._nexts[place] = offset
-        self._lay_out()
+    def reset(self, key: PartitionKey, offset: int) -> None:
+        """Move a partition to this offset, forward or back."""
+        self._offsets[key] = offset
+        self._encode_all()
 
-    def text(self) -> str:
-        """Return the id."""
-        raw = bytes([_VERSION]) + b"".join(self._written)
+    def encode(self) -> str:
+        """Return the token as text."""
+        raw = bytes([_VERSION]) + b"".join(self._encoded)
         return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
-    def _lay_out(self) -> None:
-        # An id is made for every event, so what does not change of it is kept as it is written.
-        self._written = _written(self._nexts)
-        self._index = {place: number for number, place in enumerate(_order(self._nexts)) if place is not None}
+    def _encode_all(self) -> None:
+        # Every event gets a token, so the numbers that do not change stay encoded.
+        self._encoded = _encoded(self._offsets)
+        self._indexes = {key: index for index, key in enumerate(_layout(self._offsets)) if key is not None}
 
 
-def parse_position(text: str) -> ResumeToken:
-    """Read an id.
+def parse_resume_token(text: str) -> ResumeToken:
+    """Parse the text form.
 
     Raises:
-        Problem: it is none of ours (422).
+        Problem: the text is not a token (422).
     """
     try:
-        if len(text) > ID_CHARACTERS_MAX or not text.isascii():
+        if len(text) > TOKEN_CHARACTERS_MAX or not text.isascii():
             raise _malformed()
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         if raw[:1] != bytes([_VERSION]):
             raise _malformed()
-        numbers = _numbers(raw[1:])
-        nexts = {REQUESTS: next(numbers)}
+        numbers = _parse_leb128(raw[1:])
+        offsets = {REQUESTS: next(numbers)}
         for topic in TOPICS:
-            nexts |= {(topic, partition): next(numbers) for partition in range(_bounded(next(numbers)))}
+            offsets |= {(topic, partition): next(numbers) for partition in range(_bounded(next(numbers)))}
     except (binascii.Error, StopIteration, RuntimeError):
         raise _malformed() from None
     if next(numbers, None) is not None:
         raise _malformed()
-    return ResumeToken(nexts)
+    return ResumeToken(offsets)
 
 
-def _order(nexts: Mapping[TopicPartitionRef, int]) -> list[TopicPartitionRef | None]:
-    """Return the places in the order in which an id has them; None stands for a topic's count."""
-    order: list[TopicPartitionRef | None] = [REQUESTS]
+def _layout(offsets: Mapping[PartitionKey, int]) -> list[PartitionKey | None]:
+    """Return the partitions in the order of the encoding; None stands for a topic's number of partitions."""
+    layout: list[PartitionKey | None] = [REQUESTS]
     for topic in TOPICS:
-        order.append(None)
-        order += [(topic, partition) for partition in range(_count(nexts, topic))]
-    return order
+        layout.append(None)
+        layout += [(topic, partition) for partition in range(_partition_count(offsets, topic))]
+    return layout
 
 
-def _written(nexts: Mapping[TopicPartitionRef, int]) -> list[bytes]:
-    written = [_number(nexts.get(REQUESTS, 0))]
+def _encoded(offsets: Mapping[PartitionKey, int]) -> list[bytes]:
+    encoded = [_leb128(offsets.get(REQUESTS, 0))]
     for topic in TOPICS:
-        count = _count(nexts, topic)
-        written.append(_number(count))
-        written += [_number(nexts.get((topic, partition), 0)) for partition in range(count)]
-    return written
+        count = _partition_count(offsets, topic)
+        encoded.append(_leb128(count))
+        encoded += [_leb128(offsets.get((topic, partition), 0)) for partition in range(count)]
+    return encoded
 
 
-def _count(nexts: Mapping[TopicPartitionRef, int], topic: str) -> int:
-    return 1 + max((partition for of, partition in nexts if of == topic), default=-1)
+def _partition_count(offsets: Mapping[PartitionKey, int], topic: str) -> int:
+    return 1 + max((partition for name, partition in offsets if name == topic), default=-1)
 
 
 def _bounded(count: int) -> int:
-    if count > ID_CHARACTERS_MAX:
+    if count > TOKEN_CHARACTERS_MAX:
         raise _malformed()
     return count
 
 
-def _number(value: int) -> bytes:
-    written = bytearray()
+def _leb128(value: int) -> bytes:
+    encoded = bytearray()
     while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    written.append(value)
-    return bytes(written)
+    encoded.append(value)
+    return bytes(encoded)
 
 
-def _numbers(raw: bytes) -> Iterator[int]:
+def _parse_leb128(raw: bytes) -> Iterator[int]:
     value, bits = 0, 0
     for byte in raw:
         value |= (byte & 0x7F) << bits
@@ -143,6 +140,6 @@ def _malformed() -> Problem:
     return Problem(
         422,
         ProblemCode.INVALID,
-        "the last event id is none that this service gave",
-        hint="leave it out to begin now, and read /api/v1/records for what came before",
+        "the last event id is invalid",
+        hint="omit it to start now, and read /api/v1/records for earlier records",
     )

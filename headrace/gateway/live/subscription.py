@@ -1,7 +1,7 @@
-"""One stream's way through the events: first what it missed, then what comes, nothing twice and nothing left out.
+"""One stream's events: first the backfill, then the live ones, each exactly once.
 
-Its position says of each place what comes next. Whatever is read, from Kafka, the catalog or the ring, is handed out
-only if it is not before that, and moves it. So where one reading ends and the next begins need not fit exactly.
+The stream's position holds the next offset of each partition. An event from Kafka, the catalog or the buffer is
+delivered only if it is not before the position, and advances it. So the sources may overlap.
 """
 
 import asyncio
@@ -11,22 +11,23 @@ from dataclasses import dataclass
 import orjson
 
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.live.backfill import LostRange
-from headrace.gateway.live.resume_token import REQUESTS, ResumeToken, TopicPartitionRef
-from headrace.gateway.live.stream_event import EventFilter, StreamedEvent, of_change
-from headrace.gateway.live.topic_tail import CHANGES_AT_ONCE_MAX, TopicTail
+from headrace.gateway.live.announcements import LostRange
+from headrace.gateway.live.event_buffer import EventFilter, StreamedEvent, state_change_event
+from headrace.gateway.live.resume_token import REQUESTS, ResumeToken
+from headrace.gateway.live.topic_tail import STATE_CHANGES_MAX, TopicTail
+from headrace.runtime.topic_reader import PartitionKey
 
-AT_ONCE_MAX = 100
+BATCH_EVENTS_MAX = 100
 RECORDS_PATH = "/api/v1/records"
 
 
 class SlowConsumerError(Exception):
-    """Events come faster than the stream takes them."""
+    """Raised when a stream falls behind the start of the event buffer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """One event for the stream; after it the stream stands at `id`."""
+class ClientEvent:
+    """One event for the client; `id` is the resume token after it."""
 
     name: str
     id: str
@@ -34,121 +35,121 @@ class Sent:
 
 
 class Subscription:
-    """A stream from a position on. `caller` may be replaced while it lasts."""
+    """A stream of events from a position on. `principal` may be replaced at any time."""
 
-    def __init__(self, tail: TopicTail, position: ResumeToken, wanted: EventFilter, caller: Principal) -> None:
-        """Begin there."""
+    def __init__(self, tail: TopicTail, position: ResumeToken, event_filter: EventFilter, principal: Principal) -> None:
+        """Start at the position."""
         self._tail = tail
         self._position = position
-        self._wanted = wanted
-        self.caller = caller
-        self._at: int | None = None  # in the ring; None while what is missing has to be read elsewhere
-        self._live = False
+        self._filter = event_filter
+        self.principal = principal
+        self._cursor: int | None = None  # in the event buffer; None while the backfill is read
+        self._is_live = False
 
     @classmethod
-    async def begin(
-        cls, tail: TopicTail, resume: ResumeToken | None, wanted: EventFilter, caller: Principal
+    async def open(
+        cls, tail: TopicTail, resume: ResumeToken | None, event_filter: EventFilter, principal: Principal
     ) -> "Subscription":
-        """Begin at a position, or now.
+        """Start at a resume token, or now.
 
         Raises:
-            HeadraceError: Kafka or the catalog do not answer.
+            HeadraceError: Kafka or the catalog does not answer.
         """
-        return cls(tail, resume or await tail.now(), wanted, caller)
+        return cls(tail, resume or await tail.latest(), event_filter, principal)
 
     @property
     def id(self) -> str:
-        """Where the stream stands."""
-        return self._position.text()
+        """The resume token of the current position."""
+        return self._position.encode()
 
-    async def check(self) -> list[Sent]:
-        """Go back to the end where the position lies behind it, and return what says so.
+    async def reset_beyond_end(self) -> list[ClientEvent]:
+        """Reset partitions whose position is beyond their end, and return the `gap` event for them.
 
         Raises:
-            HeadraceError: Kafka or the catalog do not answer.
+            HeadraceError: Kafka or the catalog does not answer.
         """
-        beyond = await self._tail.ahead(self._position)
-        lost = [LostRange(place, end, self._position[place]) for place, end in beyond.items()]
-        for place, end in beyond.items():
-            self._position.restart(place, end)
+        ends = await self._tail.ends_before(self._position)
+        lost = [LostRange(key, end, self._position[key]) for key, end in ends.items()]
+        for key, end in ends.items():
+            self._position.reset(key, end)
         return [self._gap(lost)] if lost else []
 
-    async def take(self, wait_s_max: float) -> list[Sent]:
-        """Return the next events; none where none came for so many seconds.
+    async def next_messages(self, wait_s_max: float) -> list[ClientEvent]:
+        """Return the next events; none if there are none within so many seconds.
 
         Raises:
-            TooSlow: the stream has fallen behind what the ring holds.
-            HeadraceError: Kafka or the catalog do not answer.
+            SlowConsumerError: the stream fell behind the event buffer.
+            HeadraceError: Kafka or the catalog does not answer.
         """
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + wait_s_max
+        deadline_s = loop.time() + wait_s_max
         while True:
-            sent = await self._missed() if self._at is None else self._from_ring(self._at)
-            if sent:
-                return sent
-            if self._live and self._at == self._tail.ring.end:
-                await self._tail.news(until_s - loop.time())
+            messages = await self._from_backfill() if self._cursor is None else self._from_buffer(self._cursor)
+            if messages:
+                return messages
+            if self._is_live and self._cursor == self._tail.buffer.end:
+                await self._tail.wait_new_events(deadline_s - loop.time())
             else:
-                await asyncio.sleep(0)  # a stream that wants little of much must not keep the others waiting
-            if loop.time() >= until_s:
+                await asyncio.sleep(0)  # a stream whose filter matches little must not block the others
+            if loop.time() >= deadline_s:
                 return []
 
-    def _from_ring(self, at: int) -> list[Sent]:
-        ring = self._tail.ring
-        if at < ring.first:
-            if not ring.missing(self._position):
-                at = ring.first  # what went by was not for this stream, or had been sent
-            elif self._live:
+    def _from_buffer(self, cursor: int) -> list[ClientEvent]:
+        buffer = self._tail.buffer
+        if cursor < buffer.first:
+            if not buffer.missing(self._position):
+                cursor = buffer.first  # the dropped events were not for this stream, or were sent
+            elif self._is_live:
                 raise SlowConsumerError
             else:
-                self._at = None
+                self._cursor = None
                 return []
-        found = ring.since(at, AT_ONCE_MAX)
-        self._at = at + len(found)
-        self._live = self._live or self._at == ring.end
-        return self._pass(found)
+        events = buffer.read(cursor, BATCH_EVENTS_MAX)
+        self._cursor = cursor + len(events)
+        self._is_live = self._is_live or self._cursor == buffer.end
+        return self._deliver(events)
 
-    async def _missed(self) -> list[Sent]:
-        """Read some of what the ring has no more; once there is nothing such, go on in the ring."""
-        missing = self._tail.ring.missing(self._position)
+    async def _from_backfill(self) -> list[ClientEvent]:
+        """Read some of what the buffer no longer has; once nothing is missing, continue in the buffer."""
+        missing = self._tail.buffer.missing(self._position)
         if not missing:
-            self._at = self._tail.ring.first
+            self._cursor = self._tail.buffer.first
             return []
-        changes = missing.pop(REQUESTS, None)
-        sent = await self._missed_changes(*changes) if changes is not None else []
-        return sent or (await self._missed_announcements(missing) if missing else [])
+        state_changes = missing.pop(REQUESTS, None)
+        messages = await self._missed_state_changes(*state_changes) if state_changes is not None else []
+        return messages or (await self._missed_announcements(missing) if missing else [])
 
-    async def _missed_changes(self, begin: int, end: int) -> list[Sent]:
-        found = await self._tail.changes(begin)
-        sent = self._pass(of_change(one) for one in found if one.id < end)
-        if len(found) < CHANGES_AT_ONCE_MAX or found[-1].id >= end:
+    async def _missed_state_changes(self, begin: int, end: int) -> list[ClientEvent]:
+        changes = await self._tail.state_changes(begin)
+        messages = self._deliver(state_change_event(change) for change in changes if change.id < end)
+        if len(changes) < STATE_CHANGES_MAX or changes[-1].id >= end:
             self._position.advance(REQUESTS, end)
-        return sent
+        return messages
 
-    async def _missed_announcements(self, missing: dict[TopicPartitionRef, tuple[int, int]]) -> list[Sent]:
-        part = await self._tail.gap(missing)
-        for lost in part.lost:
-            self._position.advance(lost.place, lost.end)
-        sent = [self._gap(part.lost)] if part.lost else []
-        sent += self._pass(part.events)
-        for place, offset in part.nexts.items():
-            self._position.advance(place, offset)
-        return sent
+    async def _missed_announcements(self, missing: dict[PartitionKey, tuple[int, int]]) -> list[ClientEvent]:
+        backfill = await self._tail.backfill(missing)
+        for lost in backfill.lost:
+            self._position.advance(lost.key, lost.end)
+        messages = [self._gap(backfill.lost)] if backfill.lost else []
+        messages += self._deliver(backfill.events)
+        for key, offset in backfill.next_offsets.items():
+            self._position.advance(key, offset)
+        return messages
 
-    def _pass(self, found: Iterable[StreamedEvent]) -> list[Sent]:
-        sent = []
-        for one in found:
-            if one.offset < self._position[one.place]:
+    def _deliver(self, events: Iterable[StreamedEvent]) -> list[ClientEvent]:
+        messages = []
+        for event in events:
+            if event.offset < self._position[event.key]:
                 continue
-            self._position.advance(one.place, one.offset + 1)
-            if self._wanted.admits(one, self.caller):
-                sent.append(Sent(one.name, self.id, one.text))
-        return sent
+            self._position.advance(event.key, event.offset + 1)
+            if self._filter.matches(event, self.principal):
+                messages.append(ClientEvent(event.name, self.id, event.text))
+        return messages
 
-    def _gap(self, lost: list[LostRange]) -> Sent:
-        said = {
-            "detail": "these events are no more to be had here; what they announced is in the catalog",
-            "missing": [one.as_json() for one in lost],
+    def _gap(self, lost: list[LostRange]) -> ClientEvent:
+        members = {
+            "detail": "these events are no longer available; the catalog has the records that they announced",
+            "missing": [lost_range.as_json() for lost_range in lost],
             "see": RECORDS_PATH,
         }
-        return Sent("gap", self.id, orjson.dumps(said).decode())
+        return ClientEvent("gap", self.id, orjson.dumps(members).decode())
