@@ -1,4 +1,4 @@
-"""Callers of the gateway's live connections, over real sockets."""
+"""Clients of the gateway's live connections, over real sockets."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ ANSWER_S_MAX = 90.0
 
 
 def websocket(gateway: Gateway, path: str, key: str | None, *, slow: bool = False, **options: Any) -> ClientConnection:
-    """A WebSocket; a slow one has room for little that it has not read."""
+    """A WebSocket; a slow one has a small receive buffer."""
     headers = {} if key is None else {"X-API-Key": key}
     if slow:
         options["sock"] = socket.socket()
@@ -48,7 +48,7 @@ def receive(socket_: ClientConnection) -> dict[str, Any]:
 
 
 def events(socket_: ClientConnection, count: int, name: str = "ingested") -> list[dict[str, Any]]:
-    """So many events of that name; others are passed over."""
+    """So many events of that name; others are skipped."""
     received: list[dict[str, Any]] = []
     while len(received) < count:
         event = receive(socket_)
@@ -58,7 +58,7 @@ def events(socket_: ClientConnection, count: int, name: str = "ingested") -> lis
 
 
 def close_frame(socket_: ClientConnection) -> tuple[int, str]:
-    """The code and reason that it is closed with, whatever comes before."""
+    """The code and reason of the close frame; messages before it are skipped."""
     try:
         while True:
             socket_.recv(timeout=ANSWER_S_MAX)
@@ -68,7 +68,7 @@ def close_frame(socket_: ClientConnection) -> tuple[int, str]:
 
 @contextmanager
 def event_stream(gateway: Gateway, key: str, **options: Any) -> Iterator[Iterator[dict[str, str]]]:
-    """Server-sent events, each as its fields; the first has come when the block begins."""
+    """Server-sent events as dictionaries of their fields; the first has been received when the block starts."""
     headers = {"X-API-Key": key, **options.pop("headers", {})}
     with (
         httpx.Client(base_url=gateway.url, headers=headers, timeout=ANSWER_S_MAX) as client,

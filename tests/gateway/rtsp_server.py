@@ -1,4 +1,4 @@
-"""A small genuine RTSP server: OPTIONS, DESCRIBE, SETUP and PLAY (RFC 2326) with interleaved H.264 (RFC 6184), Digest
+"""A small RTSP server: OPTIONS, DESCRIBE, SETUP and PLAY (RFC 2326) with interleaved H.264 (RFC 6184), Digest
 authentication (RFC 2617), and the faults that cameras have.
 """
 
@@ -10,7 +10,6 @@ import secrets
 import ssl
 import struct
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,7 +27,7 @@ REALM = "camera"
 
 @cache
 def film(width: int, height: int, frames: int = 50) -> tuple[tuple[bytes, ...], ...]:
-    """Encoded pictures, each as its NAL units; every tenth is a key frame with its parameter sets before it."""
+    """Encoded frames as NAL units; every tenth is a key frame, preceded by its parameter sets."""
     context = av.CodecContext.create("libx264", "w")
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base = Fraction(1, FPS)
@@ -53,14 +52,14 @@ def nal_units(annex_b: bytes) -> tuple[bytes, ...]:
 
 
 def sps_of_size(macroblocks: int) -> bytes:
-    """A sequence parameter set (H.264, 7.3.2.1.1) of a picture so many macroblocks wide and high; 0: cropped away."""
+    """A sequence parameter set (H.264, 7.3.2.1.1) for a width and height in macroblocks; 0: cropped to zero pixels."""
     bits = ""
 
     def ue(value: int) -> str:
         code = f"{value + 1:b}"
         return "0" * (len(code) - 1) + code
 
-    for value in (0, 0, 2, 1):  # its id, frame number's bits, order of pictures by type 2, one reference
+    for value in (0, 0, 2, 1):  # set id, frame number bits, picture order count type 2, one reference frame
         bits += ue(value)
     bits += "0" + ue(max(macroblocks - 1, 0)) + ue(max(macroblocks - 1, 0)) + "1" + "0"
     bits += "0" if macroblocks else "1" + ue(0) + ue(8) + ue(0) + ue(8)
@@ -82,8 +81,8 @@ def packets(nal: bytes) -> list[bytes]:
 
 
 @dataclass
-class Camera:
-    """Serves a film in a thread of its own; `fault` is what is wrong with it."""
+class FakeCamera:
+    """Serves a video in a thread of its own; `fault` selects a defect."""
 
     user: str = ""
     password: str = ""
@@ -131,7 +130,7 @@ class Camera:
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
-        await asyncio.sleep(0)  # in which the loop closes their connections
+        await asyncio.sleep(0)  # lets the event loop close their connections
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -141,26 +140,26 @@ class Camera:
         playing: asyncio.Task[None] | None = None
         try:
             while True:
-                question = await self._question(reader)
-                self.methods.append(question["method"])
+                request = await self._read_request(reader)
+                self.methods.append(request["method"])
                 if self.fault == "mute":
                     await asyncio.sleep(600)
-                await self._answer(writer, question)
-                if question["method"] == "PLAY" and playing is None:
+                await self._answer(writer, request)
+                if request["method"] == "PLAY" and playing is None:
                     self.plays += 1
                     playing = asyncio.create_task(self._play(writer))
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             with suppress(OSError, RuntimeError):
-                writer.close()  # first: the end of all may cancel what is waited for below
+                writer.close()  # first, because shutdown may cancel the wait below
             if playing is not None:
                 playing.cancel()
                 await asyncio.gather(playing, return_exceptions=True)
             self._open.discard(task)
 
-    async def _question(self, reader: asyncio.StreamReader) -> dict[str, str]:
-        while (first := await reader.readexactly(1)) == b"$":  # what the player says of its reception
+    async def _read_request(self, reader: asyncio.StreamReader) -> dict[str, str]:
+        while (first := await reader.readexactly(1)) == b"$":  # the receiver reports of the client
             head = await reader.readexactly(3)
             await reader.readexactly(int.from_bytes(head[1:], "big"))
         lines = (first + await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -168,9 +167,9 @@ class Camera:
         method, url, _ = lines[0].split(" ")
         return {**headers, "method": method, "url": url}
 
-    async def _answer(self, writer: asyncio.StreamWriter, question: dict[str, str]) -> None:
-        status, headers, body = self._reply(question)
-        lines = [f"RTSP/1.0 {status}", f"CSeq: {question.get('cseq', '0')}", *headers]
+    async def _answer(self, writer: asyncio.StreamWriter, request: dict[str, str]) -> None:
+        status, headers, body = self._reply(request)
+        lines = [f"RTSP/1.0 {status}", f"CSeq: {request.get('cseq', '0')}", *headers]
         if body:
             lines.append(f"Content-Length: {len(body)}")
         raw = "\r\n".join([*lines, "", ""]).encode() + body
@@ -186,9 +185,9 @@ class Camera:
         writer.write(raw)
         await writer.drain()
 
-    def _reply(self, question: dict[str, str]) -> tuple[str, list[str], bytes]:
-        method = question["method"]
-        if method != "OPTIONS" and self.password and not self._knows(question):
+    def _reply(self, request: dict[str, str]) -> tuple[str, list[str], bytes]:
+        method = request["method"]
+        if method != "OPTIONS" and self.password and not self._is_authorized(request):
             return "401 Unauthorized", [f'WWW-Authenticate: Digest realm="{REALM}", nonce="{self.nonce}"'], b""
         match method:
             case "OPTIONS":
@@ -198,7 +197,7 @@ class Camera:
             case "DESCRIBE" if self.fault == "missing":
                 return "404 Not Found", [], b""
             case "DESCRIBE":
-                base = f"Content-Base: {question['url']}/"
+                base = f"Content-Base: {request['url']}/"
                 return "200 OK", ["Content-Type: application/sdp", base], self._description()
             case "SETUP":
                 return "200 OK", ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 7;timeout=60"], b""
@@ -207,11 +206,11 @@ class Camera:
             case _:
                 return "501 Not Implemented", [], b""
 
-    def _knows(self, question: dict[str, str]) -> bool:
-        said = dict(re.findall(r'(\w+)="([^"]*)"', question.get("authorization", "")))
+    def _is_authorized(self, request: dict[str, str]) -> bool:
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', request.get("authorization", "")))
         secret = _md5(f"{self.user}:{REALM}:{self.password}")
-        asked = _md5(f"{question['method']}:{said.get('uri', '')}")
-        return said.get("response") == _md5(f"{secret}:{self.nonce}:{asked}")
+        method_hash = _md5(f"{request['method']}:{fields.get('uri', '')}")
+        return fields.get("response") == _md5(f"{secret}:{self.nonce}:{method_hash}")
 
     def _description(self) -> bytes:
         control = self.argument if self.fault == "control" else "track1"
@@ -275,6 +274,3 @@ def _marked(parts: list[bytes]) -> list[tuple[bool, bytes]]:
 
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode()).hexdigest()
-
-
-Start = Callable[..., Camera]

@@ -1,4 +1,4 @@
-"""What is decided about a stream without opening one: addresses, logins, states, plans, and when to give up."""
+"""The rules of a capture, without I/O: URLs, addresses, credentials, states, plans, and reconnects."""
 
 import asyncio
 from itertools import pairwise
@@ -45,7 +45,7 @@ PASSWORD = "p@:/%#x"
     ],
     ids=["raw", "percent-encoded"],
 )
-def test_a_password_with_every_delimiter_is_found_whole_and_not_shown(text: str) -> None:
+def test_a_password_with_every_delimiter_is_parsed_and_redacted(text: str) -> None:
     url = parse_camera_url(text)
     assert url.login == CameraLogin("user", PASSWORD)
     assert (url.redacted, url.target) == ("rtsp://camera:8554/stream", "/stream?channel=1")
@@ -64,7 +64,7 @@ def test_a_password_with_every_delimiter_is_found_whole_and_not_shown(text: str)
         ("rtsp://camera/user=admin_password=secret_channel=1", "rtsp://camera/***"),
     ],
 )
-def test_an_address_is_shown_without_what_lets_one_in(text: str, shown: str) -> None:
+def test_a_redacted_url_has_no_secrets(text: str, shown: str) -> None:
     assert parse_camera_url(text).redacted == shown
 
 
@@ -98,7 +98,7 @@ def test_an_address_is_shown_without_what_lets_one_in(text: str, shown: str) -> 
         "rtsp://u:" + "p" * 200 + "@camera/",
     ],
 )
-def test_what_is_no_address_of_a_camera_is_refused_without_being_repeated(text: str) -> None:
+def test_an_invalid_url_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(CameraUrlError) as caught:
         parse_camera_url(text)
     assert not text or text not in str(caught.value)
@@ -132,12 +132,12 @@ def test_what_is_no_address_of_a_camera_is_refused_without_being_repeated(text: 
         "ff02::1",
     ],
 )
-def test_an_address_within_is_refused_however_it_is_written(host: str) -> None:
+def test_an_internal_address_is_refused_in_every_notation(host: str) -> None:
     with pytest.raises(AddressNotAllowedError):
         asyncio.run(resolve(host, 554, ()))
 
 
-def test_a_network_that_the_operator_listed_is_open_and_nothing_beside_it() -> None:
+def test_only_the_listed_networks_are_allowed() -> None:
     networks = networks_of("192.168.10.0/24, 2001:db8::/64")
     assert asyncio.run(resolve("192.168.10.7", 554, networks)) == ["192.168.10.7"]
     assert is_allowed("::ffff:192.168.10.7", networks)
@@ -145,7 +145,7 @@ def test_a_network_that_the_operator_listed_is_open_and_nothing_beside_it() -> N
     assert is_allowed("8.8.8.8", ())
 
 
-def test_what_is_sealed_opens_for_its_request_and_its_secret_only() -> None:
+def test_credentials_decrypt_only_for_their_request_and_secret() -> None:
     url, request_id, cipher = (
         parse_camera_url(f"rtsp://user:{PASSWORD}@camera/a?b=1"),
         uuid4(),
@@ -155,17 +155,17 @@ def test_what_is_sealed_opens_for_its_request_and_its_secret_only() -> None:
     assert PASSWORD.encode() not in sealed
     assert cipher.decrypt(request_id, sealed, parse_camera_url(url.redacted)) == url
     assert cipher.encrypt(request_id, url) != sealed
-    for other, asked, text in (
+    for other, for_request, text in (
         (cipher, uuid4(), sealed),
         (CredentialCipher("t" * 40), request_id, sealed),
         (cipher, request_id, sealed[:-1] + bytes([sealed[-1] ^ 1])),
         (cipher, request_id, b""),
     ):
         with pytest.raises(DecryptionError):
-            other.decrypt(asked, text, parse_camera_url(url.redacted))
+            other.decrypt(for_request, text, parse_camera_url(url.redacted))
 
 
-def test_states_lead_from_asked_to_ingested_and_nothing_leaves_an_end() -> None:
+def test_transitions_lead_to_a_final_state_and_never_out_of_one() -> None:
     way = [
         CaptureState.REQUESTED,
         CaptureState.CONNECTING,
@@ -181,7 +181,7 @@ def test_states_lead_from_asked_to_ingested_and_nothing_leaves_an_end() -> None:
     assert set(PREDECESSORS) == set(CaptureState)
 
 
-def test_evidence_and_plans_are_read_as_they_were_written() -> None:
+def test_progress_and_plans_round_trip() -> None:
     evidence = CaptureProgress(worker="w", reconnects=2, codec="h264", width=640)
     assert CaptureProgress.from_json(evidence.as_json()) == evidence
     assert CaptureProgress.from_json("{}") == CaptureProgress()
@@ -192,7 +192,7 @@ def test_evidence_and_plans_are_read_as_they_were_written() -> None:
     assert plan_for("", Mode.CONTINUOUS, duration_s=7).duration_s == 7
 
 
-def test_a_camera_is_tried_again_ever_more_slowly_and_not_for_ever() -> None:
+def test_reconnects_back_off_and_are_limited() -> None:
     delays = [RECONNECT_BACKOFF.delay_s(count) for count in range(1, 20)]
     assert delays == sorted(delays)
     assert delays[-1] == RECONNECT_BACKOFF.max_s == 30.0

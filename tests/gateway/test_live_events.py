@@ -62,7 +62,7 @@ def test_both_transports_carry_announcements_and_state_changes(gateway: Gateway)
         assert event["data"]["size_bytes"] == file["size_bytes"]
         assert event["data"]["ingested_at"].endswith("Z")
         assert json.loads(next_named(stream, "ingested")["data"]) == event["data"]
-    source_id = name("camera")  # another one: the request before may still be on its way to its end
+    source_id = name("camera")  # a new source: the previous request may still be in progress
     with (
         watch(gateway, key, source_id=source_id, kind="request") as socket_,
         event_stream(gateway, key, params={"source_id": source_id, "kind": "request"}) as stream,
@@ -114,7 +114,7 @@ def test_a_stream_resumes_at_another_gateway(
 def test_events_are_delivered_exactly_once_during_a_backfill(
     gateway: Gateway, start_gateway: StartGateway, service_settings: Settings
 ) -> None:
-    """A gateway that has just started holds the last few hundred; the rest comes from Kafka while more is added."""
+    """A new gateway buffers the last few hundred events; the rest is backfilled from Kafka while more are published."""
     key, source_id, first, all_of_them = gateway.key(), name("scanner"), 3000, 4500
     with watch(gateway, key, source_id=source_id) as socket_:
         begin = receive(socket_)["id"]
@@ -168,7 +168,7 @@ def test_a_token_of_another_kafka_starts_now_and_reports_a_gap(gateway: Gateway)
 
 def test_a_slow_client_is_closed_and_can_resume(gateway: Gateway, service_settings: Settings) -> None:
     key, source_id, count = gateway.key(), name("scanner"), 7000
-    filling = "x" * 3500  # so that the ring is full of these events before they are all there
+    filling = "x" * 3500  # so that the event buffer is too small for all of these events
     with watch(gateway, key, source_id=source_id) as quick, watch(gateway, key, slow=True, source_id=source_id) as slow:
         begin = receive(slow)["id"]
         codes = [f"{number} {filling}" for number in range(count)]
@@ -177,7 +177,7 @@ def test_a_slow_client_is_closed_and_can_resume(gateway: Gateway, service_settin
         assert len(events(quick, count)) == count
         publishing.join()
         last, read, code = _read_to_the_end(slow, begin)
-    # Where it has read nothing for long, no pong of it was seen, or not even a close could be sent.
+    # If the client read nothing for long, its pong is missing, or the close frame cannot be sent.
     assert code in {1013, 1011, 1006}
     assert 0 < read < count
     with watch(gateway, key, last=last, source_id=source_id) as socket_:

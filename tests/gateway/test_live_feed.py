@@ -66,7 +66,7 @@ def test_an_ldo_is_acknowledged(gateway: Gateway) -> None:
         answer = receive(feed)
         assert (answer["type"], answer["seq"]) == ("ack", 7)
         assert answer["status"] in {"ingested", "accepted"}
-        # What the feed numbers is nothing that the LDO says: sent again it is the same record.
+        # The sequence number is not part of the LDO: sent again, it is the same record.
         feed.send(json.dumps({**ldo, "seq": 8}))
         assert receive(feed)["record_id"] == answer["record_id"]
     until(
@@ -190,7 +190,7 @@ def test_no_more_messages_than_the_window_are_in_progress(start_gateway: StartGa
             receive(feed)
             source_id, most = name("camera"), 0.0
             for seq in range(count):
-                _send(feed, seq, picture(), source_id)  # without waiting for any answer
+                _send(feed, seq, picture(), source_id)  # without waiting for answers
                 if seq % 20 == 0:
                     most = max(most, _waiting(gateway))
             answers = _answers(feed, count)
@@ -199,7 +199,7 @@ def test_no_more_messages_than_the_window_are_in_progress(start_gateway: StartGa
 
 
 def test_a_feed_counts_for_the_upload_limit(start_gateway: StartGateway) -> None:
-    # Counted in memory: where Redis is slow to answer, a gateway counts for itself from then on, and lets more through.
+    # Without Redis the gateway counts in memory: if Redis is slow, it counts anew and accepts more.
     with start_gateway(gateway_upload_mib_per_hour=2, redis_url="") as gateway:
         with websocket(gateway, "/ws/ingest", gateway.key()) as feed:
             receive(feed)

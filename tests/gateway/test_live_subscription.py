@@ -1,4 +1,4 @@
-"""The ids of live events, and what one stream reads of the buffer."""
+"""Resume tokens, and how a subscription reads the event buffer."""
 
 import asyncio
 import base64

@@ -17,18 +17,18 @@ from headrace.store.requests.requests import NewRequest
 from tests.conftest import ServiceProcess, free_port, until
 from tests.gateway.canary import CANARY, ProcessWatch, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, name
-from tests.gateway.rtsp_server import Camera
+from tests.gateway.rtsp_server import FakeCamera
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 PASSWORD = f"{CANARY}@:/%#"
-HERE = "127.0.0.0/8"
+CAMERA_NETWORK = "127.0.0.0/8"
 END_S_MAX = 360.0
 ENDS = ("ingested", "failed")
 
 
 class World:
-    """A gateway and a capture worker, and what is known of requests."""
+    """A gateway and a capture worker, and the stored state of requests."""
 
     def __init__(self, gateway: Gateway, worker: ServiceProcess) -> None:
         self.gateway = gateway
@@ -36,8 +36,8 @@ class World:
         self.client = gateway.client("operator")
 
     def ask(self, url: str, mode: str = "single_frame", **more: Any) -> UUID:
-        asked = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": mode, **more}
-        answer = self.client.post("/api/v1/ingest/rtsp", json=asked)
+        body = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": mode, **more}
+        answer = self.client.post("/api/v1/ingest/rtsp", json=body)
         assert answer.status_code == 202, answer.text
         assert answer.json()["status"] == "requested"
         return UUID(answer.json()["request_id"])
@@ -60,7 +60,7 @@ class World:
         return [row[0] for row in rows]
 
     def catalogued(self, request_id: UUID) -> list[tuple[str, int | None, int | None, str]]:
-        """Kind and size of each item that the catalog has, and its sighting's source."""
+        """Kind and size of each catalogued item, and the source of its sighting."""
         return self.gateway.rows(
             "select i.kind, i.width, i.height, s.source_id from request_items i join sightings s on s.topic = i.topic"
             ' and s.partition = i.partition and s."offset" = i."offset" join records r on r.record_id = s.record_id'
@@ -72,12 +72,12 @@ class World:
 @pytest.fixture(scope="module")
 def world(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("rtsp")
-    with Gateway(service_settings, folder / "gateway.log", gateway_camera_networks=HERE) as gateway:
+    with Gateway(service_settings, folder / "gateway.log", gateway_camera_networks=CAMERA_NETWORK) as gateway:
         worker = ServiceProcess(
             service_settings,
             "capture",
             log=folder / "capture.log",
-            gateway_camera_networks=HERE,
+            gateway_camera_networks=CAMERA_NETWORK,
             capture_streams_max=24,
             kafka_session_s=6,
         )
@@ -90,7 +90,7 @@ def world(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_a_single_frame_is_captured_and_in_the_catalog(world: World) -> None:
-    with Camera() as camera:
+    with FakeCamera() as camera:
         request_id = world.ask(camera.url())
         state, reason, evidence = world.end(request_id)
     assert (state, reason) == ("ingested", None)
@@ -100,8 +100,8 @@ def test_a_single_frame_is_captured_and_in_the_catalog(world: World) -> None:
 
 
 @pytest.mark.parametrize("login", [f"user:{PASSWORD}", f"user:{quote(PASSWORD, safe='')}"], ids=["raw", "encoded"])
-def test_a_burst_from_a_camera_that_asks_for_a_login(world: World, login: str) -> None:
-    with Camera(user="user", password=PASSWORD) as camera:
+def test_a_burst_from_a_camera_that_requires_a_login(world: World, login: str) -> None:
+    with FakeCamera(user="user", password=PASSWORD) as camera:
         request_id = world.ask(camera.url(f"{login}@"), "burst", fps=10, frame_count=12)
         state, reason, evidence = world.end(request_id)
     assert (state, reason) == ("ingested", None)
@@ -110,13 +110,13 @@ def test_a_burst_from_a_camera_that_asks_for_a_login(world: World, login: str) -
     assert "401" not in camera.methods
 
 
-def test_continuous_brings_frames_for_a_time_and_a_clip_one_video(world: World) -> None:
-    with Camera() as camera:
+def test_continuous_captures_frames_and_clip_captures_one_video(world: World) -> None:
+    with FakeCamera() as camera:
         continuous = world.ask(camera.url(), "continuous", fps=4, duration_s=3)
         clip = world.ask(camera.url(), "clip", fps=10, duration_s=2)
-        assert [world.end(one)[:2] for one in (continuous, clip)] == [("ingested", None)] * 2
+        assert [world.end(request_id)[:2] for request_id in (continuous, clip)] == [("ingested", None)] * 2
     frames = world.catalogued(continuous)
-    assert 2 <= len(frames) <= 14  # 12 by the rate, if the machine keeps up
+    assert 2 <= len(frames) <= 14  # 12 at this rate, if the machine is fast enough
     assert [row[0] for row in world.catalogued(clip)] == ["clip"]
     [(kind, duration_us)] = world.gateway.rows(
         "select r.kind, r.duration_us from records r join request_items i on i.digest = r.digest"
@@ -158,19 +158,19 @@ def test_continuous_brings_frames_for_a_time_and_a_clip_one_video(world: World) 
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else value,
 )
-def test_what_is_wrong_is_refused_before_it_is_kept(world: World, wrong: dict[str, Any], code: str) -> None:
+def test_an_invalid_request_is_refused_and_not_stored(world: World, wrong: dict[str, Any], code: str) -> None:
     camera_id = name("camera")
-    asked = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": camera_id, "capture_mode": "burst"} | wrong
-    answer = world.client.post("/api/v1/ingest/rtsp", json=asked)
+    body = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": camera_id, "capture_mode": "burst"} | wrong
+    answer = world.client.post("/api/v1/ingest/rtsp", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert not world.gateway.rows("select 1 from ingest_requests where source_id = %s", camera_id)
 
 
-def test_a_device_may_not_ask_and_an_operator_only_within_reach(world: World) -> None:
-    asked = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": "camera-1", "capture_mode": "burst"}
+def test_a_capture_requires_an_operator_with_the_camera_in_scope(world: World) -> None:
+    body = {"rtsp_url": "rtsp://127.0.0.1/x", "camera_id": "camera-1", "capture_mode": "burst"}
     for role, sources in (("device", ("*",)), ("operator", ("plant/other",))):
         with world.gateway.client(role, sources) as client:
-            assert client.post("/api/v1/ingest/rtsp", json={**asked, "site": "plant"}).status_code == 403
+            assert client.post("/api/v1/ingest/rtsp", json={**body, "site": "plant"}).status_code == 403
 
 
 CASES = {
@@ -195,24 +195,22 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def outcomes(world: World) -> Iterator[dict[str, Any]]:
-    """All broken cameras at once, each with its request; and one that nobody may be sent to."""
+    """All broken cameras at once, each with its request; and one to which no redirect may lead."""
     with ExitStack() as stack:
-        other = stack.enter_context(Camera())
-        asked = {}
+        other = stack.enter_context(FakeCamera())
+        requests = {}
         for case, (about, _, _) in CASES.items():
             camera = stack.enter_context(
-                Camera(**{key: value.format(other=other.port) for key, value in about.items()})
+                FakeCamera(**{key: value.format(other=other.port) for key, value in about.items()})
             )
-            # More frames than a camera brings before it disconnects, and time enough on a busy machine.
+            # More frames than a camera sends before it disconnects, and enough time on a busy machine.
             login = f"user:{quote(PASSWORD, safe='')}@"
-            asked[case] = world.ask(camera.url(login), "burst", fps=20, frame_count=60, duration_s=300)
-        yield {"other": other} | {case: (request_id, world.end(request_id)) for case, request_id in asked.items()}
+            requests[case] = world.ask(camera.url(login), "burst", fps=20, frame_count=60, duration_s=300)
+        yield {"other": other} | {case: (request_id, world.end(request_id)) for case, request_id in requests.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_broken_camera_is_an_end_with_a_reason_or_none_at_all(
-    world: World, outcomes: dict[str, Any], case: str
-) -> None:
+def test_a_broken_camera_ends_with_its_reason_or_is_captured(world: World, outcomes: dict[str, Any], case: str) -> None:
     _, wanted, code = CASES[case]
     request_id, (state, reason, evidence) = outcomes[case]
     print(case, state, reason, json.dumps(evidence))
@@ -223,30 +221,30 @@ def test_a_broken_camera_is_an_end_with_a_reason_or_none_at_all(
         assert len(world.catalogued(request_id)) == 60
 
 
-def test_a_redirect_led_nobody_anywhere(outcomes: dict[str, Any]) -> None:
+def test_redirects_are_not_followed(outcomes: dict[str, Any]) -> None:
     assert outcomes["other"].connections == 0
 
 
-def test_a_camera_that_disconnects_is_connected_to_again_and_that_shows(world: World, outcomes: dict[str, Any]) -> None:
+def test_reconnects_are_recorded_in_the_progress(world: World, outcomes: dict[str, Any]) -> None:
     request_id, (_, _, evidence) = outcomes["disconnects_every_2_s"]
     assert evidence["reconnects"] >= 1
     assert evidence["last_error"] == "lost"
     assert world.states(request_id).count("connecting") == evidence["reconnects"] + 1
 
 
-def test_frames_of_both_sizes_are_there(world: World, outcomes: dict[str, Any]) -> None:
+def test_frames_of_both_sizes_are_catalogued(world: World, outcomes: dict[str, Any]) -> None:
     request_id, _ = outcomes["changes_its_size"]
     assert {row[1:3] for row in world.catalogued(request_id)} == {(320, 240), (640, 480)}
 
 
-def test_nobody_at_the_address_is_a_failure_with_a_reason(world: World) -> None:
+def test_an_unreachable_camera_fails_with_its_reason(world: World) -> None:
     state, reason, evidence = world.end(world.ask(f"rtsp://127.0.0.1:{free_port()}/x"))
     assert (state, reason.split(":")[0]) == ("failed", "unreachable")
     assert evidence["reconnects"] >= 1
 
 
-def test_a_worker_that_was_killed_is_followed_by_another(world: World) -> None:
-    with Camera() as camera:
+def test_another_worker_takes_over_from_a_killed_one(world: World) -> None:
+    with FakeCamera() as camera:
         request_id = world.ask(camera.url(), "burst", fps=2, frame_count=40)
         world.reached(request_id, "recording")
         until(lambda: world.gateway.rows("select 1 from request_items where request_id = %s", request_id), 60, "frames")
@@ -260,8 +258,8 @@ def test_a_worker_that_was_killed_is_followed_by_another(world: World) -> None:
     assert len(world.catalogued(request_id)) == 40
 
 
-def test_a_worker_that_is_told_to_stop_gives_back_what_it_was_at(world: World) -> None:
-    with Camera() as camera:
+def test_a_stopping_worker_releases_its_jobs(world: World) -> None:
+    with FakeCamera() as camera:
         request_id = world.ask(camera.url(), "continuous", fps=2, duration_s=15)
         world.reached(request_id, "recording")
         assert world.worker.stop(18) == 0
@@ -271,9 +269,9 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_was_at(world: World) -
     assert len(world.catalogued(request_id)) >= 2
 
 
-def test_a_request_that_nobody_was_told_of_is_found(world: World) -> None:
+def test_a_request_that_was_never_dispatched_is_recovered(world: World) -> None:
     request_id = uuid4()
-    with Camera() as camera:
+    with FakeCamera() as camera:
         plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
         world.gateway.rows(
             "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, updated_at)"
@@ -284,8 +282,8 @@ def test_a_request_that_nobody_was_told_of_is_found(world: World) -> None:
         assert world.end(request_id)[:2] == ("ingested", None)
 
 
-def test_a_message_that_comes_again_does_nothing_again(world: World) -> None:
-    with Camera() as camera:
+def test_a_redelivered_message_has_no_effect(world: World) -> None:
+    with FakeCamera() as camera:
         request_id = world.ask(camera.url())
         world.end(request_id)
         before, connections = world.states(request_id), camera.connections
@@ -301,14 +299,14 @@ def test_a_message_that_comes_again_does_nothing_again(world: World) -> None:
         )
         dispatcher = Dispatcher(world.gateway.settings)
         assert asyncio.run(dispatcher.dispatch(again))
-        # A later request of the same camera comes after it in the same partition.
+        # A later request of the same camera follows it in the same partition.
         later = asyncio.run(_dispatched(world, dispatcher, camera))
         world.end(later)
     assert world.states(request_id) == before
     assert camera.connections == connections + 1
 
 
-async def _dispatched(world: World, dispatcher: Dispatcher, camera: Camera) -> UUID:
+async def _dispatched(world: World, dispatcher: Dispatcher, camera: FakeCamera) -> UUID:
     request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
@@ -329,27 +327,27 @@ async def _dispatched(world: World, dispatcher: Dispatcher, camera: Camera) -> U
     return request_id
 
 
-def test_a_repeated_request_under_its_key_is_one_request(world: World) -> None:
+def test_a_repeated_idempotency_key_is_one_request(world: World) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     url = f"rtsp://user:{PASSWORD}@127.0.0.1:{free_port()}/x"
-    asked = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": "single_frame"}
-    answers = [world.client.post("/api/v1/ingest/rtsp", json=asked, headers=headers) for _ in range(2)]
+    body = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": "single_frame"}
+    answers = [world.client.post("/api/v1/ingest/rtsp", json=body, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
     assert answers[0].json() == answers[1].json()
-    other = world.client.post("/api/v1/ingest/rtsp", json=asked | {"rtsp_url": f"{url}2"}, headers=headers)
+    other = world.client.post("/api/v1/ingest/rtsp", json=body | {"rtsp_url": f"{url}2"}, headers=headers)
     assert other.status_code == 409
 
 
-def test_the_password_is_found_nowhere(world: World, outcomes: dict[str, Any]) -> None:
-    """In no row of any table, no log, no metric, no answer, and among no process's arguments or environment."""
+def test_the_password_leaks_nowhere(world: World, outcomes: dict[str, Any]) -> None:
+    """Not in tables, topics, logs, metrics or responses, nor in the arguments or environment of a process."""
     decoder = "headrace/gateway/capture/decoder.py"
-    with ProcessWatch(decoder) as watch, Camera(user="user", password=PASSWORD) as camera:
+    with ProcessWatch(decoder) as watch, FakeCamera(user="user", password=PASSWORD) as camera:
         state, _, _ = world.end(world.ask(camera.url(f"user:{PASSWORD}@"), "burst", fps=5, frame_count=10))
     assert state == "ingested"
     assert (watch.seen, watch.others) == (set(), {decoder})
     assert tables_with(world.gateway) == []
     assert topics_with(world.gateway.settings) == []
-    said = [world.gateway.log.read_text(), world.worker.log.read_text(), world.worker.get("/metrics")[1]]
-    said.append(world.client.get("/metrics").text)
-    assert all(text and CANARY not in text for text in said)
+    texts = [world.gateway.log.read_text(), world.worker.log.read_text(), world.worker.get("/metrics")[1]]
+    texts.append(world.client.get("/metrics").text)
+    assert all(text and CANARY not in text for text in texts)
     assert world.gateway.rows("select 1 from ingest_requests where sealed is not null"), "it was there, and sealed"

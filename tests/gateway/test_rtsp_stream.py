@@ -1,4 +1,4 @@
-"""The stream itself: door and decoder, against a server of GStreamer's and against cameras that are broken."""
+"""Proxy and decoder, against GStreamer's RTSP server and broken cameras."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
 from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
-from tests.gateway.rtsp_server import Camera
+from tests.gateway.rtsp_server import FakeCamera
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -32,31 +32,31 @@ def read(
     port: int, login: tuple[str, str] | None = None, frames: int = 5, fps: float = 20.0, tls_name: str | None = None
 ) -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
     async def reading() -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
-        found: list[StreamInfo | CapturedFrame] = []
+        items: list[StreamInfo | CapturedFrame] = []
         wanted = StreamRequest(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
             async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted) as stream:
-                async for one in stream.items():
-                    found.append(one)  # noqa: PERF401 - those before a loss count
+                async for item in stream.items():
+                    items.append(item)  # noqa: PERF401 - those before a loss count
         except StreamLostError as lost:
-            return found, lost.fault
-        return found, None
+            return items, lost.fault
+        return items, None
 
     return asyncio.run(reading())
 
 
-def sizes(found: list[StreamInfo | CapturedFrame]) -> set[tuple[int, int]]:
+def sizes(items: list[StreamInfo | CapturedFrame]) -> set[tuple[int, int]]:
     shapes = [
-        cv2.imdecode(np.frombuffer(one.body, np.uint8), cv2.IMREAD_COLOR).shape
-        for one in found
-        if isinstance(one, CapturedFrame)
+        cv2.imdecode(np.frombuffer(item.body, np.uint8), cv2.IMREAD_COLOR).shape
+        for item in items
+        if isinstance(item, CapturedFrame)
     ]
     return {(width, height) for height, width, _ in shapes}
 
 
 @pytest.fixture(scope="module")
 def gstreamer() -> Iterator[int]:
-    """The port of GStreamer's RTSP server, which knows `user` with PASSWORD."""
+    """The port of GStreamer's RTSP server, which accepts `user` with PASSWORD."""
     look = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
     if (
         not Path(SYSTEM_PYTHON).exists()
@@ -75,16 +75,16 @@ def gstreamer() -> Iterator[int]:
         server.terminate()
 
 
-def test_a_server_that_is_not_ours_is_read_with_a_login_that_holds_every_delimiter(gstreamer: int) -> None:
-    found, fault = read(gstreamer, ("user", PASSWORD))
+def test_gstreamer_is_read_with_a_login_that_contains_every_delimiter(gstreamer: int) -> None:
+    items, fault = read(gstreamer, ("user", PASSWORD))
     assert fault is None
-    assert found[0] == StreamInfo("mjpeg", 320, 240)
-    assert len(found) == 6
-    assert sizes(found) == {(320, 240)}
+    assert items[0] == StreamInfo("mjpeg", 320, 240)
+    assert len(items) == 6
+    assert sizes(items) == {(320, 240)}
 
 
 @pytest.mark.parametrize("login", [("user", "wrong"), ("nobody", PASSWORD), None])
-def test_a_server_that_is_not_ours_refuses_who_it_does_not_know(gstreamer: int, login: tuple[str, str] | None) -> None:
+def test_gstreamer_refuses_an_unknown_login(gstreamer: int, login: tuple[str, str] | None) -> None:
     assert read(gstreamer, login) == ([], CameraFault.LOGIN_REFUSED)
 
 
@@ -104,24 +104,24 @@ def test_a_server_that_is_not_ours_refuses_who_it_does_not_know(gstreamer: int, 
         ("sps", "6250", CameraFault.UNDECODABLE),
     ],
 )
-def test_what_is_wrong_with_a_camera_is_named(fault: str, argument: str, ends: CameraFault) -> None:
-    with Camera(fault=fault, argument=argument) as camera:
-        found, ended = read(camera.port, frames=1000)
+def test_each_fault_of_a_camera_has_its_code(fault: str, argument: str, ends: CameraFault) -> None:
+    with FakeCamera(fault=fault, argument=argument) as camera:
+        items, ended = read(camera.port, frames=1000)
     assert ended is ends
-    assert all(isinstance(one, StreamInfo | CapturedFrame) for one in found)
-    assert bool(found) == (fault in {"drop", "stall"})
+    assert all(isinstance(item, StreamInfo | CapturedFrame) for item in items)
+    assert bool(items) == (fault in {"drop", "stall"})
 
 
 @pytest.mark.parametrize("fault", ["", "multicast", "wrap", "backwards"])
-def test_what_is_only_odd_is_read(fault: str) -> None:
-    with Camera(fault=fault) as camera:
-        found, ended = read(camera.port)
-    assert (ended, len(found)) == (None, 6)
+def test_unusual_streams_are_read(fault: str) -> None:
+    with FakeCamera(fault=fault) as camera:
+        items, ended = read(camera.port)
+    assert (ended, len(items)) == (None, 6)
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of its own authority, with its key, for `camera.test`."""
+    """A self-signed certificate and its key, for `camera.test`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera.test")])
     now = datetime.now(UTC)
@@ -147,57 +147,57 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (False, "camera.test", CameraFault.CERTIFICATE_REFUSED),
     ],
 )
-def test_a_certificate_has_to_be_good_for_the_name(
+def test_the_certificate_must_match_the_host_name(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, tls_name: str, ends: CameraFault | None
 ) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    with Camera(tls=tls) as camera:
-        found, ended = read(camera.port, tls_name=tls_name)
+    with FakeCamera(tls=tls) as camera:
+        items, ended = read(camera.port, tls_name=tls_name)
         assert ended is ends
-        assert len(found) == (6 if ends is None else 0)
-        assert not (camera.methods and ends), "nothing was said to who is not the camera"
+        assert len(items) == (6 if ends is None else 0)
+        assert not (camera.methods and ends), "nothing was sent to a server that is not the camera"
 
 
-def test_a_camera_without_tls_is_not_spoken_to_where_tls_is_asked_for() -> None:
-    with Camera() as camera:
+def test_nothing_is_sent_to_a_camera_without_tls_if_tls_is_required() -> None:
+    with FakeCamera() as camera:
         assert read(camera.port, tls_name="camera.test") == ([], CameraFault.UNREACHABLE)
         assert camera.methods == []
 
 
 def test_a_stream_may_change_its_size() -> None:
-    with Camera(fault="resize") as camera:
-        found, ended = read(camera.port, frames=60)
+    with FakeCamera(fault="resize") as camera:
+        items, ended = read(camera.port, frames=60)
     assert ended is None
-    assert sizes(found) == {(320, 240), (640, 480)}
+    assert sizes(items) == {(320, 240), (640, 480)}
 
 
-def test_a_picture_that_is_cropped_to_nothing_ends_one_way_or_the_other() -> None:
-    with Camera(fault="sps", argument="0") as camera:
+def test_a_frame_that_is_cropped_to_zero_pixels_does_not_hang() -> None:
+    with FakeCamera(fault="sps", argument="0") as camera:
         _, ended = read(camera.port)
     assert ended in {None, CameraFault.UNDECODABLE, CameraFault.LOST, CameraFault.SILENT, CameraFault.DECODER_DIED}
 
 
-def test_a_decoder_that_dies_takes_nobody_with_it() -> None:
+def test_a_crashed_decoder_ends_only_its_stream() -> None:
     async def killed() -> CameraFault | None:
         wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=1000)
         try:
             async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
-                async for one in stream.items():
-                    if isinstance(one, CapturedFrame):
+                async for item in stream.items():
+                    if isinstance(item, CapturedFrame):
                         stream._decoder.kill()
         except StreamLostError as lost:
             return lost.fault
         return None
 
-    with Camera() as camera:
+    with FakeCamera() as camera:
         assert asyncio.run(killed()) is CameraFault.DECODER_DIED
         assert len(read(camera.port)[0]) == 6
 
 
-def test_only_one_decoder_comes_through_a_door() -> None:
+def test_the_proxy_accepts_only_one_decoder() -> None:
     async def strangers() -> list[bytes]:
         wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=3)
         async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
@@ -213,6 +213,6 @@ def test_only_one_decoder_comes_through_a_door() -> None:
                     writer.close()
             return answers
 
-    with Camera() as camera:
+    with FakeCamera() as camera:
         assert set(asyncio.run(strangers())) == {b""}
         assert camera.connections == 1

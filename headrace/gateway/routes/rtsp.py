@@ -1,4 +1,4 @@
-"""`POST /api/v1/ingest/rtsp`: a stream to be captured, as the camera ingestion service's clients ask for it."""
+"""`POST /api/v1/ingest/rtsp`: request the capture of a camera's stream, as the camera ingestion service does."""
 
 from typing import Annotated
 from uuid import uuid4
@@ -46,27 +46,27 @@ FrameCount = Annotated[int, Field(ge=1, le=FRAME_COUNT_MAX, strict=True)]
 
 
 class CaptureAsked(BaseModel):
-    """A stream, and what of it is wanted."""
+    """A camera's stream, and what to capture."""
 
     model_config = ConfigDict(extra="forbid")
 
     rtsp_url: SecretStr = Field(
-        description=f"rtsp:// or rtsps://, with the login where the camera asks for one; at most {URL_CHARACTERS_MAX} "
-        "characters. The login is sealed.",
+        description=f"rtsp:// or rtsps://, with the login if the camera requires one; at most {URL_CHARACTERS_MAX} "
+        "characters. The login is encrypted.",
         examples=["rtsp://user:password@camera.example:554/stream1"],
     )
-    camera_id: str = Field(min_length=1, description="Whose frames they are.", examples=["camera-1"])
+    camera_id: str = Field(min_length=1, description="The source of the frames.", examples=["camera-1"])
     capture_mode: Mode
-    fps: Fps | None = Field(None, description="Frames a second; 5 in a burst, 10 in a clip, otherwise 1.")
+    fps: Fps | None = Field(None, description="Frames per second; by default 5 in a burst, 10 in a clip, otherwise 1.")
     duration_s: DurationS | None = Field(
-        None, description=f"Seconds: 60 where it is continuous, 5 for a clip, of at most {CLIP_S_MAX:.0f}."
+        None, description=f"Seconds; by default 60 if continuous, 5 for a clip; a clip has at most {CLIP_S_MAX:.0f}."
     )
-    frame_count: FrameCount | None = Field(None, description="Frames of a burst, 10 unless said otherwise.")
-    site: str | None = Field(None, description="Where the camera stands, if not at the site of the key.")
+    frame_count: FrameCount | None = Field(None, description="Frames of a burst; by default 10.")
+    site: str | None = Field(None, description="The camera's site; by default that of the key.")
 
 
 class CaptureAnswer(BaseModel):
-    """The request is kept, and will be worked on."""
+    """The capture request is stored."""
 
     request_id: str
     status: str = Field(examples=["requested"])
@@ -76,26 +76,28 @@ class CaptureAnswer(BaseModel):
 @router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=problem_responses(409))
 async def capture(
     request: Request,
-    asked: CaptureAsked,
+    body: CaptureAsked,
     requests: IngestRequestsDep,
     capture_publisher: CapturePublisherDep,
     access: AccessDep,
     settings: SettingsDep,
     principal: Operator,
 ) -> JSONResponse:
-    """Ask for a camera's stream to be captured; what became of it is asked for with the request's id."""
-    source = resolve_source(principal, asked.site, asked.camera_id, UploadSource(settings.gateway_site, "gateway"))
+    """Request the capture of a camera's stream; the status URL reports its progress."""
+    source = resolve_source(principal, body.site, body.camera_id, UploadSource(settings.gateway_site, "gateway"))
     require_source_access(request, principal, source.site, source.source_id)
-    url = _parsed(asked.rtsp_url.get_secret_value())
-    plan = _planned(asked, url)
-    sealer = _sealer(settings, url)
+    url = _parse_url(body.rtsp_url.get_secret_value())
+    plan = _plan_for(body, url)
+    cipher = _cipher_for(settings, url)
     async with idempotent_request(request, access, principal) as first:
-        said = request_fingerprint(request, [source.site, source.source_id, plan.as_json(), _mark(sealer, asked)])
-        if (before := first.replay(said)) is not None:
+        fingerprint = request_fingerprint(
+            request, [source.site, source.source_id, plan.as_json(), _url_fingerprint(cipher, body)]
+        )
+        if (before := first.replay(fingerprint)) is not None:
             return before
         await _check_address(request, settings, principal, url)
         request_id = uuid4()
-        kept = NewRequest(
+        stored = NewRequest(
             request_id=request_id,
             kind="rtsp",
             actor=principal.actor,
@@ -103,54 +105,54 @@ async def capture(
             source_id=source.source_id,
             state=CaptureState.REQUESTED,
             asked=plan.as_json(),
-            sealed=sealer.encrypt(request_id, url) if sealer is not None and url.has_secrets else None,
+            sealed=cipher.encrypt(request_id, url) if cipher is not None and url.has_secrets else None,
         )
         answer = CaptureAnswer(
             request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
         )
         response = JSONResponse(answer.model_dump(), 202)
-        await requests.add(kept)
+        await requests.add(stored)
         await first.keep_pending(response)
-        # Where Kafka is away the request is kept all the same: a worker that has time finds it.
-        await capture_publisher.dispatch(kept)
+        # If Kafka is unavailable, a worker with free capacity finds the stored request later.
+        await capture_publisher.dispatch(stored)
         return response
 
 
-def _parsed(text: str) -> CameraUrl:
+def _parse_url(text: str) -> CameraUrl:
     try:
         return parse_camera_url(text)
     except CameraUrlError as refused:
         raise Problem(422, ProblemCode.URL_REFUSED, str(refused)) from None
 
 
-def _planned(asked: CaptureAsked, url: CameraUrl) -> CapturePlan:
-    mode, duration_s = asked.capture_mode, asked.duration_s
+def _plan_for(body: CaptureAsked, url: CameraUrl) -> CapturePlan:
+    mode, duration_s = body.capture_mode, body.duration_s
     if mode is Mode.CLIP and (duration_s or 0) > CLIP_S_MAX:
         raise Problem(
             422,
             ProblemCode.MODE_UNAVAILABLE,
             f"a clip lasts at most {CLIP_S_MAX:.0f} s",
-            hint="ask for `continuous`, which brings frames for as long as an hour",
+            hint="use `continuous`, which captures frames for up to an hour",
         )
-    return plan_for(url.redacted, mode, fps=asked.fps, duration_s=duration_s, frame_count=asked.frame_count)
+    return plan_for(url.redacted, mode, fps=body.fps, duration_s=duration_s, frame_count=body.frame_count)
 
 
-def _sealer(settings: Settings, url: CameraUrl) -> CredentialCipher | None:
+def _cipher_for(settings: Settings, url: CameraUrl) -> CredentialCipher | None:
     secret = settings.gateway_token_secret.get_secret_value()
     if not secret and url.has_secrets:
         raise Problem(
             503,
             ProblemCode.UNAVAILABLE,
-            "this gateway has no secret to seal a camera's login with",
-            hint="its operator sets HEADRACE_GATEWAY_TOKEN_SECRET, for the gateways and the capture workers",
+            "this gateway has no secret to encrypt a camera's login",
+            hint="set HEADRACE_GATEWAY_TOKEN_SECRET for the gateways and the capture workers",
             headers={"Retry-After": "60"},
         )
     return CredentialCipher(secret) if secret else None
 
 
-def _mark(sealer: CredentialCipher | None, asked: CaptureAsked) -> str:
-    """What tells one address from another in an idempotency row, where a plain digest could be guessed."""
-    return "" if sealer is None else sealer.fingerprint(asked.rtsp_url.get_secret_value())
+def _url_fingerprint(cipher: CredentialCipher | None, body: CaptureAsked) -> str:
+    """Return what distinguishes the URL in an idempotency row, where a plain digest could be guessed."""
+    return "" if cipher is None else cipher.fingerprint(body.rtsp_url.get_secret_value())
 
 
 async def _check_address(request: Request, settings: Settings, principal: Principal, url: CameraUrl) -> None:
@@ -158,12 +160,12 @@ async def _check_address(request: Request, settings: Settings, principal: Princi
     try:
         await resolve(url.host, url.port, networks)
     except UnresolvedHostError:
-        raise Problem(422, ProblemCode.ADDRESS_REFUSED, "the camera's name has no address") from None
+        raise Problem(422, ProblemCode.ADDRESS_REFUSED, "the camera's host name does not resolve") from None
     except AddressNotAllowedError:
         audit_refusal(request, ProblemCode.ADDRESS_REFUSED, principal)
         raise Problem(
             422,
             ProblemCode.ADDRESS_REFUSED,
-            "the camera's address is neither public nor in a network that was listed",
-            hint="the operator lists networks of cameras in HEADRACE_GATEWAY_CAMERA_NETWORKS",
+            "the camera's address is not public and not in a network that the operator listed",
+            hint="list the cameras' networks in HEADRACE_GATEWAY_CAMERA_NETWORKS",
         ) from None
