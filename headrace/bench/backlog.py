@@ -14,7 +14,7 @@ from headrace.bench.figures import CommittedRows, Worked
 from headrace.bench.processes import Watched, running
 from headrace.native import StackInfo
 from headrace.producers import Publisher
-from headrace.producers.sequence import unix_us
+from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import InputEvent, Kind

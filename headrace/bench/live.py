@@ -11,7 +11,7 @@ from headrace.demo.ledger import AckLedger
 from headrace.demo.listener import AnnouncementListener
 from headrace.demo.reconcile import latencies_ms
 from headrace.producers import Publisher
-from headrace.producers.sequence import unix_us
+from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
 
 FRAMES_PER_S = 50

@@ -19,8 +19,7 @@ from headrace.schemas.reject import RejectedError
 
 if TYPE_CHECKING:
     from headrace.producers import Camera, Publisher, SpooledPublisher
-    from headrace.producers.delivery import EventPublisher
-    from headrace.producers.delivery_stats import DeliveryStats
+    from headrace.producers.delivery import DeliveryStats, EventPublisher
     from headrace.runtime.settings import Settings
 
 START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
@@ -162,7 +161,7 @@ def ldo(
     A line may also hold captured_at_us (microseconds since 1970) and clip (an MP4 file, relative to the lines' folder).
     """
     from headrace.producers import Device
-    from headrace.producers.json_lines import parse_ldo_line
+    from headrace.producers.bodies import parse_ldo_line
 
     with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
@@ -188,7 +187,7 @@ def _publishing(
     """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from headrace.producers.delivery_stats import DeliveryStats
+    from headrace.producers.delivery import DeliveryStats
 
     settings = client_settings()
     tally = DeliveryStats()

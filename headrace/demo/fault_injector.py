@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from headrace.demo.ledger import AckLedger, MessageOffset
 from headrace.demo.poison import POISONS, Build, Ingredients, wrong_digest
 from headrace.demo.sources import Sources
-from headrace.producers.sequence import unix_us
+from headrace.producers.source import unix_us
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Origin

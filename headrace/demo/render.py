@@ -7,7 +7,7 @@ import av
 from av.error import FFmpegError
 
 from headrace.demo.line import Line
-from headrace.producers.clip import cut
+from headrace.producers.clips import cut
 from headrace.producers.video_frames import VideoFrame, to_jpeg
 from headrace.runtime.errors import Exit, HeadraceError
 

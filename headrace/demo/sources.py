@@ -13,7 +13,7 @@ from headrace.demo.line import Line, LinePart
 from headrace.demo.readings import readings_of
 from headrace.demo.render import PICTURES_PER_S, clip_of
 from headrace.producers import Camera, Delivery, Device, Publisher
-from headrace.producers.sequence import unix_us
+from headrace.producers.source import unix_us
 from headrace.schemas.events import Frame, InputEvent
 
 TWICE_SHARE = 0.2  # of everything is sent twice

@@ -34,7 +34,7 @@ from headrace.gateway.uploads.publish import UploadPublisher
 from headrace.gateway.uploads.results import IngestResults, IngestWait
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.producers.publisher import Publisher
-from headrace.producers.sequence import SequenceCounter, unix_us
+from headrace.producers.source import SequenceCounter, unix_us
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.kafka import require_topics, wait_for_kafka

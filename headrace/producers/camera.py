@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from headrace.producers.bodies import describe_clip, describe_frame
-from headrace.producers.clip import cut
-from headrace.producers.clipper import Clipper
-from headrace.producers.delivery import Delivery, EventPublisher
-from headrace.producers.delivery_stats import DeliveryStats
+from headrace.producers.clips import Clipper, cut
+from headrace.producers.delivery import Delivery, DeliveryStats, EventPublisher
 from headrace.producers.publisher import DELIVERY_S_MAX
 from headrace.producers.qr import Appearances, find_codes
-from headrace.producers.sequence import unix_us
-from headrace.producers.source import Source, fields_of
+from headrace.producers.source import Source, fields_of, unix_us
 from headrace.producers.video_frames import (
     Skipped,
     VideoFrame,

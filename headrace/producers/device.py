@@ -6,8 +6,7 @@ import orjson
 
 from headrace.producers.bodies import describe_clip
 from headrace.producers.delivery import Delivery, EventPublisher
-from headrace.producers.sequence import unix_us
-from headrace.producers.source import Source, fields_of
+from headrace.producers.source import Source, fields_of, unix_us
 from headrace.schemas.events import Cid, InputEvent, Ldo
 from headrace.schemas.reject import RejectCode, RejectedError
 

@@ -1,21 +1,23 @@
 """From an event to the message that carries it; the body that is too large for a message is staged on the way."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from headrace.producers.claims import stage_body
-from headrace.producers.sequence import unix_us
+from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import staging_key
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
 from headrace.schemas.headers import Headers, headers_for, new_traceparent
-from headrace.schemas.limits import INLINE_BYTES_MAX
+from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.schemas.topics import input_topic
 from headrace.schemas.validate import check_body, validate
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,31 @@ def event_reference(event: InputEvent) -> InputEvent:
             return replace(event, body=b"")
         case Cid():
             return event
+
+
+_CHUNK_BYTES = 4 * MIB
+
+
+def stage_body(blobs: Blobs, event: Frame | Clip, body: bytes | Path) -> None:
+    """Stage a body under the claim of its event; blocks until it is durable, and may be repeated.
+
+    Raises:
+        StoreUnavailable, StoreRefused: as every use of the store.
+        OSError: the file cannot be read.
+    """
+    assert event.claim is not None
+    work = stage(blobs, event.claim, _chunks(body), media_type=event.media_type)
+    # A loop of its own, in a thread of its own: the caller may stand in a running event loop, where none can be run.
+    with ThreadPoolExecutor(1, "staging") as one:
+        one.submit(asyncio.run, work).result()
+
+
+async def _chunks(body: bytes | Path) -> AsyncIterator[bytes]:
+    if isinstance(body, Path):
+        with body.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    else:
+        view = memoryview(body)
+        for start in range(0, len(body), _CHUNK_BYTES):
+            yield bytes(view[start : start + _CHUNK_BYTES])

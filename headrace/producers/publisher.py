@@ -15,9 +15,8 @@ from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from headrace.producers.broker import Broker
+from headrace.producers.broker import Broker, InFlight
 from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError
-from headrace.producers.in_flight import InFlight
 from headrace.producers.outgoing import Dispatch
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config

@@ -1,36 +1,47 @@
-"""Counts before reading: no array in a message may announce more items than the contract allows.
+"""Bounds of Avro values that fastavro does not check: counts of arrays and branches of unions.
 
-A reader that believes an announced count can be made to build a list far larger than the message. This walk reads only
-lengths and counts, never values, and is needed only where a schema has an array at all.
+A reader that trusts an array's count can be made to build a list far larger than the message. `check_arrays` reads only
+lengths and counts, before decoding, and only for schemas with an array.
+
+fastavro uses the branch of a union as a Python index, so it reads -1 as the last branch where every other Avro reader
+refuses the message. `check_unions` runs after decoding, when every length is known to lie within the message, and
+follows a plan that is made once for each schema.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from headrace.schemas.limits import ARRAY_ITEMS_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 
 _FIXED_BYTES = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 _VARINT_BYTES_MAX = 10
+_VARINT = 0
+_SIZED = -1
+_WIDTHS = {"int": _VARINT, "long": _VARINT, "string": _SIZED, "bytes": _SIZED, "boolean": 1, "float": 4, "double": 8}
+_SHIFT_MAX = 63  # the tenth byte of a 64-bit number begins at bit 63
+
+# For each field up to the last union: whether it is a union, and the size of its value in bytes.
+UnionPlan: TypeAlias = tuple[tuple[bool, int], ...]
 
 
 def check_arrays(schema: Any, raw: bytes, start: int) -> None:
     """Check every array count in a record that begins at `start`.
 
     Raises:
-        Rejected: a count or length is negative, beyond the limit, or beyond the message.
+        RejectedError: a count or length is negative, beyond the limit, or beyond the message.
     """
     _skip(schema, raw, start)
 
 
 def has_array(schema: Any) -> bool:
-    """Say whether a record has an array or map among its fields."""
+    """Return whether a record has an array or map among its fields."""
     return any(
         isinstance(field["type"], dict) and field["type"]["type"] in {"array", "map"} for field in schema["fields"]
     )
 
 
 def _skip(schema: Any, raw: bytes, at: int) -> int:
-    """Return where the value that begins at `at` ends."""
+    """Return the end of the value that begins at `at`."""
     if isinstance(schema, list):
         branch, at = _varint(raw, at)
         if not 0 <= branch < len(schema):
@@ -86,3 +97,53 @@ def _forward(raw: bytes, at: int, length: int) -> int:
 
 def _undecodable(reason: str) -> RejectedError:
     return RejectedError(RejectCode.UNDECODABLE, reason)
+
+
+def plan_of(fields: list[dict[str, Any]]) -> UnionPlan:
+    """Return the plan of a record's fields; a union must be of null and one other type.
+
+    Raises:
+        KeyError: a field is of a type that has no plan: an array, a map, a record or an enumeration.
+        ValueError: a union is of something else.
+    """
+    steps = [_step(field["type"]) for field in fields]
+    while steps and not steps[-1][0]:
+        steps.pop()
+    return tuple(steps)
+
+
+def check_unions(plan: UnionPlan, raw: bytes, at: int) -> None:
+    """Check the unions of a record that begins at `at` and has been decoded.
+
+    Raises:
+        RejectedError: a union names a branch that does not exist, or a number before it has more than 64 bits.
+    """
+    for is_union, width in plan:
+        if is_union:
+            branch = raw[at]
+            at += 1
+            if branch == 0:
+                continue
+            if branch != 2:  # 1 in zigzag
+                raise RejectedError(RejectCode.UNDECODABLE, "a union names a branch that does not exist")
+        if width > 0:
+            at += width
+            continue
+        shift = value = 0
+        while (byte := raw[at]) >= 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            at += 1
+            if shift > _SHIFT_MAX:
+                raise RejectedError(RejectCode.UNDECODABLE, "a number is longer than ten bytes")
+        at += 1
+        if width == _SIZED:
+            at += (value | byte << shift) >> 1
+
+
+def _step(kind: Any) -> tuple[bool, int]:
+    if not isinstance(kind, list):
+        return False, _WIDTHS[kind["type"] if isinstance(kind, dict) else kind]
+    if len(kind) != 2 or kind[0] != "null":
+        raise ValueError(f"a union must be of null and one other type, not of {kind}")
+    return True, _step(kind[1])[1]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastavro import schemaless_reader, schemaless_writer
 
-from headrace.schemas.avro_guard import check_arrays
+from headrace.schemas.avro_guard import check_arrays, check_unions
 from headrace.schemas.events import (
     CaptureRequest,
     Cid,
@@ -26,7 +26,6 @@ from headrace.schemas.events import (
 )
 from headrace.schemas.registry import REGISTRY, Registry
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.union_bounds import check_unions
 
 _MAGIC = 0
 _PREFIX_BYTES = 5

@@ -14,8 +14,7 @@ from typing import Any
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
-from headrace.schemas.avro_guard import has_array
-from headrace.schemas.union_bounds import Plan, plan_of
+from headrace.schemas.avro_guard import UnionPlan, has_array, plan_of
 
 _FILE_NAME = re.compile(r"(?P<subject>[a-z_]+)\.v(?P<version>[0-9]+)\.avsc")
 
@@ -36,7 +35,7 @@ class Schema:
     published: dict[str, Any]
     parsed: Any
     has_array: bool
-    unions: Plan
+    unions: UnionPlan
 
 
 class Registry:

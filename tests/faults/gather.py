@@ -14,7 +14,7 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Kind
-from headrace.schemas.redrive import Redrive, redrive_of
+from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from headrace.schemas.events import Kind
-from headrace.schemas.redrive import Redrive
+from headrace.schemas.headers import Redrive
 from tests.faults.acks import Ack, Attempt, Place
 
 

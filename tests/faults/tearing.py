@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from headrace.producers.spool.entries import HEAD_BYTES, MARKER, START_BYTES, entries, size_of_entry, unpack
-from headrace.producers.spool.segments import segment_files
+from headrace.producers.spool.segments import (
+    HEAD_BYTES,
+    MARKER,
+    START_BYTES,
+    entries,
+    segment_files,
+    size_of_entry,
+    unpack,
+)
 from headrace.producers.spool.state import SpoolState
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo

@@ -12,7 +12,7 @@ import pytest
 from headrace.runtime.settings import load_settings
 from headrace.schemas.digest import blob_key, dead_letter_id, event_id, record_id, sha256_hex
 from headrace.schemas.events import Kind
-from headrace.schemas.redrive import Redrive
+from headrace.schemas.headers import Redrive
 from headrace.schemas.reject import RejectCode
 from tests.conftest import free_port
 from tests.faults.acks import Ack, Attempt, Place

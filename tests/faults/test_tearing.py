@@ -6,8 +6,7 @@ from shutil import copytree
 import pytest
 
 from headrace.producers.outgoing import Dispatch
-from headrace.producers.spool.entries import SpoolEntry
-from headrace.producers.spool.segments import segment_files
+from headrace.producers.spool.segments import SpoolEntry, segment_files
 from headrace.producers.spool.spool import Spool
 from headrace.schemas.codec import decode
 from headrace.schemas.topics import TOPICS

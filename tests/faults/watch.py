@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
-from headrace.schemas.redrive import Redrive, redrive_of
+from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults.catalog import Catalog

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from headrace.producers.publisher import Publisher
-from headrace.producers.sequence import SequenceCounter, unix_us
+from headrace.producers.source import SequenceCounter, unix_us
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Cid
 from tests.gateway.gateway_world import Gateway

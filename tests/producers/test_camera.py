@@ -9,7 +9,7 @@ import pytest
 
 from headrace.producers import Camera
 from headrace.producers.camera import CameraReport
-from headrace.producers.delivery_stats import DeliveryStats
+from headrace.producers.delivery import DeliveryStats
 from headrace.producers.video_frames import FrameSampler, Pixels
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.digest import sha256_hex

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from headrace.producers import Device
-from headrace.producers.sequence import SequenceCounter
+from headrace.producers.source import SequenceCounter
 from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Cid, Clip, Ldo
 from headrace.schemas.reject import RejectCode, RejectedError

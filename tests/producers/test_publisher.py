@@ -7,9 +7,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.producers import Delivery, Device, NotDeliveredError, Publisher, describe_clip, describe_frame
-from headrace.producers.broker import Broker
-from headrace.producers.delivery_stats import DeliveryStats
-from headrace.producers.in_flight import InFlight
+from headrace.producers.broker import Broker, InFlight
+from headrace.producers.delivery import DeliveryStats
 from headrace.producers.source import Source
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.metrics import producer_bytes_in_flight

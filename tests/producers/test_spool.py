@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.producers.spool.entries import HEAD_BYTES, START_BYTES, SpoolEntry, pack_entry
-from headrace.producers.spool.segments import Segment
+from headrace.producers.spool.segments import HEAD_BYTES, START_BYTES, Segment, SpoolEntry, pack_entry
 from headrace.producers.spool.spool import Spool
 from headrace.producers.spool.state import STATE
 from headrace.runtime.crash_points import VARIABLE
@@ -253,7 +252,7 @@ APPEND = """
 import sys
 from pathlib import Path
 from headrace.producers.spool.spool import Spool
-from headrace.producers.spool.entries import SpoolEntry
+from headrace.producers.spool.segments import SpoolEntry
 
 def message(number, size_bytes):
     headers = [("ce_id", b"%d" % number), ("t", b"")]

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from headrace.producers import Device, NotDeliveredError, Publisher, SpooledPublisher
-from headrace.producers.spool.entries import SpoolEntry
+from headrace.producers.spool.segments import SpoolEntry
 from headrace.producers.spool.spool import Spool
 from headrace.producers.spool.spooled_publisher import DROPPED
 from headrace.runtime.crash_points import VARIABLE

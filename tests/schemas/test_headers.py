@@ -1,11 +1,23 @@
 """Message headers: CloudEvents in binary mode and the trace context."""
 
 from dataclasses import fields
+from uuid import UUID
 
 import pytest
 
 from headrace.schemas.events import CaptureRequest, Cid, DeadLetter, Ingested
-from headrace.schemas.headers import headers_for, new_traceparent, rfc3339, traceparent_of
+from headrace.schemas.headers import (
+    REDRIVE_ATTEMPT,
+    REDRIVE_OF,
+    REDRIVE_ORIGIN,
+    Redrive,
+    headers_for,
+    new_traceparent,
+    redrive_headers,
+    redrive_of,
+    rfc3339,
+    traceparent_of,
+)
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
 CID = Cid(**ORIGIN, code="C-1")
@@ -80,3 +92,37 @@ def test_a_new_trace_context_is_well_formed() -> None:
 
 def test_times_are_rfc_3339() -> None:
     assert rfc3339(946_684_800_000_000) == "2000-01-01T00:00:00Z"
+
+
+LETTER = UUID("11111111-2222-5333-8444-555555555555")
+SAID = Redrive(LETTER, 3)
+
+
+def test_what_is_said_is_read_again_beside_the_messages_own_headers() -> None:
+    headers = redrive_headers([("a", b"1"), ("a", b"2")], SAID, ("edge.cids.v1", 2, 17))
+    assert headers[:2] == [("a", b"1"), ("a", b"2")]
+    assert dict(headers)[REDRIVE_ORIGIN] == b"edge.cids.v1/2/17"
+    assert redrive_of(headers) == SAID
+
+
+def test_what_a_message_said_of_itself_is_replaced() -> None:
+    forged = [(REDRIVE_OF, b"forged"), (REDRIVE_ATTEMPT, b"99")]
+    assert redrive_of(redrive_headers(forged, SAID, ("edge.cids.v1", 0, 0))) == SAID
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("a", b"1")],
+        [(REDRIVE_OF, None)],
+        [(REDRIVE_OF, b"\xff"), (REDRIVE_ATTEMPT, b"1")],
+        [(REDRIVE_OF, str(LETTER).encode())],
+        [(REDRIVE_ATTEMPT, b"1")],
+        [(REDRIVE_OF, str(LETTER).encode()), (REDRIVE_ATTEMPT, b"-1")],
+        [(REDRIVE_OF, str(LETTER).encode()), (REDRIVE_ATTEMPT, "\u0661".encode())],
+        [(REDRIVE_OF, str(LETTER).encode()), (REDRIVE_ATTEMPT, b"1" * 10)],
+    ],
+)
+def test_what_says_nothing_readable_is_no_redrive(headers: list[tuple[str, bytes | None]]) -> None:
+    assert redrive_of(headers) is None

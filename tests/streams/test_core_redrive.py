@@ -9,7 +9,7 @@ import pytest
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Kind
-from headrace.schemas.redrive import Redrive, redrive_headers
+from headrace.schemas.headers import Redrive, redrive_headers
 from headrace.schemas.topics import input_topic
 from headrace.store.catalog.rows import Original
 from headrace.streams.core.delivery import ConsumedMessage

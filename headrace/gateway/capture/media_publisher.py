@@ -13,7 +13,7 @@ from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_stream import CapturedFrame
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.bodies import describe_clip, describe_frame
-from headrace.producers.clip import RING_BYTES_MAX, cut
+from headrace.producers.clips import RING_BYTES_MAX, cut
 from headrace.producers.delivery import Delivery, NotDeliveredError
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import Source

@@ -13,8 +13,7 @@ from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.uploads.inspection import Inspected
 from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.producers.publisher import Publisher
-from headrace.producers.sequence import SequenceCounter
-from headrace.producers.source import fields_of
+from headrace.producers.source import SequenceCounter, fields_of
 from headrace.runtime.metrics import gateway_file_bytes
 from headrace.schemas.digest import record_id, staging_key
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of

@@ -16,8 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from headrace.producers.spool.entries import SALT_BYTES, START_BYTES, SpoolEntry, pack_entry, unpack
-from headrace.producers.spool.segments import Segment, salt_in, segment_files
+from headrace.producers.spool.segments import (
+    SALT_BYTES,
+    START_BYTES,
+    Segment,
+    SpoolEntry,
+    pack_entry,
+    salt_in,
+    segment_files,
+    unpack,
+)
 from headrace.producers.spool.state import SpoolState, sync_directory
 from headrace.runtime import metrics
 from headrace.runtime.crash_points import CrashPoint, reached

@@ -17,12 +17,11 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as Told
 
-from headrace.producers.broker import Broker
+from headrace.producers.broker import Broker, InFlight
 from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError
-from headrace.producers.in_flight import InFlight
 from headrace.producers.outgoing import Dispatch, Outgoing
 from headrace.producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX
-from headrace.producers.spool.entries import SpoolEntry
+from headrace.producers.spool.segments import SpoolEntry
 from headrace.producers.spool.spool import SPOOL_BYTES_MAX, Spool
 from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.runtime.kafka import client_config

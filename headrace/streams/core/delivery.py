@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from headrace.schemas.redrive import Redrive
+from headrace.schemas.headers import Redrive
 
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from headrace.schemas.digest import dead_letter_id
-from headrace.schemas.redrive import Redrive, redrive_of
+from headrace.schemas.headers import Redrive, redrive_of
 from headrace.store.catalog.rows import Original
 from headrace.streams.core.delivery import ConsumedMessage
 

@@ -20,7 +20,7 @@ from headrace.cli import app
 from headrace.cli.processes import parse_kinds
 from headrace.gateway.auth.api_keys import parse
 from headrace.gateway.uploads.inspection import CHILD_RSS_BYTES, CHILDREN
-from headrace.producers.clip import RING_BYTES_MAX
+from headrace.producers.clips import RING_BYTES_MAX
 from headrace.producers.publisher import IN_FLIGHT_BYTES_MAX
 from headrace.runtime.process import STOP_S_MAX
 from headrace.runtime.settings import Settings

@@ -2,9 +2,8 @@
 
 import pytest
 
-from headrace.schemas.avro_guard import check_arrays, has_array
+from headrace.schemas.avro_guard import check_arrays, check_unions, has_array, plan_of
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.union_bounds import check_unions, plan_of
 
 
 def record(*types: object) -> dict[str, object]:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from headrace.producers import qr
-from headrace.producers.clip import CLIP_SIDE_PIXELS_MAX, FrameRing, cut
-from headrace.producers.clipper import CLIPS_WAITING_MAX, Clipper
+from headrace.producers.bodies import parse_ldo_line
+from headrace.producers.clips import CLIP_SIDE_PIXELS_MAX, CLIPS_WAITING_MAX, Clipper, FrameRing, cut
 from headrace.producers.delivery import Acknowledged, Delivery
-from headrace.producers.json_lines import parse_ldo_line
 from headrace.producers.video_frames import VideoFrame, to_jpeg
 from headrace.schemas.reject import RejectedError
 from tests.producers.sample_media import image, picture
