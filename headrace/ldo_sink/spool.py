@@ -5,7 +5,6 @@ is taken over at the start.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -14,12 +13,12 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from headrace.ldo_sink.request import form_head, form_tail
+from headrace.runtime.durable_files import durable_file, try_lock
 
 _PROCESSES_MAX = 256
 _SUFFIX = ".ldo"
@@ -74,22 +73,13 @@ class LdoSpool:
                 raise SpoolFullError
         boundary = uuid.uuid4().hex
         path = self._path / f"{time.time_ns():020d}-{boundary}{_SUFFIX}"
-        unfinished = path.with_suffix(_UNFINISHED)
-        try:
-            with unfinished.open("xb") as file:
-                file.write(form_head(boundary, metadata, has_video=video_bytes > 0))
-                left = video_bytes
-                while left and (some := video.read(min(left, _COPY_BYTES))):
-                    left -= file.write(some)
-                file.write(form_tail(boundary))
-                file.flush()
-                os.fsync(file.fileno())
-                size = _taken(file.tell())
-            unfinished.rename(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-        os.fsync(self._lock)  # the name too
+        with durable_file(path, path.with_suffix(_UNFINISHED)) as file:
+            file.write(form_head(boundary, metadata, has_video=video_bytes > 0))
+            left = video_bytes
+            while left and (chunk := video.read(min(left, _COPY_BYTES))):
+                left -= file.write(chunk)
+            file.write(form_tail(boundary))
+            size = _taken(file.tell())
         with self._knowing:
             self._sizes[path] = size
             self._bytes += size
@@ -161,10 +151,7 @@ def _free(directory: Path) -> Iterator[tuple[Path, int]]:
             if found:
                 return
             path.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = try_lock(path, os.O_RDONLY | os.O_DIRECTORY)
+        if lock is not None:
             found = True
             yield path, lock
-            continue
-        os.close(lock)

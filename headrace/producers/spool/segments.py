@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self, TypeAlias
 from zlib import crc32
 
-from headrace.producers.spool.state import sync_directory
+from headrace.runtime.durable_files import sync_directory
 from headrace.schemas.headers import Headers
 
 Buffer: TypeAlias = "bytes | memoryview"

@@ -5,7 +5,6 @@ what is torn or damaged in them is passed over, and what is missing is known by 
 oldest file of which nothing was handed out yet is dropped, and what was in it is counted by source.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -26,9 +25,10 @@ from headrace.producers.spool.segments import (
     segment_files,
     unpack,
 )
-from headrace.producers.spool.state import SpoolState, sync_directory
+from headrace.producers.spool.state import SpoolState
 from headrace.runtime import metrics
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.runtime.durable_files import sync_directory, try_lock
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.limits import MIB
 
@@ -294,20 +294,17 @@ class Spool:
 
 
 def _locked(directory: Path) -> int:
-    """Make the directory and take it for this process."""
+    """Create the directory if needed, and lock it for this process."""
     if not directory.is_dir():
         directory.mkdir(parents=True)
         sync_directory(directory.parent)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    lock = try_lock(directory / "lock", os.O_RDWR | os.O_CREAT)
+    if lock is None:
         raise HeadraceError(
             "spool_in_use",
             "another process uses this spool",
             where=str(directory),
-            hint="give each process a directory of its own",
+            hint="give each process its own directory",
             exit_code=Exit.USAGE,
-        ) from None
-    return descriptor
+        )
+    return lock

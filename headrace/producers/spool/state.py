@@ -1,4 +1,3 @@
-import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -7,6 +6,8 @@ from typing import Self
 from zlib import crc32
 
 import orjson
+
+from headrace.runtime.durable_files import durable_file
 
 STATE = "state.json"
 
@@ -43,25 +44,11 @@ class SpoolState:
             OSError: as every use of a disk.
         """
         line = orjson.dumps(vars(self) | {"dropped": dict(self.dropped)})
-        new = directory / (STATE + ".new")
-        with new.open("wb") as file:
+        with durable_file(directory / STATE, directory / (STATE + ".new")) as file:
             file.write(line + b"\n%08x" % crc32(line))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(directory / STATE)
-        sync_directory(directory)
 
     def missing(self, start: int, end: int) -> int:
         """Return how many of the numbers [start, end) were neither acknowledged nor dropped."""
         start = max(start, self.acknowledged)
         known = sum(max(0, min(end, upto) - max(start, since)) for since, upto in self.gaps)
         return max(0, end - start) - known
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
