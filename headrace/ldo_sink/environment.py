@@ -1,4 +1,4 @@
-"""The variables of an edge server's environment that turn the sink on and say where it sends."""
+"""The environment variables that configure the sink."""
 
 import atexit
 import os
@@ -21,17 +21,17 @@ _MIB = 1024 * 1024
 
 
 def from_env(environment: Mapping[str, str] | None = None) -> LdoSink:
-    """Return the sink that the environment asks for; it does nothing unless USE_DATA_INGESTION is true.
+    """Return the sink that the environment configures; it does nothing unless USE_DATA_INGESTION is true.
 
-    It never raises: where DATA_INGESTION_URL is not usable it says so in the log, and counts what it drops. When the
-    process ends, it sends for 5 seconds at the most, and leaves the rest in DATA_INGESTION_SPOOL for the next start.
+    Never raises: an invalid DATA_INGESTION_URL is logged, and dropped LDOs are counted. When the process ends, the sink
+    sends for at most 5 seconds and leaves the rest in DATA_INGESTION_SPOOL for the next start.
     """
-    given = os.environ if environment is None else environment
-    spool = Path(given.get(SPOOL) or _state_directory(given))
-    bytes_max = _spool_mib(given.get(SPOOL_MIB, "")) * _MIB
-    if given.get(SWITCH, "").strip().lower() not in _TRUE:
+    variables = os.environ if environment is None else environment
+    spool = Path(variables.get(SPOOL) or _state_directory(variables))
+    bytes_max = _spool_mib(variables.get(SPOOL_MIB, "")) * _MIB
+    if variables.get(SWITCH, "").strip().lower() not in _TRUE:
         return LdoSink(None, lambda: _opened(spool, bytes_max), is_on=False)
-    sink = LdoSink(_service(given.get(URL, "")), lambda: _opened(spool, bytes_max))
+    sink = LdoSink(_service(variables.get(URL, "")), lambda: _opened(spool, bytes_max))
     atexit.register(sink.close)
     return sink
 
@@ -41,7 +41,7 @@ def _opened(directory: Path, bytes_max: int) -> LdoSpool:
         return LdoSpool(directory, bytes_max)
     except OSError as error:
         log.error(
-            "ldo sink: cannot write to %s (%s): what is not sent when this process ends is lost; set %s",
+            "ldo sink: cannot write to %s (%s): LDOs not sent when this process ends are lost; set %s",
             directory,
             error.strerror,
             SPOOL,
@@ -53,19 +53,19 @@ def _service(url: str) -> LdoService | None:
     try:
         return LdoService(url.strip())
     except ValueError:
-        # The value is not repeated: it may hold a password.
-        log.error("ldo sink: %s is not usable: it should be http://host:port or https://host", URL)
+        # The value is not logged: it may contain a password.
+        log.error("ldo sink: %s is not usable: it must be http://host:port or https://host", URL)
         return None
 
 
-def _state_directory(given: Mapping[str, str]) -> Path:
-    state = given.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path(given.get("HOME") or "/", ".local", "state")) / "headrace-ldo-sink"
+def _state_directory(variables: Mapping[str, str]) -> Path:
+    state = variables.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path(variables.get("HOME") or "/", ".local", "state")) / "headrace-ldo-sink"
 
 
 def _spool_mib(text: str) -> int:
     if len(text) < 8 and text.isdecimal() and 1 <= int(text) <= 1_048_576:
         return int(text)
     if text:
-        log.error("ldo sink: %s is not usable: it should be a number of mebibytes from 1 to 1048576", SPOOL_MIB)
+        log.error("ldo sink: %s is not usable: it must be a number of mebibytes from 1 to 1048576", SPOOL_MIB)
     return _SPOOL_MIB

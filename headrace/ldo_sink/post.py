@@ -1,4 +1,4 @@
-"""The service that LDOs are sent to: one request at a time, each with a time limit."""
+"""The HTTP client of the service: one request at a time, each with a timeout."""
 
 import base64
 import http.client
@@ -9,31 +9,31 @@ from urllib.parse import unquote, urlsplit
 
 from headrace.ldo_sink.spool import boundary_of
 
-ANSWER_S_MAX = 30.0  # for each read and write; the gateway answers within 10 s, durable or not
-_ANSWER_BYTES_MAX = 500  # of it goes to the log
+ANSWER_S_MAX = 30.0  # timeout of each read and write; the gateway answers within 10 s
+_ANSWER_BYTES_MAX = 500  # of a response body that are logged
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the service said; `said` is the beginning of it."""
+    """The service's response; `body` is the beginning of its body."""
 
     status: int
     retry_after: str | None
-    said: str
+    body: str
 
 
 class LdoService:
-    """`http(s)://[user:password@]host[:port][/path]`, as DATA_INGESTION_URL has it; credentials go as HTTP Basic."""
+    """The service at `http(s)://[user:password@]host[:port][/path]`; credentials are sent as HTTP Basic."""
 
     def __init__(self, url: str) -> None:
-        """Read the address; nothing is sent yet.
+        """Parse the URL; nothing is sent yet.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a usable URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("it should be http://host:port or https://host")
+            raise ValueError("it must be http://host:port or https://host")
         self._host, self._port = parts.hostname, parts.port
         self._is_secure = parts.scheme == "https"
         self._path = parts.path.rstrip("/") + "/ingest/ldo"
@@ -45,16 +45,16 @@ class LdoService:
             self._login = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
     def post(self, path: Path) -> Answer:
-        """Send a spooled LDO; a repetition has the same idempotency key, so it is taken once.
+        """Send a spooled LDO; a retry has the same idempotency key, so it is accepted once.
 
         Raises:
-            OSError, http.client.HTTPException: there is no answer.
+            OSError, http.client.HTTPException: there is no response.
         """
         boundary = boundary_of(path)
         kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=ANSWER_S_MAX)
         try:
-            # Who refuses a large video may close the connection before all of it is there, and has answered.
+            # A service may reject a large video and close the connection before it has read all of it.
             with path.open("rb") as body, suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(
                     "POST",
@@ -68,7 +68,7 @@ class LdoService:
                     },
                 )
             answer = connection.getresponse()
-            said = answer.read(_ANSWER_BYTES_MAX).decode(errors="replace")
-            return Answer(answer.status, answer.getheader("Retry-After"), said)
+            beginning = answer.read(_ANSWER_BYTES_MAX).decode(errors="replace")
+            return Answer(answer.status, answer.getheader("Retry-After"), beginning)
         finally:
             connection.close()

@@ -1,7 +1,7 @@
-"""One LDO as an HTTP request to `POST /ingest/ldo`, and what an answer means. No I/O.
+"""The HTTP request of an LDO to `POST /ingest/ldo`, and the meaning of its response. No I/O.
 
-A body is written once, to the spool, and sent from there as often as it takes: its boundary and its idempotency key
-follow from the name of its file, so nothing has to be read again but the bytes.
+A body is written once, to the spool, and sent from there until the service accepts it. Its boundary and idempotency key
+are derived from its file name, so a retry reads only the bytes.
 """
 
 import json
@@ -14,33 +14,33 @@ from headrace.runtime.backoff import Backoff
 
 DELAY_S = 1.0
 DELAY_S_MAX = 60.0
-METADATA_BYTES_MAX = 1024 * 1024  # the contract's limit on what an LDO says
+METADATA_BYTES_MAX = 1024 * 1024  # the contract's limit on an LDO
 
 _TIMES = frozenset({"captured_at", "timestamp"})
-# What is wrong with the LDO itself, and will be the next time too. Everything else may pass: a key is corrected, a
-# server comes back, the request before this one is still at work (409); so it is kept.
+# The LDO itself is invalid, so a retry would fail too. Any other error may be temporary (a key is corrected, a server
+# returns, an earlier request is still in progress: 409), so the LDO is kept.
 _REFUSALS = frozenset({400, 413, 415, 422})
 
 
 class PostOutcome(Enum):
-    """What to do with an LDO after an answer."""
+    """What to do with an LDO after a response."""
 
     SENT = auto()
     REFUSED = auto()
     LATER = auto()
 
 
-def verdict_of(status: int) -> PostOutcome:
-    """Return what an answer's status says; 202 is as good as 200, for then the LDO is durable too."""
+def outcome_of(status: int) -> PostOutcome:
+    """Return the meaning of a status; 202 means the same as 200, because the LDO is durable then too."""
     if 200 <= status < 300:
         return PostOutcome.SENT
     return PostOutcome.REFUSED if status in _REFUSALS else PostOutcome.LATER
 
 
 def delay_s(failures: int, retry_after: str | None, spread: float) -> float:
-    """Return how long to wait after so many failures in a row; `spread`, from 0 to 1, keeps edge servers apart."""
-    asked = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
-    return Backoff(DELAY_S, DELAY_S_MAX).delay_s(failures, jitter=spread, at_least_s=asked)
+    """Return the delay after consecutive failures; `spread` from 0 to 1 is the jitter between edge servers."""
+    retry_after_s = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
+    return Backoff(DELAY_S, DELAY_S_MAX).delay_s(failures, jitter=spread, at_least_s=retry_after_s)
 
 
 def metadata_of(
@@ -51,29 +51,29 @@ def metadata_of(
     *,
     now_s: float,
 ) -> bytes:
-    """Return an LDO's metadata as JSON. It says when it was captured, for it may arrive much later.
+    """Return an LDO's metadata as JSON, with its capture time, because it may arrive much later.
 
-    Arrays and numbers of NumPy are written as what they hold.
+    NumPy arrays and numbers are written as JSON arrays and numbers.
 
     Raises:
-        TypeError, ValueError: something in it is not JSON, or it is too large.
+        TypeError, ValueError: a value is not JSON, or the metadata is too large.
     """
-    said: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "ldo_id": ldo_id,
         "sensor_data": sensor_data or {},
         "context": context or {},
         "prediction": prediction or {},
     }
-    if not _TIMES & said["context"].keys():
-        said["captured_at"] = now_s
-    data = json.dumps(said, allow_nan=False, ensure_ascii=False, default=_plain).encode()
+    if not _TIMES & metadata["context"].keys():
+        metadata["captured_at"] = now_s
+    data = json.dumps(metadata, allow_nan=False, ensure_ascii=False, default=_plain).encode()
     if len(data) > METADATA_BYTES_MAX:
-        raise ValueError(f"an LDO says at most {METADATA_BYTES_MAX} bytes")
+        raise ValueError(f"the metadata of an LDO has at most {METADATA_BYTES_MAX} bytes")
     return data
 
 
 def form_head(boundary: str, metadata: bytes, *, has_video: bool) -> bytes:
-    """Return a multipart body up to where the video begins."""
+    """Return a multipart body up to the video's bytes."""
     mark = b"--" + boundary.encode()
     parts = [mark, b'Content-Disposition: form-data; name="metadata"', b"", metadata]
     if has_video:
@@ -88,12 +88,12 @@ def form_head(boundary: str, metadata: bytes, *, has_video: bool) -> bytes:
 
 
 def form_tail(boundary: str) -> bytes:
-    """Return what ends a multipart body."""
+    """Return the end of a multipart body."""
     return b"\r\n--" + boundary.encode() + b"--\r\n"
 
 
 def _plain(value: Any) -> Any:
-    found = value.tolist() if hasattr(value, "tolist") else None
-    if found is None or (isinstance(found, float) and not math.isfinite(found)):
+    plain = value.tolist() if hasattr(value, "tolist") else None
+    if plain is None or (isinstance(plain, float) and not math.isfinite(plain)):
         raise TypeError(f"{type(value).__name__} is not JSON")
-    return found
+    return plain

@@ -1,8 +1,8 @@
-"""LDOs from a host that must never notice: whatever happens here, it is neither slowed nor broken.
+"""The sink of LDOs in a host process, which it neither slows nor breaks.
 
-`send` writes the metadata as JSON and puts them into a bounded queue; what finds it full is dropped and counted. One
-background thread moves what is queued to the spool, another sends from there, oldest first: a service that takes its
-time must not keep anything from the disk.
+`send` encodes the metadata as JSON and puts the LDO into a bounded queue; if the queue is full, the LDO is dropped and
+counted. One background thread moves LDOs from the queue to the spool, and another sends them from there, oldest first,
+so a slow service never keeps an LDO from the disk.
 """
 
 import logging
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from headrace.ldo_sink.post import Answer, LdoService
-from headrace.ldo_sink.request import PostOutcome, delay_s, metadata_of, verdict_of
+from headrace.ldo_sink.request import PostOutcome, delay_s, metadata_of, outcome_of
 from headrace.ldo_sink.spool import LdoSpool, SpoolFullError
 
 QUEUE_LDOS_MAX = 256
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
 CLOSE_S_MAX = 5.0
-CONFLICT = 409  # a request before this one is at work, for hours where the gateway lost sight of it: others go first
-ATTEMPTS_MAX = 8  # in a row, before another one has its turn: what breaks the service must not hold up the rest
+CONFLICT = 409  # an earlier request is in progress, for hours if the gateway crashed: others go first
+ATTEMPTS_MAX = 8  # consecutive, then the next LDO: one that breaks the service must not block the others
 _LOG_EVERY_S = 60.0
-_KEEP_AGAIN_S = 1.0  # after a disk that refused a directory
+_KEEP_AGAIN_S = 1.0  # after a disk error
 _LOOK_S = 0.2
 
 log = logging.getLogger("headrace.ldo_sink")
@@ -37,7 +37,7 @@ log = logging.getLogger("headrace.ldo_sink")
 
 @dataclass(frozen=True, slots=True)
 class SinkCounts:
-    """What became of the LDOs of this process; `dropped` is by reason, `waiting` what is queued or spooled."""
+    """Counts of the LDOs of this process; `dropped` is by reason, `waiting` is queued or spooled."""
 
     sent: int
     waiting: int
@@ -55,24 +55,24 @@ class _Ldo:
 
 
 class LdoSink:
-    """Sends LDOs in the background. No method raises; none but `flush` and `close` takes longer than writing JSON."""
+    """Sends LDOs in the background. No method raises, and only `flush` and `close` wait."""
 
     def __init__(self, service: LdoService | None, open_spool: Callable[[], LdoSpool], *, is_on: bool = True) -> None:
-        """Begin; see `from_env`. One that is off does nothing; one without a service counts what it had to drop."""
+        """Start; see `from_env`. A sink that is off does nothing; without a service it counts dropped LDOs."""
         self._is_on = is_on
         self._service = service
         self._open_spool = open_spool
         self._spool: LdoSpool | None = None
         self._begin()
         if is_on and service is not None:
-            # A child process has none of our threads, and must not hold our lock.
+            # A child process has no copy of the threads, and must not hold the lock.
             os.register_at_fork(after_in_child=self._after_fork)
-            with suppress(RuntimeError):  # there may be no room for a thread; the next LDO tries again
+            with suppress(RuntimeError):  # no thread can be started; the next LDO tries again
                 self._start()
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is sent at all."""
+        """Whether the sink is enabled."""
         return self._is_on
 
     def send(
@@ -84,23 +84,23 @@ class LdoSink:
         prediction: Mapping[str, Any] | None = None,
         video: bytes | str | Path | None = None,
     ) -> bool:
-        """Take an LDO, and say whether it was taken. A video that is given as a path must stay until it is sent."""
+        """Queue an LDO and return whether it was accepted. A video given as a path must exist until it is sent."""
         if not self._is_on:
             return False
         try:
-            return self._take(ldo_id, sensor_data, context, prediction, video)
-        except Exception as error:  # noqa: BLE001 - nothing that a host gives may come back to it as an exception
+            return self._accept(ldo_id, sensor_data, context, prediction, video)
+        except Exception as error:  # noqa: BLE001 - no argument may raise in the host
             self._drop("unusable", f"{type(error).__name__}: {error}")
             return False
 
     def counts(self) -> SinkCounts:
-        """Return what became of everything so far."""
+        """Return the current counts."""
         with self._counting:
             dropped = dict(self._dropped)
         return SinkCounts(self._sent, self._queue.qsize() + len(self._spool or ()), dropped)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything is sent, at most so long; say whether it is."""
+        """Wait at most `seconds` until all LDOs are sent; return whether they are."""
         deadline = time.monotonic() + seconds
         while self._thread is not None and self._thread.is_alive() and not self._is_empty():
             if time.monotonic() > deadline:
@@ -109,11 +109,11 @@ class LdoSink:
         return self._thread is None or self._is_empty()
 
     def close(self, seconds: float = CLOSE_S_MAX) -> None:
-        """Send what can be sent within so long, and leave the rest in the spool for the next start."""
+        """Send for at most `seconds`, and leave the rest in the spool for the next start."""
         if self._stop.is_set() or self._thread is None:
             return
         deadline = time.monotonic() + seconds
-        # A service that fails now will hardly take everything within this time.
+        # After a failure the service will hardly accept everything in time.
         while not self._failures and time.monotonic() < deadline and not self.flush(_LOOK_S):
             pass
         self._stop.set()
@@ -122,14 +122,14 @@ class LdoSink:
         self._thread.join(max(_LOOK_S, deadline - time.monotonic()))
         try:
             self._keep_queued(wait_s_max=1.0)
-        except Exception as error:  # noqa: BLE001 - it runs when the host ends
+        except Exception as error:  # noqa: BLE001 - runs while the host exits
             self._drop("spool_failed", str(error))
         if self._spool is not None and not self._thread.is_alive():
-            self._spool.close()  # else the process holds it until it ends: its oldest may just be arriving
+            self._spool.close()  # else the lock is held until the process ends, because a request may be in progress
 
-    def _take(self, ldo_id: str, *parts: Any) -> bool:
-        *said, video = parts
-        ldo = _Ldo(metadata_of(ldo_id, *said, now_s=time.time()), _video(video))
+    def _accept(self, ldo_id: str, *parts: Any) -> bool:
+        *objects, video = parts
+        ldo = _Ldo(metadata_of(ldo_id, *objects, now_s=time.time()), _video(video))
         if self._service is None:
             self._drop("no_address", "DATA_INGESTION_URL is not usable")
             return False
@@ -148,7 +148,7 @@ class LdoSink:
                 else:
                     self._queued_bytes += ldo.size_bytes
         if not room:
-            self._drop("queue_full", "LDOs come faster than they can be kept")
+            self._drop("queue_full", "LDOs arrive faster than they can be written")
             return False
         self._queued.set()
         return True
@@ -168,7 +168,7 @@ class LdoSink:
     def _start(self) -> None:
         keeper = threading.Thread(target=self._keep, name="headrace-ldo-sink-keeper", daemon=True)
         sender = threading.Thread(target=self._run, name="headrace-ldo-sink", daemon=True)
-        keeper.start()  # if the other one cannot be started, the next LDO starts both, and two keepers do no harm
+        keeper.start()  # if the sender cannot be started, the next LDO starts both; two keepers are harmless
         sender.start()
         self._thread = sender
 
@@ -183,7 +183,7 @@ class LdoSink:
             self._queued.clear()
             try:
                 self._keep_queued()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a disk does
+            except Exception as error:  # noqa: BLE001 - the thread must survive any disk error
                 self._say("failed", f"{type(error).__name__}: {error}")
                 self._stop.wait(_KEEP_AGAIN_S)
                 continue
@@ -195,7 +195,7 @@ class LdoSink:
             self._spooled.clear()
             try:
                 pause_s = self._step()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a disk or a network does
+            except Exception as error:  # noqa: BLE001 - the thread must survive any disk or network error
                 self._say("failed", f"{type(error).__name__}: {error}")
                 pause_s = self._failed()
             if pause_s is None:
@@ -204,7 +204,7 @@ class LdoSink:
                 self._stop.wait(pause_s)
 
     def _step(self) -> float | None:
-        """Send the oldest; return the seconds to wait, None until there is more to send."""
+        """Send the oldest LDO; return the seconds to wait, or None to wait for another LDO."""
         spool = self._spool
         path = spool.first() if spool is not None else None
         if spool is None or path is None:
@@ -217,18 +217,18 @@ class LdoSink:
             answer = self._service.post(path)
         except FileNotFoundError:
             spool.remove(path)
-            self._drop("spool_failed", "somebody removed it from the spool")
+            self._drop("spool_failed", "its file was removed from the spool")
             return 0.0
         except (OSError, HTTPException) as error:
             return self._later(spool, path, f"does not answer: {type(error).__name__}")
-        said = f"answered {answer.status}"
-        match verdict_of(answer.status):
+        status = f"answered {answer.status}"
+        match outcome_of(answer.status):
             case PostOutcome.LATER:
-                return self._later(spool, path, said, answer)
+                return self._later(spool, path, status, answer)
             case PostOutcome.SENT:
                 self._sent += 1
             case PostOutcome.REFUSED:
-                self._drop("refused", f"{self._service.where} {said}: {answer.said!r}")
+                self._drop("refused", f"{self._service.where} {status}: {answer.body!r}")
         spool.remove(path)
         self._failures = 0
         return 0.0
@@ -237,7 +237,7 @@ class LdoSink:
         pause_s = self._failed(answer.retry_after if answer else None)
         if self._failures % ATTEMPTS_MAX == 0 or (answer and answer.status == CONFLICT):
             spool.put_last(path)
-        self._say("waiting", f"{self._service.where if self._service else ''} {why}; it is tried again")
+        self._say("waiting", f"{self._service.where if self._service else ''} {why}; it will be retried")
         return pause_s
 
     def _failed(self, retry_after: str | None = None) -> float:
@@ -245,7 +245,7 @@ class LdoSink:
         return delay_s(self._failures, retry_after, random.random())  # noqa: S311 - it only spreads load
 
     def _keep_queued(self, wait_s_max: float = -1) -> None:
-        """Move what is queued to the spool; the keeper does it, and whoever closes, if it gets its turn in time."""
+        """Move queued LDOs to the spool; called by the keeper thread and by `close`."""
         if not self._keeping.acquire(timeout=wait_s_max):
             return
         try:
@@ -259,39 +259,39 @@ class LdoSink:
                 try:
                     self._spool.add(ldo.metadata, ldo.video)
                 except SpoolFullError:
-                    self._drop("spool_full", "the service has been away for too long")
-                except Exception as error:  # noqa: BLE001 - whatever it is, the others come next
+                    self._drop("spool_full", "the service was unavailable for too long")
+                except Exception as error:  # noqa: BLE001 - the other LDOs follow after any error
                     self._drop("spool_failed", str(error))
                 finally:
-                    # Only now: until it is in one place or the other, it has not been sent.
+                    # Only now, so that an LDO always counts as queued or as spooled until it is sent.
                     with self._counting:
                         self._queued_bytes -= ldo.size_bytes
         finally:
             self._keeping.release()
 
     def _is_empty(self) -> bool:
-        """Say whether nothing waits; before the thread has looked into the spool nobody knows."""
+        """Return whether nothing is waiting; False until the spool is open."""
         return self._spool is not None and self._queued_bytes == 0 and len(self._spool) == 0
 
-    def _drop(self, reason: str, what: str) -> None:
+    def _drop(self, reason: str, why: str) -> None:
         with self._counting:
             self._dropped[reason] += 1
-        self._say(reason, f"an LDO was dropped, {self._dropped[reason]} so far: {what}")
+        self._say(reason, f"an LDO was dropped, {self._dropped[reason]} so far: {why}")
 
-    def _say(self, reason: str, what: str) -> None:
-        """Log a warning, of each reason one a minute."""
+    def _say(self, reason: str, text: str) -> None:
+        """Log a warning, at most one per reason and minute."""
         now_s = time.monotonic()
         if now_s - self._logged_s.get(reason, -_LOG_EVERY_S) >= _LOG_EVERY_S:
             self._logged_s[reason] = now_s
-            log.warning("ldo sink: %s: %s", reason, what)
+            log.warning("ldo sink: %s: %s", reason, text)
 
 
-def _video(given: Any) -> bytes | Path | None:
-    """Return a video as bytes that nobody changes any more, or as the path of a file.
+def _video(video: Any) -> bytes | Path | None:
+    """Return a video as immutable bytes, or as the path of a file.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the video is neither bytes nor a path.
     """
-    if given is None or isinstance(given, bytes | Path):
-        return given
-    return bytes(given) if isinstance(given, bytearray | memoryview) else Path(given)
+    if video is None or isinstance(video, bytes | Path):
+        return video
+    return bytes(video) if isinstance(video, bytearray | memoryview) else Path(video)

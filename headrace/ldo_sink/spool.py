@@ -1,7 +1,9 @@
-"""LDOs on the disk until they are sent: one file each, whole and on the disk before it has its name.
+"""LDOs on disk until they are sent: one file each, durable before it gets its name.
 
-Each process has a directory of its own below the spool's, held by a lock; what a process that ended left in another one
-is taken over at the start.
+A file may hold a video of any size, is deleted as soon as it is sent, and can be moved behind the others. The spool of
+the publishers (`headrace/producers/spool`) is a log of small messages and offers none of these.
+
+Each process locks a subdirectory of its own. At the start it takes over the files of processes that ended.
 """
 
 import errno
@@ -28,48 +30,48 @@ _COPY_BYTES = 256 * 1024
 
 
 class SpoolFullError(Exception):
-    """There is no room for another LDO."""
+    """The spool has no room for another LDO."""
 
 
 class LdoSpool:
-    """Files in the order in which they came; for any thread. Every method may raise OSError."""
+    """Files in the order of arrival; thread-safe. Every method may raise OSError."""
 
     def __init__(self, directory: Path, bytes_max: int, *, is_temporary: bool = False) -> None:
-        """Take a directory of our own, and what was left in those that nobody has any more.
+        """Lock a subdirectory, and take over the files of processes that ended.
 
-        A temporary spool belongs to one process, and is removed when it is closed with nothing left.
+        A temporary spool belongs to one process, and is removed when it is closed empty.
         """
         self._bytes_max = bytes_max
         self._temporary = directory if is_temporary else None
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path, self._lock = _own(directory)
-        # Ordered, because the first of a dict is found behind all that were ever taken from its front.
+        self._path, self._lock = _own_directory(directory)
+        # Ordered: finding the first key of a dict takes time for every key removed before it.
         left = sorted(self._path.glob(f"*{_SUFFIX}"))
-        self._sizes = OrderedDict((path, _taken(path.stat().st_size)) for path in left)
+        self._sizes = OrderedDict((path, _disk_bytes(path.stat().st_size)) for path in left)
         self._bytes = sum(self._sizes.values())
-        self._knowing = threading.Lock()  # of _sizes and _bytes
+        self._lock_sizes = threading.Lock()  # of _sizes and _bytes
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def add(self, metadata: bytes, video: bytes | Path | None) -> None:
-        """Keep an LDO; of a video that grows meanwhile, what it was at the beginning.
+        """Write an LDO to the spool; a video that grows meanwhile is cut at its initial size.
 
         Raises:
-            SpoolFull. OSError: the video cannot be read or is no file, or the disk is full.
+            SpoolFullError: no room. OSError: the video cannot be read or is not a file, or the disk is full.
         """
         if not isinstance(video, Path):
             self._add(metadata, BytesIO(video or b""), len(video or b""))
             return
-        with open(video, "rb", opener=_at_once) as file:
+        with open(video, "rb", opener=_without_blocking) as file:
             state = os.fstat(file.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise OSError(errno.EINVAL, "the video is no file", str(video))  # it may have no end
+                raise OSError(errno.EINVAL, "the video is not a regular file", str(video))  # it may be endless
             self._add(metadata, file, state.st_size)
 
     def _add(self, metadata: bytes, video: BinaryIO, video_bytes: int) -> None:
-        with self._knowing:
-            if self._bytes + _taken(len(metadata) + video_bytes) > self._bytes_max:
+        with self._lock_sizes:
+            if self._bytes + _disk_bytes(len(metadata) + video_bytes) > self._bytes_max:
                 raise SpoolFullError
         boundary = uuid.uuid4().hex
         path = self._path / f"{time.time_ns():020d}-{boundary}{_SUFFIX}"
@@ -79,31 +81,31 @@ class LdoSpool:
             while left and (chunk := video.read(min(left, _COPY_BYTES))):
                 left -= file.write(chunk)
             file.write(form_tail(boundary))
-            size = _taken(file.tell())
-        with self._knowing:
+            size = _disk_bytes(file.tell())
+        with self._lock_sizes:
             self._sizes[path] = size
             self._bytes += size
 
     def first(self) -> Path | None:
-        """Return the oldest; None where there is none."""
-        with self._knowing:
+        """Return the oldest file, or None if the spool is empty."""
+        with self._lock_sizes:
             return next(iter(self._sizes), None)
 
     def remove(self, path: Path) -> None:
-        """Forget one that was sent or refused."""
+        """Delete a file that was sent or refused."""
         path.unlink(missing_ok=True)
-        with self._knowing:
+        with self._lock_sizes:
             self._bytes -= self._sizes.pop(path, 0)
 
     def put_last(self, path: Path) -> None:
-        """Set one behind the others, under a new time and the same key."""
+        """Move a file behind the others, under a new time and the same key."""
         later = path.with_name(f"{time.time_ns():020d}-{boundary_of(path)}{_SUFFIX}")
         path.rename(later)
-        with self._knowing:
+        with self._lock_sizes:
             self._sizes[later] = self._sizes.pop(path)
 
     def close(self) -> None:
-        """Let another process have what is left; may be repeated."""
+        """Release the lock, so that another process takes over the files; may be repeated."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
@@ -112,23 +114,23 @@ class LdoSpool:
 
 
 def boundary_of(path: Path) -> str:
-    """Return the boundary of a file's body, which is its idempotency key too."""
+    """Return the boundary of a file's body, which is also its idempotency key."""
     return path.stem.partition("-")[2]
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open a file without waiting, as a pipe would have us wait for who writes to it."""
+def _without_blocking(path: str, flags: int) -> int:
+    """Open a file without blocking; opening a pipe would wait for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _taken(size_bytes: int) -> int:
-    """Return what a file takes of a disk: small ones take a whole block."""
+def _disk_bytes(size_bytes: int) -> int:
+    """Return the space of a file on disk, in whole blocks."""
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def _own(directory: Path) -> tuple[Path, int]:
+def _own_directory(directory: Path) -> tuple[Path, int]:
     own: tuple[Path, int] | None = None
-    for path, lock in _free(directory):
+    for path, lock in _free_directories(directory):
         for unfinished in path.glob(f"*{_UNFINISHED}"):
             unfinished.unlink()
         if own is None:
@@ -142,16 +144,16 @@ def _own(directory: Path) -> tuple[Path, int]:
     return own
 
 
-def _free(directory: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the directories that no process has, locked; at least one of them new where there are none."""
-    found = False
+def _free_directories(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Lock and yield the subdirectories that no process holds; create one if there are none."""
+    any_free = False
     for number in range(_PROCESSES_MAX):
         path = directory / f"{number:03d}"
         if not path.is_dir():
-            if found:
+            if any_free:
                 return
             path.mkdir(mode=0o700, exist_ok=True)
         lock = try_lock(path, os.O_RDONLY | os.O_DIRECTORY)
         if lock is not None:
-            found = True
+            any_free = True
             yield path, lock

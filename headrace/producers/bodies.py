@@ -1,4 +1,4 @@
-"""From bytes or a file to the event that describes them."""
+"""Events from their sources: image and video bytes or files, and LDOs as JSON lines."""
 
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -12,14 +12,14 @@ from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.schemas.media_probe import image_header, video_header
 from headrace.schemas.reject import RejectCode, RejectedError
 
-_HEAD_BYTES = 4 * MIB  # of a file that is too large to be read whole; a movie header in front of the data fits
+_HEAD_BYTES = 4 * MIB  # read of a large file; enough for a movie header before the media data
 
 
 def describe_frame(body: bytes, origin: Origin, *, attributes: bytes = b"{}") -> Frame:
-    """Return the frame event for image bytes, published as they are.
+    """Return the frame event for image bytes, which are published unchanged.
 
     Raises:
-        Rejected: they are no JPEG, PNG or WebP.
+        RejectedError: the bytes are not a JPEG, PNG or WebP.
     """
     header = image_header(body)
     if header is None:
@@ -39,11 +39,11 @@ def describe_frame(body: bytes, origin: Origin, *, attributes: bytes = b"{}") ->
 def describe_clip(body: bytes | Path, origin: Origin, *, about: str | None = None) -> Clip:
     """Return the clip event for MP4 bytes or a file of them; `about` is the LDO id or code that it belongs to.
 
-    A file above INLINE_BYTES_MAX is hashed but not held: the event has no body, and `Publisher.publish` is given the
-    path. A duration that the file does not say is 0.
+    A file above INLINE_BYTES_MAX is hashed but not kept in memory: the event has no body, and `Publisher.publish`
+    needs the path. The duration is 0 if the file does not declare it.
 
     Raises:
-        Rejected: it is no MP4 with a movie header.
+        RejectedError: the bytes are not an MP4 with a movie header.
         OSError: the file cannot be read.
     """
     if isinstance(body, Path):
@@ -57,7 +57,7 @@ def describe_clip(body: bytes | Path, origin: Origin, *, about: str | None = Non
         head, size_bytes, digest, inline = body, len(body), sha256_hex(body), body
     header = video_header(head, size_bytes)
     if header is None:
-        raise RejectedError(RejectCode.NOT_A_VIDEO, "it is no MP4 file with a movie header")
+        raise RejectedError(RejectCode.NOT_A_VIDEO, "not an MP4 file with a movie header")
     return Clip(
         **fields_of(origin),
         sha256=digest,
@@ -73,7 +73,7 @@ _OPTIONAL = {"captured_at_us", "clip"}
 
 @dataclass(frozen=True, slots=True)
 class LdoLine:
-    """What one line says; `body` is the LDO's own part of it, its values as they are written."""
+    """One parsed line; `body` has the LDO's own members with their values as written."""
 
     ldo_id: str
     body: bytes
@@ -82,24 +82,24 @@ class LdoLine:
 
 
 def parse_ldo_line(line: bytes, folder: Path) -> LdoLine:
-    """Parse one line; a clip's path is relative to `folder`.
+    """Parse one JSON line: {"ldo_id", "sensor_data", "context", "prediction"}.
+
+    Optional members are `captured_at_us` and `clip`, the path of an MP4 file relative to `folder`.
 
     Raises:
-        Rejected: it is not such an object; the reason names what is missing, wrong or not known.
+        RejectedError: a member is missing, invalid, unknown or repeated; the reason names it.
     """
-    said = parse_object(line, "the line", required=LDO_PARTS)
-    if unknown := said.keys() - {"ldo_id", *LDO_PARTS, *_OPTIONAL}:
-        raise RejectedError(
-            RejectCode.FIELD_OUT_OF_RANGE, f"the line says {', '.join(sorted(unknown))}, which no LDO holds"
-        )
+    values = parse_object(line, "the line", required=LDO_PARTS)
+    if unknown := values.keys() - {"ldo_id", *LDO_PARTS, *_OPTIONAL}:
+        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"unknown members: {', '.join(sorted(unknown))}")
     written = list(members(line))
-    if len(written) > len(said):
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "the line says one thing twice")
-    ldo_id, captured_at_us, clip = said.get("ldo_id"), said.get("captured_at_us"), said.get("clip")
+    if len(written) > len(values):
+        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "a member is repeated")
+    ldo_id, captured_at_us, clip = values.get("ldo_id"), values.get("captured_at_us"), values.get("clip")
     if not isinstance(ldo_id, str):
-        raise RejectedError(RejectCode.MISSING_FIELD, "the line lacks the text ldo_id")
+        raise RejectedError(RejectCode.MISSING_FIELD, "the string ldo_id is missing")
     if captured_at_us is not None and type(captured_at_us) is not int:
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "captured_at_us is not a whole number")
+        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "captured_at_us is not an integer")
     if clip is not None and not isinstance(clip, str):
         raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "clip is not a path")
     return LdoLine(

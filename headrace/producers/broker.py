@@ -1,4 +1,4 @@
-"""librdkafka's producer in the profile that promises not to lose: idempotent, acknowledged by all in-sync replicas."""
+"""librdkafka's producer, idempotent and acknowledged by all in-sync replicas, and the bound on bytes in flight."""
 
 import threading
 import time
@@ -14,33 +14,33 @@ from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
 from headrace.schemas.topics import input_topic
 
-LINGER_MS = 5  # what a lone event waits for company; at full rate batches fill sooner
+LINGER_MS = 5  # at full rate, batches fill sooner
 _TOPICS = [input_topic(kind) for kind in Kind]
 _MESSAGE_BYTES_MAX = max(topic.message_bytes_max for topic in _TOPICS)
-# The broker holds its limit against a whole batch, and librdkafka has one batch size for all topics: so batches must
-# fit the topic with the smallest limit, with room for what frames them. A larger message goes as a batch of its own.
+# The broker applies its limit to a whole batch, and librdkafka has one batch size for all topics, so a batch must fit
+# the topic with the smallest limit, with room for record overhead. A larger message is sent as a batch of its own.
 _BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in _TOPICS) * 3 // 4
 _PROBE_S = 2
-_HINT = "start it (`headrace up` does on this machine), or set HEADRACE_KAFKA_BOOTSTRAP to where it is"
+_HINT = "start it (`headrace up` on this machine), or set HEADRACE_KAFKA_BOOTSTRAP to its address"
 _HOPELESS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})  # noqa: SLF001
 _NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
 
-# librdkafka would write its own lines to standard error; what matters in them is in our errors.
+# Without a logger librdkafka writes to standard error; our errors already contain its messages.
 _silent = getLogger("headrace.librdkafka")
 _silent.addHandler(NullHandler())
 _silent.propagate = False
 
 
 class Broker:
-    """A producer and what it last complained of."""
+    """A producer and its last error."""
 
     def __init__(
         self, bootstrap: str, client: Mapping[str, Any], *, in_flight_bytes_max: int, delivery_s_max: float
     ) -> None:
-        """Configure the producer; nothing is sent yet.
+        """Configure the producer without connecting.
 
         Raises:
-            HeadraceError: librdkafka refuses the configuration.
+            HeadraceError: librdkafka rejects the configuration.
         """
         self.where = bootstrap
         self.fault: KafkaError | None = None
@@ -50,15 +50,14 @@ class Broker:
             "client.id": "headrace-publisher",
             "enable.idempotence": True,
             "acks": "all",
-            # The same choice of partition as Java's and aiokafka's clients: a source stays in its partition whoever
-            # publishes for it.
+            # The partitioner of Java's and aiokafka's clients: a source keeps its partition with any client.
             "partitioner": "murmur2",
             "compression.type": "none",  # media are compressed already
             "linger.ms": LINGER_MS,
             "batch.size": _BATCH_BYTES_MAX,
             "message.max.bytes": _MESSAGE_BYTES_MAX,
             "delivery.timeout.ms": int(delivery_s_max * 1000),
-            # Our own bound in bytes comes first: librdkafka's must never be what refuses.
+            # InFlight bounds the bytes; librdkafka's own queue must never be full.
             "queue.buffering.max.messages": 0,
             "queue.buffering.max.kbytes": (in_flight_bytes_max + 2 * _MESSAGE_BYTES_MAX + MIB) // 1024,
             "error_cb": self._on_error,
@@ -67,15 +66,15 @@ class Broker:
             self.producer = Producer(config, logger=_silent)
         except (KafkaException, ValueError, TypeError) as error:
             raise HeadraceError(
-                "kafka_config_refused", f"the Kafka client refuses its configuration: {error}", where=bootstrap
+                "kafka_config_refused", f"the Kafka client rejects its configuration: {error}", where=bootstrap
             ) from None
 
     def wait(self, wait_s_max: float) -> None:
-        """Return once the broker answers.
+        """Wait until the broker answers.
 
         Raises:
-            HeadraceError: kafka_unreachable, with the address, when it did not within `wait_s_max` seconds; or
-                kafka_refused at once where it answers but does not let us in.
+            HeadraceError: kafka_unreachable with the address after `wait_s_max` seconds; kafka_refused at once if
+                authentication or TLS fails.
         """
         deadline = time.monotonic() + wait_s_max
         while True:
@@ -93,13 +92,13 @@ class Broker:
                 return
 
     def why(self, error: KafkaError) -> str:
-        """Return what went wrong, and the client's last complaint where that says more."""
-        said: str = error.str()
-        return f"{said} ({self.fault.str()})" if self.fault is not None and self.no_answer(error) else said
+        """Return an error's text, with the client's last error if no broker answered."""
+        text: str = error.str()
+        return f"{text} ({self.fault.str()})" if self.fault is not None and self.no_answer(error) else text
 
     @staticmethod
     def no_answer(error: KafkaError) -> bool:
-        """Say whether an error means that no broker answered."""
+        """Return whether an error means that no broker answered."""
         return error.code() in _NO_ANSWER
 
     def _on_error(self, error: KafkaError) -> None:
@@ -108,17 +107,17 @@ class Broker:
     def _refused(self, error: KafkaError) -> HeadraceError:
         return HeadraceError(
             "kafka_refused",
-            f"Kafka does not let us in: {error.str()}",
+            f"Kafka rejected the connection: {error.str()}",
             where=self.where,
             hint="check HEADRACE_KAFKA_SECURITY, HEADRACE_KAFKA_USERNAME and HEADRACE_KAFKA_PASSWORD",
         )
 
 
 class InFlight:
-    """How much is handed over but not yet acknowledged, bounded in bytes; the one place where a producer waits."""
+    """Counts and bounds the bytes that are sent but not acknowledged; the only place where a producer blocks."""
 
     def __init__(self, bytes_max: int) -> None:
-        """Allow `bytes_max` at a time; what alone is larger passes when nothing else is in flight."""
+        """Allow `bytes_max` at a time; a larger event passes if nothing else is in flight."""
         self._bytes_max = bytes_max
         self._bytes = 0
         self._events = 0
@@ -127,11 +126,11 @@ class InFlight:
 
     @property
     def events(self) -> int:
-        """How many events are in flight."""
+        """The number of events in flight."""
         return self._events
 
     def enter(self, size_bytes: int, *, wait: bool = True) -> bool:
-        """Count an event in, waiting until there is room for it; False once nothing more is taken."""
+        """Add an event, waiting until there is room; return False after `shut`."""
         with self._changed:
             while wait and not self._shut and self._events and self._bytes + size_bytes > self._bytes_max:
                 self._changed.wait()
@@ -143,7 +142,7 @@ class InFlight:
         return True
 
     def leave(self, size_bytes: int) -> None:
-        """Count an event out."""
+        """Remove an event."""
         with self._changed:
             self._bytes -= size_bytes
             self._events -= 1
@@ -151,13 +150,13 @@ class InFlight:
         producer_bytes_in_flight.dec(size_bytes)
 
     def shut(self) -> None:
-        """Let nothing more in; who waits is sent away."""
+        """Accept no more events; waiting callers return."""
         with self._changed:
             self._shut = True
             self._changed.notify_all()
 
     def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing is in flight; False when the time is over before."""
+        """Wait until nothing is in flight; return False on timeout."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while self._events:

@@ -1,4 +1,4 @@
-"""A camera: its frames, the codes that appear in them, and clips around what happens."""
+"""A camera: its frames, the codes that appear in them, and clips around events."""
 
 import threading
 import time
@@ -20,9 +20,9 @@ from headrace.producers.video_frames import (
     VideoFrames,
     from_image,
     image_files,
-    image_shots,
-    live_shots,
-    video_shots,
+    read_camera,
+    read_images,
+    read_video,
 )
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Cid, InputEvent, Kind
@@ -37,7 +37,7 @@ OnPublished: TypeAlias = Callable[[InputEvent, Delivery], None]
 
 @dataclass(frozen=True, slots=True)
 class CameraReport:
-    """What a run published, what became of it, and the first sentences on what went wrong; sizes are bytes."""
+    """Counts of one run by kind and result, the bytes published, and the first errors."""
 
     frames: int
     codes: int
@@ -51,16 +51,16 @@ class CameraReport:
 class Camera:
     """Publishes a folder of images as they are, a video file's frames, or those of a camera on this machine.
 
-    `source` is a path, or a number for a local camera. `fps` chooses frames from a faster source (None: all). With
-    `realtime`, files are published at their own pace and as captured now. `tally` counts several
-    cameras, or runs, together; `on_published` is called with everything that is handed over, from more than one thread.
+    `source` is a path, or the number of a local camera. `fps` limits the frame rate (None: all frames). With
+    `realtime`, files are published at their own pace and as captured now. `tally` counts several cameras or runs
+    together. `on_published` is called with every published event, from more than one thread.
 
     Raises:
-        Rejected: `source_id` or `site` may not be a name.
+        RejectedError: `source_id` or `site` is not a valid name.
         HeadraceError: source_missing.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one choice of whoever sets a camera up
+    def __init__(  # noqa: PLR0913 - the parameters are the public interface
         self,
         publisher: EventPublisher,
         source: int | str | Path,
@@ -76,7 +76,7 @@ class Camera:
         on_published: OnPublished | None = None,
         clock_us: Callable[[], int] = unix_us,
     ) -> None:
-        """Prepare; nothing is read yet."""
+        """Check the options; nothing is read yet."""
         if fps is not None and not fps > 0:
             raise ValueError("fps must be above 0")
         if not 1 <= jpeg_quality <= 100:
@@ -95,24 +95,24 @@ class Camera:
         self._begin()
 
     def run(self, frames_max: int | None = None) -> CameraReport:
-        """Publish until the source ends, `stop` is called or `frames_max` frames are out; returns when all is settled.
+        """Publish until the source ends, `stop` is called or `frames_max` frames were read; wait for all deliveries.
 
-        `frames_max` is 1 or more. May be called again: a file begins anew, and its frames are then sightings of the
-        same records.
+        `frames_max` is 1 or more. May be repeated: a file is read from its start, and its frames become sightings of
+        the same records.
 
         Raises:
-            HeadraceError: video_unreadable or camera_unavailable; what was read before is published.
+            HeadraceError: video_unreadable or camera_unavailable; the frames before the fault are published.
         """
         self._begin()
         began_s = time.monotonic()
         left = frames_max
         try:
-            with closing(self._shots()) as shots:
-                for shot in shots:
-                    if isinstance(shot, Skipped):
-                        self._tally.fail(f"{shot.name} was not published: {shot.why}")
+            with closing(self._video_frames()) as video_frames:
+                for video_frame in video_frames:
+                    if isinstance(video_frame, Skipped):
+                        self._tally.fail(f"{video_frame.name} was not published: {video_frame.why}")
                         continue
-                    self._take(self._paced(shot, began_s))
+                    self._take(self._paced(video_frame, began_s))
                     left = None if left is None else left - 1
                     if left == 0 or self._stopped.is_set():
                         break
@@ -124,16 +124,16 @@ class Camera:
     def clip(self, about: str | None = None) -> Delivery:
         """Cut an MP4 clip of CLIP_S seconds around now and publish it; may be called from any thread.
 
-        It is cut once its second half has been seen. When the camera does not run, it is the last CLIP_S seconds.
+        It is cut once its second half was read. If the camera does not run, the clip has the last CLIP_S seconds.
         `about` is the LDO id or code that the clip belongs to.
 
         Raises:
             HeadraceError: no_frames_yet.
         """
-        return self._clipper.wish(about)
+        return self._clipper.request(about)
 
     def stop(self) -> None:
-        """Let `run` return after the frame that it is at; may be called from any thread."""
+        """Let `run` return after the current frame; may be called from any thread."""
         self._stopped.set()
 
     def _begin(self) -> None:
@@ -142,44 +142,52 @@ class Camera:
         self._appearances = Appearances()
         self._clipper = Clipper(self._publish_clip)
 
-    def _shots(self) -> VideoFrames:
+    def _video_frames(self) -> VideoFrames:
         clock_us = self._source.clock_us
         match self._feed:
             case int(index):
-                return live_shots(index, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
+                return read_camera(index, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
             case Path() as path if path.is_dir():
-                return image_shots(image_files(path), fps=self._fps, clock_us=clock_us)
+                return read_images(image_files(path), fps=self._fps, clock_us=clock_us)
             case Path() as path if _is_image(path):
-                return image_shots([path], fps=self._fps, clock_us=clock_us)
+                return read_images([path], fps=self._fps, clock_us=clock_us)
             case Path() as path:
-                return video_shots(path, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
+                return read_video(path, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
 
-    def _paced(self, shot: VideoFrame, began_s: float) -> VideoFrame:
+    def _paced(self, video_frame: VideoFrame, began_s: float) -> VideoFrame:
         if not self._realtime:
-            return shot
-        self._stopped.wait(max(0.0, began_s + shot.at_us / 1_000_000 - time.monotonic()))
-        return replace(shot, captured_at_us=self._source.clock_us())
+            return video_frame
+        self._stopped.wait(max(0.0, began_s + video_frame.at_us / 1_000_000 - time.monotonic()))
+        return replace(video_frame, captured_at_us=self._source.clock_us())
 
-    def _take(self, shot: VideoFrame) -> None:
-        frame = describe_frame(shot.body, self._source.origin(shot.captured_at_us))
-        self._publish(frame)
-        self._clipper.see(shot)
+    def _take(self, video_frame: VideoFrame) -> None:
+        frame = describe_frame(video_frame.body, self._source.origin(video_frame.captured_at_us))
+        try:
+            self._publish(frame)
+        except RejectedError as rejected:
+            self._tally.fail(f"a frame was not published: {rejected.reason}")
+            return
+        self._clipper.see(video_frame)
         if not self._finds_codes:
             return
-        pixels = from_image(shot.body) if shot.pixels is None else shot.pixels
-        found = [] if pixels is None else find_codes(pixels)
-        for code in self._appearances.new(found, shot.at_us):
-            origin = self._source.origin(shot.captured_at_us)
-            self._publish(Cid(**fields_of(origin), code=code, seen_in=frame.sha256))
+        pixels = from_image(video_frame.body) if video_frame.pixels is None else video_frame.pixels
+        codes = [] if pixels is None else find_codes(pixels)
+        for code in self._appearances.new(codes, video_frame.at_us):
+            origin = self._source.origin(video_frame.captured_at_us)
+            try:
+                self._publish(Cid(**fields_of(origin), code=code, seen_in=frame.sha256))
+            except RejectedError as rejected:
+                self._tally.fail(f"a code was not published: {rejected.reason}")
+                continue
             if self._clip_on_code:
-                self._clipper.wish(code)
+                self._clipper.request(code)
 
-    def _publish_clip(self, shots: Sequence[VideoFrame], about: str | None) -> Delivery:
+    def _publish_clip(self, video_frames: Sequence[VideoFrame], about: str | None) -> Delivery:
         try:
-            body = cut(shots)
+            body = cut(video_frames)
             if body is None:
                 raise RejectedError(RejectCode.NOT_AN_IMAGE, "no frame of the clip can be decoded")  # noqa: TRY301
-            clip = describe_clip(body, self._source.origin(shots[0].captured_at_us), about=about)
+            clip = describe_clip(body, self._source.origin(video_frames[0].captured_at_us), about=about)
             return self._publish(clip)
         except Exception as error:
             self._tally.fail(f"the clip about {about} was not published: {error}")
@@ -210,7 +218,7 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise HeadraceError(
             "source_missing",
-            "there is no such file or folder",
+            "no such file or folder",
             where=str(path),
             hint="give an image folder, a video file, or the number of a local camera",
             exit_code=Exit.USAGE,

@@ -29,40 +29,40 @@ _MP4 = {"movflags": "+faststart", "fflags": "+bitexact"}  # the header first, an
 
 
 class FrameRing:
-    """The shots of the last `seconds`, and never more than `bytes_max` of them."""
+    """The frames of the last `seconds`, at most `bytes_max` in all."""
 
     def __init__(self, seconds: float = CLIP_S, bytes_max: int = RING_BYTES_MAX) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._keep_us = round(seconds * 1_000_000)
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._shots: deque[VideoFrame] = deque()
+        self._video_frames: deque[VideoFrame] = deque()
 
-    def add(self, shot: VideoFrame) -> None:
-        """Keep a shot, without its pixels, and let go of those that are too old or too many."""
-        self._shots.append(VideoFrame(shot.body, shot.at_us, shot.captured_at_us))
-        self._bytes += len(shot.body)
-        while self._bytes > self._bytes_max or self._shots[0].at_us < shot.at_us - self._keep_us:
-            self._bytes -= len(self._shots.popleft().body)
-            if not self._shots:
+    def add(self, video_frame: VideoFrame) -> None:
+        """Keep a frame without its pixels, and drop the oldest beyond the limits."""
+        self._video_frames.append(VideoFrame(video_frame.body, video_frame.at_us, video_frame.captured_at_us))
+        self._bytes += len(video_frame.body)
+        while self._bytes > self._bytes_max or self._video_frames[0].at_us < video_frame.at_us - self._keep_us:
+            self._bytes -= len(self._video_frames.popleft().body)
+            if not self._video_frames:
                 return
 
     def between(self, from_us: int, to_us: int) -> tuple[VideoFrame, ...]:
-        """Return the shots from one moment up to another."""
-        return tuple(shot for shot in self._shots if from_us <= shot.at_us <= to_us)
+        """Return the frames between two times, both included."""
+        return tuple(video_frame for video_frame in self._video_frames if from_us <= video_frame.at_us <= to_us)
 
 
-def cut(shots: Iterable[VideoFrame]) -> bytes | None:
-    """Return an MP4 of the shots, in H.264, its header first; None where no shot can be decoded.
+def cut(video_frames: Iterable[VideoFrame]) -> bytes | None:
+    """Return an MP4 in H.264 with its header first; None if no frame can be decoded.
 
-    The same shots give the same bytes. All are shown in the size of the first.
+    The same frames give the same bytes. All frames are scaled to the size of the first.
     """
-    decoded = ((shot, from_image(shot.body)) for shot in shots)
-    showing = ((shot, pixels) for shot, pixels in decoded if pixels is not None)
+    decoded = ((video_frame, from_image(video_frame.body)) for video_frame in video_frames)
+    showing = ((video_frame, pixels) for video_frame, pixels in decoded if pixels is not None)
     first = next(showing, None)
     if first is None:
         return None
-    # The header moves to the front by reading the file again, which cannot be done in memory.
+    # FFmpeg moves the header to the front by reading the file again, which needs a file on disk.
     with tempfile.TemporaryDirectory(prefix="headrace-clip-") as folder:
         path = Path(folder) / "clip.mp4"
         with av.open(path, "w", format="mp4", options=_MP4) as container:
@@ -70,8 +70,8 @@ def cut(shots: Iterable[VideoFrame]) -> bytes | None:
             stream.width, stream.height = _size(first[1])
             stream.pix_fmt = "yuv420p"
             last = -1
-            for shot, pixels in (first, *showing):
-                ticks = (shot.at_us - first[0].at_us) * _TICKS_PER_S // 1_000_000
+            for video_frame, pixels in (first, *showing):
+                ticks = (video_frame.at_us - first[0].at_us) * _TICKS_PER_S // 1_000_000
                 if ticks <= last:
                     continue
                 last = ticks
@@ -83,7 +83,7 @@ def cut(shots: Iterable[VideoFrame]) -> bytes | None:
 
 
 def _i420(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return the pixels in the encoder's colours and size.
+    """Return the pixels in the encoder's colour space and size.
 
     OpenCV does it in integers, whereas FFmpeg's scaler shares the work between threads in ways of its own.
     """
@@ -93,22 +93,22 @@ def _i420(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:
-    """Return width and height, both even, as H.264 wants them, and within the limit."""
+    """Return width and height within CLIP_SIDE_PIXELS_MAX, both even as H.264 requires."""
     height, width = pixels.shape[:2]
     scale = min(1.0, CLIP_SIDE_PIXELS_MAX / max(height, width))
     return max(2, round(width * scale) & ~1), max(2, round(height * scale) & ~1)
 
 
-CLIPS_WAITING_MAX = 4  # that are being cut; with more, the frames wait, so memory stays bounded
+CLIPS_WAITING_MAX = 4  # clips being cut; beyond it the frames wait, so memory stays bounded
 _CLIP_US = round(CLIP_S * 1_000_000)
 
-# Cuts a clip about something from shots and publishes it.
+# Cuts a clip from frames and publishes it; the text is what the clip is about.
 Perform: TypeAlias = Callable[[Sequence[VideoFrame], str | None], Delivery]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """A clip that was asked for, around a moment; `delivery` becomes what the clip's own delivery becomes."""
+class _ClipRequest:
+    """A requested clip around a time; `delivery` gets the result of the clip's own delivery."""
 
     at_us: int
     about: str | None
@@ -116,35 +116,35 @@ class _Wish:
 
 
 class Clipper:
-    """Sees every shot and performs each wish once the second half of its clip has been seen.
+    """Keeps the last frames and cuts each requested clip once its second half was read.
 
-    Clips are cut in one thread of its own, so that a live camera does not miss frames meanwhile.
+    Clips are cut in a thread of their own, so that a live camera does not miss frames.
     """
 
     def __init__(self, perform: Perform) -> None:
-        """Begin with nothing seen."""
+        """Start without frames."""
         self._perform = perform
         self._ring = FrameRing()
-        self._wishes: list[_Wish] = []
+        self._requests: list[_ClipRequest] = []
         self._last_us: int | None = None
         self._finished = False
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CLIPS_WAITING_MAX)
         self._cutter = ThreadPoolExecutor(1, "clips")
 
-    def see(self, shot: VideoFrame) -> None:
-        """Keep a shot for the clips that it may be part of, and perform the wishes that are due."""
+    def see(self, video_frame: VideoFrame) -> None:
+        """Keep a frame for later clips, and cut the clips that are due."""
         with self._lock:
-            self._ring.add(shot)
-            self._last_us = shot.at_us
-            due = [wish for wish in self._wishes if wish.at_us + _CLIP_US // 2 <= shot.at_us]
-            self._wishes = [wish for wish in self._wishes if wish not in due]
+            self._ring.add(video_frame)
+            self._last_us = video_frame.at_us
+            due = [request for request in self._requests if request.at_us + _CLIP_US // 2 <= video_frame.at_us]
+            self._requests = [request for request in self._requests if request not in due]
         self._hand_over(due)
 
-    def wish(self, about: str | None) -> Delivery:
-        """Ask for a clip around the newest shot; may be called from any thread.
+    def request(self, about: str | None) -> Delivery:
+        """Request a clip around the newest frame; may be called from any thread.
 
-        Once there will be no more shots, it is the last CLIP_S seconds, and this blocks until they are cut.
+        After `finish` it is the last CLIP_S seconds, and this call blocks until they are cut.
 
         Raises:
             HeadraceError: no_frames_yet.
@@ -154,40 +154,40 @@ class Clipper:
                 raise HeadraceError(
                     "no_frames_yet", "there is no frame to cut a clip from", hint="run the camera first"
                 )
-            wish = _Wish(self._last_us, about, Delivery())
-            wish.delivery.set_running_or_notify_cancel()
+            request = _ClipRequest(self._last_us, about, Delivery())
+            request.delivery.set_running_or_notify_cancel()
             if not self._finished:
-                self._wishes.append(wish)
-                return wish.delivery
-            shots = self._ring.between(self._last_us - _CLIP_US, self._last_us)
-        self._fulfil(wish, shots)
-        return wish.delivery
+                self._requests.append(request)
+                return request.delivery
+            video_frames = self._ring.between(self._last_us - _CLIP_US, self._last_us)
+        self._fulfil(request, video_frames)
+        return request.delivery
 
     def finish(self) -> None:
-        """Perform what is still wished for with what there is, and wait until it is published; may be repeated."""
+        """Cut the requested clips from the frames so far and wait until they are published; may be repeated."""
         with self._lock:
             self._finished = True
-            due, self._wishes = self._wishes, []
+            due, self._requests = self._requests, []
         self._hand_over(due)
         self._cutter.shutdown()
 
-    def _hand_over(self, due: Sequence[_Wish]) -> None:
-        for wish in due:
-            shots = self._ring.between(wish.at_us - _CLIP_US // 2, wish.at_us + _CLIP_US // 2)
+    def _hand_over(self, due: Sequence[_ClipRequest]) -> None:
+        for request in due:
+            video_frames = self._ring.between(request.at_us - _CLIP_US // 2, request.at_us + _CLIP_US // 2)
             self._room.acquire()
-            self._cutter.submit(self._fulfil, wish, shots).add_done_callback(lambda _: self._room.release())
+            self._cutter.submit(self._fulfil, request, video_frames).add_done_callback(lambda _: self._room.release())
 
-    def _fulfil(self, wish: _Wish, shots: Sequence[VideoFrame]) -> None:
+    def _fulfil(self, request: _ClipRequest, video_frames: Sequence[VideoFrame]) -> None:
         try:
-            made = self._perform(shots, wish.about)
-        except Exception as error:  # noqa: BLE001 - whoever wished for the clip is told, whatever it was
-            wish.delivery.set_exception(error)
+            made = self._perform(video_frames, request.about)
+        except Exception as error:  # noqa: BLE001 - the requester gets any error
+            request.delivery.set_exception(error)
         else:
-            made.add_done_callback(lambda done: _follow(wish.delivery, done))
+            made.add_done_callback(lambda done: _follow(request.delivery, done))
 
 
-def _follow(wished: Delivery, made: Delivery) -> None:
+def _follow(requested: Delivery, made: Delivery) -> None:
     if error := made.exception():
-        wished.set_exception(error)
+        requested.set_exception(error)
     else:
-        wished.set_result(made.result())
+        requested.set_result(made.result())

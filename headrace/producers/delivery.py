@@ -13,7 +13,7 @@ from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Ldo, kind_of
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """Kafka has the event on every replica that it must be on; `digest` is its record's."""
+    """Kafka's acknowledgement by all in-sync replicas; `digest` is the digest of the record."""
 
     topic: str
     partition: int
@@ -21,22 +21,22 @@ class Acknowledged:
     digest: str
 
 
-# What `Publisher.publish` returns: `delivery.result(timeout)` blocks for the result and raises NotDelivered where there
-# is none, `await asyncio.wrap_future(delivery)` waits in asyncio. It cannot be cancelled: the event is on its way.
+# The result of `Publisher.publish`: `delivery.result(timeout)` blocks and raises NotDeliveredError on failure;
+# `await asyncio.wrap_future(delivery)` waits in asyncio. It cannot be cancelled, because the event is already sent.
 Delivery: TypeAlias = Future[Acknowledged]
 
 
 class EventPublisher(Protocol):
-    """What devices and cameras hand their events to: a `Publisher`, or a `SpooledPublisher`."""
+    """A `Publisher` or a `SpooledPublisher`, as devices and cameras use it."""
 
     def publish(self, event: InputEvent, *, body_path: Path | None = None, traceparent: str | None = None) -> Delivery:
-        """Hand an event over."""
+        """Publish an event."""
 
 
 class NotDeliveredError(HeadraceError):
-    """An event that Kafka did not acknowledge. It may still arrive; publishing it again is safe.
+    """Kafka did not acknowledge an event. It may still arrive; publishing it again is safe.
 
-    `kind`, `source_id`, `site`, `sequence` and `digest` say which event it was.
+    `kind`, `source_id`, `site`, `sequence` and `digest` identify the event.
     """
 
     def __init__(self, event: InputEvent, digest: str, *, why: str, where: str, unreachable: bool) -> None:
@@ -45,7 +45,7 @@ class NotDeliveredError(HeadraceError):
             "not_delivered",
             f"{kind} {event.sequence} of source {event.source_id} was not acknowledged: {why}",
             where=where,
-            hint="check that the broker runs and has the topics, then publish the event again",
+            hint="check that the broker is running and has the topics, then publish the event again",
             exit_code=Exit.UNREACHABLE if unreachable else Exit.FAILED,
         )
         self.kind: Kind = kind
@@ -55,12 +55,12 @@ class NotDeliveredError(HeadraceError):
         self.digest = digest
 
 
-FAULTS_NAMED_MAX = 100  # of what failed; the others are only counted
+FAULTS_NAMED_MAX = 100  # errors kept as text; further ones are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryCounts:
-    """How many events were handed over, what became of them, and the bytes of their bodies."""
+    """Events published, acknowledged and failed, and the size of their bodies in bytes."""
 
     published: int
     acknowledged: int
@@ -71,29 +71,29 @@ class DeliveryCounts:
 
 
 class DeliveryStats:
-    """Counts deliveries; may be used from several threads."""
+    """Counts deliveries; thread-safe."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self._changed = threading.Condition()
         self._by_kind = dict.fromkeys(Kind, 0)
         self._acknowledged = self._failed = self._bytes = self._settled = 0
         self._faults: list[str] = []
 
     def add(self, event: InputEvent, delivery: Delivery) -> None:
-        """Count an event that was handed over, and its result once there is one."""
+        """Count a published event, and later its result."""
         with self._changed:
             self._by_kind[kind_of(event)] += 1
             self._bytes += _body_bytes(event)
         delivery.add_done_callback(self._settle)
 
-    def fail(self, what: str) -> None:
-        """Count what could not even be handed over."""
+    def fail(self, fault: str) -> None:
+        """Count something that could not be published."""
         with self._changed:
-            self._note(what)
+            self._note(fault)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until every delivery has its result; False when the time is over before."""
+        """Wait until every delivery has its result; return False on timeout."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while self._open() > 0:
@@ -104,7 +104,7 @@ class DeliveryStats:
         return True
 
     def counts(self) -> DeliveryCounts:
-        """Return the counts as they are now."""
+        """Return the current counts."""
         with self._changed:
             return DeliveryCounts(
                 published=sum(self._by_kind.values()),
@@ -128,10 +128,10 @@ class DeliveryStats:
                 self._note(str(error))
             self._changed.notify_all()
 
-    def _note(self, what: str) -> None:
+    def _note(self, fault: str) -> None:
         self._failed += 1
         if len(self._faults) < FAULTS_NAMED_MAX:
-            self._faults.append(what)
+            self._faults.append(fault)
 
 
 def _body_bytes(event: InputEvent) -> int:

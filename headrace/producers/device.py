@@ -12,7 +12,7 @@ from headrace.schemas.reject import RejectCode, RejectedError
 
 
 class Reported(NamedTuple):
-    """The deliveries of one report; `clip` is None where there was none."""
+    """The deliveries of one report; `clip` is None without a clip."""
 
     ldo: Delivery
     clip: Delivery | None
@@ -21,11 +21,10 @@ class Reported(NamedTuple):
 class Device:
     """A device that scans components (CIDs) and reports labelled data objects (LDOs).
 
-    Times are microseconds since 1970, UTC; the clock is asked where none is given. `on_published` is called with
-    everything that is handed over.
+    Times are microseconds since 1970, UTC; the default is now. `on_published` is called with every published event.
 
     Raises:
-        Rejected: `source_id` or `site` may not be a name.
+        RejectedError: `source_id` or `site` is not a valid name.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Device:
         on_published: Callable[[InputEvent, Delivery], None] | None = None,
         clock_us: Callable[[], int] = unix_us,
     ) -> None:
-        """Publish as `source_id`, which stands at `site`."""
+        """Publish as `source_id` at `site`."""
         self._publisher = publisher
         self._source = Source(source_id, site, clock_us)
         self._on_published = on_published
@@ -45,10 +44,10 @@ class Device:
     def scan(
         self, code: str, symbology: str = "QRCode", *, captured_at_us: int | None = None, seen_in: str | None = None
     ) -> Delivery:
-        """Publish one scan. The same code at the same time is the same record; later it is another.
+        """Publish one scan. The same code at the same time is the same record; at another time it is a new record.
 
         Raises:
-            Rejected: the code is empty, too long or unprintable to the catalog.
+            RejectedError: the code is empty, too long or contains U+0000.
         """
         origin = self._source.origin(captured_at_us)
         return self._publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
@@ -63,10 +62,10 @@ class Device:
         clip: bytes | Path | None = None,
         captured_at_us: int | None = None,
     ) -> Reported:
-        """Publish one LDO and, where there is one, the MP4 clip that belongs to it.
+        """Publish one LDO and its MP4 clip, if there is one.
 
         Raises:
-            Rejected: the parts are no JSON, the LDO is too large, or the clip is no MP4.
+            RejectedError: the parts are not JSON, the LDO is too large, or the clip is not an MP4.
         """
         body = _body(sensor_data, context, prediction)
         return self.report_json(ldo_id, body, clip=clip, captured_at_us=captured_at_us)
@@ -74,21 +73,21 @@ class Device:
     def report_json(
         self, ldo_id: str, body: bytes, *, clip: bytes | Path | None = None, captured_at_us: int | None = None
     ) -> Reported:
-        """Publish one LDO whose body is written already: it is kept byte for byte, numbers of any length included.
+        """Publish one LDO with an encoded body, which is stored byte for byte, including numbers of any length.
 
-        The same values written in another way are another record.
+        The same values in another encoding are another record.
 
         Raises:
-            Rejected: as `report`.
+            RejectedError: as `report`.
         """
         origin = self._source.origin(captured_at_us)
         if clip is None:
             return Reported(self._publish(Ldo(**fields_of(origin), ldo_id=ldo_id, body=body)), None)
-        film = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
-        ldo = Ldo(**fields_of(origin), ldo_id=ldo_id, body=body, clip_sha256=film.sha256)
-        # The LDO goes first: it is small, and what it says must not wait for a clip to be staged.
-        told = self._publish(ldo)
-        return Reported(told, self._publish(film, body_path=clip if isinstance(clip, Path) else None))
+        clip_event = describe_clip(clip, self._source.origin(origin.captured_at_us), about=ldo_id)
+        ldo = Ldo(**fields_of(origin), ldo_id=ldo_id, body=body, clip_sha256=clip_event.sha256)
+        # The LDO goes first: it is small, and must not wait until the clip is staged.
+        ldo_delivery = self._publish(ldo)
+        return Reported(ldo_delivery, self._publish(clip_event, body_path=clip if isinstance(clip, Path) else None))
 
     def _publish(self, event: InputEvent, *, body_path: Path | None = None) -> Delivery:
         delivery = self._publisher.publish(event, body_path=body_path)

@@ -1,4 +1,4 @@
-"""From an event to the message that carries it; the body that is too large for a message is staged on the way."""
+"""From an event to its Kafka message; a body too large for a message is staged in the blob store first."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ from headrace.store.blobs.staging import stage
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message, and the event that it carries, without its body."""
+    """A message, with its event without the body."""
 
     event: InputEvent
     digest: str
@@ -33,12 +33,12 @@ class Outgoing:
 
 
 class Dispatch:
-    """Makes messages; `blobs` is where large bodies are staged."""
+    """Builds messages; large bodies are staged in `blobs`."""
 
     def __init__(self, blobs: Blobs | None, now_us: Callable[[], int] = unix_us) -> None:
         self._blobs = blobs
         self._now_us = now_us
-        # Trace ids must differ, not be secret: asking the kernel for each would cost more than all else here.
+        # Trace ids must differ but need not be secret; random bytes from the kernel would cost more than all else here.
         self._random = Random()  # noqa: S311
 
     def outgoing(self, event: InputEvent, body_path: Path | None, traceparent: str | None) -> Outgoing:
@@ -68,8 +68,8 @@ class Dispatch:
         if self._blobs is None:
             raise HeadraceError(
                 "store_needed",
-                f"a body of {event.size_bytes} bytes does not fit a message and there is no blob store to stage it in",
-                hint=f"use Publisher.from_settings, which has a store, or stay within {INLINE_BYTES_MAX} bytes",
+                f"a body of {event.size_bytes} bytes must be staged, and there is no blob store",
+                hint=f"use Publisher.from_settings, or a body of at most {INLINE_BYTES_MAX} bytes",
             )
         stage_body(self._blobs, event, body)
 
@@ -85,7 +85,7 @@ def _claimed(event: InputEvent, body_path: Path | None) -> tuple[InputEvent, byt
 
 
 def event_reference(event: InputEvent) -> InputEvent:
-    """Return the event without its body, so that what waits for an acknowledgement holds no second copy of it."""
+    """Return the event without its body, so that an unacknowledged event keeps no second copy of it."""
     match event:
         case Frame() | Clip():
             return replace(event, body=None)
@@ -102,14 +102,14 @@ def stage_body(blobs: Blobs, event: Frame | Clip, body: bytes | Path) -> None:
     """Stage a body under the claim of its event; blocks until it is durable, and may be repeated.
 
     Raises:
-        StoreUnavailable, StoreRefused: as every use of the store.
+        StoreUnavailableError, StoreRefusedError: the store failed.
         OSError: the file cannot be read.
     """
     assert event.claim is not None
     work = stage(blobs, event.claim, _chunks(body), media_type=event.media_type)
-    # A loop of its own, in a thread of its own: the caller may stand in a running event loop, where none can be run.
-    with ThreadPoolExecutor(1, "staging") as one:
-        one.submit(asyncio.run, work).result()
+    # In a thread of its own, because the caller may run in an event loop, where asyncio.run is not possible.
+    with ThreadPoolExecutor(1, "staging") as executor:
+        executor.submit(asyncio.run, work).result()
 
 
 async def _chunks(body: bytes | Path) -> AsyncIterator[bytes]:

@@ -1,8 +1,8 @@
-"""From an event to Kafka's acknowledgement.
+"""Publishes events to Kafka.
 
-`publish` hands an event to librdkafka and returns a `Delivery`, a `concurrent.futures.Future`: block for it with
-`delivery.result()`, or wait in asyncio with `await asyncio.wrap_future(delivery)`. What is in flight is bounded in
-bytes; beyond the bound `publish` blocks, so from an event loop call it as `await asyncio.to_thread(p.publish, event)`.
+`publish` gives an event to librdkafka and returns a `Delivery`, a `concurrent.futures.Future`: block with
+`delivery.result()`, or wait in asyncio with `await asyncio.wrap_future(delivery)`. The bytes in flight are bounded;
+beyond the bound `publish` blocks, so call it from an event loop as `await asyncio.to_thread(p.publish, event)`.
 """
 
 import threading
@@ -28,16 +28,16 @@ from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 
 IN_FLIGHT_BYTES_MAX = 64 * MIB
-DELIVERY_S_MAX = 120.0  # after it an event without acknowledgement is given back as NotDelivered
+DELIVERY_S_MAX = 120.0  # an event that is not acknowledged by then fails with NotDeliveredError
 START_WAIT_S_MAX = 10.0
-INTERRUPTED_CLOSE_S_MAX = 5.0  # what a `with` block that ends by an exception waits for what is in flight
-EVENT_OVERHEAD_BYTES = 1024  # what an event costs in memory beside its bytes: future, callback, headers
+INTERRUPTED_CLOSE_S_MAX = 5.0  # how long a `with` block that raised waits for events in flight
+EVENT_OVERHEAD_BYTES = 1024  # memory of an event besides its value: future, callback, headers
 _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """One event on its way."""
+    """One event in flight."""
 
     event: InputEvent
     digest: str
@@ -46,13 +46,13 @@ class _Flight:
 
 
 class Publisher:
-    """Publishes events, idempotently and acknowledged by all in-sync replicas; may be used from several threads.
+    """Publishes events idempotently, acknowledged by all in-sync replicas; thread-safe.
 
-    `blobs` is where bodies above INLINE_BYTES_MAX are staged; `client` holds further librdkafka settings, such as
-    credentials. Close it, or use it in a `with` block: what is in flight then is waited for.
+    Bodies above INLINE_BYTES_MAX are staged in `blobs`; `client` has further librdkafka settings, such as credentials.
+    Close it or use it in a `with` block, which waits for the events in flight.
 
     Raises:
-        HeadraceError: kafka_unreachable with the address, when no broker answered within `start_wait_s_max` seconds.
+        HeadraceError: kafka_unreachable with the address; no broker answered within `start_wait_s_max` seconds.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Publisher:
 
     @classmethod
     def from_settings(cls, settings: Settings, **options: Any) -> Self:
-        """Return a publisher for the service that the settings name; `options` as those of the class."""
+        """Return a publisher for the service in the settings; `options` are those of the class."""
         given: dict[str, Any] = {
             "client": client_config(settings),
             "blobs": Blobs.from_settings(settings),
@@ -88,27 +88,27 @@ class Publisher:
         return cls(settings.kafka_bootstrap, **(given | options))
 
     def publish(self, event: InputEvent, *, body_path: Path | None = None, traceparent: str | None = None) -> Delivery:
-        """Hand an event over; returns at once unless too much is in flight. May be repeated: agents deduplicate.
+        """Validate and send an event; blocks only while too many bytes are in flight. May be repeated.
 
-        `body_path` is the file of a body that was too large to be held (see `describe_clip`). A trace is begun where
-        no `traceparent` is given. The delivery raises NotDelivered where Kafka did not acknowledge.
+        `body_path` is the file of a body that is not in memory (see `describe_clip`). Without a `traceparent` a new
+        trace starts. The delivery raises NotDeliveredError if Kafka does not acknowledge the event.
 
         Raises:
-            Rejected: the event can never be ingested; nothing was sent.
-            HeadraceError: the publisher is closed, or a large body finds no blob store.
+            RejectedError: the event can never be ingested; nothing was sent.
+            HeadraceError: publisher_closed, or store_needed for a large body without a blob store.
         """
-        going = self._dispatch.outgoing(event, body_path, traceparent)
-        flight = _Flight(going.event, going.digest, len(going.value) + EVENT_OVERHEAD_BYTES, Delivery())
-        flight.delivery.set_running_or_notify_cancel()  # from here on it cannot be cancelled
-        # A callback that publishes must not wait for the thread that it runs in.
+        message = self._dispatch.outgoing(event, body_path, traceparent)
+        flight = _Flight(message.event, message.digest, len(message.value) + EVENT_OVERHEAD_BYTES, Delivery())
+        flight.delivery.set_running_or_notify_cancel()  # it cannot be cancelled any more
+        # A callback that publishes must not wait for its own thread.
         if not self._in_flight.enter(flight.size_bytes, wait=threading.current_thread() is not self._poller):
-            raise HeadraceError("publisher_closed", "the publisher is closed and takes no more events")
+            raise HeadraceError("publisher_closed", "the publisher is closed")
         try:
             self._broker.producer.produce(
-                going.topic,
-                value=going.value,
-                key=going.key,
-                headers=[*going.headers],
+                message.topic,
+                value=message.value,
+                key=message.key,
+                headers=[*message.headers],
                 on_delivery=partial(self._settle, flight),
             )
         except (KafkaException, BufferError) as error:
@@ -117,14 +117,14 @@ class Publisher:
         return flight.delivery
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until every delivery has its result, at most `timeout_s` seconds; returns how many have none yet."""
+        """Wait at most `timeout_s` seconds for all deliveries; return how many are still open."""
         self._in_flight.drained(timeout_s)
         return self._in_flight.events
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Take no more events, wait for those in flight, and give up those that are left after `timeout_s` seconds.
+        """Accept no more events, wait for those in flight, and fail those left after `timeout_s` seconds.
 
-        By default that is the time after which each delivery has its result anyway. May be repeated.
+        The default is the time after which every delivery has its result anyway. May be repeated.
         """
         self._in_flight.shut()
         if not self._in_flight.drained(self._delivery_s_max + 1 if timeout_s is None else timeout_s):
@@ -141,12 +141,12 @@ class Publisher:
     ) -> None:
         self.close(None if kind is None else INTERRUPTED_CLOSE_S_MAX)
 
-    def _settle(self, flight: _Flight, error: KafkaError | None, message: Message) -> None:
+    def _settle(self, flight: _Flight, error: KafkaError | None, acknowledged: Message) -> None:
         if error is not None:
             self._fail(flight, self._broker.why(error), unreachable=self._broker.no_answer(error))
             return
         self._count_out(flight, "acknowledged")
-        partition, offset = message.partition(), message.offset()
+        partition, offset = acknowledged.partition(), acknowledged.offset()
         assert partition is not None and offset is not None  # noqa: PT018 - an acknowledged message has both
         topic = input_topic(kind_of(flight.event)).name
         flight.delivery.set_result(Acknowledged(topic, partition, offset, flight.digest))

@@ -8,14 +8,14 @@ CODE_GONE_S = 2.0
 
 
 def find_codes(pixels: Pixels) -> list[str]:
-    """Return the texts of the QR codes in BGR pixels, each once, in the order in which they were found."""
+    """Return the distinct texts of the QR codes in BGR pixels, in the order of detection."""
     return list(dict.fromkeys(text for text in _texts(pixels) if text))
 
 
 class Appearances:
-    """Knows which codes are in view, so that one that stays there is told once.
+    """Tracks the codes in view, so that a code that stays in view is reported once.
 
-    A code that was away for more than `gone_s` seconds appears anew. It remembers no code for longer than that.
+    A code that was out of view for more than `gone_s` seconds is new again, and is forgotten after that time.
     """
 
     def __init__(self, gone_s: float = CODE_GONE_S) -> None:
@@ -24,7 +24,7 @@ class Appearances:
         self._seen_at_us: dict[str, int] = {}
 
     def new(self, codes: Iterable[str], at_us: int) -> list[str]:
-        """Return those of the codes in view now that were not before; moments never go back."""
+        """Return the codes in view now that were not in view before; times never decrease."""
         since_us = at_us - self._gone_us
         in_view = {code: seen for code, seen in self._seen_at_us.items() if seen >= since_us}
         now = list(codes)
@@ -41,11 +41,11 @@ _texts: Callable[[Pixels], list[str]] = _with_opencv
 try:
     import zxingcpp
 except ImportError:
-    pass  # it has no wheel for every machine; OpenCV finds fewer codes, but is always here
+    pass  # there is no wheel for some machines; OpenCV finds fewer codes but is always installed
 else:
     _QR = zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode)
 
     def _with_zxing(pixels: Pixels) -> list[str]:
-        return [found.text for found in zxingcpp.read_barcodes(pixels, formats=_QR)]
+        return [barcode.text for barcode in zxingcpp.read_barcodes(pixels, formats=_QR)]
 
     _texts = _with_zxing

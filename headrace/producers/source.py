@@ -11,24 +11,24 @@ from headrace.schemas.validate import check_name
 
 
 def unix_us() -> int:
-    """Return now, in microseconds since 1970, UTC."""
+    """Return the current time in microseconds since 1970, UTC."""
     return time.time_ns() // 1000
 
 
 class SequenceCounter:
-    """A source's own increasing numbers, which need no file to go on increasing after a restart.
+    """Increasing sequence numbers that keep increasing after a restart, without a file.
 
-    They begin at the Unix microsecond of the start. A source that sends fewer than a million events a second has,
-    when it stops, used numbers below the microsecond of that moment, so the next start is always above them.
+    They start at the current time in microseconds. A source that publishes fewer than a million events per second uses
+    numbers below the time at which it stops, so the next start is always above them.
     """
 
     def __init__(self, clock_us: Callable[[], int] = unix_us) -> None:
-        """Begin at what the clock says now."""
+        """Start at the current time."""
         self._next = clock_us()
         self._lock = threading.Lock()
 
     def next(self) -> int:
-        """Return the next number; may be called from several threads."""
+        """Return the next number; thread-safe."""
         with self._lock:
             number = self._next
             self._next += 1
@@ -37,10 +37,10 @@ class SequenceCounter:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who hands events over, with its own numbers; refuses names that no agent would take.
+    """A source of events with its own sequence numbers.
 
     Raises:
-        Rejected: `source_id` or `site` may not be a name.
+        RejectedError: `source_id` or `site` is not a valid name.
     """
 
     source_id: str
@@ -54,7 +54,7 @@ class Source:
         object.__setattr__(self, "sequence", SequenceCounter(self.clock_us))
 
     def origin(self, captured_at_us: int | None = None) -> Origin:
-        """Return the origin of the source's next event, captured now unless said otherwise."""
+        """Return the origin of the source's next event; the default capture time is now."""
         return Origin(
             source_id=self.source_id,
             site=self.site,
@@ -64,7 +64,7 @@ class Source:
 
 
 class OriginFields(TypedDict):
-    """The fields that every event has in common."""
+    """The fields common to all input events."""
 
     source_id: str
     site: str

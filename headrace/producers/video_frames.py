@@ -1,4 +1,4 @@
-"""Where a camera's frames come from: image files as they are, a video file, or a camera on this machine."""
+"""Sources of a camera's frames: image files as they are, a video file, or a camera of this machine."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -13,10 +13,10 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from headrace.runtime.errors import HeadraceError
-from headrace.schemas.limits import CAPTURED_AT_US_MIN, FRAME_BYTES_MAX, FRAME_PIXELS_MAX
+from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN, FRAME_BYTES_MAX, FRAME_PIXELS_MAX
 from headrace.schemas.media_probe import image_header
 
-IMAGES_PER_S = 1.0  # how fast a folder's images follow each other where nobody says
+IMAGES_PER_S = 1.0  # of a folder, without `fps`
 _OWN_RATE = 25.0  # of a video whose frames have no times
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -25,9 +25,9 @@ VideoFrames: TypeAlias = "Generator[VideoFrame | Skipped, None, None]"
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
-    """One image, encoded; `pixels` (BGR) are there where they had to be decoded anyway.
+    """One encoded image; `pixels` (BGR) are set if they were decoded anyway.
 
-    `at_us` runs on the source's own clock, from 0 and never back: clips and appearances of codes are measured by it.
+    `at_us` starts at 0 and never decreases; clips and appearances of codes are measured by it.
     """
 
     body: bytes
@@ -45,7 +45,7 @@ class Skipped:
 
 
 class FrameSampler:
-    """Chooses which moments of a faster source make up `fps` frames a second; None chooses all."""
+    """Selects `fps` frames per second from a faster source; None selects all."""
 
     def __init__(self, fps: float | None) -> None:
         """Begin at the first moment."""
@@ -53,23 +53,23 @@ class FrameSampler:
         self._next_us = 0.0
 
     def takes(self, at_us: int) -> bool:
-        """Say whether the frame at this moment is one of them; moments never go back."""
+        """Return whether the frame at this time is selected; times never decrease."""
         if at_us < self._next_us:
             return False
-        # On a grid, so that rounding does not add up; a gap is not made up for by frames in quick succession.
+        # On a grid, so that rounding errors do not add up; frames after a gap do not come faster to make up for it.
         while self._period_us and self._next_us <= at_us:
             self._next_us += self._period_us
         return True
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return a folder's files, also those of its sub-folders, in the order of their names; hidden ones are left out."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    """Return the files of a folder and its sub-folders, sorted by name, without hidden ones."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
-def image_shots(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[[], int]) -> VideoFrames:
-    """Read image files: the bytes stay as they are, and were captured when the file was last written."""
+def read_images(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[[], int]) -> VideoFrames:
+    """Read image files unchanged; the capture time is the file's modification time."""
     period_us = 1_000_000 / (fps or IMAGES_PER_S)
     taken = 0
     for path in paths:
@@ -81,21 +81,21 @@ def image_shots(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[
         taken += 1
 
 
-def video_shots(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
-    """Decode a video file; each frame becomes a JPEG, with the same bytes each time that the file is read.
+def read_video(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
+    """Decode a video file; each frame becomes a JPEG with the same bytes every time.
 
-    A frame was captured when the file was last written, plus its time within the video.
+    The capture time is the file's modification time plus the frame's time within the video.
 
     Raises:
-        HeadraceError: video_unreadable; frames before the fault were returned.
+        HeadraceError: video_unreadable; the frames before the fault are yielded.
     """
     began_us = written_at_us(path, clock_us)
     pace = FrameSampler(fps)
     try:
-        # Only this file: a playlist that calls itself a video must not open addresses.
+        # Only this file: a playlist disguised as a video must not open URLs.
         with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
-                raise _unreadable(path, "it has no video track")
+                raise _unreadable(path, "the file has no video track")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or _OWN_RATE)
@@ -114,15 +114,14 @@ def video_shots(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: C
         raise _unreadable(path, error.strerror or str(error)) from None
 
 
-def live_shots(index: int, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
-    """Read a camera of this machine, through OpenCV, until it ends; each frame becomes a JPEG.
+def read_camera(index: int, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
+    """Read a camera of this machine through OpenCV until it ends; each frame becomes a JPEG.
 
     Raises:
-        HeadraceError: camera_unavailable, when it cannot be opened or stops to deliver.
+        HeadraceError: camera_unavailable; the camera cannot be opened or stops delivering.
     """
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # what it would print says less than the error below
+    # The error below says more than OpenCV's own output.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(index)
     try:
         if not camera.isOpened():
@@ -151,7 +150,7 @@ def to_jpeg(pixels: Pixels, quality: int) -> bytes:
 
 
 def from_image(body: bytes) -> Pixels | None:
-    """Decode an image to BGR; None where it is damaged or has more pixels than are allowed."""
+    """Decode an image to BGR; None if it is damaged or exceeds FRAME_PIXELS_MAX."""
     header = image_header(body)
     if header is None or header.width * header.height > FRAME_PIXELS_MAX:
         return None
@@ -165,23 +164,23 @@ def from_image(body: bytes) -> Pixels | None:
 def _read_image(path: Path) -> bytes | Skipped:
     try:
         if path.stat().st_size > FRAME_BYTES_MAX:
-            return Skipped(str(path), f"it is larger than {FRAME_BYTES_MAX} bytes")
+            return Skipped(str(path), f"the file is larger than {FRAME_BYTES_MAX} bytes")
         body = path.read_bytes()
     except OSError as error:
         return Skipped(str(path), error.strerror or str(error))
-    return body if image_header(body) else Skipped(str(path), "it is no JPEG, PNG or WebP")
+    return body if image_header(body) else Skipped(str(path), "not a JPEG, PNG or WebP")
 
 
 def written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
-    """Return when a file was last written, or now where its time is before any that an agent takes."""
-    # Archives and reproducible builds set times before 2000, which no agent takes.
-    written_us = path.stat().st_mtime_ns // 1000
-    return written_us if written_us >= CAPTURED_AT_US_MIN else clock_us()
+    """Return a file's modification time, or now if an event with that time would be rejected."""
+    # Archives and reproducible builds set times before 2000; a wrong clock may have set one in the future.
+    written_us, now_us = path.stat().st_mtime_ns // 1000, clock_us()
+    return written_us if CAPTURED_AT_US_MIN <= written_us <= now_us + CAPTURED_AHEAD_US_MAX else now_us
 
 
 def _unreadable(path: Path, why: str) -> HeadraceError:
     return HeadraceError(
-        "video_unreadable", f"the video cannot be read: {why}", where=str(path), hint="`ffprobe` shows what it holds"
+        "video_unreadable", f"the video cannot be read: {why}", where=str(path), hint="inspect it with `ffprobe`"
     )
 
 

@@ -1,8 +1,8 @@
 """Events to bytes and back: the registry wire format, `00`, four bytes of schema id, Avro body.
 
-The decoder is bounded by the message's own size. Input schemas hold no arrays, maps or recursion (a test holds that
-rule), so all that a decoded message can hold are slices of its bytes and a fixed number of numbers; where a result
-schema has an array, its count is checked before the body is read.
+The decoder is bounded by the size of the message. Input schemas have no arrays, maps or recursion (a test enforces it),
+so a decoded message has only slices of its bytes and a fixed number of numbers. The count of an array in a result
+schema is checked before decoding.
 """
 
 from io import BytesIO
@@ -30,7 +30,7 @@ from headrace.schemas.reject import RejectCode, RejectedError
 _MAGIC = 0
 _PREFIX_BYTES = 5
 
-# Avro names a logical timestamp by what it is, Python by its unit.
+# Avro names a timestamp by its meaning; Python adds the unit.
 _RENAMED = {
     "captured_at": "captured_at_us",
     "ingested_at": "ingested_at_us",
@@ -43,10 +43,10 @@ E = TypeVar("E", bound=Event)
 
 
 def encode(event: Event, registry: Registry = REGISTRY) -> bytes:
-    """Return the event in the wire format, written with the newest version of its schema.
+    """Return the event in the wire format, with the newest version of its schema.
 
     Raises:
-        ValueError: a field does not fit its schema; the sentence names the field.
+        ValueError: a field does not match its schema; the message names the field.
     """
     name = type(event).__name__
     schema = registry.newest(name)
@@ -60,10 +60,10 @@ def encode(event: Event, registry: Registry = REGISTRY) -> bytes:
 
 
 def decode(raw: bytes | None, expected: type[E], registry: Registry = REGISTRY) -> E:
-    """Return the event that `raw` holds, whichever version of its schema it was written with.
+    """Return the event in `raw`, written with any version of its schema.
 
     Raises:
-        Rejected: `raw` is absent, not in the wire format, of an unknown schema, of another event, or undecodable.
+        RejectedError: `raw` is absent, not in the wire format, of an unknown schema, of another event, or undecodable.
     """
     if raw is None:
         raise RejectedError(RejectCode.EMPTY_VALUE, "the message has no value")
@@ -82,9 +82,9 @@ def decode(raw: bytes | None, expected: type[E], registry: Registry = REGISTRY) 
     source = BytesIO(raw)
     source.seek(_PREFIX_BYTES)
     try:
-        # Resolving costs time, so it is asked for only where the writer's version is an older one.
+        # Schema resolution is slow, so it is used only for older versions.
         values: Any = schemaless_reader(source, written.parsed, None if written is newest else newest.parsed)
-    except Exception as error:  # noqa: BLE001 - fastavro raises whatever its reader stumbles over
+    except Exception as error:  # noqa: BLE001 - fastavro may raise anything
         raise RejectedError(RejectCode.UNDECODABLE, f"the value does not follow its schema: {error}") from None
     if source.tell() != len(raw):
         raise RejectedError(RejectCode.UNDECODABLE, f"{len(raw) - source.tell()} bytes follow the end of the value")

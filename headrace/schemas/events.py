@@ -9,7 +9,7 @@ from typing import TypeAlias, assert_never
 
 
 class Kind(StrEnum):
-    """What can be ingested."""
+    """The kinds of input events."""
 
     CID = "cid"
     FRAME = "frame"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who saw it, where, when, and as its which event."""
+    """The source, site, capture time and sequence number of an event."""
 
     source_id: str
     site: str
@@ -114,7 +114,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessedFrame(Origin):
-    """What preprocessing measured in a frame; `error` says why where it could not be decoded."""
+    """The measurements of preprocessing in a frame; `error` is the reason if it could not be decoded."""
 
     event_id: str
     record_id: str
@@ -135,7 +135,7 @@ class PreprocessedFrame(Origin):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A changed rectangle, in pixels of the frame; `score` is the share of it that changed."""
+    """A changed rectangle in pixels of the frame; `score` is the changed share of it."""
 
     x: int
     y: int
@@ -146,7 +146,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerceivedFrame(Origin):
-    """What changed since the same source's frame before."""
+    """The changes since the previous frame of the same source."""
 
     event_id: str
     record_id: str
@@ -159,7 +159,7 @@ class PerceivedFrame(Origin):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
-    """A camera's stream that somebody asked to capture; `url` has neither login nor query."""
+    """A request to capture a camera's stream; `url` has neither credentials nor a query."""
 
     source_id: str
     site: str

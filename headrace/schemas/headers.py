@@ -21,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Headers:
-    """Return the headers of an event; `subject` is the digest that it speaks of."""
+    """Return the headers of an event; `subject` is the digest of its record."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", _id(event).encode()),
@@ -37,7 +37,7 @@ def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Heade
 
 
 def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """Return the trace context among a message's headers, or None where there is none or it is malformed."""
+    """Return the trace context in a message's headers, or None if there is none or it is malformed."""
     for name, value in headers:
         if name == TRACEPARENT and value is not None:
             text = value.decode("ascii", "replace")
@@ -46,7 +46,7 @@ def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
 
 def new_traceparent(random_bytes: bytes) -> str:
-    """Return a sampled trace context made of 24 random bytes, which must not begin with zeros only."""
+    """Return a sampled trace context of 24 random bytes, whose ids must not be all zeros."""
     return f"00-{random_bytes[:16].hex()}-{random_bytes[16:24].hex()}-01"
 
 
@@ -56,7 +56,7 @@ def rfc3339(time_us: int) -> str:
 
 
 def _id(event: Event) -> str:
-    # A source's own number tells its events apart; everything that we say has an id of its own.
+    # A source's events are distinguished by their sequence numbers; all other events have ids.
     match event:
         case Cid() | Frame() | Clip() | Ldo():
             return str(event.sequence)
@@ -92,18 +92,18 @@ _ATTEMPT_DIGITS_MAX = 9
 
 @dataclass(frozen=True, slots=True)
 class Redrive:
-    """A message that says it is a dead letter's, published again."""
+    """A message that claims to be a redriven dead letter."""
 
     dead_letter_id: UUID
     attempt: int
 
 
 def redrive_headers(original: Iterable[tuple[str, bytes]], redrive: Redrive, origin: tuple[str, int, int]) -> Headers:
-    """Return a message's own headers and those of the redrive; `origin` is topic, partition, offset."""
-    kept = [(name, value) for name, value in original if name not in _NAMES]
+    """Return the original headers and those of the redrive; `origin` is topic, partition, offset."""
+    own = [(name, value) for name, value in original if name not in _NAMES]
     topic, partition, offset = origin
     return [
-        *kept,
+        *own,
         (REDRIVE_OF, str(redrive.dead_letter_id).encode()),
         (REDRIVE_ATTEMPT, str(redrive.attempt).encode()),
         (REDRIVE_ORIGIN, f"{topic}/{partition}/{offset}".encode()),
@@ -111,13 +111,13 @@ def redrive_headers(original: Iterable[tuple[str, bytes]], redrive: Redrive, ori
 
 
 def redrive_of(headers: Iterable[tuple[str, bytes | None]]) -> Redrive | None:
-    """Return what a message's headers say of a redrive; None where they say nothing, or nothing readable."""
-    said = {name: value.decode("ascii", "replace") for name, value in headers if name in _NAMES and value is not None}
-    if not said:
+    """Return the redrive in a message's headers, or None if there is none or it is malformed."""
+    texts = {name: value.decode("ascii", "replace") for name, value in headers if name in _NAMES and value is not None}
+    if not texts:
         return None
-    attempt = said.get(REDRIVE_ATTEMPT, "")
+    attempt = texts.get(REDRIVE_ATTEMPT, "")
     try:
-        letter = UUID(said.get(REDRIVE_OF, ""))
+        letter = UUID(texts.get(REDRIVE_OF, ""))
     except ValueError:
         return None
     if not (attempt.isascii() and attempt.isdecimal() and len(attempt) <= _ATTEMPT_DIGITS_MAX):

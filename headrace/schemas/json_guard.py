@@ -1,7 +1,7 @@
-"""JSON that comes from outside, parsed within bounds.
+"""Bounded parsing of JSON from outside.
 
-orjson itself refuses nesting beyond 1,024, numbers that are no numbers or that no double comes near, and lone
-surrogates; what it reads it can only write again down to 254 levels.
+orjson itself rejects nesting beyond 1,024, NaN and infinities, numbers beyond a double's range, and lone surrogates. It
+can write at most 254 levels.
 """
 
 import json
@@ -14,21 +14,21 @@ import orjson
 from headrace.schemas.reject import RejectCode, RejectedError
 
 NESTING_MAX = 250
-"""Levels of a document, which leaves four to whoever shows it within another."""
+"""Levels of a document; four are left for documents that embed it."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-# Between the members of an object; what stands there was parsed before.
+# Between the members of an object that was parsed before.
 _AFTER_VALUE = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 _AFTER_NAME = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
-# It only finds where a value ends, so it is spared making numbers of digits.
+# It only finds the end of a value, so it need not convert numbers.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def parse_object(data: bytes, name: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Parse a JSON object; every key in `required` must be there and hold an object.
+    """Parse a JSON object, in which every key in `required` must have an object.
 
     Raises:
-        Rejected: it is not JSON, not an object, nested deeper than `NESTING_MAX` levels, or lacks a required object.
+        RejectedError: it is not JSON, not an object, nested deeper than `NESTING_MAX`, or a required object is missing.
     """
     try:
         value = orjson.loads(data)
@@ -36,7 +36,7 @@ def parse_object(data: bytes, name: str, required: tuple[str, ...] = ()) -> dict
         raise RejectedError(RejectCode.NOT_JSON, f"{name} is not JSON: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):
         raise RejectedError(RejectCode.NOT_JSON, f"{name} is not a JSON object")
-    # Counting is nearly free, and most documents have fewer brackets than that in all.
+    # Counting is cheap, and most documents have fewer brackets in all.
     if data.count(b"{") + data.count(b"[") > NESTING_MAX:
         _check_nesting(value, name)
     for key in required:
@@ -46,9 +46,9 @@ def parse_object(data: bytes, name: str, required: tuple[str, ...] = ()) -> dict
 
 
 def members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield each member of a JSON object that `parse_object` took, in order: its name, and its value as it is written.
+    """Yield the members of a JSON object that `parse_object` accepted, in order: name, and value as written.
 
-    A name that stands there twice comes twice.
+    A repeated name is yielded each time.
     """
     text = data.decode().strip()
     at = _end(_AFTER_VALUE, text, 1)
@@ -61,26 +61,26 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def canonical(value: dict[str, Any]) -> bytes:
-    """Write JSON in its one canonical form: sorted keys, no spaces, UTF-8.
+    """Return JSON in canonical form: sorted keys, no spaces, UTF-8.
 
     Raises:
-        Rejected: a text holds a lone surrogate.
+        RejectedError: a string contains a lone surrogate.
     """
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "a text holds a lone surrogate") from None
+        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, "a string contains a lone surrogate") from None
 
 
 def check_keepable(data: bytes, name: str) -> None:
-    """Check that JSON can be kept in PostgreSQL, which has no place for the character U+0000.
+    """Check that JSON can be stored in PostgreSQL, which has no U+0000.
 
     Raises:
-        Rejected: it holds that character.
+        RejectedError: it contains that character.
     """
-    # The plain search ends it for nearly every document; the expression only rules out an escaped backslash before it.
+    # The plain search suffices for nearly every document; the expression rules out an escaped backslash before it.
     if b"\\u0000" in data and _NUL.search(data):
-        raise RejectedError(RejectCode.NOT_JSON, f"{name} holds the character U+0000, which the catalog cannot keep")
+        raise RejectedError(RejectCode.NOT_JSON, f"{name} contains the character U+0000, which PostgreSQL cannot store")
 
 
 def _check_nesting(value: dict[str, Any], name: str) -> None:
@@ -91,6 +91,6 @@ def _check_nesting(value: dict[str, Any], name: str) -> None:
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    assert found is not None
-    return found.end()
+    match = pattern.match(text, at)
+    assert match is not None
+    return match.end()

@@ -1,7 +1,7 @@
-"""What image and video bytes say of themselves, read from their headers alone.
+"""Types, sizes and durations of images and videos, read from their headers alone.
 
-Nothing is decoded and nothing is allocated beyond a few bytes: each function takes hostile bytes, walks a bounded
-number of steps, never raises, and returns None for what is not one of the formats that may be ingested. Sources:
+Nothing is decoded and only a few bytes are allocated. Each function accepts hostile bytes, takes a bounded number of
+steps, never raises, and returns None for a format that cannot be ingested. Sources:
 ITU T.81 (JPEG), PNG 1.2, RFC 9649 (WebP), ISO/IEC 14496-12 (MP4).
 """
 
@@ -23,7 +23,7 @@ _Box = tuple[bytes, int, int]  # type, where its content begins, where it ends
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an image says of itself; width and height are pixels, never 0."""
+    """The header of an image; width and height are pixels, never 0."""
 
     media_type: str
     width: int
@@ -32,7 +32,7 @@ class ImageHeader:
 
 @dataclass(frozen=True, slots=True)
 class VideoHeader:
-    """What an MP4 says of itself; None where it does not say, or says it in bytes that were not given."""
+    """The header of an MP4; a field is None if it is not declared in the bytes that were read."""
 
     media_type: str = "video/mp4"
     duration_us: int | None = None
@@ -41,7 +41,7 @@ class VideoHeader:
 
 
 def image_header(data: bytes) -> ImageHeader | None:
-    """Return the header of a JPEG, PNG or WebP, or None for anything else; `data` may be the file's beginning."""
+    """Return the header of a JPEG, PNG or WebP, else None; `data` may be only the file's beginning."""
     if data[:2] == b"\xff\xd8":
         media_type, size = "image/jpeg", _jpeg_size(data)
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -54,11 +54,11 @@ def image_header(data: bytes) -> ImageHeader | None:
 
 
 def video_header(data: bytes, size_bytes: int) -> VideoHeader | None:
-    """Return the header of an MP4 file of `size_bytes`, of which `data` is the whole or the beginning.
+    """Return the header of an MP4 file of `size_bytes`, else None; `data` is the file or its beginning.
 
-    The file must begin with an `ftyp` box and hold a `moov` box with a movie header; media data cut short is refused,
-    while padding after the last box is not. Where `data` is only the beginning and `moov` lies behind it, a well-formed
-    chain of boxes up to there is accepted: then nothing is known but the type.
+    The file must begin with an `ftyp` box and have a `moov` box with a movie header. Truncated media data is refused;
+    padding after the last box is accepted. If `data` ends before `moov`, a well-formed chain of boxes up to there is
+    accepted, and only the type is known.
     """
     moov: VideoHeader | None = None
     position = 0
@@ -115,7 +115,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _movie(data: bytes, start: int, end: int) -> VideoHeader | None:
-    """Read the movie header and the first track that has a picture."""
+    """Read the movie header and the first video track."""
     duration_us: int | None = None
     size: tuple[int, int] | None = None
     seen = False
@@ -154,7 +154,7 @@ def _track_size(data: bytes, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
-    """Walk the boxes that begin in `data`; ends at the first malformed one. A box may reach beyond `end`."""
+    """Yield the boxes that begin in `data`, up to the first malformed one. A box may end beyond `end`."""
     for _ in range(_BOXES_MAX):
         if start + 8 > min(len(data), end):
             return

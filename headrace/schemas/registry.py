@@ -23,9 +23,9 @@ _FILE_NAME = re.compile(r"(?P<subject>[a-z_]+)\.v(?P<version>[0-9]+)\.avsc")
 class Schema:
     """One version of one schema.
 
-    `published` is the text as other tools read it; `parsed` is the same without logical types, because a timestamp
-    that no calendar can hold must reach our own check as a number instead of ending the decoder. `unions` is the plan
-    by which they are checked; a schema with an array has none, because the walk over its counts sees the unions too.
+    `published` is the schema as other tools read it; `parsed` has no logical types, so that an invalid timestamp
+    reaches validation as a number instead of failing in the decoder. `unions` is the plan for checking unions; a schema
+    with an array has none, because `check_arrays` checks its unions too.
     """
 
     id: int
@@ -51,7 +51,7 @@ class Registry:
             self._newest[schema.name] = schema
 
     def by_id(self, schema_id: int) -> Schema | None:
-        """Return the schema with this id, or None where none was ever published."""
+        """Return the schema with this id, or None if none was ever published."""
         return self._by_id.get(schema_id)
 
     def newest(self, name: str) -> Schema:

@@ -2,7 +2,7 @@ from enum import StrEnum
 
 
 class RejectCode(StrEnum):
-    """Why a message can never be ingested. The list is closed; dead letters are counted by it."""
+    """Why a message can never be ingested: a closed list, by which dead letters are counted."""
 
     EMPTY_VALUE = "empty_value"  # no value at all
     NOT_FRAMED = "not_framed"  # not the registry wire format: wrong first byte or too short
@@ -25,10 +25,7 @@ class RejectCode(StrEnum):
 
 
 class RejectedError(ValueError):
-    """A message, or a part of it, can never be ingested.
-
-    `code` is one of the closed list, `reason` one sentence that names the field and what stood there.
-    """
+    """A message, or a part of it, can never be ingested; `reason` is one sentence that names the field."""
 
     def __init__(self, code: RejectCode, reason: str) -> None:
         super().__init__(f"{code}: {reason}")

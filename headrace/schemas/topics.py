@@ -1,4 +1,4 @@
-"""The topics, declared once: everything that creates, reads, writes or documents a topic reads this list."""
+"""The topics, declared once for all code that creates, reads, writes or documents them."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class Topic:
     partitions: int = 4
 
 
-# A body at its limit with the largest envelope must fit, and a little more must too, so that what is over
-# the limit reaches the agent and becomes a dead letter that says so.
+# A body at its limit must fit with the largest envelope, and a slightly larger one too, so that it reaches the agent
+# and becomes a dead letter.
 _LARGE_BYTES_MAX = INLINE_BYTES_MAX + ENVELOPE_BYTES_MAX + MIB
 INPUT_RETENTION_S = 7 * _DAY_S
 _RESULT_RETENTION_S = 30 * _DAY_S
@@ -73,7 +73,7 @@ DEAD_LETTERS = Topic(
     event=events.DeadLetter,
     key="source_id, or the topic where it is unknown",
     purpose="What can never be ingested, with its bytes, its origin and the reason.",
-    # A rejected message whole, with its key and headers, and what we say about it.
+    # A whole rejected message with its key, its headers and the reason.
     message_bytes_max=_LARGE_BYTES_MAX + 2 * MIB,
     retention_s=_RESULT_RETENTION_S,
 )

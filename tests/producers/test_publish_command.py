@@ -140,8 +140,8 @@ def test_ctrl_c_ends_a_run_and_sums_up(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Camera, "stop", lambda camera: (stopped.append(camera), stop(camera)))
     take = Camera._take
 
-    def interrupted(camera: Camera, shot: Any) -> None:
-        take(camera, shot)
+    def interrupted(camera: Camera, video_frame: Any) -> None:
+        take(camera, video_frame)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Camera, "_take", interrupted)

@@ -17,7 +17,7 @@ from tests.producers.sample_media import image, picture
 SECOND_US = 1_000_000
 
 
-def shots(count: int, fps: int = 10) -> list[VideoFrame]:
+def video_frames(count: int, fps: int = 10) -> list[VideoFrame]:
     return [VideoFrame(to_jpeg(picture(n), 80), n * SECOND_US // fps, n) for n in range(count)]
 
 
@@ -48,7 +48,14 @@ def test_a_ring_is_bounded_in_time_and_in_bytes():
     ring = FrameRing(seconds=5, bytes_max=1000)
     for number in range(20):
         ring.add(VideoFrame(bytes(10), number * SECOND_US, 0))
-    assert [shot.at_us // SECOND_US for shot in ring.between(0, 99 * SECOND_US)] == [14, 15, 16, 17, 18, 19]
+    assert [video_frame.at_us // SECOND_US for video_frame in ring.between(0, 99 * SECOND_US)] == [
+        14,
+        15,
+        16,
+        17,
+        18,
+        19,
+    ]
     ring.add(VideoFrame(bytes(960), 20 * SECOND_US, 0))
     assert len(ring.between(0, 99 * SECOND_US)) == 5
     ring.add(VideoFrame(bytes(2000), 21 * SECOND_US, 0))
@@ -58,7 +65,7 @@ def test_a_ring_is_bounded_in_time_and_in_bytes():
 
 
 def test_the_same_shots_give_the_same_bytes():
-    assert cut(shots(12)) == cut(shots(12))
+    assert cut(video_frames(12)) == cut(video_frames(12))
 
 
 def test_shots_of_other_sizes_kinds_and_times_become_one_clip(tmp_path: Path):
@@ -91,9 +98,9 @@ def test_of_nothing_there_is_no_clip():
 def test_more_wishes_than_can_wait_hold_the_shots_up_and_all_come_true():
     clipper = Clipper(lambda seen, about: _acknowledged(f"{about}:{len(seen)}"))
     wished = []
-    for shot in shots(80):
-        clipper.see(shot)
-        wished.append(clipper.wish(str(len(wished))))
+    for video_frame in video_frames(80):
+        clipper.see(video_frame)
+        wished.append(clipper.request(str(len(wished))))
     clipper.finish()
     assert len(wished) > CLIPS_WAITING_MAX
     assert wished[0].result(5).digest == "0:26"
@@ -133,10 +140,10 @@ def test_the_values_of_a_line_are_taken_as_they_are_written():
         (b"[]", "object"),
         (b'{"ldo_id":"l"}', "sensor_data"),
         (b'{"sensor_data":{},"context":{},"prediction":{}}', "ldo_id"),
-        (LINE + b',"captured_at_us":true}', "whole number"),
+        (LINE + b',"captured_at_us":true}', "integer"),
         (LINE + b',"clip":5}', "path"),
         (LINE + b',"colour":5}', "colour"),
-        (LINE + b',"context":{}}', "twice"),
+        (LINE + b',"context":{}}', "repeated"),
     ],
 )
 def test_a_line_that_is_no_ldo_says_why(line: bytes, says: str):

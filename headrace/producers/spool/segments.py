@@ -1,11 +1,11 @@
-r"""How an event lies in a segment file, and how a file is read that was torn, or in which bytes have changed.
+r"""The format of segment files, and how a torn or damaged file is read.
 
     segment: "HRSPOOL1", 16 bytes of salt, number of the first entry (8), CRC-32 of these
     entry:   "\xf5HRE", number (8), size of the payload (4), CRC-32 of the salt, the number, the size and the payload
     payload: sizes (2, 2, 2, 4) of topic, key, headers and value, then these; a header is its sizes (2, 2), name, value
 
-Numbers count up by one, so what is missing is known by number. The salt is random and part of each checksum: bytes
-within a body that look like an entry are none.
+Numbers increase by one, so missing entries are known by number. The random salt is part of each checksum, so bytes
+within a body are never mistaken for an entry.
 """
 
 import os
@@ -37,7 +37,7 @@ HEAD_BYTES = _HEAD.size
 
 @dataclass(frozen=True, slots=True)
 class SpoolEntry:
-    """What is to be published."""
+    """A message to publish."""
 
     topic: str
     key: bytes
@@ -46,8 +46,8 @@ class SpoolEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class ScannedEntries:
-    """A whole entry within a file: where it ends, and what it holds."""
+class ScannedEntry:
+    """A complete entry in a file; `end` is its end position."""
 
     number: int
     end: int
@@ -61,7 +61,7 @@ def start_of_segment(salt: bytes, first: int) -> bytes:
 
 
 def salt_of_segment(data: Buffer) -> bytes | None:
-    """Return the salt that a segment begins with, or None where its beginning is damaged."""
+    """Return the salt of a segment, or None if its header is damaged."""
     if len(data) < START_BYTES:
         return None
     start = bytes(data[: _START.size])
@@ -74,7 +74,7 @@ def pack_entry(salt: bytes, number: int, message: SpoolEntry) -> bytes:
     """Return the bytes of an entry.
 
     Raises:
-        struct.error: a part is larger than its size can say; what `check_event` passes never is.
+        struct.error: a part is too large for its size field, which no valid event is.
     """
     headers = b"".join(_PAIR.pack(len(name), len(value)) + name.encode() + value for name, value in message.headers)
     topic = message.topic.encode()
@@ -84,12 +84,12 @@ def pack_entry(salt: bytes, number: int, message: SpoolEntry) -> bytes:
 
 
 def size_of_entry(head: bytes) -> int:
-    """Return how long the entry says it is that begins with these HEAD_BYTES; nothing about it is checked yet."""
+    """Return the declared size of the entry with this header of HEAD_BYTES; it is not verified."""
     return HEAD_BYTES + int(_HEAD.unpack(head)[2]) if len(head) == HEAD_BYTES else HEAD_BYTES
 
 
 def unpack(payload: bytes) -> SpoolEntry:
-    """Return what a whole entry holds."""
+    """Return the message of a complete entry."""
     topic_bytes, key_bytes, headers_bytes, _ = _SIZES.unpack_from(payload)
     at = _SIZES.size
     topic = payload[at : at + topic_bytes].decode()
@@ -106,8 +106,8 @@ def unpack(payload: bytes) -> SpoolEntry:
     return SpoolEntry(topic, key, headers, payload[end:])
 
 
-def entry_at(data: Buffer, at: int, salt: bytes) -> ScannedEntries | None:
-    """Return the entry that begins at a position, or None where there is no whole one."""
+def entry_at(data: Buffer, at: int, salt: bytes) -> ScannedEntry | None:
+    """Return the entry at a position, or None if there is no complete one."""
     if at + HEAD_BYTES > len(data):
         return None
     marker, number, size, declared = _HEAD.unpack_from(data, at)
@@ -115,18 +115,18 @@ def entry_at(data: Buffer, at: int, salt: bytes) -> ScannedEntries | None:
     if marker != MARKER or end > len(data):
         return None
     payload = bytes(data[at + HEAD_BYTES : end])
-    return ScannedEntries(number, end, payload) if _sum(salt, number, payload) == declared else None
+    return ScannedEntry(number, end, payload) if _sum(salt, number, payload) == declared else None
 
 
-def entries(data: bytes, salt: bytes, at: int = START_BYTES) -> Iterator[ScannedEntries]:
-    """Return the whole entries of a segment in order, passing over what is damaged."""
+def entries(data: bytes, salt: bytes, at: int = START_BYTES) -> Iterator[ScannedEntry]:
+    """Return the complete entries of a segment in order, skipping damaged bytes."""
     while 0 <= at < len(data):
-        found = entry_at(data, at, salt)
-        if found is None:
+        entry = entry_at(data, at, salt)
+        if entry is None:
             at = data.find(MARKER, at + 1)
         else:
-            yield found
-            at = found.end
+            yield entry
+            at = entry.end
 
 
 def _sum(salt: bytes, number: int, payload: bytes) -> int:
@@ -135,7 +135,7 @@ def _sum(salt: bytes, number: int, payload: bytes) -> int:
 
 @dataclass(eq=False)
 class Segment:
-    """A file of a spool: the numbers [first, end) as far as they can be read, and `size` bytes that are durable."""
+    """A segment file with the readable numbers [first, end), of which `size` bytes are durable."""
 
     path: Path
     first: int
@@ -146,7 +146,7 @@ class Segment:
 
     @classmethod
     def create(cls, directory: Path, salt: bytes, first: int) -> Self:
-        """Begin a new file, durably."""
+        """Create a new file durably."""
         path = directory / f"{first:020d}{SUFFIX}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -160,30 +160,30 @@ class Segment:
 
     @classmethod
     def recover(cls, path: Path, salt: bytes) -> Self:
-        """Read a file that an earlier process left, whatever became of it. Nothing in it is changed."""
+        """Read a file of an earlier process, which may be torn or damaged, without changing it."""
         data = path.read_bytes()
         segment = cls(path, int(path.stem), int(path.stem), len(data), os.open(path, os.O_RDONLY))
-        for found in entries(data, salt):
-            segment.end = max(segment.end, found.number + 1)
-            segment.sources[unpack(found.payload).key.decode(errors="replace")] += 1
+        for entry in entries(data, salt):
+            segment.end = max(segment.end, entry.number + 1)
+            segment.sources[unpack(entry.payload).key.decode(errors="replace")] += 1
         return segment
 
-    def read(self, at: int, salt: bytes) -> ScannedEntries | None:
-        """Return the first whole entry from a position on, its `end` within the file; None where none follows."""
+    def read(self, at: int, salt: bytes) -> ScannedEntry | None:
+        """Return the first complete entry from a position on, or None if none follows."""
         size = size_of_entry(os.pread(self.descriptor, HEAD_BYTES, at))
-        if at + size <= self.size and (found := entry_at(os.pread(self.descriptor, size, at), 0, salt)) is not None:
-            return ScannedEntries(found.number, at + found.end, found.payload)
+        if at + size <= self.size and (entry := entry_at(os.pread(self.descriptor, size, at), 0, salt)) is not None:
+            return ScannedEntry(entry.number, at + entry.end, entry.payload)
         rest = os.pread(self.descriptor, max(0, self.size - at), at)
-        found = next(entries(rest, salt, max(rest.find(MARKER, 1), 0) or len(rest)), None)
-        return None if found is None else ScannedEntries(found.number, at + found.end, found.payload)
+        entry = next(entries(rest, salt, max(rest.find(MARKER, 1), 0) or len(rest)), None)
+        return None if entry is None else ScannedEntry(entry.number, at + entry.end, entry.payload)
 
     def append(self, data: bytes) -> None:
-        """Write behind what is durable; `size` does not change, so what fails is written over."""
+        """Write after the durable bytes; `size` does not change, so a failed write is overwritten."""
         os.lseek(self.descriptor, self.size, os.SEEK_SET)
         write_all(self.descriptor, data)
 
     def cut(self) -> None:
-        """Take back what was written but not made durable."""
+        """Truncate bytes that were written but are not durable."""
         os.ftruncate(self.descriptor, self.size)
 
     def delete(self) -> None:
@@ -199,18 +199,18 @@ class Segment:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write everything, however many calls it takes."""
+    """Write all bytes."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def segment_files(directory: Path) -> Iterator[Path]:
-    """Return the segment files of a spool in their order."""
+    """Return the segment files of a spool in order."""
     yield from sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdecimal())
 
 
 def salt_in(path: Path) -> bytes | None:
-    """Return the salt in a segment file, or None where its beginning is damaged."""
+    """Return the salt of a segment file, or None if its header is damaged."""
     with path.open("rb") as file:
         return salt_of_segment(file.read(START_BYTES))

@@ -1,8 +1,8 @@
-"""A durable queue on this machine's disk: what was appended is there after any crash, in its order, until acknowledged.
+"""A durable queue on this machine's disk: appended messages survive any crash, in order, until acknowledged.
 
-One thread writes, and one fsync serves everything that waits for it. Files are never written again after a restart:
-what is torn or damaged in them is passed over, and what is missing is known by its number. When the spool is full, the
-oldest file of which nothing was handed out yet is dropped, and what was in it is counted by source.
+One thread writes, and one fsync serves all waiting appends. Files are never written again after a restart: torn or
+damaged bytes are skipped, and missing messages are known by number. A full spool drops its oldest file of which no
+message was read yet, and counts its messages by source.
 """
 
 import os
@@ -34,9 +34,9 @@ from headrace.schemas.limits import MIB
 
 SPOOL_BYTES_MAX = 1024 * MIB
 SEGMENT_BYTES_MAX = 64 * MIB
-SEGMENTS_MIN = 8  # a full spool drops one at a time, so a segment is at most this part of it
-WRITE_BYTES_MAX = 8 * MIB  # that one fsync serves
-CURSOR_S = 0.5  # between two saves of what is acknowledged; what comes again after a crash is at most that
+SEGMENTS_MIN = 8  # a full spool drops a segment at a time, so a segment has at most an eighth of it
+WRITE_BYTES_MAX = 8 * MIB  # served by one fsync
+CURSOR_S = 0.5  # between saves of the acknowledged position; at most so much is sent again after a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,16 @@ class _Draft:
 class Spool:
     """Messages on disk. Any thread may append; one thread reads.
 
-    `dropped` is called with the numbers [from, to) that had to go.
+    `dropped` is called with each dropped range of numbers [from, to).
 
     Raises:
-        HeadraceError: spool_in_use where another process has it, spool_unusable where the disk refuses.
+        HeadraceError: spool_in_use by another process, spool_unusable after a disk error.
     """
 
     def __init__(
         self, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX, dropped: Callable[[int, int], None] | None = None
     ) -> None:
-        """Open a directory, which is made where it is not there, and take up what an earlier process left in it."""
+        """Open a directory, creating it if needed, and recover the messages of an earlier process."""
         self._directory = directory
         self._bytes_max = bytes_max
         self._segment_bytes_max = min(SEGMENT_BYTES_MAX, bytes_max // SEGMENTS_MIN)
@@ -78,7 +78,7 @@ class Spool:
         self._writer.start()
 
     def append(self, message: SpoolEntry, numbered: Callable[[int], None] = lambda _number: None) -> int:
-        """Return the message's number once it is durable; `numbered` is told it before anybody can read it.
+        """Return the message's number once it is durable; `numbered` gets it before the message can be read.
 
         Raises:
             HeadraceError: spool_full, spool_write_failed or spool_closed; the message is not in the spool.
@@ -92,7 +92,7 @@ class Spool:
         return draft.durable.result()
 
     def next(self, timeout_s: float) -> tuple[int, SpoolEntry] | None:
-        """Return the next message that was not read yet; None where none came in time."""
+        """Return the next unread message, or None on timeout."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not self._closed:
@@ -105,14 +105,14 @@ class Spool:
         return None
 
     def acknowledge(self, number: int) -> None:
-        """Note that a message needs to be sent no more; its file goes once that is so for all in it."""
+        """Mark a message as done; its file is deleted once all messages in it are done."""
         with self._changed:
             self._in_flight.pop(number, None)
             self._settle()
             self._changed.notify_all()
 
     def rewind(self) -> None:
-        """Read again from the oldest message that is not acknowledged."""
+        """Continue reading at the oldest message that is not acknowledged."""
         with self._changed:
             self._in_flight.clear()
             self._expected = self._state.acknowledged
@@ -120,21 +120,21 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """How many messages are not acknowledged yet."""
+        """The number of messages that are not acknowledged."""
         with self._changed:
             return self._state.missing(self._state.acknowledged, self._next)
 
     def dropped_of(self, source: str) -> int:
-        """How many messages of a source (a message's key) this spool had to drop, since it was made."""
+        """Return how many messages of a source (the message key) this spool has dropped since its creation."""
         return self._state.dropped[source]
 
     @property
     def damaged(self) -> int:
-        """How many messages could not be read again, since the spool was made."""
+        """The number of messages that could not be read, since the creation of the spool."""
         return self._state.damaged
 
     def close(self) -> None:
-        """Make durable what is being appended, and leave; what is not acknowledged stays. May be repeated."""
+        """Finish pending appends and close; unacknowledged messages stay. May be repeated."""
         with self._changed:
             if self._closed:
                 return
@@ -156,10 +156,12 @@ class Spool:
             state = SpoolState(salt.hex(), acknowledged=int(files[0].stem) if files else 0)
             state.save(self._directory)
         self._state, self._salt = state, bytes.fromhex(state.salt)
-        found = [Segment.recover(path, self._salt) for path in files]
-        self._next = max([state.acknowledged, *(one.end for one in found), *(upto for _, upto in state.gaps)])
+        recovered = [Segment.recover(path, self._salt) for path in files]
+        self._next = max(
+            [state.acknowledged, *(segment.end for segment in recovered), *(upto for _, upto in state.gaps)]
+        )
         self._segments: list[Segment] = []
-        for segment in found:
+        for segment in recovered:
             if state.missing(segment.first, segment.end) == 0:
                 segment.delete()
             else:
@@ -170,33 +172,37 @@ class Spool:
 
     def _read(self) -> tuple[int, SpoolEntry] | None:
         while True:
-            found = self._reading.read(self._at, self._salt) if self._at < self._reading.size else None
-            if found is None:
+            entry = self._reading.read(self._at, self._salt) if self._at < self._reading.size else None
+            if entry is None:
                 after = self._segments.index(self._reading) + 1
                 if after == len(self._segments):
                     return None
                 self._reading, self._at = self._segments[after], START_BYTES
                 continue
-            self._at = found.end
-            if found.number < self._expected:
+            self._at = entry.end
+            if entry.number < self._expected:
                 continue
-            if lost := self._state.missing(self._expected, found.number):
+            if lost := self._state.missing(self._expected, entry.number):
                 self._state.damaged += lost
                 metrics.producer_spool_lost_total.labels("damaged").inc(lost)
-            self._expected = found.number + 1
-            self._in_flight[found.number] = None
-            return found.number, unpack(found.payload)
+            self._expected = entry.number + 1
+            self._in_flight[entry.number] = None
+            return entry.number, unpack(entry.payload)
 
     def _settle(self) -> None:
-        """Move on what is acknowledged, and delete the files of which all is."""
+        """Advance the acknowledged position, and delete files that are done."""
         state = self._state
         state.acknowledged = next(iter(self._in_flight), self._expected)
         state.gaps = [gap for gap in state.gaps if gap[1] > state.acknowledged]
-        done = [one for one in self._segments[:-1] if one.end <= state.acknowledged and one is not self._reading]
+        done = [
+            segment
+            for segment in self._segments[:-1]
+            if segment.end <= state.acknowledged and segment is not self._reading
+        ]
         moved = state.acknowledged != self._saved and time.monotonic() - self._saved_s > CURSOR_S
         if done or moved:
             self._saved, self._saved_s = state.acknowledged, time.monotonic()
-            with suppress(OSError):  # a full disk: what is saved later says the same
+            with suppress(OSError):  # a full disk; a later save has the same content
                 state.save(self._directory)
                 self._delete(done)
             self._measure()
@@ -214,7 +220,7 @@ class Spool:
                 while size_bytes < WRITE_BYTES_MAX:
                     more = self._drafts.get_nowait()
                     if more is None:
-                        self._drafts.put(None)  # nothing is put behind it
+                        self._drafts.put(None)  # nothing is put after it
                         break
                     batch.append(more)
                     size_bytes += more.size_bytes
@@ -230,7 +236,7 @@ class Spool:
             reached(CrashPoint.SPOOL_BEFORE_FSYNC)
             os.fsync(segment.descriptor)
             reached(CrashPoint.SPOOL_AFTER_FSYNC)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
+        except Exception as error:  # noqa: BLE001 - the waiting callers get any error
             with suppress(OSError):
                 self._segments[-1].cut()
             known = self._refused("spool_write_failed", error) if isinstance(error, OSError) else error
@@ -253,20 +259,20 @@ class Spool:
             draft.durable.set_result(number)
 
     def _make_room(self, size_bytes: int) -> None:
-        """Roll to a new file where the present one is large enough, and drop old ones where the spool is full."""
+        """Start a new file if the current one is large enough, and drop old files if the spool is full."""
         with self._changed:
             active = self._segments[-1]
-            full = sum(one.size for one in self._segments) + size_bytes > self._bytes_max
+            full = sum(segment.size for segment in self._segments) + size_bytes > self._bytes_max
             if active.size > START_BYTES and (full or active.size + size_bytes > self._segment_bytes_max):
                 self._segments.append(Segment.create(self._directory, self._salt, self._next))
-            while sum(one.size for one in self._segments) + size_bytes > self._bytes_max:
-                victim = next((one for one in self._segments[:-1] if one.first >= self._expected), None)
+            while sum(segment.size for segment in self._segments) + size_bytes > self._bytes_max:
+                victim = next((segment for segment in self._segments[:-1] if segment.first >= self._expected), None)
                 if victim is None:
                     raise HeadraceError(
                         "spool_full",
-                        f"the spool has {self._bytes_max} bytes and all of them are on their way or larger than that",
+                        f"the spool has {self._bytes_max} bytes, all in flight, or the message is larger",
                         where=str(self._directory),
-                        hint="give it more bytes",
+                        hint="increase the size of the spool",
                     )
                 self._drop(victim)
 
@@ -276,20 +282,20 @@ class Spool:
             self._reading, self._at = after, START_BYTES
         self._state.gaps.append([victim.first, victim.end])
         self._state.dropped.update(victim.sources)
-        # Saved before the file goes: what is gone is always counted, and never counted twice.
+        # Saved before the file is deleted, so that dropped messages are counted exactly once.
         self._state.save(self._directory)
         self._delete([victim])
         metrics.producer_spool_lost_total.labels("dropped").inc(victim.end - victim.first)
         self._tell_dropped(victim.first, victim.end)
 
     def _refused(self, code: str, error: OSError) -> HeadraceError:
-        hint = "free some space, or give the spool another directory; what it had accepted is safe"
+        hint = "free some space or use another directory; accepted messages are safe"
         return HeadraceError(
             code, f"the spool cannot use its disk: {error.strerror}", where=str(self._directory), hint=hint
         )
 
     def _measure(self) -> None:
-        metrics.producer_spool_bytes.set(sum(one.size for one in self._segments))
+        metrics.producer_spool_bytes.set(sum(segment.size for segment in self._segments))
         metrics.producer_spool_waiting_events.set(self._state.missing(self._state.acknowledged, self._next))
 
 

@@ -1,8 +1,8 @@
-"""A publisher that needs no broker to be there: events are durable on this machine's disk until Kafka has them.
+"""A publisher that works without a broker: events are durable on this machine's disk until Kafka acknowledges them.
 
-What is read from the spool goes to librdkafka in its order, which sends it in that order for as long as it takes. Only
-what Kafka will never take is given up. Anything else that goes wrong starts over with a new producer, at the oldest
-event that is not acknowledged; what is thereby sent again is a sighting.
+librdkafka gets the events in the order of the spool and sends them in that order, without a time limit. Only an event
+that Kafka will never accept is given up. After any other error a new producer starts at the oldest event that is not
+acknowledged; an event that is thereby sent twice adds a sighting.
 """
 
 import threading
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import Message as Told
+from confluent_kafka import Message as KafkaMessage
 
 from headrace.producers.broker import Broker, InFlight
 from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError
@@ -31,22 +31,22 @@ from headrace.schemas.events import InputEvent, kind_of
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
 
-DROPPED = "headrace-dropped"  # header: how many events of this source its spool had to drop until now
-DAMAGED = "headrace-damaged"  # header: how many events of any source could not be read again from the spool
+DROPPED = "headrace-dropped"  # header: how many events of this source the spool has dropped
+DAMAGED = "headrace-damaged"  # header: how many events of any source in the spool were damaged
 IN_FLIGHT_BYTES_MAX = 32 * MIB
 CLOSE_S_MAX = 10.0
 START_OVER_S = 1.0
 _POLL_S = 0.1
-# librdkafka gives an event up by itself only for these: it would be refused for ever.
+# The errors for which librdkafka gives an event up although it may retry for ever.
 _NEVER = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD})
 
 
 class SpooledPublisher:
-    """Publishes through a spool in `directory`, which one process at a time may use; may be used from several threads.
+    """Publishes through a spool in `directory`, which one process at a time may use; thread-safe.
 
-    The broker may be away, also at the start. A body above INLINE_BYTES_MAX is staged in `blobs` first, which must be
-    there for that. What an earlier process left in the spool is published first. Where the spool is full, the oldest
-    events are dropped: their deliveries raise NotDelivered, and the header `headrace-dropped` tells how many.
+    The broker may be unavailable, also at the start. A body above INLINE_BYTES_MAX is staged in `blobs` first, which
+    must be available for that. Events of an earlier process are published first. A full spool drops its oldest events:
+    their deliveries raise NotDeliveredError, and the header `headrace-dropped` has their number.
 
     Raises:
         HeadraceError: spool_in_use, spool_unusable.
@@ -61,7 +61,7 @@ class SpooledPublisher:
         client: Mapping[str, Any] | None = None,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
     ) -> None:
-        """Open the spool and begin to publish what is in it."""
+        """Open the spool and start to publish its events."""
         self._dispatch = Dispatch(blobs)
         in_flight_bytes_max = min(IN_FLIGHT_BYTES_MAX, spool_bytes_max // 4)
         self._in_flight = InFlight(in_flight_bytes_max)
@@ -70,7 +70,7 @@ class SpooledPublisher:
         )
         self._broker = self._new_broker()
         self._open: dict[int, tuple[Outgoing, Delivery]] = {}
-        self._gone: deque[tuple[int, int]] = deque()
+        self._dropped_ranges: deque[tuple[int, int]] = deque()
         self._trouble = threading.Event()
         self._closing = threading.Event()
         self._closed = threading.Event()
@@ -81,41 +81,41 @@ class SpooledPublisher:
 
     @classmethod
     def from_settings(cls, settings: Settings, directory: Path, **options: Any) -> Self:
-        """Return a publisher for the service that the settings name; `options` as those of the class."""
+        """Return a publisher for the service in the settings; `options` are those of the class."""
         given: dict[str, Any] = {"client": client_config(settings), "blobs": Blobs.from_settings(settings)}
         return cls(settings.kafka_bootstrap, directory, **(given | options))
 
     def publish(self, event: InputEvent, *, body_path: Path | None = None, traceparent: str | None = None) -> Delivery:
-        """Return once the event is durable in the spool; the delivery has its result when Kafka acknowledged it.
+        """Validate an event and write it to the spool; the delivery completes when Kafka acknowledges the event.
 
-        May be repeated: agents deduplicate.
+        May be repeated. After an error the event is not in the spool.
 
         Raises:
-            Rejected: the event can never be ingested. HeadraceError: spool_full, spool_write_failed, spool_closed, or a
-                large body finds no blob store. In all these cases the event is not in the spool.
+            RejectedError: the event can never be ingested.
+            HeadraceError: spool_full, spool_write_failed, spool_closed, or store_needed for a large body.
         """
-        going, delivery = self._dispatch.outgoing(event, body_path, traceparent), Delivery()
+        outgoing, delivery = self._dispatch.outgoing(event, body_path, traceparent), Delivery()
         delivery.set_running_or_notify_cancel()
         self._spool.append(
-            SpoolEntry(going.topic, going.key, going.headers, going.value),
-            lambda number: self._open.__setitem__(number, (_without_value(going), delivery)),
+            SpoolEntry(outgoing.topic, outgoing.key, outgoing.headers, outgoing.value),
+            lambda number: self._open.__setitem__(number, (_without_value(outgoing), delivery)),
         )
         return delivery
 
     @property
     def waiting(self) -> int:
-        """How many events are in the spool and not acknowledged yet."""
+        """The number of events in the spool that are not acknowledged."""
         return self._spool.waiting
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until the spool is empty, at most `timeout_s` seconds; returns how many events are left in it."""
+        """Wait at most `timeout_s` seconds until the spool is empty; return the number of events left."""
         deadline = time.monotonic() + timeout_s
         while (left := self._spool.waiting) and time.monotonic() < deadline:
             time.sleep(0.02)
         return left
 
     def close(self, timeout_s: float = CLOSE_S_MAX) -> None:
-        """Wait for the spool to become empty, then leave; what is left in it is published when it is opened again.
+        """Wait until the spool is empty, then close it; events left are published when it is opened again.
 
         May be repeated.
         """
@@ -130,9 +130,9 @@ class SpooledPublisher:
         self._closed.set()
         self._threads[0].join()
         self._spool.close()
-        self._tell_gone()
+        self._fail_dropped()
         for number in list(self._open):
-            self._fail(number, "it is in the spool, and is sent when the spool is opened again", unreachable=True)
+            self._fail(number, "it is in the spool and will be sent when the spool is opened again", unreachable=True)
 
     def __enter__(self) -> Self:
         return self
@@ -147,9 +147,9 @@ class SpooledPublisher:
             if self._trouble.is_set():
                 self._start_over()
             elif (read := self._spool.next(_POLL_S)) is not None:
-                self._hand_over(*read)
+                self._send(*read)
 
-    def _hand_over(self, number: int, message: SpoolEntry) -> None:
+    def _send(self, number: int, message: SpoolEntry) -> None:
         size_bytes = len(message.value) + EVENT_OVERHEAD_BYTES
         if not self._in_flight.enter(size_bytes):
             return
@@ -169,22 +169,22 @@ class SpooledPublisher:
         counts = ((DROPPED, self._spool.dropped_of(key.decode(errors="replace"))), (DAMAGED, self._spool.damaged))
         return [(name, str(count).encode()) for name, count in counts if count]
 
-    def _settle(self, number: int, size_bytes: int, error: KafkaError | None, told: Told) -> None:
+    def _settle(self, number: int, size_bytes: int, error: KafkaError | None, acknowledged: KafkaMessage) -> None:
         if error is None:
             reached(CrashPoint.SPOOL_AFTER_SEND)
             self._spool.acknowledge(number)
-            self._acknowledged(number, told)
+            self._acknowledged(number, acknowledged)
         else:
             self._failed(number, error)
         self._in_flight.leave(size_bytes)
 
-    def _acknowledged(self, number: int, told: Told) -> None:
-        going, delivery = self._open.pop(number, (None, None))
-        topic, partition, offset = told.topic(), told.partition(), told.offset()
+    def _acknowledged(self, number: int, acknowledged: KafkaMessage) -> None:
+        outgoing, delivery = self._open.pop(number, (None, None))
+        topic, partition, offset = acknowledged.topic(), acknowledged.partition(), acknowledged.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
-        if going is not None and delivery is not None:
-            producer_events_total.labels(kind=kind_of(going.event).value, outcome="acknowledged").inc()
-            delivery.set_result(Acknowledged(topic, partition, offset, going.digest))
+        if outgoing is not None and delivery is not None:
+            producer_events_total.labels(kind=kind_of(outgoing.event).value, outcome="acknowledged").inc()
+            delivery.set_result(Acknowledged(topic, partition, offset, outgoing.digest))
 
     def _failed(self, number: int, error: KafkaError | None) -> None:
         if error is not None and error.code() in _NEVER:
@@ -194,21 +194,21 @@ class SpooledPublisher:
             self._trouble.set()
 
     def _dropped(self, first: int, end: int) -> None:
-        # Whoever waits for the delivery may publish when it is told, which the spool's own thread must not wait for.
-        self._gone.append((first, end))
+        # A callback of the delivery may publish, and the spool's own thread must not wait for that.
+        self._dropped_ranges.append((first, end))
 
-    def _tell_gone(self) -> None:
-        while self._gone:
-            for number in range(*self._gone.popleft()):
-                self._fail(number, "the spool was full, and this was among the oldest events in it", unreachable=True)
+    def _fail_dropped(self) -> None:
+        while self._dropped_ranges:
+            for number in range(*self._dropped_ranges.popleft()):
+                self._fail(number, "the spool was full, and this was one of its oldest events", unreachable=True)
 
     def _fail(self, number: int, why: str, *, unreachable: bool) -> None:
-        going, delivery = self._open.pop(number, (None, None))
-        if going is not None and delivery is not None:
-            producer_events_total.labels(kind=kind_of(going.event).value, outcome="failed").inc()
+        outgoing, delivery = self._open.pop(number, (None, None))
+        if outgoing is not None and delivery is not None:
+            producer_events_total.labels(kind=kind_of(outgoing.event).value, outcome="failed").inc()
             where = self._broker.where
             delivery.set_exception(
-                NotDeliveredError(going.event, going.digest, why=why, where=where, unreachable=unreachable)
+                NotDeliveredError(outgoing.event, outgoing.digest, why=why, where=where, unreachable=unreachable)
             )
 
     def _start_over(self) -> None:
@@ -223,9 +223,9 @@ class SpooledPublisher:
     def _poll(self) -> None:
         while not self._closed.is_set():
             self._broker.producer.poll(_POLL_S)
-            self._tell_gone()
+            self._fail_dropped()
 
 
-def _without_value(going: Outgoing) -> Outgoing:
-    """Return what names the event, so that what waits in the spool is not in memory too."""
-    return Outgoing(going.event, going.digest, going.topic, going.key, [], b"")
+def _without_value(outgoing: Outgoing) -> Outgoing:
+    """Return the message without its bytes, which are in the spool."""
+    return Outgoing(outgoing.event, outgoing.digest, outgoing.topic, outgoing.key, [], b"")

@@ -14,10 +14,10 @@ STATE = "state.json"
 
 @dataclass
 class SpoolState:
-    """What a spool knows beside its entries. It is replaced as a whole, so it is never half written.
+    """A spool's state besides its entries; the file is replaced as a whole, so it is never half written.
 
-    Everything below `acknowledged` needs no sending. `gaps` are runs [from, to) that were dropped; `dropped` counts
-    them by source, and `damaged` counts the entries that could not be read again.
+    Every number below `acknowledged` is done. `gaps` are the dropped ranges [from, to), `dropped` counts dropped
+    entries by source, and `damaged` counts entries that could not be read.
     """
 
     salt: str
@@ -28,7 +28,7 @@ class SpoolState:
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """Return the saved state, or None where there is none, or none that can be relied on."""
+        """Return the saved state, or None if there is none or it is damaged."""
         with suppress(OSError, ValueError, TypeError, orjson.JSONDecodeError):
             line, _, declared = (directory / STATE).read_bytes().rpartition(b"\n")
             if int(declared, 16) == crc32(line):
@@ -41,14 +41,14 @@ class SpoolState:
         """Replace the saved state, durably.
 
         Raises:
-            OSError: as every use of a disk.
+            OSError: the disk failed.
         """
         line = orjson.dumps(vars(self) | {"dropped": dict(self.dropped)})
         with durable_file(directory / STATE, directory / (STATE + ".new")) as file:
             file.write(line + b"\n%08x" % crc32(line))
 
     def missing(self, start: int, end: int) -> int:
-        """Return how many of the numbers [start, end) were neither acknowledged nor dropped."""
+        """Return how many of the numbers [start, end) are neither acknowledged nor dropped."""
         start = max(start, self.acknowledged)
         known = sum(max(0, min(end, upto) - max(start, since)) for since, upto in self.gaps)
         return max(0, end - start) - known
