@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Clip, Frame
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.topics import kind_of_topic
-from headrace.schemas.validate import ValidEvent, validate_message
+from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
 from headrace.store.catalog.rows import DeadLetterRow
@@ -155,6 +156,6 @@ def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
     if kind is None:
         return "unknown_topic"
     try:
-        return validate_message(kind, letter.value, now_us)
+        return validate(decode(letter.value, INPUT_EVENTS[kind]), now_us)
     except RejectedError as rejected:
         return rejected.code.value

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import assert_never
 
-from headrace.schemas.codec import decode
 from headrace.schemas.digest import canonical_body, is_digest, sha256_hex, staging_prefix
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo
 from headrace.schemas.json_guard import check_keepable, parse_object
@@ -57,15 +56,6 @@ class ValidEvent:
     media_type: str
     size_bytes: int
     body: bytes | None
-
-
-def validate_message(kind: Kind, value: bytes | None, now_us: int) -> ValidEvent:
-    """Decode and validate the value of a message of the input topic of `kind`.
-
-    Raises:
-        RejectedError: the message can never be ingested.
-    """
-    return validate(decode(value, INPUT_EVENTS[kind]), now_us)
 
 
 def validate(event: InputEvent, now_us: int) -> ValidEvent:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from headrace.producers.outgoing import Dispatch
 from headrace.runtime.errors import HeadraceError
+from headrace.schemas.codec import decode
 from headrace.schemas.digest import staging_key
-from headrace.schemas.events import InputEvent, kind_of
+from headrace.schemas.events import InputEvent
 from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AHEAD_US_MAX,
@@ -29,7 +30,7 @@ from headrace.schemas.limits import (
 )
 from headrace.schemas.media_probe import ImageHeader, VideoHeader
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.validate import check_code, check_name, media_header, validate_message
+from headrace.schemas.validate import check_code, check_name, media_header, validate
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png
 
 SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
@@ -279,7 +280,7 @@ def test_what_a_producer_accepts_a_worker_accepts(event: InputEvent):
         message = Dispatch(None, now_us=lambda: NOW_US).outgoing(event, None, None)
     except (ValueError, HeadraceError):
         return
-    valid = validate_message(kind_of(event), message.value, NOW_US)
+    valid = validate(decode(message.value, type(event)), NOW_US)
     assert valid.digest == message.digest
     assert valid.event == event
 
@@ -288,7 +289,7 @@ def test_what_a_producer_accepts_a_worker_accepts(event: InputEvent):
 @given(event=changed_events())
 def test_what_a_worker_accepts_a_producer_accepts(event: InputEvent):
     try:
-        valid = validate_message(kind_of(event), delivery(event).value, NOW_US)
+        valid = validate(decode(delivery(event).value, type(event)), NOW_US)
     except ValueError:
         return
     assert Dispatch(None, now_us=lambda: NOW_US).outgoing(event, None, None).digest == valid.digest
