@@ -4,7 +4,7 @@ Exactly once in effect, without a Kafka transaction: publishing is at least once
 attempt is claimed in the catalog, published, and noted as published; killed in between, the next run publishes the
 claimed ones again under the same number. The worker takes a redriven message for the message that it was: its sighting
 stands at the topic, partition and offset at which the source published it, and that key is unique, so the second copy
-finds everything there (`headrace/streams/core/redrive.py`). A transaction would not do better: the note in the
+finds everything there (`headrace/streams/core/delivery.py`). A transaction would not do better: the note in the
 catalog is no
 part of it, and a redrive that is killed between its commit and the note publishes again all the same.
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Clip, Frame
@@ -28,7 +29,6 @@ from headrace.schemas.topics import kind_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
-from headrace.store.catalog.rows import DeadLetterRow
 
 GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are read, judged and published together
 GROUP_LETTERS_MAX = 100

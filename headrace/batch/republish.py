@@ -12,9 +12,9 @@ from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.headers import Redrive, redrive_headers
 from headrace.schemas.topics import TOPICS
-from headrace.store.catalog.rows import DeadLetterRow
 
 ACKNOWLEDGED_S_MAX = 30
 _REQUEST_S = 10

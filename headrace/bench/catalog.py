@@ -8,8 +8,7 @@ from typing import Any
 
 from headrace.bench.figures import CommittedRows
 from headrace.runtime.settings import Settings
-from headrace.store.postgres import borrowed, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, opened_pool, statements
 
 _SQL = statements(str(Path(__file__).parent / "bench"))
 

@@ -14,8 +14,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.digest import record_id, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.postgres import borrowed, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool

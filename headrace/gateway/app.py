@@ -38,6 +38,7 @@ from headrace.producers.source import SequenceCounter, unix_us
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.probes import Probes
 from headrace.runtime.settings import Settings
@@ -52,10 +53,9 @@ from headrace.store.catalog.queries import Queries
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.access import Access
 from headrace.store.requests.cameras import Cameras
+from headrace.store.requests.ingest_requests import IngestRequests
 from headrace.store.requests.ingest_status import IngestStatuses
-from headrace.store.requests.requests import IngestRequests
 from headrace.store.requests.uploads import Uploads
-from headrace.streams.worker.liveness import ask_kafka, liveness
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool

@@ -20,8 +20,8 @@ from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
 from headrace.store.requests.access import Access
 from headrace.store.requests.cameras import Cameras
+from headrace.store.requests.ingest_requests import IngestRequests
 from headrace.store.requests.ingest_status import IngestStatuses
-from headrace.store.requests.requests import IngestRequests
 from headrace.store.requests.uploads import Uploads
 
 C = TypeVar("C")

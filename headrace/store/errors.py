@@ -1,10 +1,10 @@
-"""What can go wrong in the store and the catalog, sorted by what the caller does next.
+"""The faults of the blob store and the catalog, by what the caller does next.
 
-StoreUnavailable, CatalogUnavailable    transient: try again, the same call may be repeated
-StoreRefused, CatalogRefused            will not pass by itself: a person must act
-BlobsCollected                          transient too, but the batch's objects must be put again first
-BlobMissing, BlobCorrupt                there is no object of that name, or it holds other bytes
-ClaimMissing, ClaimMismatch             the message is at fault: a dead letter
+- `StoreUnavailableError`, `CatalogUnavailableError`: transient; repeat the call.
+- `StoreRefusedError`, `CatalogRefusedError`: repeating does not help; an operator must act.
+- `BlobsCollectedError`: transient too, but the batch's objects must be put again first.
+- `BlobMissingError`, `BlobCorruptError`: no object has that key, or it holds other bytes.
+- `ClaimMissingError`, `ClaimMismatchError`: the message is at fault; it becomes a dead letter.
 """
 
 from urllib.parse import urlsplit

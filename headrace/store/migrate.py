@@ -24,8 +24,8 @@ def migrate(dsn: str) -> str:
     """Bring the catalog to the newest schema and return its revision; may be repeated, and by several at once.
 
     Raises:
-        CatalogUnavailable: the database cannot be reached, or another migration holds it for too long.
-        CatalogRefused: a step failed; the whole migration was rolled back.
+        CatalogUnavailableError: the database cannot be reached, or another migration holds it for too long.
+        CatalogRefusedError: a step failed; the whole migration was rolled back.
     """
     with _connected(dsn) as connection:
         connection.execute(text(f"set lock_timeout = {LOCK_WAIT_MS_MAX}"))

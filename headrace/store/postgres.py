@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
     Pooled: TypeAlias = PoolConnectionProxy[asyncpg.Record]
+import re
+from functools import cache
+from pathlib import Path
 
 CONNECT_TIMEOUT_S = 5
 ACQUIRE_TIMEOUT_S = 10
@@ -35,7 +38,7 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
     """Open a pool; connections are made when they are needed, the first one now.
 
     Raises:
-        CatalogUnavailable: PostgreSQL does not answer. CatalogRefused: it does not let us in.
+        CatalogUnavailableError: PostgreSQL does not answer. CatalogRefusedError: it does not let us in.
     """
     # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence: to
     # commands as well, which configure no log.
@@ -91,7 +94,7 @@ async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
     """Borrow a connection; after any error it is cut, for nobody knows what state it is in.
 
     Raises:
-        CatalogUnavailable, CatalogRefused.
+        CatalogUnavailableError, CatalogRefusedError.
     """
     with catalog_errors(dsn):
         connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
@@ -109,7 +112,7 @@ def connect_errors(dsn: str) -> Iterator[None]:
     """Name the errors of connecting, among them an address that cannot be read.
 
     Raises:
-        CatalogUnavailable, CatalogRefused.
+        CatalogUnavailableError, CatalogRefusedError.
     """
     try:
         with catalog_errors(dsn):
@@ -123,7 +126,7 @@ def catalog_errors(dsn: str) -> Iterator[None]:
     """Name PostgreSQL's errors as ours.
 
     Raises:
-        CatalogUnavailable: a repetition may succeed. CatalogRefused: it will not.
+        CatalogUnavailableError: a repetition may succeed. CatalogRefusedError: it will not.
     """
     try:
         yield
@@ -160,3 +163,14 @@ def _connection_fault(error: Exception) -> str:
 
 async def _nothing_to_reset(_connection: Any) -> None:
     return
+
+
+_DIRECTORY = Path(__file__).parent / "sql"
+_HEADING = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+
+
+@cache
+def statements(file: str) -> dict[str, str]:
+    """Return the statements of `sql/<file>.sql` by name."""
+    _, *parts = _HEADING.split((_DIRECTORY / f"{file}.sql").read_text(encoding="utf-8"))
+    return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}

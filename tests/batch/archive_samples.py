@@ -10,13 +10,13 @@ from headrace.batch.archive.move import Move
 from headrace.batch.archive.plan import in_reading_order
 from headrace.batch.archive.report import ArchiveReport
 from headrace.batch.archive.throttle import Throttle
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.schemas.events import Ldo
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import Location, MovedBodies, StaleObject
-from headrace.store.catalog.rows import BlobPlace
 
 
 def ldo(number: int, tag: str) -> Ldo:

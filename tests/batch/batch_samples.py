@@ -15,12 +15,13 @@ from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Cid, Frame, InputEvent, kind_of
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.faults import RetryPolicy
-from headrace.streams.worker.claims import StagedClaims
+from headrace.streams.worker.batch_pipeline import commit_batch
 from headrace.streams.worker.ingest import Ingest
-from headrace.streams.worker.retry import Retry
+from headrace.streams.worker.ports import IngestPorts
+from headrace.streams.worker.retry import Retry, RetryPolicy
 
 CAPTURED_AT_US = 1_790_000_000_000_000
 
@@ -64,18 +65,14 @@ class Line:
     catalog: Catalog
 
     def ingest(self) -> Ingest:
-        return Ingest(
-            blobs=self.blobs,
-            claims=StagedClaims(self.blobs),
-            catalog=self.catalog,
-            retry=Retry(RetryPolicy(0.02, 0.2, 30.0)),
-            now_us=lambda: time.time_ns() // 1000,
-        )
+        ports = IngestPorts(self.blobs, StagedBodies(self.blobs), self.catalog)
+        return Ingest(ports, retry=Retry(RetryPolicy(0.02, 0.2, 30.0)), now_us=lambda: time.time_ns() // 1000)
 
     async def take(self, *events: InputEvent) -> None:
         kind = kind_of(events[0])
         ingest = self.ingest()
-        await ingest.commit(await ingest.prepare(kind, self.published(*events)))
+        decoded = await ingest.decode(kind, self.published(*events))
+        await commit_batch(ingest, decoded, await ingest.store_bodies(decoded))
 
     def published(self, *events: InputEvent) -> list[ConsumedMessage]:
         found: dict[int, ConsumedMessage] = {}

@@ -21,10 +21,10 @@ from headrace.batch.archive.plan import (
 from headrace.batch.archive.throttle import Throttle
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import load_settings
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.store.catalog.archives import BodyOwner
-from headrace.store.catalog.rows import BlobPlace
 
 BEFORE_US = 1_000_000
 

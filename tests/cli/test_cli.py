@@ -21,6 +21,7 @@ from headrace.cli import app, main
 from headrace.runtime.errors import Exit
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
 from headrace.schemas.events import Cid, Kind
@@ -28,7 +29,6 @@ from headrace.schemas.topics import TOPICS
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch, SightingRow
 from tests.conftest import environment_of, free_port
 
 CANARY = "canary-of-the-commands"

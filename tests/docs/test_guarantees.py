@@ -105,8 +105,8 @@ def test_every_promise_has_its_words() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("test_lane.py::test_what", "test_lane.py::test_that", "does not exist"),
-        ("tests/streams/test_lane.py", "tests/streams/test_lanes.py", "does not exist"),
+        ("test_batch_pipeline.py::test_what", "test_batch_pipeline.py::test_that", "does not exist"),
+        ("tests/streams/test_batch_pipeline.py", "tests/streams/test_batch_pipelines.py", "does not exist"),
         ("`E20`", "`E99`", "E99 does not exist"),
         ("`tx_began`", "`tx_ended`", "tx_ended is no crash point"),
         ("`tx_began`, ", "", "tx_began threatens no promise"),

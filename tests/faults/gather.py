@@ -19,7 +19,7 @@ from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError
 from headrace.store.postgres import borrowed, opened_pool
-from headrace.streams.core.plan import headers_json
+from headrace.streams.core.batch_plan import headers_json
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import observed as seen
 from tests.faults.acks import Ack, Acks, Attempt, Place

@@ -16,7 +16,8 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from headrace.cli import main
 from headrace.schemas.events import Kind
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.worker.ingest import Ingest, Prepared
+from headrace.streams.core.examine import DecodedBatch
+from headrace.streams.worker.ingest import Ingest
 
 _WELL = 3
 """How many batches go well before, so that it is a running process that hangs and not a start."""
@@ -72,13 +73,13 @@ def hang_rejoin() -> None:
 
 
 def _before_each_batch(wait: Callable[[Kind], Any]) -> None:
-    prepare = Ingest.prepare
+    decode = Ingest.decode
 
-    async def prepared(self: Ingest, kind: Kind, deliveries: Sequence[ConsumedMessage]) -> Prepared:
+    async def decode_late(self: Ingest, kind: Kind, messages: Sequence[ConsumedMessage]) -> DecodedBatch:
         await wait(kind)
-        return await prepare(self, kind, deliveries)
+        return await decode(self, kind, messages)
 
-    Ingest.prepare = prepared  # type: ignore[method-assign]
+    Ingest.decode = decode_late  # type: ignore[method-assign]
 
 
 def _for_ever() -> NoReturn:

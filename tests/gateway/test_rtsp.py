@@ -13,7 +13,7 @@ import pytest
 from headrace.gateway.capture.capture_request import Mode, plan_for
 from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.runtime.settings import Settings
-from headrace.store.requests.requests import NewRequest
+from headrace.store.requests.ingest_requests import NewRequest
 from tests.conftest import ServiceProcess, free_port, until
 from tests.gateway.canary import CANARY, ProcessWatch, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, name

@@ -24,12 +24,12 @@ import webdataset
 from headrace.initialize import initialize
 from headrace.native import temporary_stack
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobRow, RecordRow, RowBatch
 from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch
 from tests.conftest import settings_of
 from tests.proofs.commands import Commands
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.digest import event_id
 from headrace.schemas.topics import ingested_topic
-from headrace.store.catalog.rows import CommitResult
+from headrace.streams.relay.announcement import announce
 from headrace.streams.relay.loop import Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
-from headrace.streams.relay.plan import announce
 from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
-from headrace.streams.worker.ingest import Ingest, Prepared
+from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent
 from tests.simulation.simulation_faults import Step
 from tests.simulation.simulation_run import System
@@ -22,60 +22,61 @@ from tests.simulation.simulation_stores import CATALOG_AWAY
 class AckBeforeCommit(BatchPipeline):
     """Acknowledges what is decoded and stored, and then writes the rows."""
 
-    async def _carry(self, events: Sequence[StreamEvent], before: Any) -> None:
+    async def _run_batch(self, events: Sequence[StreamEvent], previous: Any) -> None:
         try:
-            prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
-            if before is not None:
-                await asyncio.wait([before])
+            decoded = await self._ingest.decode(self._kind, [delivery_of(event.message) for event in events])
+            stored = await self._ingest.store_bodies(decoded)
+            if previous is not None:
+                await asyncio.wait([previous])
             for event in events:
                 event.ack()
-            await self._ingest.commit(prepared)
-        except Exception as error:  # noqa: BLE001 - as the lane itself
+            await self._ingest.commit(stored)
+        except Exception as error:  # noqa: BLE001 - as the pipeline itself
             self._end(error)
 
 
 class AckOutOfOrder(BatchPipeline):
     """Does not wait for the batch before."""
 
-    async def _carry(self, events: Sequence[StreamEvent], _before: Any) -> None:
-        await super()._carry(events, None)
+    async def _run_batch(self, events: Sequence[StreamEvent], _previous: Any) -> None:
+        await super()._run_batch(events, None)
 
 
 class PublishBeforeCommit(Ingest):
     """The worker announces by itself, before the transaction."""
 
-    async def commit(self, prepared: Prepared) -> CommitResult:
+    async def commit(self, batch: StoredBatch) -> CommitResult:
         catalog: Any = self._catalog
-        for row in {row.record_id: row for row in prepared.batch.records}.values():
+        for row in {row.record_id: row for row in batch.rows.records}.values():
             if row.record_id not in catalog.records:
                 event = event_id(row.record_id)
                 catalog.said.add(event)
                 catalog.say(ingested_topic(row.kind).name, event)
-        return await super().commit(prepared)
+        return await super().commit(batch)
 
 
 class ClaimFirst(Ingest):
     """Deduplicates by a set of its own, which it writes before the rows."""
 
-    async def commit(self, prepared: Prepared) -> CommitResult:
+    async def commit(self, batch: StoredBatch) -> CommitResult:
         catalog: Any = self._catalog
 
         def claim() -> set[Any]:
-            new = {row.record_id for row in prepared.batch.records} - catalog.claimed
+            new = {row.record_id for row in batch.rows.records} - catalog.claimed
             catalog.claimed |= new
             return new
 
-        new = await self._retry(lambda: catalog.weather.step(Step.CLAIM, claim, away=CATALOG_AWAY))
-        records = [row for row in prepared.batch.records if row.record_id in new]
-        return await super().commit(replace(prepared, batch=replace(prepared.batch, records=records)))
+        new = await self.retry(lambda: catalog.weather.step(Step.CLAIM, claim, away=CATALOG_AWAY))
+        records = [row for row in batch.rows.records if row.record_id in new]
+        return await super().commit(replace(batch, rows=replace(batch.rows, records=records)))
 
 
 class MarkBeforeSend(Relay):
     """Marks the rows, and then announces them."""
 
-    async def _announce(self, announcer: OutboxPublisher, rows: list[Any]) -> None:
+    async def _announce(self, publisher: OutboxPublisher, rows: list[Any]) -> None:
         await self._outbox.mark([row.outbox_id for row in rows])
-        await self._blocking(lambda: announcer.announce(map(announce, rows)))
+        await self._blocking(lambda: publisher.announce(map(announce, rows)))
 
 
 class NoLookBack(Relay):
@@ -86,8 +87,8 @@ class NoLookBack(Relay):
 
 
 MUTANTS = {
-    "ack before commit": System(lane=AckBeforeCommit),
-    "ack out of order": System(lane=AckOutOfOrder),
+    "ack before commit": System(pipeline=AckBeforeCommit),
+    "ack out of order": System(pipeline=AckOutOfOrder),
     "publish before commit": System(ingest=PublishBeforeCommit),
     "a dedupe that claims first": System(ingest=ClaimFirst),
     "mark before send": System(relay=MarkBeforeSend),

@@ -13,8 +13,8 @@ from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.outbox_publisher import TRANSACTION_S_MAX
-from headrace.streams.relay.plan import OUTPUT_TOPICS
 from tests.simulation.simulation_faults import Step, Weather
 from tests.simulation.simulation_loop import this_process
 

@@ -20,12 +20,12 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.settings import load_settings
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
-from headrace.streams.core.faults import RetryPolicy
 from headrace.streams.core.quota import Quota
 from headrace.streams.relay.loop import Relay
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
-from headrace.streams.worker.retry import Retry
+from headrace.streams.worker.ports import IngestPorts
+from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.simulation.simulation_faults import Schedule, Step, Weather
 from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, Group, InputEventHandle, Member, Topics
 from tests.simulation.simulation_loop import PROCESS, Process, this_process
@@ -43,7 +43,7 @@ SETTINGS = load_settings(_env_file=None, relay_rows_max=3, relay_poll_s=2.0)
 class System:
     """What is simulated: the real classes, or mutants of them."""
 
-    lane: type[BatchPipeline] = BatchPipeline
+    pipeline: type[BatchPipeline] = BatchPipeline
     ingest: Callable[..., Ingest] = Ingest
     relay: type[Relay] = Relay
 
@@ -132,9 +132,8 @@ async def _supervise(world: World, name: str, main: Callable[[World], Awaitable[
 async def _worker(world: World) -> None:
     process = this_process()
     member = world.group.join(process)
-    ingest = world.system.ingest(
-        blobs=world.blobs, claims=world.blobs, catalog=world.catalog, retry=Retry(RETRY), now_us=lambda: NOW_US
-    )
+    ports = IngestPorts(world.blobs, world.blobs, world.catalog)
+    ingest = world.system.ingest(ports, retry=Retry(RETRY), now_us=lambda: NOW_US)
 
     def halt(exit_code: int, why: str) -> None:
         world.weather.note(f"{process.name:9} halts: {exit_code} {why}")
@@ -145,12 +144,12 @@ async def _worker(world: World) -> None:
     async with asyncio.TaskGroup() as group:
         for kind in KINDS:
             limits = PipelineLimits(batches_max=3, messages_max=world.schedule.batch_max, bytes_max=10**9)
-            lane = world.system.lane(kind, ingest, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
-            group.create_task(_agent(world, member, kind, lane))
+            pipeline = world.system.pipeline(kind, ingest, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
+            group.create_task(_agent(world, member, kind, pipeline))
         group.create_task(_commit_offsets(world, member))
 
 
-async def _agent(world: World, member: Member, kind: Kind, lane: BatchPipeline) -> None:
+async def _agent(world: World, member: Member, kind: Kind, pipeline: BatchPipeline) -> None:
     topic = input_topic(kind).name
     while True:
         taken = world.group.take(member, topic, world.weather.choose(world.schedule.batch_max))
@@ -158,7 +157,7 @@ async def _agent(world: World, member: Member, kind: Kind, lane: BatchPipeline) 
             await asyncio.sleep(2.0)
             world.group.rejoin(member)
             continue
-        await lane.take([InputEventHandle(world.weather, world.group, member, one) for one in taken])
+        await pipeline.submit([InputEventHandle(world.weather, world.group, member, one) for one in taken])
         await asyncio.sleep(world.weather.delay_s())
 
 

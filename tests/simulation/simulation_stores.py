@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
+from headrace.schemas.catalog_rows import BlobPlace, CommitResult, RowBatch
 from headrace.schemas.digest import blob_key, event_id, pack_key, sha256_hex
-from headrace.schemas.events import Clip, DeadLetter, Frame, Ingested
+from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.blobs.staging import StagedBody
 from headrace.store.catalog.outbox import Pending
-from headrace.store.catalog.rows import BlobPlace, CommitResult, RowBatch
 from headrace.store.errors import CatalogUnavailableError, ClaimMismatchError, ClaimMissingError, StoreUnavailableError
-from headrace.streams.core.examine import AcceptedDelivery
 from tests.simulation.simulation_faults import Step, Weather
 from tests.simulation.simulation_input import Group, Topics
 from tests.simulation.simulation_loop import Process, this_process
@@ -42,22 +42,21 @@ class SimulatedBlobs(FakeBlobs):
             Step.PUT, lambda: self.objects.setdefault(key, data) is data, away=STORE_AWAY, about=key[-8:]
         )
 
-    async def promote(self, claim: AcceptedDelivery, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        head = await self._weather.step(Step.PROMOTE, lambda: self._promoted(claim, head_bytes), away=STORE_AWAY)
+    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
+        head = await self._weather.step(Step.PROMOTE, lambda: self._promoted(staged, head_bytes), away=STORE_AWAY)
         moved()
         return head
 
     async def discard(self, claim: str) -> None:
         await self._weather.step(Step.DISCARD, lambda: self.staged.pop(claim, None), away=STORE_AWAY, about=claim[-8:])
 
-    def _promoted(self, claim: AcceptedDelivery, head_bytes: int) -> bytes:
-        assert isinstance(claim.event, Frame | Clip)
-        name, key = claim.event.claim or "", blob_key(claim.digest)
-        body = self.staged.get(name, self.objects.get(key))
+    def _promoted(self, staged: StagedBody, head_bytes: int) -> bytes:
+        key = blob_key(staged.sha256_hex)
+        body = self.staged.get(staged.claim, self.objects.get(key))
         if body is None:
-            raise ClaimMissingError(name, where="simulated store")
-        if sha256_hex(body) != claim.digest:
-            raise ClaimMismatchError(name, "another digest", where="simulated store")
+            raise ClaimMissingError(staged.claim, where="simulated store")
+        if sha256_hex(body) != staged.sha256_hex:
+            raise ClaimMismatchError(staged.claim, "another digest", where="simulated store")
         self.objects[key] = body
         return body[:head_bytes]
 

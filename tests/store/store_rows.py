@@ -3,9 +3,9 @@
 from hashlib import sha256
 from uuid import UUID
 
+from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import blob_key, dead_letter_id, record_id
 from headrace.schemas.events import Kind
-from headrace.store.catalog.rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 
 CAPTURED_AT_US = 1_790_000_000_123_456
 

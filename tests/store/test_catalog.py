@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
 from headrace.store.catalog import catalog as catalog_module
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.rows import RowBatch
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.conftest import free_port
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting

@@ -4,13 +4,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.store.catalog import relay_session
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Outbox
 from headrace.store.catalog.relay_session import try_lead
-from headrace.store.catalog.rows import RowBatch
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 

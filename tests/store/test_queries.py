@@ -2,10 +2,10 @@ from uuid import UUID
 
 import pytest
 
+from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.events import Kind
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
-from headrace.store.catalog.rows import RowBatch
 from headrace.store.catalog.views import RecordFilters
 from headrace.store.errors import RecordAmbiguousError, RecordMissingError
 from tests.store.store_rows import batch, blob, digest_of, id_of, letter, record, sighting

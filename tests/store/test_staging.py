@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 from headrace.schemas.digest import blob_key, staging_key
 from headrace.store.blobs import staging
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.blobs.staging import Promoted, discard, stage, verify_and_promote
+from headrace.store.blobs.staging import Promoted, StagedBody, discard, stage, verify_and_promote
 from headrace.store.errors import ClaimMismatchError, ClaimMissingError
 
 BODY = b"\xff\xd8\xff" + bytes(range(256)) * 4_000
 DIGEST = sha256(BODY).hexdigest()
 CLAIM = staging_key("factory", "cam-1", DIGEST)
+STAGED = StagedBody(CLAIM, DIGEST, len(BODY))
 
 
 async def parts(body: bytes = BODY) -> AsyncIterator[bytes]:
@@ -22,8 +24,7 @@ async def parts(body: bytes = BODY) -> AsyncIterator[bytes]:
 
 
 async def promote(blobs: Blobs, **changed: Any) -> Promoted:
-    said: dict[str, Any] = {"claim": CLAIM, "sha256_hex": DIGEST, "size_bytes": len(BODY), "head_bytes": 3}
-    return await verify_and_promote(blobs, moved=lambda: None, **(said | changed))
+    return await verify_and_promote(blobs, replace(STAGED, **changed), head_bytes=3, moved=lambda: None)
 
 
 async def keys(blobs: Blobs, prefix: str) -> list[str]:
@@ -111,7 +112,7 @@ async def test_whoever_watches_sees_that_a_slow_copy_moves(blobs: Blobs, monkeyp
             enough.set()
 
     monkeypatch.setattr(blobs, "copy", slow)
-    await verify_and_promote(blobs, claim=CLAIM, sha256_hex=DIGEST, size_bytes=len(BODY), head_bytes=3, moved=moved)
+    await verify_and_promote(blobs, STAGED, head_bytes=3, moved=moved)
     assert len(seen) > 3
 
 

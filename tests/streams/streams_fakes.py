@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from headrace.schemas.digest import blob_key, pack_key, sha256_hex
-from headrace.schemas.events import Clip, Frame
-from headrace.store.blobs.staging import STAGING_PREFIX
-from headrace.store.catalog.rows import (
+from headrace.schemas.catalog_rows import (
     BlobPlace,
     BlobRow,
     CommitResult,
@@ -22,6 +19,8 @@ from headrace.store.catalog.rows import (
     RowBatch,
     SightingRow,
 )
+from headrace.schemas.digest import blob_key, pack_key, sha256_hex
+from headrace.store.blobs.staging import STAGING_PREFIX, StagedBody
 from headrace.store.errors import (
     BlobsCollectedError,
     CatalogUnavailableError,
@@ -30,7 +29,6 @@ from headrace.store.errors import (
     StoreUnavailableError,
 )
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.examine import AcceptedDelivery
 
 WHERE = "memory"
 STORE_AWAY = StoreUnavailableError("PUT failed: no connection", where=WHERE)
@@ -93,22 +91,20 @@ class FakeClaims:
         self._blobs = blobs
         self.staged: dict[str, bytes] = {}
 
-    async def promote(self, claim: AcceptedDelivery, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        assert isinstance(claim.event, Frame | Clip)
+    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
         moved()
-        name = claim.event.claim
-        assert name is not None
+        name = staged.claim
         await self._blobs.journal.step("promote", name)
-        key = blob_key(claim.digest)
+        key = blob_key(staged.sha256_hex)
         body = self.staged.get(name) if name.startswith(STAGING_PREFIX) else None
         if body is None:
             there = self._blobs.objects.get(key)
-            if there is None or len(there) != claim.size_bytes:
+            if there is None or len(there) != staged.size_bytes:
                 raise ClaimMissingError(name, where=WHERE)
             return there[:head_bytes]
-        if len(body) != claim.size_bytes:
-            raise ClaimMismatchError(name, f"{len(body)} bytes instead of {claim.size_bytes}", where=WHERE)
-        if sha256_hex(body) != claim.digest:
+        if len(body) != staged.size_bytes:
+            raise ClaimMismatchError(name, f"{len(body)} bytes instead of {staged.size_bytes}", where=WHERE)
+        if sha256_hex(body) != staged.sha256_hex:
             raise ClaimMismatchError(name, f"its SHA-256 is {sha256_hex(body)}", where=WHERE)
         self._blobs.objects[key] = body
         return body[:head_bytes]

@@ -1,4 +1,4 @@
-"""A lane with its ingest on ports in memory, fed with messages as Faust would hand them over."""
+"""A batch pipeline with its ingest on ports in memory, fed with messages as Faust would deliver them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 from headrace.schemas.events import InputEvent, Kind
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.faults import RetryPolicy
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
-from headrace.streams.worker.retry import Retry
+from headrace.streams.worker.ports import IngestPorts
+from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeEvent, FakeProcess, Journal
 from tests.streams.streams_samples import NOW_US, delivery, raw_delivery
 
@@ -38,14 +38,9 @@ class Rig:
         self.claims = FakeClaims(self.blobs)
         self.catalog = FakeCatalog(self.journal, self.blobs)
         self.process = FakeProcess()
-        self.ingest = Ingest(
-            blobs=self.blobs,
-            claims=self.claims,
-            catalog=self.catalog,
-            retry=Retry(policy),
-            now_us=lambda: NOW_US,
-        )
-        self.lane = BatchPipeline(
+        ports = IngestPorts(self.blobs, self.claims, self.catalog)
+        self.ingest = Ingest(ports, retry=Retry(policy), now_us=lambda: NOW_US)
+        self.pipeline = BatchPipeline(
             kind,
             self.ingest,
             limits=PipelineLimits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
@@ -57,7 +52,7 @@ class Rig:
     async def take(self, *messages: InputEvent | bytes | None) -> None:
         """Hand over some messages at once; bytes stand for a value that is no event."""
         async with asyncio.timeout(ANSWER_S_MAX):
-            await self.lane.take([FakeEvent(one, self.journal) for one in self.deliveries(messages)])
+            await self.pipeline.submit([FakeEvent(one, self.journal) for one in self.deliveries(messages)])
 
     def deliveries(self, messages: Sequence[InputEvent | bytes | None]) -> list[ConsumedMessage]:
         made = []
@@ -68,7 +63,7 @@ class Rig:
 
     async def drain(self) -> None:
         async with asyncio.timeout(ANSWER_S_MAX):
-            await self.lane.drain()
+            await self.pipeline.drain()
 
     async def run(self, *messages: InputEvent | bytes | None) -> None:
         """Hand over some messages at once and wait until they are acknowledged."""

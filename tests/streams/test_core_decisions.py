@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency
-from headrace.streams.core.faults import Away, Broken, Halt, RetryAfter, RetryPolicy, after
 from headrace.streams.core.quota import Quota
-from headrace.streams.core.stall import Partition, Stall, Standing
+from headrace.streams.worker.lag import Partition, Stall, Standing
+from headrace.streams.worker.retry import Away, Broken, Halt, RetryAfter, RetryPolicy, after
 
 WINDOW_S = 10.0
 COUNTS = st.integers(0, 8)

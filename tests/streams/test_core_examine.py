@@ -50,7 +50,7 @@ def test_a_good_message_is_accepted_with_what_is_to_be_stored(kind: Kind) -> Non
     one = examined(event, offset=17)
     assert isinstance(one, AcceptedDelivery)
     assert one.event == event
-    assert one.delivery.offset == 17
+    assert one.message.offset == 17
     assert one.body is not None
     assert one.digest == sha256_hex(one.body)
     assert one.size_bytes == len(one.body)
@@ -204,7 +204,7 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
     one = examined(event, offset=3)
     assert isinstance(one, RefusedDelivery)
     assert one.code is code
-    assert one.delivery.value == encode(event)
+    assert one.message.value == encode(event)
     assert 0 < len(one.reason) < 300
     assert one.reason.isprintable()
 
@@ -247,7 +247,7 @@ def test_a_refusal_after_the_check_keeps_message_and_origin() -> None:
     one = examined(event, offset=9)
     assert isinstance(one, AcceptedDelivery)
     refused = refuse(one, Code.CLAIM_MISSING, "not there")
-    assert refused == RefusedDelivery(one.delivery, Code.CLAIM_MISSING, "not there", event)
+    assert refused == RefusedDelivery(one.message, Code.CLAIM_MISSING, "not there", event)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "ä", "%2F", "a.b", "staging"])

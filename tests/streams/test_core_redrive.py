@@ -6,17 +6,17 @@ from uuid import UUID
 
 import pytest
 
+from headrace.schemas.catalog_rows import Original
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_headers
 from headrace.schemas.topics import input_topic
-from headrace.store.catalog.rows import Original
-from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.faults import RetryPolicy
-from headrace.streams.core.redrive import as_original, redrives_in
-from headrace.streams.worker.ingest import Ingest
-from headrace.streams.worker.retry import Retry
+from headrace.streams.core.delivery import ConsumedMessage, as_original, redrives_in
+from headrace.streams.worker.batch_pipeline import commit_batch
+from headrace.streams.worker.ingest import Ingest, StoredBatch
+from headrace.streams.worker.ports import IngestPorts
+from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
 from tests.streams.streams_samples import NOW_US, cid, raw_delivery
 
@@ -67,13 +67,14 @@ def test_anything_else_is_an_ordinary_message(
 
 
 def ingest_of(catalog: FakeCatalog, blobs: FakeBlobs) -> Ingest:
-    return Ingest(
-        blobs=blobs,
-        claims=FakeClaims(blobs),
-        catalog=catalog,
-        retry=Retry(RetryPolicy(0.001, 0.001, 5.0)),
-        now_us=lambda: NOW_US,
-    )
+    ports = IngestPorts(blobs, FakeClaims(blobs), catalog)
+    return Ingest(ports, retry=Retry(RetryPolicy(0.001, 0.001, 5.0)), now_us=lambda: NOW_US)
+
+
+async def ingested(ingest: Ingest, message: ConsumedMessage) -> StoredBatch:
+    stored = await ingest.store_bodies(await ingest.decode(Kind.CID, [message]))
+    await ingest.commit(stored)
+    return stored
 
 
 async def test_one_that_comes_twice_leaves_one_sighting_and_says_what_it_became() -> None:
@@ -83,11 +84,10 @@ async def test_one_that_comes_twice_leaves_one_sighting_and_says_what_it_became(
     catalog.redrives = known()
     ingest = ingest_of(catalog, blobs)
     for offset in (900, 901):
-        prepared = await ingest.prepare(Kind.CID, [again(offset=offset)])
-        await ingest.commit(prepared)
+        stored = await ingested(ingest, again(offset=offset))
     ((place, _),) = catalog.sightings.items()
     assert place[:3] == (TOPIC, 1, 5)
-    (row,) = prepared.batch.redrives
+    (row,) = stored.rows.redrives
     (record,) = catalog.records
     assert (row.dead_letter_id, row.attempt, row.record_id, row.code) == (letter_of(FIRST), 1, record, None)
 
@@ -99,11 +99,10 @@ async def test_one_that_is_refused_again_is_the_same_dead_letter() -> None:
     catalog = FakeCatalog(journal, blobs)
     catalog.redrives = known(first)
     ingest = ingest_of(catalog, blobs)
-    await ingest.commit(await ingest.prepare(Kind.CID, [first]))
-    prepared = await ingest.prepare(Kind.CID, [again(first)])
-    await ingest.commit(prepared)
+    await ingested(ingest, first)
+    stored = await ingested(ingest, again(first))
     assert list(catalog.dead_letters) == [letter_of(first)]
-    (row,) = prepared.batch.redrives
+    (row,) = stored.rows.redrives
     assert (row.record_id, row.code) == (None, "not_framed")
     assert row.reason
 
@@ -114,11 +113,12 @@ async def test_a_batch_whose_objects_were_collected_is_put_again_and_then_commit
     catalog = FakeCatalog(journal, blobs)
     catalog.collected = 2
     ingest = ingest_of(catalog, blobs)
-    prepared = await ingest.prepare(Kind.CID, [FIRST])
+    decoded = await ingest.decode(Kind.CID, [FIRST])
+    stored = await ingest.store_bodies(decoded)
     blobs.objects.clear()
     catalog._blobs = None  # the fake would insist on the bytes at the first try
-    committed = await asyncio.wait_for(ingest.commit(prepared), 5)
+    stored, committed = await asyncio.wait_for(commit_batch(ingest, decoded, stored), 5)
     assert len(committed.new_records) == 1
     assert len(journal.of("put")) == 3
     assert len(blobs.objects) == 1
-    assert record_id(Kind.CID, prepared.batch.records[0].digest.hex()) in catalog.records
+    assert record_id(Kind.CID, stored.rows.records[0].digest.hex()) in catalog.records

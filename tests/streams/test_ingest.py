@@ -13,7 +13,7 @@ from headrace.runtime.errors import Exit
 from headrace.schemas.digest import blob_key, canonical_body, record_id, sha256_hex, staging_key
 from headrace.schemas.events import Kind
 from headrace.store.errors import CatalogRefusedError, StoreRefusedError
-from headrace.streams.worker.ingest import PUTS_AT_ONCE_MAX
+from headrace.streams.worker.body_store import PUTS_AT_ONCE_MAX
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY
 from tests.streams.streams_rig import HASTY, Rig
 from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png

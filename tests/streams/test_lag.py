@@ -11,8 +11,7 @@ from headrace.runtime.settings import load_settings
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.consumers.group_consumer import GroupConsumer
-from headrace.streams.core.stall import Partition
-from headrace.streams.worker.lag import LagProbe
+from headrace.streams.worker.lag import LagProbe, Partition
 from headrace.streams.worker.membership import Membership
 from headrace.streams.worker.profile import LARGE, faust_app
 

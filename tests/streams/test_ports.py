@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
+from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.digest import blob_key, sha256_hex, staging_key
-from headrace.schemas.events import InputEvent, Kind, kind_of
+from headrace.schemas.events import InputEvent, Kind
 from headrace.store.blobs import staging
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import StagedBodies, StagedBody
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.rows import RowBatch
 from headrace.store.errors import ClaimMismatchError, ClaimMissingError
-from headrace.streams.core.examine import AcceptedDelivery, examine
-from headrace.streams.core.plan import StoredAt, batch_of
-from headrace.streams.worker.claims import StagedClaims
-from headrace.streams.worker.ports import BlobPort, CatalogPort, ClaimPort
+from headrace.streams.core.batch_plan import StoredAt, row_batch
+from headrace.streams.core.examine import examine_batch
+from headrace.streams.worker.ports import BlobPort, CatalogPort, StagedBodyPort
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
-from tests.streams.streams_samples import NOW_US, cid, delivery, frame, png, raw_delivery
+from tests.streams.streams_samples import NOW_US, cid, delivery, png, raw_delivery
 
 BODY = png(shade=3)
 CLAIM = staging_key("plant", "camera-1", sha256_hex(BODY))
@@ -32,7 +32,7 @@ def moved() -> None:
 class Bodies:
     """Blobs and claims of one kind, and how to look behind them."""
 
-    def __init__(self, blobs: Any, claims: ClaimPort) -> None:
+    def __init__(self, blobs: Any, claims: StagedBodyPort) -> None:
         self.blobs: BlobPort = blobs
         self.claims = claims
 
@@ -61,7 +61,7 @@ def bodies(request: pytest.FixtureRequest, tmp_path: Path) -> Bodies:
         blobs = FakeBlobs(Journal())
         return Bodies(blobs, FakeClaims(blobs))
     real = Blobs.open(f"file://{tmp_path}")
-    return Bodies(real, StagedClaims(real))
+    return Bodies(real, StagedBodies(real))
 
 
 @pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.stack)])
@@ -72,24 +72,16 @@ def catalog_port(request: pytest.FixtureRequest) -> CatalogPort:
     return catalog
 
 
-def accepted(event: InputEvent, *, offset: int = 0) -> AcceptedDelivery:
-    one = examine(kind_of(event), delivery(event, offset=offset), NOW_US)
-    assert isinstance(one, AcceptedDelivery)
-    return one
-
-
-def claimed(**changes: Any) -> AcceptedDelivery:
-    one = accepted(replace(frame(BODY), body=None, claim=CLAIM))
-    return replace(one, **changes)
+def claimed(**changes: Any) -> StagedBody:
+    return replace(StagedBody(CLAIM, sha256_hex(BODY), len(BODY)), **changes)
 
 
 def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = ()) -> RowBatch:
-    good = [accepted(event, offset=first_offset + number) for number, event in enumerate(events)]
-    bad = [
-        examine(Kind.CID, raw_delivery(Kind.CID, value, offset=1000 + number), NOW_US)
-        for number, value in enumerate(junk)
-    ]
-    return batch_of(Kind.CID, [*good, *bad], {one.digest: StoredAt(blob_key(one.digest)) for one in good})
+    messages = [delivery(event, offset=first_offset + number) for number, event in enumerate(events)]
+    messages += [raw_delivery(Kind.CID, value, offset=1000 + number) for number, value in enumerate(junk)]
+    decoded = examine_batch(Kind.CID, messages, NOW_US)
+    assert (len(decoded.accepted), len(decoded.refused)) == (len(events), len(junk))
+    return row_batch(decoded, {one.digest: StoredAt(blob_key(one.digest)) for one in decoded.accepted})
 
 
 async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies) -> None:
@@ -101,8 +93,8 @@ async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies)
 
 async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_discarded(bodies: Bodies) -> None:
     await bodies.stage(CLAIM, BODY)
-    assert await bodies.claims.promote(claimed(), 10, moved) == BODY[:10]
-    assert await bodies.claims.promote(claimed(), 10**6, moved) == BODY
+    assert await bodies.claims.promote(claimed(), head_bytes=10, moved=moved) == BODY[:10]
+    assert await bodies.claims.promote(claimed(), head_bytes=10**6, moved=moved) == BODY
     assert await bodies.read(blob_key(sha256_hex(BODY))) == await bodies.read(CLAIM) == BODY
     await bodies.claims.discard(CLAIM)
     await bodies.claims.discard(CLAIM)
@@ -112,23 +104,23 @@ async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_d
 
 async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies: Bodies) -> None:
     await bodies.stage(CLAIM, BODY)
-    await bodies.claims.promote(claimed(), 10, moved)
+    await bodies.claims.promote(claimed(), head_bytes=10, moved=moved)
     await bodies.claims.discard(CLAIM)
-    assert await bodies.claims.promote(claimed(), 10, moved) == BODY[:10]
+    assert await bodies.claims.promote(claimed(), head_bytes=10, moved=moved) == BODY[:10]
 
 
 async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:
     with pytest.raises(ClaimMissingError, match="not there"):
-        await bodies.claims.promote(claimed(), 10, moved)
+        await bodies.claims.promote(claimed(), head_bytes=10, moved=moved)
 
 
-@pytest.mark.parametrize("changes", [{"size_bytes": 3}, {"digest": "0" * 64}])
+@pytest.mark.parametrize("changes", [{"size_bytes": 3}, {"sha256_hex": "0" * 64}])
 async def test_a_claim_on_other_bytes_is_a_mismatch_and_promotes_nothing(
     bodies: Bodies, changes: dict[str, Any]
 ) -> None:
     await bodies.stage(CLAIM, BODY)
     with pytest.raises(ClaimMismatchError):
-        await bodies.claims.promote(claimed(**changes), 10, moved)
+        await bodies.claims.promote(claimed(**changes), head_bytes=10, moved=moved)
     assert await bodies.read(blob_key("0" * 64)) is None
     assert await bodies.read(CLAIM) == BODY
 

@@ -7,8 +7,7 @@ import pytest
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency, worker_retries_total
 from headrace.store.errors import BlobMissingError, CatalogRefusedError, ClaimMissingError, StoreRefusedError
-from headrace.streams.core.faults import Away, Broken
-from headrace.streams.worker.retry import HaltError, Retry, fault_of
+from headrace.streams.worker.retry import Away, Broken, HaltError, Retry, fault_of
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
 from tests.streams.streams_rig import HASTY, QUICK
 

@@ -11,6 +11,7 @@ from headrace.batch.archive.plan import ARCHIVED_KINDS, in_reading_order, is_due
 from headrace.batch.archive.report import ArchiveReport
 from headrace.batch.archive.throttle import Throttle
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
@@ -18,7 +19,6 @@ from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import PAGE_ROWS, Archives, ArchiveSelection, BodyOwner, Location
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.orphan_gc import GcRunningError
-from headrace.store.catalog.rows import BlobPlace
 
 DAY_US = 86_400_000_000
 POLL_S = 60.0  # between two looks at objects that take hours to come

@@ -13,13 +13,13 @@ from headrace.batch.archive.plan import PackedMove, SingleMove, objects_of
 from headrace.batch.archive.report import ArchiveReport
 from headrace.batch.archive.throttle import Throttle
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import BULK_BYTES_MIN, Blobs
 from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.blobs.verified_read import hash_of, read_verified
 from headrace.store.catalog.archives import Archives, Location, MovedBodies
-from headrace.store.catalog.rows import BlobPlace
 from headrace.store.errors import BlobCorruptError, BlobMissingError
 
 CHUNK_BYTES = 8 * 1024 * 1024

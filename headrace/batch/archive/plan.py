@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB, PACKED_BYTES_MAX
 from headrace.store.blobs.staging import OWN_PREFIXES
 from headrace.store.catalog.archives import BodyOwner
-from headrace.store.catalog.rows import BlobPlace
 
 ARCHIVED_KINDS = (Kind.LDO, Kind.CLIP)
 PACK_BODIES_MAX = 1000

@@ -11,12 +11,12 @@ from uuid import UUID
 import orjson
 
 from headrace.batch.fetch.errors import ArgumentRefusedError, MediaRefusedError
+from headrace.schemas.catalog_rows import BlobPlace, BlobRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.schemas.media_probe import VideoHeader
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.validate import check_name, media_header
-from headrace.store.catalog.rows import BlobPlace, BlobRow, RecordRow, RowBatch, SightingRow
 
 FETCHED = "fetched.urls"
 OFFSET_BITS = 63

@@ -18,10 +18,11 @@ from headrace.batch.labels.view import view_of
 from headrace.batch.labels.vote import majority
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import Labelled
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.verified_read import read_placed
 from headrace.store.catalog.exports import Exports, ExportSelection
-from headrace.store.catalog.labels import Labelled, Labels, LabelVersion
+from headrace.store.catalog.labels import Labels, LabelVersion
 from headrace.store.catalog.views import StoredRecord
 from headrace.store.errors import StoreRefusedError
 

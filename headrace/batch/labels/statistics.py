@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from headrace.batch.labels.vote import is_tie
-from headrace.store.catalog.labels import Labelled
+from headrace.schemas.catalog_rows import Labelled
 
 FAILURES_NAMED_MAX = 20
 LABELS_COUNTED_MAX = 1000  # a function that gives each record a label of its own costs no memory for each of them

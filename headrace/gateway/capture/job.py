@@ -18,8 +18,7 @@ from headrace.gateway.capture.capture_request import (
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import capture_states_total
-from headrace.store.requests.captures import Captures
-from headrace.store.requests.requests import IngestRequest, IngestRequests
+from headrace.store.requests.ingest_requests import Captures, IngestRequest, IngestRequests
 
 LEASE_RENEWAL_S = 5.0
 LEASE_S = 30.0  # after which other workers take a request over; six renewals

@@ -23,8 +23,8 @@ from headrace.runtime.logs import Action, get_log
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Clip, Frame, Kind, kind_of
 from headrace.schemas.reject import RejectedError
+from headrace.store.requests.ingest_requests import IngestRequests, RequestItem
 from headrace.store.requests.ingest_status import MessageRef
-from headrace.store.requests.requests import IngestRequests, RequestItem
 
 IN_FLIGHT_MAX = 32  # frames published before their acknowledgements are awaited
 DURABLE_S_MAX = 600.0

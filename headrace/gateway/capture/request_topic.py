@@ -22,7 +22,7 @@ from headrace.schemas.events import CaptureRequest
 from headrace.schemas.headers import headers_for
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import CAPTURE_REQUESTS
-from headrace.store.requests.requests import IngestRequest, NewRequest
+from headrace.store.requests.ingest_requests import IngestRequest, NewRequest
 
 T = TypeVar("T")
 

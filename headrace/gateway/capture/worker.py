@@ -24,6 +24,7 @@ from headrace.runtime.addresses import networks_of
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import capture_streams
 from headrace.runtime.settings import Settings
@@ -31,10 +32,8 @@ from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import CaptureRequest, Kind
 from headrace.schemas.topics import CAPTURE_REQUESTS, input_topic
 from headrace.store.postgres import close_pool, open_pool
-from headrace.store.requests.captures import Captures
+from headrace.store.requests.ingest_requests import Captures, IngestRequests
 from headrace.store.requests.ingest_status import IngestStatuses
-from headrace.store.requests.requests import IngestRequests
-from headrace.streams.worker.liveness import ask_kafka, liveness
 
 RECOVERY_EVERY_S = 5.0
 UNACQUIRED_S_MAX = 30.0  # after which a request that no worker acquired is dispatched again

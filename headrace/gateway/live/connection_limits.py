@@ -10,7 +10,7 @@ from headrace.gateway.live.topic_tail import TopicTail
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.runtime.metrics import gateway_streams
 from headrace.runtime.settings import Settings
-from headrace.store.requests.requests import IngestRequests
+from headrace.store.requests.ingest_requests import IngestRequests
 
 FEED = "ingest"
 RETRY_AFTER_S = 10

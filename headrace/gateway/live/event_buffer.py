@@ -17,7 +17,7 @@ from headrace.runtime.topic_reader import PartitionKey
 from headrace.schemas.events import Ingested
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.limits import MIB
-from headrace.store.requests.requests import StateEvent
+from headrace.store.requests.ingest_requests import StateEvent
 
 KINDS = ("cid", "frame", "clip", "ldo", "request")
 """The kinds by which a stream may be filtered."""

@@ -16,7 +16,7 @@ from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import PartitionKey
-from headrace.store.requests.requests import IngestRequests, StateEvent
+from headrace.store.requests.ingest_requests import IngestRequests, StateEvent
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from typing import NoReturn
 from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
 from headrace.gateway.queries.ranges import Span
 from headrace.runtime.logs import Action, get_log
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.rows import BlobPlace
 from headrace.store.errors import BlobCorruptError, BlobMissingError, StoreRefusedError, StoreUnavailableError
 
 PIECE_BYTES = 1 * MIB  # one request to the store, and all that a download holds in memory

@@ -14,11 +14,11 @@ from headrace.gateway.queries.conditional import VARY, is_not_modified
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.ranges import RangeNotSatisfiableError, Span, span_of
 from headrace.gateway.queries.scopes import scopes_of
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import is_digest
 from headrace.schemas.validate import CLIP_MEDIA_TYPE, FRAME_MEDIA_TYPES
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.queries import Queries
-from headrace.store.catalog.rows import BlobPlace
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["records"])

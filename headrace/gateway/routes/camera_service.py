@@ -29,8 +29,8 @@ from headrace.schemas.events import Kind
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.reject import RejectedError
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.requests.ingest_requests import IngestRequest, RequestItem
 from headrace.store.requests.ingest_status import MessageRef
-from headrace.store.requests.requests import IngestRequest, RequestItem
 
 router = APIRouter(prefix="/api/v1/ingest", tags=["cameras"])
 

@@ -36,7 +36,7 @@ from headrace.gateway.uploads.results import status_path
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.resolve import AddressNotAllowedError, UnresolvedHostError, resolve
 from headrace.runtime.settings import Settings
-from headrace.store.requests.requests import NewRequest
+from headrace.store.requests.ingest_requests import NewRequest
 
 router = APIRouter(tags=["camera service"])
 

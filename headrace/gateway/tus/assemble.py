@@ -24,7 +24,7 @@ from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.store.blobs.blob_store import STREAM_PART_BYTES, STREAM_PARTS_AT_ONCE_MAX
 from headrace.store.blobs.staging import stage
 from headrace.store.errors import BlobMissingError
-from headrace.store.requests.requests import RequestItem
+from headrace.store.requests.ingest_requests import RequestItem
 from headrace.store.requests.uploads import Upload, UploadPart, Uploads
 
 CHUNK_BYTES = 4 * MIB

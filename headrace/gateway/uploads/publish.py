@@ -22,8 +22,8 @@ from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
 from headrace.schemas.validate import UNSHOWABLE, check_name, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
+from headrace.store.requests.ingest_requests import RequestItem
 from headrace.store.requests.ingest_status import MessageRef
-from headrace.store.requests.requests import RequestItem
 
 _CLOCK_MARGIN_S = 60.0  # the catalog's clock may be so much behind ours
 

@@ -10,8 +10,8 @@ from headrace.gateway.problems import Problem
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.metrics import gateway_answers_waiting
+from headrace.store.requests.ingest_requests import IngestRequests, NewRequest, RequestItem
 from headrace.store.requests.ingest_status import IngestStatus, IngestStatuses, MessageRef
-from headrace.store.requests.requests import IngestRequests, NewRequest, RequestItem
 
 _POLL_S = 0.03
 _POLL_S_WHILE_UNAVAILABLE = 0.5

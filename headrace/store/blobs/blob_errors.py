@@ -60,9 +60,9 @@ def blob_errors(where: str, doing: str, *, key: str | None = None) -> Iterator[N
     """Name obstore's errors as ours. `key` is what was read: without one, a missing object is a refusal.
 
     Raises:
-        BlobMissing: the object is not there.
-        StoreRefused: the store will not, now or later.
-        StoreUnavailable: everything else.
+        BlobMissingError: the object is not there.
+        StoreRefusedError: the store will not, now or later.
+        StoreUnavailableError: everything else.
     """
     try:
         yield

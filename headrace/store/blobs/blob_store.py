@@ -44,7 +44,7 @@ class BlobStat:
 
 
 class Blobs:
-    """Objects by key. Every method may be repeated, and raises StoreUnavailable or StoreRefused."""
+    """Objects by key. Every method may be repeated, and raises StoreUnavailableError or StoreRefusedError."""
 
     def __init__(self, target: OpenedStore) -> None:
         """Use an opened target; see `open`."""
@@ -64,7 +64,7 @@ class Blobs:
         Without keys the environment's own credentials are used (an instance's role, a service account).
 
         Raises:
-            StoreRefused: the URL is of no known kind.
+            StoreRefusedError: the URL is of no known kind.
         """
         return cls(open_target(url, endpoint=endpoint, region=region, access_key=access_key, secret_key=secret_key))
 
@@ -123,7 +123,7 @@ class Blobs:
         """Read an object, or `length` bytes of it from `offset`; the end of the object ends the answer.
 
         Raises:
-            BlobMissing: there is no such object.
+            BlobMissingError: there is no such object.
         """
         try:
             with blob_errors(self.where, f"GET {key}", key=key):
@@ -150,7 +150,7 @@ class Blobs:
         Each chunk is a request of its own, so none of them runs into a time limit because the reader is slow.
 
         Raises:
-            BlobMissing: there is no such object.
+            BlobMissingError: there is no such object.
         """
         seen = await self.stat(key)
         if seen is None:
@@ -162,7 +162,7 @@ class Blobs:
         """Copy an object within the store, replacing what is there.
 
         Raises:
-            BlobMissing: there is no such source.
+            BlobMissingError: there is no such source.
         """
         with blob_errors(self.where, f"COPY {source}", key=source):
             await obstore.copy_async(self._copying, source, target)

@@ -31,7 +31,7 @@ async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str
     same: what is left below staging/ and promoting/ then lies there until a person deletes it.
 
     Raises:
-        StoreUnavailable: the store does not answer. StoreRefused: it does not let us create the bucket.
+        StoreUnavailableError: the store does not answer. StoreRefusedError: it does not let us create the bucket.
     """
     parts = urlsplit(url)
     config = AioConfig(connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S, retries={"max_attempts": 1})

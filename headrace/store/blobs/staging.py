@@ -28,8 +28,17 @@ HASH_IN_THREAD_BYTES_MIN = 64 * 1024  # below it, going to a thread costs more t
 
 
 @dataclass(frozen=True, slots=True)
+class StagedBody:
+    """A staged object's key, and the digest and size that its message declares."""
+
+    claim: str
+    sha256_hex: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Promoted:
-    """A claim that held. `head` is the body's first bytes, `created` is False where the blob was there already."""
+    """A verified body. `head` is its first bytes; `created` is False where the blob existed already."""
 
     head: bytes
     created: bool
@@ -44,33 +53,32 @@ async def stage(blobs: Blobs, key: str, chunks: AsyncIterator[bytes], *, media_t
 
 async def verify_and_promote(
     blobs: Blobs,
+    staged: StagedBody,
     *,
-    claim: str,
-    sha256_hex: str,
-    size_bytes: int,
     head_bytes: int,
     moved: Callable[[], None],
     new_id: Callable[[], UUID] = uuid4,
 ) -> Promoted:
-    """Check a staged body against what its message says and put it at its content address; may be repeated.
+    """Verify a staged body and put it at its content address; may be repeated.
 
-    `moved` is called after each chunk and while the store copies: a large body takes minutes, and whoever watches must
-    see that it moves. A copy that hangs is ended by the store's client (headrace/store/blobs/store_url.py). The
-    staged object stays: `discard` it once the catalog's transaction is committed.
+    `moved` is called after each chunk and while the store copies: a large body takes minutes, and the watchdog must
+    see progress. A copy that hangs is ended by the store's client (headrace/store/blobs/store_url.py). The staged
+    object stays: `discard` it once the catalog's transaction is committed.
 
     Raises:
-        ClaimMissing: the claim is not under staging/, or nothing is there and the blob is not known either.
-        ClaimMismatch: its size or its digest is another.
-        StoreUnavailable, StoreRefused: as every use of the store.
+        ClaimMissingError: the claim is not under staging/, or no object is there and the blob does not exist either.
+        ClaimMismatchError: its size or its digest is another.
+        StoreUnavailableError, StoreRefusedError: as every use of the store.
     """
+    claim, size_bytes = staged.claim, staged.size_bytes
     if not claim.startswith(STAGING_PREFIX):
         raise ClaimMissingError(claim, where=blobs.where)
     copy = f"{PROMOTING_PREFIX}{new_id()}"
-    target = blob_key(sha256_hex)
+    target = blob_key(staged.sha256_hex)
     # Before it is copied: a store may refuse to copy what is far too large, and that would not be the message's fault.
-    staged = await blobs.stat(claim)
-    if staged is not None and staged.size_bytes != size_bytes:
-        raise ClaimMismatchError(claim, f"{staged.size_bytes} bytes instead of {size_bytes}", where=blobs.where)
+    stat = await blobs.stat(claim)
+    if stat is not None and stat.size_bytes != size_bytes:
+        raise ClaimMismatchError(claim, f"{stat.size_bytes} bytes instead of {size_bytes}", where=blobs.where)
     try:
         await _copied(blobs, claim, copy, moved)
     except BlobMissingError:
@@ -79,7 +87,7 @@ async def verify_and_promote(
             return Promoted(await blobs.get(target, offset=0, length=min(head_bytes, size_bytes)), created=False)
         raise ClaimMissingError(claim, where=blobs.where) from None
     try:
-        head = await _verified_head(blobs, copy, claim, (sha256_hex, size_bytes), head_bytes, moved)
+        head = await _verified_head(blobs, copy, staged, head_bytes, moved)
         created = not await _is_there(blobs, target, size_bytes)
         if created:
             await _copied(blobs, copy, target, moved)
@@ -93,6 +101,21 @@ async def discard(blobs: Blobs, claim: str) -> None:
     # The claim comes from a message: it must never reach what the service itself has stored.
     if claim.startswith(STAGING_PREFIX):
         await blobs.delete(claim)
+
+
+class StagedBodies:
+    """The staged bodies of one blob store, as the worker's port for them."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
+        """Verify a staged body, put it at its content address, and return its first bytes; see `verify_and_promote`."""
+        return (await verify_and_promote(self._blobs, staged, head_bytes=head_bytes, moved=moved)).head
+
+    async def discard(self, claim: str) -> None:
+        """Delete a staged body after its record is committed; may be repeated."""
+        await discard(self._blobs, claim)
 
 
 async def _copied(blobs: Blobs, source: str, target: str, moved: Callable[[], None]) -> None:
@@ -111,13 +134,12 @@ async def _is_there(blobs: Blobs, key: str, size_bytes: int) -> bool:
 
 
 async def _verified_head(
-    blobs: Blobs, copy: str, claim: str, said: tuple[str, int], head_bytes: int, moved: Callable[[], None]
+    blobs: Blobs, copy: str, staged: StagedBody, head_bytes: int, moved: Callable[[], None]
 ) -> bytes:
-    digest_said, size_said = said
-    seen = await blobs.stat(copy)
-    if seen is None or seen.size_bytes != size_said:
-        found = f"{seen.size_bytes if seen else 0} bytes instead of {size_said}"
-        raise ClaimMismatchError(claim, found, where=blobs.where)
+    stat = await blobs.stat(copy)
+    if stat is None or stat.size_bytes != staged.size_bytes:
+        mismatch = f"{stat.size_bytes if stat else 0} bytes instead of {staged.size_bytes}"
+        raise ClaimMismatchError(staged.claim, mismatch, where=blobs.where)
     digest = sha256()
     head = b""
     async with aclosing(blobs.stream(copy, VERIFY_CHUNK_BYTES)) as chunks:
@@ -128,6 +150,6 @@ async def _verified_head(
             else:
                 digest.update(chunk)
             moved()
-    if digest.hexdigest() != digest_said:
-        raise ClaimMismatchError(claim, f"its SHA-256 is {digest.hexdigest()}", where=blobs.where)
+    if digest.hexdigest() != staged.sha256_hex:
+        raise ClaimMismatchError(staged.claim, f"its SHA-256 is {digest.hexdigest()}", where=blobs.where)
     return head

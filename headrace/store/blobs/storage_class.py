@@ -25,7 +25,10 @@ _HINT = "Check HEADRACE_ARCHIVE_STORAGE_CLASS, and what the store's keys may do 
 
 
 class StorageClassStore:
-    """The objects of an archive at s3://. Every method may be repeated; raises StoreUnavailable or StoreRefused."""
+    """The objects of an archive at s3://. Every method may be repeated.
+
+    Raises StoreUnavailableError or StoreRefusedError.
+    """
 
     def __init__(self, client: Any, bucket: str, prefix: str, storage_class: str) -> None:
         """Use an opened client; see `open`."""
@@ -56,7 +59,7 @@ class StorageClassStore:
         """Put an object into the storage class, where there is one; its size and checksum must stay.
 
         Raises:
-            BlobMissing: there is no such object.
+            BlobMissingError: there is no such object.
         """
         if not self._class:
             return
@@ -81,7 +84,7 @@ class StorageClassStore:
         """Say whether an object can be read now; where it cannot, its restore is asked for, once.
 
         Raises:
-            BlobMissing: there is no such object.
+            BlobMissingError: there is no such object.
         """
         seen = await self._head(key)
         if seen.get("StorageClass") not in _SLEEPING:

@@ -39,7 +39,7 @@ def open_target(url: str, *, endpoint: str, region: str, access_key: str, secret
     """Open clients for a store; nothing is sent yet.
 
     Raises:
-        StoreRefused: the URL is of no known kind, or a value is not usable.
+        StoreRefusedError: the URL is of no known kind, or a value is not usable.
     """
     parts = urlsplit(url)
     where = address(url) + (f" at {address(endpoint)}" if endpoint else "")

@@ -43,7 +43,7 @@ async def read_placed(blobs: Blobs, placed: StoredBody) -> bytes:
     """Return bytes from where the catalog says that they are, whole and verified. May be repeated.
 
     Raises:
-        BlobArchived: they are in the archive. All that `read_verified` raises.
+        BlobArchivedError: they are in the archive. All that `read_verified` raises.
     """
     if placed.store_key is None:
         raise BlobMissingError(placed.digest, where=blobs.where)
@@ -58,8 +58,8 @@ async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_byte
     """Return an object's bytes, or `size_bytes` of it from `offset`, whole and verified. May be repeated.
 
     Raises:
-        BlobCorrupt: the bytes do not hash to the digest. BlobMissing: there is no such object.
-        StoreUnavailable, StoreRefused: as every use of the store.
+        BlobCorruptError: the bytes do not hash to the digest. BlobMissingError: there is no such object.
+        StoreUnavailableError, StoreRefusedError: as every use of the store.
     """
     data = await _read(blobs, key, offset, size_bytes)
     if len(data) != size_bytes:

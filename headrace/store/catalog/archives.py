@@ -29,11 +29,10 @@ from uuid import UUID
 
 import asyncpg
 
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.events import Kind
 from headrace.store.catalog.orphan_gc import leading
-from headrace.store.catalog.rows import BlobPlace
-from headrace.store.postgres import catalog_errors
-from headrace.store.statements import statements
+from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
@@ -105,7 +104,7 @@ class MovedBodies:
 class Archives:
     """The catalog, as moves read and write it; every method may be repeated.
 
-    Raises CatalogUnavailable, also where the lock was lost, or CatalogRefused.
+    Raises CatalogUnavailableError, also where the lock was lost, or CatalogRefusedError.
     """
 
     def __init__(self, holder: "Pooled", dsn: str) -> None:
@@ -120,7 +119,7 @@ class Archives:
         """Become the one process that moves or repairs.
 
         Raises:
-            Busy: another one is at work. CatalogUnavailable, CatalogRefused.
+            Busy: another one is at work. CatalogUnavailableError, CatalogRefusedError.
         """
         async with leading(dsn, application="headrace archive") as holder:
             yield cls(holder, dsn)

@@ -13,11 +13,7 @@ import orjson
 
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
-from headrace.schemas.digest import event_id
-from headrace.schemas.events import Kind
-from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
-from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
-from headrace.store.catalog.rows import (
+from headrace.schemas.catalog_rows import (
     BlobPlace,
     BlobRow,
     CommitResult,
@@ -28,9 +24,12 @@ from headrace.store.catalog.rows import (
     RowBatch,
     SightingRow,
 )
+from headrace.schemas.digest import event_id
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
 from headrace.store.errors import BlobsCollectedError, address
-from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -71,7 +70,7 @@ class Catalog:
         statement_s_max: float = STATEMENT_S_MAX,
         application: str = "headrace",
     ) -> Self:
-        """Connect; raises CatalogUnavailable or CatalogRefused."""
+        """Connect; raises CatalogUnavailableError or CatalogRefusedError."""
         pool = await open_pool(
             dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
         )
@@ -87,8 +86,8 @@ class Catalog:
         When the answer to COMMIT is lost, nobody knows which way it went: repeat the same batch.
 
         Raises:
-            CatalogUnavailable: repeat the batch. CatalogRefused: a row breaks a rule of the schema.
-            BlobsCollected: put the batch's objects again, under the generation of now, before it is repeated.
+            CatalogUnavailableError: repeat the batch. CatalogRefusedError: a row breaks a rule of the schema.
+            BlobsCollectedError: put the batch's objects again, under the generation of now, before it is repeated.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()

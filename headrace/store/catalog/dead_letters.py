@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from headrace.runtime.errors import HeadraceError
+from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.topics import INPUT_RETENTION_S
-from headrace.store.catalog.rows import DeadLetterRow
-from headrace.store.postgres import borrowed, catalog_errors, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -115,7 +114,7 @@ class Claims:
         """Claim attempts, and return those whose message is to be published; the others have been meanwhile.
 
         Raises:
-            CatalogUnavailable: the lock may be lost. Nothing may be published.
+            CatalogUnavailableError: the lock may be lost. Nothing may be published.
         """
         ids, numbers = zip(*attempts, strict=True)
         with catalog_errors(self._dsn):
@@ -126,7 +125,7 @@ class Claims:
 
 
 class DeadLetters:
-    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+    """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""

@@ -8,8 +8,7 @@ from uuid import UUID
 
 from headrace.schemas.events import Kind
 from headrace.store.catalog.views import StoredRecord
-from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
     import asyncpg
@@ -66,7 +65,7 @@ class Exported:
 
 
 class Exports:
-    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+    """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""

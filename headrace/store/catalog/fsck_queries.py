@@ -11,8 +11,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.archives import Location
 from headrace.store.catalog.orphan_gc import STATEMENT_S_MAX
-from headrace.store.postgres import borrowed, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -92,7 +91,7 @@ class MessagePlace:
 
 
 class FsckQueries:
-    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused. Lists end at FOUND_MAX.
+    """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError. Lists end at FOUND_MAX.
 
     `alone`, `packs`, `members` and `named` speak of the blobs in the store; of an `in_archive`, of those there.
     """
@@ -102,7 +101,7 @@ class FsckQueries:
         self._pool = pool
         self._dsn = dsn
         self._archived = archived
-        self._sql = statements("inventory")
+        self._sql = statements("fsck_queries")
 
     @classmethod
     @asynccontextmanager

@@ -9,8 +9,8 @@ from uuid import UUID
 import orjson
 
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool
-from headrace.store.statements import statements
+from headrace.schemas.catalog_rows import Labelled
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -41,18 +41,8 @@ class LabelVersion:
     functions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """What a version says of a record: its label, and by the names of functions their votes and errors."""
-
-    record_id: UUID
-    label: str | None
-    votes: dict[str, str]
-    errors: dict[str, str]
-
-
 class Labels:
-    """Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+    """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""

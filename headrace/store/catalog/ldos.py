@@ -8,8 +8,7 @@ from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.pagination import within
 from headrace.store.catalog.views import public_ldo_id
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     import asyncpg
@@ -37,7 +36,7 @@ class ListedLdo:
 class Ldos:
     """Lists LDOs. `scopes` are what the caller reaches, 'site/source' or 'site/*'; None is everything.
 
-    Raises CatalogUnavailable or CatalogRefused.
+    Raises CatalogUnavailableError or CatalogRefusedError.
     """
 
     def __init__(self, pool: "Pool", dsn: str) -> None:

@@ -13,7 +13,7 @@ So a collection of some keys goes like this, all of it by the one process that h
     release  in one transaction: remove the marks, and add one to the generation
 
 and a worker: it notes a generation *before* it puts, and its transaction takes ENTER_LOCK shared, as its first
-statement; it then refuses (`BlobsCollected`) if one of its keys is marked, or if the generation is another.
+statement; it then refuses (`BlobsCollectedError`) if one of its keys is marked, or if the generation is another.
 
 Claim: if the worker's transaction commits a key, its object is there. Consider a collection of that key, and when the
 worker held ENTER_LOCK:
@@ -43,8 +43,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from headrace.runtime.errors import HeadraceError
-from headrace.store.postgres import borrowed, catalog_errors, opened_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
@@ -58,7 +57,7 @@ STATEMENT_S_MAX = 600.0  # whole tables are read
 
 async def take_over(connection: "Pooled") -> None:
     """Release the marks of a collector that is gone; nothing happens while one is at work."""
-    await connection.execute(statements("collection")["take_over"], COLLECTOR_LOCK, MARK_S_MAX)
+    await connection.execute(statements("orphan_gc")["take_over"], COLLECTOR_LOCK, MARK_S_MAX)
 
 
 class GcRunningError(HeadraceError):
@@ -71,13 +70,13 @@ async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
 
     Raises:
         Busy: another one is at work, or was until a moment ago and ended in the middle of a collection.
-        CatalogUnavailable, CatalogRefused.
+        CatalogUnavailableError, CatalogRefusedError.
     """
     async with (
         opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application) as pool,
         borrowed(pool, dsn) as holder,
     ):
-        sql = statements("collection")
+        sql = statements("orphan_gc")
         if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
             raise GcRunningError(
                 "archive_running",
@@ -102,7 +101,7 @@ class OrphanGc:
         """Use the connection that holds the lock; see `open`."""
         self._holder = holder
         self._dsn = dsn
-        self._sql = statements("collection")
+        self._sql = statements("orphan_gc")
 
     @classmethod
     @asynccontextmanager
@@ -110,7 +109,7 @@ class OrphanGc:
         """Become the one collector, and release what an earlier one left marked long enough ago.
 
         Raises:
-            Busy: as `leading`. CatalogUnavailable, CatalogRefused.
+            Busy: as `leading`. CatalogUnavailableError, CatalogRefusedError.
         """
         async with leading(dsn, application="headrace collection") as holder:
             collection = cls(holder, dsn)
@@ -121,7 +120,7 @@ class OrphanGc:
         """Mark objects, and return those that may be deleted now: no row refers to them, and none can before release.
 
         Raises:
-            CatalogUnavailable: workers' transactions did not end in time, or the lock is lost. Nothing may be deleted.
+            CatalogUnavailableError: workers' transactions did not end in time, or the lock is lost: delete nothing.
         """
         with catalog_errors(self._dsn):
             async with self._holder.transaction():
@@ -135,7 +134,7 @@ class OrphanGc:
         """Remove every mark; from here on workers put anew what was deleted.
 
         Raises:
-            CatalogUnavailable: the lock was lost. The marks stay: they may be another collector's.
+            CatalogUnavailableError: the lock was lost. The marks stay: they may be another collector's.
         """
         with catalog_errors(self._dsn):
             await self._holder.execute(self._sql["release"])

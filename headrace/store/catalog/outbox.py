@@ -9,8 +9,7 @@ import asyncpg
 
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.store.catalog.relay_session import Lead, OutboxListener, listen, wait_to_lead
-from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -34,7 +33,10 @@ class Pending:
 
 
 class Outbox:
-    """Unpublished announcements. Every method may be repeated; raises CatalogUnavailable or CatalogRefused."""
+    """Unpublished announcements. Every method may be repeated.
+
+    Raises CatalogUnavailableError or CatalogRefusedError.
+    """
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""

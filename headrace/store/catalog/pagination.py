@@ -6,7 +6,7 @@ from uuid import UUID
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.views import RecordFilters
-from headrace.store.statements import statements
+from headrace.store.postgres import statements
 
 TIME_US_MAX = 253_402_300_799_999_999  # the last microsecond of the year 9999
 _TIME = "timestamptz 'epoch' + {}::bigint * interval '1 microsecond'"

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import is_digest, record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.pagination import cursor_of, key_of, page_query, within
-from headrace.store.catalog.rows import BlobPlace
 from headrace.store.catalog.views import (
     CatalogCounts,
     RecordDetail,
@@ -18,8 +18,7 @@ from headrace.store.catalog.views import (
     StoredRecord,
 )
 from headrace.store.errors import RecordAmbiguousError, RecordMissingError
-from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool
-from headrace.store.statements import statements
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -35,7 +34,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Queries:
-    """The catalog, as lists and shows read it. Raises CatalogUnavailable or CatalogRefused.
+    """The catalog, as lists and shows read it. Raises CatalogUnavailableError or CatalogRefusedError.
 
     `scopes` are what a reader reaches, 'site/source' or 'site/*'; without them it reaches everything.
     """
@@ -83,7 +82,7 @@ class Queries:
         Of an LDO id or a code that came several times, it is the newest.
 
         Raises:
-            RecordMissing: there is none within the scopes. RecordAmbiguous: a beginning fits several.
+            RecordMissingError: there is none within the scopes. RecordAmbiguousError: a beginning fits several.
         """
         found = await self._by_ids(await self._reached(await self._candidates(wanted.strip(), scopes), scopes))
         match found:

@@ -14,8 +14,7 @@ import asyncpg
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.store.errors import CatalogUnavailableError
-from headrace.store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_errors
-from headrace.store.statements import statements
+from headrace.store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_errors, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Connection
@@ -90,7 +89,7 @@ async def try_lead(dsn: str) -> Lead | None:
     """Take the lead if it is free; None while another session holds it.
 
     Raises:
-        CatalogUnavailable, CatalogRefused.
+        CatalogUnavailableError, CatalogRefusedError.
     """
     connection = await _connect(dsn)
     try:

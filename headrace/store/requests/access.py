@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -62,7 +61,7 @@ class KeptAnswer:
 
 
 class Access:
-    """The tables of the gateway's door. Raises CatalogUnavailable or CatalogRefused."""
+    """The tables of the gateway's door. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""

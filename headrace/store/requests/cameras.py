@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -25,7 +24,7 @@ class CameraRow:
 
 
 class Cameras:
-    """The table of cameras. Raises CatalogUnavailable or CatalogRefused.
+    """The table of cameras. Raises CatalogUnavailableError or CatalogRefusedError.
 
     `versions` are those that a change may be made from; None is any. `scopes` are what a reader reaches, 'site/source'
     or 'site/*'; None is everything.

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -38,13 +37,13 @@ class IngestStatus:
 
 
 class IngestStatuses:
-    """Asks the catalog for outcomes. Raises CatalogUnavailable or CatalogRefused."""
+    """Asks the catalog for outcomes. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""
         self._pool = pool
         self._dsn = dsn
-        self._sql = statements("landing")["outcomes"]
+        self._sql = statements("ingest_status")["outcomes"]
 
     async def outcomes(self, places: Sequence[MessageRef]) -> list[IngestStatus]:
         """Return what became of each message, in their order."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -59,7 +58,7 @@ class UploadPart:
 
 
 class Uploads:
-    """The tables of uploads. Raises CatalogUnavailable or CatalogRefused."""
+    """The tables of uploads. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.liveness import liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.topics import PERCEIVED, PREPROCESSED
 from headrace.store.blobs.blob_store import Blobs
-from headrace.streams.consumers import perception as perceiving
-from headrace.streams.consumers import preprocessing as measuring
-from headrace.streams.consumers.derive import TOPICS, Deriving
+from headrace.streams.consumers import perception as perception_module
+from headrace.streams.consumers import preprocessing as preprocessing_module
+from headrace.streams.consumers.derive import TOPICS, DerivingConsumer
 from headrace.streams.worker.lag import LagProbe
-from headrace.streams.worker.liveness import liveness
 
 
 async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
@@ -23,9 +23,11 @@ async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
         HeadraceError: a service is away or refuses, or a topic is missing.
     """
     blobs = Blobs.from_settings(settings)
-    measured = measuring.Preprocessing(blobs)
-    deriving = Deriving(settings, measuring.NAME, measured.compute, blobs=blobs, forget=lambda _places: None)
-    return await _serve(settings, deriving, blobs, PREPROCESSED.name, stop)
+    preprocessor = preprocessing_module.Preprocessing(blobs)
+    consumer = DerivingConsumer(
+        settings, preprocessing_module.NAME, preprocessor.compute, blobs=blobs, forget=lambda _places: None
+    )
+    return await _serve(settings, consumer, blobs, PREPROCESSED.name, stop)
 
 
 async def perception(settings: Settings, stop: asyncio.Event) -> int:
@@ -35,34 +37,34 @@ async def perception(settings: Settings, stop: asyncio.Event) -> int:
         HeadraceError: a service is away or refuses, or a topic is missing.
     """
     blobs = Blobs.from_settings(settings)
-    seen = perceiving.Perception()
-    deriving = Deriving(settings, perceiving.NAME, seen.compute, blobs=blobs, forget=seen.forget)
-    return await _serve(settings, deriving, blobs, PERCEIVED.name, stop)
+    detector = perception_module.Perception()
+    consumer = DerivingConsumer(settings, perception_module.NAME, detector.compute, blobs=blobs, forget=detector.forget)
+    return await _serve(settings, consumer, blobs, PERCEIVED.name, stop)
 
 
 CONSUMERS: dict[str, Callable[[Settings, asyncio.Event], Awaitable[int]]] = {
-    measuring.NAME: preprocessing,
-    perceiving.NAME: perception,
+    preprocessing_module.NAME: preprocessing,
+    perception_module.NAME: perception,
 }
 
 
-async def _serve(settings: Settings, deriving: Deriving, blobs: Blobs, output: str, stop: asyncio.Event) -> int:
+async def _serve(settings: Settings, consumer: DerivingConsumer, blobs: Blobs, output: str, stop: asyncio.Event) -> int:
     admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
     # What is in hand says whether this process moves; the lag, whether it should have something in hand. While Kafka is
     # away the lag says nothing, so an outage is not taken for standing still.
-    lag = LagProbe(settings, deriving.group, TOPICS, deriving.assigned)
+    lag = LagProbe(settings, consumer.group, TOPICS, consumer.assigned)
     async with liveness(
         settings,
-        waiting=lambda: deriving.waiting() or lag.waiting(),
-        progress=lambda: (deriving.progress(), lag.progress()),
-        doing=lambda: "a batch is being handled" if deriving.waiting() else "waiting for frames",
+        waiting=lambda: consumer.waiting() or lag.waiting(),
+        progress=lambda: (consumer.progress(), lag.progress()),
+        doing=lambda: "a batch is being handled" if consumer.waiting() else "waiting for frames",
         probes={"kafka": lag.check, "store": blobs.check},
     ):
         lag.start()
         try:
             get_log().info(Action.STARTED)
-            return await deriving.run(stop)
+            return await consumer.run(stop)
         finally:
             await asyncio.to_thread(lag.stop)

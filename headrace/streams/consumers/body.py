@@ -21,8 +21,8 @@ class Body:
         """Return the bytes, whole and verified. May be repeated; each time they are read anew.
 
         Raises:
-            BlobCorrupt: they do not hash to the announced digest. BlobMissing: there is no such object.
-            StoreUnavailable, StoreRefused: the store does not answer, or does not let us in.
+            BlobCorruptError: they do not hash to the announced digest. BlobMissingError: there is no such object.
+            StoreUnavailableError, StoreRefusedError: the store does not answer, or does not let us in.
         """
         event = self._event
         return await read_verified(

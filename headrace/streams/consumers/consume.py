@@ -1,4 +1,4 @@
-"""The public consumer: announcements in, a handler of yours, offsets committed after it returned."""
+"""The public consumer: it calls your handler for each announcement and commits offsets after the handler returned."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,7 +14,8 @@ from headrace.schemas.topics import ingested_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.group_consumer import GroupConsumer, PolledEvent, TopicPartitionKey
-from headrace.streams.consumers.retrying_handler import Retries, RetryingHandler
+from headrace.streams.consumers.retrying_handler import RetryingHandler
+from headrace.streams.worker.retry import RetryPolicy
 
 
 async def consume(
@@ -25,14 +26,14 @@ async def consume(
     settings: Settings | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Call `handler` for each record that was ingested, until `stop` is set.
+    """Call `handler` for each ingested record, until `stop` is set.
 
-    Every record of these kinds reaches the group `group` at least once: its place is committed after the handler
-    returned, so a handler must bear a repetition (`event.event_id` is the same then). One source's records come in
-    their order; up to `consumer_events_max` are taken up at a time, the topics' partitions beside each other. Several
-    processes with the same group share the work. A new group begins with the oldest announcement that Kafka keeps.
+    Every record of these kinds is delivered to the group `group` at least once: its offset is committed after the
+    handler returned, so a handler must be idempotent (`event.event_id` is the same at a repetition). The records of one
+    source come in order; up to `consumer_events_max` are polled at a time, and partitions are handled concurrently.
+    Processes with the same group share the partitions. A new group begins with the oldest announcement in Kafka.
 
-    The handler may raise: it is called again, after a pause that grows, for `processing_deadline_s` seconds.
+    A handler that raises is retried with backoff for `processing_deadline_s` seconds.
 
     Example:
         async def print_size(event: Ingested, body: Body) -> None:
@@ -41,42 +42,41 @@ async def consume(
         asyncio.run(consume("frame", "my-model", print_size))
 
     Raises:
-        HeadraceError: a kind is unknown, a setting is wrong, or Kafka does not answer or refuses us.
-        Exception: whatever the handler still raised at its deadline; its record is the first to come when consuming
-            begins again.
+        HeadraceError: a kind is unknown, a setting is invalid, or Kafka does not answer or refuses the client.
+        Exception: what the handler raised at its deadline; its record is delivered first after a restart.
     """
     settings = settings or load_settings()
     stop = stop or asyncio.Event()
     topics = [ingested_topic(kind).name for kind in _kinds(kinds)]
     blobs = Blobs.from_settings(settings)
 
-    async def handle(taken: PolledEvent) -> None:
-        await handler(taken.event, Body(taken.event, blobs))
+    async def handle(polled: PolledEvent) -> None:
+        await handler(polled.event, Body(polled.event, blobs))
 
-    retries = Retries(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
-    handling = RetryingHandler(group, handle, retries, stop)
-    intake = GroupConsumer(settings, group, topics, given_up=_nobody)
+    policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
+    retrying = RetryingHandler(group, handle, policy, stop)
+    consumer = GroupConsumer(settings, group, topics, on_revoked=_ignore)
     try:
         await wait_for_kafka(settings, stop=stop)
     except StoppedError:
         return
-    await intake.open()
+    await consumer.open()
     try:
-        await _loop(intake, handling, settings.consumer_events_max, stop)
+        await _loop(consumer, retrying, settings.consumer_events_max, stop)
     except KafkaException as error:
         raise kafka_unreachable(settings, error.args[0]) from None
     finally:
-        await intake.close()
+        await consumer.close()
 
 
-async def _loop(intake: GroupConsumer, handling: RetryingHandler, events_max: int, stop: asyncio.Event) -> None:
+async def _loop(consumer: GroupConsumer, retrying: RetryingHandler, events_max: int, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        batch = await intake.take(events_max)
-        handled = await handling.run(batch)
-        await intake.commit(handled.next_offsets)
+        batch = await consumer.poll(events_max)
+        handled = await retrying.run(batch)
+        await consumer.commit(handled.next_offsets)
         if handled.errors:
             raise handled.errors[0]
-        await intake.give_back(handled.unfinished)
+        await consumer.seek(handled.unfinished)
 
 
 def _kinds(kinds: Kind | str | Iterable[Kind | str]) -> list[Kind]:
@@ -84,10 +84,8 @@ def _kinds(kinds: Kind | str | Iterable[Kind | str]) -> list[Kind]:
     try:
         return [Kind(kind) for kind in named]
     except ValueError:
-        raise HeadraceError(
-            "kind_unknown", f"there is no kind among {named} that is not one of {', '.join(Kind)}", hint="name a kind"
-        ) from None
+        raise HeadraceError("kind_unknown", f"unknown kind in {named}", hint=f"use one of {', '.join(Kind)}") from None
 
 
-def _nobody(_partitions: set[TopicPartitionKey]) -> None:
+def _ignore(_partitions: set[TopicPartitionKey]) -> None:
     return

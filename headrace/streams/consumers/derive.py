@@ -1,4 +1,4 @@
-"""A consumer that says something about every frame: results exactly once, whatever ends it on the way."""
+"""A consumer that computes a result for every frame and publishes it exactly once, whatever ends the process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,8 +17,9 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch, PolledEvent, TopicPartitionKey
 from headrace.streams.consumers.results import ResultMessage, Results, message_of
-from headrace.streams.consumers.retrying_handler import Handled, Retries, RetryingHandler
-from headrace.streams.producer_reset import ProducerResetError
+from headrace.streams.consumers.retrying_handler import Handled, RetryingHandler
+from headrace.streams.transaction_errors import ProducerResetError
+from headrace.streams.worker.retry import RetryPolicy
 
 FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
 
@@ -27,10 +28,10 @@ TOPICS = (ingested_topic(Kind.FRAME).name,)
 Compute: TypeAlias = Callable[[Ingested, Body, TopicPartitionKey], Awaitable[PreprocessedFrame | PerceivedFrame]]
 
 
-class Deriving:
-    """Takes frames, computes a result for each, publishes results and offsets together.
+class DerivingConsumer:
+    """Polls frames, computes a result for each, and publishes results and offsets in one transaction.
 
-    `forget` is told of partitions that went to other members; with None, of all: what was taken may come again.
+    `forget` is called with revoked partitions, and with None for all of them: their events may be delivered again.
     """
 
     def __init__(
@@ -47,27 +48,27 @@ class Deriving:
         self._compute = compute
         self._blobs = blobs
         self._forget = forget
-        self._made: dict[TopicPartitionKey, list[ResultMessage]] = {}
-        self._handling: RetryingHandler | None = None
-        self._intake: GroupConsumer | None = None
+        self._results: dict[TopicPartitionKey, list[ResultMessage]] = {}
+        self._handler: RetryingHandler | None = None
+        self._consumer: GroupConsumer | None = None
         self._failures = 0
         self._publishing = False
         self.published = 0
 
     def waiting(self) -> bool:
-        """Say whether there is work in hand, for the watchdog."""
-        return self._publishing or (self._handling is not None and self._handling.busy)
+        """Return whether a batch is being handled or published, for the watchdog."""
+        return self._publishing or (self._handler is not None and self._handler.busy)
 
     def progress(self) -> object:
-        """Return what differs once something moved."""
-        return self.published, self._failures, self._handling.progress if self._handling else 0
+        """Return a value that changes with every step of progress."""
+        return self.published, self._failures, self._handler.progress if self._handler else 0
 
     def assigned(self) -> Iterable[TopicPartitionKey] | None:
-        """Return the partitions that are this member's; None while it is not yet a member, or no longer one."""
-        return self._intake.assigned if self._intake else None
+        """Return the partitions assigned to this member; None while it is not a member."""
+        return self._consumer.assigned if self._consumer else None
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Work until `stop` is set; returns the exit code.
+        """Consume until `stop` is set; return the exit code.
 
         Raises:
             HeadraceError: a frame's body could not be read until the deadline.
@@ -86,44 +87,44 @@ class Deriving:
         return Exit.OK
 
     async def _member(self, stop: asyncio.Event) -> None:
-        """Be a member of the group until the stop, or until something failed."""
+        """Be a member of the group until `stop` is set or Kafka fails."""
         settings = self._settings
         self._forget(None)
-        retries = Retries(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
-        handling = self._handling = RetryingHandler(self.group, self._one, retries, stop)
-        intake = GroupConsumer(settings, self.group, TOPICS, given_up=self._forget)
-        # A name of its own for each membership: the group's generation, not the name, fences who lost a partition.
+        policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
+        handler = self._handler = RetryingHandler(self.group, self._handle, policy, stop)
+        consumer = GroupConsumer(settings, self.group, TOPICS, on_revoked=self._forget)
+        # Each membership has its own transactional id: the group's generation fences a member that lost a partition.
         results = Results(settings, f"{self.group}-{uuid4()}")
         try:
-            await intake.run(results.open)
-            await intake.open()
-            self._intake = intake
+            await consumer.run(results.open)
+            await consumer.open()
+            self._consumer = consumer
             get_log().info(Action.READY, group=self.group)
             while not stop.is_set():
-                batch = await intake.take(settings.consumer_events_max)
+                batch = await consumer.poll(settings.consumer_events_max)
                 if batch.next_offsets:
-                    await self._batch(batch, intake, results, handling)
+                    await self._batch(batch, consumer, results, handler)
         finally:
             self._publishing = False
-            self._intake = None
-            await intake.run(results.close)
-            await intake.close()
+            self._consumer = None
+            await consumer.run(results.close)
+            await consumer.close()
 
     async def _batch(
-        self, batch: PolledBatch, intake: GroupConsumer, results: Results, handling: RetryingHandler
+        self, batch: PolledBatch, consumer: GroupConsumer, results: Results, handler: RetryingHandler
     ) -> None:
-        self._made = {}
-        handled: Handled = await handling.run(batch)
-        messages = [message for made in self._made.values() for message in made]
+        self._results = {}
+        handled: Handled = await handler.run(batch)
+        messages = [message for messages in self._results.values() for message in messages]
         self._publishing = True
-        await intake.run(lambda: results.publish(messages, handled.next_offsets, intake.group_metadata()))
+        await consumer.run(lambda: results.publish(messages, handled.next_offsets, consumer.group_metadata()))
         self._publishing = False
         self._failures = 0
         self.published += len(messages)
         if handled.errors:
             raise handled.errors[0]
-        await intake.give_back(handled.unfinished)
+        await consumer.seek(handled.unfinished)
 
-    async def _one(self, taken: PolledEvent) -> None:
-        result = await self._compute(taken.event, Body(taken.event, self._blobs), taken.place)
-        self._made.setdefault(taken.place, []).append(message_of(result, taken.traceparent))
+    async def _handle(self, polled: PolledEvent) -> None:
+        result = await self._compute(polled.event, Body(polled.event, self._blobs), polled.partition)
+        self._results.setdefault(polled.partition, []).append(message_of(result, polled.traceparent))

@@ -1,8 +1,8 @@
-"""Announcements from Kafka, a batch at a time; librdkafka's blocking calls have one thread to themselves.
+"""A consumer group member that polls announcements in batches; librdkafka's blocking calls have one thread.
 
-Nothing is taken while a batch is being handled, so partitions change hands only between batches: what was handled is
-committed before a partition goes, and what is not committed was not begun by anybody else. Heartbeats come from
-librdkafka's own thread; a batch that takes longer than `POLL_INTERVAL_S_MAX` loses its partitions and cannot commit.
+It does not poll while a batch is being handled, so a rebalance happens only between batches: offsets are committed
+before a partition is revoked, and no other member has begun what is not committed. Heartbeats come from librdkafka's
+own thread; a batch that takes longer than `POLL_INTERVAL_S_MAX` loses its partitions and cannot commit.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ RECONNECT_MS_MAX = 1000  # librdkafka's default would notice ten seconds late th
 # Announcements are below 1 KiB: this holds thousands of them ready without weighing on memory.
 QUEUED_KIB_MAX = 16 * 1024
 
-# The group has moved on without us: what we hold belongs to another member by now, who begins at the committed offset.
+# The group rebalanced without us: our partitions belong to another member, who begins at the committed offset.
 _LOST = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -50,19 +50,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PolledEvent:
-    """One announcement and where it stood."""
+    """One announcement with its partition and offset."""
 
     event: Ingested
     traceparent: str | None
-    place: TopicPartitionKey
+    partition: TopicPartitionKey
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class PolledBatch:
-    """What was taken at once: each partition's announcements in their order, and the offsets that follow them."""
+    """The announcements of one poll by partition, in order, and the offsets that follow them."""
 
-    taken: dict[TopicPartitionKey, list[PolledEvent]] = field(default_factory=dict)
+    events: dict[TopicPartitionKey, list[PolledEvent]] = field(default_factory=dict)
     next_offsets: dict[TopicPartitionKey, int] = field(default_factory=dict)
 
 
@@ -75,12 +75,12 @@ class GroupConsumer:
         group: str,
         topics: Sequence[str],
         *,
-        given_up: Callable[[set[TopicPartitionKey]], None],
+        on_revoked: Callable[[set[TopicPartitionKey]], None],
     ) -> None:
-        """`given_up` is told which partitions went to others; it is called from a thread."""
+        """`on_revoked` is called, from a thread, with the partitions that were revoked or lost."""
         self._group = group
         self._topics = list(topics)
-        self._given_up = given_up
+        self._notify_revoked = on_revoked
         self._config = client_config(
             settings,
             group_id=group,
@@ -88,7 +88,7 @@ class GroupConsumer:
             enable_auto_commit=False,
             enable_auto_offset_store=False,
             auto_offset_reset="earliest",
-            # The others keep their partitions, and what they remember of their sources, when a member comes or goes.
+            # The other members keep their partitions, and their state of the sources, when a member joins or leaves.
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=int(settings.kafka_session_s * 1000),
             heartbeat_interval_ms=int(heartbeat_s(settings.kafka_session_s) * 1000),
@@ -102,84 +102,79 @@ class GroupConsumer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{group}")
         self._consumer: Consumer | None = None
         self._uncommitted: dict[TopicPartitionKey, int] = {}
-        self._gone: set[TopicPartitionKey] = set()
+        self._revoked: set[TopicPartitionKey] = set()
         self._joined = False
         self.assigned: frozenset[TopicPartitionKey] | None = None
-        """The partitions that this member had when it last took something, None where the group had not said yet.
-
-        Readable from any thread.
-        """
+        """The partitions assigned at the last poll; None before the first assignment. Readable from any thread."""
 
     async def open(self) -> None:
         """Join the group."""
         await self.run(self._open)
 
-    async def take(self, events_max: int) -> PolledBatch:
-        """Return what has come, at most `events_max`; an empty batch where nothing came for `POLL_S` seconds.
+    async def poll(self, events_max: int) -> PolledBatch:
+        """Return at most `events_max` announcements; an empty batch if none arrives within `POLL_S` seconds.
 
         Raises:
-            KafkaException: Kafka refuses us.
+            KafkaException: Kafka refuses the client.
         """
-        return await self.run(lambda: self._take(events_max))
+        return await self.run(lambda: self._poll(events_max))
 
     async def commit(self, next_offsets: Mapping[TopicPartitionKey, int]) -> None:
-        """Note that everything before these offsets was handled. May be repeated.
-
-        Partitions that went to another member are left to it.
+        """Commit offsets; may be repeated. Partitions that were reassigned are left to their new owner.
 
         Raises:
-            KafkaException: Kafka did not take it.
+            KafkaException: Kafka rejected the commit.
         """
         if next_offsets:
             await self.run(lambda: self._commit(next_offsets))
 
-    async def give_back(self, offsets: Mapping[TopicPartitionKey, int]) -> None:
-        """Take again from these offsets next time."""
+    async def seek(self, offsets: Mapping[TopicPartitionKey, int]) -> None:
+        """Continue from these offsets at the next poll."""
         if offsets:
             await self.run(lambda: self._seek(offsets))
 
     async def close(self) -> None:
-        """Leave the group, so that others take over at once."""
+        """Leave the group, so that its partitions are reassigned at once."""
         if self._consumer is not None:
             await self.run(self._consumer.close)
             self._consumer = None
         self._thread.shutdown(wait=False)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Make a blocking call on this intake's thread."""
+        """Run a blocking call on this consumer's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def group_metadata(self) -> Any:
-        """Return what a transaction needs to commit this member's offsets; belongs on the thread of `run`."""
+        """Return what a transaction needs to commit this member's offsets; call it on the thread of `run`."""
         assert self._consumer is not None
         return self._consumer.consumer_group_metadata()
 
     def _open(self) -> None:
         self._consumer = Consumer(self._config)
         self._consumer.subscribe(
-            self._topics, on_assign=self._on_assigned, on_revoke=self._on_gone, on_lost=self._on_gone
+            self._topics, on_assign=self._on_assigned, on_revoke=self._on_revoked, on_lost=self._on_revoked
         )
 
-    def _take(self, events_max: int) -> PolledBatch:
+    def _poll(self, events_max: int) -> PolledBatch:
         assert self._consumer is not None
         batch = PolledBatch()
         # `consume` would wait for all of `events_max`: the first is waited for, the others come if they are there.
         first = self._consumer.poll(POLL_S)
-        # What went while it was waited for may have come back within the same call: what was returned is ours.
-        self._gone.clear()
+        # A partition revoked during the poll may be assigned again within the same call: what was returned is ours.
+        self._revoked.clear()
         if first is not None:
             rest = self._consumer.consume(events_max - 1, 0) if events_max > 1 else []
             for message in (first, *rest):
-                self._sort(message, batch)
-        # A partition may go between the first message and the others: then its new owner takes all of them.
-        held = frozenset((place.topic, place.partition) for place in self._consumer.assignment())
-        self.assigned = held if held or self._joined else None
-        for place in self._gone:
-            batch.taken.pop(place, None)
-            batch.next_offsets.pop(place, None)
+                self._add(message, batch)
+        # A partition may be revoked between the first message and the others: then its new owner gets all of them.
+        assigned = frozenset((partition.topic, partition.partition) for partition in self._consumer.assignment())
+        self.assigned = assigned if assigned or self._joined else None
+        for key in self._revoked:
+            batch.events.pop(key, None)
+            batch.next_offsets.pop(key, None)
         return batch
 
-    def _sort(self, message: Message, batch: PolledBatch) -> None:
+    def _add(self, message: Message, batch: PolledBatch) -> None:
         if (error := message.error()) is not None:
             if error.fatal() or error.code() in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}:  # noqa: SLF001
                 raise KafkaException(error)
@@ -187,17 +182,17 @@ class GroupConsumer:
             return
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
-        place = topic, partition
-        batch.next_offsets[place] = offset + 1
+        key = topic, partition
+        batch.next_offsets[key] = offset + 1
         try:
             event = decode(message.value(), Ingested)
         except RejectedError as rejected:
-            # Somebody else wrote to our topic. There is nobody to tell but the operator, and nothing to wait for.
+            # Another program wrote to our topic: only the operator can act, and a retry cannot help.
             consumer_events_total.labels(self._group, "undecodable").inc()
             get_log().warning(Action.UNDECODABLE, topic=topic, partition=partition, offset=offset, why=rejected.reason)
             return
         trace = traceparent_of(cast("RawHeaders", message.headers() or []))
-        batch.taken.setdefault(place, []).append(PolledEvent(event, trace, place, offset))
+        batch.events.setdefault(key, []).append(PolledEvent(event, trace, key, offset))
 
     def _commit(self, next_offsets: Mapping[TopicPartitionKey, int]) -> None:
         assert self._consumer is not None
@@ -207,7 +202,7 @@ class GroupConsumer:
         except KafkaException as error:
             if error.args[0].code() not in _LOST:
                 raise
-            # Kept: where the partition stays ours, the next commit says it again.
+            # Kept: while the partition stays assigned, the next commit includes it.
             get_log().warning(Action.RETRYING, service="kafka", group=self._group, why=error.args[0].str())
             return
         failed = [answer.error for answer in answers or () if answer.error and answer.error.code() not in _LOST]
@@ -217,21 +212,21 @@ class GroupConsumer:
 
     def _seek(self, offsets: Mapping[TopicPartitionKey, int]) -> None:
         assert self._consumer is not None
-        held = {(place.topic, place.partition) for place in self._consumer.assignment()}
-        for position in _positions({place: offset for place, offset in offsets.items() if place in held}):
+        assigned = {(partition.topic, partition.partition) for partition in self._consumer.assignment()}
+        for position in _positions({key: offset for key, offset in offsets.items() if key in assigned}):
             self._consumer.seek(position)
 
     def _on_assigned(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        # It comes at the end of each rebalance, also with nothing new, so whoever stands by is told too.
+        # Called at the end of each rebalance, also without new partitions, so a standby member is told too.
         self._joined = True
 
-    def _on_gone(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._joined = False
-        gone = {(place.topic, place.partition) for place in partitions}
-        for place in gone:
-            self._uncommitted.pop(place, None)
-        self._gone |= gone
-        self._given_up(gone)
+        revoked = {(partition.topic, partition.partition) for partition in partitions}
+        for key in revoked:
+            self._uncommitted.pop(key, None)
+        self._revoked |= revoked
+        self._notify_revoked(revoked)
 
 
 def _positions(offsets: Mapping[TopicPartitionKey, int]) -> list[TopicPartition]:

@@ -45,7 +45,7 @@ def measure(data: bytes) -> Quality:
     """Decode an image and measure it; one of more than 25 megapixels at half its width and height.
 
     Raises:
-        NotDecodable.
+        NotDecodableError.
     """
     picture = decode(data, colour=True)
     colour = picture.pixels

@@ -6,6 +6,8 @@ the one to compare with.
 """
 
 import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
 from uuid import UUID
 
 from headrace.schemas.digest import result_id
@@ -14,13 +16,49 @@ from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.change_detection import Change, Look, change, look
 from headrace.streams.consumers.group_consumer import TopicPartitionKey
-from headrace.streams.consumers.memory_budget import FrameBudgets
-from headrace.streams.consumers.pictures import NotDecodableError, decode, decoding_bytes
-from headrace.streams.consumers.previous_frames import PreviousFrame, PreviousFrames
+from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decode, decoding_bytes
 
 NAME = "perception"
 
 LOOKS_BYTES_MAX = 64 * 1024 * 1024  # 290 sources of 16:9
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousFrame:
+    """A source's last frame."""
+
+    digest: str
+    look: Look
+    place: TopicPartitionKey
+
+
+class PreviousFrames:
+    """The last frame of each source, as many as fit; the sources that were silent for longest go first."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held_bytes = 0
+        self._seen: OrderedDict[tuple[str, str], PreviousFrame] = OrderedDict()
+
+    def swap(self, source: tuple[str, str], now: PreviousFrame) -> PreviousFrame | None:
+        """Keep the frame as the source's last, and return the one before."""
+        before = self._drop(source)
+        self._seen[source] = now
+        self._held_bytes += now.look.grey.nbytes
+        while self._held_bytes > self._bytes_max and len(self._seen) > 1:
+            self._drop(next(iter(self._seen)))
+        return before
+
+    def forget(self, places: set[TopicPartitionKey] | None) -> None:
+        """Forget the sources of these partitions; with None, all."""
+        for source in [source for source, seen in self._seen.items() if places is None or seen.place in places]:
+            self._drop(source)
+
+    def _drop(self, source: tuple[str, str]) -> PreviousFrame | None:
+        seen = self._seen.pop(source, None)
+        if seen is not None:
+            self._held_bytes -= seen.look.grey.nbytes
+        return seen
 
 
 class Perception:
@@ -38,7 +76,7 @@ class Perception:
         """Return what changed; a frame that is no picture has a result that says why.
 
         Raises:
-            StoreUnavailable, StoreRefused: the store is away.
+            StoreUnavailableError, StoreRefusedError: the store is away.
         """
         try:
             now = await self._look(body)

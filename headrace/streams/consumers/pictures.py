@@ -1,5 +1,8 @@
 """From an image's bytes to its pixels, within limits. Pure; slow enough to belong in a thread."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -7,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.schemas.limits import FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX
+from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX
 from headrace.schemas.media_probe import ImageHeader, image_header
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -19,6 +22,9 @@ Pixels: TypeAlias = NDArray[np.uint8]
 WHOLE_PIXELS_MAX = 25_000_000
 REDUCED_BYTES_A_PIXEL_MAX = 7
 WHOLE_BYTES_A_PIXEL_MAX = 9  # a progressive JPEG's coefficients and its colours; grey and Laplacian come after those
+COPIES_OF_A_BODY = 2  # the client's and ours, for a moment
+BODY_BYTES_AT_ONCE_MAX = COPIES_OF_A_BODY * FRAME_BYTES_MAX
+DECODING_BYTES_AT_ONCE_MAX = FRAME_PIXELS_MAX * REDUCED_BYTES_A_PIXEL_MAX  # the largest frame alone, or several
 
 # Frames are decoded beside each other in threads of our own; threads within one image would only compete.
 cv2.setNumThreads(1)
@@ -41,7 +47,7 @@ def decoding_bytes(data: bytes) -> int:
     """Return how much memory decoding and measuring will take at the most, before any of it is allocated.
 
     Raises:
-        NotDecodable: there is no header, or it announces more pixels than the contract allows.
+        NotDecodableError: there is no header, or it announces more pixels than the contract allows.
     """
     header = _header(data)
     pixels = header.width * header.height
@@ -52,7 +58,7 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
     """Return the picture, an EXIF orientation applied, and reduced to a half where it is larger than is needed.
 
     Raises:
-        NotDecodable: OpenCV cannot decode it, or its header announces more than the contract allows.
+        NotDecodableError: OpenCV cannot decode it, or its header announces more than the contract allows.
     """
     header = _header(data)
     if header.width * header.height <= WHOLE_PIXELS_MAX:
@@ -92,3 +98,38 @@ def narrowed(pixels: Pixels, width_max: int) -> Pixels:
         return pixels
     size = width_max, max(1, round(height * width_max / width))
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+class MemoryBudget:
+    """Bounds the bytes that are held at a time, so that many large frames wait for each other."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held = 0
+        self._freed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until so many bytes fit; what is larger than the whole budget goes alone."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._held == 0 or self._held + size_bytes <= self._bytes_max)
+            self._held += size_bytes
+        try:
+            yield
+        finally:
+            async with self._freed:
+                self._held -= size_bytes
+                self._freed.notify_all()
+
+
+class FrameBudgets:
+    """What a consumer that decodes frames may hold: the bodies of some, and what decoding a few of those takes."""
+
+    def __init__(self) -> None:
+        # A body is held while it waits to be decoded, never the other way round, so the two cannot block each other.
+        self._bodies = MemoryBudget(BODY_BYTES_AT_ONCE_MAX)
+        self.decoding = MemoryBudget(DECODING_BYTES_AT_ONCE_MAX)
+
+    def body(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
+        """Wait until a body of so many bytes may be read; to be held for as long as the body is."""
+        return self._bodies.hold(COPIES_OF_A_BODY * size_bytes)

@@ -10,8 +10,7 @@ from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.group_consumer import TopicPartitionKey
 from headrace.streams.consumers.image_quality import Quality, measure
-from headrace.streams.consumers.memory_budget import FrameBudgets
-from headrace.streams.consumers.pictures import NotDecodableError, decoding_bytes
+from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decoding_bytes
 
 NAME = "preprocessing"
 
@@ -27,7 +26,7 @@ class Preprocessing:
         """Return what was measured; a frame that is no picture has a result that says why.
 
         Raises:
-            StoreUnavailable, StoreRefused: the store is away.
+            StoreUnavailableError, StoreRefusedError: the store is away.
         """
         try:
             quality = await self._measured(body)

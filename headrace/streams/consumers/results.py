@@ -1,6 +1,6 @@
 """Results out and offsets committed, in one Kafka transaction: a `read_committed` reader sees each result once.
 
-The calls block and belong on the intake's thread. After any error both the producer and the membership are given up:
+The calls block and belong on the consumer's thread. After any error both the producer and the membership are given up:
 the next member begins at the offsets that the last committed transaction left (KIP-447).
 """
 
@@ -17,7 +17,7 @@ from headrace.schemas.events import PerceivedFrame, PreprocessedFrame
 from headrace.schemas.headers import Headers, headers_for
 from headrace.schemas.topics import PERCEIVED, PREPROCESSED
 from headrace.streams.consumers.group_consumer import RECONNECT_MS_MAX
-from headrace.streams.producer_reset import ProducerResetError
+from headrace.streams.transaction_errors import ProducerResetError
 
 INIT_S_MAX = 10
 COMMIT_S_MAX = 8
@@ -63,7 +63,7 @@ class Results:
         """Get ready.
 
         Raises:
-            StartOver.
+            ProducerResetError.
         """
         self._producer = Producer(self._config)
         try:
@@ -77,7 +77,7 @@ class Results:
         """Publish the results and commit what they were made from: all of it, or nothing.
 
         Raises:
-            StartOver: what became of it is not known.
+            ProducerResetError: what became of it is not known.
         """
         assert self._producer is not None
         producer = self._producer

@@ -1,16 +1,28 @@
-from dataclasses import dataclass
-from typing import TypeAlias
+"""A message as Kafka delivered it, and the original place of one that was redriven.
 
-from headrace.schemas.headers import Redrive
+A redriven message is recorded where its source first published it: its sighting has the topic, partition and offset of
+that first delivery. So a redrive that publishes twice, because it was killed before it could note the first time, adds
+nothing: the sighting's key, or the dead letter's id, exists already. A message that is refused again remains the same
+dead letter, with one more attempt in its history.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+from uuid import UUID
+
+from headrace.schemas.catalog_rows import Original
+from headrace.schemas.digest import dead_letter_id
+from headrace.schemas.headers import Redrive, redrive_of
 
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumedMessage:
-    """One message as Kafka delivered it: where it stood, and its bytes.
+    """One message as Kafka delivered it: its place and its bytes.
 
-    With `redrive` it is a dead letter's, published again, and where it stood is where it stood the first time.
+    With `redrive` it is a redriven dead letter, and its place is that of its first delivery.
     """
 
     topic: str
@@ -23,6 +35,34 @@ class ConsumedMessage:
     redrive: Redrive | None = None
 
     @property
+    def place(self) -> tuple[str, int, int]:
+        """Topic, partition and offset."""
+        return self.topic, self.partition, self.offset
+
+    @property
     def size_bytes(self) -> int:
         """Bytes that it holds in memory, headers aside."""
         return len(self.value or b"") + len(self.key or b"")
+
+
+def redrives_in(messages: Iterable[ConsumedMessage]) -> list[UUID]:
+    """Return the ids of the dead letters that messages of a batch declare to be, sorted."""
+    declared = (redrive_of(message.headers) for message in messages if message.headers)
+    return sorted({redrive.dead_letter_id for redrive in declared if redrive is not None})
+
+
+def as_original(message: ConsumedMessage, originals: Mapping[tuple[UUID, int], Original]) -> ConsumedMessage:
+    """Map a redriven message to its original place; return any other message unchanged."""
+    declared = redrive_of(message.headers)
+    original = originals.get((declared.dead_letter_id, declared.attempt)) if declared else None
+    if declared is None or original is None or original.topic != message.topic:
+        return message
+    # The id covers the bytes: under another dead letter's id no other message can be ingested.
+    if dead_letter_id(original.topic, original.partition, original.offset, message.value) != declared.dead_letter_id:
+        return message
+    return replace(
+        message,
+        partition=original.partition,
+        offset=original.offset,
+        redrive=Redrive(declared.dead_letter_id, declared.attempt),
+    )

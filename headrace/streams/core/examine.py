@@ -1,10 +1,10 @@
-"""From a message's bytes to what is to be done with it."""
+"""From a message's bytes to what becomes of it: accepted with its digest, or refused with a reason."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from headrace.runtime.crash_points import CrashPoint, Reached, nowhere
 from headrace.schemas.codec import decode
-from headrace.schemas.events import InputEvent, Kind, Origin
+from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
@@ -14,9 +14,9 @@ from headrace.streams.core.delivery import ConsumedMessage
 
 @dataclass(frozen=True, slots=True)
 class AcceptedDelivery:
-    """A good message. `body` is what is stored, and None where it is still staged."""
+    """A message that can be ingested. `body` is what is stored, and None while it is still staged."""
 
-    delivery: ConsumedMessage
+    message: ConsumedMessage
     event: InputEvent
     digest: str
     media_type: str
@@ -24,50 +24,104 @@ class AcceptedDelivery:
     body: bytes | None
     traceparent: str | None
 
+    @property
+    def claim(self) -> str | None:
+        """The key of the staged body; None where the message carries its body."""
+        return self.event.claim if isinstance(self.event, Frame | Clip) and self.body is None else None
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedDelivery:
     """A message that can never be ingested. `origin` is None where even that could not be read."""
 
-    delivery: ConsumedMessage
+    message: ConsumedMessage
     code: RejectCode
     reason: str
     origin: Origin | None
 
 
-def examine(
-    kind: Kind, delivery: ConsumedMessage, now_us: int, reached: Reached = nowhere
-) -> AcceptedDelivery | RefusedDelivery:
-    """Decode, check and hash one message. Never raises for anything that a message can hold.
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """The messages of a batch, and the accepted and the refused of them, each in the order of the messages."""
 
-    `reached` is told each named crash point.
+    kind: Kind
+    messages: tuple[ConsumedMessage, ...]
+    accepted: tuple[AcceptedDelivery, ...]
+    refused: tuple[RefusedDelivery, ...]
+
+    def with_refused(self, refusals: Iterable[RefusedDelivery]) -> "DecodedBatch":
+        """Return the batch with these of its accepted messages refused."""
+        later = {refusal.message.place: refusal for refusal in refusals}
+        if not later:
+            return self
+        position = {message.place: index for index, message in enumerate(self.messages)}
+        refused = sorted((*self.refused, *later.values()), key=lambda refusal: position[refusal.message.place])
+        accepted = tuple(delivery for delivery in self.accepted if delivery.message.place not in later)
+        return replace(self, accepted=accepted, refused=tuple(refused))
+
+
+def _ignore() -> None:
+    return
+
+
+def examine_batch(
+    kind: Kind,
+    messages: Sequence[ConsumedMessage],
+    now_us: int,
+    *,
+    decoded: Callable[[], None] = _ignore,
+    hashed: Callable[[], None] = _ignore,
+) -> DecodedBatch:
+    """Decode, check and hash the messages of a batch; see `examine`."""
+    accepted: list[AcceptedDelivery] = []
+    refused: list[RefusedDelivery] = []
+    for message in messages:
+        match examine(kind, message, now_us, decoded=decoded, hashed=hashed):
+            case AcceptedDelivery() as delivery:
+                accepted.append(delivery)
+            case RefusedDelivery() as refusal:
+                refused.append(refusal)
+    return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(refused))
+
+
+def examine(
+    kind: Kind,
+    message: ConsumedMessage,
+    now_us: int,
+    *,
+    decoded: Callable[[], None] = _ignore,
+    hashed: Callable[[], None] = _ignore,
+) -> AcceptedDelivery | RefusedDelivery:
+    """Decode, check and hash one message; never raises for anything that a message can hold.
+
+    `decoded` is called once the message is decoded, `hashed` once it is accepted.
     """
     event: InputEvent | None = None
     try:
-        event = decode(delivery.value, INPUT_EVENTS[kind])
-        reached(CrashPoint.AFTER_DECODE)
+        event = decode(message.value, INPUT_EVENTS[kind])
+        decoded()
         valid = validate(event, now_us)
     except RejectedError as rejected:
-        return RefusedDelivery(delivery, rejected.code, rejected.reason, _trusted(event))
-    reached(CrashPoint.AFTER_HASH)
+        return RefusedDelivery(message, rejected.code, rejected.reason, _trusted(event))
+    hashed()
     return AcceptedDelivery(
-        delivery,
+        message,
         event,
         valid.digest,
         valid.media_type,
         valid.size_bytes,
         valid.body,
-        traceparent_of(delivery.headers),
+        traceparent_of(message.headers),
     )
 
 
 def refuse(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RefusedDelivery:
-    """Return the refusal of a message whose staged body turned out to be wrong."""
-    return RefusedDelivery(accepted.delivery, code, reason, accepted.event)
+    """Return the refusal of a message whose staged body is not what it declares."""
+    return RefusedDelivery(accepted.message, code, reason, accepted.event)
 
 
 def _trusted(event: InputEvent | None) -> Origin | None:
-    """Return who sent it, where the names at least are sound, since they go into the catalog as text."""
+    """Return the message's origin if its names are valid, because they go into the catalog as text."""
     if event is None or not all(
         name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX for name in (event.source_id, event.site)
     ):

@@ -1,4 +1,4 @@
-"""When too much is rejected, the fault is more likely ours than the sources': stop, instead of draining a topic."""
+"""Stop when too many messages are rejected: that is more likely a bad deploy than bad sources."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Quota:
-    """Counts good messages and dead letters of the last `window_s` seconds; times are passed in, in seconds."""
+    """Counts good messages and dead letters within the last `window_s` seconds; times are passed in, in seconds."""
 
     dead_letters_max: int
     window_s: float
@@ -15,7 +15,7 @@ class Quota:
     _bad: int = 0
 
     def exceeded(self, now_s: float, *, good: int, bad: int) -> bool:
-        """Count a batch, and say whether dead letters are over the quota and outnumber what was good."""
+        """Count a batch; return whether dead letters exceed the quota and outnumber the good messages."""
         self._seen.append((now_s, good, bad))
         self._good += good
         self._bad += bad

@@ -4,13 +4,13 @@ import asyncio
 import time
 
 from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.store.catalog.outbox import Outbox
+from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.loop import Relay
-from headrace.streams.relay.plan import OUTPUT_TOPICS
-from headrace.streams.worker.liveness import ask_kafka, liveness
 
 
 async def relay(settings: Settings, stop: asyncio.Event) -> int:

@@ -1,8 +1,8 @@
-"""The relay: what the catalog has to announce goes out, once each, in the order of the outbox.
+"""The relay: publishes the rows of the outbox, once each, in their order.
 
-A row is marked after Kafka committed it. Whatever happens in between leaves rows that are out but not marked, so every
-start, and every start over, first reads what is out (`tail.py`). That the topics cannot change meanwhile is Kafka's
-fencing (`announcer.py`); that two relays do not fence each other for ever is the lead in PostgreSQL.
+A row is marked after Kafka committed it. A crash in between leaves rows that are published but not marked, so every
+start, and every new term, first reads what is published (`published_offsets.py`). Kafka's fencing keeps the topics from
+changing meanwhile (`outbox_publisher.py`); the lead in PostgreSQL keeps two relays from fencing each other for ever.
 """
 
 import asyncio
@@ -31,11 +31,10 @@ from headrace.schemas.events import Ingested
 from headrace.store.catalog.outbox import Outbox, Pending
 from headrace.store.catalog.relay_session import Lead, OutboxListener
 from headrace.store.errors import CatalogUnavailableError
-from headrace.streams.producer_reset import ProducerResetError
-from headrace.streams.relay.faults import FencedError
+from headrace.streams.relay.announcement import announce_each, transaction_limits
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
-from headrace.streams.relay.plan import announce_each, transaction_limits
 from headrace.streams.relay.published_offsets import PublishedOffsets
+from headrace.streams.transaction_errors import FencedError, ProducerResetError
 
 FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process that is at fault
 
@@ -49,13 +48,13 @@ class Phase(StrEnum):
     """What a relay is doing."""
 
     STANDING_BY = "standing by"
-    CATCHING_UP = "reading what is out"
+    CATCHING_UP = "reading what is published"
     IDLE = "nothing to announce"
     ANNOUNCING = "announcing"
 
 
 class Relay:
-    """Moves rows from the outbox to their topics while it leads. `phase` and `steps` say whether it moves."""
+    """Publishes the outbox while it leads. `phase` and `steps` show its progress."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class Relay:
         now_us: Callable[[], int],
         reached: Reached = crash_points.reached,
     ) -> None:
-        """`reached` is told each named crash point."""
+        """`reached` is called at each crash point."""
         self._settings = settings
         self._outbox = outbox
         self._now_us = now_us
@@ -77,7 +76,7 @@ class Relay:
         self.announced = 0
 
     def waiting(self) -> bool:
-        """Say whether there is work, for the watchdog."""
+        """Return whether there is work, for the watchdog."""
         return self.phase in {Phase.CATCHING_UP, Phase.ANNOUNCING}
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -95,27 +94,27 @@ class Relay:
             self._thread.shutdown(wait=False)
 
     async def _count(self) -> None:
-        """Measure the backlog now and then; a count of a large one takes long, so it is made more rarely."""
+        """Measure the backlog periodically; a large one takes long to count, so it is counted less often."""
         while True:
             began_s = time.monotonic()
             try:
                 relay_pending_rows.set(await self._outbox.unpublished())
             except HeadraceError as error:
-                # Announcing says what it makes of PostgreSQL; a gauge that stands still is no reason to end.
+                # The publishing loop handles an outage of PostgreSQL; a stale gauge is no reason to end.
                 get_log().debug(Action.RETRYING, service="postgres", why=error.what)
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(COUNT_EVERY_S, took_s / COUNT_SHARE_MAX))
 
     async def _term(self, listener: OutboxListener, stop: asyncio.Event) -> int | None:
-        """Lead once; returns None when it has to be begun anew."""
+        """Lead for one term; return None when a new term is due."""
         self.phase = Phase.STANDING_BY
         get_log().info(Action.STANDING_BY)
         lead = await _unless(stop, self._outbox.wait_to_lead())
         if lead is None:
             return Exit.OK
-        announcer = OutboxPublisher(self._settings, self._reached)
+        publisher = OutboxPublisher(self._settings, self._reached)
         try:
-            await self._lead(announcer, lead, listener, stop)
+            await self._lead(publisher, lead, listener, stop)
         except FencedError as fenced:
             get_log().warning(Action.LEADERSHIP_LOST, why=str(fenced))
             return Exit.TRANSIENT
@@ -128,22 +127,22 @@ class Relay:
                 return Exit.TRANSIENT
             again_in_s = self._delay_s()
             get_log().warning(Action.RETRYING, why=str(fault).splitlines()[0], again_in_s=again_in_s)
-            await self._blocking(announcer.close)
+            await self._blocking(publisher.close)
             await lead.release()
             await _unless(stop, asyncio.sleep(again_in_s))
             return None
         finally:
             relay_leading.set(0)
-            await self._blocking(announcer.close)
+            await self._blocking(publisher.close)
             await lead.release()
         return Exit.OK
 
     async def _lead(
-        self, announcer: OutboxPublisher, lead: Lead, listener: OutboxListener, stop: asyncio.Event
+        self, publisher: OutboxPublisher, lead: Lead, listener: OutboxListener, stop: asyncio.Event
     ) -> None:
         self._enter(Phase.CATCHING_UP)
         relay_leading.set(1)
-        await self._blocking(announcer.open)
+        await self._blocking(publisher.open)
         await self._catch_up(lead, stop)
         get_log().info(Action.LEADING)
         while not stop.is_set():
@@ -153,45 +152,45 @@ class Relay:
             rows_max, bytes_max = transaction_limits(self._settings.relay_rows_max, self._failures)
             rows = await self._outbox.pending(rows_max, bytes_max=bytes_max)
             if rows:
-                await self._announce(announcer, rows)
+                await self._announce(publisher, rows)
             else:
                 self._enter(Phase.IDLE)
                 await _first(self._settings.relay_poll_s, listener.heard, lead.lost, stop)
 
     async def _catch_up(self, lead: Lead, stop: asyncio.Event) -> None:
-        """Mark everything that is out already."""
-        tail, found = PublishedOffsets(self._settings), 0
+        """Mark every row that is published already."""
+        published, marked = PublishedOffsets(self._settings), 0
         try:
-            await self._blocking(tail.open, await self._outbox.checkpoints())
-            while (out := await self._blocking(tail.read)) is not None:
+            await self._blocking(published.open, await self._outbox.checkpoints())
+            while (events := await self._blocking(published.read)) is not None:
                 if lead.lost.is_set() or stop.is_set():
-                    raise ProducerResetError("interrupted while reading what is out")
-                if out.event_ids:
-                    found += await self._outbox.mark_seen(out.event_ids)
-                if out.next_offsets:
-                    await self._outbox.mark([], out.next_offsets)
+                    raise ProducerResetError("interrupted while reading what is published")
+                if events.event_ids:
+                    marked += await self._outbox.mark_seen(events.event_ids)
+                if events.next_offsets:
+                    await self._outbox.mark([], events.next_offsets)
                 self._enter(Phase.CATCHING_UP)
         finally:
-            await self._blocking(tail.close)
-        get_log().info(Action.CAUGHT_UP, found=found)
+            await self._blocking(published.close)
+        get_log().info(Action.CAUGHT_UP, found=marked)
 
-    async def _announce(self, announcer: OutboxPublisher, rows: list[Pending]) -> None:
+    async def _announce(self, publisher: OutboxPublisher, rows: list[Pending]) -> None:
         self._enter(Phase.ANNOUNCING)
-        announced = announce_each(rows)
-        await self._pass_over(announced.passed_over)
-        if announced.rows:
+        batch = announce_each(rows)
+        await self._skip(batch.skipped)
+        if batch.rows:
             self._reached(CrashPoint.RELAY_BEFORE_SEND)
-            checkpoints = await self._blocking(lambda: announcer.announce(announced.messages))
+            checkpoints = await self._blocking(lambda: publisher.announce(batch.messages))
             self._reached(CrashPoint.RELAY_BEFORE_MARK)
-            await self._outbox.mark([row.outbox_id for row in announced.rows], checkpoints)
+            await self._outbox.mark([row.outbox_id for row in batch.rows], checkpoints)
             self._reached(CrashPoint.RELAY_AFTER_MARK)
         self._failures = 0
-        self.announced += len(announced.rows)
+        self.announced += len(batch.rows)
         self._enter(Phase.ANNOUNCING)
-        self._measure(announced.rows)
+        self._measure(batch.rows)
 
-    async def _pass_over(self, rows: list[tuple[Pending, str]]) -> None:
-        """Mark what cannot be announced, and say so: left unmarked it would come again with every look, for ever."""
+    async def _skip(self, rows: list[tuple[Pending, str]]) -> None:
+        """Mark and log rows that cannot be announced: unmarked they would be read again for ever."""
         for row, why in rows:
             relay_passed_over_total.labels(row.topic).inc()
             get_log().error(
@@ -200,7 +199,7 @@ class Relay:
                 event_id=str(row.event_id),
                 topic=row.topic,
                 why=why,
-                hint="mend the catalog, then set the row's published_at to null to have it announced",
+                hint="repair the catalog, then set the row's published_at to null to have it announced",
             )
         if rows:
             await self._outbox.mark([row.outbox_id for row, _ in rows])
@@ -225,16 +224,16 @@ class Relay:
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
-    """Return what `work` returns, or None if the stop comes first."""
+    """Return the result of `work`, or None if the stop comes first."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for each in (task, stopped):
-            each.cancel()
+        for pending in (task, stopped):
+            pending.cancel()
             with suppress(asyncio.CancelledError):
-                await each
+                await pending
 
 
 async def _first(seconds: float, *events: asyncio.Event) -> None:

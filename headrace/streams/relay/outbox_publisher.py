@@ -1,8 +1,8 @@
-"""The relay's writing side of Kafka. Every call blocks and belongs on one thread.
+"""The relay's producer. Every call blocks and belongs on one thread.
 
-The transactional id is fixed, so `open` fences whichever relay came before and ends the transaction that it left. After
-any error the producer is given up: librdkafka could go on after some of them, but a producer that is never used again
-cannot commit anything later, which makes reading the topics' ends (`tail.py`) the whole truth.
+The transactional id is fixed, so `open` fences the relay before and ends the transaction that it left. After any error
+the producer is closed: librdkafka could continue after some of them, but a producer that is never used again cannot
+commit anything later, so what `published_offsets.py` then reads is complete.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from confluent_kafka import KafkaError, Message, Producer
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.streams.relay.faults import kafka_fault, kafka_faults
-from headrace.streams.relay.plan import OUTPUT_TOPICS, Announcement
+from headrace.streams.relay.announcement import OUTPUT_TOPICS, Announcement
+from headrace.streams.transaction_errors import kafka_fault, kafka_faults
 
 TRANSACTIONAL_ID = "headrace-relay"
 INIT_S_MAX = 10  # Kafka waits for the markers of a transaction that was left behind
-COMMIT_S_MAX = 8  # a short outage passes within it; a longer one is waited out by starting over
+COMMIT_S_MAX = 8  # a short outage passes within it; a longer one by a new term
 RECONNECT_MS_MAX = 1000  # librdkafka's default would notice ten seconds late that Kafka is back
 TRANSACTION_S_MAX = 15  # then Kafka itself aborts, so readers never wait longer for a relay that died
 CLOSE_S_MAX = 2
@@ -30,7 +30,7 @@ class OutboxPublisher:
     """Publishes announcements, one transaction at a time."""
 
     def __init__(self, settings: Settings, reached: Reached) -> None:
-        """`reached` is told each named crash point."""
+        """`reached` is called at each crash point."""
         self._reached = reached
         self._config = client_config(
             settings,
@@ -50,7 +50,7 @@ class OutboxPublisher:
         """Fence an older relay and end its transaction.
 
         Raises:
-            StartOver, Fenced.
+            ProducerResetError, FencedError.
         """
         self._producer = Producer(self._config)
         with kafka_faults("taking over"):
@@ -60,7 +60,7 @@ class OutboxPublisher:
         """Publish all of them or none; returns the offsets that follow them. Must not be called again after an error.
 
         Raises:
-            StartOver: what became of them is not known. Fenced: another relay is active.
+            ProducerResetError: what became of them is not known. FencedError: another relay is active.
         """
         assert self._producer is not None
         producer, deliveries = self._producer, _Deliveries()

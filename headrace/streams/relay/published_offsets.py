@@ -16,9 +16,8 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import PartitionKey, TopicReader
-from headrace.streams.producer_reset import ProducerResetError
-from headrace.streams.relay.faults import kafka_faults
-from headrace.streams.relay.plan import OUTPUT_TOPICS, event_id_of
+from headrace.streams.relay.announcement import OUTPUT_TOPICS, event_id_of
+from headrace.streams.transaction_errors import ProducerResetError, kafka_faults
 
 PublishedHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 

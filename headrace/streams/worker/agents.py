@@ -1,4 +1,4 @@
-"""One Faust agent for each input topic. Decoding, checking and storing are the same for all; the kind says the rest."""
+"""One Faust agent for each input topic; from here a message goes to `batch_pipeline.py`, which runs `ingest.py`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,17 +12,17 @@ from headrace.streams.worker.batch_pipeline import BatchPipeline
 from headrace.streams.worker.ports import StreamEvent
 
 
-def register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
-    """Add the agent that takes one kind's messages in batches and hands them to its lane, which acknowledges them."""
+def register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
+    """Add the agent that passes one kind's messages in batches to its pipeline, which acknowledges them."""
 
-    async def take(stream: Any) -> None:
+    async def ingest(stream: Any) -> None:
         events = stream.noack().events()
-        async with aclosing(batches(events, messages_max=batch_messages_max, linger_s=linger_s)) as taken:
-            async for batch in taken:
-                await lane.take(batch)
+        async with aclosing(batches(events, messages_max=batch_messages_max, linger_s=linger_s)) as grouped:
+            async for batch in grouped:
+                await pipeline.submit(batch)
 
     topic = app.topic(input_topic(kind).name, value_type=bytes, value_serializer="raw", key_serializer="raw")
-    app.agent(topic, name=f"{kind}s", concurrency=1)(take)
+    app.agent(topic, name=f"{kind}s", concurrency=1)(ingest)
 
 
 async def batches(

@@ -11,24 +11,24 @@ from typing import Any
 
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.liveness import liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
-from headrace.streams.core.faults import RetryPolicy
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
-from headrace.streams.worker.claims import StagedClaims
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.lag import LagProbe
-from headrace.streams.worker.liveness import liveness
 from headrace.streams.worker.membership import Membership
+from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.profile import LARGE, SMALL, Group, faust_app
-from headrace.streams.worker.retry import Retry
+from headrace.streams.worker.retry import Retry, RetryPolicy
 
 DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
 FAUST_STOP_S_MAX = 5.0
@@ -74,12 +74,12 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         app = faust_app(settings, group, kinds)
         membership = Membership(app)
         ingest = _ingest(settings, stores)
-        lanes = _lanes(settings, kinds, ingest)
-        for kind, lane in lanes.items():
+        pipelines = _pipelines(settings, kinds, ingest)
+        for kind, pipeline in pipelines.items():
             agents.register(
                 app,
                 kind,
-                lane,
+                pipeline,
                 batch_messages_max=_batch_max(settings, kinds),
                 linger_s=settings.batch_linger_s,
             )
@@ -102,7 +102,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
             )
         )
         get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
-        return await _serve(app, lanes.values(), stop)
+        return await _serve(app, pipelines.values(), stop)
 
 
 @asynccontextmanager
@@ -131,16 +131,11 @@ async def _opened_catalog(settings: Settings) -> Catalog:
 
 def _ingest(settings: Settings, stores: Stores) -> Ingest:
     policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
-    return Ingest(
-        blobs=stores.blobs,
-        claims=StagedClaims(stores.blobs),
-        catalog=stores.catalog,
-        retry=Retry(policy),
-        now_us=lambda: time.time_ns() // 1000,
-    )
+    ports = IngestPorts(stores.blobs, StagedBodies(stores.blobs), stores.catalog)
+    return Ingest(ports, retry=Retry(policy), now_us=lambda: time.time_ns() // 1000)
 
 
-def _lanes(settings: Settings, kinds: frozenset[Kind], ingest: Ingest) -> dict[Kind, BatchPipeline]:
+def _pipelines(settings: Settings, kinds: frozenset[Kind], ingest: Ingest) -> dict[Kind, BatchPipeline]:
     return {
         kind: BatchPipeline(
             kind,
@@ -167,7 +162,7 @@ def _progress(lag: LagProbe, ingest: Ingest) -> object:
     return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
 
 
-async def _serve(app: Any, lanes: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
+async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
     try:
         await app.start()
     except Exception as error:  # noqa: BLE001 - its agents would swallow the cancellation that an exception ends in
@@ -180,7 +175,7 @@ async def _serve(app: Any, lanes: Iterable[BatchPipeline], stop: asyncio.Event) 
     if not stop.is_set():
         # Faust stops its services when one of them crashes; what it had not acknowledged is delivered again.
         _halt(Exit.BROKEN, f"Faust stopped: {app.crash_reason!r}")
-    await asyncio.wait([asyncio.create_task(lane.drain()) for lane in lanes], timeout=DRAIN_S_MAX)
+    await asyncio.wait([asyncio.create_task(pipeline.drain()) for pipeline in pipelines], timeout=DRAIN_S_MAX)
     try:
         async with asyncio.timeout(FAUST_STOP_S_MAX):
             await app.consumer.commit()

@@ -1,4 +1,4 @@
-"""One topic's batches in flight: prepared side by side, committed one after another, acknowledged last and in order.
+"""One topic's batches in flight: stored side by side, committed one after another, acknowledged last and in order.
 
 Kafka keeps one number for each partition: everything below it is done. So a batch is acknowledged only after the batch
 before it, and its events in the order in which they came, without giving way to anything else in between.
@@ -6,20 +6,23 @@ before it, and its events in the order in which they came, without giving way to
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 from headrace.runtime import metrics
-from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
+from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.events import Kind
+from headrace.store.errors import BlobsCollectedError
 from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
+from headrace.streams.core.examine import DecodedBatch
 from headrace.streams.core.quota import Quota
-from headrace.streams.worker.ingest import Ingest, report
+from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent, StreamMessage
 from headrace.streams.worker.retry import HaltError
 
@@ -28,7 +31,7 @@ HaltProcess: TypeAlias = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class PipelineLimits:
-    """What one lane may hold: batches on their way, messages of one batch, and bytes of all its messages together."""
+    """The most that one pipeline holds: batches in flight, messages of one batch, and bytes of all its messages."""
 
     batches_max: int
     messages_max: int
@@ -36,10 +39,10 @@ class PipelineLimits:
 
 
 class BatchPipeline:
-    """Takes events of one kind in, and carries them out in batches. `halt` ends the process and does not return.
+    """Takes in events of one kind and ingests them in batches. `halt` ends the process and does not return.
 
-    While fewer than `batches_max` batches are on their way, what comes in leaves at once; while all are busy it gathers
-    into the next one, up to `messages_max`. So a lone event does not wait, and a backlog goes in full batches.
+    While fewer than `batches_max` batches are in flight, a submitted event starts at once; while all are busy, events
+    queue for the next batch, up to `messages_max`. So a lone event does not wait, and a backlog goes in full batches.
     """
 
     def __init__(
@@ -56,75 +59,77 @@ class BatchPipeline:
         self._limits = limits
         self._quota = quota
         self._halt = halt
-        self._waiting: deque[StreamEvent] = deque()
-        self._bytes = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        self._room = asyncio.Event()
+        self._queue: deque[StreamEvent] = deque()
+        self._held_bytes = 0
+        self._batches: list[asyncio.Task[None]] = []
+        self._batch_ended = asyncio.Event()
         self._closed = False
 
-    async def take(self, events: Sequence[StreamEvent]) -> None:
-        """Take events in, as many at a time as there is room for; one that is larger than all the room is taken alone.
+    async def submit(self, events: Sequence[StreamEvent]) -> None:
+        """Queue events as the limits allow, and wait while they do not; an event over `bytes_max` goes alone.
 
-        Called by one agent only: the order of the calls is the order of the acknowledgements.
+        Only one agent may call this: the order of the calls is the order of the acknowledgements.
         """
         for event in events:
             size_bytes = size_of(event.message)
-            if not self._has_room(size_bytes):
-                self._start()  # what was let in so far makes room only once it is on its way
-            while not self._has_room(size_bytes):
-                self._room.clear()
-                await self._room.wait()
-            self._waiting.append(event)
-            self._bytes += size_bytes
-        self._start()
+            if not self._fits(size_bytes):
+                self._start_batches()  # the queue gets shorter only once its events are in flight
+            while not self._fits(size_bytes):
+                self._batch_ended.clear()
+                await self._batch_ended.wait()
+            self._queue.append(event)
+            self._held_bytes += size_bytes
+        self._start_batches()
 
     async def drain(self) -> None:
-        """Take nothing more in, and wait until everything taken is acknowledged."""
+        """Accept no further event, and wait until every accepted one is acknowledged."""
         self._closed = True
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        while self._batches:
+            await asyncio.wait(list(self._batches))
 
-    def _has_room(self, size_bytes: int) -> bool:
+    def _fits(self, size_bytes: int) -> bool:
         if self._closed:
             return False
-        if not self._waiting and not self._tasks:
+        if not self._queue and not self._batches:
             return True
-        fits = len(self._waiting) < self._limits.messages_max
-        return fits and self._bytes + size_bytes <= self._limits.bytes_max
+        messages_fit = len(self._queue) < self._limits.messages_max
+        return messages_fit and self._held_bytes + size_bytes <= self._limits.bytes_max
 
-    def _start(self) -> None:
-        """Send off what waits, while there is a place for another batch."""
-        while self._waiting and len(self._tasks) < self._limits.batches_max:
-            count = min(len(self._waiting), self._limits.messages_max)
-            events = [self._waiting.popleft() for _ in range(count)]
-            before = self._tasks[-1] if self._tasks else None
-            task = asyncio.create_task(self._carry(events, before), name=f"{self._kind}-batch")
-            self._tasks.append(task)
+    def _start_batches(self) -> None:
+        """Start batches from the queue while fewer than `batches_max` are in flight."""
+        while self._queue and len(self._batches) < self._limits.batches_max:
+            count = min(len(self._queue), self._limits.messages_max)
+            events = [self._queue.popleft() for _ in range(count)]
+            previous = self._batches[-1] if self._batches else None
+            task = asyncio.create_task(self._run_batch(events, previous), name=f"{self._kind}-batch")
+            self._batches.append(task)
             metrics.worker_batch_messages.labels(self._kind.value).observe(count)
             metrics.worker_batches_in_flight.labels(self._kind.value).inc()
-            task.add_done_callback(partial(self._left, sum(size_of(event.message) for event in events)))
+            task.add_done_callback(partial(self._on_batch_end, sum(size_of(event.message) for event in events)))
 
-    async def _carry(self, events: Sequence[StreamEvent], before: "asyncio.Task[None] | None") -> None:
+    async def _run_batch(self, events: Sequence[StreamEvent], previous: "asyncio.Task[None] | None") -> None:
+        """Decode a batch, store its bodies, commit its rows, and acknowledge it."""
         started_s = time.monotonic()
         try:
-            prepared = await self._ingest.prepare(self._kind, [delivery_of(event.message) for event in events])
-            if before is not None:
-                await _finished(before)
-            self._check_quota(len(events) - len(prepared.refused), len(prepared.refused))
-            committed = await self._ingest.commit(prepared)
-            report(prepared, committed, started_s)
-            reached(CrashPoint.BEFORE_ACK)
+            decoded = await self._ingest.decode(self._kind, [delivery_of(event.message) for event in events])
+            stored = await self._ingest.store_bodies(decoded)
+            if previous is not None:
+                await _ended(previous)
+            self._check_quota(stored)
+            stored, committed = await commit_batch(self._ingest, decoded, stored)
+            report(self._kind, stored, committed, started_s)
+            self._ingest.reached(CrashPoint.BEFORE_ACK)
             for event in events:
                 event.ack()
-            await self._ingest.discard(prepared)
+            await self._ingest.discard_claims(stored)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing of the batch may be acknowledged
             self._end(error)
 
-    def _check_quota(self, good: int, bad: int) -> None:
-        # Before the commit: what is over the quota stays in its topic, for a worker that understands it.
-        if self._quota.exceeded(time.monotonic(), good=good, bad=bad):
+    def _check_quota(self, stored: StoredBatch) -> None:
+        # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
+        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.refused)):
             raise HaltError(
                 Exit.QUOTA,
                 f"more than {self._quota.dead_letters_max} messages of {self._kind} rejected within "
@@ -140,23 +145,67 @@ class BatchPipeline:
             get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)
             self._halt(Exit.BROKEN, f"{type(root).__name__}: {root}")
 
-    def _left(self, size_bytes: int, task: "asyncio.Task[None]") -> None:
-        self._tasks.remove(task)
-        self._bytes -= size_bytes
+    def _on_batch_end(self, size_bytes: int, task: "asyncio.Task[None]") -> None:
+        self._batches.remove(task)
+        self._held_bytes -= size_bytes
         metrics.worker_batches_in_flight.labels(self._kind.value).dec()
         if task.cancelled():
             # The process is ending, and nothing may be acknowledged after a batch that was not finished.
             self._closed = True
-            self._waiting.clear()
+            self._queue.clear()
             return
-        self._start()
-        self._room.set()
+        self._start_batches()
+        self._batch_ended.set()
 
 
-async def _finished(before: "asyncio.Task[None]") -> None:
-    await asyncio.wait([before])
-    if before.cancelled():
+async def commit_batch(ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
+    """Commit a batch; where objects of it were collected as orphans since they were put, store its bodies again first.
+
+    Returns the batch as it was committed, and the result.
+    """
+    attempts = ingest.retry.attempts()
+    while True:
+        try:
+            return stored, await ingest.commit(stored)
+        except BlobsCollectedError as collected:
+            await attempts.wait(collected)
+        stored = await ingest.store_bodies(decoded)
+
+
+async def _ended(previous: "asyncio.Task[None]") -> None:
+    await asyncio.wait([previous])
+    if previous.cancelled():
         raise asyncio.CancelledError
+
+
+def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: float) -> None:
+    """Count and log the outcome of a batch."""
+    duplicates = committed.duplicates
+    metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.new_records))
+    metrics.worker_deliveries_total.labels(kind.value, "duplicate").inc(duplicates)
+    metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.refused))
+    metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
+    for code, count in Counter(refusal.code for refusal in stored.refused).items():
+        metrics.worker_rejected_total.labels(kind.value, code.value).inc(count)
+        first = next(refusal for refusal in stored.refused if refusal.code is code)
+        # One line for each code of a batch: a faulty source must not fill the disk with logs.
+        get_log().warning(
+            Action.REJECTED,
+            code=code.value,
+            count=count,
+            reason=first.reason,
+            topic=first.message.topic,
+            partition=first.message.partition,
+            offset=first.message.offset,
+        )
+    get_log().debug(
+        Action.BATCH_STORED,
+        kind=kind.value,
+        stored=len(committed.new_records),
+        duplicates=duplicates,
+        rejected=len(stored.refused),
+        seconds=round(time.monotonic() - started_s, 3),
+    )
 
 
 def size_of(message: StreamMessage) -> int:
@@ -165,7 +214,7 @@ def size_of(message: StreamMessage) -> int:
 
 
 def delivery_of(message: StreamMessage) -> ConsumedMessage:
-    """Return what Faust's message says, as a plain value."""
+    """Return Faust's message as a plain value."""
     return ConsumedMessage(
         topic=message.topic,
         partition=message.partition,

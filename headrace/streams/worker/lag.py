@@ -1,8 +1,10 @@
 """How far the group is behind, asked of the broker itself: what a stuck consumer believes of itself proves nothing."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from threading import Event, Thread
+from typing import TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -11,10 +13,45 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
-from headrace.streams.core.stall import Partition, Stall, Standing
 
 _LOOK_S = 2.0
 _REQUEST_S = 5.0
+
+
+Partition: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a partition is: the group's committed offset and the topic's end."""
+
+    committed: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        """Messages between the two."""
+        return max(0, self.end - self.committed)
+
+
+@dataclass(slots=True)
+class Stall:
+    """Remembers since when each lagging partition has not moved; times are passed in, in seconds."""
+
+    _since: dict[Partition, tuple[int, float]] = field(default_factory=dict)
+
+    def observe(self, now_s: float, standings: Mapping[Partition, Standing]) -> tuple[Partition, int] | None:
+        """Take in where the partitions are; return the longest-standing one with its offset, or None if all move."""
+        still: dict[Partition, tuple[int, float]] = {}
+        for partition, standing in standings.items():
+            if standing.lag:
+                offset, since = self._since.get(partition, (standing.committed, now_s))
+                still[partition] = (standing.committed, since if offset == standing.committed else now_s)
+        self._since = still
+        if not still:
+            return None
+        longest = min(still, key=lambda partition: still[partition][1])
+        return longest, still[longest][0]
 
 
 class LagProbe:

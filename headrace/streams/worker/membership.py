@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.runtime.errors import HeadraceError
-from headrace.streams.core.stall import Partition
+from headrace.streams.worker.lag import Partition
 from headrace.streams.worker.profile import REBALANCE_TIMEOUT_S
 
 

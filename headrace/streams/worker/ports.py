@@ -1,59 +1,76 @@
-"""What the agents need from outside, as small ports: the real ones are in `store`, tests may bring their own."""
+"""What the worker needs from outside, as small ports: the real ones are in `store`, tests bring their own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from headrace.store.catalog.rows import BlobPlace, CommitResult, Original, RowBatch
-from headrace.streams.core.examine import AcceptedDelivery
+from headrace.schemas.catalog_rows import BlobPlace, CommitResult, Original, RowBatch
+from headrace.store.blobs.staging import StagedBody
 
 
 class BlobPort(Protocol):
-    """Where bodies go. Both may be repeated; they raise StoreUnavailable or StoreRefused."""
+    """The blob store. Its method may be repeated; it raises StoreUnavailableError or StoreRefusedError."""
 
     async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
-        """Store bytes under their content address; False means that they were there."""
+        """Store bytes under their content address; return False where they existed."""
 
 
-class ClaimPort(Protocol):
-    """Staged bodies. Both may be repeated."""
+class StagedBodyPort(Protocol):
+    """Staged bodies. Both methods may be repeated."""
 
-    async def promote(self, claim: AcceptedDelivery, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        """Verify a staged body, put it at its content address, and return its first bytes; `moved` after each part."""
+    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
+        """Verify a staged body, put it at its content address, and return its first bytes.
+
+        Calls `moved` after each part.
+
+        Raises:
+            ClaimMissingError, ClaimMismatchError: the message is at fault.
+            StoreUnavailableError, StoreRefusedError: the store is.
+        """
 
     async def discard(self, claim: str) -> None:
         """Delete a staged body once its record is committed."""
 
 
 class CatalogPort(Protocol):
-    """Where rows go. Both may be repeated; they raise CatalogUnavailable or CatalogRefused."""
+    """The catalog. Every method may be repeated; they raise CatalogUnavailableError or CatalogRefusedError."""
 
     async def generation(self) -> int:
-        """Return the generation to put objects under."""
+        """Return the generation under which objects are put."""
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
-        """Return where messages stood that were published again."""
+        """Return the original places of redriven messages, by dead letter and attempt."""
 
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
-        """Return where those of the blobs are that are known."""
+        """Return the places of those blobs that the catalog has."""
 
     async def commit(self, batch: RowBatch) -> CommitResult:
-        """Write a batch in one transaction; raises BlobsCollected where its objects must be put again first."""
+        """Write a batch in one transaction; raises BlobsCollectedError where its objects must be put again first."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestPorts:
+    """The blob store, its staged bodies, and the catalog."""
+
+    blobs: BlobPort
+    staged: StagedBodyPort
+    catalog: CatalogPort
 
 
 class StreamEvent(Protocol):
-    """A message that Faust handed over and that is not acknowledged yet."""
+    """A message that Faust delivered and that is not acknowledged yet."""
 
     @property
     def message(self) -> "StreamMessage":
         """The message as Kafka delivered it."""
 
     def ack(self) -> bool:
-        """Mark it as done."""
+        """Acknowledge the message."""
 
 
 class StreamMessage(Protocol):
-    """The parts of Faust's message that are used."""
+    """The fields of Faust's message that are used."""
 
     topic: str
     partition: int

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobRow, RecordRow, RowBatch
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind, PreprocessedFrame
 from headrace.schemas.topics import PREPROCESSED
@@ -24,7 +25,6 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
-from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch
 from tests.conftest import environment_of
 from tests.store.store_rows import batch, record
 from tests.streams.consumers.consumer_samples import Found, new_name, results_of

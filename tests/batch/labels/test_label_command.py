@@ -14,12 +14,12 @@ import pytest
 
 from headrace.batch.export import ExportFormat, ExportRequest, export
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobRow, RecordRow, RowBatch
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, ExportSelection
-from headrace.store.catalog.rows import BlobRow, RecordRow, RowBatch
 from tests.conftest import environment_of, free_port
 from tests.store.store_rows import record
 

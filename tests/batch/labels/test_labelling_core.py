@@ -25,9 +25,9 @@ from headrace.batch.labels.statistics import FAILURES_NAMED_MAX, LABELS_COUNTED_
 from headrace.batch.labels.view import RecordView, view_of
 from headrace.batch.labels.vote import is_tie, majority
 from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.catalog_rows import Labelled
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.exports import Exported
-from headrace.store.catalog.labels import Labelled
 from headrace.store.catalog.views import StoredRecord
 from headrace.store.errors import BlobArchivedError, BlobMissingError
 

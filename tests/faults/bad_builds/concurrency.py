@@ -8,8 +8,8 @@ yet, it passes any number of them. That is faust-streaming #606. Our own consume
 (`headrace/streams/worker/faust/direct_consumer.py`) leaves
 the bookkeeping as it is, so it is not saved by that.
 
-With concurrency 1 no later offset is ever acknowledged first: the lane acknowledges in the order of its calls. With 2,
-one coroutine may wait in `Lane.take` for room for a large message while the other is let in with the small message
+With concurrency 1 no later offset is ever acknowledged first: the pipeline acknowledges in the order of its calls.
+With 2, one coroutine may wait in `BatchPipeline.submit` with a large message while the other submits the small message
 behind it. That is the hole.
 """
 
@@ -21,10 +21,10 @@ from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
+def _register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
     async def take(stream: Any) -> None:
         async for events in stream.noack_take(batch_messages_max, within=linger_s):
-            await lane.take(events)
+            await pipeline.submit(events)
 
     topic = app.topic(input_topic(kind).name, value_type=bytes, value_serializer="raw", key_serializer="raw")
     app.agent(topic, name=f"{kind}s", concurrency=2)(take)

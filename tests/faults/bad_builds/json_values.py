@@ -12,10 +12,10 @@ from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, lane: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
+def _register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
     async def take(stream: Any) -> None:
         async for events in stream.noack_take(batch_messages_max, within=linger_s):
-            await lane.take(events)
+            await pipeline.submit(events)
 
     topic = app.topic(input_topic(kind).name, value_serializer="json", key_serializer="raw")
     app.agent(topic, name=f"{kind}s", concurrency=1)(take)

@@ -14,14 +14,14 @@ from confluent_kafka import Producer
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import load_settings
+from headrace.schemas.catalog_rows import CommitResult, RecordRow, RowBatch
 from headrace.schemas.digest import blob_key, event_id
 from headrace.schemas.events import Ingested
 from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Pending
-from headrace.store.catalog.rows import CommitResult, RecordRow, RowBatch
 from headrace.store.postgres import borrowed
-from headrace.streams.relay.plan import Announcement, announce
+from headrace.streams.relay.announcement import Announcement, announce
 
 _FLUSH_S_MAX = 10
 

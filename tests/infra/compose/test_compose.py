@@ -28,8 +28,8 @@ from headrace.schemas.events import Kind
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX
 from headrace.streams.consumers.app import CONSUMERS
-from headrace.streams.consumers.memory_budget import BODY_BYTES_AT_ONCE_MAX, DECODING_BYTES_AT_ONCE_MAX
 from headrace.streams.consumers.perception import LOOKS_BYTES_MAX
+from headrace.streams.consumers.pictures import BODY_BYTES_AT_ONCE_MAX, DECODING_BYTES_AT_ONCE_MAX
 from headrace.streams.worker.app import group_of
 
 ROOT = Path(__file__).parents[3]

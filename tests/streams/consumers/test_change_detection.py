@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from headrace.schemas.limits import REGIONS_MAX
 from headrace.streams.consumers.change_detection import change, look
-from headrace.streams.consumers.previous_frames import PreviousFrame, PreviousFrames
+from headrace.streams.consumers.perception import PreviousFrame, PreviousFrames
 
 
 def scene(width: int = 1280, height: int = 720) -> np.ndarray:

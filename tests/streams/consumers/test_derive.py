@@ -89,7 +89,7 @@ async def test_results_are_said_once_although_the_consumer_is_killed(settings: S
 async def test_a_member_that_is_given_nothing_while_frames_wait_is_not_alive(
     settings: Settings, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ):
-    async def nothing(_intake: GroupConsumer, _events_max: int) -> PolledBatch:
+    async def nothing(_consumer: GroupConsumer, _events_max: int) -> PolledBatch:
         await asyncio.sleep(0.1)
         return PolledBatch()
 

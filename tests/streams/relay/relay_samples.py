@@ -10,9 +10,9 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import dead_letter_id, event_id, record_id
 from headrace.schemas.events import Kind
-from headrace.store.catalog.rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

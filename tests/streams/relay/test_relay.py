@@ -18,11 +18,11 @@ from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.headers import traceparent_of
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Outbox, Pending
-from headrace.streams.producer_reset import ProducerResetError
 from headrace.streams.relay import loop
+from headrace.streams.relay.announcement import Announcement
 from headrace.streams.relay.loop import Phase, Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
-from headrace.streams.relay.plan import Announcement
+from headrace.streams.transaction_errors import ProducerResetError
 from tests.streams.relay.relay_samples import TRACEPARENT, Said, dead_letters, rows, wait_until
 
 pytestmark = pytest.mark.stack

@@ -173,7 +173,7 @@ async def test_draining_waits_for_everything_taken_and_takes_nothing_more() -> N
     rig = Rig()
     gate = Gate(rig.journal, "put", only=holds(0))
     await rig.take(frame(png(shade=0)))
-    draining = asyncio.create_task(rig.lane.drain())
+    draining = asyncio.create_task(rig.pipeline.drain())
     await settle()
     more = asyncio.create_task(rig.take(frame(png(shade=1))))
     await settle()
@@ -249,7 +249,7 @@ async def test_after_a_batch_that_was_cancelled_nothing_is_acknowledged() -> Non
     for shade in range(5):
         await rig.take(frame(png(shade=shade)))
     await until_true(lambda: gate.held == 3)
-    _, second, _ = rig.lane._tasks
+    _, second, _ = rig.pipeline._batches
     second.cancel()
     gate.open()
     await rig.drain()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from headrace.schemas.digest import blob_key, dead_letter_id, record_id, staging_key
 from headrace.schemas.events import InputEvent, Kind, kind_of
 from headrace.schemas.limits import PACKED_BYTES_MAX
-from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
-from headrace.streams.core.plan import StoredAt, StorePlan, batch_of, headers_json, plan
+from headrace.streams.core.batch_plan import StoredAt, StorePlan, headers_json, row_batch, store_plan
+from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RefusedDelivery, examine
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png, raw_delivery
 
 EMPTY = StorePlan((), (), ())
@@ -31,6 +31,15 @@ def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> RefusedD
     return one
 
 
+def decoded(kind: Kind, *examined: AcceptedDelivery | RefusedDelivery) -> DecodedBatch:
+    return DecodedBatch(
+        kind,
+        messages=tuple(one.message for one in examined),
+        accepted=tuple(one for one in examined if isinstance(one, AcceptedDelivery)),
+        refused=tuple(one for one in examined if isinstance(one, RefusedDelivery)),
+    )
+
+
 def staged(event: Any, name: str = "a", **changes: Any) -> Any:
     return replace(event, body=None, claim=staging_key(event.site, event.source_id, name), **changes)
 
@@ -43,35 +52,35 @@ def large_ldo(size_bytes: int) -> InputEvent:
 
 def test_small_bodies_are_packed_and_pictures_and_videos_stand_alone() -> None:
     one, two, three, four = accepted(cid()), accepted(ldo()), accepted(frame()), accepted(clip())
-    assert plan([one, two, three, four], {}) == StorePlan(alone=(three, four), packed=(one, two), claimed=())
+    assert store_plan([one, two, three, four], {}) == StorePlan(alone=(three, four), packed=(one, two), claimed=())
 
 
 def test_a_body_is_packed_below_the_limit_and_stands_alone_from_it_on() -> None:
     below, at = accepted(large_ldo(PACKED_BYTES_MAX - 1)), accepted(large_ldo(PACKED_BYTES_MAX))
-    assert plan([below, at], {}) == StorePlan(alone=(at,), packed=(below,), claimed=())
+    assert store_plan([below, at], {}) == StorePlan(alone=(at,), packed=(below,), claimed=())
 
 
 def test_what_comes_twice_is_put_once() -> None:
     first, again = accepted(frame()), accepted(frame(source_id="camera-2"), offset=1)
-    assert plan([first, again], {}).alone == (first,)
-    assert plan([accepted(cid()), accepted(cid(sequence=8), offset=1)], {}).packed == (accepted(cid()),)
+    assert store_plan([first, again], {}).alone == (first,)
+    assert store_plan([accepted(cid()), accepted(cid(sequence=8), offset=1)], {}).packed == (accepted(cid()),)
 
 
 def test_what_the_catalog_knows_is_not_put_again() -> None:
     for event in (cid(), ldo(), frame(), clip()):
         one = accepted(event)
-        assert plan([one], {one.digest}) == EMPTY
+        assert store_plan([one], {one.digest}) == EMPTY
 
 
 def test_every_claim_is_promoted_by_itself() -> None:
     one, two = accepted(staged(frame())), accepted(staged(frame(source_id="camera-2")), offset=1)
     inline = accepted(frame(), offset=2)
-    assert plan([one, two, inline], {}) == StorePlan(alone=(inline,), packed=(), claimed=(one, two))
+    assert store_plan([one, two, inline], {}) == StorePlan(alone=(inline,), packed=(), claimed=(one, two))
 
 
 def test_a_claim_is_looked_at_even_where_its_digest_is_known() -> None:
     one = accepted(staged(frame()))
-    assert plan([one], {one.digest}).claimed == (one,)
+    assert store_plan([one], {one.digest}).claimed == (one,)
 
 
 def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
@@ -79,7 +88,7 @@ def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
     one = accepted(
         event, offset=5, partition=2, headers=(("traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),)
     )
-    batch = batch_of(Kind.FRAME, [one], {one.digest: StoredAt("key")})
+    batch = row_batch(decoded(Kind.FRAME, one), {one.digest: StoredAt("key")})
     (blob,), (record,), (sighting,) = batch.blobs, batch.records, batch.sightings
     assert (blob.digest.hex(), blob.size_bytes, blob.media_type) == (one.digest, one.size_bytes, "image/png")
     assert (blob.store_key, blob.store_offset) == ("key", None)
@@ -96,7 +105,7 @@ def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
 def test_a_record_says_what_its_kind_says() -> None:
     def only(event: InputEvent) -> Any:
         one = accepted(event)
-        return batch_of(kind_of(event), [one], {}).records[0]
+        return row_batch(decoded(kind_of(event), one), {}).records[0]
 
     assert only(cid("C-9")).code == "C-9"
     assert only(ldo("L-9")).ldo_id == "L-9"
@@ -106,7 +115,7 @@ def test_a_record_says_what_its_kind_says() -> None:
 
 def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
     one = refused(b"junk", offset=9, partition=3, key=b"k", headers=(("a\0b", b"\xff"), ("a", b"")))
-    batch = batch_of(Kind.CID, [one], {})
+    batch = row_batch(decoded(Kind.CID, one), {})
     (row,) = batch.dead_letters
     assert (row.topic, row.partition, row.offset, row.message_timestamp_us) == ("edge.cids.v1", 3, 9, NOW_US)
     assert (row.key, row.value, row.code, row.reason) == (b"k", b"junk", one.code, one.reason)
@@ -118,13 +127,13 @@ def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
 
 def test_a_dead_letter_names_its_source_where_it_is_known() -> None:
     one = examine(Kind.CID, delivery(cid("")), NOW_US)
-    (row,) = batch_of(Kind.CID, [one], {}).dead_letters
+    (row,) = row_batch(decoded(Kind.CID, one), {}).dead_letters
     assert (row.site, row.source_id) == ("plant", "camera-1")
 
 
 def test_the_same_message_is_the_same_dead_letter_and_another_at_its_place_is_not() -> None:
     def row_id(value: bytes | None) -> object:
-        return batch_of(Kind.CID, [refused(value)], {}).dead_letters[0].dead_letter_id
+        return row_batch(decoded(Kind.CID, refused(value)), {}).dead_letters[0].dead_letter_id
 
     assert row_id(b"junk") == row_id(b"junk")
     assert len({row_id(b"junk"), row_id(b"other"), row_id(b""), row_id(None)}) == 4
@@ -158,7 +167,7 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
                 examined.append(refused(b"junk", offset=offset))
     there: Container[str] = {accepted(frame(png(shade=shade))).digest for shade in known_shades}
     good = [one for one in examined if isinstance(one, AcceptedDelivery)]
-    todo = plan(good, there)
+    todo = store_plan(good, there)
 
     to_put = [one.digest for one in (*todo.alone, *todo.packed)]
     assert len(to_put) == len(set(to_put)), "each body is put once"
@@ -168,10 +177,10 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
     needed = {*to_put, *(one.digest for one in todo.claimed)}
 
     places = {digest: StoredAt(blob_key(digest)) for digest in needed}
-    batch = batch_of(Kind.FRAME, examined, places)
+    batch = row_batch(decoded(Kind.FRAME, *examined), places)
     assert {blob.digest.hex() for blob in batch.blobs} == needed
     assert len(batch.blobs) == len(needed)
-    assert [row.offset for row in batch.sightings] == [one.delivery.offset for one in good]
+    assert [row.offset for row in batch.sightings] == [one.message.offset for one in good]
     assert [row.digest.hex() for row in batch.records] == [one.digest for one in good]
     told = [row.offset for row in batch.sightings] + [row.offset for row in batch.dead_letters]
     assert sorted(told) == list(range(len(messages)))

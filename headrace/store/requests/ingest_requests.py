@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from headrace.store.postgres import borrowed
-from headrace.store.statements import statements
+from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from headrace.store.postgres import Pool
 EVENTS_LOCK = 0x48_52_45_56  # "HREV"
 ITEMS_MAX = 1000
 
@@ -87,13 +89,13 @@ _COLUMNS = (
 
 
 class IngestRequests:
-    """The tables of requests. Raises CatalogUnavailable or CatalogRefused."""
+    """The tables of requests. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""
         self._pool = pool
         self._dsn = dsn
-        self._sql = statements("requests")
+        self._sql = statements("ingest_requests")
 
     async def add(self, asked: NewRequest, items: Sequence[RequestItem] = ()) -> None:
         """Keep a new request with the items that it has by now."""
@@ -164,3 +166,33 @@ class IngestRequests:
     async def _event(self, connection: "Pooled", request_id: UUID, what: tuple[str, str, str, str]) -> None:
         await connection.execute(self._sql["order_events"], EVENTS_LOCK)
         await connection.execute(self._sql["event"], request_id, *what)
+
+
+AT_ONCE_MAX = 50
+
+
+class Captures:
+    """The requests of captures. Raises CatalogUnavailableError or CatalogRefusedError."""
+
+    def __init__(self, pool: "Pool", dsn: str) -> None:
+        """Use an opened pool."""
+        self._pool = pool
+        self._dsn = dsn
+        self._sql = statements("ingest_requests")
+
+    async def beat(self, request_id: UUID, worker: str, evidence: str, running: Collection[str]) -> bool:
+        """Say that a worker is at a request; False where it is not its own any more."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return bool(await connection.fetchval(self._sql["beat"], request_id, worker, evidence, [*running]))
+
+    async def take_from_silent(self, running: Collection[str], silent_s: float) -> list[tuple[UUID, str]]:
+        """Take requests from workers that fell silent; returns each with its evidence."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["take_from_silent"], [*running], silent_s, AT_ONCE_MAX)
+        return [(row["request_id"], row["evidence"]) for row in rows]
+
+    async def untold(self, state: str, since_s: float) -> list[IngestRequest]:
+        """Return requests that have waited in a state for so long, each to one who asks."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["untold"], state, since_s, AT_ONCE_MAX)
+        return [IngestRequest(*row) for row in rows]

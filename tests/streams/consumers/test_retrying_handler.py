@@ -4,12 +4,13 @@ from uuid import uuid4
 import pytest
 
 from headrace.schemas.events import Ingested
-from headrace.streams.consumers import retrying_handler as handling_module
+from headrace.streams.consumers import retrying_handler as retrying_handler_module
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
-from headrace.streams.consumers.memory_budget import MemoryBudget
-from headrace.streams.consumers.retrying_handler import Handled, Retries, RetryingHandler
+from headrace.streams.consumers.pictures import MemoryBudget
+from headrace.streams.consumers.retrying_handler import Handled, RetryingHandler
+from headrace.streams.worker.retry import RetryPolicy
 
-QUICK = Retries(delay_s=0.001, delay_s_max=0.004, deadline_s=5.0)
+QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.004, deadline_s=5.0)
 ONE, TWO = ("t", 0), ("t", 1)
 
 
@@ -38,20 +39,20 @@ def batch(**counts: int) -> PolledBatch:
 
 
 async def handled_by(
-    handle, batch: PolledBatch, retries: Retries = QUICK, stop: asyncio.Event | None = None
+    handle, batch: PolledBatch, policy: RetryPolicy = QUICK, stop: asyncio.Event | None = None
 ) -> Handled:
-    return await RetryingHandler("g", handle, retries, stop or asyncio.Event()).run(batch)
+    return await RetryingHandler("g", handle, policy, stop or asyncio.Event()).run(batch)
 
 
 async def test_a_partition_is_in_order_and_the_partitions_are_beside_each_other():
     running, both, order = set(), asyncio.Event(), []
 
     async def handle(event: PolledEvent) -> None:
-        running.add(event.place)
+        running.add(event.partition)
         if len(running) == 2:
             both.set()
         await asyncio.wait_for(both.wait(), 5)
-        order.append((event.place, event.offset))
+        order.append((event.partition, event.offset))
 
     done = await handled_by(handle, batch(one=3, two=3))
     assert [offset for place, offset in order if place == ONE] == [0, 1, 2]
@@ -73,10 +74,10 @@ async def test_a_failure_is_tried_again_before_what_comes_after_it():
 
 async def test_past_the_deadline_the_error_is_given_up_and_the_others_are_finished():
     async def handle(event: PolledEvent) -> None:
-        if event.place == ONE and event.offset == 1:
+        if event.partition == ONE and event.offset == 1:
             raise ValueError("never")
 
-    done = await handled_by(handle, batch(one=3, two=3), Retries(0.001, 0.004, 0.05))
+    done = await handled_by(handle, batch(one=3, two=3), RetryPolicy(0.001, 0.004, 0.05))
     assert done.next_offsets == {ONE: 1, TWO: 3}
     assert done.unfinished == {ONE: 1}
     assert [str(error) for error in done.errors] == ["never"]
@@ -86,7 +87,7 @@ async def test_a_handler_that_hangs_is_ended_at_the_deadline():
     async def handle(_event: PolledEvent) -> None:
         await asyncio.Event().wait()
 
-    done = await handled_by(handle, batch(one=1), Retries(0.001, 0.004, 0.05))
+    done = await handled_by(handle, batch(one=1), RetryPolicy(0.001, 0.004, 0.05))
     assert isinstance(done.errors[0], TimeoutError)
     assert done.next_offsets == {ONE: 0}
 
@@ -104,7 +105,7 @@ async def test_after_a_stop_nothing_further_is_begun():
 
 
 async def test_a_batch_that_takes_too_long_is_given_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(handling_module, "BATCH_S_MAX", 0.03)
+    monkeypatch.setattr(retrying_handler_module, "BATCH_S_MAX", 0.03)
 
     async def handle(_event: PolledEvent) -> None:
         await asyncio.sleep(0.02)

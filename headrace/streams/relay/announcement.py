@@ -1,4 +1,4 @@
-"""What to say about a row of the outbox: topic, key, headers and bytes. No I/O, no clock."""
+"""The message that announces a row of the outbox: topic, key, headers and bytes. No I/O, no clock."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -44,11 +44,11 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class AnnouncementBatch:
-    """Messages with their rows, both in the order of the outbox, and rows that cannot be said, with the reason."""
+    """Messages with their rows, both in the order of the outbox, and rows that cannot be announced, with the reason."""
 
     messages: list[Announcement]
     rows: list[Pending]
-    passed_over: list[tuple[Pending, str]]
+    skipped: list[tuple[Pending, str]]
 
 
 def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
 
 
 def announce(row: Pending) -> Announcement:
-    """Return the message that says what the row stands for.
+    """Return the message that announces a row.
 
     Raises:
         ValueError: the row does not fit its event's schema, or there is nothing left to announce; it says which.
@@ -69,22 +69,22 @@ def announce(row: Pending) -> Announcement:
         raise ValueError("its record, blob or dead letter is no longer in the catalog")
     subject, key = _about(row.event)
     headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
-    said = Announcement(row.topic, key, _value(row.event), headers)
-    if said.size_bytes > OUTPUT_TOPICS[row.topic].message_bytes_max:
-        raise ValueError(f"it is {said.size_bytes} bytes, more than {row.topic} takes")
-    return said
+    message = Announcement(row.topic, key, _value(row.event), headers)
+    if message.size_bytes > OUTPUT_TOPICS[row.topic].message_bytes_max:
+        raise ValueError(f"it is {message.size_bytes} bytes, more than {row.topic} allows")
+    return message
 
 
 def announce_each(rows: Iterable[Pending]) -> AnnouncementBatch:
-    """Return what each row says; one that cannot be said must not hold up the others."""
-    announced = AnnouncementBatch([], [], [])
+    """Return the messages of the rows; a row that cannot be announced must not hold up the others."""
+    batch = AnnouncementBatch([], [], [])
     for row in rows:
         try:
-            announced.messages.append(announce(row))
-            announced.rows.append(row)
+            batch.messages.append(announce(row))
+            batch.rows.append(row)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it would be wrong again next time
-            announced.passed_over.append((row, f"{type(error).__name__}: {error}"))
-    return announced
+            batch.skipped.append((row, f"{type(error).__name__}: {error}"))
+    return batch
 
 
 def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
@@ -104,7 +104,7 @@ def _value(event: Ingested | DeadLetter) -> bytes:
     value = ingested_bytes(event)
     if len(value) <= INGESTED_BYTES_MAX:
         return value
-    # The contract keeps attributes far below this. Whatever is in the catalog all the same must not hold up the rest.
+    # The contract keeps attributes far below this; larger ones in the catalog must not hold up the other rows.
     return ingested_bytes(replace(event, attributes=ABRIDGED_ATTRIBUTES))
 
 
@@ -112,13 +112,13 @@ def _dead_letter_bytes(event: DeadLetter) -> bytes:
     value = encode(event)
     if len(value) <= DEAD_LETTER_BYTES_MAX:
         return value
-    # A message that a mirror brought, or one of headers only, can be larger than what Kafka takes from us. It must not
-    # hold up what comes after it, and its bytes are safe where they are.
+    # A mirrored message, or one of headers only, can be larger than what Kafka accepts from us. It must not hold up the
+    # rows after it, and its bytes are in the catalog.
     return encode(replace(event, key=None, value=None, headers=b"[]", reason=f"{event.reason} ({ABRIDGED})"))
 
 
 def _about(event: Ingested | DeadLetter) -> tuple[str, bytes]:
-    """Return what the event speaks of, and the key under which its source's events stay in order."""
+    """Return the event's subject, and the key that keeps its source's events in order."""
     match event:
         case Ingested():
             return event.digest, event.source_id.encode()

@@ -131,3 +131,13 @@ class BlobPlace:
     store_key: str
     store_offset: int | None
     archived_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a version says of a record: its label, and by the names of functions their votes and errors."""
+
+    record_id: UUID
+    label: str | None
+    votes: dict[str, str]
+    errors: dict[str, str]

@@ -54,13 +54,13 @@ class Sent:
 class Client:
     """A client that loses its partition while it is asked for the first message, or for the others."""
 
-    def __init__(self, intake: GroupConsumer, lost_in: str) -> None:
-        self._intake = intake
+    def __init__(self, consumer: GroupConsumer, lost_in: str) -> None:
+        self._consumer = consumer
         self._lost_in = lost_in
 
     def _lose(self, during: str) -> None:
         if self._lost_in == during:
-            self._intake._on_gone(self, [TopicPartition(*PLACE)])
+            self._consumer._on_revoked(self, [TopicPartition(*PLACE)])
 
     def poll(self, _seconds: float) -> Sent:
         self._lose("poll")
@@ -75,9 +75,9 @@ class Client:
 
 
 def taken(lost_in: str) -> list[int]:
-    intake = GroupConsumer(load_settings(_env_file=None), "group", [PLACE[0]], given_up=lambda _places: None)
-    intake._consumer = Client(intake, lost_in)
-    return [one.offset for one in intake._take(10).taken.get(PLACE, [])]
+    consumer = GroupConsumer(load_settings(_env_file=None), "group", [PLACE[0]], on_revoked=lambda _places: None)
+    consumer._consumer = Client(consumer, lost_in)
+    return [one.offset for one in consumer._poll(10).events.get(PLACE, [])]
 
 
 def test_a_partition_that_went_and_came_back_within_a_call_loses_nothing() -> None:

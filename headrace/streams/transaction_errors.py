@@ -5,9 +5,11 @@ from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException
 
-from headrace.streams.producer_reset import ProducerResetError
-
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
+
+
+class ProducerResetError(Exception):
+    """Something failed and what it left behind is not known: give the producer up and begin at what is committed."""
 
 
 class FencedError(Exception):
@@ -26,7 +28,7 @@ def kafka_faults(doing: str) -> Iterator[None]:
     """Name librdkafka's errors as ours.
 
     Raises:
-        StartOver, Fenced.
+        ProducerResetError, FencedError.
     """
     try:
         yield

@@ -5,7 +5,7 @@ from headrace.schemas.codec import decode
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.headers import traceparent_of
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
-from headrace.streams.relay.plan import (
+from headrace.streams.relay.announcement import (
     ABRIDGED,
     ABRIDGED_ATTRIBUTES,
     DEAD_LETTER_BYTES_MAX,
@@ -103,8 +103,8 @@ def test_a_row_that_cannot_be_said_holds_up_no_other():
     announced = announce_each([gone, good[0], huge, wrong, nameless, good[1]])
     assert announced.rows == good
     assert [message.value for message in announced.messages] == [announce(row).value for row in good]
-    assert [row for row, _ in announced.passed_over] == [gone, huge, wrong, nameless]
-    assert "no longer in the catalog" in announced.passed_over[0][1]
+    assert [row for row, _ in announced.skipped] == [gone, huge, wrong, nameless]
+    assert "no longer in the catalog" in announced.skipped[0][1]
 
 
 def test_a_message_that_somebody_else_wrote_has_no_event_id():

@@ -1,0 +1,167 @@
+"""What a batch puts into the blob store, and the rows that it commits."""
+
+import base64
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import orjson
+
+from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, RedriveRow, RowBatch, SightingRow
+from headrace.schemas.digest import dead_letter_id, record_id
+from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
+from headrace.schemas.limits import PACKED_BYTES_MAX
+from headrace.streams.core.delivery import HeaderPairs
+from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RefusedDelivery
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """The bodies of a batch that must be stored.
+
+    `alone` become objects of their own, `packed` go into one tar together, each digest once. `claimed` are promoted
+    from staging, every one of them: one valid claim says nothing about another on the same digest.
+    """
+
+    alone: tuple[AcceptedDelivery, ...]
+    packed: tuple[AcceptedDelivery, ...]
+    claimed: tuple[AcceptedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAt:
+    """Where a body was put."""
+
+    store_key: str
+    store_offset: int | None = None
+
+
+def store_plan(accepted: Iterable[AcceptedDelivery], known: Container[str]) -> StorePlan:
+    """Sort the bodies by how they are stored; `known` are the digests of blobs that the catalog has.
+
+    A claim is verified even if its digest is known: the staged bytes may be different ones, and they are deleted
+    afterwards.
+    """
+    alone: dict[str, AcceptedDelivery] = {}
+    packed: dict[str, AcceptedDelivery] = {}
+    claimed: list[AcceptedDelivery] = []
+    for delivery in accepted:
+        if delivery.body is None:
+            claimed.append(delivery)
+        elif delivery.digest in known:
+            continue
+        elif isinstance(delivery.event, Cid | Ldo) and delivery.size_bytes < PACKED_BYTES_MAX:
+            packed.setdefault(delivery.digest, delivery)
+        else:
+            alone.setdefault(delivery.digest, delivery)
+    return StorePlan(tuple(alone.values()), tuple(packed.values()), tuple(claimed))
+
+
+def row_batch(batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, generation: int | None = None) -> RowBatch:
+    """Return the rows of a batch, in the order of its messages; `stored_at` has the place of each new body."""
+    # Of several deliveries of one new body the last describes the blob; all of them say the same of it.
+    new_blobs = {delivery.digest: delivery for delivery in batch.accepted if delivery.digest in stored_at}
+    records = [_record(batch.kind, delivery) for delivery in batch.accepted]
+    return RowBatch(
+        blobs=[_blob(delivery, stored_at[digest]) for digest, delivery in new_blobs.items()],
+        records=records,
+        sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
+        dead_letters=[_dead_letter(refusal) for refusal in batch.refused],
+        redrives=list(_redrives(batch)),
+        generation=generation,
+    )
+
+
+def headers_json(headers: HeaderPairs) -> bytes:
+    """Return headers as a JSON array of [name, base64 value] pairs; U+0000 in a name is shown as U+FFFD."""
+    return orjson.dumps(
+        [[name.replace("\0", "\ufffd"), base64.b64encode(value).decode("ascii")] for name, value in headers]
+    )
+
+
+def _redrives(batch: DecodedBatch) -> Iterator[RedriveRow]:
+    for delivery in batch.accepted:
+        if (redrive := delivery.message.redrive) is not None:
+            yield RedriveRow(
+                dead_letter_id=redrive.dead_letter_id,
+                attempt=redrive.attempt,
+                record_id=record_id(batch.kind, delivery.digest),
+            )
+    for refusal in batch.refused:
+        if (redrive := refusal.message.redrive) is not None:
+            yield RedriveRow(
+                dead_letter_id=redrive.dead_letter_id,
+                attempt=redrive.attempt,
+                code=refusal.code,
+                reason=refusal.reason,
+            )
+
+
+def _blob(delivery: AcceptedDelivery, stored_at: StoredAt) -> BlobRow:
+    return BlobRow(
+        digest=bytes.fromhex(delivery.digest),
+        size_bytes=delivery.size_bytes,
+        media_type=delivery.media_type,
+        store_key=stored_at.store_key,
+        store_offset=stored_at.store_offset,
+    )
+
+
+def _record(kind: Kind, delivery: AcceptedDelivery) -> RecordRow:
+    event = delivery.event
+    columns: dict[str, Any]  # those that only this kind has
+    match event:
+        case Cid():
+            columns = {"code": event.code}
+        case Frame():
+            columns = {"width": event.width, "height": event.height, "attributes": event.attributes}
+        case Clip():
+            columns = {"duration_us": event.duration_us, "about": event.about, "attributes": event.attributes}
+        case Ldo():
+            columns = {"ldo_id": event.ldo_id, "clip_sha256": event.clip_sha256}
+        case _:
+            assert_never(event)
+    return RecordRow(
+        record_id=record_id(kind, delivery.digest),
+        kind=kind,
+        digest=bytes.fromhex(delivery.digest),
+        site=event.site,
+        source_id=event.source_id,
+        captured_at_us=event.captured_at_us,
+        sequence=event.sequence,
+        media_type=delivery.media_type,
+        size_bytes=delivery.size_bytes,
+        traceparent=delivery.traceparent,
+        **columns,
+    )
+
+
+def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
+    return SightingRow(
+        topic=delivery.message.topic,
+        partition=delivery.message.partition,
+        offset=delivery.message.offset,
+        record_id=record.record_id,
+        site=record.site,
+        source_id=record.source_id,
+        captured_at_us=record.captured_at_us,
+        sequence=record.sequence,
+    )
+
+
+def _dead_letter(refusal: RefusedDelivery) -> DeadLetterRow:
+    message = refusal.message
+    return DeadLetterRow(
+        dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
+        code=refusal.code,
+        reason=refusal.reason,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        message_timestamp_us=message.timestamp_us,
+        key=message.key,
+        value=message.value,
+        headers=headers_json(message.headers),
+        site=refusal.origin.site if refusal.origin else None,
+        source_id=refusal.origin.source_id if refusal.origin else None,
+    )
