@@ -1,4 +1,4 @@
-"""What watches a relay or a consumer: watchdog, probes and the health server."""
+"""The watchdog, the probes and the health server of a worker, relay or consumer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,28 +25,28 @@ async def liveness(
     doing: Callable[[], str],
     probes: Mapping[str, Callable[[], Awaitable[object]]],
 ) -> AsyncIterator[Probes]:
-    """Watch while the context lasts; `doing` is what `/livez` says of a process that moves."""
+    """Run watchdog, probes and health server in the context; `doing` is what `/livez` reports of a live process."""
     watchdog = Watchdog(settings.watchdog_s, waiting=waiting, progress=progress)
-    asked = Probes(probes)
+    prober = Probes(probes)
 
     def livez() -> tuple[bool, str]:
         alive, why = watchdog.livez()
         return alive, doing() if alive else why
 
-    health = HealthServer(settings.health_host, settings.health_port, livez=livez, readyz=asked.readyz)
-    asking = asyncio.create_task(asked.run())
+    health = HealthServer(settings.health_host, settings.health_port, livez=livez, readyz=prober.readyz)
+    probing = asyncio.create_task(prober.run())
     watchdog.start()
     health.start()
     try:
-        yield asked
+        yield prober
     finally:
-        asking.cancel()
+        probing.cancel()
         await asyncio.to_thread(health.stop)
         await asyncio.to_thread(watchdog.stop)
 
 
 async def ask_kafka(settings: Settings, admin: AdminClient) -> None:
-    """Find out whether Kafka answers.
+    """Check that Kafka answers.
 
     Raises:
         HeadraceError: it does not.

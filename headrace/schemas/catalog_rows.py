@@ -1,4 +1,4 @@
-"""The values that go into the catalog and come out of it. Times are microseconds since 1970, UTC; digests 32 bytes."""
+"""The rows of the catalog as plain values. Times are microseconds since 1970, UTC; digests 32 bytes."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -8,7 +8,7 @@ from headrace.schemas.events import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRow:
-    """Where bytes are: an object of their own, or `size_bytes` from `store_offset` of a pack."""
+    """The place of a blob: an object of its own, or `size_bytes` from `store_offset` of a pack."""
 
     digest: bytes
     size_bytes: int
@@ -19,7 +19,7 @@ class BlobRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRow:
-    """One distinct thing. `attributes` is a JSON object without U+0000; `clip_sha256` is hexadecimal, an LDO's clip."""
+    """One distinct event. `attributes` is a JSON object without U+0000; `clip_sha256` is hexadecimal, an LDO's clip."""
 
     record_id: UUID
     kind: Kind
@@ -43,7 +43,7 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SightingRow:
-    """One delivery of a record. `index` tells apart the items of a message that holds several."""
+    """One delivery of a record. `index` distinguishes the items of one message."""
 
     topic: str
     partition: int
@@ -76,7 +76,7 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveRow:
-    """What became of a dead letter's message that was published again: a record, or another refusal."""
+    """The outcome of a redriven dead letter: a record, or another refusal."""
 
     dead_letter_id: UUID
     attempt: int
@@ -87,7 +87,7 @@ class RedriveRow:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """Where a message stood that was published again as this attempt."""
+    """The original place of the message that this attempt redrives."""
 
     attempt: int
     topic: str
@@ -97,9 +97,9 @@ class Original:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowBatch:
-    """What one transaction writes, each list in the order of the input.
+    """The rows of one transaction, each list in the order of the messages.
 
-    `generation` is the catalog's, asked for before the first of the batch's objects was put
+    `generation` is the catalog's, read before the first of the batch's objects was put
     (`headrace/store/catalog/orphan_gc.py`).
     """
 
@@ -113,7 +113,7 @@ class RowBatch:
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What a transaction found to be new. A repeated batch has nothing new in it."""
+    """The new rows of a transaction; a repeated batch has none."""
 
     new_records: frozenset[UUID]
     new_sightings: int
@@ -123,7 +123,7 @@ class CommitResult:
 
 @dataclass(frozen=True, slots=True)
 class BlobPlace:
-    """Where a blob's bytes are: in the store, or with `archived_at_us` in the archive."""
+    """The place of a blob: in the store, or with `archived_at_us` in the archive."""
 
     digest: bytes
     size_bytes: int
@@ -135,7 +135,7 @@ class BlobPlace:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What a version says of a record: its label, and by the names of functions their votes and errors."""
+    """A version's result for a record: its label, and the votes and errors by function name."""
 
     record_id: UUID
     label: str | None

@@ -13,7 +13,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 
 
 class StoreUnavailableError(HeadraceError):
-    """The blob store did not answer, or answered that it cannot now. Repeat the call."""
+    """The blob store did not answer, or answered with a transient error. Repeat the call."""
 
     def __init__(self, what: str, *, where: str) -> None:
         super().__init__(
@@ -26,19 +26,19 @@ class StoreUnavailableError(HeadraceError):
 
 
 class StoreRefusedError(HeadraceError):
-    """The blob store refused: credentials, no such bucket, a wrong key or URL. Repeating does not help."""
+    """The blob store refused: credentials, a missing bucket, a wrong key or URL. Repeating does not help."""
 
     def __init__(self, what: str, *, where: str, hint: str) -> None:
         super().__init__("store_refused", what, where=where, hint=hint)
 
 
 class BlobMissingError(HeadraceError):
-    """There is no object under this key."""
+    """No object has this key."""
 
     def __init__(self, key: str, *, where: str) -> None:
         super().__init__(
             "blob_missing",
-            f"there is no object {key}",
+            f"the object {key} does not exist",
             where=where,
             hint="`headrace fsck` names every record whose bytes are gone.",
         )
@@ -46,12 +46,12 @@ class BlobMissingError(HeadraceError):
 
 
 class BlobArchivedError(HeadraceError):
-    """The bytes are in the archive, where they are not read from."""
+    """The bytes are in the archive, from which they must be restored first."""
 
     def __init__(self, digest: str, since: str) -> None:
         super().__init__(
             "blob_archived",
-            f"the bytes {digest} are in the archive since {since}",
+            f"the bytes {digest} were archived at {since}",
             hint=f"`headrace restore {digest}` brings them back.",
         )
 
@@ -59,41 +59,41 @@ class BlobArchivedError(HeadraceError):
 class BlobCorruptError(HeadraceError):
     """The bytes in the store are not those that were ingested."""
 
-    def __init__(self, key: str, found: str, *, where: str) -> None:
+    def __init__(self, key: str, mismatch: str, *, where: str) -> None:
         super().__init__(
             "blob_corrupt",
-            f"the object {key} does not hold the bytes that were ingested: {found}",
+            f"the object {key} does not have the ingested bytes: {mismatch}",
             where=where,
             hint="`headrace fsck --repair` restores it from a copy where there is one.",
         )
 
 
 class ClaimMissingError(HeadraceError):
-    """A message claims bytes that are not in the store."""
+    """A message claims a staged object that does not exist."""
 
     def __init__(self, claim: str, *, where: str) -> None:
         super().__init__(
             "claim_missing",
-            f"the claimed object {claim!r} is not there",
+            f"the claimed object {claim!r} does not exist",
             where=where,
             hint="Upload the body under staging/ before publishing the message that names it.",
         )
 
 
 class ClaimMismatchError(HeadraceError):
-    """The claimed bytes are not those that the message describes."""
+    """The claimed bytes are not those that the message declares."""
 
-    def __init__(self, claim: str, found: str, *, where: str) -> None:
+    def __init__(self, claim: str, mismatch: str, *, where: str) -> None:
         super().__init__(
             "claim_mismatch",
-            f"the claimed object {claim!r} is not what the message says: {found}",
+            f"the claimed object {claim!r} is not what the message declares: {mismatch}",
             where=where,
-            hint="Take size and SHA-256 of the bytes that are uploaded, and never overwrite a staged object.",
+            hint="Declare the size and SHA-256 of the uploaded bytes, and never overwrite a staged object.",
         )
 
 
 class CatalogUnavailableError(HeadraceError):
-    """PostgreSQL did not answer in time, or lost or refused the connection for now. Repeat the whole call."""
+    """PostgreSQL did not answer in time, or the connection was lost or refused. Repeat the whole call."""
 
     def __init__(self, what: str, *, where: str) -> None:
         super().__init__(
@@ -106,17 +106,17 @@ class CatalogUnavailableError(HeadraceError):
 
 
 class BlobsCollectedError(CatalogUnavailableError):
-    """Objects of the batch were, or are being, deleted as orphans since they were put: put them again, then commit."""
+    """Objects of the batch were deleted as orphans since they were put, or are being deleted: put them again first."""
 
     def __init__(self, keys: int, *, where: str) -> None:
         super().__init__(
-            f"{keys} objects of the batch are being collected" if keys else "objects were collected meanwhile",
+            f"{keys} objects of the batch are being deleted as orphans" if keys else "orphans were deleted meanwhile",
             where=where,
         )
 
 
 class CatalogRefusedError(HeadraceError):
-    """PostgreSQL refused a statement or a login. Repeating does not help; `sqlstate` says which rule it was."""
+    """PostgreSQL refused a statement or a login; repeating does not help. `sqlstate` is its error code."""
 
     def __init__(self, what: str, *, where: str, sqlstate: str = "") -> None:
         super().__init__(
@@ -129,7 +129,7 @@ class CatalogRefusedError(HeadraceError):
 
 
 class RecordMissingError(HeadraceError):
-    """Nothing in the catalog has this id."""
+    """No record has this id."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__(
@@ -140,13 +140,13 @@ class RecordMissingError(HeadraceError):
 
 
 class RecordAmbiguousError(HeadraceError):
-    """Several records fit a shortened id."""
+    """Several records match an abbreviated id."""
 
-    def __init__(self, wanted: str, found: list[str]) -> None:
+    def __init__(self, wanted: str, matches: list[str]) -> None:
         super().__init__(
             "record_ambiguous",
-            f"{wanted!r} fits several records: {', '.join(found)}",
-            hint="Give more of its digits.",
+            f"{wanted!r} matches several records: {', '.join(matches)}",
+            hint="Give more digits.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Bring a database's catalog to this version's schema. Steps are plain SQL in headrace/store/migrations/versions."""
+"""Migrate a database to this version's schema. The steps are plain SQL in headrace/store/migrations/versions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ _MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two m
 
 
 def migrate(dsn: str) -> str:
-    """Bring the catalog to the newest schema and return its revision; may be repeated, and by several at once.
+    """Migrate the catalog to the newest schema and return its revision; may be repeated and run concurrently.
 
     Raises:
         CatalogUnavailableError: the database cannot be reached, or another migration holds it for too long.
@@ -52,11 +52,11 @@ def _config() -> Config:
 
 @contextmanager
 def _connected(dsn: str) -> Iterator[Connection]:
-    """One transaction on one connection of its own, its errors named as the catalog's."""
+    """Yield a connection in one transaction, its errors translated into the catalog's."""
     try:
         url = make_url(dsn).set(drivername="postgresql+psycopg")
     except (ArgumentError, ValueError):
-        raise CatalogRefusedError("the address of PostgreSQL cannot be read", where=address(dsn)) from None
+        raise CatalogRefusedError("the address of PostgreSQL is invalid", where=address(dsn)) from None
     engine = create_engine(
         url,
         poolclass=NullPool,

@@ -1,4 +1,7 @@
-"""Connections to PostgreSQL, every wait on them limited, and what its errors mean for the caller."""
+"""Connections to PostgreSQL with limited waits, its errors translated into ours, and the SQL files.
+
+SQL lives in `sql/*.sql`, many statements to a file, each below a line `-- name --`.
+"""
 
 import asyncio
 import logging
@@ -35,13 +38,13 @@ _TRANSIENT_STATES = frozenset({"55P03", "25006", "25P03", "57P05"})
 
 
 async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, application: str) -> "Pool":
-    """Open a pool; connections are made when they are needed, the first one now.
+    """Open a pool with its first connection; the others are opened when they are needed.
 
     Raises:
-        CatalogUnavailableError: PostgreSQL does not answer. CatalogRefusedError: it does not let us in.
+        CatalogUnavailableError: PostgreSQL does not answer. CatalogRefusedError: it refuses the login.
     """
-    # It says with a traceback that PostgreSQL is away, which whoever asked it for something says in a sentence: to
-    # commands as well, which configure no log.
+    # It logs a traceback when PostgreSQL is unavailable, which the caller reports in a sentence; commands configure no
+    # log at all.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     with connect_errors(dsn):
         return await asyncpg.create_pool(
@@ -51,8 +54,8 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
             max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=statement_s_max + ANSWER_MARGIN_S,
-            # No statement of ours changes a session, and a connection that failed is never used again, so there is
-            # nothing to reset: it would be one more round trip a batch.
+            # No statement of ours changes the session, and a failed connection is never used again, so a reset would
+            # only cost a round trip for each batch.
             reset=_nothing_to_reset,
             server_settings={
                 "application_name": application,
@@ -70,7 +73,7 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
 async def opened_pool(
     dsn: str, *, connections_max: int, statement_s_max: float, application: str
 ) -> "AsyncIterator[Pool]":
-    """Open a pool as `open_pool` does, and close it at the end."""
+    """Open a pool as `open_pool` does, and close it on exit."""
     pool = await open_pool(
         dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
     )
@@ -81,7 +84,7 @@ async def opened_pool(
 
 
 async def close_pool(pool: "Pool") -> None:
-    """Close a pool; connections that do not end in time are cut."""
+    """Close a pool; connections that do not close in time are terminated."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await pool.close()
@@ -91,7 +94,7 @@ async def close_pool(pool: "Pool") -> None:
 
 @asynccontextmanager
 async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
-    """Borrow a connection; after any error it is cut, for nobody knows what state it is in.
+    """Acquire a connection; after any error it is terminated, because its state is unknown.
 
     Raises:
         CatalogUnavailableError, CatalogRefusedError.
@@ -109,7 +112,7 @@ async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
 
 @contextmanager
 def connect_errors(dsn: str) -> Iterator[None]:
-    """Name the errors of connecting, among them an address that cannot be read.
+    """Translate the errors of connecting, among them an invalid address.
 
     Raises:
         CatalogUnavailableError, CatalogRefusedError.
@@ -118,34 +121,34 @@ def connect_errors(dsn: str) -> Iterator[None]:
         with catalog_errors(dsn):
             yield
     except ValueError:
-        raise CatalogRefusedError("the address of PostgreSQL cannot be read", where=address(dsn)) from None
+        raise CatalogRefusedError("the address of PostgreSQL is invalid", where=address(dsn)) from None
 
 
 @contextmanager
 def catalog_errors(dsn: str) -> Iterator[None]:
-    """Name PostgreSQL's errors as ours.
+    """Translate PostgreSQL's errors into ours.
 
     Raises:
-        CatalogUnavailableError: a repetition may succeed. CatalogRefusedError: it will not.
+        CatalogUnavailableError: a repetition may succeed. CatalogRefusedError: it does not help.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or ""
-        what = f"PostgreSQL answered {sqlstate or 'an error'}: {_said(error)}"
+        what = f"PostgreSQL answered {sqlstate or 'an error'}: {_reason(error)}"
         if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
             raise CatalogUnavailableError(what, where=address(dsn)) from None
         raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None
     except TimeoutError:
-        raise CatalogUnavailableError("PostgreSQL gave no answer in time", where=address(dsn)) from None
+        raise CatalogUnavailableError("PostgreSQL did not answer in time", where=address(dsn)) from None
     except asyncpg.ClientConfigurationError:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise CatalogUnavailableError(_connection_fault(error), where=address(dsn)) from None
 
 
-def _said(error: asyncpg.PostgresError) -> str:
-    """Return what names a rule or an object; a message about a wrong value (class 22) would quote it."""
+def _reason(error: asyncpg.PostgresError) -> str:
+    """Return the server's message, or only its class for a data error (class 22), whose message quotes the value."""
     if isinstance(error, asyncpg.DataError) or not error.args:
         return type(error).__name__
     return str(error.args[0])
@@ -154,7 +157,7 @@ def _said(error: asyncpg.PostgresError) -> str:
 def _connection_fault(error: Exception) -> str:
     match error:
         case ConnectionRefusedError():
-            return "nothing listens there"
+            return "connection refused"
         case OSError():
             return f"the connection failed: {error.strerror or type(error).__name__}"
         case _:

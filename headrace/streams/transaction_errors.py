@@ -1,4 +1,4 @@
-"""How the relay's work can end early; each says what happens next."""
+"""The errors of a transactional producer, by what the relay and the consumers do next."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.
 
 
 class ProducerResetError(Exception):
-    """Something failed and what it left behind is not known: give the producer up and begin at what is committed."""
+    """A step failed with an unknown outcome: close the producer and begin again at what is committed."""
 
 
 class FencedError(Exception):
@@ -17,7 +17,7 @@ class FencedError(Exception):
 
 
 def kafka_fault(doing: str, error: KafkaError) -> ProducerResetError | FencedError:
-    """Return what a Kafka error means for the relay; `doing` says what it interrupted."""
+    """Classify a Kafka error; `doing` names the interrupted step."""
     if error.code() in _FENCED:
         return FencedError(f"another relay took over while {doing}")
     return ProducerResetError(f"Kafka failed while {doing}: {error.str()}")
@@ -25,7 +25,7 @@ def kafka_fault(doing: str, error: KafkaError) -> ProducerResetError | FencedErr
 
 @contextmanager
 def kafka_faults(doing: str) -> Iterator[None]:
-    """Name librdkafka's errors as ours.
+    """Translate librdkafka's errors into ours.
 
     Raises:
         ProducerResetError, FencedError.

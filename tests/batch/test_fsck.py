@@ -233,7 +233,7 @@ async def test_what_is_past_its_retention_ends(settings: Settings, blobs: Blobs,
 
 async def test_a_second_repair_waits_for_the_first(settings: Settings, blobs: Blobs, postgres_dsn: str) -> None:
     async with OrphanGc.open(postgres_dsn):
-        with pytest.raises(HeadraceError, match="restore or repair is at work"):
+        with pytest.raises(HeadraceError, match="restore or repair is running"):
             await open_and_check(settings, blobs, FsckOptions(repair=True))
 
 

@@ -41,7 +41,7 @@ async def test_an_object_comes_into_its_class_once(glacier: Glacier, cold: Stora
 
 async def test_an_object_that_changes_on_the_way_is_refused(glacier: Glacier, cold: StorageClassStore) -> None:
     glacier.shortened_by = 1
-    with pytest.raises(StoreRefusedError, match="did not come into the class GLACIER"):
+    with pytest.raises(StoreRefusedError, match="was not moved to the storage class GLACIER"):
         await cold.freeze("a")
 
 

@@ -32,7 +32,7 @@ from headrace.streams.core.delivery import ConsumedMessage
 
 WHERE = "memory"
 STORE_AWAY = StoreUnavailableError("PUT failed: no connection", where=WHERE)
-CATALOG_AWAY = CatalogUnavailableError("nothing listens there", where=WHERE)
+CATALOG_AWAY = CatalogUnavailableError("connection refused", where=WHERE)
 
 
 @dataclass

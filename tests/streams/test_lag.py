@@ -52,13 +52,13 @@ def watched(assigned: Any) -> Iterable[Partition]:
 async def test_a_worker_that_stands_by_is_not_late_with_what_is_anothers() -> None:
     app = faust_app(SETTINGS, LARGE, CLIPS)
     membership = Membership(app)
-    assert set(watched(membership.share)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share"
+    assert set(watched(membership.assignment)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share"
     await app.on_partitions_assigned.send(set())
-    assert not watched(membership.share)
+    assert not watched(membership.assignment)
     await app.on_partitions_revoked.send(set())
-    assert set(watched(membership.share)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share back"
+    assert set(watched(membership.assignment)) == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share back"
     await app.on_partitions_assigned.send({TP(TOPIC, 1)})
-    assert set(watched(membership.share)) == {(TOPIC, 1)}
+    assert set(watched(membership.assignment)) == {(TOPIC, 1)}
 
 
 class Client:
@@ -82,12 +82,12 @@ class Client:
 def test_a_consumer_that_stands_by_is_not_late_with_what_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     monkeypatch.setattr("headrace.streams.consumers.group_consumer.Consumer", lambda _config: client)
-    intake = GroupConsumer(SETTINGS, "group", [TOPIC], given_up=lambda _places: None)
-    intake._open()
+    consumer = GroupConsumer(SETTINGS, "group", [TOPIC], on_revoked=lambda _places: None)
+    consumer._open()
 
     def watched_now() -> set[Partition]:
-        intake._take(10)
-        return set(watched(lambda: intake.assigned))
+        consumer._poll(10)
+        return set(watched(lambda: consumer.assigned))
 
     assert watched_now() == {(TOPIC, 0), (TOPIC, 1)}, "it may never get its share"
     client.tells("on_assign")

@@ -51,7 +51,7 @@ def test_a_worker_is_ready_once_it_has_its_share_and_not_while_the_group_waits_f
             with running(settings, tmp_path / "second") as second:
                 until(lambda: waited_for(second) == ["kafka_group"], JOINED_S_MAX, "everything but the group")
                 assert second.get("/readyz")[0] == 503
-                assert needs(second)["kafka_group"] == "the consumer group has not handed out its partitions yet"
+                assert needs(second)["kafka_group"] == "the consumer group has not assigned partitions yet"
                 first.process.send_signal(signal.SIGCONT)
                 second.wait_ready()
                 first.wait_ready()
@@ -80,15 +80,15 @@ async def test_it_belongs_to_the_group_from_its_assignment_until_that_is_taken_b
     assert not await joined(membership)
     await app.on_partitions_assigned.send(share)
     assert await joined(membership)
-    assert membership.share() == share
+    assert membership.assignment() == share
     await app.on_partitions_revoked.send(share)
     assert not await joined(membership)
-    assert membership.share() is None, "no share is another thing than an empty one"
+    assert membership.assignment() is None, "no share is another thing than an empty one"
 
 
 def test_asking_for_the_share_makes_no_consumer() -> None:
     app = faust_app(load_settings(_env_file=None), SMALL, CID)
-    assert Membership(app).share() is None
+    assert Membership(app).assignment() is None
     assert app._consumer is None, "another than the one that the app will start"
 
 

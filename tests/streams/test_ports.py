@@ -110,7 +110,7 @@ async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies
 
 
 async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:
-    with pytest.raises(ClaimMissingError, match="not there"):
+    with pytest.raises(ClaimMissingError, match="does not exist"):
         await bodies.claims.promote(claimed(), head_bytes=10, moved=moved)
 
 

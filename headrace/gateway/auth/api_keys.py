@@ -8,7 +8,7 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from headrace.gateway.auth.principal import Principal, Role
-from headrace.store.requests.access import Access, KeyRow
+from headrace.store.requests.access import Access, KeyDefinition, KeyRow
 
 _PREFIX = "hr"
 _KEY = re.compile(r"hr_([0-9A-Za-z]+)_([0-9A-Za-z_-]+)")
@@ -42,7 +42,11 @@ async def put(
 ) -> NewKey:
     """Keep a key whose id and secret are given."""
     name, role, sources = what
-    await access.add_key(key_id, name, role, sources, _digest(secret), days)
+    await access.add_key(
+        KeyDefinition(
+            key_id=key_id, name=name, role=role, sources=tuple(sources), secret_sha256=_digest(secret), days=days
+        )
+    )
     return NewKey(key_id, f"{_PREFIX}_{key_id}_{secret}")
 
 

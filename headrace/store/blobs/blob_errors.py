@@ -1,4 +1,4 @@
-"""What obstore's errors mean. It gives most of them as one class whose text holds the HTTP status and S3's code."""
+"""Classify obstore's errors: most are of one class, whose text has the HTTP status and S3's error code."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _HINT_OTHER = "Check HEADRACE_STORE_URL and HEADRACE_STORE_ENDPOINT."
 
 
 class StoreFailure(Enum):
-    """What a fault means for the caller."""
+    """The meaning of a fault for the caller."""
 
     MISSING = auto()
     NOT_IMPLEMENTED = auto()
@@ -37,10 +37,10 @@ class StoreFailure(Enum):
 
 
 def fault_of(error: Exception) -> StoreFailure:
-    """Say what an error of obstore means; what is unknown is transient, for the bytes are still ours to send."""
+    """Classify an error of obstore; an unknown one is transient, because the bytes can be sent again."""
     text = str(error)
-    status = int(found[1]) if (found := _STATUS.search(text)) else None
-    os_code = int(found[1]) if (found := _OS_CODE.search(text)) else None
+    status = int(match[1]) if (match := _STATUS.search(text)) else None
+    os_code = int(match[1]) if (match := _OS_CODE.search(text)) else None
     if isinstance(error, FileNotFoundError):
         return StoreFailure.REFUSED if _code(text) == "NoSuchBucket" else StoreFailure.MISSING
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
@@ -57,11 +57,11 @@ def fault_of(error: Exception) -> StoreFailure:
 
 @contextmanager
 def blob_errors(where: str, doing: str, *, key: str | None = None) -> Iterator[None]:
-    """Name obstore's errors as ours. `key` is what was read: without one, a missing object is a refusal.
+    """Translate obstore's errors into ours. `key` is the object read: without one, a missing object is a refusal.
 
     Raises:
-        BlobMissingError: the object is not there.
-        StoreRefusedError: the store will not, now or later.
+        BlobMissingError: the object does not exist.
+        StoreRefusedError: the store refused; repeating does not help.
         StoreUnavailableError: everything else.
     """
     try:
@@ -79,19 +79,19 @@ def blob_errors(where: str, doing: str, *, key: str | None = None) -> Iterator[N
 
 
 def _in_short(text: str) -> str:
-    """Return status and code, or the kind of network fault; never the text itself, which quotes what was sent."""
+    """Return status and code, or the kind of network fault; never the text itself, which quotes the request."""
     if status := _STATUS.search(text):
         return f"the store answered {status[1]} {_code(text)}".rstrip()
     if os_code := _OS_CODE.search(text):
         return f"the operating system answered error {os_code[1]}"
     if reason := _REASON.search(text):
         return {"Connect": "no connection", "Timeout": "no answer in time"}.get(reason[1], "the connection broke")
-    return "the store's client could not do it"
+    return "the store's client failed"
 
 
 def _code(text: str) -> str:
-    found = _CODE.search(text)
-    return found[1] if found else ""
+    match = _CODE.search(text)
+    return match[1] if match else ""
 
 
 def _hint(text: str, error: Exception) -> str:

@@ -36,7 +36,7 @@ LIST_PAGE_OBJECTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class BlobStat:
-    """What the store knows of an object; sizes in bytes, times in UTC."""
+    """The metadata of an object; sizes in bytes, times in UTC."""
 
     key: str
     size_bytes: int
@@ -59,12 +59,12 @@ class Blobs:
     def open(
         cls, url: str, *, endpoint: str = "", region: str = "", access_key: str = "", secret_key: str = ""
     ) -> Self:
-        """Open the store at s3://bucket, gs://bucket, az://container or file:///directory; nothing is sent yet.
+        """Open the store at s3://bucket, gs://bucket, az://container or file:///directory, without a request.
 
         Without keys the environment's own credentials are used (an instance's role, a service account).
 
         Raises:
-            StoreRefusedError: the URL is of no known kind.
+            StoreRefusedError: the URL's scheme is unknown.
         """
         return cls(open_target(url, endpoint=endpoint, region=region, access_key=access_key, secret_key=secret_key))
 
@@ -80,15 +80,15 @@ class Blobs:
         )
 
     async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
-        """Write an object whose key is the digest of its bytes; False means that it was there already.
+        """Write an object whose key is the digest of its bytes; return False if it exists already.
 
-        An object of that name but another size cannot be right, and is written again.
+        An object of that key but another size is wrong, and is replaced.
         """
         with blob_errors(self.where, f"PUT {key}"):
             if await self._create(key, data, media_type):
                 return True
-            # "Already there" is believed only of an object that can be seen: S3 answers the same 409 while another
-            # request for the key is under way, which may be a deletion.
+            # A conflict counts as "exists" only if the object can be read: S3 answers the same 409 while another
+            # request for the key is in progress, which may be a deletion.
             seen = await self.stat(key)
             if seen is not None and seen.size_bytes == len(data):
                 return False
@@ -96,19 +96,19 @@ class Blobs:
             return True
 
     async def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one of that name; False means that there is, whatever it holds.
+        """Write an object unless its key exists; return False if it does, whatever its bytes.
 
-        A store that cannot write on a condition replaces it.
+        A store without conditional writes replaces it.
         """
         with blob_errors(self.where, f"PUT {key}"):
             return await self._create(key, data, None)
 
     async def replace(self, key: str, data: bytes, *, media_type: str | None = None) -> None:
-        """Write an object whatever is there under its name, where `put` would believe an object of the same size."""
+        """Write an object even if one of the same size exists, which `put` would keep."""
         await self.put_stream(key, once(data), media_type=media_type)
 
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, media_type: str | None = None) -> None:
-        """Write or replace an object of any size, in parts; memory stays bounded. It appears when it is whole."""
+        """Write or replace an object of any size, in parts and in bounded memory; it appears when it is complete."""
         with blob_errors(self.where, f"PUT {key}"):
             await obstore.put_async(
                 self._bulk,
@@ -120,10 +120,10 @@ class Blobs:
             )
 
     async def get(self, key: str, *, offset: int | None = None, length: int | None = None) -> bytes:
-        """Read an object, or `length` bytes of it from `offset`; the end of the object ends the answer.
+        """Read an object, or `length` bytes of it from `offset`, or fewer at its end.
 
         Raises:
-            BlobMissingError: there is no such object.
+            BlobMissingError: the object does not exist.
         """
         try:
             with blob_errors(self.where, f"GET {key}", key=key):
@@ -136,7 +136,7 @@ class Blobs:
             return b""
 
     async def stat(self, key: str) -> BlobStat | None:
-        """Return an object's size and age; None where there is none."""
+        """Return an object's size and time, or None if it does not exist."""
         try:
             with blob_errors(self.where, f"HEAD {key}", key=key):
                 meta = await obstore.head_async(self._quick, key)
@@ -162,13 +162,13 @@ class Blobs:
         """Copy an object within the store, replacing what is there.
 
         Raises:
-            BlobMissingError: there is no such source.
+            BlobMissingError: the source does not exist.
         """
         with blob_errors(self.where, f"COPY {source}", key=source):
             await obstore.copy_async(self._copying, source, target)
 
     async def delete(self, key: str) -> None:
-        """Delete an object; that there is none is success."""
+        """Delete an object; a missing one is success."""
         try:
             with blob_errors(self.where, f"DELETE {key}", key=key):
                 await obstore.delete_async(self._quick, key)
@@ -176,16 +176,16 @@ class Blobs:
             return
 
     async def list(self, prefix: str) -> AsyncGenerator[BlobStat]:
-        """List every object below a prefix, which ends at a '/'; the order is the store's own."""
+        """List every object below a prefix, which ends at a '/', in the store's order."""
         with blob_errors(self.where, f"LIST {prefix}"):
             async for page in obstore.list(self._quick, prefix or None, chunk_size=LIST_PAGE_OBJECTS):
                 for meta in page:
                     yield BlobStat(meta["path"], meta["size"], meta["last_modified"])
 
     async def presign(self, key: str, seconds: float) -> str | None:
-        """Return an address where anybody can read the object for so long; None where the store has no such thing.
+        """Return a presigned URL of an object, or None if the store has none.
 
-        Nothing is asked of the store: whether the object is there shows when the address is used.
+        No request is sent: a missing object shows when the URL is used.
         """
         if not isinstance(self._quick, S3Store | GCSStore | AzureStore):
             return None
@@ -193,7 +193,7 @@ class Blobs:
             return await obstore.sign_async(self._quick, "GET", key, timedelta(seconds=seconds))
 
     async def check(self) -> None:
-        """Find out whether the store answers, knows the credentials, and has the bucket; for readiness."""
+        """Check that the store answers, accepts the credentials, and has the bucket; for readiness."""
         # A list is the cheapest request whose refusal says why: a HEAD's answer has no body.
         async with aclosing(self._first_page()) as pages:
             async for _ in pages:

@@ -1,4 +1,4 @@
-"""The bucket of a store that speaks S3: made where it is missing, and told to clear away what is left behind."""
+"""The bucket of an S3 store: create it, and set the lifecycle rules that delete leftovers."""
 
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 5
 _ANSWER_S = 10
-_THERE = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+_EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 _UPLOAD_DAYS_MAX = 1  # parts of an upload that nobody completed are paid for and seen by no list
-_OURS = "headrace-"
+_RULE_PREFIX = "headrace-"
 
 
 async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str, str], staging_days: float) -> bool:
-    """Create the bucket of s3://bucket at an endpoint if it is not there, and set its lifecycle; may be repeated.
+    """Create the bucket of s3://bucket at an endpoint if it does not exist, and set its lifecycle; may be repeated.
 
     Staged bodies are kept for `staging_days`, rounded up to whole days, the least that a store can count.
 
-    Returns whether it was created. Rules that others gave the bucket stay. A store that takes no rules is used all the
-    same: what is left below staging/ and promoting/ then lies there until a person deletes it.
+    Returns whether it was created. Other rules of the bucket stay. A store without lifecycle rules is used all the
+    same: leftovers below staging/ and promoting/ then stay until an operator deletes them.
 
     Raises:
-        StoreUnavailableError: the store does not answer. StoreRefusedError: it does not let us create the bucket.
+        StoreUnavailableError: the store does not answer. StoreRefusedError: it does not allow to create the bucket.
     """
     parts = urlsplit(url)
     config = AioConfig(connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S, retries={"max_attempts": 1})
@@ -55,11 +55,11 @@ async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str
 
 
 def lifecycle_rules(prefix: str, staging_days: float) -> list[dict[str, Any]]:
-    """Return the rules, for a bucket of which everything of ours lies below `prefix`."""
+    """Return the lifecycle rules for a bucket in which the service uses the keys below `prefix`."""
     below = f"{prefix}/" if prefix else ""
     rules: list[dict[str, Any]] = [
         {
-            "ID": f"{_OURS}{below}{folder}".rstrip("/"),
+            "ID": f"{_RULE_PREFIX}{below}{folder}".rstrip("/"),
             "Status": "Enabled",
             "Filter": {"Prefix": f"{below}{folder}"},
             "Expiration": {"Days": days},
@@ -68,7 +68,7 @@ def lifecycle_rules(prefix: str, staging_days: float) -> list[dict[str, Any]]:
     ]
     rules.append(
         {
-            "ID": f"{_OURS}{below}uploads",
+            "ID": f"{_RULE_PREFIX}{below}uploads",
             "Status": "Enabled",
             "Filter": {"Prefix": below},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": _UPLOAD_DAYS_MAX},
@@ -82,12 +82,12 @@ async def _create(s3: Any, bucket: str, endpoint: str) -> bool:
         await s3.create_bucket(Bucket=bucket)
     except ClientError as error:
         code = _code(error)
-        if code in _THERE:
+        if code in _EXISTS:
             return False
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
             raise StoreUnavailableError(f"the store answered {code}", where=address(endpoint)) from None
         raise StoreRefusedError(
-            f"the store would not create the bucket {bucket}: {code}",
+            f"the store refused to create the bucket {bucket}: {code}",
             where=address(endpoint),
             hint="check HEADRACE_STORE_ACCESS_KEY and HEADRACE_STORE_SECRET_KEY, or create the bucket yourself",
         ) from None
@@ -100,7 +100,7 @@ async def _set_lifecycle(s3: Any, bucket: str, ours: list[dict[str, Any]]) -> No
         try:
             await _put_rules(s3, bucket, [*others, *ours])
         except ClientError:
-            # MinIO aborts uploads that nobody completed by itself, and knows no rule for it.
+            # MinIO aborts incomplete uploads by itself, and has no rule for it.
             await _put_rules(s3, bucket, [*others, *(rule for rule in ours if "Expiration" in rule)])
     except ClientError as error:
         get_log().warning(Action.REFUSED, service="store", what=f"lifecycle rules of {bucket}", why=_code(error))

@@ -1,6 +1,6 @@
 """Many small bodies in one object: an uncompressed tar that any tar and WebDataset read.
 
-The archive depends on nothing but the bodies: the same batch gives the same bytes, so a repeated PUT finds itself.
+The archive depends only on the bodies: the same batch gives the same bytes, so a PUT may be repeated.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ _END = bytes(2 * BLOCK_BYTES)
 
 
 def build(members: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[tuple[int, int]]]:
-    """Pack (digest as hex, body) into a tar, and say where each body lies in it, as (offset, length) in bytes."""
+    """Pack (digest as hex, body) pairs into a tar; return it with the (offset, length) of each body, in bytes."""
     parts: list[bytes] = []
-    places: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     offset = 0
     for digest, body in members:
         length = len(body)
         padding = _PADDING[length % BLOCK_BYTES]
         parts += (_header(digest, length), body, padding)
-        places.append((offset + BLOCK_BYTES, length))
+        spans.append((offset + BLOCK_BYTES, length))
         offset += BLOCK_BYTES + length + len(padding)
     parts.append(_END)
-    return b"".join(parts), places
+    return b"".join(parts), spans
 
 
 def _header(digest: str, length: int) -> bytes:

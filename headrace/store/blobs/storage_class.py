@@ -1,7 +1,7 @@
-"""Storage classes of S3: objects put into one, and brought back from those that cannot be read at once.
+"""Storage classes of S3: move objects into one, and restore those that cannot be read directly.
 
-An object of GLACIER or DEEP_ARCHIVE is read only after a restore was asked for and has ended, hours later; what comes
-back is a copy that the store removes after some days.
+An object of GLACIER or DEEP_ARCHIVE can be read only after a restore request has completed, hours later; the restored
+copy expires after some days.
 """
 
 from collections.abc import AsyncIterator
@@ -17,9 +17,9 @@ from headrace.runtime.settings import Settings
 from headrace.store.blobs.store_url import COPY_TIMEOUT_S
 from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 
-THAWED_DAYS = 7  # that a copy can be read, once it has come back
-_TIER = "Standard"  # hours of waiting; every class that has to be waited for knows it
-_SLEEPING = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+RESTORED_DAYS = 7  # for which a restored copy can be read
+_TIER = "Standard"  # takes hours; every class that needs a restore supports it
+_NOT_READABLE = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _CONNECT_S = 5
 _HINT = "Check HEADRACE_ARCHIVE_STORAGE_CLASS, and what the store's keys may do in the archive."
 
@@ -41,7 +41,7 @@ class StorageClassStore:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
-        """Open the archive that the settings name, which is at s3://; nothing is sent yet."""
+        """Open the s3:// archive of the settings, without a request."""
         parts = urlsplit(settings.archive_url)
         prefix = parts.path.strip("/")
         client = get_session().create_client(
@@ -56,17 +56,17 @@ class StorageClassStore:
             yield cls(opened, parts.netloc, f"{prefix}/" if prefix else "", settings.archive_storage_class)
 
     async def freeze(self, key: str) -> None:
-        """Put an object into the storage class, where there is one; its size and checksum must stay.
+        """Move an object into the configured storage class, if any; its size and checksum must stay.
 
         Raises:
-            BlobMissingError: there is no such object.
+            BlobMissingError: the object does not exist.
         """
         if not self._class:
             return
         before = await self._head(key)
         if before.get("StorageClass", "STANDARD") == self._class:
             return
-        await self._ask(
+        await self._send(
             self._client.copy_object(
                 Bucket=self._bucket,
                 Key=self._prefix + key,
@@ -78,32 +78,34 @@ class StorageClassStore:
         )
         after = await self._head(key)
         if after.get("StorageClass", "STANDARD") != self._class or _content(before) != _content(after):
-            raise StoreRefusedError(f"{key} did not come into the class {self._class}", where=self._where, hint=_HINT)
+            raise StoreRefusedError(
+                f"{key} was not moved to the storage class {self._class}", where=self._where, hint=_HINT
+            )
 
     async def is_awake(self, key: str) -> bool:
-        """Say whether an object can be read now; where it cannot, its restore is asked for, once.
+        """Return whether an object can be read now; if not, request its restore, once.
 
         Raises:
-            BlobMissingError: there is no such object.
+            BlobMissingError: the object does not exist.
         """
-        seen = await self._head(key)
-        if seen.get("StorageClass") not in _SLEEPING:
+        head = await self._head(key)
+        if head.get("StorageClass") not in _NOT_READABLE:
             return True
-        if restore := seen.get("Restore"):
+        if restore := head.get("Restore"):
             return 'ongoing-request="false"' in restore
-        asked = {"Days": THAWED_DAYS, "GlacierJobParameters": {"Tier": _TIER}}
-        await self._ask(
-            self._client.restore_object(Bucket=self._bucket, Key=self._prefix + key, RestoreRequest=asked), key
+        request = {"Days": RESTORED_DAYS, "GlacierJobParameters": {"Tier": _TIER}}
+        await self._send(
+            self._client.restore_object(Bucket=self._bucket, Key=self._prefix + key, RestoreRequest=request), key
         )
         return False
 
     async def _head(self, key: str) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._ask(
+        answer: dict[str, Any] = await self._send(
             self._client.head_object(Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED"), key
         )
         return answer
 
-    async def _ask(self, request: Any, key: str) -> Any:
+    async def _send(self, request: Any, key: str) -> Any:
         try:
             return await request
         except ClientError as error:
@@ -127,5 +129,5 @@ class StorageClassStore:
 
 
 def _content(head: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what must be equal of two answers about the same bytes; not every store says all of it."""
+    """Return the size and checksum of an object; not every store reports both."""
     return head.get("ContentLength"), head.get("ChecksumCRC64NVME")

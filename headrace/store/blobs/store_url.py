@@ -1,4 +1,4 @@
-"""From a URL and plain values to obstore's clients."""
+"""Open obstore's clients for a store's URL."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +27,7 @@ _HINT = "Set HEADRACE_STORE_URL to s3://bucket, gs://bucket, az://container or f
 
 @dataclass(frozen=True, slots=True)
 class OpenedStore:
-    """One store, through clients that differ in the time a request may take."""
+    """One store with three clients, which differ in their request timeout."""
 
     where: str
     quick: ObjectStore
@@ -36,10 +36,10 @@ class OpenedStore:
 
 
 def open_target(url: str, *, endpoint: str, region: str, access_key: str, secret_key: str) -> OpenedStore:
-    """Open clients for a store; nothing is sent yet.
+    """Open clients for a store, without a request.
 
     Raises:
-        StoreRefusedError: the URL is of no known kind, or a value is not usable.
+        StoreRefusedError: the URL's scheme is unknown, or a value is invalid.
     """
     parts = urlsplit(url)
     where = address(url) + (f" at {address(endpoint)}" if endpoint else "")
@@ -79,7 +79,7 @@ def _remote(parts: SplitResult, endpoint: str, region: str, keys: tuple[str, str
     }
     match parts.scheme:
         case "s3":
-            given = {
+            values = {
                 "endpoint": endpoint,
                 "region": region,
                 "access_key_id": access_key,
@@ -88,17 +88,15 @@ def _remote(parts: SplitResult, endpoint: str, region: str, keys: tuple[str, str
             # The store checks what arrives against a checksum that goes with it, and refuses what was changed on the
             # way. It is a CRC-64 instead of the signature's SHA-256, which would double the client's time: of 200 KB,
             # 0.1 ms against 0.6. The body's own SHA-256 is taken from the same memory before.
-            return S3Store(parts.netloc, unsigned_payload=True, checksum_algorithm=CHECKSUM, **_set(given), **common)
+            return S3Store(parts.netloc, unsigned_payload=True, checksum_algorithm=CHECKSUM, **_set(values), **common)
         case "gs":
-            given = {"service_account_key": secret_key}
-            return GCSStore(parts.netloc, **_set(given), **common)
+            values = {"service_account_key": secret_key}
+            return GCSStore(parts.netloc, **_set(values), **common)
         case "az":
-            given = {"account_name": access_key, "account_key": secret_key, "endpoint": endpoint}
-            return AzureStore(parts.netloc, **_set(given), **common)
+            values = {"account_name": access_key, "account_key": secret_key, "endpoint": endpoint}
+            return AzureStore(parts.netloc, **_set(values), **common)
         case _:
-            raise StoreRefusedError(
-                f"there is no store of the kind {parts.scheme!r}", where=address(parts.geturl()), hint=_HINT
-            )
+            raise StoreRefusedError(f"unknown store scheme {parts.scheme!r}", where=address(parts.geturl()), hint=_HINT)
 
 
 def _set(values: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reading a record's bytes from wherever they lie, and finding out that they are those that were ingested."""
+"""Read a record's bytes from the store, and verify that they are the ingested ones."""
 
 import asyncio
 from contextlib import aclosing
@@ -16,34 +16,34 @@ HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more th
 
 
 class StoredBody(Protocol):
-    """Bytes, and where the catalog says that they are."""
+    """A body and its place in the store, as the catalog has it."""
 
     @property
     def digest(self) -> str:
-        """Their SHA-256, hexadecimal."""
+        """The SHA-256, hexadecimal."""
 
     @property
     def size_bytes(self) -> int:
-        """How many they are."""
+        """The size in bytes."""
 
     @property
     def store_key(self) -> str | None:
-        """The object that holds them; None where the catalog does not know."""
+        """The key of the object; None if the catalog has no row."""
 
     @property
     def store_offset(self) -> int | None:
-        """Where in it they begin; None where they are all of it."""
+        """The offset in the object; None if the body is the whole object."""
 
     @property
     def archived_at_us(self) -> int | None:
-        """When they went to the archive, where the object then is."""
+        """When the body was archived; the key is then the archive's."""
 
 
 async def read_placed(blobs: Blobs, placed: StoredBody) -> bytes:
-    """Return bytes from where the catalog says that they are, whole and verified. May be repeated.
+    """Return the verified bytes of a body; may be repeated.
 
     Raises:
-        BlobArchivedError: they are in the archive. All that `read_verified` raises.
+        BlobArchivedError: the body is in the archive. Also what `read_verified` raises.
     """
     if placed.store_key is None:
         raise BlobMissingError(placed.digest, where=blobs.where)
@@ -55,23 +55,23 @@ async def read_placed(blobs: Blobs, placed: StoredBody) -> bytes:
 
 
 async def read_verified(blobs: Blobs, key: str, *, offset: int | None, size_bytes: int, digest: str) -> bytes:
-    """Return an object's bytes, or `size_bytes` of it from `offset`, whole and verified. May be repeated.
+    """Return the verified bytes of an object, or `size_bytes` of it from `offset`; may be repeated.
 
     Raises:
-        BlobCorruptError: the bytes do not hash to the digest. BlobMissingError: there is no such object.
+        BlobCorruptError: the bytes do not have the digest. BlobMissingError: the object does not exist.
         StoreUnavailableError, StoreRefusedError: as every use of the store.
     """
     data = await _read(blobs, key, offset, size_bytes)
     if len(data) != size_bytes:
         raise BlobCorruptError(key, f"{len(data)} bytes instead of {size_bytes}", where=blobs.where)
-    found = await _digest_of(data)
-    if found != digest:
-        raise BlobCorruptError(key, f"its SHA-256 is {found} instead of {digest}", where=blobs.where)
+    actual = await _digest_of(data)
+    if actual != digest:
+        raise BlobCorruptError(key, f"its SHA-256 is {actual} instead of {digest}", where=blobs.where)
     return data
 
 
 async def hash_of(blobs: Blobs, key: str) -> str | None:
-    """Return the SHA-256 of an object of any size; None where there is none."""
+    """Return the SHA-256 of an object of any size, or None if it does not exist."""
     digest = sha256()
     try:
         async with aclosing(blobs.stream(key, RANGE_BYTES)) as chunks:
@@ -85,19 +85,19 @@ async def hash_of(blobs: Blobs, key: str) -> str | None:
 async def _read(blobs: Blobs, key: str, offset: int | None, size_bytes: int) -> bytes:
     if size_bytes <= RANGE_BYTES:
         return await blobs.get(key, offset=offset, length=None if offset is None else size_bytes)
-    seen = await blobs.stat(key)
-    if seen is None:
+    stat = await blobs.stat(key)
+    if stat is None:
         raise BlobMissingError(key, where=blobs.where)
     first = offset or 0
-    end = min(first + size_bytes, seen.size_bytes)
-    whole = BytesIO()  # it gives its bytes away without a copy of them
+    end = min(first + size_bytes, stat.size_bytes)
+    whole = BytesIO()  # `getvalue` does not copy the bytes
     for start in range(first, end, RANGE_BYTES):
         whole.write(await blobs.get(key, offset=start, length=min(RANGE_BYTES, end - start)))
     return whole.getvalue()
 
 
 async def _digest_of(data: bytes) -> str:
-    """Return the SHA-256; the event loop is not held up by large bodies."""
+    """Return the SHA-256; large bodies are hashed in a thread."""
     if len(data) < HASH_IN_THREAD_BYTES_MIN:
         return sha256_hex(data)
     return await asyncio.to_thread(sha256_hex, data)

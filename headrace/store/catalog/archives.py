@@ -46,7 +46,7 @@ _SHRUNK = ("outbox", "blobs")
 
 
 class Location(StrEnum):
-    """Where objects are."""
+    """The place of an object."""
 
     STORE = "store"
     ARCHIVE = "archive"
@@ -54,7 +54,7 @@ class Location(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DueRecord:
-    """A record that is old enough, and where its bytes are, if they may go; the time is in microseconds."""
+    """A record that is old enough, and the place of its bytes if they may be archived; the time is in microseconds."""
 
     record_id: UUID
     ingested_at_us: int
@@ -72,7 +72,7 @@ class BodyOwner:
 
 @dataclass(frozen=True, slots=True)
 class StaleObject:
-    """An object that a row named, or was to name; `is_free` where none does."""
+    """An object to which a row referred, or was to refer; `is_free` if none does."""
 
     place: Location
     store_key: str
@@ -81,7 +81,7 @@ class StaleObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveSelection:
-    """Which archived records; what is None does not matter. Times are when they were captured, the last excluded."""
+    """A filter of archived records; None matches everything. Times are capture times, the last excluded."""
 
     ids: tuple[UUID, ...] | None = None
     kinds: tuple[Kind, ...] | None = None
@@ -93,7 +93,7 @@ class ArchiveSelection:
 
 @dataclass(frozen=True, slots=True)
 class MovedBodies:
-    """Bodies that lie in one new object: their digests, and their offsets where it is a pack."""
+    """Bodies in one new object: their digests, and their offsets if it is a pack."""
 
     store_key: str
     digests: tuple[bytes, ...]
@@ -102,9 +102,9 @@ class MovedBodies:
 
 
 class Archives:
-    """The catalog, as moves read and write it; every method may be repeated.
+    """The catalog's statements for moves; every method may be repeated.
 
-    Raises CatalogUnavailableError, also where the lock was lost, or CatalogRefusedError.
+    Raises CatalogUnavailableError, also if the lock was lost, or CatalogRefusedError.
     """
 
     def __init__(self, holder: "Pooled", dsn: str) -> None:
@@ -119,7 +119,7 @@ class Archives:
         """Become the one process that moves or repairs.
 
         Raises:
-            Busy: another one is at work. CatalogUnavailableError, CatalogRefusedError.
+            GcRunningError: another one is running. CatalogUnavailableError, CatalogRefusedError.
         """
         async with leading(dsn, application="headrace archive") as holder:
             yield cls(holder, dsn)
@@ -140,11 +140,11 @@ class Archives:
         return [DueRecord(row[0], row[1], None if row[2] is None else BlobPlace(*row[2:])) for row in rows]
 
     async def owners(self, ids: Sequence[UUID]) -> list[BodyOwner]:
-        """Return what the records with these ids own, as far as they are there."""
+        """Return the digests, kinds and times of the records with these ids that exist."""
         return [BodyOwner(row[0], Kind(row[1]), row[2]) for row in await self._rows("owners", ids)]
 
     async def archived(self, selected: ArchiveSelection, *, after: UUID) -> list[tuple[UUID, BlobPlace]]:
-        """Return a page of the archived records, by id, and where their bytes are in the archive."""
+        """Return a page of the archived records by id, with the place of their bytes in the archive."""
         rows = await self._rows(
             "archived",
             after,
@@ -159,11 +159,11 @@ class Archives:
         return [(row[0], BlobPlace(*row[1:])) for row in rows]
 
     async def expect(self, place: Location, store_key: str) -> None:
-        """Note that an object may be there without a row from now on."""
+        """Record that an object may exist without a row from now on."""
         await self._execute("expect", place, store_key)
 
     async def note(self, moved: MovedBodies, to: Location) -> None:
-        """Say that bodies are in a new object, which was verified; the old ones are left."""
+        """Point the rows of bodies to a new, verified object, and record the old objects as stale."""
         origin = Location.STORE if to is Location.ARCHIVE else Location.ARCHIVE
         with catalog_errors(self._dsn):
             async with self._holder.transaction():
@@ -172,25 +172,25 @@ class Archives:
                 await self._execute("settled", to, moved.store_key)
 
     async def leavings(self) -> list[StaleObject]:
-        """Return what may have to be removed."""
+        """Return the objects that may have to be deleted."""
         return [StaleObject(Location(row[0]), row[1], row[2]) for row in await self._rows("free")]
 
     async def settled(self, leaving: StaleObject) -> None:
-        """Forget an object that was removed, or that a row names."""
+        """Forget an object that was deleted, or to which a row refers."""
         await self._execute("settled", leaving.place, leaving.store_key)
 
     async def lacks_announcement(self) -> bool:
-        """Return whether a record has no announcement, as far as the outbox remembers."""
+        """Return whether a record has no outbox row, within the outbox's retention."""
         return bool(await self._value("lacks_announcement"))
 
     async def size_bytes(self) -> int:
-        """Return how much the tables take on disk, with their indexes."""
+        """Return the size of the tables on disk, with their indexes."""
         return int(await self._value("size"))
 
     async def shrink(self, *, anyway: bool) -> None:
-        """Write the tables that a run empties anew, so that the file system gets the space; commits wait meanwhile.
+        """Rewrite the tables that a run empties, so that the file system gets the space; commits wait meanwhile.
 
-        Unless it is to be done `anyway`, a table is left as it is that is large, hardly empty, or in use for seconds.
+        Without `anyway`, a table is skipped that is large, mostly full, or locked for seconds.
         """
         await self._execute("lock_wait", f"{LOCK_S_MAX if anyway else LOCK_S_SHORT}s")
         for table in _SHRUNK:
@@ -201,7 +201,7 @@ class Archives:
                     await self._holder.execute(self._sql[f"shrink_{table}"])
 
     async def _is_spare(self, table: str) -> bool:
-        """Say whether a table is written anew within seconds, and a good part of it is empty."""
+        """Return whether a table can be rewritten within seconds and a good part of it is empty."""
         if (await self._rows("fill", table))[0][0] > SHRUNK_BYTES_MAX:
             return False
         await self._execute(f"tidy_{table}")

@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class Catalog:
-    """PostgreSQL, as the worker writes it. Every method may be repeated whole."""
+    """The catalog's write side for the worker. Every method may be repeated."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool; see `open`."""
@@ -81,9 +81,9 @@ class Catalog:
         await close_pool(self._pool)
 
     async def commit(self, batch: RowBatch, *, reached: Reached = crash_points.reached) -> CommitResult:
-        """Write a batch in one transaction; `reached` is told each step, and may end the process there.
+        """Write a batch in one transaction; `reached` is called at each crash point.
 
-        When the answer to COMMIT is lost, nobody knows which way it went: repeat the same batch.
+        If the answer to COMMIT is lost, the outcome is unknown: repeat the same batch.
 
         Raises:
             CatalogUnavailableError: repeat the batch. CatalogRefusedError: a row breaks a rule of the schema.
@@ -94,7 +94,7 @@ class Catalog:
             await transaction.start()
             reached(CrashPoint.TX_BEGAN)
             if batch.blobs:
-                await self._enter(connection, batch)
+                await self._check_objects(connection, batch)
             await self._insert_blobs(connection, batch.blobs)
             reached(CrashPoint.AFTER_BLOBS)
             new_records = await self._insert_records(connection, batch.records)
@@ -116,34 +116,34 @@ class Catalog:
         )
 
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
-        """Return where those of the blobs are that the catalog knows."""
+        """Return the places of those blobs that the catalog has."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
         return {row[0]: BlobPlace(*row) for row in rows}
 
     async def generation(self) -> int:
-        """Return a generation to put objects under; the newest that this process has seen will do."""
+        """Return the generation under which objects are put; it may be the newest that this process has read."""
         if self._generation is None:
             async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
                 await take_over(connection)
                 generation = int(await connection.fetchval(self._sql["generation"]))
-            # Only now: what a rolled back transaction has seen may become another generation's number.
+            # Only after the transaction: what a rolled back one has read may become another generation's number.
             self._generation = generation
         return self._generation
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
-        """Return where the messages stood that were published again, by dead letter and attempt."""
+        """Return the original places of redriven messages, by dead letter and attempt."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["originals"], ids)
         return {(row[0], row[1]): Original(*row[1:]) for row in rows}
 
     async def check(self) -> None:
-        """Find out whether PostgreSQL answers and has the schema; for readiness."""
+        """Check that PostgreSQL answers and has the schema; for readiness."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.fetch(self._sql["check"])
 
-    async def _enter(self, connection: "Pooled", batch: RowBatch) -> None:
-        """Make sure that no object of the batch was deleted since it was put, nor can be before the commit."""
+    async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
+        """Check that no object of the batch was deleted since it was put, and lock out deletions until the commit."""
         await connection.execute(self._sql["enter"], ENTER_LOCK)
         row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
         assert row is not None, "the migration made this row"
@@ -160,10 +160,10 @@ class Catalog:
     async def _insert_records(self, connection: "Pooled", rows: list[RecordRow]) -> set[UUID]:
         if not rows:
             return set()
-        # Reversed, so that of a record that comes several times the first one is kept.
+        # Reversed, so that the first of several rows of a record is kept.
         distinct = {row.record_id: row for row in reversed(rows)}
         ordered = sorted(distinct.values(), key=attrgetter("digest", "kind"))
-        found = await connection.fetch(
+        inserted = await connection.fetch(
             self._sql["insert_records"],
             *_json(
                 [row.record_id for row in ordered],
@@ -175,7 +175,7 @@ class Catalog:
                 [row.clip_sha256 for row in ordered],
             ),
         )
-        return {row[0] for row in found}
+        return {row[0] for row in inserted}
 
     async def _insert_sightings(self, connection: "Pooled", rows: list[SightingRow]) -> int:
         if not rows:
@@ -187,11 +187,11 @@ class Catalog:
     async def _insert_dead_letters(self, connection: "Pooled", rows: list[DeadLetterRow]) -> set[UUID]:
         new: set[UUID] = set()
         ordered = sorted({row.dead_letter_id: row for row in rows}.values(), key=attrgetter("dead_letter_id"))
-        for some in _slices(ordered, DEAD_LETTER_STATEMENT_BYTES_MAX):
-            found = await connection.fetch(
-                self._sql["insert_dead_letters"], *zip(*map(_dead_letter, some), strict=True)
+        for rows_slice in _slices(ordered, DEAD_LETTER_STATEMENT_BYTES_MAX):
+            inserted = await connection.fetch(
+                self._sql["insert_dead_letters"], *zip(*map(_dead_letter, rows_slice), strict=True)
             )
-            new.update(row[0] for row in found)
+            new.update(row[0] for row in inserted)
         return new
 
     async def _end_redrives(self, connection: "Pooled", rows: list[RedriveRow]) -> None:
@@ -214,14 +214,14 @@ class Catalog:
 
 
 def _columns(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -> Iterator[tuple[Any, ...]]:
-    """Turn rows into columns."""
+    """Transpose rows into columns."""
     return zip(*map(fields, rows), strict=True)
 
 
 def _json(*columns: Sequence[object]) -> Iterator[str]:
-    """Write each column as the JSON array that the statements take.
+    """Encode each column as the JSON array that the statements take.
 
-    A column of nothing but nulls is an empty array: PostgreSQL fills up to the longest column with nulls, at no cost.
+    A column of nulls only is an empty array: PostgreSQL pads it with nulls to the longest column, at no cost.
     """
     return ("[]" if column.count(None) == len(column) else orjson.dumps(column).decode() for column in columns)
 
@@ -234,30 +234,30 @@ def _dead_letter(row: DeadLetterRow) -> tuple[Any, ...]:
     return (
         row.dead_letter_id,
         row.code,
-        _keepable(row.reason),
-        _keepable(row.topic),
+        _storable(row.reason),
+        _storable(row.topic),
         row.partition,
         row.offset,
         row.message_timestamp_us,
         row.key,
         row.value,
         row.headers.decode(errors="replace"),
-        _keepable(row.site),
-        _keepable(row.source_id),
+        _storable(row.site),
+        _storable(row.source_id),
     )
 
 
 def _redrive(row: RedriveRow) -> tuple[Any, ...]:
-    return row.dead_letter_id, row.attempt, row.record_id, row.code, _keepable(row.reason)
+    return row.dead_letter_id, row.attempt, row.record_id, row.code, _storable(row.reason)
 
 
-def _keepable(text: str | None) -> str | None:
-    """Replace what PostgreSQL's text has no place for: a dead letter must never be refused for what it holds."""
+def _storable(text: str | None) -> str | None:
+    """Replace what PostgreSQL's text type cannot store: a dead letter must never be refused for its content."""
     return None if text is None else text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _slices(rows: Sequence[DeadLetterRow], bytes_max: int) -> Iterator[Sequence[DeadLetterRow]]:
-    """Cut rows into runs of at most so many bytes, or of one row that is larger by itself."""
+    """Split rows into slices of at most `bytes_max` bytes, or of a single larger row."""
     start = size = 0
     for position, row in enumerate(rows):
         row_bytes = len(row.value or b"") + len(row.key or b"") + len(row.headers)

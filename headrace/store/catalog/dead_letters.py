@@ -1,4 +1,4 @@
-"""Dead letters as people work with them: lists by filter, one with its history, and the claims of a redrive.
+"""Dead letters for `headrace dlq`: lists by filter, the history of one, and the claims of a redrive.
 
 A redrive's attempt is a row of `redrives`. It is claimed before its message is published, and noted as published when
 Kafka has acknowledged it; the worker's transaction ends it. So a redrive that is killed leaves either nothing, or a
@@ -40,7 +40,7 @@ class DeadLetterState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterFilters:
-    """Which dead letters; what is None does not matter. The times are when it was rejected, `until_us` excluded."""
+    """A filter of dead letters; None matches everything. Times are rejection times, `until_us` excluded."""
 
     id: UUID | None = None
     code: str | None = None
@@ -75,7 +75,7 @@ class LetterView:
 
 @dataclass(frozen=True, slots=True)
 class RedriveAttempt:
-    """One redrive of a dead letter; `code` and `reason` say why it was refused again."""
+    """One redrive of a dead letter; `code` and `reason` are those of a second refusal."""
 
     attempt: int
     claimed_at_us: int
@@ -88,7 +88,7 @@ class RedriveAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dead letter whose message may be published again; `ended` is the number of attempts that have ended."""
+    """A dead letter that may be redriven; `ended` is the number of its completed attempts."""
 
     dead_letter_id: UUID
     topic: str
@@ -99,9 +99,9 @@ class Candidate:
 
 
 class Claims:
-    """The claims of the one redrive that runs, over the very connection that holds its lock.
+    """The claims of the running redrive, on the connection that holds its lock.
 
-    So a lock that was lost is an error before the next message is published.
+    So a lost lock is an error before the next message is published.
     """
 
     def __init__(self, holder: "Pooled", dsn: str, sql: dict[str, str]) -> None:
@@ -111,7 +111,7 @@ class Claims:
         self._sql = sql
 
     async def claim(self, attempts: Sequence[tuple[UUID, int]]) -> set[UUID]:
-        """Claim attempts, and return those whose message is to be published; the others have been meanwhile.
+        """Claim attempts, and return those whose message must be published; the others were published meanwhile.
 
         Raises:
             CatalogUnavailableError: the lock may be lost. Nothing may be published.
@@ -181,21 +181,21 @@ class DeadLetters:
 
     @asynccontextmanager
     async def redriving(self) -> AsyncIterator[Claims]:
-        """Be the one redrive that runs.
+        """Hold REDRIVE_LOCK: one redrive runs at a time.
 
         Raises:
-            HeadraceError: another one runs.
+            HeadraceError: another redrive is running.
         """
         async with borrowed(self._pool, self._dsn) as holder:
             if not await holder.fetchval(self._sql["lead"], REDRIVE_LOCK):
                 raise HeadraceError(
-                    "redrive_running", "another redrive is at work", hint="wait until it has ended, then run it again"
+                    "redrive_running", "another redrive is running", hint="wait until it has ended, then run it again"
                 )
             yield Claims(holder, self._dsn, self._sql)
             await holder.execute(self._sql["unlead"], REDRIVE_LOCK)
 
     async def candidates(self, filters: LetterFilters) -> AsyncGenerator[Candidate]:
-        """Yield what may be published again, in the order in which the messages first stood."""
+        """Yield the dead letters that may be redriven, in the order of their original places."""
         after: tuple[str, int, int, UUID] = ("", -1, -1, _NONE)
         while True:
             conditions, values = self._where(filters, [CANDIDATES_PAGE, *after])
@@ -209,7 +209,7 @@ class DeadLetters:
             after = (last["topic"], last["partition"], last["offset"], last["dead_letter_id"])
 
     async def published(self, attempts: Sequence[tuple[UUID, int]]) -> None:
-        """Note that Kafka has acknowledged the messages of these attempts."""
+        """Record that Kafka has acknowledged the messages of these attempts."""
         ids, numbers = zip(*attempts, strict=True)
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["published"], ids, numbers)
@@ -220,7 +220,7 @@ class DeadLetters:
             return int(await connection.fetchval(self._sql["expired"], retention_days))
 
     async def expire(self, retention_days: int) -> int:
-        """Delete the dead letters that are older than their retention, with their bytes; say how many."""
+        """Delete the dead letters that are older than their retention, with their bytes; return the number."""
         total = 0
         while True:
             async with borrowed(self._pool, self._dsn) as connection:

@@ -1,4 +1,4 @@
-"""Records as a job exports them: all of a selection, in an order that stays, whatever is ingested meanwhile."""
+"""Records for exports: all of a selection, in an order that concurrent ingestion does not change."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +24,10 @@ _RECORD_COLUMNS = 21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSelection:
-    """Which records; what is None does not matter. `until_us` ends when they were ingested, excluded.
+    """A filter of records; None matches everything. `until_us` is the end of their ingestion time, excluded.
 
-    `captured_from_us` and `captured_until_us`, excluded, say when they were captured. `labelled` names the version of
-    labelling functions that must have given them a label, before `until_us` too.
+    `captured_from_us` and `captured_until_us`, excluded, bound the capture time. `labelled` is the version of labelling
+    functions that must have labelled them, before `until_us` too.
     """
 
     until_us: int
@@ -41,7 +41,7 @@ class ExportSelection:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlace:
-    """The clip of an LDO, and where its bytes are."""
+    """The clip of an LDO and the place of its bytes."""
 
     digest: str
     size_bytes: int
@@ -53,9 +53,9 @@ class ClipPlace:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One record, with the clip that belongs to it where that was ingested, and the label of the wanted version.
+    """One record, with its clip if that was ingested, and its label of the selected version.
 
-    `clip_sha256`, hexadecimal, is the clip that an LDO names, whether that was ingested or not.
+    `clip_sha256`, hexadecimal, is the clip that an LDO declares, whether it was ingested or not.
     """
 
     record: StoredRecord
@@ -86,12 +86,12 @@ class Exports:
             yield cls(pool, dsn)
 
     async def settled_until_us(self) -> int:
-        """Return a time before which no record will come in any more, by the catalog's clock."""
+        """Return a time, by the catalog's clock, before which no further record will be committed."""
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._settled))
 
     async def records(self, wanted: ExportSelection, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
-        """Yield the records in the order of their ids, those up to `after` left out."""
+        """Yield the records after the id `after`, in the order of their ids."""
         async for page in self._pages(self._page, wanted, wanted.labelled, after):
             for row in page:
                 yield _exported(row)

@@ -1,4 +1,4 @@
-"""The catalog, as `headrace fsck` compares it with the store and the topics, and what it mends there."""
+"""The catalog's queries and repairs for `headrace fsck`, which compares it with the store and the topics."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
 PAGE_ROWS = 5000
-FOUND_MAX = 10_000  # of one kind; what is more comes to light when these are mended
+FOUND_MAX = 10_000  # of one kind; the others are found after these are repaired
 PLACES_MAX = 10
 _CONNECTIONS_MAX = 3
 
@@ -44,7 +44,7 @@ class PackMember:
 
 @dataclass(frozen=True, slots=True)
 class PackRows:
-    """What the catalog says of a pack: how many blobs, and where the last of them ends."""
+    """The catalog's rows of a pack: the number of blobs, and where the last of them ends."""
 
     members: int
     end_bytes: int
@@ -63,7 +63,7 @@ class RecordWithoutBlob:
 
 @dataclass(frozen=True, slots=True)
 class OverdueAnnouncements:
-    """Announcements to one topic that have been waiting for too long."""
+    """Announcements to one topic that have been unpublished for too long."""
 
     topic: str
     number: int
@@ -82,7 +82,7 @@ class AnnouncementWithoutRecord:
 
 @dataclass(frozen=True, slots=True)
 class MessagePlace:
-    """Where the message of a sighting stood."""
+    """The place of a sighting's message."""
 
     topic: str
     partition: int
@@ -93,7 +93,7 @@ class MessagePlace:
 class FsckQueries:
     """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError. Lists end at FOUND_MAX.
 
-    `alone`, `packs`, `members` and `named` speak of the blobs in the store; of an `in_archive`, of those there.
+    `alone`, `packs`, `members` and `named` are about the blobs in the store, or with `in_archive` in the archive.
     """
 
     def __init__(self, pool: "Pool", dsn: str, *, archived: bool = False) -> None:
@@ -113,7 +113,7 @@ class FsckQueries:
             yield cls(pool, dsn)
 
     def in_archive(self) -> "FsckQueries":
-        """Return the same for the blobs that are in the archive."""
+        """Return the queries for the blobs in the archive."""
         return FsckQueries(self._pool, self._dsn, archived=True)
 
     async def has_archived(self) -> bool:
@@ -121,11 +121,11 @@ class FsckQueries:
         return bool((await self._fetch("archived"))[0][0])
 
     async def named(self, keys: Sequence[str]) -> set[str]:
-        """Return those of the objects that a row names now."""
+        """Return those of the objects to which a row refers."""
         return {row[0] for row in await self._fetch("named", keys, self._archived)}
 
     async def leavings(self) -> set[str]:
-        """Return the objects that a move wrote, or is to remove."""
+        """Return the objects that a move wrote without a row, or has still to delete."""
         place = Location.ARCHIVE if self._archived else Location.STORE
         return {row[0] for row in await self._fetch("leavings", place)}
 
@@ -142,7 +142,7 @@ class FsckQueries:
             after = rows[-1][0]
 
     async def packs(self) -> dict[str, PackRows]:
-        """Return what the catalog says of each pack."""
+        """Return the rows of each pack, by key."""
         return {row[0]: PackRows(row[1], row[2]) for row in await self._fetch("packs", self._archived)}
 
     async def members(self, pack: str) -> list[PackMember]:
@@ -158,11 +158,11 @@ class FsckQueries:
         return [RecordWithoutBlob(*row) for row in await self._fetch("records_without_blob", FOUND_MAX)]
 
     async def records_without_announcement(self) -> list[tuple[UUID, Kind]]:
-        """Return records that the outbox does not know, as far as it remembers."""
+        """Return records without an outbox row, within the outbox's retention."""
         return [(row[0], Kind(row[1])) for row in await self._fetch("records_without_announcement", FOUND_MAX)]
 
     async def late(self, seconds: int) -> list[OverdueAnnouncements]:
-        """Return, by topic, what has been waiting for longer than so many seconds."""
+        """Return, by topic, the announcements that have been unpublished for longer than so many seconds."""
         return [OverdueAnnouncements(*row) for row in await self._fetch("late", seconds)]
 
     async def announcements_without_record(self) -> list[AnnouncementWithoutRecord]:
@@ -170,7 +170,7 @@ class FsckQueries:
         return [AnnouncementWithoutRecord(*row) for row in await self._fetch("announcements_without_record", FOUND_MAX)]
 
     async def unknown_records(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Return those ids that no record has."""
+        """Return the ids that no record has."""
         return [row[0] for row in await self._fetch("unknown_records", ids)]
 
     async def now_us(self) -> int:
@@ -189,25 +189,25 @@ class FsckQueries:
             after = rows[-1][0]
 
     async def places(self, digest: bytes) -> list[MessagePlace]:
-        """Return where messages stood that brought these bytes, the latest first."""
+        """Return the places of the messages with these bytes, the latest first."""
         rows = await self._fetch("places", digest, PLACES_MAX)
         return [MessagePlace(row[0], row[1], row[2], Kind(row[3])) for row in rows]
 
     async def add_blob(self, row: SingleBlob) -> None:
-        """Write a blob's row where it is missing."""
+        """Insert a blob's row if it is missing."""
         await self._execute("add_blob", row.digest, row.size_bytes, row.media_type, row.store_key)
 
     async def move_blob(self, digest: bytes, store_key: str) -> None:
-        """Say that a blob is an object of its own from now on."""
+        """Change a blob's row to an object of its own."""
         await self._execute("move_blob", digest, store_key)
 
     async def add_announcement(self, record: UUID, kind: Kind, *, is_out: bool) -> None:
-        """Write a record's row of the outbox where it is missing; the relay publishes it unless it is out."""
+        """Insert a record's outbox row if it is missing; the relay publishes it unless `is_out`."""
         await self._execute("add_announcement", event_id(record), ingested_topic(kind).name, record, is_out)
         await self._execute("notify")
 
     async def announce_again(self, record: UUID) -> None:
-        """Let the relay publish what the outbox says is out, and is not."""
+        """Let the relay publish a record again that is marked as published but is not on its topic."""
         await self._execute("announce_again", record)
         await self._execute("notify")
 
@@ -216,12 +216,12 @@ class FsckQueries:
         await self._execute("drop_announcement", outbox_id)
 
     async def old_announcements(self, retention_days: int) -> int:
-        """Count the rows of the outbox that are out and older than their retention."""
+        """Count the published rows of the outbox that are older than their retention."""
         return int((await self._fetch("old_announcements", retention_days))[0][0])
 
     async def forget_announcements(self, retention_days: int) -> int:
-        """Delete the rows of the outbox that are out and older than their retention; say how many."""
-        # First the note that they are gone, so that nobody misses them in between.
+        """Delete the published rows of the outbox that are older than their retention; return the number."""
+        # First record how far rows are deleted, so that a concurrent check does not report them as missing.
         await self._execute("forget_until", retention_days)
         total = 0
         while number := int((await self._fetch("forget"))[0][0]):

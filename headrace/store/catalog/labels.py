@@ -1,4 +1,4 @@
-"""What labelling functions said of records, kept for each version of them."""
+"""The results of labelling functions, by version."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,12 +21,12 @@ _NAMED_MAX = 5  # versions that an error names
 
 
 class LabelsUnknownError(HeadraceError):
-    """No labelling functions have run under this version."""
+    """No labelling functions have run with this version."""
 
     def __init__(self, version: str, known: Sequence[str]) -> None:
         super().__init__(
             "labels_unknown",
-            f"no labelling functions have run under the version {version!r}",
+            f"no labelling functions have run with the version {version!r}",
             hint=f"the newest versions are {', '.join(known)}" if known else "run `headrace label --with MODULE` first",
             exit_code=Exit.USAGE,
         )
@@ -34,7 +34,7 @@ class LabelsUnknownError(HeadraceError):
 
 @dataclass(frozen=True, slots=True)
 class LabelVersion:
-    """One set of labelling functions: its name, the hexadecimal SHA-256 of its module, its functions in their order."""
+    """One set of labelling functions: its name, the hexadecimal SHA-256 of its module, its functions in order."""
 
     version: str
     module_sha256: str
@@ -60,7 +60,7 @@ class Labels:
             yield cls(pool, dsn)
 
     async def begin(self, wanted: LabelVersion) -> LabelVersion:
-        """Make a version known, and return the one that has this name: another one where the name is taken."""
+        """Add a version, and return the one that has its name: a different one if the name is in use."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(
                 self._sql["begin"], wanted.version, bytes.fromhex(wanted.module_sha256), wanted.functions
@@ -71,18 +71,18 @@ class Labels:
         """Return the version of this name.
 
         Raises:
-            LabelsUnknown: there is none.
+            LabelsUnknownError: no version has this name.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["version"], name)
             if row is None:
                 known = await connection.fetch(self._sql["newest_versions"], _NAMED_MAX)
         if row is None:
-            raise LabelsUnknownError(name, [one[0] for one in known])
+            raise LabelsUnknownError(name, [row[0] for row in known])
         return LabelVersion(row[0], row[1], tuple(row[2]))
 
     async def add(self, version: str, rows: Sequence[Labelled]) -> None:
-        """Write what a version says of records, all of it or nothing; what it has said of one before stays."""
+        """Insert a version's results in one statement; an earlier result of a record stays."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(
                 self._sql["add"],
@@ -94,7 +94,7 @@ class Labels:
             )
 
     async def of(self, version: str) -> AsyncGenerator[Labelled]:
-        """Yield all that a version says, in the order of the records' ids."""
+        """Yield all results of a version, in the order of the records' ids."""
         key = UUID(int=0)
         while True:
             async with borrowed(self._pool, self._dsn) as connection:

@@ -1,4 +1,4 @@
-"""LDOs, as the LDO service lists them."""
+"""LDOs for the LDO service's list."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListedLdo:
-    """An LDO with its clip's name and size, where there is a clip that was ingested; the times are microseconds."""
+    """An LDO with the name and size of its clip, if one was ingested; times are microseconds."""
 
     digest: str
     captured_at_us: int
@@ -29,12 +29,12 @@ class ListedLdo:
 
     @property
     def public_id(self) -> str:
-        """The id to show."""
+        """The public id."""
         return public_ldo_id(self.digest, self.captured_at_us)
 
 
 class Ldos:
-    """Lists LDOs. `scopes` are what the caller reaches, 'site/source' or 'site/*'; None is everything.
+    """Lists LDOs. `scopes` are the caller's, 'site/source' or 'site/*'; None is everything.
 
     Raises CatalogUnavailableError or CatalogRefusedError.
     """
@@ -49,17 +49,17 @@ class Ldos:
         self._clips = sql["clips"]
 
     async def count(self, scopes: Sequence[str] | None) -> int:
-        """Count them; it reads a whole index."""
+        """Count the LDOs within the scopes; it reads a whole index."""
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._count, None if scopes is None else [*scopes]))
 
     async def page(self, skip: int, limit: int, scopes: Sequence[str] | None) -> list[ListedLdo]:
-        """Return so many, newest first, after so many."""
+        """Return at most `limit` LDOs, newest first, after the first `skip`."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._page, skip, limit, None if scopes is None else [*scopes])
             clips = {row["clip_sha256"]: record_id(Kind.CLIP, row["clip_sha256"]) for row in rows if row["clip_sha256"]}
-            found = await connection.fetch(self._clips, [*clips.values()])
-        by_id = {row["record_id"]: row for row in found}
+            clip_rows = await connection.fetch(self._clips, [*clips.values()])
+        by_id = {row["record_id"]: row for row in clip_rows}
         return [_listed(row, by_id.get(clips.get(row["clip_sha256"]))) for row in rows]
 
 

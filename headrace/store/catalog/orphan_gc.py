@@ -56,20 +56,20 @@ STATEMENT_S_MAX = 600.0  # whole tables are read
 
 
 async def take_over(connection: "Pooled") -> None:
-    """Release the marks of a collector that is gone; nothing happens while one is at work."""
+    """Release the marks of a collector that ended; do nothing while one is running."""
     await connection.execute(statements("orphan_gc")["take_over"], COLLECTOR_LOCK, MARK_S_MAX)
 
 
 class GcRunningError(HeadraceError):
-    """Another process moves or removes objects, or may still have a request to do so under way: try again later."""
+    """Another process moves or deletes objects, or may still have a request in progress: try again later."""
 
 
 @asynccontextmanager
 async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
-    """Be the one process that removes objects, by the connection that this yields.
+    """Hold COLLECTOR_LOCK on the yielded connection: only its holder deletes objects.
 
     Raises:
-        Busy: another one is at work, or was until a moment ago and ended in the middle of a collection.
+        GcRunningError: another process holds it, or ended a moment ago in the middle of a collection.
         CatalogUnavailableError, CatalogRefusedError.
     """
     async with (
@@ -80,22 +80,22 @@ async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
         if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
             raise GcRunningError(
                 "archive_running",
-                "another archive, restore or repair is at work",
+                "another archive, restore or repair is running",
                 hint="wait until it has ended, then run it again",
             )
-        left_s = await holder.fetchval(sql["left"], MARK_S_MAX)
-        if left_s is not None and left_s > 0:
+        remaining_s = await holder.fetchval(sql["left"], MARK_S_MAX)
+        if remaining_s is not None and remaining_s > 0:
             raise GcRunningError(
                 "repair_interrupted",
                 "a repair ended in the middle of a deletion a moment ago",
-                hint=f"run it again in {left_s} s",
+                hint=f"run it again in {remaining_s} s",
             )
         yield holder
         await holder.execute(sql["unlead"], COLLECTOR_LOCK)
 
 
 class OrphanGc:
-    """The marks of one collector, which holds its lock as long as this is open."""
+    """The marks of one collector, which holds COLLECTOR_LOCK while this is open."""
 
     def __init__(self, holder: "Pooled", dsn: str) -> None:
         """Use the connection that holds the lock; see `open`."""
@@ -106,10 +106,10 @@ class OrphanGc:
     @classmethod
     @asynccontextmanager
     async def open(cls, dsn: str) -> AsyncIterator[Self]:
-        """Become the one collector, and release what an earlier one left marked long enough ago.
+        """Become the collector, and release the expired marks of an earlier one.
 
         Raises:
-            Busy: as `leading`. CatalogUnavailableError, CatalogRefusedError.
+            GcRunningError: as `leading`. CatalogUnavailableError, CatalogRefusedError.
         """
         async with leading(dsn, application="headrace collection") as holder:
             collection = cls(holder, dsn)
@@ -117,7 +117,7 @@ class OrphanGc:
             yield collection
 
     async def mark(self, keys: Sequence[str]) -> list[str]:
-        """Mark objects, and return those that may be deleted now: no row refers to them, and none can before release.
+        """Mark objects, and return those that may be deleted: no row refers to them, and none can until `release`.
 
         Raises:
             CatalogUnavailableError: workers' transactions did not end in time, or the lock is lost: delete nothing.
@@ -131,7 +131,7 @@ class OrphanGc:
         return [row[0] for row in rows]
 
     async def release(self) -> None:
-        """Remove every mark; from here on workers put anew what was deleted.
+        """Remove every mark; from then on workers put again what was deleted.
 
         Raises:
             CatalogUnavailableError: the lock was lost. The marks stay: they may be another collector's.

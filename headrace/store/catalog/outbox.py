@@ -1,4 +1,4 @@
-"""The outbox as the relay sees it: what is still to be announced, in order, and how far the announcements are known."""
+"""The outbox for the relay: unpublished announcements in order, and the checkpoints of its topics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
 OUTBOX_CONNECTIONS_MAX = 2
-PENDING_BYTES_MAX = 32 * 1024 * 1024  # of bodies and attributes: this bounds what one look holds in memory
+PENDING_BYTES_MAX = 32 * 1024 * 1024  # of bodies and attributes of one query, in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One announcement that is not known to be out. Publish them by ascending `outbox_id`.
+    """One announcement that is not marked as published. Publish them by ascending `outbox_id`.
 
-    `event` is None where the catalog no longer has what the row speaks of.
+    `event` is None where the record, blob or dead letter of the row was deleted.
     """
 
     outbox_id: int
@@ -66,7 +66,7 @@ class Outbox:
         return [_pending(row) for row in rows]
 
     async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[tuple[str, int], int] | None = None) -> int:
-        """Mark announcements as published, and with them how far each (topic, partition) is known; say how many."""
+        """Mark announcements as published and save the checkpoints of partitions; return the number of rows."""
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             answer = await connection.execute(self._sql["mark"], outbox_ids)
             if checkpoints:
@@ -76,9 +76,9 @@ class Outbox:
         return _count(answer)
 
     async def mark_seen(self, event_ids: Iterable[UUID]) -> int:
-        """Mark the announcements that were found on their topics, and say how many were not marked yet.
+        """Mark announcements that were found on their topics; return how many were not marked yet.
 
-        It looks through the whole backlog: call it with many ids, when a relay starts.
+        It scans the whole backlog: call it with many ids, when a relay starts.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             return _count(await connection.execute(self._sql["mark_seen"], list(event_ids)))
@@ -90,16 +90,16 @@ class Outbox:
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
     async def unpublished(self) -> int:
-        """Count what is not known to be out."""
+        """Count the announcements that are not marked as published."""
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._sql["unpublished"]))
 
     async def wait_to_lead(self) -> Lead:
-        """Wait until this is the one active relay, however long and through any outage; cancel it to give up."""
+        """Wait until this is the active relay, also through an outage; cancel it to stop."""
         return await wait_to_lead(self._dsn)
 
     def listen(self) -> OutboxListener:
-        """Hear of new rows at once; see `Listener`."""
+        """Return a listener for new rows; see `OutboxListener`."""
         return listen(self._dsn)
 
 

@@ -1,4 +1,4 @@
-"""From filters to one statement: every fragment is fixed, and every value is a parameter. No I/O."""
+"""The statement of a page of records: every SQL fragment is fixed, and every value is a parameter. No I/O."""
 
 from typing import Any
 from uuid import UUID
@@ -35,25 +35,25 @@ def cursor_of(ingested_at_us: int, last_id: UUID) -> str:
 
 
 def key_of(cursor: str) -> tuple[int, UUID]:
-    """Return the key that a cursor holds.
+    """Return the key in a cursor.
 
     Raises:
-        ValueError: it was not made by `cursor_of`.
+        ValueError: the cursor is invalid.
     """
     time, _, last_id = cursor.partition(".")
     time_us = int(time)
     if not 0 <= time_us <= TIME_US_MAX:
-        raise ValueError("the cursor's time is none of the catalog's")
+        raise ValueError("the cursor's time is out of range")
     return time_us, UUID(last_id)
 
 
 def within(of: str, scopes: str) -> str:
-    """Return the condition that what `of` names lies within the scopes of a parameter."""
+    """Return the condition that the row `of` is within the scopes of a parameter."""
     return statements("queries")["within"].replace("{of}", of).replace("{scopes}", scopes)
 
 
 def _driver(filters: RecordFilters) -> tuple[str, list[str]]:
-    """Choose what drives the page: a digest, LDO id or code has an index of its own; sources and kinds are walked."""
+    """Choose the index of the page: a digest, LDO id or code has its own; otherwise sources or kinds are scanned."""
     if filters.digest is not None or filters.ldo_id is not None or filters.code is not None:
         return "nothing_more", []
     if filters.site is not None or filters.source_id is not None or filters.scopes is not None:
@@ -62,7 +62,7 @@ def _driver(filters: RecordFilters) -> tuple[str, list[str]]:
 
 
 def _wanted(filters: RecordFilters, driver: str) -> list[tuple[str, Any]]:
-    # A source is asked of the driver, whose list of sources is then a short one; the join says it of the records.
+    # A source filters the driver's list of sources, which is then short; the join applies it to the records.
     of = "wanted" if driver == "every_source" else "r"
     kinds = None if filters.kinds is None else sorted(filters.kinds)
     # A record's id follows from its kind and digest, so its primary key finds the digest too.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 READ_CONNECTIONS_MAX = 4
 PAGE_RECORDS_MAX = 1000
-SIGHTINGS_MAX = 1000  # of one record; a picture that is always the same may have been seen a million times
+SIGHTINGS_MAX = 1000  # of one record; an unchanging picture may have a million sightings
 PREFIX_DIGITS_MIN = 4
 _NAMED_MAX = 5  # records that an ambiguous prefix names
 
@@ -34,9 +34,9 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Queries:
-    """The catalog, as lists and shows read it. Raises CatalogUnavailableError or CatalogRefusedError.
+    """The catalog's read side. Raises CatalogUnavailableError or CatalogRefusedError.
 
-    `scopes` are what a reader reaches, 'site/source' or 'site/*'; without them it reaches everything.
+    `scopes` are the reader's, 'site/source' or 'site/*'; None is everything.
     """
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
@@ -62,10 +62,10 @@ class Queries:
         await close_pool(self._pool)
 
     async def list_records(self, filters: RecordFilters, *, cursor: str | None = None, limit: int = 50) -> RecordList:
-        """Return a page of records, newest first; what is ingested meanwhile does not shift the pages.
+        """Return a page of records, newest first; concurrent ingestion does not shift the pages.
 
         Raises:
-            ValueError: the cursor is none of ours, or the limit is not between 1 and PAGE_RECORDS_MAX.
+            ValueError: the cursor is invalid, or the limit is not between 1 and PAGE_RECORDS_MAX.
         """
         if not 1 <= limit <= PAGE_RECORDS_MAX:
             raise ValueError(f"a page has 1 to {PAGE_RECORDS_MAX} records")
@@ -77,37 +77,37 @@ class Queries:
         return RecordList(records, cursor_of(records[-1].ingested_at_us, records[-1].record_id) if more else None)
 
     async def record(self, wanted: str, scopes: Sequence[str] | None = None) -> RecordDetail:
-        """Find a record by its id, the beginning of it or of its digest, a public LDO id, an LDO id, or a code.
+        """Return a record by its id, a prefix of its id or digest, a public LDO id, an LDO id, or a code.
 
-        Of an LDO id or a code that came several times, it is the newest.
+        Of several records with an LDO id or a code it is the newest.
 
         Raises:
-            RecordMissingError: there is none within the scopes. RecordAmbiguousError: a beginning fits several.
+            RecordMissingError: no record within the scopes matches. RecordAmbiguousError: a prefix matches several.
         """
-        found = await self._by_ids(await self._reached(await self._candidates(wanted.strip(), scopes), scopes))
-        match found:
+        matches = await self._by_ids(await self._within(await self._candidates(wanted.strip(), scopes), scopes))
+        match matches:
             case []:
                 raise RecordMissingError(wanted)
             case [record]:
                 pass
             case _:
-                raise RecordAmbiguousError(wanted, [f"{one.kind} {one.record_id}" for one in found[:_NAMED_MAX]])
+                raise RecordAmbiguousError(wanted, [f"{row.kind} {row.record_id}" for row in matches[:_NAMED_MAX]])
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX, scopes)
         return RecordDetail(record, tuple(Sighting(*row) for row in rows))
 
     async def records_of(self, digest: str, scopes: Sequence[str] | None = None) -> list[StoredRecord]:
-        """Return the records of this digest, at most one of each kind, newest first."""
-        return await self._by_ids(await self._reached([record_id(kind, digest) for kind in Kind], scopes))
+        """Return the records with this digest, at most one of each kind, newest first."""
+        return await self._by_ids(await self._within([record_id(kind, digest) for kind in Kind], scopes))
 
     async def blob(self, digest: str) -> BlobPlace | None:
-        """Return where the bytes of this digest lie; None where the catalog has none."""
+        """Return the place of the blob with this digest, or None if the catalog has none."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["blob"], bytes.fromhex(digest))
         return None if row is None else BlobPlace(*row)
 
     async def counts(self) -> CatalogCounts:
-        """Count everything. It reads whole indexes: about a second for ten million records."""
+        """Count records, sightings, dead letters and unpublished rows; about a second for ten million records."""
         async with (
             borrowed(self._pool, self._dsn) as connection,
             # One snapshot, so the numbers belong together while a worker writes.
@@ -126,7 +126,7 @@ class Queries:
             rows = await connection.fetch(text, ids)
         return [StoredRecord(*row) for row in rows]
 
-    async def _reached(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[UUID]:
+    async def _within(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[UUID]:
         if scopes is None or not ids:
             return ids
         async with borrowed(self._pool, self._dsn) as connection:

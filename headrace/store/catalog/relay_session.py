@@ -1,8 +1,7 @@
-"""What a relay holds for as long as it runs, each on a connection of its own: the right to be the one that publishes,
-and an ear for new rows.
+"""The sessions of a relay, each on a connection of its own: the leader lock, and the listener for new rows.
 
-The right is a session's advisory lock: it ends with the connection, whatever ended that. It spares two relays from
-fencing each other for ever; what makes two of them harmless is Kafka's fencing by transactional id.
+The lock is a session's advisory lock, so it ends with the connection. It keeps two relays from fencing each other for
+ever; that two of them do no harm rests on Kafka's fencing by transactional id.
 """
 
 import asyncio
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Connection
 
 CHANNEL = "headrace_outbox"
-RETRY_S = 1.0  # between tries to lead, and to connect again
+RETRY_S = 1.0  # between attempts to lead, and to reconnect
 PING = "select 1"
 PING_S = 5.0
 ANSWER_S_MAX = 5.0
-SESSION_IDLE_S_MAX = 30  # a stopped process loses the lead: it pings no more
+SESSION_IDLE_S_MAX = 30  # a stopped process loses the lead, because it no longer pings
 
 _LEAD_LOCK = 0x48_52_52_4C  # "HRRL"
 
-# A machine that vanished says nothing: the server asks after 5 idle seconds and gives up after 4 answers missed.
+# TCP keepalive: the server probes after 5 idle seconds and closes the connection after 4 missed answers.
 _SESSION = {
     "application_name": "headrace relay session",
     "tcp_keepalives_idle": "5",
@@ -39,7 +38,7 @@ _SESSION = {
 
 
 class _Session:
-    """A connection that is pinged; `lost` is set when it is gone."""
+    """A connection that is pinged; `lost` is set when it is closed."""
 
     def __init__(self, connection: "Connection") -> None:
         self.lost = asyncio.Event()
@@ -56,12 +55,12 @@ class _Session:
             self.cut()
 
     def cut(self) -> None:
-        """End the connection at once, from whatever state."""
+        """Terminate the connection at once."""
         self.lost.set()
         self.connection.terminate()
 
     async def end(self) -> None:
-        """Say goodbye; what does not answer in time is cut."""
+        """Close the connection, or terminate it if the server does not answer in time."""
         self._pings.cancel()
         with suppress(asyncio.CancelledError):
             await self._pings
@@ -73,20 +72,20 @@ class _Session:
 
 
 class Lead:
-    """The right to publish. Stop as soon as `lost` is set: another relay may lead from then on."""
+    """The leader lock. Stop publishing as soon as `lost` is set: another relay may lead from then on."""
 
     def __init__(self, session: _Session) -> None:
-        """Hold the lock of a session; see `try_lead`."""
+        """Wrap the session that holds the lock; see `try_lead`."""
         self._session = session
         self.lost = session.lost
 
     async def release(self) -> None:
-        """Give the lead up; may be repeated."""
+        """Release the lock; may be repeated."""
         await self._session.end()
 
 
 async def try_lead(dsn: str) -> Lead | None:
-    """Take the lead if it is free; None while another session holds it.
+    """Acquire the leader lock; return None while another session holds it.
 
     Raises:
         CatalogUnavailableError, CatalogRefusedError.
@@ -106,7 +105,7 @@ async def try_lead(dsn: str) -> Lead | None:
 
 
 async def wait_to_lead(dsn: str) -> Lead:
-    """Try once a second until the lead is ours; an outage of PostgreSQL is waited out."""
+    """Try once a second to acquire the leader lock, also through an outage of PostgreSQL."""
     while True:
         with suppress(CatalogUnavailableError):
             lead = await try_lead(dsn)
@@ -116,9 +115,9 @@ async def wait_to_lead(dsn: str) -> Lead:
 
 
 class OutboxListener:
-    """Sets `heard` when rows were added to the outbox, and after each gap in which that may have gone unheard.
+    """Sets `heard` when rows were added to the outbox, and after a lost connection.
 
-    It connects again by itself. Clear `heard` before looking, and look now and then without it: it is a hint.
+    It reconnects by itself. Clear `heard` before a query, and query periodically without it: it is a hint.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -138,16 +137,16 @@ class OutboxListener:
                 await self._task
 
     async def _run(self) -> None:
-        deaf = False
+        is_down = False
         while True:
             try:
                 await self._listen_once()
-                deaf = False
-            except Exception as error:  # noqa: BLE001 - the relay would go on and only hear nothing more, unseen
-                if not deaf:
+                is_down = False
+            except Exception as error:  # noqa: BLE001 - the relay would continue without notifications, unnoticed
+                if not is_down:
                     why = error.what if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
                     get_log().warning(Action.RETRYING, service="postgres", task="outbox listener", why=why)
-                deaf = True
+                is_down = True
             await asyncio.sleep(RETRY_S)
 
     async def _listen_once(self) -> None:
@@ -166,7 +165,7 @@ class OutboxListener:
 
 
 def listen(dsn: str) -> OutboxListener:
-    """Return a listener that is not yet running."""
+    """Return a listener that is not started yet."""
     return OutboxListener(dsn)
 
 

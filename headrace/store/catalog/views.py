@@ -1,4 +1,4 @@
-"""What the read side of the catalog returns. Times are microseconds since 1970, UTC; digests are hexadecimal."""
+"""The values that the catalog's read side returns. Times are microseconds since 1970, UTC; digests hexadecimal."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,7 +13,7 @@ def public_ldo_id(digest: str, captured_at_us: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record and where its bytes are; `store_key` is None only where its blob's row is gone.
+    """One record and the place of its bytes; `store_key` is None only if its blob's row was deleted.
 
     With `archived_at_us`, key and offset are those in the archive.
     """
@@ -42,7 +42,7 @@ class StoredRecord:
 
     @property
     def public_id(self) -> str:
-        """The id to show."""
+        """The public id."""
         return public_ldo_id(self.digest, self.captured_at_us) if self.kind == Kind.LDO else str(self.record_id)
 
 
@@ -72,9 +72,9 @@ class RecordDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFilters:
-    """Which records to list; what is None does not matter. The times are when it was ingested, `until_us` excluded.
+    """A filter of records; None matches everything. Times are ingestion times, `until_us` excluded.
 
-    `scopes` are what a reader reaches, 'site/source' or 'site/*'.
+    `scopes` are the reader's, 'site/source' or 'site/*'.
     """
 
     kinds: frozenset[Kind] | None = None
@@ -90,7 +90,7 @@ class RecordFilters:
 
 @dataclass(frozen=True, slots=True)
 class RecordList:
-    """Records, newest first. `cursor` continues after the last of them; None where there are no more."""
+    """Records, newest first. `cursor` continues after the last of them; None at the end."""
 
     records: tuple[StoredRecord, ...]
     cursor: str | None
@@ -98,7 +98,7 @@ class RecordList:
 
 @dataclass(frozen=True, slots=True)
 class CatalogCounts:
-    """How much the catalog holds; `dead_letters` is by code."""
+    """The number of rows in the catalog; `dead_letters` is by code."""
 
     records: dict[str, int]
     sightings: int

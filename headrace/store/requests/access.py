@@ -1,4 +1,4 @@
-"""Who may come in: the gateway's keys, its audit trail, and what it answered under an Idempotency-Key."""
+"""The gateway's API keys, its audit log, and the responses kept under an Idempotency-Key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as it is checked. The secrets are SHA-256; nobody has them in the clear."""
+    """A key for authentication. The secrets are SHA-256; the service has no plain ones."""
 
     key_id: str
     name: str
@@ -26,9 +26,21 @@ class KeyRow:
     expired: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDefinition:
+    """A new key; it expires after `days`, if given."""
+
+    key_id: str
+    name: str
+    role: str
+    sources: tuple[str, ...]
+    secret_sha256: bytes
+    days: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class KeyListed:
-    """A key as it is listed."""
+    """A key in a list."""
 
     key_id: str
     name: str
@@ -41,7 +53,7 @@ class KeyListed:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """Something that was refused, or was done to a key; `at_s` is Unix time."""
+    """A refused request, or a change of a key; `at_s` is Unix time."""
 
     at_s: float
     actor: str | None
@@ -53,7 +65,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """What was answered; `status` is None while the request that came first is still at work."""
+    """A kept response; `status` is None while the first request is in progress."""
 
     fingerprint: bytes | None
     status: int | None
@@ -61,7 +73,7 @@ class KeptAnswer:
 
 
 class Access:
-    """The tables of the gateway's door. Raises CatalogUnavailableError or CatalogRefusedError."""
+    """The tables of keys, audit log and kept responses. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""
@@ -70,7 +82,7 @@ class Access:
         self._sql = statements("access")
 
     async def find_key(self, key_id: str) -> KeyRow | None:
-        """Return the key of this id, whatever became of it."""
+        """Return the key with this id, also a revoked or expired one."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["find_key"], key_id)
         return None if row is None else KeyRow(**{**row, "sources": tuple(row["sources"])})
@@ -81,26 +93,25 @@ class Access:
             rows = await connection.fetch(self._sql["list_keys"])
         return [KeyListed(**{**row, "sources": tuple(row["sources"])}) for row in rows]
 
-    async def add_key(
-        self, key_id: str, name: str, role: str, sources: Sequence[str], secret_sha256: bytes, days: float | None
-    ) -> None:
-        """Keep a key, for so many days where they are given; one of that id is replaced."""
+    async def add_key(self, key: KeyDefinition) -> None:
+        """Insert a key, or replace the one with its id."""
+        values = (key.key_id, key.name, key.role, [*key.sources], key.secret_sha256, key.days)
         async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["add_key"], key_id, name, role, [*sources], secret_sha256, days)
+            await connection.execute(self._sql["add_key"], *values)
 
     async def rotate_key(self, key_id: str, secret_sha256: bytes, overlap_hours: float) -> bool:
-        """Give a key another secret; the one before it stays good for so many hours. False: there is no such key."""
+        """Replace a key's secret; the old one stays valid for `overlap_hours`. Return False if no key has the id."""
         async with borrowed(self._pool, self._dsn) as connection:
-            found = await connection.fetchval(self._sql["rotate_key"], key_id, secret_sha256, overlap_hours)
-        return found is not None
+            rotated = await connection.fetchval(self._sql["rotate_key"], key_id, secret_sha256, overlap_hours)
+        return rotated is not None
 
     async def revoke_key(self, key_id: str) -> bool:
-        """End a key at once; may be repeated. False: there is no such key."""
+        """Revoke a key at once; may be repeated. Return False if no key has the id."""
         async with borrowed(self._pool, self._dsn) as connection:
             return await connection.fetchval(self._sql["revoke_key"], key_id) is not None
 
     async def audit(self, rows: Sequence[AuditRow]) -> None:
-        """Add to the audit trail."""
+        """Append to the audit log."""
         columns = [
             [getattr(row, name) for row in rows]
             for name in ("at_s", "actor", "address", "action", "code", "request_id")
@@ -109,7 +120,7 @@ class Access:
             await connection.execute(self._sql["audit"], *columns)
 
     async def claim_answer(self, actor: str, key: str) -> datetime | KeptAnswer:
-        """Take an Idempotency-Key for a request; returns since when, or what came of the one that has it already."""
+        """Claim an Idempotency-Key; return the time of the claim, or the response of the request that holds it."""
         async with borrowed(self._pool, self._dsn) as connection:
             since: datetime | None = await connection.fetchval(self._sql["claim_answer"], actor, key)
             if since is not None:
@@ -118,17 +129,17 @@ class Access:
         return KeptAnswer(None, None, None) if row is None else KeptAnswer(*row)
 
     async def keep_answer(self, actor: str, key: str, since: datetime, kept: KeptAnswer) -> None:
-        """Keep what was answered to the request that has had the key since then, if it still has it."""
-        said = (kept.fingerprint, kept.status, kept.answer)
+        """Keep the response of the request that claimed the key at `since`, if it still holds it."""
+        response = (kept.fingerprint, kept.status, kept.answer)
         async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["keep_answer"], actor, key, *said, since)
+            await connection.execute(self._sql["keep_answer"], actor, key, *response, since)
 
     async def drop_answer(self, actor: str, key: str, since: datetime) -> None:
-        """Give a key back whose request came to nothing, if it still has it."""
+        """Release the key of a failed request, if it still holds it."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["drop_answer"], actor, key, since)
 
     async def expire_answers(self, hours: float) -> None:
-        """Forget answers older than that."""
+        """Delete kept responses older than `hours`."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["expire_answers"], hours)

@@ -1,4 +1,4 @@
-"""How cameras are set up: their settings and calibration, with a version that counts the changes."""
+"""Camera configurations: settings and calibration, with a version that counts the changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class CameraRow:
 class Cameras:
     """The table of cameras. Raises CatalogUnavailableError or CatalogRefusedError.
 
-    `versions` are those that a change may be made from; None is any. `scopes` are what a reader reaches, 'site/source'
-    or 'site/*'; None is everything.
+    `versions` are those that may be changed; None is any. `scopes` are the reader's, 'site/source' or 'site/*'; None is
+    everything.
     """
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
@@ -38,17 +38,17 @@ class Cameras:
         self._sql = {name: text.replace("{columns}", sql["columns"]) for name, text in sql.items()}
 
     async def add(self, site: str, camera_id: str, settings: str, calibration: str | None) -> CameraRow | None:
-        """Keep a new camera's configuration; None where there is one already."""
-        return await self._one("add", site, camera_id, settings, calibration)
+        """Insert a camera's configuration; return None if it exists."""
+        return await self._row("add", site, camera_id, settings, calibration)
 
     async def get(self, site: str, camera_id: str) -> CameraRow | None:
-        """Return a camera's configuration; None where there is none."""
-        return await self._one("one", site, camera_id)
+        """Return a camera's configuration, or None."""
+        return await self._row("one", site, camera_id)
 
     async def page(
         self, after: tuple[str, str], limit: int, *, site: str | None, scopes: Sequence[str] | None
     ) -> list[CameraRow]:
-        """Return so many by site and id, after this one."""
+        """Return at most `limit` configurations by site and id, after the given one."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["page"], *after, site, scopes, limit)
         return [CameraRow(*row) for row in rows]
@@ -56,15 +56,15 @@ class Cameras:
     async def replace(
         self, site: str, camera_id: str, settings: str, calibration: str | None, *, versions: Sequence[int] | None
     ) -> CameraRow | None:
-        """Change a camera's configuration; None where there is none of these versions."""
-        return await self._one("replace", site, camera_id, settings, calibration, versions)
+        """Replace a camera's configuration; return None if none has one of these versions."""
+        return await self._row("replace", site, camera_id, settings, calibration, versions)
 
     async def delete(self, site: str, camera_id: str, *, versions: Sequence[int] | None) -> bool:
-        """Forget a camera's configuration; False where there is none of these versions."""
+        """Delete a camera's configuration; return False if none has one of these versions."""
         async with borrowed(self._pool, self._dsn) as connection:
             return await connection.fetchval(self._sql["delete"], site, camera_id, versions) is not None
 
-    async def _one(self, statement: str, *values: object) -> CameraRow | None:
+    async def _row(self, statement: str, *values: object) -> CameraRow | None:
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql[statement], *values)
         return None if row is None else CameraRow(*row)

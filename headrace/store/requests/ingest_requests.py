@@ -1,4 +1,4 @@
-"""What callers asked the gateway to ingest, each with its items and the history of its state."""
+"""Ingest requests of the gateway's clients, with their items, the history of their state, and their captures."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ITEMS_MAX = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRequest:
-    """A new request. `asked` is a JSON object; `sealed` holds what must not be kept in the clear."""
+    """A new request. `asked` is a JSON object; `sealed` has the encrypted credentials."""
 
     request_id: UUID
     kind: str
@@ -33,7 +33,7 @@ class NewRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestItem:
-    """A frame or clip of a request: where its message stands, or why there is none."""
+    """A frame or clip of a request: the place of its message, or the reason why there is none."""
 
     index: int
     filename: str | None
@@ -53,7 +53,7 @@ class RequestItem:
 
 @dataclass(frozen=True, slots=True)
 class IngestRequest:
-    """A request as it stands; the times are Unix seconds."""
+    """A request and its state; times are Unix seconds."""
 
     request_id: UUID
     kind: str
@@ -98,7 +98,7 @@ class IngestRequests:
         self._sql = statements("ingest_requests")
 
     async def add(self, asked: NewRequest, items: Sequence[RequestItem] = ()) -> None:
-        """Keep a new request with the items that it has by now."""
+        """Insert a request with its items so far."""
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             await connection.execute(
                 self._sql["add"],
@@ -120,7 +120,7 @@ class IngestRequests:
             await self._add_items(connection, request_id, items)
 
     async def get(self, request_id: UUID) -> IngestRequest | None:
-        """Return a request; None where there is none."""
+        """Return a request, or None."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["one"], request_id)
         return None if row is None else IngestRequest(*row)
@@ -134,7 +134,7 @@ class IngestRequests:
     async def advance(
         self, request_id: UUID, *, before: Collection[str], state: str, evidence: str, reason: str | None = None
     ) -> bool:
-        """Move a request to another state if it is in one of `before`; False where it is not."""
+        """Move a request to another state; return False if its state is not in `before`."""
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             row = await connection.fetchrow(self._sql["advance"], request_id, [*before], state, reason, evidence)
             if row is None:
@@ -143,18 +143,18 @@ class IngestRequests:
             return True
 
     async def events_after(self, last: int, limit: int) -> list[StateEvent]:
-        """Return the changes after this one, in their order."""
+        """Return the changes after the id `last`, in order."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["events_after"], last, limit)
         return [StateEvent(*row) for row in rows]
 
     async def newest_event(self) -> int:
-        """Return the id of the newest change; 0 where there is none."""
+        """Return the id of the newest change, or 0."""
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._sql["newest_event"]))
 
     async def expire(self, days: float) -> None:
-        """Forget requests older than that; what they brought in stays."""
+        """Delete requests older than `days`; what they ingested stays."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["expire"], days)
 
@@ -172,7 +172,7 @@ AT_ONCE_MAX = 50
 
 
 class Captures:
-    """The requests of captures. Raises CatalogUnavailableError or CatalogRefusedError."""
+    """The requests of RTSP captures and their workers. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""
@@ -181,18 +181,18 @@ class Captures:
         self._sql = statements("ingest_requests")
 
     async def beat(self, request_id: UUID, worker: str, evidence: str, running: Collection[str]) -> bool:
-        """Say that a worker is at a request; False where it is not its own any more."""
+        """Renew a worker's lease of a request; return False if another worker holds it."""
         async with borrowed(self._pool, self._dsn) as connection:
             return bool(await connection.fetchval(self._sql["beat"], request_id, worker, evidence, [*running]))
 
     async def take_from_silent(self, running: Collection[str], silent_s: float) -> list[tuple[UUID, str]]:
-        """Take requests from workers that fell silent; returns each with its evidence."""
+        """Release the requests of workers without a heartbeat; return each with its evidence."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["take_from_silent"], [*running], silent_s, AT_ONCE_MAX)
         return [(row["request_id"], row["evidence"]) for row in rows]
 
     async def untold(self, state: str, since_s: float) -> list[IngestRequest]:
-        """Return requests that have waited in a state for so long, each to one who asks."""
+        """Return requests that have been in a state for `since_s`, each to one caller only."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["untold"], state, since_s, AT_ONCE_MAX)
         return [IngestRequest(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""What became of messages: whether the catalog has them, which says that their bytes are in the store too."""
+"""The outcome of messages in the catalog; an ingested one has its bytes in the store too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MessageRef:
-    """Where a message stands, which record it becomes, and when it was written at the earliest (Unix seconds)."""
+    """The place of a message, the record that it becomes, and the earliest time of its write (Unix seconds)."""
 
     topic: str
     partition: int
@@ -24,7 +24,7 @@ class MessageRef:
 
 @dataclass(frozen=True, slots=True)
 class IngestStatus:
-    """What became of a message; while it is neither ingested nor has a code, it is on its way."""
+    """The outcome of a message; while it is neither ingested nor has a code, it is pending."""
 
     ingested: bool
     code: str | None
@@ -32,12 +32,12 @@ class IngestStatus:
 
     @property
     def is_final(self) -> bool:
-        """Whether it will stay so."""
+        """Whether the outcome is final."""
         return self.ingested or self.code is not None
 
 
 class IngestStatuses:
-    """Asks the catalog for outcomes. Raises CatalogUnavailableError or CatalogRefusedError."""
+    """Queries outcomes. Raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: "Pool", dsn: str) -> None:
         """Use an opened pool."""
@@ -46,7 +46,7 @@ class IngestStatuses:
         self._sql = statements("ingest_status")["outcomes"]
 
     async def outcomes(self, places: Sequence[MessageRef]) -> list[IngestStatus]:
-        """Return what became of each message, in their order."""
+        """Return the outcome of each message, in order."""
         columns = [
             [getattr(place, name) for place in places]
             for name in ("topic", "partition", "offset", "record_id", "since_s")

@@ -1,6 +1,6 @@
-"""Resumable uploads: how far each has come, in which objects, and who writes to it now.
+"""Resumable uploads: their offset, their parts, and the lock of the current writer.
 
-Any gateway may go on with any upload, because all that is known of it stands here and its bytes are in the store.
+Any gateway may continue any upload, because its state is here and its bytes are in the store.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ from headrace.store.postgres import borrowed, statements
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
-SWEEP_LOCK = 0x48_52_53_57  # "HRSW": held by the one gateway that clears away what is over
+SWEEP_LOCK = 0x48_52_53_57  # "HRSW": held by the gateway that deletes expired uploads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload as it stands: 'open', 'joining' once every byte is there, then 'done', or 'failed' with a code."""
+    """An upload and its state: 'open', 'joining' once it is complete, then 'done', or 'failed' with a code."""
 
     upload_id: UUID
     actor: str
@@ -50,7 +50,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadPart:
-    """An object that holds a stretch of an upload."""
+    """An object with a range of an upload."""
 
     offset_bytes: int
     size_bytes: int
@@ -67,7 +67,7 @@ class Uploads:
         self._sql = statements("uploads")
 
     async def add(self, new: NewUpload, hours: float) -> float:
-        """Keep a new upload for so many hours; returns until when, as Unix time."""
+        """Insert an upload that expires after `hours`; return the expiry as Unix time."""
         async with borrowed(self._pool, self._dsn) as connection:
             expires_at_s = await connection.fetchval(
                 self._sql["add"],
@@ -82,29 +82,29 @@ class Uploads:
         return float(expires_at_s)
 
     async def get(self, upload_id: UUID) -> Upload | None:
-        """Return an upload; None where there is none."""
+        """Return an upload, or None."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["one"], upload_id)
         return None if row is None else Upload(*row)
 
     async def hold(self, upload_id: UUID, by: UUID, hold_s: float) -> Upload | None:
-        """Take an unfinished upload for so many seconds; None where there is none, or somebody else has it."""
+        """Lock an unfinished upload for `hold_s`; return None if there is none or another writer holds it."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["hold"], upload_id, by, hold_s)
         return None if row is None else Upload(*row)
 
     async def renew(self, upload_id: UUID, by: UUID, hold_s: float) -> bool:
-        """Keep it for so many seconds more; False where somebody else has it by now."""
+        """Extend the lock by `hold_s`; return False if another writer holds it."""
         return await self._whether("renew", upload_id, by, hold_s)
 
     async def release(self, upload_id: UUID, by: UUID) -> None:
-        """Give it back; may be repeated."""
+        """Release the lock; may be repeated."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["release"], upload_id, by)
 
     async def record(self, upload_id: UUID, by: UUID, parts: Sequence[UploadPart]) -> bool:
-        """Count parts that follow each other; False, and nothing is changed, where the writer may not or the first one
-        does not follow what is there.
+        """Append consecutive parts; return False, without a change, if the writer lost the lock or the first part does
+        not begin at the upload's offset.
         """
         return await self._whether(
             "record",
@@ -118,42 +118,42 @@ class Uploads:
         )
 
     async def parts(self, upload_id: UUID) -> list[UploadPart]:
-        """Return the parts in their order."""
+        """Return the parts in order."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["parts"], upload_id)
         return [UploadPart(*row) for row in rows]
 
-    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, topic: str, partition: int, offset: int) -> bool:
-        """Note that the file was published; its parts are not needed any more."""
-        return await self._whether("finish", upload_id, by, digest, topic, partition, offset)
+    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, place: tuple[str, int, int]) -> bool:
+        """Record that the file was published as the message at `place`; its parts are no longer needed."""
+        return await self._whether("finish", upload_id, by, digest, *place)
 
     async def fail(self, upload_id: UUID, by: UUID, code: str, reason: str) -> bool:
-        """Note that the file can never be ingested; its parts are not needed any more."""
+        """Record that the file can never be ingested; its parts are no longer needed."""
         return await self._whether("fail", upload_id, by, code, reason)
 
     async def remove(self, upload_id: UUID) -> bool:
-        """Forget an upload in any state; False where its file is being joined now, or there is none."""
+        """Delete an upload in any state; return False if it is being joined or does not exist."""
         return await self._whether("remove", upload_id)
 
     async def remove_over(self, upload_id: UUID) -> bool:
-        """Forget an upload whose time is over; False where somebody writes to it after all."""
+        """Delete an expired upload; return False if a writer holds it."""
         return await self._whether("remove_over", upload_id)
 
     async def over(self, limit: int) -> list[UUID]:
-        """Return uploads whose time is over and to which nobody writes."""
+        """Return expired uploads without a writer."""
         return await self._ids("over", limit)
 
     async def unjoined(self, limit: int) -> list[UUID]:
-        """Return uploads of which every byte is there, and that nobody joins."""
+        """Return complete uploads that nobody joins."""
         return await self._ids("unjoined", limit)
 
     @asynccontextmanager
     async def leading(self) -> AsyncIterator[bool]:
-        """Be the one that clears away, where nobody else is; the lock goes with the connection."""
+        """Try to acquire SWEEP_LOCK; yield whether it was acquired. The lock ends with the connection."""
         async with borrowed(self._pool, self._dsn) as connection:
-            first = bool(await connection.fetchval(self._sql["lead"], SWEEP_LOCK))
-            yield first
-            if first:
+            leads = bool(await connection.fetchval(self._sql["lead"], SWEEP_LOCK))
+            yield leads
+            if leads:
                 await connection.execute(self._sql["unlead"], SWEEP_LOCK)
 
     async def _whether(self, statement: str, *values: object) -> bool:

@@ -17,10 +17,10 @@ from headrace.streams.worker.lag import LagProbe
 
 
 async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
-    """Measure every frame until `stop` is set; returns the exit code.
+    """Measure every frame until `stop` is set; return the exit code.
 
     Raises:
-        HeadraceError: a service is away or refuses, or a topic is missing.
+        HeadraceError: a service is unavailable or refuses, or a topic does not exist.
     """
     blobs = Blobs.from_settings(settings)
     preprocessor = preprocessing_module.Preprocessing(blobs)
@@ -31,10 +31,10 @@ async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
 
 
 async def perception(settings: Settings, stop: asyncio.Event) -> int:
-    """Find what changed in every frame until `stop` is set; returns the exit code.
+    """Detect changes in every frame until `stop` is set; return the exit code.
 
     Raises:
-        HeadraceError: a service is away or refuses, or a topic is missing.
+        HeadraceError: a service is unavailable or refuses, or a topic does not exist.
     """
     blobs = Blobs.from_settings(settings)
     detector = perception_module.Perception()
@@ -52,8 +52,8 @@ async def _serve(settings: Settings, consumer: DerivingConsumer, blobs: Blobs, o
     admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
-    # What is in hand says whether this process moves; the lag, whether it should have something in hand. While Kafka is
-    # away the lag says nothing, so an outage is not taken for standing still.
+    # The current batch shows progress; the lag shows whether there should be a batch. While Kafka is unavailable, the
+    # lag is unknown, so an outage does not look like a stall.
     lag = LagProbe(settings, consumer.group, TOPICS, consumer.assigned)
     async with liveness(
         settings,

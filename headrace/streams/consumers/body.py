@@ -1,4 +1,4 @@
-"""A record's bytes, read from the store when a handler asks for them."""
+"""A record's bytes, read from the store on demand."""
 
 from headrace.schemas.events import Ingested
 from headrace.store.blobs.blob_store import Blobs
@@ -6,7 +6,7 @@ from headrace.store.blobs.verified_read import read_verified
 
 
 class Body:
-    """The bytes of one record; nothing is read before `read`."""
+    """The bytes of one record, which `read` fetches."""
 
     def __init__(self, event: Ingested, blobs: Blobs) -> None:
         self._event = event
@@ -14,15 +14,15 @@ class Body:
 
     @property
     def size_bytes(self) -> int:
-        """How much memory `read` will take."""
+        """The size in bytes."""
         return self._event.size_bytes
 
     async def read(self) -> bytes:
-        """Return the bytes, whole and verified. May be repeated; each time they are read anew.
+        """Return the verified bytes; may be repeated, and reads them again each time.
 
         Raises:
-            BlobCorruptError: they do not hash to the announced digest. BlobMissingError: there is no such object.
-            StoreUnavailableError, StoreRefusedError: the store does not answer, or does not let us in.
+            BlobCorruptError: the bytes do not have the announced digest. BlobMissingError: the object does not exist.
+            StoreUnavailableError, StoreRefusedError: the store does not answer, or refuses.
         """
         event = self._event
         return await read_verified(

@@ -1,9 +1,11 @@
-"""What changed from one frame of a source to the next. Pure: pixels in, score and regions out.
+"""Detect what changed from one frame of a source to the next. Pure: pixels in, score and regions out.
 
-Both are made grey, at most 640 pixels wide, and blurred against noise; where they differ by more than a threshold, the
-picture changed. The threshold is Otsu's, which splits changed from unchanged by itself, but never below a floor: in two
-frames that show the same it would split noise from noise. Source: Otsu, "A Threshold Selection Method from Gray-Level
-Histograms", IEEE Transactions on Systems, Man, and Cybernetics 9 (1), 1979.
+Both frames are converted to grey, reduced to at most 640 pixels of width, and blurred against noise; pixels that differ
+by more than a threshold have changed. The threshold is Otsu's, which separates changed from unchanged pixels, with a
+minimum: in two equal frames it would separate noise from noise.
+
+Source: Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE Transactions on Systems, Man, and
+Cybernetics 9 (1), 1979.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from headrace.streams.consumers.pictures import Pixels, narrowed
 
 WORKING_WIDTH_MAX = 640
 THRESHOLD_MIN = 18  # of 255; sensor noise and JPEG artefacts after the blur stay below
-REGION_SHARE_MIN = 0.0002  # of the picture: 72 of 640 x 360 pixels; smaller specks are noise
+REGION_SHARE_MIN = 0.0002  # of the frame: 72 of 640 x 360 pixels; smaller ones are noise
 
 _BLUR = (5, 5)
 _SPECK = np.ones((3, 3), np.uint8)
@@ -26,7 +28,7 @@ _GAP = np.ones((9, 9), np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A frame made ready to be compared; `width` and `height` are those of the original."""
+    """A frame prepared for comparison; `width` and `height` are those of the original."""
 
     grey: Pixels
     width: int
@@ -35,21 +37,21 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The share of the picture that changed, 0 to 1, and where, largest first."""
+    """The share of the frame that changed, 0 to 1, and the changed regions, largest first."""
 
     score: float
     regions: tuple[Region, ...]
 
 
 def look(grey: Pixels, size: tuple[int, int] | None = None) -> Look:
-    """Make a grey picture ready to be compared; `size` is its original width and height where it was reduced."""
+    """Prepare a grey frame for comparison; `size` is its original width and height if it was reduced."""
     width, height = size or (grey.shape[1], grey.shape[0])
     blurred = cv2.GaussianBlur(narrowed(grey, WORKING_WIDTH_MAX), _BLUR, 0)
     return Look(np.asarray(blurred, np.uint8), width, height)
 
 
 def change(before: Look, now: Look) -> Change | None:
-    """Return what changed, or None where the two cannot be compared because their shapes differ."""
+    """Return what changed, or None if the frames have different shapes."""
     if before.grey.shape != now.grey.shape:
         return None
     difference = cv2.absdiff(before.grey, now.grey)
@@ -62,12 +64,12 @@ def change(before: Look, now: Look) -> Change | None:
 
 def _described(mask: Pixels, now: Look) -> Change:
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    found = stats[1:]  # the first is what did not change
-    found = found[found[:, cv2.CC_STAT_AREA] >= REGION_SHARE_MIN * mask.size]
-    largest = found[np.argsort(-found[:, cv2.CC_STAT_AREA], kind="stable")][:REGIONS_MAX]
+    areas = stats[1:]  # the first is the unchanged background
+    areas = areas[areas[:, cv2.CC_STAT_AREA] >= REGION_SHARE_MIN * mask.size]
+    largest = areas[np.argsort(-areas[:, cv2.CC_STAT_AREA], kind="stable")][:REGIONS_MAX]
     across, down = now.width / mask.shape[1], now.height / mask.shape[0]
     regions = tuple(_region(tuple(int(value) for value in row), across, down) for row in largest)
-    return Change(float(found[:, cv2.CC_STAT_AREA].sum()) / mask.size, regions)
+    return Change(float(areas[:, cv2.CC_STAT_AREA].sum()) / mask.size, regions)
 
 
 def _region(stats: tuple[int, ...], across: float, down: float) -> Region:

@@ -1,4 +1,4 @@
-"""What can be measured in one frame. Pure: bytes in, numbers and a thumbnail out."""
+"""Measure the quality of one frame. Pure: bytes in, numbers and a thumbnail out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What was measured; see `PreprocessedFrame` for the scales."""
+    """The measurements; see `PreprocessedFrame` for the scales."""
 
     width: int
     height: int
@@ -63,7 +63,7 @@ def measure(data: bytes) -> Quality:
 
 
 def sharpness(grey: Pixels) -> float:
-    """Return the variance of the Laplacian: edges answer, blur does not.
+    """Return the variance of the Laplacian, which is high for edges and low for blur.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000.
     """
@@ -73,7 +73,7 @@ def sharpness(grey: Pixels) -> float:
 
 
 def perceptual_hash(grey: Pixels) -> str:
-    """Return 64 bits, as 16 hexadecimal digits, that similar pictures share; compare by Hamming distance.
+    """Return 64 bits, as 16 hexadecimal digits, that are alike for similar frames; compare by Hamming distance.
 
     The low frequencies of the picture's cosine transform, each against their median; the mean and the frequencies along
     one axis alone are left out. Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
@@ -88,9 +88,9 @@ def perceptual_hash(grey: Pixels) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def hamming_distance(one: str, other: str) -> int:
-    """Return in how many of their 64 bits two perceptual hashes differ."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def hamming_distance(first: str, second: str) -> int:
+    """Return the number of bits in which two perceptual hashes differ."""
+    return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 def _thumbnail(colour: Pixels) -> Thumbnail:

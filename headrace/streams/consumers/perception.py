@@ -1,8 +1,7 @@
-"""Perception: what changed in each frame since its source's frame before.
+"""Perception: detect what changed in each frame since the previous frame of its source.
 
-The frames before are in memory only. After a start, and after a partition came from another member, a source's first
-frame is compared with nothing: its `previous_digest` is null, its score 0. A frame that is no picture is passed over as
-the one to compare with.
+Previous frames are in memory only. After a start, and after a partition was assigned, a source's first frame has no
+previous one: its `previous_digest` is null, its score 0. A frame that cannot be decoded is skipped in the comparison.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ class PreviousFrame:
 
 
 class PreviousFrames:
-    """The last frame of each source, as many as fit; the sources that were silent for longest go first."""
+    """The last frame of each source, within a memory limit; the least recently used sources are dropped first."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -41,7 +40,7 @@ class PreviousFrames:
         self._seen: OrderedDict[tuple[str, str], PreviousFrame] = OrderedDict()
 
     def swap(self, source: tuple[str, str], now: PreviousFrame) -> PreviousFrame | None:
-        """Keep the frame as the source's last, and return the one before."""
+        """Store the frame as the source's last, and return the previous one."""
         before = self._drop(source)
         self._seen[source] = now
         self._held_bytes += now.look.grey.nbytes
@@ -50,7 +49,7 @@ class PreviousFrames:
         return before
 
     def forget(self, places: set[TopicPartitionKey] | None) -> None:
-        """Forget the sources of these partitions; with None, all."""
+        """Drop the sources of these partitions; None means all."""
         for source in [source for source, seen in self._seen.items() if places is None or seen.place in places]:
             self._drop(source)
 
@@ -62,29 +61,29 @@ class PreviousFrames:
 
 
 class Perception:
-    """Compares each frame with the one before of its source; a source's frames must come in their order."""
+    """Compares each frame with the previous one of its source; a source's frames must come in order."""
 
     def __init__(self) -> None:
         self._budgets = FrameBudgets()
         self._last = PreviousFrames(LOOKS_BYTES_MAX)
 
     def forget(self, places: set[TopicPartitionKey] | None) -> None:
-        """Forget the sources of partitions that went to other members; with None, all."""
+        """Drop the sources of revoked partitions; None means all."""
         self._last.forget(places)
 
     async def compute(self, event: Ingested, body: Body, place: TopicPartitionKey) -> PerceivedFrame:
-        """Return what changed; a frame that is no picture has a result that says why.
+        """Return what changed, or a result with an error if the frame is not decodable.
 
         Raises:
-            StoreUnavailableError, StoreRefusedError: the store is away.
+            StoreUnavailableError, StoreRefusedError: the store is unavailable or refuses.
         """
         try:
             now = await self._look(body)
         except (NotDecodableError, BlobCorruptError, BlobMissingError) as error:
             return perceived(event, None, previous_digest=None, error=str(error).splitlines()[0])
         before = self._last.swap((event.site, event.source_id), PreviousFrame(event.digest, now, place))
-        found = await asyncio.to_thread(change, before.look, now) if before else None
-        return perceived(event, found, previous_digest=before.digest if before and found else None)
+        changed = await asyncio.to_thread(change, before.look, now) if before else None
+        return perceived(event, changed, previous_digest=before.digest if before and changed else None)
 
     async def _look(self, body: Body) -> Look:
         async with self._budgets.body(body.size_bytes):
@@ -94,7 +93,7 @@ class Perception:
 
 
 def perceived(
-    event: Ingested, found: Change | None, *, previous_digest: str | None, error: str | None = None
+    event: Ingested, changed: Change | None, *, previous_digest: str | None, error: str | None = None
 ) -> PerceivedFrame:
     """Return the result event."""
     return PerceivedFrame(
@@ -106,8 +105,8 @@ def perceived(
         captured_at_us=event.captured_at_us,
         sequence=event.sequence,
         previous_digest=previous_digest,
-        score=found.score if found else 0.0,
-        regions=found.regions if found else (),
+        score=changed.score if changed else 0.0,
+        regions=changed.regions if changed else (),
         error=error,
     )
 

@@ -1,4 +1,4 @@
-"""From an image's bytes to its pixels, within limits. Pure; slow enough to belong in a thread."""
+"""Decode images within limits of pixels and memory; decoding is slow and belongs in a thread."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,12 +31,12 @@ cv2.setNumThreads(1)
 
 
 class NotDecodableError(ValueError):
-    """The bytes are no picture that can be decoded within the limits; the sentence says why."""
+    """The bytes are no image that can be decoded within the limits; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
-    """A decoded picture, as it is meant to be seen; `width` and `height` are those before it was reduced."""
+    """A decoded image with its orientation applied; `width` and `height` are those before it was reduced."""
 
     pixels: Pixels
     width: int
@@ -44,10 +44,10 @@ class DecodedFrame:
 
 
 def decoding_bytes(data: bytes) -> int:
-    """Return how much memory decoding and measuring will take at the most, before any of it is allocated.
+    """Return the most memory, in bytes, that decoding and measuring will need.
 
     Raises:
-        NotDecodableError: there is no header, or it announces more pixels than the contract allows.
+        NotDecodableError: there is no header, or it declares more pixels than the contract allows.
     """
     header = _header(data)
     pixels = header.width * header.height
@@ -55,18 +55,18 @@ def decoding_bytes(data: bytes) -> int:
 
 
 def decode(data: bytes, *, colour: bool) -> DecodedFrame:
-    """Return the picture, an EXIF orientation applied, and reduced to a half where it is larger than is needed.
+    """Return the image with its EXIF orientation applied, reduced to half its size if it is large.
 
     Raises:
-        NotDecodableError: OpenCV cannot decode it, or its header announces more than the contract allows.
+        NotDecodableError: OpenCV cannot decode it, or its header declares more than the contract allows.
     """
     header = _header(data)
     if header.width * header.height <= WHOLE_PIXELS_MAX:
-        how = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
+        flags = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
     else:
-        how = cv2.IMREAD_REDUCED_COLOR_2 if colour else cv2.IMREAD_REDUCED_GRAYSCALE_2
+        flags = cv2.IMREAD_REDUCED_COLOR_2 if colour else cv2.IMREAD_REDUCED_GRAYSCALE_2
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise NotDecodableError(f"OpenCV: {error.err}") from None
     if decoded is None:
@@ -75,7 +75,7 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
     height, width = pixels.shape[:2]
     if header.width * header.height <= WHOLE_PIXELS_MAX:
         return DecodedFrame(pixels, width, height)
-    # The header speaks of the picture as it is stored; its orientation may have turned it on its side.
+    # The header has the stored width and height; the EXIF orientation may swap them.
     turned = (width > height) != (header.width > header.height)
     size = (header.height, header.width) if turned else (header.width, header.height)
     return DecodedFrame(pixels, *size)
@@ -92,7 +92,7 @@ def _header(data: bytes) -> ImageHeader:
 
 
 def narrowed(pixels: Pixels, width_max: int) -> Pixels:
-    """Return the picture at most `width_max` wide, its proportions kept."""
+    """Return the image reduced to at most `width_max`, with its proportions."""
     height, width = pixels.shape[:2]
     if width <= width_max:
         return pixels
@@ -101,7 +101,7 @@ def narrowed(pixels: Pixels, width_max: int) -> Pixels:
 
 
 class MemoryBudget:
-    """Bounds the bytes that are held at a time, so that many large frames wait for each other."""
+    """Limits the bytes in use, so that large frames wait for each other."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -110,7 +110,7 @@ class MemoryBudget:
 
     @asynccontextmanager
     async def hold(self, size_bytes: int) -> AsyncIterator[None]:
-        """Wait until so many bytes fit; what is larger than the whole budget goes alone."""
+        """Wait until `size_bytes` fit; more than the whole budget is held alone."""
         async with self._freed:
             await self._freed.wait_for(lambda: self._held == 0 or self._held + size_bytes <= self._bytes_max)
             self._held += size_bytes
@@ -123,13 +123,13 @@ class MemoryBudget:
 
 
 class FrameBudgets:
-    """What a consumer that decodes frames may hold: the bodies of some, and what decoding a few of those takes."""
+    """The memory of a consumer that decodes frames: for bodies, and for decoding."""
 
     def __init__(self) -> None:
-        # A body is held while it waits to be decoded, never the other way round, so the two cannot block each other.
+        # A body is held while it waits for decoding memory, never the other way round, so there is no deadlock.
         self._bodies = MemoryBudget(BODY_BYTES_AT_ONCE_MAX)
         self.decoding = MemoryBudget(DECODING_BYTES_AT_ONCE_MAX)
 
     def body(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
-        """Wait until a body of so many bytes may be read; to be held for as long as the body is."""
+        """Wait until a body of `size_bytes` may be read; hold it for as long as the body is used."""
         return self._bodies.hold(COPIES_OF_A_BODY * size_bytes)

@@ -16,17 +16,17 @@ NAME = "preprocessing"
 
 
 class Preprocessing:
-    """Measures frames; each independent of every other."""
+    """Measures frames independently of each other."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._budgets = FrameBudgets()
 
     async def compute(self, event: Ingested, body: Body, _place: TopicPartitionKey) -> PreprocessedFrame:
-        """Return what was measured; a frame that is no picture has a result that says why.
+        """Return the measurements of a frame, or a result with an error if it is not decodable.
 
         Raises:
-            StoreUnavailableError, StoreRefusedError: the store is away.
+            StoreUnavailableError, StoreRefusedError: the store is unavailable or refuses.
         """
         try:
             quality = await self._measured(body)
@@ -46,7 +46,7 @@ class Preprocessing:
 def preprocessed(
     event: Ingested, quality: Quality | None, *, thumbnail_digest: str, error: str | None = None
 ) -> PreprocessedFrame:
-    """Return the result event; without a quality it says what the announcement knew, and why there is no more."""
+    """Return the result event; without a quality it has the announced size and the error."""
     return PreprocessedFrame(
         event_id=str(result_id(NAME, UUID(event.record_id))),
         record_id=event.record_id,

@@ -1,7 +1,7 @@
-"""Results out and offsets committed, in one Kafka transaction: a `read_committed` reader sees each result once.
+"""Publish results and commit offsets in one Kafka transaction: a `read_committed` reader sees each result once.
 
-The calls block and belong on the consumer's thread. After any error both the producer and the membership are given up:
-the next member begins at the offsets that the last committed transaction left (KIP-447).
+The calls block and belong on the consumer's thread. After any error both the producer and the membership are closed:
+the next member begins at the offsets of the last committed transaction (KIP-447).
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,11 @@ from headrace.streams.transaction_errors import ProducerResetError
 
 INIT_S_MAX = 10
 COMMIT_S_MAX = 8
-TRANSACTION_S_MAX = 10  # a transaction lasts milliseconds; what a killed process left open must not hold readers long
+TRANSACTION_S_MAX = (
+    10  # a transaction takes milliseconds; one that a killed process left open must not block readers for long
+)
 CLOSE_S_MAX = 2
-# Kafka holds a topic's limit against whole batches.
+# Kafka applies a topic's limit to whole batches.
 BATCH_BYTES_MAX = min(PREPROCESSED.message_bytes_max, PERCEIVED.message_bytes_max) // 2
 
 _TOPICS = {PreprocessedFrame: PREPROCESSED.name, PerceivedFrame: PERCEIVED.name}
@@ -40,13 +42,13 @@ class ResultMessage:
 
 
 def message_of(result: PreprocessedFrame | PerceivedFrame, traceparent: str | None) -> ResultMessage:
-    """Return a result as a message, keyed by its source, in the trace of its frame."""
+    """Return a result as a message, keyed by its source, with the trace context of its frame."""
     headers = headers_for(result, subject=result.digest, traceparent=traceparent)
     return ResultMessage(_TOPICS[type(result)], result.source_id.encode(), encode(result), headers)
 
 
 class Results:
-    """Publishes results. `transactional_id` must be one that no other process uses."""
+    """Publishes results. No other process may use the `transactional_id`."""
 
     def __init__(self, settings: Settings, transactional_id: str) -> None:
         self._config = client_config(
@@ -60,7 +62,7 @@ class Results:
         self._producer: Producer | None = None
 
     def open(self) -> None:
-        """Get ready.
+        """Initialize transactions.
 
         Raises:
             ProducerResetError.
@@ -74,10 +76,10 @@ class Results:
     def publish(
         self, messages: Iterable[ResultMessage], next_offsets: Mapping[tuple[str, int], int], group_metadata: Any
     ) -> None:
-        """Publish the results and commit what they were made from: all of it, or nothing.
+        """Publish results and commit the offsets of their input, all or nothing.
 
         Raises:
-            ProducerResetError: what became of it is not known.
+            ProducerResetError: the outcome is unknown.
         """
         assert self._producer is not None
         producer = self._producer
@@ -87,7 +89,7 @@ class Results:
             for message in messages:
                 producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
             producer.send_offsets_to_transaction(positions, group_metadata, COMMIT_S_MAX)
-            # A delivery that failed makes the commit fail, so it needs no reports.
+            # A failed delivery fails the commit, so delivery reports are not needed.
             producer.commit_transaction(COMMIT_S_MAX)
         except KafkaException as error:
             raise ProducerResetError(f"Kafka failed: {error.args[0].str()}") from None
@@ -95,12 +97,12 @@ class Results:
             raise ProducerResetError("librdkafka's queue was full") from None
 
     def close(self) -> None:
-        """Give the producer up; a transaction that is still open is aborted."""
+        """Close the producer; an open transaction is aborted."""
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
                 producer.abort_transaction(CLOSE_S_MAX)
             except KafkaException:
-                # There was none, or Kafka is away and ends it after TRANSACTION_S_MAX.
+                # There was none, or Kafka is unavailable and aborts it after TRANSACTION_S_MAX.
                 producer.purge()
             producer.flush(CLOSE_S_MAX)

@@ -14,27 +14,27 @@ from headrace.streams.relay.loop import Relay
 
 
 async def relay(settings: Settings, stop: asyncio.Event) -> int:
-    """Announce what the catalog holds, or stand by while another relay does, until `stop` is set.
+    """Publish the outbox, or be on standby while another relay does, until `stop` is set.
 
-    Returns the exit code: `Exit.TRANSIENT` where another relay took over, so that a supervisor lets this one stand by.
+    Returns the exit code: `Exit.TRANSIENT` if another relay took over, so that a supervisor restarts this one.
 
     Raises:
-        HeadraceError: Kafka or PostgreSQL is away at start-up or refuses, or a topic is missing.
+        HeadraceError: Kafka or PostgreSQL is unavailable at the start or refuses, or a topic does not exist.
     """
     admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS)
     outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
-    moving = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)
+    running = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)
     try:
         async with liveness(
             settings,
-            waiting=moving.waiting,
-            progress=lambda: moving.steps,
-            doing=lambda: str(moving.phase),
+            waiting=running.waiting,
+            progress=lambda: running.steps,
+            doing=lambda: str(running.phase),
             probes={"kafka": lambda: ask_kafka(settings, admin), "postgres": outbox.checkpoints},
         ):
             get_log().info(Action.STARTED)
-            return await moving.run(stop)
+            return await running.run(stop)
     finally:
         await outbox.close()
 

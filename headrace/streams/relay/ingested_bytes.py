@@ -1,9 +1,9 @@
-"""An announcement in the wire format, written by hand: a third of the general writer's cost, the most of a backlog's.
+"""Encode an announcement by hand, at a third of the cost of the general encoder, which dominates a backlog's.
 
-The bytes equal those of `headrace.schemas.codec.encode` for every event; a test holds that, and fails when the
-schema has a
-newer version than the one written here. Source: Avro specification 1.12, "Binary Encoding": integers are zigzag-encoded
-in groups of seven bits, strings and bytes follow their length, a nullable field follows the index of its branch.
+The bytes equal those of `headrace.schemas.codec.encode` for every event; a test verifies that, and fails if the schema
+has a newer version than the one encoded here. Source: Avro specification 1.12, "Binary Encoding": integers are
+zigzag-encoded in groups of seven bits, strings and bytes follow their length, a nullable field follows the index of its
+branch.
 """
 
 from headrace.schemas.events import Ingested
@@ -16,7 +16,7 @@ _NULL, _VALUE = 0, 2  # the branches of a nullable field: 0 and 1, zigzag-encode
 
 
 def ingested_bytes(event: Ingested) -> bytes:
-    """Return the event in the wire format. It came from the catalog, whose columns keep its numbers in range."""
+    """Return the event in the wire format; the catalog's columns keep its numbers in range."""
     out = bytearray(_PREFIX)
     for text in (event.event_id, event.record_id, event.kind, event.digest, event.source_id, event.site):
         _bytes(out, text.encode())

@@ -30,7 +30,7 @@ from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.profile import LARGE, SMALL, Group, faust_app
 from headrace.streams.worker.retry import Retry, RetryPolicy
 
-DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; what is not finished by then is delivered again
+DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; unfinished ones are delivered again
 FAUST_STOP_S_MAX = 5.0
 _KIND_OF = {input_topic(kind).name: kind for kind in Kind}
 
@@ -44,7 +44,7 @@ class Stores:
 
 
 def group_of(kinds: frozenset[Kind]) -> Group:
-    """Return the consumer group that takes these kinds.
+    """Return the consumer group of these kinds.
 
     Raises:
         HeadraceError: small and large kinds are mixed, or there is none.
@@ -54,17 +54,17 @@ def group_of(kinds: frozenset[Kind]) -> Group:
             return group
     raise HeadraceError(
         "kinds_mixed",
-        "one worker takes small events or large ones: a full buffer of frames would hold up the scans",
+        "a worker ingests small events or large ones: a full buffer of frames would delay the scans",
         hint="use --kinds cids,ldos in one process and --kinds frames,clips in another",
         exit_code=Exit.USAGE,
     )
 
 
 async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) -> int:
-    """Ingest until `stop` is set; returns the exit code.
+    """Ingest until `stop` is set; return the exit code.
 
     Raises:
-        HeadraceError: a service is away at start-up or refuses, or a topic is missing.
+        HeadraceError: a service is unavailable at the start or refuses, or a topic does not exist.
     """
     group = group_of(kinds)
     admin = await wait_for_kafka(settings, stop=stop)
@@ -83,16 +83,16 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
                 batch_messages_max=_batch_max(settings, kinds),
                 linger_s=settings.batch_linger_s,
             )
-        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.share)
+        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.assignment)
         lag.start()
         stack.push_async_callback(asyncio.to_thread, lag.stop)
         await stack.enter_async_context(
             liveness(
                 settings,
-                # Without an answer from the broker it is the broker that keeps everybody out.
+                # Without an answer from the broker, the broker is at fault, not this process.
                 waiting=lambda: (lag.answered and membership.overdue()) or lag.waiting(),
                 progress=lambda: "not in the group" if membership.overdue() else _progress(lag, ingest),
-                doing=lambda: "moving, or nothing to do",
+                doing=lambda: "ingesting, or idle",
                 probes={
                     "store": stores.blobs.check,
                     "postgres": stores.catalog.check,
@@ -107,7 +107,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
 
 @asynccontextmanager
 async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Stores]:
-    """Open blob store and catalog, waiting for each up to the setting's time."""
+    """Open blob store and catalog, waiting for each up to `start_wait_s_max`."""
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
     catalog = await wait_for(
@@ -157,7 +157,7 @@ def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
 
 
 def _progress(lag: LagProbe, ingest: Ingest) -> object:
-    """Return what has stood still longest, and the steps of its kind: another that moves must not hide it."""
+    """Return the partition without progress for longest, and the steps of its kind: other kinds must not hide it."""
     longest = lag.progress()
     return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
 
@@ -165,7 +165,7 @@ def _progress(lag: LagProbe, ingest: Ingest) -> object:
 async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
     try:
         await app.start()
-    except Exception as error:  # noqa: BLE001 - its agents would swallow the cancellation that an exception ends in
+    except Exception as error:  # noqa: BLE001 - Faust's agents would swallow the cancellation that follows an exception
         _halt(Exit.BROKEN, f"Faust did not start: {error!r}")
     get_log().info(Action.READY)
     stopping = asyncio.create_task(stop.wait())
@@ -173,7 +173,7 @@ async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Eve
     await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     crashed.cancel()
     if not stop.is_set():
-        # Faust stops its services when one of them crashes; what it had not acknowledged is delivered again.
+        # Faust stops its services when one of them crashes; unacknowledged messages are delivered again.
         _halt(Exit.BROKEN, f"Faust stopped: {app.crash_reason!r}")
     await asyncio.wait([asyncio.create_task(pipeline.drain()) for pipeline in pipelines], timeout=DRAIN_S_MAX)
     try:
@@ -186,7 +186,7 @@ async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Eve
 
 
 def _halt(exit_code: int, why: str) -> None:
-    """End the process at once: a graceful end could acknowledge what must come again."""
+    """End the process at once: a graceful end could acknowledge messages that must be delivered again."""
     get_log().error(Action.HALTED, exit_code=int(exit_code), why=why)
     sys.stderr.flush()
     os._exit(exit_code)

@@ -1,4 +1,4 @@
-"""How far the group is behind, asked of the broker itself: what a stuck consumer believes of itself proves nothing."""
+"""The lag of the consumer group, queried from the broker: a stuck consumer's own view of it proves nothing."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 
-_LOOK_S = 2.0
+_INTERVAL_S = 2.0
 _REQUEST_S = 5.0
 
 
@@ -23,50 +23,50 @@ Partition: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a partition is: the group's committed offset and the topic's end."""
+    """The group's committed offset of a partition and the partition's end."""
 
     committed: int
     end: int
 
     @property
     def lag(self) -> int:
-        """Messages between the two."""
+        """The messages between the two."""
         return max(0, self.end - self.committed)
 
 
 @dataclass(slots=True)
 class Stall:
-    """Remembers since when each lagging partition has not moved; times are passed in, in seconds."""
+    """Keeps the time since which each lagging partition has made no progress; times are passed in, in seconds."""
 
     _since: dict[Partition, tuple[int, float]] = field(default_factory=dict)
 
     def observe(self, now_s: float, standings: Mapping[Partition, Standing]) -> tuple[Partition, int] | None:
-        """Take in where the partitions are; return the longest-standing one with its offset, or None if all move."""
-        still: dict[Partition, tuple[int, float]] = {}
+        """Record the offsets; return the partition without progress for longest and its offset, or None."""
+        stalled: dict[Partition, tuple[int, float]] = {}
         for partition, standing in standings.items():
             if standing.lag:
                 offset, since = self._since.get(partition, (standing.committed, now_s))
-                still[partition] = (standing.committed, since if offset == standing.committed else now_s)
-        self._since = still
-        if not still:
+                stalled[partition] = (standing.committed, since if offset == standing.committed else now_s)
+        self._since = stalled
+        if not stalled:
             return None
-        longest = min(still, key=lambda partition: still[partition][1])
-        return longest, still[longest][0]
+        longest = min(stalled, key=lambda partition: stalled[partition][1])
+        return longest, stalled[longest][0]
 
 
 class LagProbe:
-    """Looks every two seconds, in a thread, at where the group and the topics are.
+    """Queries the group's offsets and the topics' ends every two seconds, in a thread.
 
-    `assigned` returns this process's partitions; one that stands by has none, and nothing that it could be late with.
-    It returns None while the process is not in the group: then all partitions of the topics are watched, so that one
-    that never gets its share back is noticed too.
+    `assigned` returns this process's partitions; a standby member has none, and no lag. It returns None while the
+    process is not in the group: then all partitions of the topics are watched, so that a process that never gets its
+    partitions back is noticed too.
     """
 
     def __init__(
         self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition] | None]
     ) -> None:
-        # It never subscribes: it asks for the group's offsets without becoming a member. It fetches as little as it
-        # can, for it only ever asks whether there is a message at all.
+        # It never subscribes: it queries the group's offsets without becoming a member. It fetches as little as
+        # possible, because it only tests whether there is a message.
         self._consumer = Consumer(
             client_config(
                 settings,
@@ -83,85 +83,86 @@ class LagProbe:
         self._assigned = assigned
         self._stall = Stall()
         self._seen: dict[Partition, Standing] = {}
-        self._proven: dict[Partition, tuple[Standing, bool]] = {}
+        self._tested: dict[Partition, tuple[Standing, bool]] = {}
         self._longest: tuple[Partition, int] | None = None
         self.answered = False
-        """Whether the broker answered the last look."""
+        """Whether the broker answered the last query."""
         self._stopped = Event()
-        self._thread = Thread(target=self._look_on, name="lag", daemon=True)
+        self._thread = Thread(target=self._run, name="lag", daemon=True)
 
     async def check(self) -> None:
-        """Raise where the broker did not answer the last look; for readiness."""
+        """Raise if the broker did not answer the last query; for readiness."""
         if not self.answered:
             raise HeadraceError("kafka_unreachable", "the broker did not answer")
 
     def waiting(self) -> bool:
-        """Say whether a watched partition has messages that nobody has finished."""
+        """Return whether a watched partition has lag."""
         return self._longest is not None
 
     def progress(self) -> tuple[Partition, int] | None:
-        """Return the partition that has stood still longest and its offset: another value means that it moved."""
+        """Return the partition without progress for longest and its offset: another value means progress."""
         return self._longest
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Stop the thread."""
         self._stopped.set()
         self._thread.join(_REQUEST_S)
 
-    def _look_on(self) -> None:
+    def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self._longest = self._stall.observe(time.monotonic(), self._standings())
                 self.answered = True
             except KafkaException:
-                # The broker is away: that is not this process standing still. It is said by /readyz.
+                # The broker is unavailable, which is no stall of this process; /readyz reports it.
                 self._longest = None
                 self.answered = False
-            except Exception as error:  # noqa: BLE001 - whoever watches must go on; that it failed is said by /readyz
+            except Exception as error:  # noqa: BLE001 - the probe must continue; /readyz reports the failure
                 get_log().error(Action.RETRYING, service="lag", why=type(error).__name__, exc_info=error)
                 self._longest = None
                 self.answered = False
-            self._stopped.wait(_LOOK_S)
+            self._stopped.wait(_INTERVAL_S)
         self._consumer.close()
 
     def _standings(self) -> dict[Partition, Standing]:
-        everything, assigned = self._partitions(), self._assigned()
-        share = None if assigned is None else set(assigned)
-        watched = [one for one in everything if share is None or (one.topic, one.partition) in share]
+        partitions, assigned = self._partitions(), self._assigned()
+        if assigned is not None:
+            own = set(assigned)
+            partitions = [partition for partition in partitions if (partition.topic, partition.partition) in own]
         standings: dict[Partition, Standing] = {}
         lags = dict.fromkeys(self._topics, 0)
-        for one in self._consumer.committed(watched, timeout=_REQUEST_S):
-            low, high = self._consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
-            # Nothing committed yet is a negative number; what retention deleted cannot be waited for.
-            standing = self._without_markers(one, Standing(max(one.offset, low), high))
-            standings[one.topic, one.partition] = standing
-            lags[one.topic] += standing.lag
+        for committed in self._consumer.committed(partitions, timeout=_REQUEST_S):
+            low, high = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
+            # Without a committed offset it is negative; messages that retention deleted are no lag.
+            standing = self._without_markers(committed, Standing(max(committed.offset, low), high))
+            standings[committed.topic, committed.partition] = standing
+            lags[committed.topic] += standing.lag
         for topic, lag in lags.items():
             metrics.worker_lag_messages.labels(topic).set(lag)
         return standings
 
-    def _without_markers(self, one: TopicPartition, standing: Standing) -> Standing:
-        """Return where a partition is, without lag where only markers of transactions or aborted messages remain.
+    def _without_markers(self, partition: TopicPartition, standing: Standing) -> Standing:
+        """Return the standing without lag if only transaction markers or aborted messages remain.
 
-        They have offsets but nobody will ever finish them. It is looked at when nothing has moved since the last look,
-        and once for each place.
+        They have offsets, but no consumer gets them. It is tested if there was no progress since the last query, and
+        once for each offset.
         """
-        partition = one.topic, one.partition
-        before, self._seen[partition] = self._seen.get(partition), standing
+        key = partition.topic, partition.partition
+        before, self._seen[key] = self._seen.get(key), standing
         if not standing.lag or standing != before:
             return standing
-        looked_at, holds = self._proven.get(partition, (None, True))
-        if looked_at != standing:
-            holds = self._holds_a_message(one, standing)
-            self._proven[partition] = standing, holds
-        return standing if holds else Standing(standing.end, standing.end)
+        tested, has_message = self._tested.get(key, (None, True))
+        if tested != standing:
+            has_message = self._has_message(partition, standing)
+            self._tested[key] = standing, has_message
+        return standing if has_message else Standing(standing.end, standing.end)
 
-    def _holds_a_message(self, one: TopicPartition, standing: Standing) -> bool:
-        self._consumer.assign([TopicPartition(one.topic, one.partition, standing.committed)])
+    def _has_message(self, partition: TopicPartition, standing: Standing) -> bool:
+        self._consumer.assign([TopicPartition(partition.topic, partition.partition, standing.committed)])
         try:
             message = self._consumer.poll(_REQUEST_S)
         finally:
@@ -170,8 +171,8 @@ class LagProbe:
         return error is None or error.code() != KafkaError._PARTITION_EOF  # noqa: SLF001 - the binding's own name
 
     def _partitions(self) -> list[TopicPartition]:
-        found = []
+        partitions = []
         for topic in self._topics:
-            about = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
-            found += [TopicPartition(topic, number) for number in about.partitions]
-        return found
+            metadata = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
+            partitions += [TopicPartition(topic, number) for number in metadata.partitions]
+        return partitions

@@ -1,9 +1,9 @@
-"""Faust, in the only profile in which it loses nothing.
+"""Faust, in the only configuration in which it loses no message.
 
-As it comes, Faust acknowledges a message whose agent raised, one whose value it could not decode, and with concurrency
-above one it commits past messages that are still being worked on. So: topics of bytes that we decode, one agent each
-with concurrency 1 that never raises, batches taken without acknowledgement, no tables, no Faust producer, no Faust
-transactions, no web server. The versions are pinned, because this relies on how they acknowledge.
+By default Faust acknowledges a message whose agent raised or whose value it could not decode, and with concurrency
+above one it commits past unfinished messages. So: topics of bytes that we decode, one agent each with concurrency 1
+that never raises, events without automatic acknowledgement, no tables, no Faust producer, no Faust transactions, no
+web server. The versions are pinned, because this relies on how they acknowledge.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from headrace.schemas.topics import input_topic
 from headrace.streams.worker.faust.direct_consumer import FaustApp
 from headrace.streams.worker.faust.header_decoding import tolerate_header_names
 
-REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline, so who cannot rejoin in time has ended by itself
-REQUEST_TIMEOUT_S = 90.0  # or the session's time, where that is longer: Faust wants it so
+REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a process that cannot rejoin in time has ended by itself
+REQUEST_TIMEOUT_S = 90.0  # or the session timeout if that is longer, as Faust requires
 COMMIT_INTERVAL_S = 1.0
 FETCH_BYTES_SMALL = 1024 * 1024
-FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition at a time: fewer, larger fetches cost less
+FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition: fewer, larger fetches cost less
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_
 
 
 def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
-    """Return how many messages fit a buffer of so many bytes, since Faust's back-pressure counts messages."""
+    """Return how many messages fit in a buffer of `buffer_bytes_max`, because Faust's back-pressure counts messages."""
     message_bytes_max = max(input_topic(kind).message_bytes_max for kind in kinds)
     return max(1, buffer_bytes_max // message_bytes_max)
 
 
 def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
-    """Return a Faust app in the safe profile, without agents yet."""
+    """Return a Faust app in this configuration, without agents."""
     tolerate_header_names()
     return FaustApp(
         group.name,

@@ -93,7 +93,7 @@ async def test_a_member_that_is_given_nothing_while_frames_wait_is_not_alive(
         await asyncio.sleep(0.1)
         return PolledBatch()
 
-    monkeypatch.setattr(GroupConsumer, "take", nothing)
+    monkeypatch.setattr(GroupConsumer, "poll", nothing)
     await ingest(settings, blobs, moving_block(3), site=new_name("site"))
     port = free_port()
     watched = settings.model_copy(update={"watchdog_s": 20.0, "health_port": port})

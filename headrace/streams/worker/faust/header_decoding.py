@@ -1,9 +1,9 @@
-"""Header names that are not text.
+"""Decode header names that are not UTF-8.
 
-Kafka takes any bytes as the name of a header. aiokafka decodes them as UTF-8 and raises where they are not, before any
-agent sees the message: a single one of them would end every worker that reads its partition, for ever. So a batch whose
-names are not text is read again, leniently. What cannot be decoded is shown as backslash escapes; the dead letter, or
-the record, comes out as of any other message. This reaches into aiokafka, whose version is pinned.
+Kafka allows any bytes as the name of a header. aiokafka decodes names as UTF-8 and raises on invalid ones, before an
+agent gets the message: one of them would end every worker that reads its partition, for ever. So a batch with invalid
+names is read again, with invalid bytes as backslash escapes; the message becomes a record or a dead letter like any
+other. This relies on internals of aiokafka, whose version is pinned.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _MAGIC_WITH_HEADERS = 2
 
 
 def tolerate_header_names() -> None:
-    """Let this process's aiokafka consumers read any header name; may be repeated."""
+    """Let the aiokafka consumers of this process read any header name; may be repeated."""
     fetcher.MemoryRecords = _Records
 
 
@@ -33,7 +33,7 @@ class _Records(_MemoryRecordsPy):  # type: ignore[misc]
 
 
 class _Batch:
-    """A batch as aiokafka's compiled reader has it, until that stumbles over a name."""
+    """A batch read by aiokafka's compiled reader, and from the first invalid name by the lenient one."""
 
     def __init__(self, batch: Any, raw: memoryview) -> None:
         self._batch = batch
@@ -55,7 +55,7 @@ class _Batch:
 
 
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
-    """The same batch, read slowly."""
+    """The same batch, read by aiokafka's Python reader with lenient names."""
 
     def _maybe_uncompress(self) -> None:
         super()._maybe_uncompress()
@@ -63,11 +63,11 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
 
 class _Buffer(bytearray):
-    """Bytes whose slices decode whatever they hold; the reader decodes nothing but header names."""
+    """Bytes whose slices decode leniently; the reader decodes only header names."""
 
-    def __getitem__(self, at: Any) -> Any:
-        found = super().__getitem__(at)
-        return _Slice(found) if isinstance(at, slice) else found
+    def __getitem__(self, index: Any) -> Any:
+        item = super().__getitem__(index)
+        return _Slice(item) if isinstance(index, slice) else item
 
 
 class _Slice(bytes):
