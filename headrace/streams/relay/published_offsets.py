@@ -72,7 +72,7 @@ class PublishedOffsets:
             first = self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         ranges = {place: (_start(checkpoints.get(place), first[place], end), end) for place, end in ends.items()}
-        with kafka_faults("reading what is out"):
+        with kafka_faults("reading what is published"):
             self._reader = TopicReader(self._consumer, ranges, silence_s_max=SILENCE_S_MAX)
         self._reported = dict(self._reader.next_offsets)
 
@@ -85,7 +85,7 @@ class PublishedOffsets:
         assert self._reader is not None
         if not self._reader.unfinished:
             return None
-        with kafka_faults("reading what is out"):
+        with kafka_faults("reading what is published"):
             messages = self._reader.read(READ_MESSAGES_MAX, READ_S)
         headers = (cast("PublishedHeaders", message.headers() or []) for message in messages)
         event_ids = [event_id for pairs in headers if (event_id := event_id_of(pairs))]
