@@ -83,7 +83,7 @@ class LagProbe:
         self._assigned = assigned
         self._stall = Stall()
         self._seen: dict[Partition, Standing] = {}
-        self._tested: dict[Partition, tuple[Standing, bool]] = {}
+        self._tested: dict[Partition, tuple[Standing, bool | None]] = {}
         self._longest: tuple[Partition, int] | None = None
         self.answered = False
         """Whether the broker answered the last query."""
@@ -155,19 +155,22 @@ class LagProbe:
         before, self._seen[key] = self._seen.get(key), standing
         if not standing.lag or standing != before:
             return standing
-        tested, has_message = self._tested.get(key, (None, True))
-        if tested != standing:
+        tested, has_message = self._tested.get(key, (None, None))
+        if tested != standing or has_message is None:
             has_message = self._has_message(partition, standing)
             self._tested[key] = standing, has_message
-        return standing if has_message else Standing(standing.end, standing.end)
+        return Standing(standing.end, standing.end) if has_message is False else standing
 
-    def _has_message(self, partition: TopicPartition, standing: Standing) -> bool:
+    def _has_message(self, partition: TopicPartition, standing: Standing) -> bool | None:
+        """Return whether there is a message after the committed offset; None if the broker did not answer in time."""
         self._consumer.assign([TopicPartition(partition.topic, partition.partition, standing.committed)])
         try:
             message = self._consumer.poll(_REQUEST_S)
         finally:
             self._consumer.unassign()
-        error = message.error() if message is not None else None
+        if message is None:
+            return None
+        error = message.error()
         return error is None or error.code() != KafkaError._PARTITION_EOF  # noqa: SLF001 - the binding's own name
 
     def _partitions(self) -> list[TopicPartition]:
