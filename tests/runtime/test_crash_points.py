@@ -33,7 +33,9 @@ def calls_in(path: Path) -> list[str]:
 
 
 def test_every_point_is_called_somewhere():
-    called = {name for package in PACKAGES for path in (ROOT / "headrace" / package).rglob("*.py") for name in calls_in(path)}
+    called = {
+        name for package in PACKAGES for path in (ROOT / "headrace" / package).rglob("*.py") for name in calls_in(path)
+    }
     assert called == {point.name for point in CrashPoint}
 
 
