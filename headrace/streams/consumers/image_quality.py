@@ -28,7 +28,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class FrameQuality:
     """The measurements; see `PreprocessedFrame` for the scales."""
 
     width: int
@@ -41,7 +41,7 @@ class Quality:
     thumbnail: Thumbnail
 
 
-def measure(data: bytes) -> Quality:
+def measure(data: bytes) -> FrameQuality:
     """Decode an image and measure it; one of more than 25 megapixels at half its width and height.
 
     Raises:
@@ -50,7 +50,7 @@ def measure(data: bytes) -> Quality:
     picture = decode(data, colour=True)
     colour = picture.pixels
     grey = np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), np.uint8)
-    return Quality(
+    return FrameQuality(
         width=picture.width,
         height=picture.height,
         sharpness=sharpness(grey),

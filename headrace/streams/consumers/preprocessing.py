@@ -9,7 +9,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.group_consumer import TopicPartitionKey
-from headrace.streams.consumers.image_quality import Quality, measure
+from headrace.streams.consumers.image_quality import FrameQuality, measure
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decoding_bytes
 
 NAME = "preprocessing"
@@ -36,7 +36,7 @@ class Preprocessing:
         await self._blobs.put(derived_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
         return preprocessed(event, quality, thumbnail_digest=digest)
 
-    async def _measured(self, body: Body) -> Quality:
+    async def _measured(self, body: Body) -> FrameQuality:
         async with self._budgets.body(body.size_bytes):
             data = await body.read()
             async with self._budgets.decoding.hold(decoding_bytes(data)):
@@ -44,7 +44,7 @@ class Preprocessing:
 
 
 def preprocessed(
-    event: Ingested, quality: Quality | None, *, thumbnail_digest: str, error: str | None = None
+    event: Ingested, quality: FrameQuality | None, *, thumbnail_digest: str, error: str | None = None
 ) -> PreprocessedFrame:
     """Return the result event; without a quality it has the announced size and the error."""
     return PreprocessedFrame(
