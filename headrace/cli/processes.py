@@ -76,12 +76,12 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
 def gateway() -> None:
     """Serve HTTP and WebSocket in front of the service; reads HOST, PORT and REDIS_URL too."""
     from headrace.gateway.app import serve as answer
-    from headrace.gateway.legacy_env import overrides
+    from headrace.gateway.server import legacy_overrides
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.process import run
     from headrace.runtime.settings import load_settings
 
-    settings = load_settings(**overrides())
+    settings = load_settings(**legacy_overrides())
     configure_logs(settings.log_format, settings.log_level, "gateway")
     raise typer.Exit(run(lambda stop: answer(settings, stop)))
 

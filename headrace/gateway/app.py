@@ -1,9 +1,9 @@
 """The composition root of the gateway: the application, its components, and the process that serves it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from headrace.gateway.auth.audit_log import AuditLog
-from headrace.gateway.auth.guard import Guard
+from headrace.gateway.auth.guard import AuditLog, Guard
 from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
 from headrace.gateway.auth.tokens import TokenVerifier
 from headrace.gateway.capture.request_topic import Dispatcher
@@ -60,6 +59,8 @@ from headrace.store.requests.uploads import Uploads
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
+ServiceProbe: TypeAlias = Callable[[], Awaitable[object]]
+
 _REDIS_S_MAX = 2.0
 _SCHEMES = {
     "key": {
@@ -78,7 +79,7 @@ _SCHEMES = {
 
 
 def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | None = None) -> Any:
-    """Return the ASGI application; its lifespan opens what it works with, and streams end once `stopping` is set."""
+    """Return the ASGI application; its lifespan opens the components, and live streams end once `stopping` is set."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -131,7 +132,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
     """Serve until `stop` is set; returns the exit code.
 
     Raises:
-        HeadraceError: a service is away or refuses, or a port is taken.
+        HeadraceError: a service is unavailable, or an address is in use.
     """
     ports = [settings.gateway_port, *([settings.gateway_ldo_port] if settings.gateway_ldo_port else [])]
     sockets = [bind(settings.gateway_host, port) for port in ports]
@@ -140,22 +141,22 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
     catalog = await wait_for("postgres", lambda: _catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
-    asked = {"kafka": lambda: ask_kafka(settings, admin), "postgres": catalog.check, "store": blobs.check}
-    if settings.redis_url.get_secret_value():
-        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_REDIS_S_MAX)
-        asked["redis"] = lambda: _ask_redis(redis)
-    for one in sockets:
-        one.listen(BACKLOG)  # before /readyz says so: who connects now is answered in a moment
-    if settings.gateway_clamd:
-        asked["clamd"] = Scanner(settings.gateway_clamd).check
+    for server_socket in sockets:
+        server_socket.listen(BACKLOG)  # before /readyz is true: early connections wait in the backlog
+    required: dict[str, ServiceProbe] = {
+        "kafka": lambda: ask_kafka(settings, admin),
+        "postgres": catalog.check,
+        "store": blobs.check,
+    }
+    probed = _service_probes(settings, required)
     try:
         async with liveness(
-            settings, waiting=lambda: False, progress=lambda: None, doing=lambda: "serving", probes=asked
+            settings, waiting=lambda: False, progress=lambda: None, doing=lambda: "serving", probes=probed
         ) as probes:
             server = server_for(create_app(settings, probes, stop), settings)
             serving = asyncio.create_task(server.serve(sockets))
             get_log().info(
-                Action.STARTED, address=[f"{settings.gateway_host}:{one.getsockname()[1]}" for one in sockets]
+                Action.STARTED, address=[f"{settings.gateway_host}:{bound.getsockname()[1]}" for bound in sockets]
             )
             await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
             server.should_exit = True
@@ -163,6 +164,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
     finally:
         await catalog.close()
     return 0
+
+
+def _service_probes(settings: Settings, required: Mapping[str, ServiceProbe]) -> dict[str, ServiceProbe]:
+    """Return the probes of the required services, and of Redis and clamd where they are configured."""
+    probes = dict(required)
+    if settings.redis_url.get_secret_value():
+        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_REDIS_S_MAX)
+        probes["redis"] = lambda: _ping_redis(redis)
+    if settings.gateway_clamd:
+        probes["clamd"] = Scanner(settings.gateway_clamd).check
+    return probes
 
 
 async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: asyncio.Event) -> list[object]:
@@ -177,7 +189,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     publisher = await asyncio.to_thread(Publisher.from_settings, settings)
     stack.push_async_callback(asyncio.to_thread, publisher.close)
     access, requests, uploads = Access(pool, dsn), IngestRequests(pool, dsn), Uploads(pool, dsn)
-    statuses, wait, audit_log = IngestStatuses(pool, dsn), IngestWait(IngestStatuses(pool, dsn)), AuditLog(access)
+    statuses, audit_log = IngestStatuses(pool, dsn), AuditLog(access)
+    wait = IngestWait(statuses)
     await stack.enter_async_context(background_task(wait.run()))
     await stack.enter_async_context(background_task(audit_log.run()))
     inspector = Inspector()
@@ -222,7 +235,7 @@ async def _catalog(settings: Settings) -> Catalog:
     return catalog
 
 
-async def _ask_redis(redis: "Redis") -> None:
+async def _ping_redis(redis: "Redis") -> None:
     try:
         await redis.ping()
     except (RedisError, OSError) as error:

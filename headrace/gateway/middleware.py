@@ -1,6 +1,6 @@
-"""What every request meets first: an id, limits on its body, a line in the log, its metrics.
+"""ASGI middleware of every request: request id, limits of the body, access log and metrics.
 
-Pure ASGI, so that bodies and answers stream through it.
+It is pure ASGI, so that request and response bodies stream through it.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BODY_BYTES_MAX = 2 * MIB  # of calls that take JSON or a short form
-UPLOAD_BYTES_MAX = CLIP_BYTES_MAX + 16 * MIB  # the largest file, and the form around it
+BODY_BYTES_MAX = 2 * MIB  # of routes that accept JSON or a short form
+UPLOAD_BYTES_MAX = CLIP_BYTES_MAX + 16 * MIB  # the largest file and its form
 STREAMED = ("/ingest", "/cid", "/api/v1/ingest/upload", "/api/v1/uploads")
-SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # what is read before it is known who calls
+SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # their bodies are read before authentication
 SMALL_BYTES_MAX = 64 * KIB
 STALL_BYTES_MIN = 4 * KIB
-_QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes every few seconds are no news
+_QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes are not logged
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token", "password", "secret"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ALWAYS = (
+_RESPONSE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -52,14 +52,14 @@ _ALWAYS = (
 
 
 class Middleware:
-    """The outermost layer of the gateway."""
+    """The outermost middleware of the gateway."""
 
     def __init__(self, app: AsgiApp, settings: Settings) -> None:
         self._app = app
         self._stall_s_max = settings.gateway_body_stall_s_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; everything that is no HTTP request goes through with its id."""
+        """Handle an HTTP request; a WebSocket only gets its request id."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -70,88 +70,86 @@ class Middleware:
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)
                 return
-            answering = _Answering(scope, send, request_id)
+            response = _Response(scope, send, request_id)
             body = _Body(receive, _bytes_max(scope["path"]), self._stall_s_max)
             with http_requests_in_progress.labels(_method(scope)).track_inprogress():
-                await self._handle(scope, headers, body, answering)
-            answering.report(body.size_bytes)
+                await self._handle(scope, headers, body, response)
+            response.report(body.size_bytes)
 
-    async def _handle(self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", answering: "_Answering") -> None:
+    async def _handle(self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", response: "_Response") -> None:
         try:
             _check(scope, headers, body.bytes_max)
-            await self._app(scope, body.receive, answering.send)
-        except Exception as error:  # noqa: BLE001 - one request must not take the gateway with it
+            await self._app(scope, body.receive, response.send)
+        except Exception as error:  # noqa: BLE001 - one request must not stop the gateway
             problem = problems.as_problem(error)
-            if not answering.started:
-                await _answer(scope, problem, answering)
+            if not response.started:
+                await _send_problem(scope, problem, response)
 
 
-async def _answer(scope: Scope, problem: Problem, answering: "_Answering") -> None:
-    async def nothing() -> AsgiMessage:
+async def _send_problem(scope: Scope, problem: Problem, response: "_Response") -> None:
+    async def receive() -> AsgiMessage:
         return {"type": "http.disconnect"}
 
-    answer = problems.answer(problems.request_id_of(scope), problem)
-    await answer(scope, nothing, answering.send)
+    answer = problems.problem_response(problems.request_id_of(scope), problem)
+    await answer(scope, receive, response.send)
 
 
 def _check(scope: Scope, headers: dict[bytes, bytes], bytes_max: int) -> None:
-    """Refuse what no call takes.
+    """Check a request's headers.
 
     Raises:
-        Problem: two lengths (a way to smuggle a second request), an encoded body (a way to send a bomb), a length
-            beyond the limit, or a secret in the address, where proxies and histories keep it.
+        Problem: two lengths (request smuggling), an encoded body (decompression bomb), a length beyond the limit, or a
+            secret in the URL, which proxies and browsers store.
     """
     if b"transfer-encoding" in headers and b"content-length" in headers:
         raise Problem(
             400,
             ProblemCode.BAD_REQUEST,
-            "a request has one length: Content-Length, or Transfer-Encoding",
+            "send either Content-Length or Transfer-Encoding",
             headers={"Connection": "close"},
         )
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "bodies have to come without a Content-Encoding")
+        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is not supported")
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > bytes_max:
-        raise Problem(
-            413, ProblemCode.TOO_LARGE, f"the body has {int(length)} bytes, at most {bytes_max} are taken here"
-        )
+        raise Problem(413, ProblemCode.TOO_LARGE, f"the body has {int(length)} bytes; the limit is {bytes_max}")
     refuse_secrets_in_url(scope)
 
 
 def refuse_secrets_in_url(scope: Scope) -> None:
-    """Refuse an address with a secret in it.
+    """Require that the URL's query holds no secret.
 
     Raises:
-        Problem: it has one (400).
+        Problem: it holds one (400).
     """
     names = (name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
     if not _SECRET_PARAMETERS.isdisjoint(names):
         raise Problem(
             400,
             ProblemCode.KEY_IN_URL,
-            "a key or token must not stand in the address",
-            hint="send it as `Authorization: Bearer …` or `X-API-Key: …`, and make a new one, for logs keep addresses",
+            "the URL holds an API key or token",
+            hint="send it as `Authorization: Bearer …` or `X-API-Key: …`, and replace it: logs hold URLs",
         )
 
 
 class _Body:
-    """A request's body: never more than it may be, and never slower."""
+    """A request's body, with limits of its size and speed."""
 
     def __init__(self, receive: Receive, bytes_max: int, stall_s_max: float) -> None:
         self._receive = receive
         self._stall_s_max = stall_s_max
         self._waited_s = 0.0
-        self._since = 0
+        self._window_bytes = 0
         self._ended = False
         self.bytes_max = bytes_max
         self.size_bytes = 0
 
     async def receive(self) -> AsgiMessage:
-        """Return the next part.
+        """Return the next chunk.
 
         Raises:
-            Problem: too much has come (413), or too little for too long (408). Time counts only while it is waited for,
-                so a store that is slow is not laid at the caller's door.
+            Problem: the body is too large (413) or too slow (408). Only the time spent waiting for the client counts,
+                not that of a slow store.
         """
         if self._ended:
             return await self._receive()
@@ -163,7 +161,7 @@ class _Body:
             raise Problem(
                 408,
                 ProblemCode.TOO_SLOW,
-                f"the body brought less than {STALL_BYTES_MIN} bytes in {self._stall_s_max:g} s",
+                f"the client sent less than {STALL_BYTES_MIN} bytes in {self._stall_s_max:g} s",
                 headers={"Connection": "close"},
             ) from None
         took_s = time.monotonic() - began
@@ -175,28 +173,28 @@ class _Body:
         self.size_bytes += size_bytes
         if self.size_bytes > self.bytes_max:
             raise Problem(413, ProblemCode.TOO_LARGE, f"the body is larger than {self.bytes_max} bytes")
-        self._since += size_bytes
+        self._window_bytes += size_bytes
         self._waited_s += took_s
-        if self._since >= STALL_BYTES_MIN:
-            gateway_chunk_bytes_per_second.observe(self._since / max(self._waited_s, 1e-6))
-            self._since, self._waited_s = 0, 0.0
+        if self._window_bytes >= STALL_BYTES_MIN:
+            gateway_chunk_bytes_per_second.observe(self._window_bytes / max(self._waited_s, 1e-6))
+            self._window_bytes, self._waited_s = 0, 0.0
         elif self._waited_s >= self._stall_s_max:
-            self._waited_s = self._stall_s_max - 0.001  # the next wait ends it
+            self._waited_s = self._stall_s_max - 0.001  # the next wait times out
 
 
-class _Answering:
-    """An answer on its way out."""
+class _Response:
+    """A response being sent."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self._scope = scope
         self._send = send
         self._began_s = time.monotonic()
-        self._headers = [*_ALWAYS, (b"x-request-id", request_id.encode())]
+        self._headers = [*_RESPONSE_HEADERS, (b"x-request-id", request_id.encode())]
         self.started = False
-        self._status = 499  # nobody was answered: the caller had gone
+        self._status = 499  # until a response starts: the client closed the connection
 
     async def send(self, message: AsgiMessage) -> None:
-        """Send a part of it, with the headers that every answer has."""
+        """Send a message, with the headers of every response."""
         if message["type"] == "http.response.start":
             self.started = True
             self._status = message["status"]
@@ -204,7 +202,7 @@ class _Answering:
         await self._send(message)
 
     def report(self, request_bytes: int) -> None:
-        """Count and log it."""
+        """Count and log the request."""
         route = self._scope.get("route")
         handler = getattr(route, "path", "other")
         method = _method(self._scope)
@@ -241,5 +239,5 @@ def _is_streamed(path: str, prefixes: Iterable[str]) -> bool:
 
 
 def _method(scope: Scope) -> str:
-    # Whatever else a client calls its method must not become a label of its own.
+    # Other methods must not create new labels.
     return scope["method"] if scope["method"] in _METHODS else "other"

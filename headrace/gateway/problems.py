@@ -1,4 +1,4 @@
-"""Every refusal as an RFC 9457 problem: one closed list of codes, each with its status."""
+"""Problem details for HTTP APIs (RFC 9457): one closed list of codes, each with its status."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -18,11 +18,11 @@ from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.store.errors import RecordAmbiguousError, RecordMissingError
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5  # while a service is away
+RETRY_AFTER_S = 5  # while a service is unavailable
 
 
 class ProblemCode(StrEnum):
-    """What may be wrong with a request, beside what may be wrong with an event (`RejectCode`)."""
+    """The codes of problems with requests; those of events are in `RejectCode`."""
 
     BAD_REQUEST = "bad_request"
     KEY_IN_URL = "key_in_url"
@@ -54,20 +54,20 @@ class ProblemCode(StrEnum):
 
 
 class ProblemBody(BaseModel):
-    """An RFC 9457 problem."""
+    """Problem details (RFC 9457)."""
 
     type: str = Field(examples=["urn:headrace:problem:not_found"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(description="What happened, in one sentence.")
-    code: str = Field(description="The same as in `type`, for programs.", examples=["not_found"])
-    request_id: str | None = Field(None, description="Under which the gateway's log has it.")
+    code: str = Field(description="The code of `type`, for programs.", examples=["not_found"])
+    request_id: str | None = Field(None, description="The request's id in the log of the gateway.")
     hint: str | None = Field(None, description="What to do next.")
-    errors: list[dict[str, Any]] | None = Field(None, description="Each field that is wrong.")
+    errors: list[dict[str, Any]] | None = Field(None, description="The invalid fields.")
 
 
 class Problem(HTTPException):
-    """A refusal; it is an HTTPException so that FastAPI lets it through wherever it is raised."""
+    """A request that cannot be served; an HTTPException, which FastAPI handles wherever it is raised."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, hint: str | None = None, headers: dict[str, str] | None = None
@@ -77,7 +77,7 @@ class Problem(HTTPException):
         self.hint = hint
 
 
-# What an event was refused for, where it is more than "the content is wrong" (422).
+# Rejections with another status than 422.
 _STATUS_OF_REJECT = {
     RejectCode.TOO_LARGE: 413,
     RejectCode.NOT_AN_IMAGE: 415,
@@ -89,31 +89,31 @@ _CODE_OF_STATUS = {
     405: ProblemCode.METHOD_NOT_ALLOWED,
 }
 DESCRIPTIONS = {
-    400: "The request is not what HTTP or this call asks for.",
-    401: "No key or token, or none that is good.",
-    403: "The key or token does not reach that far.",
-    404: "There is no such thing.",
-    405: "The path does not know that method.",
-    408: "The request came too slowly.",
-    409: "It does not fit what is there.",
-    410: "It was there, and is gone.",
-    411: "The length has to be said.",
-    412: "A precondition does not hold.",
-    413: "It is too large.",
-    415: "It is of a kind that is not taken.",
-    416: "The range lies outside.",
-    422: "The content is wrong.",
-    423: "Another request is at work on it; `Retry-After` says when to try again.",
-    429: "Too many requests; `Retry-After` says how long to wait.",
-    460: "A checksum does not fit (tus).",
-    503: "A needed service is away; `Retry-After` says when to try again.",
+    400: "Bad request.",
+    401: "Not authenticated: the API key or token is missing or invalid.",
+    403: "Forbidden: the API key or token has no access.",
+    404: "Not found.",
+    405: "Method not allowed.",
+    408: "Request timeout: the client sent too slowly.",
+    409: "Conflict.",
+    410: "Gone.",
+    411: "Length required.",
+    412: "Precondition failed.",
+    413: "Content too large.",
+    415: "Unsupported media type.",
+    416: "Range not satisfiable.",
+    422: "Unprocessable content.",
+    423: "Locked by another request; `Retry-After` has the seconds to wait.",
+    429: "Too many requests; `Retry-After` has the seconds to wait.",
+    460: "Checksum mismatch (tus).",
+    503: "Service unavailable; `Retry-After` has the seconds to wait.",
 }
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the answers of a call for OpenAPI: those named, and those that every call may give."""
-    every = {400, 401, 403, 408, 413, 415, 422, 429, 503, *statuses}
-    return {status: _documented(DESCRIPTIONS[status]) for status in sorted(every)}
+    """Return a route's problems for OpenAPI: the given ones, and those of every route."""
+    all_statuses = {400, 401, 403, 408, 413, 415, 422, 429, 503, *statuses}
+    return {status: _documented(DESCRIPTIONS[status]) for status in sorted(all_statuses)}
 
 
 def _documented(description: str) -> dict[str, Any]:
@@ -124,12 +124,12 @@ def _documented(description: str) -> dict[str, Any]:
 
 
 def problem_of_rejection(rejected: RejectedError) -> Problem:
-    """Return the problem for an event that can never be ingested."""
+    """Return the problem for a rejected event."""
     return Problem(_STATUS_OF_REJECT.get(rejected.code, 422), rejected.code, rejected.reason)
 
 
 def problem_of_error(error: HeadraceError) -> Problem:
-    """Return the problem for one of our errors; addresses of services stay in the log."""
+    """Return the problem for an error of Headrace; the addresses of services are only in the log."""
     match error:
         case RecordMissingError():
             return Problem(404, ProblemCode.NOT_FOUND, error.what)
@@ -139,16 +139,18 @@ def problem_of_error(error: HeadraceError) -> Problem:
             return Problem(
                 503,
                 ProblemCode.UNAVAILABLE,
-                f"a service that the gateway needs is away ({error.code})",
-                hint="try again; what was sent with the same bytes is kept once",
+                f"a service is unavailable ({error.code})",
+                hint="repeat the request; the same bytes are stored once",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
         case _:
-            return Problem(500, ProblemCode.BROKEN, f"the gateway cannot do this now ({error.code})")
+            return Problem(500, ProblemCode.BROKEN, f"internal error ({error.code})")
 
 
-def answer(request_id: str | None, problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
-    """Return a problem as the answer to a request."""
+def problem_response(
+    request_id: str | None, problem: Problem, errors: list[dict[str, Any]] | None = None
+) -> JSONResponse:
+    """Return the response for a problem."""
     body = ProblemBody(
         type=f"urn:headrace:problem:{problem.code}",
         title=HTTPStatus(problem.status_code).phrase if problem.status_code in _PHRASES else "Problem",
@@ -166,15 +168,15 @@ _PHRASES = frozenset(HTTPStatus)
 
 
 async def on_problem(request: Request, error: Exception) -> JSONResponse:
-    """Answer what was raised while a request was handled."""
+    """Handle an exception of a route."""
     problem = as_problem(error)
     if problem.status_code == 405:
         problem.headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
-    return answer(request_id_of(request.scope), problem, errors_of(error))
+    return problem_response(request_id_of(request.scope), problem, errors_of(error))
 
 
 def _methods_of(request: Request) -> set[str]:
-    """Return every method that the path knows; the router itself names only those of the first call that fits it."""
+    """Return the methods of all routes with this path; the router has only those of the first one."""
     methods: set[str] = set()
     for route in request.app.routes:
         if route.matches(request.scope)[0] is not Match.NONE:
@@ -183,17 +185,17 @@ def _methods_of(request: Request) -> set[str]:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Return the problem that an exception is."""
+    """Return the problem for an exception."""
     match error:
         case Problem():
             return error
         case RejectedError():
             return problem_of_rejection(error)
         case HeadraceError():
-            found = problem_of_error(error)
-            if found.status_code >= 500:
+            problem = problem_of_error(error)
+            if problem.status_code >= 500:
                 get_log().warning(Action.REFUSED, code=error.code, why=error.what, address=error.where)
-            return found
+            return problem
         case RequestValidationError():
             return Problem(422, ProblemCode.INVALID, _first(error))
         case HTTPException():
@@ -201,26 +203,30 @@ def as_problem(error: Exception) -> Problem:
             return Problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
         case _:
             get_log().error(Action.HANDLER_FAILED, why=type(error).__name__, exc_info=error)
-            return Problem(500, ProblemCode.BROKEN, "the gateway failed; its log says why, under this request's id")
+            return Problem(
+                500,
+                ProblemCode.BROKEN,
+                "internal error; the log has the details under this request's id",
+            )
 
 
 def errors_of(error: Exception) -> list[dict[str, Any]] | None:
-    """Return each field that is wrong, without what stood there: it may be a secret."""
+    """Return the invalid fields without their values, which may be secrets."""
     if not isinstance(error, RequestValidationError):
         return None
-    return [{"field": _place(one["loc"]), "what": one["msg"]} for one in error.errors()]
+    return [{"field": _path(entry["loc"]), "what": entry["msg"]} for entry in error.errors()]
 
 
 def request_id_of(scope: Any) -> str | None:
-    """Return the id under which the log has a request."""
-    found = scope.get("state", {}).get("request_id")
-    return None if found is None else str(found)
+    """Return the id of a request in the log."""
+    request_id = scope.get("state", {}).get("request_id")
+    return None if request_id is None else str(request_id)
 
 
 def _first(error: RequestValidationError) -> str:
     first = error.errors()[0]
-    return f"{_place(first['loc'])}: {first['msg']}"
+    return f"{_path(first['loc'])}: {first['msg']}"
 
 
-def _place(parts: Iterable[object]) -> str:
+def _path(parts: Iterable[object]) -> str:
     return ".".join(str(part) for part in parts)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from headrace.gateway.auth import api_keys
 from headrace.gateway.auth.tokens import KeySet
 from headrace.gateway.problems import Problem
+from headrace.gateway.queries.conditional import ByteRange, RangeNotSatisfiableError, requested_range
 from headrace.gateway.uploads import memory as memory_module
 from headrace.gateway.uploads.memory import SMALL_BYTES_MAX, MemoryReservation, UploadMemory
 from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
@@ -149,3 +150,42 @@ def test_an_issuer_that_is_away_is_not_asked_again_at_once(tmp_path: Path) -> No
     place.unlink()
     now[0] = 1000
     assert known.get("one") is not None, "what is known serves on"
+
+
+@pytest.mark.parametrize("scheme", ["file://", "http://", "data:application/json,"])
+def test_keys_of_an_issuer_are_fetched_over_https_only(tmp_path: Path, scheme: str) -> None:
+    location = tmp_path / "jwks.json"
+    key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 2048).public_key()))
+    location.write_text(json.dumps({"keys": [{**key, "kid": "one", "alg": "RS256"}]}))
+    assert KeySet(f"{scheme}{location}").get("one") is None
+    assert KeySet(str(location)).get("one") is not None
+
+
+def test_an_issuer_that_cannot_be_reached_has_no_keys() -> None:
+    assert KeySet("https://127.0.0.1:1/jwks.json").get("one") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "expected"),
+    [
+        (None, 10, None),
+        ("bytes=2-5", 10, ByteRange(2, 4)),
+        ("BYTES=2-", 10, ByteRange(2, 8)),
+        ("bytes=-3", 10, ByteRange(7, 3)),
+        ("bytes=-30", 10, ByteRange(0, 10)),
+        ("bytes=9-99", 10, ByteRange(9, 1)),
+        ("bytes=5-2", 10, None),
+        ("bytes=0-1,4-5", 10, None),
+        ("lines=0-1", 10, None),
+        ("bytes=" + "9" * 5000 + "-", 10, None),
+        ("bytes=0-" + "9" * 40, 10, None),
+    ],
+)
+def test_a_range_header_is_read(header: str | None, size: int, expected: ByteRange | None) -> None:
+    assert requested_range(header, size) == expected
+
+
+@pytest.mark.parametrize(("header", "size"), [("bytes=-0", 10), ("bytes=10-", 10), ("bytes=0-", 0), ("bytes=-1", 0)])
+def test_a_range_without_bytes_is_not_satisfiable(header: str, size: int) -> None:
+    with pytest.raises(RangeNotSatisfiableError):
+        requested_range(header, size)

@@ -151,12 +151,12 @@ def test_a_device_sees_its_only_source_without_a_filter(world: Gateway) -> None:
 @pytest.mark.parametrize(
     ("role", "sources", "filters", "said"),
     [
-        ("device", [f"{SITE}/cam-1"], {"source_id": "cam-2"}, "does not reach"),
-        ("device", [f"{SITE}/cam-1"], {"site": OTHER_SITE}, "say which"),
-        ("device", [f"{SITE}/cam-1", f"{SITE}/cam-2"], {}, "say which"),
+        ("device", [f"{SITE}/cam-1"], {"source_id": "cam-2"}, "no access"),
+        ("device", [f"{SITE}/cam-1"], {"site": OTHER_SITE}, "name one"),
+        ("device", [f"{SITE}/cam-1", f"{SITE}/cam-2"], {}, "name one"),
         ("device", [f"{SITE}/*"], {}, "`site`"),
         ("operator", [f"{SITE}/*", f"{OTHER_SITE}/cam-1"], {}, "`site`"),
-        ("operator", [f"{SITE}/*"], {"site": OTHER_SITE}, "does not reach"),
+        ("operator", [f"{SITE}/*"], {"site": OTHER_SITE}, "no access"),
         ("operator", [f"{SITE}/*"], {"source_id": "cam-1"}, "`site`"),
     ],
 )

@@ -1,4 +1,4 @@
-"""API keys: `hr_<id>_<secret>`. The secret is shown once; only its SHA-256 is kept."""
+"""API keys: `hr_<id>_<secret>`. The secret is shown once; only its SHA-256 is stored."""
 
 import re
 import secrets
@@ -19,29 +19,29 @@ _TEXT_CHARACTERS_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made; `text` is what the caller shows, and is never seen again."""
+    """A new API key; `text` is shown once."""
 
     key_id: str
     text: str
 
 
 def parse(text: str) -> tuple[str, str] | None:
-    """Return a key's id and secret, or None where the text is no key."""
-    found = _KEY.fullmatch(text) if len(text) <= _TEXT_CHARACTERS_MAX else None
-    return None if found is None else (found[1], found[2])
+    """Return the id and the secret of an API key, or None where the text is not one."""
+    match = _KEY.fullmatch(text) if len(text) <= _TEXT_CHARACTERS_MAX else None
+    return None if match is None else (match[1], match[2])
 
 
 async def add(access: Access, name: str, role: Role, sources: Sequence[str], days: float | None) -> NewKey:
-    """Make a key."""
+    """Create an API key."""
     key_id = secrets.token_hex(_ID_BYTES)
     return await put(access, key_id, secrets.token_urlsafe(_SECRET_BYTES), (name, role, sources), days)
 
 
 async def put(
-    access: Access, key_id: str, secret: str, what: tuple[str, Role, Sequence[str]], days: float | None
+    access: Access, key_id: str, secret: str, grant: tuple[str, Role, Sequence[str]], days: float | None
 ) -> NewKey:
-    """Keep a key whose id and secret are given."""
-    name, role, sources = what
+    """Store an API key with a given id and secret; `grant` is its name, role and sources."""
+    name, role, sources = grant
     await access.add_key(
         KeyDefinition(
             key_id=key_id, name=name, role=role, sources=tuple(sources), secret_sha256=_digest(secret), days=days
@@ -51,7 +51,7 @@ async def put(
 
 
 async def rotate(access: Access, key_id: str, overlap_hours: float) -> NewKey | None:
-    """Give a key another secret; None where there is no such key."""
+    """Give an API key a new secret; returns None where the key does not exist."""
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     if not await access.rotate_key(key_id, _digest(secret), overlap_hours):
         return None
@@ -59,18 +59,18 @@ async def rotate(access: Access, key_id: str, overlap_hours: float) -> NewKey | 
 
 
 async def authenticate(access: Access, key_id: str, secret: str) -> Principal | None:
-    """Return who shows this key, or None where it is not, or no longer, good."""
+    """Return the principal of an API key, or None where the key is invalid, revoked or expired."""
     row = await access.find_key(key_id)
-    given = _digest(secret)
-    # Compared also where there is no such key, so that its absence takes as long.
-    good = compare_digest(given, row.secret_sha256 if row else bytes(32))
+    digest = _digest(secret)
+    # Compared also where the key does not exist, so that the duration does not reveal it.
+    is_valid = compare_digest(digest, row.secret_sha256 if row else bytes(32))
     if row is not None and row.previous_sha256 is not None and row.previous_is_good:
-        good |= compare_digest(given, row.previous_sha256)
-    return principal_of_row(row) if row is not None and good else None
+        is_valid |= compare_digest(digest, row.previous_sha256)
+    return principal_of_row(row) if row is not None and is_valid else None
 
 
 def principal_of_row(row: KeyRow) -> Principal | None:
-    """Return who has this key, or None where it was revoked or is over."""
+    """Return the principal of an API key's row, or None where the key was revoked or has expired."""
     if row.revoked or row.expired:
         return None
     return Principal(f"key:{row.key_id}", Role(row.role), row.sources)

@@ -1,8 +1,13 @@
-"""The door: who calls, whether they may, and how often. A refusal is a problem, and a row of the audit trail."""
+"""Authenticate and authorize requests, limit their rate, and log refusals.
+
+A request without valid credentials is answered with 401, one beyond its scope with 403, and one beyond a limit with
+429; each is also a row of the audit log.
+"""
 
 import asyncio
 import base64
 import binascii
+import time
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -11,15 +16,59 @@ from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from headrace.gateway.auth import api_keys
-from headrace.gateway.auth.audit_log import AuditLog
 from headrace.gateway.auth.principal import ANONYMOUS, Principal, Role
 from headrace.gateway.auth.rate_limiter import RateLimit, RequestLimiter, mebibytes
 from headrace.gateway.auth.tokens import InvalidTokenError, TokenVerifier
 from headrace.gateway.problems import Problem, ProblemCode, request_id_of
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.metrics import gateway_audit_dropped_total
 from headrace.runtime.settings import LOOPBACK, Settings
-from headrace.store.requests.access import Access
+from headrace.store.requests.access import Access, AuditRow
 
+AUDIT_ROWS_WAITING_MAX = 2000
+AUDIT_ROWS_PER_INSERT_MAX = 500
+_AUDIT_EVERY_S = 0.5
+_ADDRESS_CHARACTERS_MAX = 64
+_ACTION_CHARACTERS_MAX = 200
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headrace", Basic realm="headrace"'}
+
+
+class AuditLog:
+    """The audit log, written in the background: a refused request waits for no insert.
+
+    Rows beyond AUDIT_ROWS_WAITING_MAX are counted and dropped, so that a flood of refusals cannot overload PostgreSQL.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._rows: list[AuditRow] = []
+
+    def add(self, action: str, code: str, *, actor: str | None, address: str | None, request_id: str | None) -> None:
+        """Add a row; it is written soon."""
+        if len(self._rows) >= AUDIT_ROWS_WAITING_MAX:
+            gateway_audit_dropped_total.inc()
+            return
+        address = None if address is None else address[:_ADDRESS_CHARACTERS_MAX]
+        self._rows.append(AuditRow(time.time(), actor, address, action[:_ACTION_CHARACTERS_MAX], code, request_id))
+
+    async def run(self) -> None:
+        """Write rows until cancelled, and then the remaining ones."""
+        try:
+            while True:
+                await asyncio.sleep(_AUDIT_EVERY_S)
+                await self._write()
+        finally:
+            await self._write()
+
+    async def _write(self) -> None:
+        while rows := self._rows[:AUDIT_ROWS_PER_INSERT_MAX]:
+            try:
+                await self._access.audit(rows)
+            except HeadraceError as error:
+                get_log().warning(Action.RETRYING, service="postgres", why=error.what)
+                return
+            del self._rows[: len(rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +89,21 @@ def guard_of(connection: HTTPConnection) -> Guard:
 
 
 async def authenticate(connection: HTTPConnection) -> Principal:
-    """Return who calls.
+    """Return the principal that the request's API key or token identifies.
 
     Raises:
-        Problem: nobody that is known (401), or too often (429).
+        Problem: the credentials are missing or invalid (401), or there are too many requests (429).
     """
     guard = guard_of(connection)
     if guard.settings.gateway_auth == "off":
-        _check_this_machine(connection)
+        _require_local(connection)
         await limit_requests(connection, ANONYMOUS)
         return ANONYMOUS
     try:
-        principal = await _shown(connection, guard)
+        principal = await _principal_of(guard, _credential(connection))
     except Problem as problem:
         audit_refusal(connection, problem.code, None)
-        # Whoever guesses is slowed down by address.
+        # Guessing is limited by address.
         await limit_requests(connection, None)
         raise
     await limit_requests(connection, principal)
@@ -62,7 +111,7 @@ async def authenticate(connection: HTTPConnection) -> Principal:
 
 
 async def limit_requests(connection: HTTPConnection, principal: Principal | None) -> None:
-    """Count a request of a caller, or of an address where there is none.
+    """Count a request of a principal, or of an address where the principal is unknown.
 
     Raises:
         Problem: too many requests (429).
@@ -71,7 +120,7 @@ async def limit_requests(connection: HTTPConnection, principal: Principal | None
 
 
 async def limit_upload_bytes(connection: HTTPConnection, principal: Principal, size_bytes: int) -> None:
-    """Count the bytes that a caller uploads.
+    """Count the bytes that a principal uploads.
 
     Raises:
         Problem: too many bytes within the hour (429).
@@ -80,14 +129,55 @@ async def limit_upload_bytes(connection: HTTPConnection, principal: Principal, s
 
 
 async def limit_upload_mebibytes(connection: HTTPConnection, principal: Principal, count: int) -> None:
-    """Count the mebibytes that a caller uploads; raises as `limit_upload_bytes`."""
+    """Count the mebibytes that a principal uploads; raises as `limit_upload_bytes`."""
     await _limit(connection, guard_of(connection).limiter.limits.upload_mib, principal, count)
 
 
+def require_source_access(connection: HTTPConnection, principal: Principal, site: str, source_id: str) -> None:
+    """Require that a principal may publish for a source.
+
+    Raises:
+        Problem: the source is out of its scope (403).
+    """
+    if not principal.can_access(site, source_id):
+        audit_refusal(connection, ProblemCode.FORBIDDEN, principal)
+        raise Problem(403, ProblemCode.FORBIDDEN, "the API key or token has no access to this source")
+
+
+def audit_refusal(connection: HTTPConnection, code: str, principal: Principal | None) -> None:
+    """Add a refused request to the audit log, by its route's path: the log holds no text from the client."""
+    route = connection.scope.get("route")
+    method = connection.scope.get("method", "WEBSOCKET")
+    guard_of(connection).audit_log.add(
+        f"{method} {getattr(route, 'path', 'other')}",
+        code,
+        actor=principal.actor if principal else None,
+        address=_address_of(connection),
+        request_id=request_id_of(connection.scope),
+    )
+
+
+def check_origin(connection: HTTPConnection) -> None:
+    """Require that a browser's request comes from an allowed origin (RFC 6455, section 10.2).
+
+    Raises:
+        Problem: the origin is neither this gateway nor in HEADRACE_GATEWAY_CORS_ORIGINS (403).
+    """
+    origin = connection.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc == connection.headers.get("host"):
+        return
+    allowed = guard_of(connection).settings.gateway_cors_origins.split(",")
+    if origin not in {entry.strip() for entry in allowed} and "*" not in allowed:
+        audit_refusal(connection, ProblemCode.FORBIDDEN, None)
+        raise Problem(
+            403, ProblemCode.FORBIDDEN, "the origin is not allowed", hint="add it to HEADRACE_GATEWAY_CORS_ORIGINS"
+        )
+
+
 async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Principal | None, cost: int = 1) -> None:
-    known = principal is not None and principal is not ANONYMOUS
-    who = principal.actor if principal is not None and known else f"address:{address_of(connection)}"
-    wait_s = await guard_of(connection).limiter.hit(limit, who, cost)
+    is_known = principal is not None and principal is not ANONYMOUS
+    subject = principal.actor if principal is not None and is_known else f"address:{_address_of(connection)}"
+    wait_s = await guard_of(connection).limiter.hit(limit, subject, cost)
     if wait_s is not None:
         audit_refusal(connection, ProblemCode.TOO_MANY_REQUESTS, principal)
         raise Problem(
@@ -98,153 +188,105 @@ async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Princi
         )
 
 
-def require_source_access(connection: HTTPConnection, principal: Principal, site: str, source_id: str) -> None:
-    """Let through who may speak for a source.
-
-    Raises:
-        Problem: the caller may not (403).
-    """
-    if not principal.can_access(site, source_id):
-        audit_refusal(connection, ProblemCode.FORBIDDEN, principal)
-        raise Problem(403, ProblemCode.FORBIDDEN, "the key or token does not reach this source")
-
-
-def audit_refusal(connection: HTTPConnection, code: str, principal: Principal | None) -> None:
-    """Add a refusal to the audit trail; the route's own path, so that nothing a caller wrote stands there."""
-    route = connection.scope.get("route")
-    method = connection.scope.get("method", "WEBSOCKET")
-    guard_of(connection).audit_log.add(
-        f"{method} {getattr(route, 'path', 'other')}",
-        code,
-        actor=principal.actor if principal else None,
-        address=address_of(connection),
-        request_id=request_id_of(connection.scope),
-    )
-
-
-def address_of(connection: HTTPConnection) -> str:
-    """Return the caller's address."""
+def _address_of(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-def check_origin(connection: HTTPConnection) -> None:
-    """A page of another origin may not use what the browser, or this machine, is trusted with (RFC 6455, section 10.2).
+def _require_local(connection: HTTPConnection) -> None:
+    """Without authentication, refuse requests that a web page of another origin may have sent.
 
     Raises:
-        Problem: it is a page of another origin, which the settings do not name (403).
-    """
-    origin = connection.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == connection.headers.get("host"):
-        return
-    allowed = guard_of(connection).settings.gateway_cors_origins.split(",")
-    if origin not in {one.strip() for one in allowed} and "*" not in allowed:
-        audit_refusal(connection, ProblemCode.FORBIDDEN, None)
-        raise Problem(
-            403, ProblemCode.FORBIDDEN, "pages of this origin may not connect", hint="HEADRACE_GATEWAY_CORS_ORIGINS"
-        )
-
-
-def _check_this_machine(connection: HTTPConnection) -> None:
-    """Without keys, a page in this machine's browser is all that could be a stranger.
-
-    Raises:
-        Problem: the request was sent to another name (DNS rebinding), or by a page of another origin (403).
+        Problem: the request names another host (DNS rebinding), or comes from another origin (403).
     """
     if connection.url.hostname not in LOOPBACK:
-        raise Problem(403, ProblemCode.FORBIDDEN, "without keys the gateway answers only to the names of this machine")
+        raise Problem(
+            403, ProblemCode.FORBIDDEN, "without authentication the gateway answers only to loopback host names"
+        )
     check_origin(connection)
 
 
-async def _at_least(role: Role, request: Request) -> Principal:
+async def _require_role(role: Role, request: Request) -> Principal:
     principal = await authenticate(request)
     if not principal.has_role(role):
         audit_refusal(request, ProblemCode.FORBIDDEN, principal)
-        raise Problem(403, ProblemCode.FORBIDDEN, f"this call needs the role {role}")
+        raise Problem(403, ProblemCode.FORBIDDEN, f"the role {role} is required")
     return principal
 
 
 async def _device(request: Request) -> Principal:
-    return await _at_least(Role.DEVICE, request)
+    return await _require_role(Role.DEVICE, request)
 
 
 async def _operator(request: Request) -> Principal:
-    return await _at_least(Role.OPERATOR, request)
-
-
-async def _admin(request: Request) -> Principal:
-    return await _at_least(Role.ADMIN, request)
-
-
-Device = Annotated[Principal, Depends(_device)]
-Operator = Annotated[Principal, Depends(_operator)]
-Admin = Annotated[Principal, Depends(_admin)]
+    return await _require_role(Role.OPERATOR, request)
 
 
 async def _ingest_limit(request: Request) -> None:
     await _limit(request, guard_of(request).limiter.limits.ingest, None)
 
 
+Device = Annotated[Principal, Depends(_device)]
+Operator = Annotated[Principal, Depends(_operator)]
 PerAddress = Annotated[None, Depends(_ingest_limit)]
-"""The limit of POST /ingest, which counts addresses."""
+"""The limit of POST /ingest, which counts requests by address."""
 
 
-async def _shown(connection: HTTPConnection, guard: Guard) -> Principal:
-    credential = _credential(connection)
+async def _principal_of(guard: Guard, credential: str) -> Principal:
     if (parts := api_keys.parse(credential)) is not None:
         principal = await api_keys.authenticate(guard.access, *parts)
         if principal is None:
-            raise _unknown("the key is not good, was revoked, or is over")
+            raise _unauthenticated("the API key is invalid, revoked or expired")
         return principal
     try:
-        # In a thread: an issuer's keys may have to be fetched.
+        # In a thread: the issuer's keys may have to be fetched.
         principal = await asyncio.to_thread(guard.tokens.authenticate, credential)
-    except InvalidTokenError as refused:
-        raise _unknown(str(refused)) from None
-    return await _still_good(principal, guard)
+    except InvalidTokenError as error:
+        raise _unauthenticated(str(error)) from None
+    return await _current_principal(guard, principal)
 
 
-async def _still_good(principal: Principal, guard: Guard) -> Principal:
-    """A token that was traded for a key ends with it, and reaches no further than it does now."""
+async def _current_principal(guard: Guard, principal: Principal) -> Principal:
+    """Return a token's principal with its API key's current scope; a token is invalid once its key is."""
     kind, _, key_id = principal.actor.partition(":")
     if kind != "key":
         return principal
     row = await guard.access.find_key(key_id)
-    now = api_keys.principal_of_row(row) if row is not None else None
-    if now is None:
-        raise _unknown("the key that this token was traded for was revoked, or is over")
-    return now
+    current = api_keys.principal_of_row(row) if row is not None else None
+    if current is None:
+        raise _unauthenticated("the API key of this token was revoked or has expired")
+    return current
 
 
 def _credential(connection: HTTPConnection) -> str:
-    """Return the one key or token that is shown.
+    """Return the API key or token of a request.
 
     Raises:
-        Problem: there is none, or more than one, or it cannot be read.
+        Problem: the request has none, several, or one that is malformed (401).
     """
     headers = connection.headers
-    shown = headers.getlist("authorization") + headers.getlist("x-api-key")
-    if len(shown) != 1:
-        raise _unknown("there is no key or token" if not shown else "there is more than one key or token")
+    values = headers.getlist("authorization") + headers.getlist("x-api-key")
+    if len(values) != 1:
+        raise _unauthenticated("an API key or token is required" if not values else "send one API key or token")
     if "x-api-key" in headers:
-        return shown[0].strip()
-    scheme, _, value = shown[0].strip().partition(" ")
+        return values[0].strip()
+    scheme, _, value = values[0].strip().partition(" ")
     match scheme.lower():
         case "bearer":
             return value.strip()
         case "basic":
-            return _password(value.strip())
+            return _basic_password(value.strip())
         case _:
-            raise _unknown("the Authorization header is neither Bearer nor Basic")
+            raise _unauthenticated("the Authorization header must use the scheme Bearer or Basic")
 
 
-def _password(value: str) -> str:
-    # A client that only knows an address can have its key there: http://headrace:KEY@host. The name does not matter.
+def _basic_password(value: str) -> str:
+    # Clients that only accept a URL have the key in it: http://headrace:KEY@host. The user name is ignored.
     try:
         decoded = base64.b64decode(value, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
-        raise _unknown("the Authorization header cannot be read") from None
+        raise _unauthenticated("the Authorization header is malformed") from None
     return decoded.partition(":")[2]
 
 
-def _unknown(why: str) -> Problem:
-    return Problem(401, ProblemCode.NOT_AUTHENTICATED, why, headers=_CHALLENGE)
+def _unauthenticated(detail: str) -> Problem:
+    return Problem(401, ProblemCode.NOT_AUTHENTICATED, detail, headers=_CHALLENGE)

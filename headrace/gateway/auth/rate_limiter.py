@@ -1,6 +1,6 @@
-"""How often a caller may call, counted in Redis where there is one, so that gateways count together.
+"""Limit the rate of requests and uploads, across gateways where Redis is configured.
 
-While Redis is away each gateway counts for itself: it is a limit that is looser for a while, and nobody is locked out.
+While Redis is unavailable each gateway counts alone: the limits are looser, and no client is locked out.
 """
 
 import time
@@ -17,12 +17,12 @@ from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import MIB, Settings
 
 _REDIS_S_MAX = 1.0
-_AWAY_S = 5.0  # Redis is left alone for so long after it did not answer
+_RETRY_AFTER_S = 5.0  # before Redis is asked again after a failure
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """One limit. Few events are counted one by one; of many, only how many came in this window and the one before."""
+    """A limit. `exact` counts each event in a moving window; otherwise two fixed windows are weighted."""
 
     name: str
     item: RateLimitItem
@@ -31,7 +31,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """The limits that the settings set."""
+    """The limits of the settings."""
 
     requests: RateLimit
     ingest: RateLimit
@@ -39,7 +39,7 @@ class RateLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> "RateLimits":
-        """Read them."""
+        """Read the limits from the settings."""
         return cls(
             RateLimit("requests", RateLimitItemPerMinute(settings.gateway_requests_per_minute)),
             RateLimit("ingest", RateLimitItemPerMinute(settings.gateway_ingest_per_minute), exact=True),
@@ -54,7 +54,7 @@ class RequestLimiter:
         self.limits = limits
         self._local = _Counters(MemoryStorage())
         self._shared: _Counters | None = None
-        self._away_until_s = 0.0
+        self._retry_at_s = 0.0
         if redis_url:
             storage: Any = storage_from_string(
                 f"async+{redis_url}",
@@ -65,31 +65,31 @@ class RequestLimiter:
             )
             self._shared = _Counters(storage)
 
-    async def hit(self, limit: RateLimit, who: str, cost: int = 1) -> int | None:
-        """Count an event; returns None where it is within the limit, else the seconds to wait."""
-        if self._shared is not None and time.monotonic() >= self._away_until_s:
+    async def hit(self, limit: RateLimit, subject: str, cost: int = 1) -> int | None:
+        """Count an event; returns None within the limit, else the seconds until the next attempt."""
+        if self._shared is not None and time.monotonic() >= self._retry_at_s:
             try:
-                return await self._shared.hit(limit, who, cost)
+                return await self._shared.hit(limit, subject, cost)
             except (RedisError, OSError) as error:
-                self._away_until_s = time.monotonic() + _AWAY_S
+                self._retry_at_s = time.monotonic() + _RETRY_AFTER_S
                 get_log().warning(Action.RETRYING, service="redis", why=type(error).__name__)
-        return await self._local.hit(limit, who, cost)
+        return await self._local.hit(limit, subject, cost)
 
 
 class _Counters:
     def __init__(self, storage: Storage) -> None:
         self._exact: RateLimiter = MovingWindowRateLimiter(storage)
-        self._many: RateLimiter = SlidingWindowCounterRateLimiter(storage)
+        self._approximate: RateLimiter = SlidingWindowCounterRateLimiter(storage)
 
-    async def hit(self, limit: RateLimit, who: str, cost: int) -> int | None:
-        counting = self._exact if limit.exact else self._many
-        # A cost beyond the whole limit would never be let through, however long one waits.
-        if await counting.hit(limit.item, limit.name, who, cost=min(cost, limit.item.amount)):
+    async def hit(self, limit: RateLimit, subject: str, cost: int) -> int | None:
+        limiter = self._exact if limit.exact else self._approximate
+        # A cost above the limit would never be allowed.
+        if await limiter.hit(limit.item, limit.name, subject, cost=min(cost, limit.item.amount)):
             return None
-        window = await counting.get_window_stats(limit.item, limit.name, who)
+        window = await limiter.get_window_stats(limit.item, limit.name, subject)
         return max(1, round(window.reset_time - time.time() + 0.5))
 
 
 def mebibytes(size_bytes: int) -> int:
-    """Return bytes as begun mebibytes."""
+    """Return a size in mebibytes, rounded up."""
     return -(-size_bytes // MIB)

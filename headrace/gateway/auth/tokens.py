@@ -1,14 +1,13 @@
-"""Bearer tokens (RFC 7519): our own, for clients that trade a key for one, and those of an issuer that was configured.
+"""Bearer tokens (RFC 7519): the gateway's own, which clients get for an API key, and those of a configured issuer.
 
-An own token is HS256 by the gateway's secret; an issuer's is signed by one of its public keys, with an algorithm of the
-list below. Which of the two a token is says its `kid`, and each is only ever checked with its own kind of key: so a
-public key is never taken for a secret. `jku`, `x5u` and the like are not looked at.
+The gateway's own tokens are signed with its secret (HS256); an issuer's with one of its private keys and an asymmetric
+algorithm. The `kid` tells them apart, and each is verified with its own kind of key only: a public key is never used as
+a secret (key confusion). Headers that name keys (`jku`, `x5u` and so on) are ignored.
 """
 
 import json
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -32,15 +31,15 @@ _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _JWKS_BYTES_MAX = 256 * 1024
 _JWKS_S_MAX = 5.0
 _JWKS_AGE_S_MAX = 300.0
-_JWKS_AGAIN_S = 10.0
+_JWKS_RETRY_S = 10.0
 
 
 class InvalidTokenError(Exception):
-    """The token is not good; says why in one sentence, without anything of the token."""
+    """The token is invalid; the message holds nothing of the token."""
 
 
 def issue(principal: Principal, *, secret: str, audience: str, now_s: float) -> str:
-    """Return an own token for a caller, good for TOKEN_S seconds."""
+    """Return a token of the gateway for a principal, valid for TOKEN_S seconds."""
     claims = {
         "iss": ISSUER,
         "aud": audience,
@@ -55,7 +54,7 @@ def issue(principal: Principal, *, secret: str, audience: str, now_s: float) -> 
 
 
 class TokenVerifier:
-    """Checks tokens; blocks while the issuer's keys are fetched."""
+    """Verifies tokens; blocks while the issuer's keys are fetched."""
 
     def __init__(self, *, secret: str, audience: str, issuer: str, jwks: str) -> None:
         self._secret = secret
@@ -74,10 +73,10 @@ class TokenVerifier:
         )
 
     def authenticate(self, token: str) -> Principal:
-        """Return who a token says that its bearer is.
+        """Return the principal a token identifies.
 
         Raises:
-            Refused: it is not good.
+            InvalidTokenError: the token is invalid.
         """
         if len(token) > TOKEN_CHARACTERS_MAX:
             raise InvalidTokenError("the token is too long")
@@ -85,24 +84,24 @@ class TokenVerifier:
             kid = jwt.get_unverified_header(token).get("kid")
             claims = self._own(token) if kid == OWN_KID else self._foreign(token, kid)
         except jwt.PyJWTError as error:
-            raise InvalidTokenError(f"the token is not good ({type(error).__name__})") from None
+            raise InvalidTokenError(f"the token is invalid ({type(error).__name__})") from None
         return _principal(claims)
 
     def _own(self, token: str) -> Mapping[str, Any]:
         if not self._secret:
-            raise InvalidTokenError("this gateway issues no tokens of its own")
+            raise InvalidTokenError("the gateway does not issue tokens")
         return self._decode(token, self._secret, ["HS256"], ISSUER)
 
     def _foreign(self, token: str, kid: object) -> Mapping[str, Any]:
         if self._keys is None or not self._issuer:
-            raise InvalidTokenError("this gateway takes no tokens of other issuers")
+            raise InvalidTokenError("no token issuer is configured")
         key = self._keys.get(kid)
         if key is None:
-            raise InvalidTokenError("the token names a key that its issuer does not have")
-        # The algorithm has to be the key's own, and one of the list.
+            raise InvalidTokenError("the issuer has no key with the token's kid")
+        # The key determines the algorithm, not the token.
         algorithm = key.algorithm_name
         if algorithm not in _ASYMMETRIC:
-            raise InvalidTokenError("the issuer's key is not for signatures that are taken here")
+            raise InvalidTokenError("the algorithm of the issuer's key is not supported")
         return self._decode(token, key, [algorithm], self._issuer)
 
     def _decode(self, token: str, key: Any, algorithms: list[str], issuer: str) -> Mapping[str, Any]:
@@ -119,42 +118,40 @@ class TokenVerifier:
 
 
 class KeySet:
-    """An issuer's public keys, by their id: from a file, or an https address that is asked again when they are old."""
+    """An issuer's public keys by `kid`, from a file or an https URL, refreshed once they are old."""
 
-    def __init__(self, place: str, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._place = place
+    def __init__(self, location: str, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._location = location
         self._clock_s = clock_s
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._next_s = 0.0
-        self._reading = threading.Lock()
+        self._refresh_at_s = 0.0
+        self._refreshing = threading.Lock()
 
     def get(self, kid: object) -> jwt.PyJWK | None:
-        """Return the key of that id; None where there is none."""
-        # One at a time, and not again at once where it failed: any made-up token would make the gateway ask.
-        if self._clock_s() >= self._next_s and self._reading.acquire(blocking=False):
+        """Return the key with this `kid`, or None."""
+        # One refresh at a time, and a pause after a failure: forged tokens must not make the gateway fetch the keys.
+        if self._clock_s() >= self._refresh_at_s and self._refreshing.acquire(blocking=False):
             try:
-                self._next_s = self._clock_s() + (_JWKS_AGE_S_MAX if self._read() else _JWKS_AGAIN_S)
+                self._refresh_at_s = self._clock_s() + (_JWKS_AGE_S_MAX if self._refresh() else _JWKS_RETRY_S)
             finally:
-                self._reading.release()
+                self._refreshing.release()
         return self._keys.get(kid) if isinstance(kid, str) else None
 
-    def _read(self) -> bool:
+    def _refresh(self) -> bool:
         try:
-            keys = jwt.PyJWKSet.from_dict(json.loads(_read_jwks(self._place))).keys
+            keys = jwt.PyJWKSet.from_dict(_fetch_jwks(self._location)).keys
         except (OSError, ValueError, jwt.PyJWTError) as error:
-            # Those that are known serve on until the issuer answers again.
+            # The known keys stay valid until the issuer answers again.
             get_log().warning(Action.RETRYING, service="jwks", why=type(error).__name__)
             return False
         self._keys = {key.key_id: key for key in keys if key.key_id}
         return True
 
 
-def _read_jwks(place: str) -> bytes:
-    if urlsplit(place).scheme != "https":
-        return Path(place).read_bytes()[:_JWKS_BYTES_MAX]
-    with urllib.request.urlopen(place, timeout=_JWKS_S_MAX) as answer:  # noqa: S310 - https, as the operator set it
-        found: bytes = answer.read(_JWKS_BYTES_MAX)
-        return found
+def _fetch_jwks(location: str) -> Any:
+    if urlsplit(location).scheme == "https":
+        return jwt.PyJWKClient(location, cache_jwk_set=False, timeout=_JWKS_S_MAX).fetch_data()
+    return json.loads(Path(location).read_bytes()[:_JWKS_BYTES_MAX])
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
@@ -163,14 +160,14 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         sources = sources.split()
     try:
         role = Role(str(claims.get("role")))
-        reach = tuple(check_source(one) for one in sources)
+        scopes = tuple(check_source(source) for source in sources)
     except (ValueError, AttributeError, TypeError):
-        raise InvalidTokenError("the token names no role and sources that are known here") from None
-    if not reach:
-        raise InvalidTokenError("the token reaches no source")
+        raise InvalidTokenError("the token has no valid role and sources") from None
+    if not scopes:
+        raise InvalidTokenError("the token has no sources")
     subject = str(claims["sub"])
     if claims["iss"] == ISSUER:
-        return Principal(subject, role, reach)
-    # Long ones must stay different, and fit a row.
+        return Principal(subject, role, scopes)
+    # A long subject is hashed: it stays unique and fits the audit log's column.
     short = subject if len(subject) <= _SUBJECT_CHARACTERS_MAX else sha256(subject.encode()).hexdigest()
-    return Principal(f"sub:{short}", role, reach)
+    return Principal(f"sub:{short}", role, scopes)

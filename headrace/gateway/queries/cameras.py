@@ -1,4 +1,4 @@
-"""A camera's configuration, as callers give and get it."""
+"""Configurations of cameras in requests and responses."""
 
 import re
 from typing import Annotated, Any, TypeVar
@@ -31,7 +31,7 @@ CONFIGURATION_BYTES_MAX = 64 * KIB
 URL_CHARACTERS_MAX = 2048
 FPS_MAX = 240
 _SECRET_PARAMETERS = frozenset({"password", "passwd", "pwd", "pass", "token", "secret", "auth"})
-_WHERE_LOGINS_GO = "a camera's login goes into the capture request, which seals it, and is not kept with its settings"
+_HINT = "a camera's credentials belong into the capture request, which encrypts them"
 
 
 def _rtsp_url(url: str) -> str:
@@ -39,26 +39,26 @@ def _rtsp_url(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ValueError("is no address that can be read") from None
+        raise ValueError("is not a URL") from None
     if parts.scheme not in {"rtsp", "rtsps"} or not parts.hostname or re.search(r"\s", url) or UNSHOWABLE.search(url):
-        raise ValueError("should be rtsp://host[:port]/path or rtsps://…, without spaces")
-    # Of a password with a '/' in it, the '@' stands in what looks like the path.
+        raise ValueError("must be rtsp://host[:port]/path or rtsps://…, without spaces")
+    # The '@' after a password with a '/' is part of the path.
     if "@" in url:
-        raise ValueError(f"holds a login (or an @ that should be written %40): {_WHERE_LOGINS_GO}")
+        raise ValueError(f"holds credentials (or an @ that must be written %40): {_HINT}")
     if not _SECRET_PARAMETERS.isdisjoint(name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise ValueError(f"holds a password: {_WHERE_LOGINS_GO}")
+        raise ValueError(f"holds a password: {_HINT}")
     return url
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool | str):
-        raise ValueError("should be a number")  # noqa: TRY004 - pydantic names what a ValueError says
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports the text of a ValueError
     return value
 
 
 def _text(value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("should be a time with its zone, as text")  # noqa: TRY004
+        raise ValueError("must be a string with a time and its zone")  # noqa: TRY004
     return value
 
 
@@ -76,26 +76,26 @@ class _Strict(BaseModel):
 
 
 class Resolution(_Strict):
-    """How large its pictures are, in pixels."""
+    """The resolution in pixels."""
 
     width: Pixels = Field(examples=[1920])
     height: Pixels = Field(examples=[1080])
 
 
 class CameraSettings(_Strict):
-    """How a camera is used; what is left out is the capture's own default."""
+    """The settings of a camera; a capture uses its defaults for those that are missing."""
 
     fps: Annotated[float, _FINITE, Field(gt=0, le=FPS_MAX), BeforeValidator(_number)] | None = Field(None, examples=[5])
     jpeg_quality: int | None = Field(None, ge=1, le=100, strict=True, examples=[90])
     resolution: Resolution | None = None
     rtsp_url: Annotated[str, Field(max_length=URL_CHARACTERS_MAX), AfterValidator(_rtsp_url)] | None = Field(
-        None, description="Without a login.", examples=["rtsp://10.0.0.7:554/stream1"]
+        None, description="The URL without credentials.", examples=["rtsp://10.0.0.7:554/stream1"]
     )
-    extra: dict[str, JsonValue] = Field(default_factory=dict, description="Whatever else belongs to it; no passwords.")
+    extra: dict[str, JsonValue] = Field(default_factory=dict, description="Further settings; no passwords.")
 
 
 class Calibration(_Strict):
-    """What a calibration found: the pinhole model with distortion, as OpenCV writes it."""
+    """A calibration: the pinhole camera model with distortion, as in OpenCV."""
 
     camera_matrix: list[Row] = Field(
         min_length=3, max_length=3, examples=[[[1000.0, 0, 960], [0, 1000.0, 540], [0, 0, 1]]]
@@ -103,30 +103,30 @@ class Calibration(_Strict):
     distortion_coefficients: list[Number] = Field(
         min_length=4, max_length=14, description="k1, k2, p1, p2, k3 …", examples=[[-0.3, 0.1, 0, 0, 0]]
     )
-    image_width: Pixels = Field(description="Of the pictures that it was made with.", examples=[1920])
+    image_width: Pixels = Field(description="Width of the calibration images.", examples=[1920])
     image_height: Pixels = Field(examples=[1080])
     reprojection_error: Annotated[float, _FINITE, Field(ge=0), BeforeValidator(_number)] | None = Field(
-        None, description="RMS, in pixels."
+        None, description="Root mean square error in pixels."
     )
     calibrated_at: Annotated[AwareDatetime, BeforeValidator(_text)] | None = None
 
 
 class Configuration(_Strict):
-    """What is kept of a camera."""
+    """The configuration of a camera."""
 
     settings: CameraSettings = Field(default_factory=CameraSettings)
     calibration: Calibration | None = None
 
 
 class NewCamera(Configuration):
-    """A camera that is configured for the first time; without a site it is the caller's own, or the gateway's."""
+    """A new configuration; without a site, at the principal's own, or the gateway's."""
 
     camera_id: Name = Field(max_length=NAME_BYTES_MAX, examples=["camera-1"])
     site: Annotated[Name, Field(max_length=NAME_BYTES_MAX)] | None = Field(None, examples=["plant-a"])
 
 
 class CameraShown(BaseModel):
-    """A camera's configuration; `version` counts its changes, and is its ETag."""
+    """The configuration of a camera; `version` counts its changes, and is its ETag."""
 
     site: str
     camera_id: str
@@ -138,14 +138,14 @@ class CameraShown(BaseModel):
 
 
 class CameraPage(BaseModel):
-    """Cameras by site and id."""
+    """A page of cameras, by site and id."""
 
     cameras: list[CameraShown]
-    cursor: str | None = Field(description="For the next page; null where there is none.")
+    cursor: str | None = Field(description="The cursor of the next page; null on the last one.")
 
 
 async def read_new(request: Request) -> NewCamera:
-    """Return the camera that a request's body describes; raises as `read_configuration`."""
+    """Return the new camera in a request's body; raises as `read_configuration`."""
     return _checked(NewCamera, await _body(request))
 
 
@@ -153,14 +153,15 @@ async def read_configuration(request: Request) -> Configuration:
     """Return the configuration in a request's body.
 
     Raises:
-        Problem: it is no JSON (415), or too large (413). Rejected: it is malformed or nested too deep.
-        RequestValidationError: fields are wrong, or hold a login.
+        Problem: the body is not JSON (415), too large (413), or holds credentials (422).
+        RejectedError: the JSON is malformed or nested too deeply.
+        RequestValidationError: a field is invalid.
     """
     return _checked(Configuration, await _body(request))
 
 
-def written(configuration: Configuration) -> tuple[str, str | None]:
-    """Return settings and calibration as they are kept, as JSON."""
+def stored_json(configuration: Configuration) -> tuple[str, str | None]:
+    """Return the settings and the calibration as JSON texts."""
     calibration = configuration.calibration
     return (
         configuration.settings.model_dump_json(exclude_unset=True),
@@ -168,8 +169,8 @@ def written(configuration: Configuration) -> tuple[str, str | None]:
     )
 
 
-def shown(camera: CameraRow) -> dict[str, Any]:
-    """Return a camera as an answer says it."""
+def camera_fields(camera: CameraRow) -> dict[str, Any]:
+    """Return a camera as the fields of a response."""
     return {
         "site": camera.site,
         "camera_id": camera.camera_id,
@@ -182,19 +183,19 @@ def shown(camera: CameraRow) -> dict[str, Any]:
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return what OpenAPI says of a body that the call reads itself."""
+    """Return the OpenAPI description of a body that the route parses itself."""
     schema = model.model_json_schema()
     schema = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def _body(request: Request) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body has to be application/json")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
     body = await request.body()
     if len(body) > CONFIGURATION_BYTES_MAX:
-        raise Problem(413, ProblemCode.TOO_LARGE, f"a configuration has at most {CONFIGURATION_BYTES_MAX} bytes")
+        raise Problem(413, ProblemCode.TOO_LARGE, f"the limit of a configuration is {CONFIGURATION_BYTES_MAX} bytes")
     return body
 
 
@@ -205,14 +206,14 @@ def _checked(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate(parsed)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in errors]) from None
 
 
 def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """Put each definition where it is referred to: OpenAPI has another place for them."""
+    """Replace references by their definitions, which OpenAPI has elsewhere."""
     if isinstance(node, dict):
         if "$ref" in node:
             return _inlined(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
         return {name: _inlined(value, definitions) for name, value in node.items()}
-    return [_inlined(one, definitions) for one in node] if isinstance(node, list) else node
+    return [_inlined(item, definitions) for item in node] if isinstance(node, list) else node

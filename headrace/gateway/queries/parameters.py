@@ -1,4 +1,4 @@
-"""The parameters that reading calls take, each within bounds."""
+"""Query parameters of the reading routes, and cursors."""
 
 import base64
 import binascii
@@ -40,13 +40,13 @@ def _code(value: str) -> str:
 
 def _time_us(value: Any) -> int:
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("should be a time with its zone, as RFC 3339 writes it: 2026-01-31T12:00:00Z")
-    # Python reads six digits of a second; what comes after them is less than the catalog keeps.
+        raise ValueError("must be an RFC 3339 time with its zone, such as 2026-01-31T12:00:00Z")
+    # Python parses six fractional digits, which is the precision of the catalog.
     text = re.sub(r"(\.\d{6})\d+", r"\1", value.upper())
     return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
 
 
-# What `headrace.schemas.validate` allows, for those who read the document instead of trying.
+# The rule of `headrace.schemas.validate`, for the OpenAPI document.
 _NAME: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
@@ -54,35 +54,33 @@ _NAME: dict[str, Any] = {
     "pattern": r"^(?!\s)[^\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]+(?<!\s)$",
 }
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema(_NAME)]
-"""A name, as sources, sites, cameras and LDOs have them."""
+"""The name of a site, source, camera or LDO."""
 
-SiteFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="Of this site.")]
-SourceFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="Of this source.")]
-LdoFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="The revisions of this LDO.")]
+SiteFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="The site.")]
+SourceFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="The source.")]
+LdoFilter = Annotated[Name | None, Query(max_length=NAME_BYTES_MAX, description="All revisions of this LDO.")]
 CodeFilter = Annotated[
-    Annotated[str, AfterValidator(_code)] | None, Query(max_length=CODE_BYTES_MAX, description="Scans of this code.")
+    Annotated[str, AfterValidator(_code)] | None, Query(max_length=CODE_BYTES_MAX, description="The scanned code.")
 ]
-DigestFilter = Annotated[str | None, Query(pattern=_DIGEST, description="With this SHA-256, 64 lower-case digits.")]
+DigestFilter = Annotated[str | None, Query(pattern=_DIGEST, description="SHA-256 in 64 lower-case hexadecimal digits.")]
 TimeUs = Annotated[int, BeforeValidator(_time_us), WithJsonSchema({"type": "string", "format": "date-time"})]
-SinceFilter = Annotated[TimeUs | None, Query(description="Ingested at this time or later; RFC 3339, with its zone.")]
-UntilFilter = Annotated[TimeUs | None, Query(description="Ingested before this time; RFC 3339, with its zone.")]
-Limit = Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="How many at the most.")]
-Cursor = Annotated[
-    str | None, Query(max_length=_CURSOR_CHARACTERS_MAX, description="Where the page before ended, as it said.")
-]
-Digest = Annotated[str, Path(description="A SHA-256, 64 lower-case hexadecimal digits.")]
+SinceFilter = Annotated[TimeUs | None, Query(description="Ingested at or after this time (RFC 3339 with zone).")]
+UntilFilter = Annotated[TimeUs | None, Query(description="Ingested before this time (RFC 3339 with zone).")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="The maximum number of items.")]
+Cursor = Annotated[str | None, Query(max_length=_CURSOR_CHARACTERS_MAX, description="The cursor of the previous page.")]
+Digest = Annotated[str, Path(description="SHA-256 in 64 lower-case hexadecimal digits.")]
 
 
 def encode_cursor(text: str) -> str:
-    """Return a cursor as callers get it: it says nothing to them, and passes through addresses as it is."""
+    """Return an opaque, URL-safe cursor."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> str:
-    """Return what a cursor holds.
+    """Return the content of a cursor.
 
     Raises:
-        Problem: it is none of ours (422).
+        Problem: the cursor is invalid (422).
     """
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
@@ -91,7 +89,5 @@ def decode_cursor(cursor: str) -> str:
 
 
 def invalid_cursor() -> Problem:
-    """Return the problem for a cursor that no page ended with."""
-    return Problem(
-        422, ProblemCode.INVALID, "the cursor is none that a page ended with", hint="begin again without one"
-    )
+    """Return the problem for an invalid cursor."""
+    return Problem(422, ProblemCode.INVALID, "invalid cursor", hint="request the first page without a cursor")

@@ -1,7 +1,7 @@
-"""Receipts: a statement, signed by the gateway, that bytes were durable when it was made.
+"""Receipts: a signed statement of the gateway that bytes were durable at that time.
 
-It is a JWT (RFC 7519), HS256 by the gateway's secret. Its `kid` and audience are its own, and it has no expiry, so it
-lets nobody in: the door takes no token without all three.
+A receipt is a JWT (RFC 7519), signed with the gateway's secret (HS256). It has a `kid` and an audience of its own and
+no expiry, so it is not accepted as a token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ RECEIPT_AUDIENCE = "headrace-receipt"
 
 
 def sign(digest: str, receipts: Sequence[Mapping[str, Any]], *, secret: str, now_s: float) -> str:
-    """Return the signed statement about the records of one digest."""
+    """Return a receipt for the records of a digest."""
     claims = {"iss": ISSUER, "aud": RECEIPT_AUDIENCE, "sub": digest, "iat": int(now_s), "receipts": [*receipts]}
     return jwt.encode(claims, secret, algorithm="HS256", headers={"kid": RECEIPT_KID})
 
 
 def verify(receipt: str, *, secret: str) -> Mapping[str, Any]:
-    """Return what a receipt says.
+    """Return the claims of a receipt.
 
     Raises:
-        ValueError: it was not signed with this secret, or is no receipt.
+        ValueError: it is not a receipt, or was not signed with this secret.
     """
     try:
         claims: Mapping[str, Any] = jwt.decode(
@@ -37,5 +37,5 @@ def verify(receipt: str, *, secret: str) -> Mapping[str, Any]:
             options={"require": ["iat", "sub", "aud", "iss"]},
         )
     except jwt.PyJWTError as error:
-        raise ValueError(f"this is no receipt of this gateway ({type(error).__name__})") from None
+        raise ValueError(f"invalid receipt ({type(error).__name__})") from None
     return claims

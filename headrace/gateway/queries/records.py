@@ -1,4 +1,4 @@
-"""Records, as callers read them."""
+"""Records of the catalog in responses."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,12 +14,12 @@ from headrace.store.catalog.views import RecordDetail, Sighting, StoredRecord
 
 
 class RecordShown(BaseModel):
-    """One distinct thing that was ingested; the times are UTC."""
+    """One distinct ingested item; times are UTC."""
 
-    id: str = Field(description="The id to show: a record's id, or an LDO's public id.")
+    id: str = Field(description="The record's id, or an LDO's public id.")
     record_id: str = Field(examples=["0b5f4d0e-2f0a-5b0e-9a58-1f6c1f6f2d11"])
     kind: str = Field(examples=["frame"])
-    digest: str = Field(description="SHA-256 of the bytes; `/api/v1/blobs/{digest}` has them.")
+    digest: str = Field(description="SHA-256 of the bytes at `/api/v1/blobs/{digest}`.")
     site: str
     source_id: str
     captured_at: str = Field(examples=["2026-01-31T12:00:00.250000Z"])
@@ -33,20 +33,18 @@ class RecordShown(BaseModel):
     ldo_id: str | None = None
     code: str | None = None
     about: str | None = None
-    archived_at: str | None = Field(
-        None, description="Since when the bytes are in the archive; null where they can be read."
-    )
+    archived_at: str | None = Field(None, description="When the bytes were archived; null if they can be read.")
 
 
 class RecordPage(BaseModel):
     """A page of records, newest first."""
 
     records: list[RecordShown]
-    cursor: str | None = Field(description="For the next page; null where there is none.")
+    cursor: str | None = Field(description="The cursor of the next page; null on the last one.")
 
 
 class SightingShown(BaseModel):
-    """One delivery of a record: from whom, when, and where its message stands."""
+    """One delivery of a record, with the position of its message."""
 
     site: str
     source_id: str
@@ -60,28 +58,28 @@ class SightingShown(BaseModel):
 
 
 class RecordWhole(RecordShown):
-    """A record with what its source said of it, and its deliveries."""
+    """A record with its attributes and sightings."""
 
     attributes: dict[str, Any]
-    sightings: list[SightingShown] = Field(description=f"Oldest first, at most {SIGHTINGS_MAX}.")
+    sightings: list[SightingShown] = Field(description=f"Oldest first; at most {SIGHTINGS_MAX}.")
 
 
-def page_of(records: Sequence[StoredRecord], cursor: str | None) -> bytes:
+def page_json(records: Sequence[StoredRecord], cursor: str | None) -> bytes:
     """Return a page as JSON."""
-    return orjson.dumps({"records": [_shown(one) for one in records], "cursor": cursor})
+    return orjson.dumps({"records": [_fields(record) for record in records], "cursor": cursor})
 
 
-def whole(detail: RecordDetail, principal: Principal) -> bytes:
-    """Return a record with its sightings as JSON, as far as the caller reaches."""
+def record_json(detail: RecordDetail, principal: Principal) -> bytes:
+    """Return a record with its sightings as JSON, within the principal's scope."""
     record = detail.record
     if not principal.can_access(record.site, record.source_id):
-        record = _as_seen(record, detail.sightings[0])
-    sightings = [_sighting(one) for one in detail.sightings]
-    return orjson.dumps(_shown(record) | {"attributes": orjson.loads(record.attributes), "sightings": sightings})
+        record = _as_sighted(record, detail.sightings[0])
+    sightings = [_sighting_fields(sighting) for sighting in detail.sightings]
+    return orjson.dumps(_fields(record) | {"attributes": orjson.loads(record.attributes), "sightings": sightings})
 
 
-def _as_seen(record: StoredRecord, first: Sighting) -> StoredRecord:
-    """Tell of bytes that another source brought first only what the caller's own source said of them."""
+def _as_sighted(record: StoredRecord, first: Sighting) -> StoredRecord:
+    """Return a record that another source delivered first with the metadata of the principal's own sighting."""
     return replace(
         record,
         site=first.site,
@@ -94,38 +92,38 @@ def _as_seen(record: StoredRecord, first: Sighting) -> StoredRecord:
     )
 
 
-def _shown(one: StoredRecord) -> dict[str, Any]:
+def _fields(record: StoredRecord) -> dict[str, Any]:
     return {
-        "id": one.public_id,
-        "record_id": str(one.record_id),
-        "kind": one.kind,
-        "digest": one.digest,
-        "site": one.site,
-        "source_id": one.source_id,
-        "captured_at": rfc3339(one.captured_at_us),
-        "ingested_at": rfc3339(one.ingested_at_us),
-        "sequence": one.sequence,
-        "media_type": one.media_type,
-        "size_bytes": one.size_bytes,
-        "width": one.width,
-        "height": one.height,
-        "duration_us": one.duration_us,
-        "ldo_id": one.ldo_id,
-        "code": one.code,
-        "about": one.about,
-        "archived_at": None if one.archived_at_us is None else rfc3339(one.archived_at_us),
+        "id": record.public_id,
+        "record_id": str(record.record_id),
+        "kind": record.kind,
+        "digest": record.digest,
+        "site": record.site,
+        "source_id": record.source_id,
+        "captured_at": rfc3339(record.captured_at_us),
+        "ingested_at": rfc3339(record.ingested_at_us),
+        "sequence": record.sequence,
+        "media_type": record.media_type,
+        "size_bytes": record.size_bytes,
+        "width": record.width,
+        "height": record.height,
+        "duration_us": record.duration_us,
+        "ldo_id": record.ldo_id,
+        "code": record.code,
+        "about": record.about,
+        "archived_at": None if record.archived_at_us is None else rfc3339(record.archived_at_us),
     }
 
 
-def _sighting(one: Sighting) -> dict[str, Any]:
+def _sighting_fields(sighting: Sighting) -> dict[str, Any]:
     return {
-        "site": one.site,
-        "source_id": one.source_id,
-        "captured_at": rfc3339(one.captured_at_us),
-        "sequence": one.sequence,
-        "seen_at": rfc3339(one.seen_at_us),
-        "topic": one.topic,
-        "partition": one.partition,
-        "offset": one.offset,
-        "index": one.index,
+        "site": sighting.site,
+        "source_id": sighting.source_id,
+        "captured_at": rfc3339(sighting.captured_at_us),
+        "sequence": sighting.sequence,
+        "seen_at": rfc3339(sighting.seen_at_us),
+        "topic": sighting.topic,
+        "partition": sighting.partition,
+        "offset": sighting.offset,
+        "index": sighting.index,
     }

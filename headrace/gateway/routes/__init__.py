@@ -1,14 +1,12 @@
-"""The calls, by what they are about."""
+"""The routes, by resource."""
 
 from headrace.gateway.routes import (
     blobs,
-    camera_service,
     cameras,
-    files,
+    file_uploads,
     health,
     ldos,
     live,
-    receipts,
     records,
     registry,
     rtsp,
@@ -18,15 +16,15 @@ from headrace.gateway.routes import (
 
 ROUTERS = (
     health.router,
-    files.router,
+    file_uploads.files_router,
     ldos.router,
     rtsp.router,
-    camera_service.router,
+    file_uploads.router,
     tokens.router,
     uploads.router,
     records.router,
     blobs.router,
-    receipts.router,
+    blobs.receipts_router,
     cameras.router,
     registry.router,
     live.router,

@@ -1,48 +1,79 @@
-"""`GET /api/v1/blobs/{sha256}`: the bytes, whole or in part, or an address in the store where they are."""
+"""`GET /api/v1/blobs/{sha256}`: download a blob. `GET /api/v1/receipts/{digest}`: proof that it is durable."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from pydantic import BaseModel, Field
 
 from headrace.gateway.auth.guard import Device
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.deps import BlobsDep, QueriesDep
+from headrace.gateway.deps import BlobsDep, QueriesDep, SettingsDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
-from headrace.gateway.queries.blob_stream import refuse, require_not_archived, streamed
-from headrace.gateway.queries.conditional import VARY, is_not_modified
+from headrace.gateway.queries.blob_stream import is_stored, raise_store_problem, require_not_archived, stream_blob
+from headrace.gateway.queries.conditional import (
+    VARY,
+    ByteRange,
+    RangeNotSatisfiableError,
+    is_not_modified,
+    requested_range,
+)
 from headrace.gateway.queries.parameters import Digest
-from headrace.gateway.queries.ranges import RangeNotSatisfiableError, Span, span_of
+from headrace.gateway.queries.receipts import sign
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import is_digest
+from headrace.schemas.headers import rfc3339
 from headrace.schemas.validate import CLIP_MEDIA_TYPE, FRAME_MEDIA_TYPES
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["records"])
+receipts_router = APIRouter(prefix="/api/v1/receipts", tags=["records"])
 
-LINK_S = 300  # how long an address in the store is good
-_KEPT = "private, max-age=31536000, immutable"  # other bytes would have another name
+LINK_S = 300  # validity of a presigned URL
+_NO_STORE = {"Cache-Control": "no-store"}
+_IMMUTABLE = "private, max-age=31536000, immutable"  # the name is the digest of the bytes
+
+
+class Receipt(BaseModel):
+    """A record whose bytes are in the store."""
+
+    record_id: str
+    kind: str = Field(examples=["frame"])
+    digest: str
+    size_bytes: int = Field(description="Size of the blob.")
+    ingested_at: str = Field(examples=["2026-01-31T12:00:00.250000Z"])
+    stored: bool = Field(description="Always true: the object and its size were verified in the store.")
+
+
+class Receipts(BaseModel):
+    """The records of a digest, one for each kind."""
+
+    digest: str
+    receipts: list[Receipt]
+    receipt: str | None = Field(description="The same as a signed JWT (HS256); null if the gateway has no secret.")
+
 
 _BYTES: dict[str, Any] = {
-    "description": "The bytes.",
+    "description": "The bytes of the blob.",
     "content": {
         media_type: {"schema": {"type": "string", "format": "binary"}}
         for media_type in (*sorted(FRAME_MEDIA_TYPES), CLIP_MEDIA_TYPE, "application/json", "application/octet-stream")
     },
 }
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: _BYTES,
-    206: {**_BYTES, "description": "The range that was asked for."},
-    304: {"description": "The caller has it already."},
-    307: {"description": "They are there, for five minutes."},
+    206: {**_BYTES, "description": "The requested range."},
+    304: {"description": "Not modified."},
+    307: {"description": "A presigned URL of the blob, valid for five minutes."},
     **problem_responses(404, 409, 410, 416),
 }
 
 
-@router.get("/{sha256}", response_class=Response, responses=_ANSWERS)
+@router.get("/{sha256}", response_class=Response, responses=_RESPONSES)
 async def read_blob(
     request: Request,
     queries: QueriesDep,
@@ -50,80 +81,123 @@ async def read_blob(
     principal: Device,
     sha256: Digest,
     redirect: Annotated[  # noqa: FBT002 - a query parameter
-        bool, Query(description="Answer with an address in the store, where the store can and the bytes are alone.")
+        bool,
+        Query(description="Redirect to a presigned URL where the store has one for the blob."),
     ] = False,
 ) -> Response:
-    """Return a blob's bytes: all, or the one range that `Range` asks for."""
+    """Return the bytes of a blob, or the range in `Range`."""
     place = await _place(queries, principal, sha256)
-    tag = f'"{sha256}"'
-    headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
-    if is_not_modified(request, tag):
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"}
+    if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
     require_not_archived(sha256, place)
     if redirect and (link := await _link(blobs, place)) is not None:
-        return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
-    whole = Span(0, place.size_bytes)
-    span = _asked(request, tag, place)
-    headers |= _about(sha256, span or whole)
-    if span is not None:
-        headers["Content-Range"] = span.of(place.size_bytes)
-    pieces = await streamed(blobs, place, span or whole)
-    return StreamingResponse(pieces, 206 if span is not None else 200, headers, media_type=place.media_type)
+        return RedirectResponse(link, 307, _NO_STORE)
+    part = _requested_range(request, etag, place)
+    content = part or ByteRange(0, place.size_bytes)
+    headers |= _content_headers(sha256, content)
+    if part is not None:
+        headers["Content-Range"] = part.content_range(place.size_bytes)
+    chunks = await stream_blob(blobs, place, content)
+    return StreamingResponse(chunks, 206 if part is not None else 200, headers, media_type=place.media_type)
 
 
-@router.head("/{sha256}", response_class=Response, responses=_ANSWERS)
+@router.head("/{sha256}", response_class=Response, responses=_RESPONSES)
 async def head_blob(request: Request, queries: QueriesDep, principal: Device, sha256: Digest) -> Response:
-    """Say what a GET would answer; the store is not asked."""
+    """Return the headers of a blob, without a request to the store."""
     place = await _place(queries, principal, sha256)
-    tag = f'"{sha256}"'
-    headers = {"ETag": tag, "Cache-Control": _KEPT, "Vary": VARY, "Accept-Ranges": "bytes"}
-    if is_not_modified(request, tag):
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"}
+    if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
     require_not_archived(sha256, place)
-    return Response(headers=headers | _about(sha256, Span(0, place.size_bytes)), media_type=place.media_type)
+    return Response(
+        headers=headers | _content_headers(sha256, ByteRange(0, place.size_bytes)), media_type=place.media_type
+    )
+
+
+@receipts_router.get("/{digest}", response_model=Receipts, responses=problem_responses(404, 409))
+async def read_receipts(
+    queries: QueriesDep, blobs: BlobsDep, settings: SettingsDep, principal: Device, digest: Digest
+) -> JSONResponse:
+    """Confirm that a blob is durable: it is catalogued, and the store has it now. The answer is never cached."""
+    place = await queries.blob(digest) if is_digest(digest) else None
+    records = await queries.records_of(digest, scopes_of(principal)) if place is not None else []
+    if place is None or not records:
+        raise Problem(
+            404,
+            ProblemCode.NOT_FOUND,
+            "no durable blob found",
+            hint="keep the copy, and ask again",
+            headers=_NO_STORE,
+        )
+    require_not_archived(digest, place)
+    if not await is_stored(blobs, place):
+        raise Problem(
+            404,
+            ProblemCode.NOT_FOUND,
+            "the blob is catalogued, but missing or incomplete in the store",
+            hint="keep the copy, and send it again",
+            headers=_NO_STORE,
+        )
+    receipts = [
+        Receipt(
+            record_id=str(record.record_id),
+            kind=record.kind,
+            digest=digest,
+            size_bytes=place.size_bytes,
+            ingested_at=rfc3339(record.ingested_at_us),
+            stored=True,
+        ).model_dump()
+        for record in records
+    ]
+    secret = settings.gateway_token_secret.get_secret_value()
+    signed = sign(digest, receipts, secret=secret, now_s=time.time()) if secret else None
+    return JSONResponse({"digest": digest, "receipts": receipts, "receipt": signed}, headers=_NO_STORE)
 
 
 async def _place(queries: Queries, principal: Principal, sha256: str) -> BlobPlace:
-    """Return where a blob is that the caller reaches.
+    """Return the location of a blob.
 
     Raises:
-        Problem: there is none, or the caller has no part in it: both look the same (404).
+        Problem: it does not exist, or no record of it is within the principal's scope (404).
     """
     place = await queries.blob(sha256) if is_digest(sha256) else None
     if place is None or not await queries.records_of(sha256, scopes_of(principal)):
-        raise Problem(404, ProblemCode.NOT_FOUND, "there are no such bytes, or the key does not reach them")
+        raise Problem(404, ProblemCode.NOT_FOUND, "blob not found")
     return place
 
 
-def _asked(request: Request, tag: str, place: BlobPlace) -> Span | None:
-    """Return the range that is asked for; with an If-Range of other bytes, it is the whole.
+def _requested_range(request: Request, etag: str, place: BlobPlace) -> ByteRange | None:
+    """Return the requested range, or None for all bytes; an If-Range with another entity tag requests all bytes.
 
     Raises:
-        Problem: it lies outside (416).
+        Problem: the range has no byte of the blob (416).
     """
-    if request.headers.get("if-range", tag).strip() != tag:
+    if request.headers.get("if-range", etag).strip() != etag:
         return None
     try:
-        return span_of(request.headers.get("range"), place.size_bytes)
+        return requested_range(request.headers.get("range"), place.size_bytes)
     except RangeNotSatisfiableError:
         raise Problem(
             416,
             ProblemCode.RANGE_NOT_SATISFIABLE,
-            f"there are {place.size_bytes} bytes, and none in that range",
+            f"the range has no byte of the blob, whose size is {place.size_bytes}",
             headers={"Content-Range": f"bytes */{place.size_bytes}", "Accept-Ranges": "bytes"},
         ) from None
 
 
 async def _link(blobs: Blobs, place: BlobPlace) -> str | None:
-    # An address of a pack would show what others have in it.
+    # A URL of a pack would expose other blobs.
     if place.store_offset is not None:
         return None
     try:
         return await blobs.presign(place.store_key, LINK_S)
     except (StoreUnavailableError, StoreRefusedError) as error:
-        refuse(error)
+        raise_store_problem(error)
 
 
-def _about(sha256: str, span: Span) -> dict[str, str]:
-    # Whatever it is, a browser must keep it as a file instead of showing it as a page of this gateway.
-    return {"Content-Length": str(span.length), "Content-Disposition": f'attachment; filename="{sha256}"'}
+def _content_headers(sha256: str, content: ByteRange) -> dict[str, str]:
+    # A browser must download it instead of showing it as a page of this origin.
+    return {"Content-Length": str(content.length), "Content-Disposition": f'attachment; filename="{sha256}"'}

@@ -1,4 +1,4 @@
-"""How cameras are set up: created, read, changed, deleted; no change gets lost behind another."""
+"""`/api/v1/cameras`: configurations of cameras, with optimistic concurrency control."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -17,10 +17,10 @@ from headrace.gateway.queries.cameras import (
     Configuration,
     NewCamera,
     body_of,
+    camera_fields,
     read_configuration,
     read_new,
-    shown,
-    written,
+    stored_json,
 )
 from headrace.gateway.queries.conditional import VARY, if_match_versions, is_not_modified
 from headrace.gateway.queries.parameters import (
@@ -44,7 +44,7 @@ router = APIRouter(prefix="/api/v1/cameras", tags=["cameras"])
 CameraId = Annotated[Name, Path(max_length=NAME_BYTES_MAX)]
 SiteOf = Annotated[
     Name | None,
-    Query(max_length=NAME_BYTES_MAX, description="Where it stands; without one, the caller's own, or the gateway's."),
+    Query(max_length=NAME_BYTES_MAX, description="The site; by default the principal's own, or the gateway's."),
 ]
 
 
@@ -55,7 +55,7 @@ async def add_camera(request: Request, cameras: CamerasDep, settings: SettingsDe
     """Create a camera's configuration."""
     new = await read_new(request)
     source = _writable_source(request, principal, (new.site, new.camera_id), settings)
-    added = await cameras.add(source.site, source.source_id, *written(new))
+    added = await cameras.add(source.site, source.source_id, *stored_json(new))
     if added is None:
         raise Problem(409, ProblemCode.CONFLICT, "the camera has a configuration", hint="change it with PUT")
     where = f"/api/v1/cameras/{quote(added.camera_id, safe='')}?site={quote(added.site, safe='')}"
@@ -73,7 +73,7 @@ async def list_cameras(
         encode_cursor(orjson.dumps([rows[-1].site, rows[-1].camera_id]).decode()) if len(rows) == limit else None
     )
     # A change must be visible at once, so the list is not cached.
-    return JSONResponse({"cameras": [shown(row) for row in rows], "cursor": following}, headers=_REVALIDATE)
+    return JSONResponse({"cameras": [camera_fields(row) for row in rows], "cursor": following}, headers=_REVALIDATE)
 
 
 @router.get(
@@ -118,7 +118,7 @@ async def change_camera(
     configuration = await read_configuration(request)
     source = _writable_source(request, principal, (site, camera_id), settings)
     changed = await cameras.replace(
-        source.site, source.source_id, *written(configuration), versions=if_match_versions(request)
+        source.site, source.source_id, *stored_json(configuration), versions=if_match_versions(request)
     )
     if changed is None:
         raise await _why_not(cameras, source)
@@ -195,4 +195,4 @@ def _tag(camera: CameraRow) -> str:
 
 
 def _answer(camera: CameraRow, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(shown(camera), status, {"ETag": _tag(camera), **_REVALIDATE, **(headers or {})})
+    return JSONResponse(camera_fields(camera), status, {"ETag": _tag(camera), **_REVALIDATE, **(headers or {})})

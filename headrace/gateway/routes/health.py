@@ -1,4 +1,4 @@
-"""Whether the gateway lives, whether it can work, and its metrics: for probes, without a key, and without secrets."""
+"""Liveness, readiness and metrics, without authentication and without secrets."""
 
 import asyncio
 
@@ -13,13 +13,13 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """The gateway answers."""
+    """The gateway is alive."""
 
     status: str = Field("ok", examples=["ok"])
 
 
 class Readiness(BaseModel):
-    """Whether each service that the gateway needs answers: `ok`, or why not."""
+    """The state of each service that the gateway needs: `ok`, or the failure."""
 
     status: str = Field(examples=["ready"])
     needs: dict[str, str] = Field(examples=[{"kafka": "ok", "postgres": "ok", "store": "ok", "redis": "ok"}])
@@ -27,22 +27,24 @@ class Readiness(BaseModel):
 
 @router.get("/health", openapi_extra={"security": []})
 async def health() -> Health:
-    """Say that the gateway lives; what it needs may still be away."""
+    """Return that the gateway is alive; services may be unavailable."""
     return Health(status="ok")
 
 
 @router.get(
     "/ready",
     response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "A needed service is away."}},
+    responses={503: {"model": Readiness, "description": "A service is unavailable."}},
     openapi_extra={"security": []},
 )
 async def ready(probes: ProbesDep) -> JSONResponse:
-    """Say whether the gateway can work."""
+    """Return whether all services are available."""
     needs = probes.readyz()
-    good = all(fault is None for fault in needs.values())
-    body = Readiness(status="ready" if good else "not ready", needs={name: why or "ok" for name, why in needs.items()})
-    return JSONResponse(body.model_dump(), 200 if good else 503)
+    is_ready = all(fault is None for fault in needs.values())
+    body = Readiness(
+        status="ready" if is_ready else "not ready", needs={name: fault or "ok" for name, fault in needs.items()}
+    )
+    return JSONResponse(body.model_dump(), 200 if is_ready else 503)
 
 
 @router.get(
@@ -52,5 +54,5 @@ async def ready(probes: ProbesDep) -> JSONResponse:
     openapi_extra={"security": []},
 )
 async def metrics() -> Response:
-    """Return the metrics, as Prometheus reads them."""
+    """Return the metrics in the Prometheus format."""
     return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)

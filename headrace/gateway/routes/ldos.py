@@ -1,4 +1,4 @@
-"""The LDO service's calls: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
+"""LDOs and scans, in the API of the LDO service: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,7 @@ from headrace.gateway.uploads.idempotency import IdempotentRequest, idempotent_r
 from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource, request_traceparent, resolve_source
 from headrace.gateway.uploads.results import status_of, status_path
-from headrace.gateway.uploads.small_form import small_form
-from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
+from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form, urlencoded_form
 from headrace.producers.source import fields_of
 from headrace.schemas.events import Cid, Ldo
 from headrace.schemas.validate import validate
@@ -35,7 +34,7 @@ LIMIT_MAX = 1000
 
 
 class LdoAnswer(BaseModel):
-    """What became of an LDO; `size_bytes` counts what it says and its video."""
+    """The result for an LDO; `size_bytes` is the size of its metadata and its video."""
 
     id: str = Field(examples=["ldo_abc123abc123_1705420800"])
     status: str = Field(description="`ingested`, or `accepted` while it is not durable yet.", examples=["ingested"])
@@ -43,14 +42,14 @@ class LdoAnswer(BaseModel):
 
 
 class CidAnswer(BaseModel):
-    """What became of a scan."""
+    """The result for a scan."""
 
-    id: str = Field(description="The record's id.")
+    id: str = Field(description="The id of the record.")
     status: str = Field(examples=["ingested"])
 
 
 class LdoListed(BaseModel):
-    """One LDO of the list; `created_at` is UTC."""
+    """An LDO of the list; `created_at` is UTC."""
 
     id: str = Field(examples=["ldo_abc123abc123_1705420800"])
     status: str = Field(examples=["ingested"])
@@ -60,7 +59,7 @@ class LdoListed(BaseModel):
 
 
 class LdoList(BaseModel):
-    """A part of the list, and how long it is in all."""
+    """A page of the list, and its total length."""
 
     total: int = Field(examples=[156])
     ldos: list[LdoListed]
@@ -178,7 +177,7 @@ async def take_cid(request: Request, upload: EventUpload) -> JSONResponse:
     """Ingest a scan of a component identifier, and optionally its video."""
     async with idempotent_request(request, upload.access, upload.principal) as first:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            fields = await small_form(request)
+            fields = await urlencoded_form(request)
             if (replayed := first.replay(request_fingerprint(request, [fields]))) is not None:
                 return replayed
             return await _publish_cid(upload, fields, first)

@@ -1,4 +1,4 @@
-"""`GET /api/v1/records` and `GET /api/v1/records/{id}`: what was ingested, as far as the caller reaches."""
+"""`GET /api/v1/records` and `GET /api/v1/records/{id}`: the catalog, within the principal's scope."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from headrace.gateway.auth.guard import Device
 from headrace.gateway.deps import CacheDep, QueriesDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
-from headrace.gateway.queries.cache import LIST_S, Cache, name_of
+from headrace.gateway.queries.cache import LIST_S, Cache, cache_key
 from headrace.gateway.queries.conditional import cacheable
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
@@ -25,7 +25,7 @@ from headrace.gateway.queries.parameters import (
     encode_cursor,
     invalid_cursor,
 )
-from headrace.gateway.queries.records import RecordPage, RecordWhole, page_of, whole
+from headrace.gateway.queries.records import RecordPage, RecordWhole, page_json, record_json
 from headrace.gateway.queries.scopes import listed_source, scopes_of
 from headrace.schemas.events import Kind
 from headrace.store.catalog.queries import Queries
@@ -34,17 +34,17 @@ from headrace.store.errors import RecordMissingError
 
 router = APIRouter(prefix="/api/v1/records", tags=["records"])
 
-RECORD_S = 3  # how long one record may be kept: new sightings come to it
-_UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it already."}}
+RECORD_S = 3  # maximum age of a record, which gets new sightings
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not modified."}}
 
 
-@router.get("", response_model=RecordPage, responses={**_UNCHANGED, **problem_responses()})
-async def list_records(  # noqa: PLR0913, PLR0917 - the filters
+@router.get("", response_model=RecordPage, responses={**_NOT_MODIFIED, **problem_responses()})
+async def list_records(
     request: Request,
     queries: QueriesDep,
     cache: CacheDep,
     principal: Device,
-    kind: Annotated[list[Kind] | None, Query(max_length=len(Kind), description="Of these kinds.")] = None,
+    kind: Annotated[list[Kind] | None, Query(max_length=len(Kind), description="Records of these kinds.")] = None,
     site: SiteFilter = None,
     source_id: SourceFilter = None,
     since: SinceFilter = None,
@@ -55,9 +55,9 @@ async def list_records(  # noqa: PLR0913, PLR0917 - the filters
     limit: Limit = PAGE_ITEMS,
     cursor: Cursor = None,
 ) -> Response:
-    """List records, newest first. What is ingested meanwhile does not shift the pages.
+    """List records, newest first; newly ingested records do not shift the pages.
 
-    A key or token for one source lists that source; one for several has to say which.
+    An API key or token for one source lists that source; one for several sources must name one with the filters.
     """
     site, source_id = listed_source(request, principal, site, source_id)
     filters = RecordFilters(
@@ -74,41 +74,41 @@ async def list_records(  # noqa: PLR0913, PLR0917 - the filters
     return cacheable(LIST_S, await _page(queries, cache, filters, cursor, limit), request)
 
 
-@router.get("/{id:path}", response_model=RecordWhole, responses={**_UNCHANGED, **problem_responses(404, 409)})
+@router.get("/{id:path}", response_model=RecordWhole, responses={**_NOT_MODIFIED, **problem_responses(404, 409)})
 async def show_record(
     request: Request,
     queries: QueriesDep,
     principal: Device,
-    wanted: Annotated[
+    record_key: Annotated[
         str,
         Path(
             alias="id",
             max_length=4096,
-            description="A record's id or digest, the beginning of one, an LDO's public id, an `ldo_id`, or a code.",
+            description="A record id or digest, or a prefix of one; an LDO's public id or `ldo_id`; or a code.",
         ),
     ],
 ) -> Response:
-    """Return one record with its sightings; of an `ldo_id` or a code that came several times, the newest."""
-    if "\x00" in wanted:
-        raise Problem(404, ProblemCode.NOT_FOUND, "there is no such record, or the key does not reach it")
+    """Return a record with its sightings; for an `ldo_id` or a code with several records, the newest."""
+    if "\x00" in record_key:
+        raise Problem(404, ProblemCode.NOT_FOUND, "record not found")
     try:
-        detail = await queries.record(wanted, scopes_of(principal))
+        detail = await queries.record(record_key, scopes_of(principal))
     except RecordMissingError:
-        raise Problem(404, ProblemCode.NOT_FOUND, "there is no such record, or the key does not reach it") from None
-    return cacheable(RECORD_S, whole(detail, principal), request)
+        raise Problem(404, ProblemCode.NOT_FOUND, "record not found") from None
+    return cacheable(RECORD_S, record_json(detail, principal), request)
 
 
 async def _page(queries: Queries, cache: Cache, filters: RecordFilters, cursor: str | None, limit: int) -> bytes:
-    # A set is written in any order, so the kinds stand beside the filters.
+    # A set has no order, so the sorted kinds are a part of their own.
     kinds = sorted(filters.kinds or ())
-    name = name_of("records", kinds, replace(filters, kinds=None), cursor, limit)
-    if (kept := await cache.get(name)) is not None:
-        return kept
+    key = cache_key("records", kinds, replace(filters, kinds=None), cursor, limit)
+    if (cached := await cache.get(key)) is not None:
+        return cached
     after = None if cursor is None else decode_cursor(cursor)
     try:
         page = await queries.list_records(filters, cursor=after, limit=limit)
     except ValueError:
         raise invalid_cursor() from None
-    data = page_of(page.records, None if page.cursor is None else encode_cursor(page.cursor))
-    await cache.put(name, data, LIST_S)
+    data = page_json(page.records, None if page.cursor is None else encode_cursor(page.cursor))
+    await cache.put(key, data, LIST_S)
     return data

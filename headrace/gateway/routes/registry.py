@@ -1,4 +1,4 @@
-"""The Schema Registry's read API, so that its clients read our topics as they are. Schemas come with a release."""
+"""The read API of the Schema Registry, for clients that read the topics. Schemas are published with a release."""
 
 from typing import Annotated, Any
 
@@ -7,69 +7,67 @@ from fastapi import APIRouter, Path, Request
 
 from headrace.gateway.auth.guard import Device
 from headrace.gateway.queries.conditional import PRIVATE, VARY
-from headrace.gateway.queries.confluent import (
+from headrace.gateway.queries.schema_registry import (
+    NEWEST,
     READ_ONLY,
+    SCHEMA_BYTES_MAX,
     SCHEMA_INVALID,
     SCHEMA_MISSING,
     SUBJECT_MISSING,
+    SUBJECTS,
     VERSION_INVALID,
     VERSION_MISSING,
-    RegistryAnswer,
-    RegistryProblem,
-    RegistryRoute,
-    refusals,
-)
-from headrace.gateway.queries.subjects import (
-    NEWEST,
-    SCHEMA_BYTES_MAX,
-    SUBJECTS,
     InvalidSchemaError,
-    same_as,
+    RegistryProblem,
+    RegistryResponse,
+    RegistryRoute,
+    find_equal,
+    registry_errors,
     text_of,
-    whole,
+    version_fields,
 )
 from headrace.schemas.registry import REGISTRY, Schema
 
-router = APIRouter(tags=["schemas"], route_class=RegistryRoute, default_response_class=RegistryAnswer)
+router = APIRouter(tags=["schemas"], route_class=RegistryRoute, default_response_class=RegistryResponse)
 
-COMPATIBILITY = "BACKWARD_TRANSITIVE"  # decoders read every version that was ever published
-SUBJECTS_S = 60  # a new release may bring versions
-_ID_S = 86_400  # an id is the schema's own fingerprint
+COMPATIBILITY = "BACKWARD_TRANSITIVE"  # decoders read every published version
+SUBJECTS_S = 60  # a release may add versions
+_ID_S = 86_400  # an id is the fingerprint of its schema
 
-SchemaId = Annotated[str, Path(description="A schema's id, as the first bytes of a message say it.")]
+SchemaId = Annotated[str, Path(description="The schema id in the first bytes of a message.")]
 Subject = Annotated[str, Path(examples=["edge.frames.v1-value"])]
-Version = Annotated[str, Path(description="A number, or `latest`.", examples=["latest"])]
+Version = Annotated[str, Path(description="A version number, or `latest`.", examples=["latest"])]
 
 
-@router.get("/schemas/types", responses=refusals())
-async def types(_principal: Device) -> RegistryAnswer:
-    """Return the kinds of schemas."""
-    return _kept(["AVRO"], SUBJECTS_S)
+@router.get("/schemas/types", responses=registry_errors())
+async def types(_principal: Device) -> RegistryResponse:
+    """Return the supported schema types."""
+    return _cacheable(["AVRO"], SUBJECTS_S)
 
 
-@router.get("/schemas/ids/{schema_id}", responses=refusals(404))
-async def schema(_principal: Device, schema_id: SchemaId) -> RegistryAnswer:
-    """Return the schema of an id."""
-    return _kept({"schema": text_of(_by_id(schema_id)), "schemaType": "AVRO"}, _ID_S)
+@router.get("/schemas/ids/{schema_id}", responses=registry_errors(404))
+async def schema(_principal: Device, schema_id: SchemaId) -> RegistryResponse:
+    """Return the schema with an id."""
+    return _cacheable({"schema": text_of(_by_id(schema_id)), "schemaType": "AVRO"}, _ID_S)
 
 
-@router.get("/schemas/ids/{schema_id}/schema", responses=refusals(404))
-async def bare_schema(_principal: Device, schema_id: SchemaId) -> RegistryAnswer:
-    """Return the schema of an id, and nothing around it."""
-    return _kept(_by_id(schema_id).published, _ID_S)
+@router.get("/schemas/ids/{schema_id}/schema", responses=registry_errors(404))
+async def bare_schema(_principal: Device, schema_id: SchemaId) -> RegistryResponse:
+    """Return the schema with an id, without an envelope."""
+    return _cacheable(_by_id(schema_id).published, _ID_S)
 
 
-@router.get("/schemas/ids/{schema_id}/versions", responses=refusals(404))
-async def versions_with_id(_principal: Device, schema_id: SchemaId) -> RegistryAnswer:
-    """Return the subjects and versions that an id stands for."""
-    found = SUBJECTS.with_id(_by_id(schema_id).id)
-    return _kept([{"subject": subject, "version": one.version} for subject, one in found], SUBJECTS_S)
+@router.get("/schemas/ids/{schema_id}/versions", responses=registry_errors(404))
+async def versions_with_id(_principal: Device, schema_id: SchemaId) -> RegistryResponse:
+    """Return the subjects and versions of a schema id."""
+    schemas = SUBJECTS.with_id(_by_id(schema_id).id)
+    return _cacheable([{"subject": subject, "version": schema.version} for subject, schema in schemas], SUBJECTS_S)
 
 
-@router.get("/schemas/ids/{schema_id}/subjects", responses=refusals(404))
-async def subjects_with_id(_principal: Device, schema_id: SchemaId) -> RegistryAnswer:
-    """Return the subjects that have the schema of an id."""
-    return _kept([subject for subject, _ in SUBJECTS.with_id(_by_id(schema_id).id)], SUBJECTS_S)
+@router.get("/schemas/ids/{schema_id}/subjects", responses=registry_errors(404))
+async def subjects_with_id(_principal: Device, schema_id: SchemaId) -> RegistryResponse:
+    """Return the subjects of a schema id."""
+    return _cacheable([subject for subject, _ in SUBJECTS.with_id(_by_id(schema_id).id)], SUBJECTS_S)
 
 
 _LOOKUP = {
@@ -79,129 +77,130 @@ _LOOKUP = {
 }
 
 
-@router.get("/subjects", responses=refusals())
-async def subjects(_principal: Device) -> RegistryAnswer:
-    """List the subjects: one for each topic."""
-    return _kept(sorted(SUBJECTS.of), SUBJECTS_S)
+@router.get("/subjects", responses=registry_errors())
+async def subjects(_principal: Device) -> RegistryResponse:
+    """List the subjects, one for each topic."""
+    return _cacheable(sorted(SUBJECTS.versions), SUBJECTS_S)
 
 
 @router.post(
     "/subjects/{subject}",
-    responses=refusals(404),
+    responses=registry_errors(404),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _LOOKUP}}}},
 )
-async def find_schema(_principal: Device, request: Request, subject: Subject) -> RegistryAnswer:
-    """Find out under which id and version a subject has a schema; it is the same where only comments differ."""
-    known = _versions(subject)
+async def find_schema(_principal: Device, request: Request, subject: Subject) -> RegistryResponse:
+    """Return the id and version of a schema of a subject; schemas are equal if only comments differ."""
+    schemas = _versions(subject)
     try:
-        found = same_as(_schema_in(await request.body()), known)
+        match = find_equal(_schema_in(await request.body()), schemas)
     except InvalidSchemaError:
         raise RegistryProblem(422, SCHEMA_INVALID, "Invalid schema") from None
-    if found is None:
-        raise RegistryProblem(404, SCHEMA_MISSING, "Schema not found")
-    return RegistryAnswer(whole(subject, found))
+    if match is None:
+        raise RegistryProblem(404, SCHEMA_MISSING, "Schema not match")
+    return RegistryResponse(version_fields(subject, match))
 
 
-@router.get("/subjects/{subject}/versions", responses=refusals(404))
-async def versions(_principal: Device, subject: Subject) -> RegistryAnswer:
-    """List a subject's versions."""
-    return _kept([one.version for one in _versions(subject)], SUBJECTS_S)
+@router.get("/subjects/{subject}/versions", responses=registry_errors(404))
+async def versions(_principal: Device, subject: Subject) -> RegistryResponse:
+    """List the versions of a subject."""
+    return _cacheable([schema.version for schema in _versions(subject)], SUBJECTS_S)
 
 
-@router.get("/subjects/{subject}/versions/{version}", responses=refusals(404))
-async def version(_principal: Device, subject: Subject, version: Version) -> RegistryAnswer:
-    """Return one version of a subject."""
-    return _kept(whole(subject, _version(subject, version)), SUBJECTS_S)
+@router.get("/subjects/{subject}/versions/{version}", responses=registry_errors(404))
+async def version(_principal: Device, subject: Subject, version: Version) -> RegistryResponse:
+    """Return a version of a subject."""
+    return _cacheable(version_fields(subject, _version(subject, version)), SUBJECTS_S)
 
 
-@router.get("/subjects/{subject}/versions/{version}/schema", responses=refusals(404))
-async def schema_of_version(_principal: Device, subject: Subject, version: Version) -> RegistryAnswer:
-    """Return the schema of one version, and nothing around it."""
-    return _kept(_version(subject, version).published, SUBJECTS_S)
+@router.get("/subjects/{subject}/versions/{version}/schema", responses=registry_errors(404))
+async def schema_of_version(_principal: Device, subject: Subject, version: Version) -> RegistryResponse:
+    """Return the schema of a version, without an envelope."""
+    return _cacheable(_version(subject, version).published, SUBJECTS_S)
 
 
-@router.get("/config", responses=refusals())
-async def config(_principal: Device) -> RegistryAnswer:
-    """Say how versions fit each other."""
-    return _kept({"compatibilityLevel": COMPATIBILITY}, SUBJECTS_S)
+@router.get("/config", responses=registry_errors())
+async def config(_principal: Device) -> RegistryResponse:
+    """Return the compatibility level."""
+    return _cacheable({"compatibilityLevel": COMPATIBILITY}, SUBJECTS_S)
 
 
-@router.get("/config/{subject}", responses=refusals(404))
-async def config_of(_principal: Device, subject: Subject) -> RegistryAnswer:
-    """Say how a subject's versions fit each other."""
+@router.get("/config/{subject}", responses=registry_errors(404))
+async def config_of(_principal: Device, subject: Subject) -> RegistryResponse:
+    """Return the compatibility level of a subject."""
     _versions(subject)
-    return _kept({"compatibilityLevel": COMPATIBILITY}, SUBJECTS_S)
+    return _cacheable({"compatibilityLevel": COMPATIBILITY}, SUBJECTS_S)
 
 
-@router.get("/mode", responses=refusals())
-async def mode(_principal: Device) -> RegistryAnswer:
-    """Say that nothing can be registered here."""
-    return _kept({"mode": "READONLY"}, SUBJECTS_S)
+@router.get("/mode", responses=registry_errors())
+async def mode(_principal: Device) -> RegistryResponse:
+    """Return the mode: read-only."""
+    return _cacheable({"mode": "READONLY"}, SUBJECTS_S)
 
 
-@router.get("/mode/{subject}", responses=refusals(404))
-async def mode_of(_principal: Device, subject: Subject) -> RegistryAnswer:
-    """Say that nothing can be registered under a subject."""
+@router.get("/mode/{subject}", responses=registry_errors(404))
+async def mode_of(_principal: Device, subject: Subject) -> RegistryResponse:
+    """Return the mode of a subject: read-only."""
     _versions(subject)
-    return _kept({"mode": "READONLY"}, SUBJECTS_S)
+    return _cacheable({"mode": "READONLY"}, SUBJECTS_S)
 
 
-@router.get("/associations/resources/{namespace}/{topic}", include_in_schema=False)  # noqa: FAST003 - any topic
-async def associations(_principal: Device) -> RegistryAnswer:
-    """Say that no topic has a subject of another name; clients then take `<topic>-value`."""
-    return _kept([], SUBJECTS_S)
+@router.get("/associations/resources/{namespace}/{topic}", include_in_schema=False)  # noqa: FAST003 - the topic does not matter
+async def associations(_principal: Device) -> RegistryResponse:
+    """Return no associations; clients then use the subject `<topic>-value`."""
+    return _cacheable([], SUBJECTS_S)
 
 
-@router.post("/subjects/{subject}/versions", include_in_schema=False)  # noqa: FAST003 - none of them matters
+@router.post("/subjects/{subject}/versions", include_in_schema=False)  # noqa: FAST003 - the parameters do not matter
 @router.delete("/subjects/{subject}", include_in_schema=False)
 @router.delete("/subjects/{subject}/versions/{version}", include_in_schema=False)
 @router.put("/config", include_in_schema=False)
 @router.put("/config/{subject}", include_in_schema=False)
 @router.put("/mode", include_in_schema=False)
 @router.put("/mode/{subject}", include_in_schema=False)
-async def refuse_write(_principal: Device) -> RegistryAnswer:
-    """Refuse to change anything: schemas are published with a release of the service."""
+async def refuse_write(_principal: Device) -> RegistryResponse:
+    """Refuse changes: schemas are published with a release of the service."""
     raise RegistryProblem(
         405, READ_ONLY, "This registry is in read-only mode: schemas come with a release", {"Allow": "GET"}
     )
 
 
 def _by_id(wanted: str) -> Schema:
-    found = REGISTRY.by_id(int(wanted)) if wanted.isascii() and wanted.isdigit() and len(wanted) <= 10 else None
-    if found is None:
-        raise RegistryProblem(404, SCHEMA_MISSING, "Schema not found")
-    return found
+    is_id = wanted.isascii() and wanted.isdigit() and len(wanted) <= 10
+    match = REGISTRY.by_id(int(wanted)) if is_id else None
+    if match is None:
+        raise RegistryProblem(404, SCHEMA_MISSING, "Schema not match")
+    return match
 
 
 def _versions(subject: str) -> tuple[Schema, ...]:
-    if subject not in SUBJECTS.of:
-        raise RegistryProblem(404, SUBJECT_MISSING, "Subject not found.")
-    return SUBJECTS.of[subject]
+    if subject not in SUBJECTS.versions:
+        raise RegistryProblem(404, SUBJECT_MISSING, "Subject not match.")
+    return SUBJECTS.versions[subject]
 
 
 def _version(subject: str, wanted: str) -> Schema:
     _versions(subject)
     if wanted not in NEWEST and not (wanted.isascii() and wanted.isdigit() and int(wanted[:10])):
         raise RegistryProblem(422, VERSION_INVALID, "The version is neither a positive number nor 'latest'")
-    found = SUBJECTS.version(subject, wanted)
-    if found is None:
-        raise RegistryProblem(404, VERSION_MISSING, "Version not found.")
-    return found
+    match = SUBJECTS.version(subject, wanted)
+    if match is None:
+        raise RegistryProblem(404, VERSION_MISSING, "Version not match.")
+    return match
 
 
 def _schema_in(body: bytes) -> str:
     if len(body) > 2 * SCHEMA_BYTES_MAX:
         raise InvalidSchemaError
     try:
-        given: Any = orjson.loads(body)
+        lookup: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise InvalidSchemaError from None
-    if not isinstance(given, dict) or not isinstance(given.get("schema"), str):
+    if not isinstance(lookup, dict) or not isinstance(lookup.get("schema"), str):
         raise InvalidSchemaError
-    if given.get("schemaType") not in ("AVRO", None):
+    if lookup.get("schemaType") not in ("AVRO", None):
         raise InvalidSchemaError
-    return str(given["schema"])
+    return str(lookup["schema"])
 
 
-def _kept(body: Any, seconds: int) -> RegistryAnswer:
-    return RegistryAnswer(body, headers={"Cache-Control": PRIVATE.format(seconds), "Vary": VARY})
+def _cacheable(body: Any, seconds: int) -> RegistryResponse:
+    return RegistryResponse(body, headers={"Cache-Control": PRIVATE.format(seconds), "Vary": VARY})

@@ -1,4 +1,4 @@
-"""`POST /oauth/token`: a key is traded for a token (OAuth 2.0 client credentials, RFC 6749 section 4.4)."""
+"""`POST /oauth/token`: exchange an API key for a token (OAuth 2.0 client credentials, RFC 6749 section 4.4)."""
 
 import base64
 import binascii
@@ -13,21 +13,21 @@ from headrace.gateway.auth.guard import audit_refusal, limit_requests
 from headrace.gateway.auth.tokens import TOKEN_S, issue
 from headrace.gateway.deps import AccessDep, SettingsDep
 from headrace.gateway.problems import problem_responses
-from headrace.gateway.uploads.small_form import small_form
+from headrace.gateway.uploads.upload_form import urlencoded_form
 
 router = APIRouter(tags=["access"])
 
 
 class Token(BaseModel):
-    """A token (RFC 6749, section 5.1)."""
+    """An access token (RFC 6749, section 5.1)."""
 
     access_token: str
     token_type: str = Field("bearer", examples=["bearer"])
-    expires_in: int = Field(description="Seconds.", examples=[TOKEN_S])
+    expires_in: int = Field(description="Validity in seconds.", examples=[TOKEN_S])
 
 
 class TokenError(BaseModel):
-    """Why there is none (RFC 6749, section 5.2)."""
+    """An error (RFC 6749, section 5.2)."""
 
     error: str = Field(examples=["invalid_client"])
     error_description: str
@@ -38,8 +38,8 @@ _FORM = {
     "required": ["grant_type"],
     "properties": {
         "grant_type": {"type": "string", "enum": ["client_credentials"]},
-        "client_id": {"type": "string", "description": "The key's id."},
-        "client_secret": {"type": "string", "description": "The key, or the part after its id."},
+        "client_id": {"type": "string", "description": "The id of the API key."},
+        "client_secret": {"type": "string", "description": "The API key, or its secret."},
     },
 }
 
@@ -49,8 +49,8 @@ _FORM = {
     response_model=Token,
     responses={
         **problem_responses(),
-        400: {"model": TokenError, "description": "It is asked wrongly."},
-        401: {"model": TokenError, "description": "The key is not good."},
+        400: {"model": TokenError, "description": "Invalid request."},
+        401: {"model": TokenError, "description": "Invalid API key."},
     },
     openapi_extra={
         "security": [],
@@ -58,22 +58,22 @@ _FORM = {
     },
 )
 async def token(request: Request, access: AccessDep, settings: SettingsDep) -> JSONResponse:
-    """Trade a key for a token that is good for a quarter of an hour, or until the key is revoked."""
+    """Exchange an API key for a token, valid for 15 minutes or until the key is revoked."""
     await limit_requests(request, None)
-    fields = await small_form(request)
+    fields = await urlencoded_form(request)
     secret = settings.gateway_token_secret.get_secret_value()
     if fields.get("grant_type") != "client_credentials":
-        return _error(400, "unsupported_grant_type", "grant_type has to be client_credentials")
+        return _error(400, "unsupported_grant_type", "grant_type must be client_credentials")
     if not secret:
         return _error(
-            400, "unauthorized_client", "this gateway issues no tokens: HEADRACE_GATEWAY_TOKEN_SECRET is not set"
+            400, "unauthorized_client", "the gateway issues no tokens: HEADRACE_GATEWAY_TOKEN_SECRET is not set"
         )
     client_id, client_secret = _client(request, fields)
     parsed = api_keys.parse(client_secret) or api_keys.parse(f"hr_{client_id}_{client_secret}") or ("", "")
     principal = await api_keys.authenticate(access, *parsed) if client_id and parsed[0] == client_id else None
     if principal is None:
         audit_refusal(request, "invalid_client", None)
-        return _error(401, "invalid_client", "the key is not good, was revoked, or is over")
+        return _error(401, "invalid_client", "the API key is invalid, revoked or expired")
     issued = issue(principal, secret=secret, audience=settings.gateway_jwt_audience, now_s=time.time())
     return _answer(200, Token(access_token=issued, token_type="bearer", expires_in=TOKEN_S))  # noqa: S106
 
@@ -89,8 +89,8 @@ def _client(request: Request, fields: dict[str, str]) -> tuple[str, str]:
     return client_id, secret
 
 
-def _error(status: int, error: str, why: str) -> JSONResponse:
-    return _answer(status, TokenError(error=error, error_description=why))
+def _error(status: int, error: str, detail: str) -> JSONResponse:
+    return _answer(status, TokenError(error=error, error_description=detail))
 
 
 def _answer(status: int, body: BaseModel) -> JSONResponse:

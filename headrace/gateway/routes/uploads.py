@@ -15,8 +15,8 @@ from headrace.gateway.tus import protocol
 from headrace.gateway.tus.assemble import assemble
 from headrace.gateway.tus.lock import UploadLock, locked
 from headrace.gateway.tus.parts import PatchReceiver, delete_parts, too_long
-from headrace.gateway.tus.responses import STATUS, TusRoute, described, outcome_of, progress_of
-from headrace.gateway.tus.upload_headers import Declared
+from headrace.gateway.tus.protocol import DeclaredFile
+from headrace.gateway.tus.responses import STATUS, TusRoute, described, progress_of, status_headers
 from headrace.gateway.uploads.publish import UploadSource, request_traceparent, resolve_source
 from headrace.store.requests.uploads import NewUpload, Upload
 
@@ -85,7 +85,7 @@ class _ResumableUploads:
         """Return the status of an upload's file, as headers; none while bytes are missing."""
         match upload.state:
             case "done":
-                return await outcome_of(self.pipeline.results, upload, self.settings.gateway_upload_expiry_hours)
+                return await status_headers(self.pipeline.results, upload, self.settings.gateway_upload_expiry_hours)
             case "joining":  # another gateway assembles it
                 return {STATUS: "accepted"}
             case _:
@@ -157,7 +157,7 @@ async def progress(upload_id: str, request: Request, resumable: ResumableUploads
                 await resumable.assemble(lock)
         upload = await resumable.find(upload_id)
     headers = {"Cache-Control": "no-store", "Upload-Length": str(upload.length_bytes), **progress_of(upload)}
-    if given := Declared.from_json(upload.metadata).given:
+    if given := DeclaredFile.from_json(upload.metadata).given:
         headers["Upload-Metadata"] = given
     return Response(headers={**headers, **await resumable.status(upload)})
 
@@ -241,7 +241,7 @@ def _new_upload(request: Request, principal: Principal, length_bytes: int, defau
     source_id = pairs.get("source_id") or pairs.get("camera_id")
     source = resolve_source(principal, pairs.get("site"), source_id, UploadSource(default_site, "gateway"))
     require_source_access(request, principal, source.site, source.source_id)
-    declared = Declared.of(pairs, headers.get("upload-metadata", "").strip())
+    declared = DeclaredFile.of(pairs, headers.get("upload-metadata", "").strip())
     return NewUpload(
         upload_id=uuid4(),
         actor=principal.actor,

@@ -14,7 +14,7 @@ from typing import Any
 from headrace.gateway.problems import Problem, as_problem
 from headrace.gateway.tus.lock import UploadLock
 from headrace.gateway.tus.parts import delete_parts, prefix_of
-from headrace.gateway.tus.upload_headers import Declared
+from headrace.gateway.tus.protocol import DeclaredFile
 from headrace.gateway.uploads.pipeline import UploadPipeline, UploadReceiver
 from headrace.gateway.uploads.publish import FileDetails, PublishedItem, UploadSource
 from headrace.gateway.uploads.receiving import HEAD_BYTES, ReceivedBody
@@ -75,7 +75,7 @@ async def _publish(uploads: Uploads, pipeline: UploadPipeline, upload: Upload, t
 async def _publish_file(
     parts: Sequence[UploadPart], pipeline: UploadPipeline, upload: Upload, traceparent: str | None
 ) -> PublishedItem:
-    declared = Declared.from_json(upload.metadata)
+    declared = DeclaredFile.from_json(upload.metadata)
     receiver = pipeline.receiver
     is_inline = upload.length_bytes <= INLINE_BYTES_MAX
     # In memory: the parts, the file that they make, and its beginning.

@@ -1,4 +1,4 @@
-"""What the calls of resumable uploads have in common: a header on every answer, and what they say in OpenAPI."""
+"""The responses of resumable uploads: their common header, the status of the file, and the OpenAPI description."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -24,22 +24,22 @@ EXPOSED = (
     *("Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
     *("Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires", STATUS, RECORD_ID, STATUS_URL),
 )
-"""What a web page of another origin may read of an answer."""
+"""The response headers that a web page of another origin may read."""
 
 _STATUS_S_MAX = 1.0  # the request with the last byte has waited for the status already
 _DAY_S = 86_400.0
 
 _NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Tus-Resumable": ("The protocol's version.", {"type": "string", "enum": [protocol.VERSION]}),
-    "Upload-Length": ("Bytes of the file.", {**_NUMBER, "minimum": 1}),
-    "Upload-Offset": ("From where on the bytes are.", _NUMBER),
+    "Tus-Resumable": ("The version of the protocol.", {"type": "string", "enum": [protocol.VERSION]}),
+    "Upload-Length": ("The length of the file in bytes.", {**_NUMBER, "minimum": 1}),
+    "Upload-Offset": ("The offset of the bytes.", _NUMBER),
     "Upload-Metadata": (
-        "`filename`, `site`, `source_id` and so on, each with its value in Base64.",
+        "Keys such as `filename`, `site` and `source_id`, each with its value in Base64.",
         {"type": "string"},
     ),
     "Upload-Checksum": (
-        "`sha1` or `sha256`, and the digest of this body in Base64.",
+        "`sha1` or `sha256`, and the digest of the body in Base64.",
         {"type": "string", "pattern": "^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)$"},
     ),
 }
@@ -47,10 +47,10 @@ _OPTIONAL = frozenset({"Upload-Metadata", "Upload-Checksum"})
 
 
 class TusRoute(APIRoute):
-    """Names the protocol's version on every answer, also on every refusal."""
+    """Adds `Tus-Resumable` to every response, including errors."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, and around it what adds the header."""
+        """Return the request handler."""
         inner = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
@@ -67,11 +67,11 @@ class TusRoute(APIRoute):
 
 
 def progress_of(upload: Upload) -> dict[str, str]:
-    """Return how far an upload has come, and how long it is kept."""
+    """Return the offset and the expiry of an upload, as headers."""
     return {"Upload-Offset": str(upload.offset_bytes), "Upload-Expires": protocol.expires(upload.expires_at_s)}
 
 
-async def outcome_of(results: IngestResults, upload: Upload, expiry_hours: float) -> dict[str, str]:
+async def status_headers(results: IngestResults, upload: Upload, expiry_hours: float) -> dict[str, str]:
     """Return the status of the file of an upload in the state 'done', as headers.
 
     Raises:
@@ -91,14 +91,14 @@ async def outcome_of(results: IngestResults, upload: Upload, expiry_hours: float
 
 
 def described(*names: str, body: bool = False) -> dict[str, Any]:
-    """Return the headers of a call, and its body where it has one, for OpenAPI."""
+    """Return the OpenAPI description of a route's headers and body."""
     parameters = [
         {"name": name, "in": "header", "required": name not in _OPTIONAL, "description": text, "schema": schema}
         for name, (text, schema) in _HEADERS.items()
         if name in {"Tus-Resumable", *names}
     ]
-    said: dict[str, Any] = {"parameters": parameters}
+    description: dict[str, Any] = {"parameters": parameters}
     if body:
         content = {protocol.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}
-        said["requestBody"] = {"required": "Upload-Offset" in names, "content": content}
-    return said
+        description["requestBody"] = {"required": "Upload-Offset" in names, "content": content}
+    return description

@@ -1,5 +1,5 @@
-"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a request that is repeated under its key is answered as
-the first time, and nothing is done twice.
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a repeated request gets the response of the first one,
+and is not processed again.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -22,42 +22,42 @@ HEADER = "idempotency-key"
 
 
 class IdempotentRequest:
-    """One request under its key; without one, everything here does nothing."""
+    """A request with an idempotency key; without a key, nothing is stored or replayed."""
 
     def __init__(self, access: Access, actor: str, key: str | None, claim: datetime | KeptAnswer | None) -> None:
-        """`claim` is since when the request has its key, or what the first request under it was answered."""
+        """`claim` is when this request claimed its key, or the stored response of the first request with it."""
         self._access = access
         self._actor = actor
         self._key = key
         self._claim = claim
         self._fingerprint: bytes | None = None
-        self.is_under_way = False
+        self.is_pending = False
 
     def replay(self, fingerprint: bytes) -> JSONResponse | None:
-        """Return the answer of the first request; None where this is the first, whose answer is kept with the print.
+        """Return the response of the first request, or None where this is the first one.
 
         Raises:
-            Problem: that one sent something else (409).
+            Problem: the first request had another fingerprint (409).
         """
         self._fingerprint = fingerprint
         kept = self._claim
         if not isinstance(kept, KeptAnswer):
             return None
         if kept.fingerprint != fingerprint:
-            raise Problem(409, ProblemCode.IDEMPOTENCY_CONFLICT, "another request was sent under this Idempotency-Key")
-        assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are kept at once
+            raise Problem(409, ProblemCode.IDEMPOTENCY_CONFLICT, "the Idempotency-Key was used for another request")
+        assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are stored together
         return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
 
     async def keep_pending(self, answer: JSONResponse) -> None:
-        """Keep an answer that says it is on its way, once something was published that a repetition would do again.
+        """Store a response with the status `accepted`, before a failure could make the client publish an event again.
 
-        From here on the key is not given back, whatever fails.
+        From here on the key is not released.
         """
-        self.is_under_way = True
+        self.is_pending = True
         await self.keep(answer)
 
     async def keep(self, answer: JSONResponse) -> None:
-        """Keep what is answered to the request that `replay` was asked for."""
+        """Store the response for the fingerprint that `replay` was called with."""
         if self._key is not None and isinstance(self._claim, datetime):
             kept = KeptAnswer(self._fingerprint, answer.status_code, bytes(answer.body).decode())
             await self._access.keep_answer(self._actor, self._key, self._claim, kept)
@@ -67,12 +67,12 @@ class IdempotentRequest:
 async def idempotent_request(
     request: Request, access: Access, principal: Principal
 ) -> AsyncIterator[IdempotentRequest]:
-    """Take the request's key, and give it back where the request comes to nothing.
+    """Claim the request's idempotency key, and release it if the request fails.
 
-    Where the catalog goes away in the middle, nobody can know what came of it: the key is then at work for six hours.
+    If the catalog becomes unavailable meanwhile, the result is unknown, and the key stays claimed for six hours.
 
     Raises:
-        Problem: it is no key (400), or the first request under it is still at work (409).
+        Problem: the key is invalid (400), or the first request with it is still being processed (409).
     """
     key = request.headers.get(HEADER)
     if key is None:
@@ -85,20 +85,20 @@ async def idempotent_request(
         raise Problem(
             409,
             ProblemCode.IDEMPOTENCY_CONFLICT,
-            "a request with this Idempotency-Key is still at work",
+            "a request with this Idempotency-Key is being processed",
             headers={"Retry-After": "2"},
         )
     first = IdempotentRequest(access, principal.actor, key, claim)
     try:
         yield first
     except BaseException:
-        if isinstance(claim, datetime) and not first.is_under_way:
-            with suppress(HeadraceError):  # it is taken over after some hours
+        if isinstance(claim, datetime) and not first.is_pending:
+            with suppress(HeadraceError):  # the claim expires
                 await access.drop_answer(principal.actor, key, claim)
         raise
 
 
 def request_fingerprint(request: Request, parts: Iterable[Any]) -> bytes:
-    """Return what tells a request from another: where it went, and what it said."""
-    said = [request.method, request.url.path, *parts]
-    return sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()
+    """Return a digest of a request's method, path and content."""
+    content = [request.method, request.url.path, *parts]
+    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()

@@ -1,6 +1,6 @@
-"""multipart/form-data (RFC 7578), read as it comes: fields are held within bounds, files go where the caller says.
+"""Parse multipart/form-data (RFC 7578) as a stream: fields are held in memory, files are written to sinks.
 
-The bytes are taken apart by python-multipart; this module decides what may come, and never holds a file.
+python-multipart splits the bytes; this module enforces the limits, and never holds a file.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,18 +23,18 @@ FILENAME_CHARACTERS_MAX = 255
 
 
 class PartSink(Protocol):
-    """Takes a file's bytes."""
+    """Receives the bytes of a file."""
 
     async def write(self, chunk: bytes) -> None:
-        """Take some bytes; may wait until there is room."""
+        """Write bytes; may wait for memory."""
 
     async def finish(self) -> None:
-        """Take note that they were all."""
+        """End the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """The head of a part; a file has a filename, which names nothing here: it is only kept."""
+    """The headers of a part; a part with a filename is a file."""
 
     name: str
     filename: str | None
@@ -43,7 +43,7 @@ class FormPart:
 
 @dataclass(slots=True)
 class MultipartForm:
-    """What came: each field once, and the files in their order."""
+    """A parsed form: its fields, and its files in order."""
 
     fields: dict[str, str] = field(default_factory=dict)
     files: list[FormPart] = field(default_factory=list)
@@ -52,34 +52,34 @@ class MultipartForm:
 async def read_form(
     content_type: str, chunks: AsyncIterator[bytes], open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]
 ) -> MultipartForm:
-    """Read a form; `open_file` is given each file's head and what came before it, and returns where its bytes go.
+    """Parse a form; `open_file` gets the headers of each file and the form so far, and returns its sink.
 
     Raises:
-        Problem: it is no form (415), is malformed (400), or has too many or too large parts (413).
+        Problem: the body is not a form (415), malformed (400), or has too many or too large parts (413).
     """
-    reading = _Reading(_boundary(content_type), open_file)
+    reader = _FormReader(_boundary(content_type), open_file)
     async for chunk in chunks:
-        await reading.take(chunk)
-    return await reading.end()
+        await reader.feed(chunk)
+    return reader.end()
 
 
 def _boundary(content_type: str) -> bytes:
-    kind, options = parse_options_header(content_type.encode("latin-1"))
-    if kind != b"multipart/form-data":
-        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body has to be multipart/form-data")
+    media_type, options = parse_options_header(content_type.encode("latin-1"))
+    if media_type != b"multipart/form-data":
+        raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body must be multipart/form-data")
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:  # RFC 2046, section 5.1.1
-        raise Problem(400, ProblemCode.BAD_REQUEST, "the form names no boundary of 1 to 70 characters")
+        raise Problem(400, ProblemCode.BAD_REQUEST, "the boundary of the form must have 1 to 70 characters")
     return boundary
 
 
-class _Reading:
-    """One form. The parser calls back synchronously, so what it found is queued and then carried out."""
+class _FormReader:
+    """Reads one form. The parser calls back synchronously, so its events are queued and then handled."""
 
     def __init__(self, boundary: bytes, open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]) -> None:
         self._open_file = open_file
         self._form = MultipartForm()
-        self._found: list[tuple[str, bytes]] = []
+        self._events: list[tuple[str, bytes]] = []
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._headers: dict[str, str] = {}
@@ -92,37 +92,37 @@ class _Reading:
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": lambda: self._found.append(("begin", b"")),
-                "on_part_data": lambda data, start, end: self._found.append(("data", data[start:end])),
-                "on_part_end": lambda: self._found.append(("end", b"")),
-                "on_header_field": lambda data, start, end: self._found.append(("name", data[start:end])),
-                "on_header_value": lambda data, start, end: self._found.append(("value", data[start:end])),
-                "on_header_end": lambda: self._found.append(("header", b"")),
-                "on_headers_finished": lambda: self._found.append(("headers", b"")),
-                "on_end": lambda: self._found.append(("whole", b"")),
+                "on_part_begin": lambda: self._events.append(("begin", b"")),
+                "on_part_data": lambda data, start, end: self._events.append(("data", data[start:end])),
+                "on_part_end": lambda: self._events.append(("end", b"")),
+                "on_header_field": lambda data, start, end: self._events.append(("name", data[start:end])),
+                "on_header_value": lambda data, start, end: self._events.append(("value", data[start:end])),
+                "on_header_end": lambda: self._events.append(("header", b"")),
+                "on_headers_finished": lambda: self._events.append(("headers", b"")),
+                "on_end": lambda: self._events.append(("whole", b"")),
             },
             max_header_count=PART_HEADERS_MAX,
             max_header_size=PART_HEADER_BYTES_MAX,
         )
 
-    async def take(self, chunk: bytes) -> None:
-        """Carry out what a chunk holds."""
+    async def feed(self, chunk: bytes) -> None:
+        """Handle the events of a chunk."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise Problem(400, ProblemCode.BAD_REQUEST, f"the form is malformed: {error}") from None
-        for what, data in self._found:
-            await self._carry_out(what, data)
-        self._found.clear()
+        for event, data in self._events:
+            await self._handle(event, data)
+        self._events.clear()
 
-    async def end(self) -> MultipartForm:
-        """Return the form once it is whole."""
+    def end(self) -> MultipartForm:
+        """Return the complete form."""
         if not self._ended:
-            raise Problem(400, ProblemCode.BAD_REQUEST, "the form ends before its last boundary")
+            raise Problem(400, ProblemCode.BAD_REQUEST, "the form is incomplete")
         return self._form
 
-    async def _carry_out(self, what: str, data: bytes) -> None:
-        match what:
+    async def _handle(self, event: str, data: bytes) -> None:
+        match event:
             case "data":
                 await self._data(data)
             case "name":
@@ -155,7 +155,7 @@ class _Reading:
         self._part = part = _part_of(self._headers)
         if part.filename is None:
             if part.name in self._form.fields:
-                raise Problem(422, ProblemCode.INVALID, "a field comes twice")
+                raise Problem(422, ProblemCode.INVALID, "the form has a duplicate field")
             return
         self._form.files.append(part)
         self._sink = await self._open_file(part, self._form)
@@ -167,7 +167,9 @@ class _Reading:
         self._fields_bytes += len(data)
         if len(self._field) + len(data) > FIELD_BYTES_MAX or self._fields_bytes > FIELDS_BYTES_MAX:
             raise Problem(
-                413, ProblemCode.TOO_LARGE, f"a field is larger than {FIELD_BYTES_MAX} bytes, or all are together"
+                413,
+                ProblemCode.TOO_LARGE,
+                f"fields exceed {FIELD_BYTES_MAX} bytes, or {FIELDS_BYTES_MAX} together",
             )
         self._field += data
 
@@ -186,12 +188,12 @@ class _Reading:
 def _part_of(headers: dict[str, str]) -> FormPart:
     try:
         return _read_part(headers)
-    except (ValueError, TypeError, LookupError):  # what the standard library makes of parameters that are none
-        raise Problem(400, ProblemCode.BAD_REQUEST, "the head of a part cannot be read") from None
+    except (ValueError, TypeError, LookupError):  # the standard library raises them for malformed parameters
+        raise Problem(400, ProblemCode.BAD_REQUEST, "the headers of a part are malformed") from None
 
 
 def _read_part(headers: dict[str, str]) -> FormPart:
-    # The standard library reads the parameters of RFC 2231 as well (filename*=UTF-8''…).
+    # The standard library parses the parameters of RFC 2231 as well (filename*=UTF-8''…).
     message = Message()
     message["content-disposition"] = headers.get("content-disposition", "").replace("\r", " ").replace("\n", " ")
     name = message.get_param("name", header="content-disposition")
@@ -199,5 +201,5 @@ def _read_part(headers: dict[str, str]) -> FormPart:
         raise Problem(400, ProblemCode.BAD_REQUEST, "a part of the form has no name")
     filename = message.get_filename()
     media_type = headers.get("content-type")
-    # A file field that a browser leaves empty comes with an empty filename.
+    # A browser sends an empty filename for a file field without a file.
     return FormPart(name, None if filename is None else filename[:FILENAME_CHARACTERS_MAX], media_type)

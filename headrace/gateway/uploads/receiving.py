@@ -1,8 +1,7 @@
-"""One body on its way in: hashed while it passes, held while it is small, staged in the store once it is not.
+"""Receive a body: hash it on the way, hold it in memory while it is small, and stage it in the store otherwise.
 
-What fits a message (INLINE_BYTES_MAX) is held, within a budget that all uploads share. What turns out larger streams to
-the store under staging/ and is named by the message as a claim. Bodies are never whole in memory, and what is abandoned
-leaves nothing behind.
+A body of at most INLINE_BYTES_MAX, which fits into a message, is held in the memory that uploads share. A larger one is
+streamed to the store under staging/, and the message has its claim. An abandoned body is deleted.
 """
 
 import asyncio
@@ -19,16 +18,16 @@ from headrace.schemas.limits import CLIP_BYTES_MAX, INLINE_BYTES_MAX, MIB
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import STAGING_PREFIX, discard, stage
 
-HEAD_BYTES = 4 * MIB  # of a staged body; a movie header in front of the data fits
+HEAD_BYTES = 4 * MIB  # of a staged body; it includes a leading movie header
 _HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 _CHUNKS_WAITING_MAX = 4
-# '~' stands in no source's prefix, so nobody else stages here.
+# No source's prefix has a '~', so only the gateway stages here.
 GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedBody:
-    """A body that came whole: inline in `body`, or staged under `claim`; `head` is its beginning."""
+    """A complete body: inline in `body`, or staged under `claim`; `head` is its beginning."""
 
     sha256: str
     size_bytes: int
@@ -38,7 +37,7 @@ class ReceivedBody:
 
 
 class BodyReceiver:
-    """Takes one body. `write` until the end, then `finish`; or `abandon`, which may be called in any state."""
+    """Receives one body: call `write` for each chunk, then `finish`; or `abandon`, in any state."""
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class BodyReceiver:
         bytes_max: int = CLIP_BYTES_MAX,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
-        """Hold bytes in `reservation` while they fit a message and it; `scan` sees every byte."""
+        """Hold bytes in `reservation` while they fit into it and a message; `scan` gets every byte."""
         self._scan = scan
         self._blobs = blobs
         self._reservation = reservation
@@ -62,15 +61,15 @@ class BodyReceiver:
         self._staging: _Staging | None = None
 
     async def write(self, chunk: bytes) -> None:
-        """Take some bytes; waits for room, or for the store.
+        """Write bytes; waits for memory or the store.
 
         Raises:
-            Problem: it becomes larger than `bytes_max` (413).
-            StoreUnavailable, StoreRefused: the store does not take it.
+            Problem: the body exceeds `bytes_max` (413).
+            StoreUnavailableError, StoreRefusedError: the store failed.
         """
         self._size_bytes += len(chunk)
         if self._size_bytes > self._bytes_max:
-            raise Problem(413, ProblemCode.TOO_LARGE, f"the file is larger than {self._bytes_max} bytes")
+            raise Problem(413, ProblemCode.TOO_LARGE, f"the file exceeds {self._bytes_max} bytes")
         if len(chunk) >= _HASH_IN_THREAD_BYTES_MIN:
             await asyncio.to_thread(self._digest.update, chunk)
         else:
@@ -83,10 +82,10 @@ class BodyReceiver:
             await self._staging.write(chunk)
 
     async def finish(self) -> ReceivedBody:
-        """Return what came; a staged body is durable then.
+        """Return the body; a staged one is durable then.
 
         Raises:
-            Problem: the virus scanner found something (422).
+            Problem: the virus scanner found malware (422).
         """
         if self._scan is not None:
             await self._scan.verdict()
@@ -98,13 +97,13 @@ class BodyReceiver:
         return ReceivedBody(digest, self._size_bytes, body, body, None)
 
     async def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._let_go()
+        """Delete the body."""
+        self._release()
         if self._scan is not None:
             await self._scan.abandon()
         if self._staging is not None:
             await self._staging.abandon()
-            with suppress(Exception):  # what stays after all is collected with everything under staging/
+            with suppress(Exception):  # the rest is collected with everything under staging/
                 await discard(self._blobs, self._claim)
 
     async def _hold(self, chunk: bytes) -> bool:
@@ -114,21 +113,21 @@ class BodyReceiver:
         return True
 
     async def _spill(self) -> None:
-        """Go on in the store."""
+        """Continue in the store."""
         self._head = bytes(self._held[:HEAD_BYTES])
         self._staging = _Staging(self._blobs, self._claim)
-        # In pieces, so that no second copy of all of it is made.
+        # In chunks, which avoids a second copy of all bytes.
         for start in range(0, len(self._held), MIB):
             await self._staging.write(bytes(self._held[start : start + MIB]))
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._reservation.release(len(self._held))
         self._held.clear()
 
 
 class _Staging:
-    """An upload to the store that is fed from outside."""
+    """A streamed upload to the store."""
 
     def __init__(self, blobs: Blobs, claim: str) -> None:
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue(_CHUNKS_WAITING_MAX)
@@ -148,7 +147,7 @@ class _Staging:
 
     async def _put(self, chunk: bytes | None) -> None:
         putting = asyncio.ensure_future(self._chunks.put(chunk))
-        # A store that refuses takes nothing more, and its error is what the caller has to hear.
+        # After a failure the store reads nothing more; its error is raised here.
         await asyncio.wait({putting, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if not putting.done():
             putting.cancel()

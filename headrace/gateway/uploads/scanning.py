@@ -1,7 +1,7 @@
-"""Virus scanning by a clamd, while a file passes: its INSTREAM protocol (clamd(8)).
+"""Scan files for malware while they are received, with clamd's INSTREAM protocol (clamd(8)).
 
-A file is taken only once clamd has said that it found nothing. While clamd is away no file is taken: to let files
-through unscanned is for the operator to decide, by unsetting HEADRACE_GATEWAY_CLAMD.
+A file is accepted only after clamd found nothing. While clamd is unavailable no file is accepted; an operator who
+prefers unscanned files unsets HEADRACE_GATEWAY_CLAMD.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ _HINT = "check HEADRACE_GATEWAY_CLAMD and that clamd runs"
 
 
 class Scanner:
-    """Scans files by the clamd at host:port, or at a socket's path."""
+    """Scans files with the clamd at host:port, or at the path of a socket."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, address: str) -> None:
+        self._address = address
 
     def begin(self) -> "Scan":
-        """Return a scan of one file; nothing is sent yet."""
-        return Scan(self._place)
+        """Begin the scan of a file; nothing is sent yet."""
+        return Scan(self._address)
 
     async def scan(self, body: bytes) -> None:
-        """Scan a file that is whole in memory.
+        """Scan a file in memory.
 
         Raises:
             Problem, HeadraceError: as `Scan.verdict`.
@@ -40,16 +40,16 @@ class Scanner:
         await self.begin().whole(body)
 
     async def check(self) -> None:
-        """Find out whether clamd answers; for readiness.
+        """Check that clamd answers, for readiness.
 
         Raises:
-            HeadraceError: it does not.
+            HeadraceError: clamd does not answer.
         """
-        await Scan(self._place, is_asking=True).whole(b"")
+        await Scan(self._address, is_probe=True).whole(b"")
 
 
 async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the chunks of a file as they pass the scanner, if there is one; it ends well once nothing was found.
+    """Yield the chunks of a file and scan them, if a scanner is configured.
 
     Raises:
         Problem, HeadraceError: as `Scan.verdict`, after the last chunk at the latest.
@@ -68,44 +68,44 @@ async def scanned(scanner: Scanner | None, chunks: AsyncIterator[bytes]) -> Asyn
 
 
 class Scan:
-    """One file's scan: `write` until the end, then `verdict`; or `abandon`, which may be called in any state."""
+    """The scan of a file: call `write` for each chunk, then `verdict`; or `abandon`, in any state."""
 
-    def __init__(self, place: str, *, is_asking: bool = False) -> None:
-        """`is_asking` is whether this is only to find out whether clamd answers."""
-        self._place = place
-        self._is_asking = is_asking
+    def __init__(self, address: str, *, is_probe: bool = False) -> None:
+        """`is_probe` only checks whether clamd answers."""
+        self._address = address
+        self._is_probe = is_probe
         self._writer: asyncio.StreamWriter | None = None
         self._answer: asyncio.Task[bytes] | None = None
 
     async def write(self, chunk: bytes) -> None:
-        """Pass some bytes on.
+        """Send bytes.
 
         Raises:
-            Problem: the file is too large for clamd (413). HeadraceError: clamd is away.
+            Problem: the file is too large for clamd (413). HeadraceError: clamd is unavailable.
         """
         if self._writer is None or self._answer is None:
             self._writer, self._answer = await self._open()
-        # Only a file that is too large has its answer before its end.
+        # Only a file that is too large is answered before its end.
         if self._answer.done():
-            await self._heard(self._answer)
+            await self._read_answer(self._answer)
         for start in range(0, len(chunk), CHUNK_BYTES_MAX):
             part = chunk[start : start + CHUNK_BYTES_MAX]
             await self._send(self._writer, struct.pack("!I", len(part)) + part)
 
     async def verdict(self) -> None:
-        """Wait for what clamd says of the whole file.
+        """Wait for the result of the file.
 
         Raises:
-            Problem: it found something (422), or the file is too large for it (413).
-            HeadraceError: clamd is away, or gave no verdict.
+            Problem: clamd found malware (422), or the file is too large for it (413).
+            HeadraceError: clamd is unavailable, or failed.
         """
         if self._writer is None or self._answer is None:
             return  # an empty file
         await self._send(self._writer, struct.pack("!I", 0))
-        await self._heard(self._answer)
+        await self._read_answer(self._answer)
 
     async def whole(self, body: bytes) -> None:
-        """Do all of it for a file that is in memory; raises as `write` and `verdict`."""
+        """Scan a file in memory; raises as `write` and `verdict`."""
         try:
             await self.write(body)
             await self.verdict()
@@ -113,14 +113,14 @@ class Scan:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """End the connection; may be repeated."""
+        """Close the connection; may be repeated."""
         if self._answer is not None:
             self._answer.cancel()
             with suppress(OSError, asyncio.CancelledError):
                 await self._answer
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            writer.transport.abort()  # who does not read would never let it be closed
+            writer.transport.abort()  # closing would wait for a clamd that does not read
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         try:
@@ -128,57 +128,57 @@ class Scan:
                 writer.write(data)
                 await writer.drain()
         except TimeoutError:
-            raise self._away("it does not read") from None
+            raise self._unavailable("it does not read") from None
         except OSError:
-            return  # the answer says why
+            return  # the answer has the reason
 
     async def _open(self) -> "tuple[asyncio.StreamWriter, asyncio.Task[bytes]]":
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
                 reader, writer = await self._connect()
         except (OSError, TimeoutError) as error:
-            raise self._away(type(error).__name__) from None
+            raise self._unavailable(type(error).__name__) from None
         writer.write(b"zINSTREAM\0")
-        # Listened for from the beginning: where clamd ends the connection, what it said before would be lost.
+        # Read from the start: an answer before clamd closes the connection would be lost.
         return writer, asyncio.create_task(reader.read(_ANSWER_BYTES_MAX))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        host, _, port = self._place.rpartition(":")
+        host, _, port = self._address.rpartition(":")
         if host and port.isdigit():
             return await asyncio.open_connection(host, int(port))
-        return await asyncio.open_unix_connection(self._place)
+        return await asyncio.open_unix_connection(self._address)
 
-    async def _heard(self, answer: "asyncio.Task[bytes]") -> None:
+    async def _read_answer(self, answer: "asyncio.Task[bytes]") -> None:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                said = (await answer).rstrip(b"\0\n").decode(errors="replace")
+                text = (await answer).rstrip(b"\0\n").decode(errors="replace")
         except ConnectionError as error:
-            # It ends the connection in the middle of a file that is too large, and its answer may be lost with it; or
-            # it has died. Whether it answers now tells which.
-            if self._is_asking:
-                raise self._away(type(error).__name__) from None
-            await Scanner(self._place).check()
+            # clamd closes the connection when a file is too large, and its answer may be lost; or it has died. A probe
+            # tells which.
+            if self._is_probe:
+                raise self._unavailable(type(error).__name__) from None
+            await Scanner(self._address).check()
             raise _too_large() from None
         except (OSError, TimeoutError) as error:
-            raise self._away(type(error).__name__) from None
-        if said.endswith("OK"):
+            raise self._unavailable(type(error).__name__) from None
+        if text.endswith("OK"):
             return
-        if said.endswith("FOUND"):
-            signature = said.removeprefix("stream: ").removesuffix(" FOUND")
+        if text.endswith("FOUND"):
+            signature = text.removeprefix("stream: ").removesuffix(" FOUND")
             get_log().warning(Action.REJECTED, code=ProblemCode.INFECTED, signature=signature)
-            raise Problem(422, ProblemCode.INFECTED, f"the virus scanner found {signature}")
-        if "size limit" in said:
+            raise Problem(422, ProblemCode.INFECTED, f"malware found: {signature}")
+        if "size limit" in text:
             raise _too_large()
-        raise self._away(said[:100] or "it ended the connection")
+        raise self._unavailable(text[:100] or "it closed the connection")
 
-    def _away(self, why: str) -> HeadraceError:
-        return unreachable("clamd", self._place, why, _HINT)
+    def _unavailable(self, reason: str) -> HeadraceError:
+        return unreachable("clamd", self._address, reason, _HINT)
 
 
 def _too_large() -> Problem:
     return Problem(
         413,
         ProblemCode.TOO_LARGE,
-        "the file is larger than the virus scanner takes",
-        hint="raise StreamMaxLength in clamd.conf",
+        "the file exceeds the limit of the virus scanner",
+        hint="increase StreamMaxLength in clamd.conf",
     )

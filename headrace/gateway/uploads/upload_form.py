@@ -1,9 +1,10 @@
-"""A form with files, as calls take them: fields in memory, files held or staged, and nothing left behind."""
+"""Receive forms: multipart/form-data with files, and small URL-encoded ones."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -23,10 +24,12 @@ from headrace.gateway.uploads.publish import (
 )
 from headrace.gateway.uploads.receiving import BodyReceiver, ReceivedBody
 from headrace.schemas.digest import is_digest
-from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.schemas.limits import INLINE_BYTES_MAX, KIB, MIB
 
 _RESERVED_BYTES_MAX = INLINE_BYTES_MAX + MIB
-_FORM_BYTES = 64 * 1024  # what a form has around its files
+FORM_BYTES_MAX = 16 * KIB  # URL-encoded: a code of 4 KiB, and a few names
+FIELDS_MAX = 16
+_FORM_BYTES = 64 * KIB  # of a form without its files
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,30 @@ async def received_form(
         reservation.close()
 
 
+async def urlencoded_form(request: Request) -> dict[str, str]:
+    """Return the fields of a URL-encoded form; a long one would block the event loop while it is decoded.
+
+    Raises:
+        Problem: it is too large (413), malformed (400), or has duplicate fields (422).
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > FORM_BYTES_MAX:
+            raise Problem(413, ProblemCode.TOO_LARGE, f"the limit of a URL-encoded form is {FORM_BYTES_MAX} bytes")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+    except ValueError:
+        raise Problem(
+            400, ProblemCode.BAD_REQUEST, f"the body must be a form of at most {FIELDS_MAX} fields in UTF-8"
+        ) from None
+    if len(pairs) != len(dict(pairs)):
+        raise Problem(422, ProblemCode.INVALID, "the form has a duplicate field")
+    return dict(pairs)
+
+
 def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, Any]:
-    """Return a form's description for OpenAPI; `binary` is a file, `files` several."""
+    """Return the OpenAPI description of a form; `binary` is a file, `files` several."""
     schemas: dict[str, dict[str, Any]] = {
         "string": {"type": "string"},
         "binary": {"type": "string", "format": "binary"},
@@ -129,25 +154,25 @@ def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, A
 
 
 class _FileSink:
-    def __init__(self, part: FormPart, receiving: BodyReceiver, files: list[FormFile]) -> None:
+    def __init__(self, part: FormPart, body: BodyReceiver, files: list[FormFile]) -> None:
         self._part = part
-        self._receiving = receiving
+        self._body = body
         self._files = files
 
     async def write(self, chunk: bytes) -> None:
-        await self._receiving.write(chunk)
+        await self._body.write(chunk)
 
     async def finish(self) -> None:
-        self._files.append(FormFile(self._part, await self._receiving.finish()))
+        self._files.append(FormFile(self._part, await self._body.finish()))
 
 
 def _check_digest(form: MultipartForm, files: Sequence[FormFile]) -> None:
-    """A caller may say what the one file's digest is, and is told if it arrived otherwise."""
-    said = form.fields.get("sha256")
-    if said is None:
+    """Compare the optional field `sha256` with the digest of the only file."""
+    declared = form.fields.get("sha256")
+    if declared is None:
         return
-    if not is_digest(said):
-        raise Problem(422, "malformed_digest", "sha256 is not 64 lower-case hexadecimal digits")
-    if len(files) != 1 or files[0].received.sha256 != said:
-        found = files[0].received.sha256 if len(files) == 1 else "not that of one file"
-        raise Problem(422, "digest_mismatch", f"the SHA-256 of what came is {found}, declared {said}")
+    if not is_digest(declared):
+        raise Problem(422, "malformed_digest", "sha256 must be 64 lower-case hexadecimal digits")
+    if len(files) != 1 or files[0].received.sha256 != declared:
+        actual = files[0].received.sha256 if len(files) == 1 else "not that of a single file"
+        raise Problem(422, "digest_mismatch", f"the SHA-256 of the file is {actual}, declared {declared}")

@@ -1,4 +1,6 @@
-"""The camera ingestion service's upload and status calls."""
+"""Uploads of files: `POST /ingest` in the API of the multimodal ingestion module, `POST /api/v1/ingest/upload` and
+`GET /api/v1/ingest/status/{request_id}` in that of the camera ingestion service.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -9,7 +11,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device, require_source_access
+from headrace.gateway.auth.guard import Device, PerAddress, require_source_access
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.deps import (
     AccessDep,
@@ -22,7 +24,7 @@ from headrace.gateway.deps import (
 from headrace.gateway.problems import Problem, ProblemCode, problem_of_rejection, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource, display_name, resolve_source
-from headrace.gateway.uploads.results import ItemStatus, state_of, status_path
+from headrace.gateway.uploads.results import ItemStatus, state_of, status_of, status_path
 from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
@@ -33,24 +35,38 @@ from headrace.store.requests.ingest_requests import IngestRequest, RequestItem
 from headrace.store.requests.ingest_status import MessageRef
 
 router = APIRouter(prefix="/api/v1/ingest", tags=["cameras"])
+files_router = APIRouter(tags=["files"])
 
 FILES_MAX = 64
-LINK_S = 3600  # how long a presigned address is good
+LINK_S = 3600  # validity of a presigned URL
+
+
+class FileAnswer(BaseModel):
+    """The result for a file."""
+
+    id: str = Field(description="The id of the record.", examples=["0b5f4d0e-2f0a-5b0e-9a58-1f6c1f6f2d11"])
+    request_id: str
+    status: str = Field(description="`ingested`, or `accepted` while it is not durable yet.", examples=["ingested"])
+    filename: str | None
+    sha256: str
+    size_bytes: int
+    media_type: str
+    status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
 
 
 class FileError(BaseModel):
-    """Why a file was not taken."""
+    """Why a file was rejected."""
 
     code: str = Field(examples=["not_an_image"])
     detail: str
 
 
 class UploadedFile(BaseModel):
-    """One file: what it is and where it lies, or why it was not taken."""
+    """A file with its properties and location, or its error."""
 
     filename: str | None
     status: str = Field(description="`ingested`, `accepted` while it is not durable yet, or `failed`.")
-    frame_id: str | None = Field(None, description="The record's id.")
+    frame_id: str | None = Field(None, description="The id of the record.")
     width: int | None = None
     height: int | None = None
     size_bytes: int | None = None
@@ -58,21 +74,21 @@ class UploadedFile(BaseModel):
     exif: dict[str, Any] | None = None
     sha256: str | None = None
     storage_key: str | None = None
-    presigned_url: str | None = Field(None, description="Where the bytes can be read, for an hour.")
+    presigned_url: str | None = Field(None, description="A URL of the bytes, valid for an hour.")
     error: FileError | None = None
 
 
 class Uploaded(BaseModel):
-    """What became of an upload, file by file."""
+    """The results of an upload, for each file."""
 
     request_id: str
-    status: str = Field(description="`ingested`, `accepted`, or `partial` where files failed.")
+    status: str = Field(description="`ingested`, `accepted`, or `partial` if files failed.")
     camera_id: str
     files: list[UploadedFile]
 
 
 class RequestStatus(BaseModel):
-    """A request as it stands."""
+    """The status of a request."""
 
     request_id: str
     kind: str = Field(examples=["upload"])
@@ -90,11 +106,58 @@ class RequestStatus(BaseModel):
     errors: list[FileError]
 
 
+@files_router.post(
+    "/ingest",
+    response_model=FileAnswer,
+    responses={202: {"model": FileAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
+    openapi_extra=form_body({"file": "binary", "source_id": "string", "site": "string"}, required=["file"]),
+)
+async def ingest(
+    request: Request,
+    access: AccessDep,
+    pipeline: PipelineDep,
+    settings: SettingsDep,
+    principal: Device,
+    _limit: PerAddress,
+) -> JSONResponse:
+    """Ingest an image or a video of up to 2 GiB."""
+    async with (
+        idempotent_request(request, access, principal) as first,
+        received_form(request, principal, pipeline, files_max=1) as form,
+    ):
+        file = form.only_file()
+        default = UploadSource(settings.gateway_site, "gateway")
+        source = resolve_source(principal, form.fields.get("site"), form.fields.get("source_id"), default)
+        require_source_access(request, principal, source.site, source.source_id)
+        fingerprint = request_fingerprint(request, [form.fields, file.received.sha256])
+        if (replayed := first.replay(fingerprint)) is not None:
+            return replayed
+        published = await form.publish(file, source)
+        request_id = uuid4()
+        [status] = await pipeline.results.record(request_id, principal.actor, source, [published])
+        answer = FileAnswer(
+            id=str(published.message.record_id),
+            request_id=str(request_id),
+            status=status_of(status),
+            filename=published.item.filename,
+            sha256=file.received.sha256,
+            size_bytes=file.received.size_bytes,
+            media_type=published.item.media_type or "",
+            status_url=status_path(request_id),
+        )
+        response = JSONResponse(answer.model_dump(), 200 if status.ingested else 202)
+        await first.keep(response)
+        return response
+
+
 @router.post(
     "/upload",
     status_code=201,
     response_model=Uploaded,
-    responses={202: {"model": Uploaded, "description": "Files are on their way."}, **problem_responses(409)},
+    responses={
+        202: {"model": Uploaded, "description": "Accepted, not durable yet."},
+        **problem_responses(409),
+    },
     openapi_extra=form_body(
         {"camera_id": "string", "site": "string", "files": "files"}, required=["camera_id", "files"]
     ),
@@ -102,7 +165,7 @@ class RequestStatus(BaseModel):
 async def upload(
     request: Request, access: AccessDep, pipeline: PipelineDep, settings: SettingsDep, principal: Device
 ) -> JSONResponse:
-    """Take images and videos of one camera; those that cannot be taken are named beside those that were."""
+    """Ingest images and videos of a camera; the answer has the result of each file."""
     async with (
         idempotent_request(request, access, principal) as first,
         received_form(request, principal, pipeline, files_max=FILES_MAX) as form,
@@ -140,7 +203,7 @@ async def status(
     principal: Device,
     request_id: Annotated[UUID, Path(description="The id in the answer to the request.")],
 ) -> JSONResponse:
-    """Say how a request stands, with its frames and what went wrong. The answer is never a stored one."""
+    """Return the status of a request, with its frames and errors; it is never cached."""
     ingest_request = await requests.get(request_id)
     if ingest_request is None or not _is_visible(ingest_request, principal):
         raise Problem(404, ProblemCode.NOT_FOUND, "request not found")
