@@ -46,7 +46,9 @@ def archive(
 
     from headrace.batch.archive import archive as move
 
-    _show(asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, say=say)), "archived", as_json=as_json)
+    _show(
+        asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, progress=say)), "archived", as_json=as_json
+    )
 
 
 @needs("service")
@@ -82,7 +84,7 @@ def restore(  # noqa: PLR0913 - each is an option
     async def main() -> "ArchiveReport":
         ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
         selected = ArchiveSelection(ids=ids, **selection(kind, site, source, start, end))
-        return await move(settings, selected, dry_run=dry_run, wait=wait, say=say)
+        return await move(settings, selected, dry_run=dry_run, sleep=asyncio.sleep if wait else None, progress=say)
 
     _show(asyncio.run(main()), "restored", as_json=as_json)
 

@@ -6,11 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from headrace.batch.archive.move import Move
+from headrace.batch.archive.move import ArchiveReport, BodyMover, Route, Throttle
 from headrace.batch.archive.plan import in_reading_order
-from headrace.batch.archive.report import ArchiveReport
-from headrace.batch.archive.throttle import Throttle
-from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.schemas.events import Ldo
 from headrace.store.blobs import pack
@@ -95,9 +92,11 @@ class Two:
         await self.places[Location.STORE].put(key, body)
         self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
 
-    def move(self, to: Location, report: ArchiveReport | None = None, cold: StorageClassStore | None = None) -> Move:
-        pace = Throttle(1 << 40)
-        return Move(self.rows, self.places, to, cold=cold, pace=pace, report=report or ArchiveReport())  # type: ignore[arg-type]
+    def mover(
+        self, to: Location, report: ArchiveReport | None = None, storage_class: StorageClassStore | None = None
+    ) -> BodyMover:
+        route = Route(self.places, to, storage_class)
+        return BodyMover(self.rows, route, throttle=Throttle(1 << 40), report=report or ArchiveReport())  # type: ignore[arg-type]
 
     def there(self, place: Location) -> list[BlobPlace]:
         return in_reading_order(row for where, row in self.rows.blobs.values() if where is place)

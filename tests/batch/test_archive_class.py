@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from headrace.batch.archive import move as move_module
-from headrace.batch.archive.report import ArchiveReport
+from headrace.batch.archive.move import ArchiveReport
 from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
@@ -58,7 +58,7 @@ async def two(settings: Settings) -> Two:
 async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
     two: Two, glacier: Glacier, cold: StorageClassStore
 ) -> None:
-    await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
     assert set(glacier.classes.values()) == {SLEEPING}
     assert len(glacier.objects) == 3
     with pytest.raises(StoreRefusedError):
@@ -66,13 +66,13 @@ async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
 
     for _ in range(2):
         report = ArchiveReport()
-        await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+        await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
         assert (report.bodies, report.waiting, report.failed) == (0, 7, {})
     assert sorted(glacier.asked) == sorted(glacier.objects)
 
     glacier.wake()
     report = ArchiveReport()
-    await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+    await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (7, 0)
     await two.read_all()
     assert two.there(Location.ARCHIVE) == []
@@ -80,12 +80,12 @@ async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
 
 
 async def test_what_is_awake_comes_before_the_others(two: Two, glacier: Glacier, cold: StorageClassStore) -> None:
-    await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
     alone = next(row for row in two.there(Location.ARCHIVE) if row.store_offset is None)
     assert not await cold.is_awake(alone.store_key)
     glacier.wake()
     report = ArchiveReport()
-    await two.move(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+    await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (1, 6)
     assert [row.digest for row in two.there(Location.STORE)] == [alone.digest]
 
@@ -101,9 +101,9 @@ async def test_a_move_into_a_class_that_is_ended_there_goes_on(
     with monkeypatch.context() as armed:
         armed.setattr(move_module, "reached", reached)
         with pytest.raises(Ended):
-            await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
-    again = two.move(Location.ARCHIVE, cold=cold)
-    await again.remove_leavings()
+            await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
+    again = two.mover(Location.ARCHIVE, storage_class=cold)
+    await again.delete_stale_objects()
     await again.run(two.there(Location.STORE))
     assert len(two.there(Location.ARCHIVE)) == 7
     assert set(glacier.classes.values()) == {SLEEPING}
@@ -114,7 +114,7 @@ async def test_an_object_that_its_class_changes_is_named_by_no_row_and_stays_in_
     two: Two, glacier: Glacier, cold: StorageClassStore
 ) -> None:
     glacier.shortened_by = 1
-    with pytest.raises(StoreRefusedError, match="was not moved to the storage class GLACIER"):
-        await two.move(Location.ARCHIVE, cold=cold).run(two.there(Location.STORE))
+    with pytest.raises(StoreRefusedError, match="did not come into the class GLACIER"):
+        await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
     assert two.there(Location.ARCHIVE) == []
     await two.read_all()

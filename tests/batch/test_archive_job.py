@@ -97,7 +97,7 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
             case 3:  # the third look found it asleep still
                 glacier.wake()
 
-    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), say=said.append, sleep=sleep)
+    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), progress=said.append, sleep=sleep)
     assert turns == 3
     assert (report.bodies, report.waiting, report.failed) == (7, 0, {})
     assert len(glacier.asked) == 1, "they lie in one pack"
@@ -115,7 +115,7 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
 
 async def test_a_restore_that_does_not_wait_says_what_is_on_its_way(settings: Settings, old: list[Ldo]) -> None:
     await archive(settings)
-    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), wait=False)
+    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), sleep=None)
     assert (report.bodies, report.waiting) == (0, len(old))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.batch.archive import move as move_module
-from headrace.batch.archive.report import ArchiveReport
+from headrace.batch.archive.move import ArchiveReport
 from headrace.runtime.crash_points import CrashPoint
 from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.store.blobs.blob_store import BULK_BYTES_MIN
@@ -34,7 +34,7 @@ async def two(tmp_path: Path) -> Two:
 
 async def test_bodies_go_there_and_come_back(two: Two) -> None:
     report = ArchiveReport()
-    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, report).run(two.there(Location.STORE))
     await two.read_all()
     assert await two.is_tidy()
     assert await two.objects(Location.STORE) == set()
@@ -43,7 +43,7 @@ async def test_bodies_go_there_and_come_back(two: Two) -> None:
     assert report.body_bytes == sum(map(len, two.bodies.values()))
 
     some = two.there(Location.ARCHIVE)[:4]
-    await two.move(Location.STORE).run(some)
+    await two.mover(Location.STORE).run(some)
     await two.read_all()
     assert {row.digest for row in two.there(Location.STORE)} == {row.digest for row in some}
     assert await two.is_tidy()
@@ -57,7 +57,7 @@ async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
 ) -> None:
     origin = Location.STORE if to is Location.ARCHIVE else Location.ARCHIVE
     if origin is Location.ARCHIVE:
-        await two.move(Location.ARCHIVE).run(two.there(Location.STORE))
+        await two.mover(Location.ARCHIVE).run(two.there(Location.STORE))
     hits = 0
 
     def reached(here: CrashPoint) -> None:
@@ -69,11 +69,11 @@ async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
     with monkeypatch.context() as armed:
         armed.setattr(move_module, "reached", reached)
         with pytest.raises(Ended):
-            await two.move(to).run(two.there(origin))
+            await two.mover(to).run(two.there(origin))
     await two.read_all()
 
-    again = two.move(to)
-    await again.remove_leavings()
+    again = two.mover(to)
+    await again.delete_stale_objects()
     await two.read_all()
     await again.run(two.there(origin))
     await two.read_all()
@@ -85,10 +85,10 @@ async def test_a_pack_stays_as_long_as_something_in_it_does(two: Two) -> None:
     packed = [row for row in two.there(Location.STORE) if row.store_offset is not None]
     shared = packed[0].store_key
     inside = [row for row in packed if row.store_key == shared]
-    await two.move(Location.ARCHIVE).run(inside[1:])
+    await two.mover(Location.ARCHIVE).run(inside[1:])
     assert shared in await two.objects(Location.STORE)
     assert await two.is_tidy()
-    await two.move(Location.ARCHIVE).run(inside[:1])
+    await two.mover(Location.ARCHIVE).run(inside[:1])
     assert shared not in await two.objects(Location.STORE)
     await two.read_all()
     assert await two.is_tidy()
@@ -103,7 +103,7 @@ async def test_what_is_lost_or_damaged_stays_where_it_is_and_is_named(two: Two) 
     tar[damaged.store_offset] ^= 1
     await store.put_stream(damaged.store_key, once(bytes(tar)))
     report = ArchiveReport()
-    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, report).run(two.there(Location.STORE))
     assert report.failed == {sha256_hex(b"a clip"): "blob_missing", damaged.digest.hex(): "blob_corrupt"}
     assert {row.digest.hex() for row in two.there(Location.STORE)} == report.failed.keys()
     assert damaged.store_key in await two.objects(Location.STORE)
@@ -118,7 +118,7 @@ async def test_a_pack_that_was_cut_off_stops_nothing_else(two: Two, left_bytes: 
     await store.put_stream(cut[0].store_key, once((await store.get(cut[0].store_key))[:left_bytes]))
     lost = {row.digest.hex() for row in cut if (row.store_offset or 0) + row.size_bytes > left_bytes}
     report = ArchiveReport()
-    await two.move(Location.ARCHIVE, report).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, report).run(two.there(Location.STORE))
     assert report.failed == dict.fromkeys(lost, "blob_corrupt")
     assert {row.digest.hex() for row in two.there(Location.STORE)} == lost
 
@@ -126,7 +126,7 @@ async def test_a_pack_that_was_cut_off_stops_nothing_else(two: Two, left_bytes: 
 async def test_wrong_bytes_under_the_right_name_in_the_archive_are_written_again(two: Two) -> None:
     wrong = b"b clip"
     await two.places[Location.ARCHIVE].put(blob_key(sha256_hex(b"a clip")), wrong)
-    await two.move(Location.ARCHIVE).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE).run(two.there(Location.STORE))
     await two.read_all()
 
 
@@ -139,8 +139,10 @@ async def test_an_archive_that_does_not_keep_what_is_written_costs_nothing(
         return "0" * 64
 
     monkeypatch.setattr(move_module, "hash_of", hash_of)
-    with pytest.raises(BlobCorruptError, match="what was written is not what is read"):
-        await two.move(Location.ARCHIVE).run([row for row in two.there(Location.STORE) if row.store_offset is not None])
+    with pytest.raises(BlobCorruptError, match="the bytes read differ from the bytes written"):
+        await two.mover(Location.ARCHIVE).run(
+            [row for row in two.there(Location.STORE) if row.store_offset is not None]
+        )
     assert await two.objects(Location.STORE) == before
     assert two.there(Location.ARCHIVE) == []
 

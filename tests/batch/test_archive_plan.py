@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batch.archive.factory import archive_of
+from headrace.batch.archive.job import open_archive
+from headrace.batch.archive.move import Throttle
 from headrace.batch.archive.plan import (
     PACK_BODIES_MAX,
     PACK_BYTES_MAX,
     PackedMove,
     SingleMove,
+    delay_s,
     in_reading_order,
-    is_apart,
     is_due,
-    objects_of,
-    wait_s,
+    is_separate,
+    plan_objects,
 )
-from headrace.batch.archive.throttle import Throttle
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import load_settings
 from headrace.schemas.catalog_rows import BlobPlace
@@ -61,7 +61,7 @@ def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[BodyOwn
 )
 def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[tuple[int, str]]) -> None:
     bodies = [body(number, size, media_type) for number, (size, media_type) in enumerate(said)]
-    objects = list(objects_of(bodies))
+    objects = list(plan_objects(bodies))
     held = [one for some in objects for one in (some.bodies if isinstance(some, PackedMove) else (some.body,))]
     assert sorted(one.digest for one in held) == sorted(one.digest for one in bodies)
     for some in objects:
@@ -71,14 +71,14 @@ def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[t
                 assert all(one.size_bytes < PACKED_BYTES_MAX and one.media_type.endswith("json") for one in packed)
             case SingleMove():
                 pass
-    assert list(objects_of(bodies)) == objects
+    assert list(plan_objects(bodies)) == objects
 
 
 def test_a_pack_ends_at_its_number_of_bodies_and_at_its_bytes() -> None:
-    by_number = list(objects_of([body(number, 1) for number in range(PACK_BODIES_MAX + 2)]))
+    by_number = list(plan_objects([body(number, 1) for number in range(PACK_BODIES_MAX + 2)]))
     assert [len(one.bodies) for one in by_number if isinstance(one, PackedMove)] == [PACK_BODIES_MAX, 2]
     large = PACKED_BYTES_MAX - 1
-    by_bytes = list(objects_of([body(number, large) for number in range(PACK_BYTES_MAX // large + 3)]))
+    by_bytes = list(plan_objects([body(number, large) for number in range(PACK_BYTES_MAX // large + 3)]))
     sizes = [sum(one.size_bytes for one in some.bodies) for some in by_bytes if isinstance(some, PackedMove)]
     assert len(sizes) == 2
     assert max(sizes) <= PACK_BYTES_MAX
@@ -109,13 +109,13 @@ def test_bodies_of_one_object_are_read_together_and_once() -> None:
     ],
 )
 def test_the_archive_is_not_where_the_store_keeps_its_own(archive: str, apart: bool) -> None:
-    assert is_apart(archive, "s3://headrace") is apart
+    assert is_separate(archive, "s3://headrace") is apart
 
 
 def test_a_prefix_beside_or_around_that_of_the_store_is_apart() -> None:
-    assert is_apart("s3://one/cold", "s3://one/hot")
-    assert is_apart("s3://one", "s3://one/hot")
-    assert not is_apart("s3://one/hot/packs", "s3://one/hot")
+    assert is_separate("s3://one/cold", "s3://one/hot")
+    assert is_separate("s3://one", "s3://one/hot")
+    assert not is_separate("s3://one/hot/packs", "s3://one/hot")
 
 
 @pytest.mark.parametrize(
@@ -138,16 +138,16 @@ def test_a_wrong_setting_is_named(given_: dict[str, object], named: str) -> None
 def test_an_archive_that_is_none_or_the_stores_own_is_refused_with_what_to_set(url: str) -> None:
     settings = load_settings(_env_file=None, store_url="s3://headrace", archive_url=url)
     with pytest.raises(HeadraceError) as refused:
-        archive_of(settings)
+        open_archive(settings)
     assert refused.value.exit_code == Exit.USAGE
     assert "s3://headrace" in refused.value.hint
 
 
 @given(st.integers(0, 2**40), st.floats(0, 1e6), st.integers(1024, 2**34))
 def test_waiting_holds_the_rate(taken_bytes: int, elapsed_s: float, bytes_per_s: int) -> None:
-    delay_s = wait_s(taken_bytes, elapsed_s, bytes_per_s)
-    assert delay_s >= 0
-    assert taken_bytes <= (elapsed_s + delay_s) * bytes_per_s * (1 + 1e-9) + 1e-6
+    wait_s = delay_s(taken_bytes, elapsed_s, bytes_per_s)
+    assert wait_s >= 0
+    assert taken_bytes <= (elapsed_s + wait_s) * bytes_per_s * (1 + 1e-9) + 1e-6
 
 
 async def test_bytes_wait_for_those_before_them() -> None:
@@ -158,7 +158,7 @@ async def test_bytes_wait_for_those_before_them() -> None:
         slept.append(seconds)
         now_s += seconds
 
-    pace = Throttle(1000, now_s=lambda: now_s, sleep=sleep)
+    throttle = Throttle(1000, now_s=lambda: now_s, sleep=sleep)
     for _ in range(3):
-        await pace.take(2000)
+        await throttle.acquire(2000)
     assert slept == [2.0, 2.0]

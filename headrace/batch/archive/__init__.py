@@ -1,4 +1,4 @@
 from headrace.batch.archive.job import archive, restore
-from headrace.batch.archive.report import ArchiveReport
+from headrace.batch.archive.move import ArchiveReport
 
 __all__ = ["ArchiveReport", "archive", "restore"]

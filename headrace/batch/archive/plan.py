@@ -1,4 +1,4 @@
-"""Which bodies are due, and what objects they go into. No I/O, no clock."""
+"""Decides which bodies are due for the archive and which objects they become. No I/O, no clock."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from headrace.store.catalog.archives import BodyOwner
 
 ARCHIVED_KINDS = (Kind.LDO, Kind.CLIP)
 PACK_BODIES_MAX = 1000
-PACK_BYTES_MAX = 16 * MIB  # it is held in memory, and read back, in one piece
+PACK_BYTES_MAX = 16 * MIB  # a pack is held in memory, and read back, as a whole
 _PACKED_MEDIA_TYPE = "application/json"
 
 
@@ -31,50 +31,52 @@ class PackedMove:
 
 
 def is_due(owners: Iterable[BodyOwner], before_us: int) -> bool:
-    """Say whether bytes may go: everything that they belong to is of a kind that goes, and older than this."""
-    return all(one.kind in ARCHIVED_KINDS and one.ingested_at_us < before_us for one in owners)
+    """Return whether every record of a body is of an archived kind and was ingested before `before_us`."""
+    return all(owner.kind in ARCHIVED_KINDS and owner.ingested_at_us < before_us for owner in owners)
 
 
-def objects_of(bodies: Sequence[BlobPlace]) -> Iterator[SingleMove | PackedMove]:
-    """Yield what objects bodies become, the small ones packed as they come; each of the bodies is in one of them.
+def plan_objects(bodies: Sequence[BlobPlace]) -> Iterator[SingleMove | PackedMove]:
+    """Yield the objects that bodies become, small bodies packed in the given order; each body is in one of them.
 
-    The same bodies become the same objects, so a run that was killed finds its own again.
+    It is deterministic, so a run that was killed finds the objects it has already written.
     """
-    waiting: list[BlobPlace] = []
-    size = 0
+    packable: list[BlobPlace] = []
+    size_bytes = 0
     for body in bodies:
         if not _is_small(body):
             yield SingleMove(body)
             continue
-        if waiting and (len(waiting) == PACK_BODIES_MAX or size + body.size_bytes > PACK_BYTES_MAX):
-            yield _object(waiting)
-            waiting, size = [], 0
-        waiting.append(body)
-        size += body.size_bytes
-    if waiting:
-        yield _object(waiting)
+        if packable and (len(packable) == PACK_BODIES_MAX or size_bytes + body.size_bytes > PACK_BYTES_MAX):
+            yield _object(packable)
+            packable, size_bytes = [], 0
+        packable.append(body)
+        size_bytes += body.size_bytes
+    if packable:
+        yield _object(packable)
 
 
 def in_reading_order(bodies: Iterable[BlobPlace]) -> list[BlobPlace]:
-    """Return bodies without repetition, those of one object beside each other."""
+    """Return the distinct bodies, grouped by object and sorted by offset."""
     distinct = {body.digest: body for body in bodies}
     return sorted(distinct.values(), key=lambda body: (body.store_key, body.store_offset or 0, body.digest))
 
 
-def wait_s(taken_bytes: int, elapsed_s: float, bytes_per_s: int) -> float:
-    """Return the seconds to wait so that no more than so many bytes a second were taken since the start."""
-    return max(0.0, taken_bytes / bytes_per_s - elapsed_s)
+def delay_s(read_bytes: int, elapsed_s: float, bytes_per_s: int) -> float:
+    """Return the seconds to wait until `read_bytes` since the start are within the rate limit."""
+    return max(0.0, read_bytes / bytes_per_s - elapsed_s)
 
 
-def is_apart(archive_url: str, store_url: str) -> bool:
-    """Say whether the archive's objects cannot be taken for the store's."""
+def is_separate(archive_url: str, store_url: str) -> bool:
+    """Return whether the keys of the archive cannot collide with those of the store."""
     archive, store = (urlsplit(url) for url in (archive_url, store_url))
     if (archive.scheme, archive.netloc) != (store.scheme, store.netloc):
         return True
-    ours, theirs = (parts.path.strip("/").split("/") if parts.path.strip("/") else [] for parts in (archive, store))
-    if ours[: len(theirs)] != theirs:
+    archive_path, store_path = (
+        parts.path.strip("/").split("/") if parts.path.strip("/") else [] for parts in (archive, store)
+    )
+    if archive_path[: len(store_path)] != store_path:
         return True
-    below = ours[len(theirs) :]
+    below = archive_path[len(store_path) :]
     return bool(below) and f"{below[0]}/" not in OWN_PREFIXES
 
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from headrace.batch.archive.factory import archive_of
+from headrace.batch.archive.job import open_archive
 from headrace.batch.fsck.announcements import check_outbox, check_topics
 from headrace.batch.fsck.findings import Finding, FsckProblem, FsckReport
 from headrace.batch.fsck.messages import Messages
@@ -75,7 +75,7 @@ async def check(
         say("comparing the archive with the catalog")
         # Names and sizes: what the archive holds was read back when it was written, and reading it may cost.
         unread = Sampler(0, random.Random(0))  # noqa: S311 - nothing is drawn
-        archive, archived = archive_of(settings), inventory.in_archive()
+        archive, archived = open_archive(settings), inventory.in_archive()
         await ObjectCheck(archive, archived, report, ages=ages, sampler=unread, in_archive=True).run()
     for record in await inventory.records_without_blob():
         detail = f"a {record.kind} of {record.size_bytes} bytes, {record.digest.hex()}"
