@@ -1,20 +1,20 @@
-"""An event loop beside the caller's thread, so that a synchronous call works wherever it is made."""
+"""An event loop in a thread of its own, for synchronous callers."""
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Names are looked up in threads that wait for servers elsewhere. asyncio's own few would let some dead names hold up
-# all others until their time is over too.
+# The threads resolve host names. With asyncio's default of a few, some unresponsive name servers would delay all other
+# look-ups until they time out.
 _THREADS_MAX = 128
 
 
-class Background:
-    """Runs coroutines in a thread of its own; may be used from several threads."""
+class BackgroundLoop:
+    """Runs coroutines on a background thread; thread-safe."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -24,23 +24,23 @@ class Background:
 
     @property
     def is_open(self) -> bool:
-        """Whether it still runs."""
+        """Whether `close` was not called yet."""
         return not self._loop.is_closed()
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Begin; to cancel the future ends the work.
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Start a coroutine; cancelling the future cancels it.
 
         Raises:
-            RuntimeError: it was closed before.
+            RuntimeError: the loop is closed.
         """
         if not self.is_open:
-            work.close()
-            raise RuntimeError("it is closed: open another one")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+            coroutine.close()
+            raise RuntimeError("the client is closed; open a new one")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for work and return what it does; whoever is interrupted while he waits ends it."""
-        future = self.submit(work)
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """Await something on the loop and return its result; an interrupt of the caller cancels it."""
+        future = self.submit(awaitable if isinstance(awaitable, Coroutine) else _awaited(awaitable))
         try:
             return future.result()
         except BaseException:
@@ -48,15 +48,19 @@ class Background:
             raise
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread."""
-        self.run(self._cancelled())
+        """Cancel all running coroutines and end the thread."""
+        self.run(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    async def _cancelled(self) -> None:
+    async def _cancel_all(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_default_executor()
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable

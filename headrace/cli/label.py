@@ -43,13 +43,14 @@ def label(
     as_json: Json = False,
 ) -> None:
     """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
+    from headrace.batch.labels import LabelRequest, load_module
     from headrace.batch.labels import label as run
-    from headrace.batch.labels import load_module
     from headrace.store.catalog.exports import ExportSelection
 
     wanted = ExportSelection(until_us=0, **selection(kind, site, source, start, end))
     with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
-        result = run(client_settings(), load_module(module), wanted, version=version, progress=_Progress(), explain=say)
+        request = LabelRequest(load_module(module), wanted, version)
+        result = run(client_settings(), request, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)
     if result.tally.errors:
         raise typer.Exit(Exit.FAILED)

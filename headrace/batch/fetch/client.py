@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 
 from pydantic import SecretStr
 
-from headrace.batch.background import Background
+from headrace.batch.background import BackgroundLoop
 from headrace.batch.fetch import url as urls_of
 from headrace.batch.fetch.asset import AssetOrigin
 from headrace.batch.fetch.asset_store import AssetStore
@@ -77,7 +77,7 @@ class IngestClient:
         self._rules = FetchPolicy.of(self._settings)
         self._site = site
         self._open = AsyncExitStack()
-        self._background = Background()
+        self._background = BackgroundLoop()
         try:
             self._job = self._background.run(self._opened(lookup))
         except BaseException:

@@ -1,6 +1,5 @@
-from headrace.batch.labels.functions import labelling_function
-from headrace.batch.labels.module import Module, load_module
-from headrace.batch.labels.run import LabelResult, label
+from headrace.batch.labels.functions import LabelModule, labelling_function, load_module
+from headrace.batch.labels.run import LabelRequest, LabelResult, label
 from headrace.batch.labels.view import RecordView
 
-__all__ = ["LabelResult", "Module", "RecordView", "label", "labelling_function", "load_module"]
+__all__ = ["LabelModule", "LabelRequest", "LabelResult", "RecordView", "label", "labelling_function", "load_module"]

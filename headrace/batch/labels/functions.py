@@ -1,28 +1,48 @@
-"""What labelling functions are, and what one record is called by them. Pure, but for what the functions do."""
+"""Labelling functions: how a module marks them, how it is loaded, and how they are applied to one record."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from headrace.batch.labels.view import RecordView
-from headrace.runtime.errors import HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.digest import sha256_hex
 
+FUNCTIONS_MAX = 200
 LABEL_CHARACTERS_MAX = 200
 ERROR_CHARACTERS_MAX = 100
 MESSAGE_CHARACTERS_MAX = 300
-LABEL_INVALID = "label_invalid"  # the error of a function that returned what is no label
+LABEL_INVALID = "label_invalid"  # the error of a function that returned an invalid label
 
 LabellingFunction: TypeAlias = Callable[[RecordView], str | None]
 F = TypeVar("F", bound=LabellingFunction)
 
 _MARK = "__headrace_labelling_function__"
+_MODULE_NAME = "headrace_labelling_functions"
+_VERSION_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LabelModule:
+    """The labelling functions of a file, in their order, and the SHA-256 of its source (hexadecimal)."""
+
+    path: Path
+    sha256: str
+    functions: MappingProxyType[str, LabellingFunction]
+
+    @property
+    def version(self) -> str:
+        """The default version: the first digits of the source's digest."""
+        return self.sha256[:_VERSION_DIGITS]
 
 
 @dataclass
-class Answers:
-    """What functions said of one record, by their names and in their order; `messages` explain the errors."""
+class FunctionResults:
+    """The results of the functions on one record, by name and in their order; `messages` explain the errors."""
 
     votes: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -30,73 +50,70 @@ class Answers:
 
 
 def labelling_function(function: F) -> F:
-    """Mark a function over a record that returns its label, or None to abstain.
+    """Mark a function that takes a record and returns its label, or None to abstain.
 
     Raises:
         TypeError: it is a coroutine function or a generator, or has no name.
     """
-    wrong = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
-    if wrong or not hasattr(function, "__name__"):
-        raise TypeError("a labelling function is a plain function that returns a label or None")
+    is_wrong_kind = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
+    if is_wrong_kind or not hasattr(function, "__name__"):
+        raise TypeError("a labelling function must be a plain function that returns a label or None")
     setattr(function, _MARK, True)
     return function
 
 
-def marked(values: Iterable[Any]) -> MappingProxyType[str, LabellingFunction]:
-    """Return the labelling functions among values, by their names and in their order.
+def load_module(path: Path) -> LabelModule:
+    """Execute a file as a module with the caller's rights; it may import modules from its own directory.
 
     Raises:
-        ValueError: two of them have one name, or one has a name that cannot be shown or kept.
+        HeadraceError: the file cannot be read or executed, or has no labelling function.
     """
-    found: dict[str, LabellingFunction] = {}
-    for value in values:
-        if not inspect.isfunction(value) or not hasattr(value, _MARK):
-            continue
-        if not is_label(value.__name__):
-            raise ValueError(f"a labelling function's name is text of 1 to {LABEL_CHARACTERS_MAX} characters")
-        if found.setdefault(value.__name__, value) is not value:
-            raise ValueError(f"two labelling functions are named {value.__name__}")
-    return MappingProxyType(found)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise _module_error("file_unreadable", f"cannot read: {error.strerror}", path, "correct the path") from None
+    functions = _functions_of(path, _execute(path, source))
+    return LabelModule(path, sha256_hex(source), functions)
 
 
-def ask(functions: MappingProxyType[str, LabellingFunction], record: RecordView) -> Answers:
-    """Ask every function about a record; one that raises, or returns what is no label, has no vote."""
-    answers = Answers()
+def apply_functions(functions: MappingProxyType[str, LabellingFunction], record: RecordView) -> FunctionResults:
+    """Apply every function to a record; a function that raises or returns an invalid label has no vote."""
+    results = FunctionResults()
     for name, function in functions.items():
         try:
-            said = function(record)
+            label = function(record)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - it is somebody else's code, and ends nothing
-            answers.errors[name] = error.code if isinstance(error, HeadraceError) else _name_of(error)
-            answers.messages[name] = said_by(error, function.__code__.co_filename)
+        except BaseException as error:  # noqa: BLE001 - user code must not end the run
+            results.errors[name] = error.code if isinstance(error, HeadraceError) else _type_name(error)
+            results.messages[name] = describe_error(error, function.__code__.co_filename)
             continue
-        if is_label(said):
-            answers.votes[name] = str.__str__(said)  # what is a string and more is its text only
-        elif said is not None:
-            answers.errors[name] = LABEL_INVALID
-            answers.messages[name] = (
-                f"it returned a {type(said).__name__}; a label is text of 1 to {LABEL_CHARACTERS_MAX} characters"
+        if is_label(label):
+            results.votes[name] = str.__str__(label)  # a plain string, also where the label is of a subclass of str
+        elif label is not None:
+            results.errors[name] = LABEL_INVALID
+            results.messages[name] = (
+                f"it returned a {type(label).__name__}; a label is text of 1 to {LABEL_CHARACTERS_MAX} characters"
             )
-    return answers
+    return results
 
 
-def is_label(said: object) -> bool:
-    """Say whether a value may be a label: text that the catalog can hold, and a person can read in a table."""
-    if not isinstance(said, str) or not 1 <= len(said) <= LABEL_CHARACTERS_MAX or "\0" in said:
+def is_label(value: object) -> bool:
+    """Return whether a value is a valid label: text that PostgreSQL can store."""
+    if not isinstance(value, str) or not 1 <= len(value) <= LABEL_CHARACTERS_MAX or "\0" in value:
         return False
     try:
-        said.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def said_by(error: BaseException, file: str) -> str:
-    """Return what an exception says, and the line of a file where it was raised, or from where it came."""
+def describe_error(error: BaseException, file: str) -> str:
+    """Return an exception's type and message, and the last line of `file` in its traceback."""
     try:
-        text = _text_of(error)
-    except Exception:  # noqa: BLE001 - an exception may fail even to say what it is
+        text = _message_of(error)
+    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise
         text = "it cannot be shown"
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
     trace = error.__traceback__
@@ -104,19 +121,70 @@ def said_by(error: BaseException, file: str) -> str:
         if trace.tb_frame.f_code.co_filename == file:
             line = trace.tb_lineno
         trace = trace.tb_next
-    place = "" if line is None else f" (line {line})"
-    return f"{_name_of(error)}: {text[:MESSAGE_CHARACTERS_MAX]}{place}"
+    suffix = "" if line is None else f" (line {line})"
+    return f"{_type_name(error)}: {text[:MESSAGE_CHARACTERS_MAX]}{suffix}"
 
 
-def _text_of(error: BaseException) -> str:
+def _execute(path: Path, source: bytes) -> ModuleType:
+    module = ModuleType(_MODULE_NAME)
+    module.__file__ = str(path)
+    sys.modules[_MODULE_NAME] = module  # dataclasses look up their module by name
+    sys.path.insert(0, str(path.resolve().parent))  # as Python does for a script
+    try:
+        # Executes the bytes that were hashed; an import would read the file again.
+        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - the command exists to run it
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything
+        what = f"the module cannot be loaded: {describe_error(error, str(path))}"
+        raise _module_error("module_failed", what, path, "fix it and run the command again") from None
+    return module
+
+
+def _functions_of(path: Path, module: ModuleType) -> MappingProxyType[str, LabellingFunction]:
+    try:
+        functions = _marked(vars(module).values())
+    except ValueError as error:
+        raise _module_error("module_invalid", str(error), path, "give each function a name of its own") from None
+    if not functions:
+        hint = "decorate each labelling function with @labelling_function from `headrace`"
+        raise _module_error("module_invalid", "the module has no labelling function", path, hint)
+    if len(functions) > FUNCTIONS_MAX:
+        what = f"the module has {len(functions)} labelling functions, more than {FUNCTIONS_MAX}"
+        raise _module_error("module_invalid", what, path, "split it into several modules, each with its own version")
+    return functions
+
+
+def _marked(values: Iterable[Any]) -> MappingProxyType[str, LabellingFunction]:
+    """Return the marked functions by name, in their order.
+
+    Raises:
+        ValueError: two functions share a name, or a name is invalid.
+    """
+    functions: dict[str, LabellingFunction] = {}
+    for value in values:
+        if not inspect.isfunction(value) or not hasattr(value, _MARK):
+            continue
+        if not is_label(value.__name__):
+            raise ValueError(f"a labelling function's name is text of 1 to {LABEL_CHARACTERS_MAX} characters")
+        if functions.setdefault(value.__name__, value) is not value:
+            raise ValueError(f"two labelling functions are named {value.__name__}")
+    return MappingProxyType(functions)
+
+
+def _message_of(error: BaseException) -> str:
     match error:
         case HeadraceError():
             return error.what
         case SyntaxError():
-            return str(error.msg)  # as text it would name the file and the line once more
+            return str(error.msg)  # str(error) repeats the file and the line
         case _:
             return str(error)
 
 
-def _name_of(error: BaseException) -> str:
+def _type_name(error: BaseException) -> str:
     return type(error).__name__[:ERROR_CHARACTERS_MAX]
+
+
+def _module_error(code: str, what: str, path: Path, hint: str) -> HeadraceError:
+    return HeadraceError(code, what, where=str(path), hint=hint, exit_code=Exit.USAGE)

@@ -1,4 +1,4 @@
-"""A record as a labelling function sees it."""
+"""The view of a record that a labelling function receives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from headrace.store.catalog.views import StoredRecord
 
 @dataclass(frozen=True, kw_only=True)
 class RecordView:
-    """What the catalog says of a record, and its bytes where a function asks for them.
+    """The catalog's fields of a record; its bytes are read on first access.
 
     `captured_at_us` and `ingested_at_us` are microseconds since 1970, UTC; `digest` is the SHA-256 as hexadecimal.
     """
@@ -38,30 +38,30 @@ class RecordView:
 
     @property
     def attributes(self) -> Any:
-        """What the source said beside it; a copy each time: no function changes what the next one sees."""
+        """The attributes that the source sent; a new copy on each access, so functions cannot affect each other."""
         return orjson.loads(self.attributes_json)
 
     @cached_property
     def body(self) -> bytes:
-        """Its bytes, checked against their digest; read when they are first asked for.
+        """The bytes, verified against their digest; read on first access.
 
         Raises:
-            HeadraceError: they are gone or damaged, or the store is away.
+            HeadraceError: the bytes are missing or corrupt, or the store is unreachable.
         """
         return self.read()
 
     @property
     def content(self) -> Any:
-        """What an LDO or a scan says: its body, as the JSON that it is. Another copy each time.
+        """The JSON body of an LDO or a scan; a new copy on each access.
 
         Raises:
-            HeadraceError: as for `body`. ValueError: the body is no JSON.
+            HeadraceError: as for `body`. ValueError: the body is not JSON.
         """
         return orjson.loads(self.body)
 
 
-def view_of(record: StoredRecord, read: Callable[[StoredRecord], bytes]) -> RecordView:
-    """Return a record's view, whose body `read` would fetch."""
+def record_view(record: StoredRecord, read: Callable[[StoredRecord], bytes]) -> RecordView:
+    """Return the view of a record; `read` fetches its body."""
     return RecordView(
         record_id=record.record_id,
         kind=record.kind,

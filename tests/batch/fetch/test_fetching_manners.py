@@ -6,7 +6,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from headrace.batch.background import Background
+from headrace.batch.background import BackgroundLoop
 from headrace.batch.fetch.client import WORKERS_MAX
 from headrace.batch.fetch.errors import ConnectionFailedError, HttpStatusError, IngestError, OptedOutError
 from headrace.batch.fetch.fetcher import Fetcher
@@ -91,7 +91,7 @@ async def test_a_name_is_looked_up_once() -> None:
 
 def test_names_that_nobody_answers_hold_up_no_others() -> None:
     """As many as are fetched at a time, and the look-ups of those that were given up before them."""
-    background, answered = Background(), threading.Event()
+    background, answered = BackgroundLoop(), threading.Event()
     stuck = [background.submit(asyncio.to_thread(answered.wait)) for _ in range(WORKERS_MAX)]
     try:
         assert background.run(asyncio.wait_for(asyncio.to_thread(lambda: "looked up"), 60)) == "looked up"
@@ -102,7 +102,7 @@ def test_names_that_nobody_answers_hold_up_no_others() -> None:
 
 
 def test_what_is_closed_says_so() -> None:
-    background = Background()
+    background = BackgroundLoop()
     background.close()
     with pytest.raises(RuntimeError, match="closed"):
         background.run(asyncio.to_thread(int))

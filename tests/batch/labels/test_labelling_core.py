@@ -15,15 +15,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batch.background import Background
+from headrace.batch.background import BackgroundLoop
 from headrace.batch.export.plan import Split
 from headrace.batch.export.sample import SampleBodies, sample_of
-from headrace.batch.labels.functions import LABEL_CHARACTERS_MAX, ask, is_label, labelling_function
-from headrace.batch.labels.module import load_module
-from headrace.batch.labels.run import LabelBodies as StoredBodies
-from headrace.batch.labels.statistics import FAILURES_NAMED_MAX, LABELS_COUNTED_MAX, OTHERS, LabelTally
-from headrace.batch.labels.view import RecordView, view_of
-from headrace.batch.labels.vote import is_tie, majority
+from headrace.batch.labels.functions import (
+    LABEL_CHARACTERS_MAX,
+    apply_functions,
+    is_label,
+    labelling_function,
+    load_module,
+)
+from headrace.batch.labels.run import BodyReader
+from headrace.batch.labels.statistics import (
+    FAILURES_NAMED_MAX,
+    LABELS_COUNTED_MAX,
+    OTHERS,
+    LabelTally,
+    is_tie,
+    majority,
+)
+from headrace.batch.labels.view import RecordView, record_view
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.catalog_rows import Labelled
 from headrace.store.blobs.blob_store import Blobs
@@ -60,11 +71,11 @@ def stored(kind: str = "ldo") -> StoredRecord:
 
 
 def view(read: Callable[[StoredRecord], bytes] = lambda _: b'{"prediction":{"label":"good"}}') -> RecordView:
-    return view_of(stored(), read)
+    return record_view(stored(), read)
 
 
 def asked(*functions: Callable[[RecordView], object], record: RecordView | None = None):
-    return ask(MappingProxyType({one.__name__: one for one in functions}), record or view())  # type: ignore[arg-type]
+    return apply_functions(MappingProxyType({one.__name__: one for one in functions}), record or view())  # type: ignore[arg-type]
 
 
 def module(tmp_path: Path, text: str):
@@ -191,11 +202,11 @@ def test_a_body_that_is_gone_is_an_error_of_whoever_wants_it() -> None:
 
 
 def test_a_body_that_is_archived_is_said_to_be(tmp_path: Path) -> None:
-    with closing(Background()) as background:
-        bodies = StoredBodies(background, Blobs.open(f"file://{tmp_path}"))
+    with closing(BackgroundLoop()) as background:
+        bodies = BodyReader(background, Blobs.open(f"file://{tmp_path}"))
         with pytest.raises(BlobArchivedError):
             bodies.read(replace(stored(), archived_at_us=1))
-        assert bodies.fault is None
+        assert bodies.store_error is None
 
 
 def labelled(*votes: str | None, failed: str | None = None) -> Labelled:
@@ -258,7 +269,7 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
     (tmp_path / "beside.py").write_text("LABEL = 'smoke'\n")
     found = module(tmp_path, text)
     assert list(found.functions) == ["second", "first"]
-    assert ask(found.functions, view()).votes == {"second": "smoke"}
+    assert apply_functions(found.functions, view()).votes == {"second": "smoke"}
     assert module(tmp_path, text).version == found.version
     assert module(tmp_path, text + "\n").version != found.version
 
@@ -308,5 +319,5 @@ def test_the_example_of_the_documents_labels(tmp_path: Path) -> None:
     path.write_text(text.split("```python\n", 1)[1].split("```", 1)[0])
     functions = load_module(path).functions
     assert list(functions) == ["said_by_the_model", "hot", "nearly_empty_picture"]
-    assert ask(functions, view()).votes == {"said_by_the_model": "good"}
-    assert ask(functions, view()).errors == {}
+    assert apply_functions(functions, view()).votes == {"said_by_the_model": "good"}
+    assert apply_functions(functions, view()).errors == {}
