@@ -49,7 +49,7 @@ def fsck(
 
     if as_json:
         findings: dict[str, list[dict[str, Any]]] = {}
-        for found in report.found:
+        for found in report.findings:
             findings.setdefault(found.problem.value, []).append(line(found))
         print_json(
             {
@@ -65,13 +65,13 @@ def fsck(
                 ],
             }
         )
-    elif report.found:
+    elif report.findings:
         became = dict([*report.healed, *report.unhealed])
         print_table(
             ("problem", "which", "found", *(["then"] if repair else [])),
             [
                 (found.problem, found.name, found.detail, *([became.get(found, "")] if repair else []))
-                for found in report.found
+                for found in report.findings
             ],
         )
     for text in _sentences(report, repair=repair):
@@ -85,12 +85,12 @@ def _sentences(report: Any, *, repair: bool) -> list[str]:
     lines = [f"checked: {checked or 'nothing is there'}"]
     if report.young:
         lines.append(f"{len(report.young)} objects without a row are younger than the grace period: left alone")
-    if not report.found:
+    if not report.findings:
         lines.append("everything agrees" + ("; nothing to repair" if repair else ""))
     elif repair:
-        lines.append(f"{len(report.healed)} of {len(report.found)} findings are healed")
+        lines.append(f"{len(report.healed)} of {len(report.findings)} findings are healed")
     else:
-        lines.append(f"{len(report.found)} findings; `headrace fsck --repair` mends what can be mended")
+        lines.append(f"{len(report.findings)} findings; `headrace fsck --repair` mends what can be mended")
     expired = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in report.expired.items() if number)
     if expired:
         lines.append(f"past their retention: {expired}" + ("; removed" if repair else ""))

@@ -181,7 +181,7 @@ def _collected(world: World) -> str:
     settings = world.settings.model_copy(update={"collect_grace_hours": 0.0})
     options = FsckOptions(sample=_SAMPLE, repair=True, force=True)
     report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options))
-    harm = [found for found in report.found if found.problem not in _LEFT_BEHIND]
+    harm = [found for found in report.findings if found.problem not in _LEFT_BEHIND]
     return f"fsck found {len(harm)} things wrong, among them {harm[0].problem} {harm[0].name}" if harm else ""
 
 

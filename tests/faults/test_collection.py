@@ -15,13 +15,13 @@ def orphan(name: str) -> Finding:
 
 
 def test_only_what_was_up_for_collection_counts() -> None:
-    healed = [(orphan("one"), "removed"), (orphan("two"), "a row names it by now"), (orphan("other"), "removed")]
-    report = FsckReport(found=[found for found, _ in healed], healed=healed)
-    assert outcome_of(report, KEYS) == Counter({"removed": 1, "a row names it by now": 1})
+    healed = [(orphan("one"), "removed"), (orphan("two"), "a row references it by now"), (orphan("other"), "removed")]
+    report = FsckReport(findings=[found for found, _ in healed], healed=healed)
+    assert outcome_of(report, KEYS) == Counter({"removed": 1, "a row references it by now": 1})
 
 
 def test_an_orphan_that_stays_is_an_error() -> None:
-    report = FsckReport(found=[orphan("one")], unhealed=[(orphan("one"), "the store was too slow for it")])
+    report = FsckReport(findings=[orphan("one")], unhealed=[(orphan("one"), "the store was too slow for it")])
     with pytest.raises(AssertionError, match="one: the store was too slow"):
         outcome_of(report, KEYS)
 
@@ -30,7 +30,7 @@ def test_an_orphan_that_stays_is_an_error() -> None:
 def test_damage_is_an_error_although_it_was_mended(problem: FsckProblem) -> None:
     expected = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckProblem.ANNOUNCEMENT_LATE}
     found = Finding(problem, "somewhere")
-    report = FsckReport(found=[found], healed=[(found, "mended")])
+    report = FsckReport(findings=[found], healed=[(found, "mended")])
     if problem in expected:
         assert outcome_of(report, KEYS) == Counter()
     else:

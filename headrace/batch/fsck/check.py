@@ -1,4 +1,4 @@
-"""One check of everything, and with `repair` its mending."""
+"""Checks store, catalog and topics for consistency, and repairs them on request."""
 
 import random
 from collections.abc import Callable
@@ -9,22 +9,21 @@ from datetime import UTC, datetime, timedelta
 from headrace.batch.archive.job import open_archive
 from headrace.batch.fsck.announcements import check_outbox, check_topics
 from headrace.batch.fsck.findings import Finding, FsckProblem, FsckReport
-from headrace.batch.fsck.messages import Messages
-from headrace.batch.fsck.objects import Ages, ObjectCheck, Sampler
-from headrace.batch.fsck.repair import Repair, RepairDeps
-from headrace.batch.fsck.restore import Restore
+from headrace.batch.fsck.messages import TopicMessages
+from headrace.batch.fsck.objects import AgeLimits, ObjectCheck, ObjectScope, Sampler
+from headrace.batch.fsck.repair import BodyRecovery, Repair, RepairDeps
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.orphan_gc import OrphanGc
 
-PROMOTING_GRACE = timedelta(days=1)  # a promotion takes as long as a copy within the store
+PROMOTING_GRACE = timedelta(days=1)  # a promotion is a copy within the store
 
 
 @dataclass(frozen=True, slots=True)
 class FsckOptions:
-    """What to check; `sample` is how many objects are read, None for all of them."""
+    """What to check; `sample` is the number of objects to read, None for all."""
 
     repair: bool = False
     force: bool = False
@@ -34,64 +33,64 @@ class FsckOptions:
 
 
 async def open_and_check(
-    settings: Settings, blobs: Blobs, options: FsckOptions, say: Callable[[str], None] = lambda _line: None
+    settings: Settings, blobs: Blobs, options: FsckOptions, progress: Callable[[str], None] = lambda _line: None
 ) -> FsckReport:
-    """Connect, check, and mend where that is asked for.
+    """Connect and check, and repair if the options say so.
 
     Raises:
-        HeadraceError: a service is away, or another repair is at work. What could not be read was not checked.
+        HeadraceError: a service is unreachable, or another repair is running; the check is incomplete.
     """
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
-        collection = await stack.enter_async_context(OrphanGc.open(dsn)) if options.repair else None
-        inventory = await stack.enter_async_context(FsckQueries.open(dsn))
+        orphan_gc = await stack.enter_async_context(OrphanGc.open(dsn)) if options.repair else None
+        queries = await stack.enter_async_context(FsckQueries.open(dsn))
         letters = await stack.enter_async_context(DeadLetters.open(dsn))
-        report = await check(settings, blobs, inventory, options, say)
+        report = await check(settings, blobs, queries, options, progress)
         report.expired["dead_letters"] = await letters.expired(settings.dead_letter_retention_days)
-        report.expired["announcements"] = await inventory.old_announcements(settings.outbox_retention_days)
-        if collection is not None:
-            messages = Messages(settings)
-            tools = RepairDeps(blobs, inventory, messages, collection, Restore(inventory, messages, blobs))
-            say(f"mending {len(report.found)} findings")
-            await Repair(tools, report, force=options.force).run()
-            await _expire(settings, report, inventory, letters)
+        report.expired["announcements"] = await queries.old_announcements(settings.outbox_retention_days)
+        if orphan_gc is not None:
+            messages = TopicMessages(settings)
+            deps = RepairDeps(blobs, queries, messages, orphan_gc, BodyRecovery(queries, messages, blobs))
+            progress(f"repairing {len(report.findings)} findings")
+            await Repair(deps, report, force=options.force).run()
+            await _expire(settings, report, queries, letters)
     return report
 
 
 async def check(
-    settings: Settings, blobs: Blobs, inventory: FsckQueries, options: FsckOptions, say: Callable[[str], None]
+    settings: Settings, blobs: Blobs, queries: FsckQueries, options: FsckOptions, progress: Callable[[str], None]
 ) -> FsckReport:
-    """Compare store, catalog and topics; may be done while everything runs."""
+    """Compare store, catalog and topics; may run while the service ingests."""
     report, now = FsckReport(), datetime.now(UTC)
-    ages = Ages(
+    ages = AgeLimits(
         orphans=now - timedelta(hours=settings.collect_grace_hours),
         staged=now - timedelta(days=settings.staging_retention_days),
         promoting=now - PROMOTING_GRACE,
     )
     sampler = Sampler(options.sample, random.Random(options.seed))  # noqa: S311 - a sample, not a secret
-    say("comparing the store with the catalog")
-    await ObjectCheck(blobs, inventory, report, ages=ages, sampler=sampler).run()
-    if settings.archive_url or await inventory.has_archived():
-        say("comparing the archive with the catalog")
-        # Names and sizes: what the archive holds was read back when it was written, and reading it may cost.
-        unread = Sampler(0, random.Random(0))  # noqa: S311 - nothing is drawn
-        archive, archived = open_archive(settings), inventory.in_archive()
-        await ObjectCheck(archive, archived, report, ages=ages, sampler=unread, in_archive=True).run()
-    for record in await inventory.records_without_blob():
+    progress("comparing the store with the catalog")
+    await ObjectCheck(ObjectScope(blobs, queries, ages), report, sampler).run()
+    if settings.archive_url or await queries.has_archived():
+        progress("comparing the archive with the catalog")
+        # Only names and sizes: the archive job has verified the objects, and reading them may cost money.
+        no_reads = Sampler(0, random.Random(0))  # noqa: S311 - nothing is drawn
+        scope = ObjectScope(open_archive(settings), queries.in_archive(), ages, in_archive=True)
+        await ObjectCheck(scope, report, no_reads).run()
+    for record in await queries.records_without_blob():
         detail = f"a {record.kind} of {record.size_bytes} bytes, {record.digest.hex()}"
-        report.found.append(
+        report.findings.append(
             Finding(FsckProblem.RECORD_WITHOUT_BLOB, str(record.record_id), detail, record_id=record.record_id)
         )
-    say("comparing the records with their announcements")
-    await check_outbox(inventory, report)
+    progress("comparing the records with their announcements")
+    await check_outbox(queries, report)
     if options.topics:
-        await check_topics(inventory, Messages(settings), report)
+        await check_topics(queries, TopicMessages(settings), report)
     return report
 
 
-async def _expire(settings: Settings, report: FsckReport, inventory: FsckQueries, letters: DeadLetters) -> None:
-    """End what is older than its retention."""
+async def _expire(settings: Settings, report: FsckReport, queries: FsckQueries, letters: DeadLetters) -> None:
+    """Delete dead letters and outbox rows that are past their retention."""
     report.removed["dead_letters"] = await letters.expire(settings.dead_letter_retention_days)
-    # What is to be forgotten must not be what would have shown that an announcement is missing.
-    if not any(found.problem is FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT for found, _ in report.unhealed):
-        report.removed["announcements"] = await inventory.forget_announcements(settings.outbox_retention_days)
+    # Expiring rows while an announcement is missing would destroy the evidence of it.
+    if not any(finding.problem is FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT for finding, _ in report.unhealed):
+        report.removed["announcements"] = await queries.forget_announcements(settings.outbox_retention_days)

@@ -1,33 +1,36 @@
-"""What a check found, and what became of it. No I/O."""
+"""Findings of a check, and the result of their repair. Pure."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+from headrace.schemas.events import Kind
+
 
 class FsckProblem(StrEnum):
-    """Everything that can be wrong between store, catalog and topics. The list is closed."""
+    """Every inconsistency between store, catalog and topics that a check reports."""
 
-    OBJECT_MISSING = "object_missing"  # a blob's row, and no object
-    OBJECT_WITHOUT_ROW = "object_without_row"  # an object that no row names, older than the grace period
+    OBJECT_MISSING = "object_missing"  # a row of a blob without its object
+    OBJECT_WITHOUT_ROW = "object_without_row"  # an object that no row references, older than the grace period
     BYTES_DIFFER = "bytes_differ"  # an object, or a blob in a pack, does not hash to its name
     SIZE_DIFFERS = "size_differs"  # an object is longer or shorter than its row says
-    RECORD_WITHOUT_BLOB = "record_without_blob"  # a record, and no row that says where its bytes are
-    RECORD_WITHOUT_ANNOUNCEMENT = "record_without_announcement"  # neither out nor in the outbox
+    RECORD_WITHOUT_BLOB = "record_without_blob"  # a record without a row for its bytes
+    RECORD_WITHOUT_ANNOUNCEMENT = "record_without_announcement"  # neither published nor in the outbox
     ANNOUNCEMENT_LATE = "announcement_late"  # in the outbox for too long
-    ANNOUNCEMENT_WITHOUT_RECORD = "announcement_without_record"  # it speaks of a record that is not there
-    STAGED_ABANDONED = "staged_abandoned"  # a staged or half promoted body that nothing claimed in time
+    ANNOUNCEMENT_WITHOUT_RECORD = "announcement_without_record"  # its record does not exist
+    STAGED_ABANDONED = "staged_abandoned"  # a staged or partly promoted body that no message has claimed in time
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: `name` is the object's key, the record's id or the topic; `detail` one sentence's end."""
+    """One finding: `name` is an object's key, a record's id or a topic; `detail` continues the problem in words."""
 
     problem: FsckProblem
     name: str
     detail: str = ""
     digest: str | None = None
     record_id: UUID | None = None
+    kind: Kind | None = None
     outbox_id: int | None = None
     is_pack: bool = False
     in_archive: bool = False
@@ -35,9 +38,9 @@ class Finding:
 
 @dataclass
 class FsckReport:
-    """What was checked, what was found, and with `--repair` what was healed and what could not be, with the reason."""
+    """What was checked and found; with `--repair`, what was healed, and what was not and why."""
 
-    found: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
     expired: dict[str, int] = field(default_factory=dict)
@@ -46,10 +49,10 @@ class FsckReport:
     removed: dict[str, int] = field(default_factory=dict)
 
     def count(self, what: str, number: int = 1) -> None:
-        """Add to what was checked."""
+        """Add to the number of checked items."""
         self.checked[what] = self.checked.get(what, 0) + number
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong, or nothing any more."""
-        return len(self.healed) == len(self.found)
+        """Whether nothing was found, or everything was healed."""
+        return len(self.healed) == len(self.findings)

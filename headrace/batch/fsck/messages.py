@@ -1,17 +1,15 @@
-"""Kafka, as a check reads it: single messages at their place, and what the ingested topics announce.
+"""Reads from Kafka for a check: single messages by offset, and the announcements on the ingested topics.
 
-Every call blocks and belongs on one thread. Nothing is committed; nobody's offsets move.
+Every call blocks and belongs on one thread. Nothing is committed.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from uuid import UUID
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer
 
-from headrace.runtime.kafka import kafka_unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import PartitionKey, TopicReader, offset_bounds, reading_consumer
 from headrace.schemas.codec import decode
@@ -19,92 +17,94 @@ from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import ingested_topic
 
+GROUP_ID = "headrace-fsck"
+CLOCKS_APART_S_MAX = 300  # Kafka and PostgreSQL stamp by their own clocks
+FIRST_MESSAGE_S_MAX = 10.0
 _REQUEST_S = 10.0
 _FETCH_S_MAX = 10.0
-CLOCKS_APART_S_MAX = 300  # Kafka stamps its messages by its own clock, the catalog its rows by another
 
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedEvent:
-    """One announcement: where it stands, and of what record."""
+    """The topic of an announcement, and its record."""
 
     topic: str
     record_id: UUID
 
 
-class Messages:
-    """Reads from Kafka; raises HeadraceError where it does not answer."""
+class TopicMessages:
+    """Reads from Kafka; raises HeadraceError if Kafka does not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def at(self, topic: str, partition: int, offset: int) -> bytes | None:
-        """Return the value of the message at a place; None where retention, or a new topic, has taken it."""
-        with self._consumer("read_uncommitted") as consumer:
-            about = consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
-            if about.error is not None or partition not in about.partitions:
+    def value_at(self, topic: str, partition: int, offset: int) -> bytes | None:
+        """Return the value of the message at an offset; None if retention or a new topic has removed it."""
+        with reading_consumer(self._settings, GROUP_ID, isolation_level="read_uncommitted") as consumer:
+            metadata = consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
+            if metadata.error is not None or partition not in metadata.partitions:
                 return None
             key = topic, partition
             low, high = offset_bounds(consumer, [key])[key]
             if not low <= offset < high:
                 return None
-            reader = TopicReader(consumer, {key: (offset, offset + 1)}, silence_s_max=None, on_error=lambda _: None)
-            deadline = time.monotonic() + _FETCH_S_MAX
-            while reader.unfinished and time.monotonic() < deadline:
+            # librdkafka retries by itself; without an answer in time, the message counts as lost.
+            ranges = {key: (offset, offset + 1)}
+            reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=lambda _error: None)
+            deadline_s = time.monotonic() + _FETCH_S_MAX
+            while reader.unfinished and time.monotonic() < deadline_s:
                 for message in reader.read(1, 1.0):
                     return message.value()
             return None
 
     def complete_since_us(self) -> int:
-        """Return the time since when the ingested topics hold everything; 0 where nothing was ever removed.
+        """Return the time since when the ingested topics are complete; 0 if retention has removed nothing.
 
-        It is later than what Kafka says by CLOCKS_APART_S_MAX, so it may be compared with the catalog's times.
+        The result allows for CLOCKS_APART_S_MAX, so it is comparable with times of the catalog.
         """
         since_ms = 0
-        with self._consumer("read_uncommitted") as consumer:
+        with reading_consumer(self._settings, GROUP_ID, isolation_level="read_uncommitted") as consumer:
             for key, (low, high) in offset_bounds(consumer, _partitions(consumer)).items():
                 if low > 0:
-                    since_ms = max(since_ms, _now_ms() if low == high else self._first_ms(consumer, key, low))
+                    since_ms = max(since_ms, self._first_message_ms(consumer, key, low, high))
         return (since_ms + CLOCKS_APART_S_MAX * 1000) * 1000 if since_ms else 0
 
-    def _first_ms(self, consumer: Consumer, key: PartitionKey, low: int) -> int:
-        """Return the time of the first message that is left; now, where nothing is left by now."""
-        consumer.assign([TopicPartition(*key, low)])
-        message = consumer.poll(_REQUEST_S)
-        # Silence must not read as "nothing was ever removed": what retention took would be announced again.
-        if message is None:
-            raise kafka_unreachable(self._settings, KafkaError(KafkaError._TIMED_OUT, key[0]))  # noqa: SLF001
-        error = message.error()
-        if error is None:
-            return message.timestamp()[1]
-        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-            raise KafkaException(error)
-        return _now_ms()
-
-    def announced(self) -> Iterator[list[AnnouncedEvent]]:
-        """Yield what the ingested topics hold now, as a `read_committed` reader sees it."""
-        with self._consumer("read_committed") as consumer:
+    def announcements(self) -> Iterator[list[AnnouncedEvent]]:
+        """Yield, in batches, the announcements that the ingested topics hold now for `read_committed` consumers."""
+        with reading_consumer(self._settings, GROUP_ID) as consumer:
             reader = TopicReader(consumer, offset_bounds(consumer, _partitions(consumer)))
             while reader.unfinished:
-                records = ((message.topic() or "", _record_of(message.value())) for message in reader.read())
-                yield [AnnouncedEvent(topic, record) for topic, record in records if record is not None]
+                batch = []
+                for message in reader.read():
+                    record = _record_id(message.value())
+                    if record is not None:
+                        batch.append(AnnouncedEvent(message.topic() or "", record))
+                yield batch
 
-    def _consumer(self, isolation: str) -> AbstractContextManager[Consumer]:
-        return reading_consumer(self._settings, "headrace-fsck", isolation_level=isolation)
+    def _first_message_ms(self, consumer: Consumer, key: PartitionKey, low: int, high: int) -> int:
+        """Return the timestamp of the first remaining message, or the current time if there is none.
+
+        Raises:
+            KafkaException: Kafka does not answer. Silence must not count as "nothing was removed": a repair would
+                announce again the records whose announcements retention has removed.
+        """
+        reader = TopicReader(consumer, {key: (low, high)}, silence_s_max=FIRST_MESSAGE_S_MAX)
+        first = next(iter(reader), None)
+        return _now_ms() if first is None else first.timestamp()[1]
 
 
 def _partitions(consumer: Consumer) -> list[PartitionKey]:
     known = consumer.list_topics(timeout=_REQUEST_S).topics
-    names = [ingested_topic(kind).name for kind in Kind]
-    return [(name, partition) for name in names if name in known for partition in known[name].partitions]
+    topics = [ingested_topic(kind).name for kind in Kind]
+    return [(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions]
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _record_of(value: bytes | None) -> UUID | None:
+def _record_id(value: bytes | None) -> UUID | None:
     try:
         return UUID(decode(value, Ingested).record_id)
     except (RejectedError, ValueError):
-        return None  # somebody else's message; the topic's readers see that for themselves
+        return None  # not one of our messages; consumers of the topic report it

@@ -1,203 +1,253 @@
-"""What a check found, mended as far as it can be. Each step may be repeated."""
+"""Repairs the findings of a check as far as possible. Each step may be repeated.
 
+Lost or corrupt bytes are recovered from their messages: Kafka keeps a message for days after it was ingested, and each
+record's sightings name its topic, partition and offset.
+"""
+
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.batch.fsck.announcements import kind_in, out_of
+from headrace.batch.fsck.announcements import announced_among
 from headrace.batch.fsck.findings import Finding, FsckProblem, FsckReport
-from headrace.batch.fsck.messages import Messages
-from headrace.batch.fsck.restore import Restore
+from headrace.batch.fsck.messages import TopicMessages
 from headrace.runtime.crash_points import CrashPoint, reached
-from headrace.schemas.digest import blob_key, sha256_hex
+from headrace.schemas.codec import decode
+from headrace.schemas.digest import blob_key, canonical_body, sha256_hex
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo
+from headrace.schemas.reject import RejectedError
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import STAGING_PREFIX
 from headrace.store.blobs.verified_read import hash_of
-from headrace.store.catalog.fsck_queries import FsckQueries, PackMember, RecordWithoutBlob, SingleBlob
+from headrace.store.catalog.fsck_queries import FsckQueries, MessagePlace, PackMember, RecordWithoutBlob, SingleBlob
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, OrphanGc
 from headrace.store.errors import BlobMissingError
 
-REMOVED_SHARE_MAX = 0.01  # of all objects: more orphans than this are rather the wrong catalog than orphans
-REMOVED_ALWAYS = 10  # but so few may always go, where there is a catalog at all
-COLLECTED_AT_ONCE = 200
-_GONE = "no copy is left: Kafka does not hold its message any more; restore it from a replica or a backup"
-_GONE_FOR_GOOD = "the archive has the only copy: restore the object from a replica or a backup of it"
-_NOT_OURS = "nothing is removed from the archive by a repair: see that it is this catalog's, then remove it by hand"
+REMOVED_SHARE_MAX = 0.01  # of all objects; more orphans than this suggest the wrong catalog
+REMOVED_ALWAYS = 10  # which may always be removed if the catalog has any blobs
+GC_BATCH_OBJECTS = 200
+_LOST = "no copy is left: Kafka no longer has its message; restore it from a replica or a backup"
+_LOST_IN_ARCHIVE = "the archive has the only copy: restore the object from a replica or a backup of it"
+_ARCHIVE_ORPHAN = "a repair removes nothing from the archive: check that it is this catalog's, then remove it by hand"
 _BODY_MEDIA_TYPE = "application/json"
+_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, Kind.CLIP: Clip, Kind.LDO: Ldo}
+
+
+class BodyRecovery:
+    """Finds another copy of a blob in Kafka; it is used only if it hashes to the blob's digest."""
+
+    def __init__(self, queries: FsckQueries, messages: TopicMessages, blobs: Blobs) -> None:
+        self._queries = queries
+        self._messages = messages
+        self._blobs = blobs
+
+    async def body(self, digest: str) -> bytes | None:
+        """Return the bytes with this digest from a retained message, or None."""
+        for place in await self._queries.places(bytes.fromhex(digest)):
+            body = await self._body_at(place)
+            if body is not None and await asyncio.to_thread(sha256_hex, body) == digest:
+                return body
+        return None
+
+    async def _body_at(self, place: MessagePlace) -> bytes | None:
+        value = await asyncio.to_thread(self._messages.value_at, place.topic, place.partition, place.offset)
+        try:
+            event = decode(value, _EVENTS[place.kind])
+            if isinstance(event, Cid | Ldo):
+                return canonical_body(event)
+        except RejectedError:
+            return None
+        if event.body is not None or event.claim is None or not event.claim.startswith(STAGING_PREFIX):
+            return event.body
+        try:
+            return await self._blobs.get(event.claim)
+        except BlobMissingError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
 class RepairDeps:
-    """What a repair works with."""
+    """The services of a repair."""
 
     blobs: Blobs
-    inventory: FsckQueries
-    messages: Messages
-    collection: OrphanGc
-    restore: Restore
+    queries: FsckQueries
+    messages: TopicMessages
+    orphan_gc: OrphanGc
+    recovery: BodyRecovery
 
 
 class Repair:
-    """Mends the findings of one report, which it completes with what became of them."""
+    """Repairs the findings of a report, and adds the results to it."""
 
-    def __init__(self, tools: RepairDeps, report: FsckReport, *, force: bool) -> None:
-        self._tools = tools
+    def __init__(self, deps: RepairDeps, report: FsckReport, *, force: bool) -> None:
+        self._blobs = deps.blobs
+        self._queries = deps.queries
+        self._messages = deps.messages
+        self._orphan_gc = deps.orphan_gc
+        self._recovery = deps.recovery
         self._report = report
         self._force = force
 
     async def run(self) -> None:
-        """Bytes first, then rows, then announcements; what is to be removed comes last."""
+        """Repair bytes first, then rows, then announcements; removals come last."""
         for problem in FsckProblem:
-            some = [found for found in self._report.found if found.problem is problem]
-            for found in some:
-                if found.in_archive:
-                    self._cannot(found, _NOT_OURS if problem is FsckProblem.OBJECT_WITHOUT_ROW else _GONE_FOR_GOOD)
-            if here := [found for found in some if not found.in_archive]:
-                await self._heal(problem, here)
+            findings = [finding for finding in self._report.findings if finding.problem is problem]
+            for finding in findings:
+                if finding.in_archive:
+                    is_orphan = problem is FsckProblem.OBJECT_WITHOUT_ROW
+                    self._give_up(finding, _ARCHIVE_ORPHAN if is_orphan else _LOST_IN_ARCHIVE)
+            if in_store := [finding for finding in findings if not finding.in_archive]:
+                await self._repair(problem, in_store)
 
-    async def _heal(self, problem: FsckProblem, some: list[Finding]) -> None:
+    async def _repair(self, problem: FsckProblem, findings: list[Finding]) -> None:
         match problem:
             case FsckProblem.OBJECT_WITHOUT_ROW:
-                await self._orphans(some)
+                await self._remove_orphans(findings)
             case FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT:
-                await self._announcements(some)
+                await self._announce(findings)
             case FsckProblem.RECORD_WITHOUT_BLOB:
-                bodiless = {one.record_id: one for one in await self._tools.inventory.records_without_blob()}
-                for found in some:
-                    assert found.record_id is not None
-                    await self._row(found, bodiless.get(found.record_id))
+                records = {record.record_id: record for record in await self._queries.records_without_blob()}
+                for finding in findings:
+                    assert finding.record_id is not None
+                    await self._restore_row(finding, records.get(finding.record_id))
             case _:
-                for found in some:
-                    await self._heal_one(found)
+                for finding in findings:
+                    await self._repair_single(finding)
 
-    async def _heal_one(self, found: Finding) -> None:
-        match found.problem:
+    async def _repair_single(self, finding: Finding) -> None:
+        match finding.problem:
             case FsckProblem.ANNOUNCEMENT_LATE:
-                self._cannot(found, "only a relay can publish them: see that `headrace relay` runs")
+                self._give_up(finding, "only a relay can publish them: check that `headrace relay` is running")
             case FsckProblem.ANNOUNCEMENT_WITHOUT_RECORD:
-                await self._dangling(found)
+                await self._drop_announcement(finding)
             case FsckProblem.STAGED_ABANDONED:
-                await self._tools.blobs.delete(found.name)
-                self._healed(found, "removed")
+                await self._blobs.delete(finding.name)
+                self._heal(finding, "removed")
             case _:
-                await (self._pack(found) if found.is_pack else self._alone(found))
+                await (self._restore_pack(finding) if finding.is_pack else self._restore_object(finding))
 
-    async def _alone(self, found: Finding) -> None:
-        assert found.digest is not None
-        body = await self._tools.restore.body(found.digest)
+    async def _restore_object(self, finding: Finding) -> None:
+        assert finding.digest is not None
+        body = await self._recovery.body(finding.digest)
         if body is None:
-            self._cannot(found, _GONE)
+            self._give_up(finding, _LOST)
             return
-        await self._put(found.name, body)
-        self._healed(found, "written again from its message in Kafka")
+        await self._replace(finding.name, body)
+        self._heal(finding, "rewritten from its message in Kafka")
 
-    async def _pack(self, found: Finding) -> None:
-        """Write a pack again as it was; where a part of it is unknown, each blob as an object of its own."""
-        assert found.digest is not None
-        members = await self._tools.inventory.members(found.name)
-        bodies = await self._bodies(found.name, members)
-        known = [(one.digest.hex(), bodies[one.digest]) for one in members if one.digest in bodies]
+    async def _restore_pack(self, finding: Finding) -> None:
+        """Rewrite a pack as it was; if a part is lost, write each remaining blob as an object of its own."""
+        assert finding.digest is not None
+        members = await self._queries.members(finding.name)
+        bodies = await self._pack_bodies(finding.name, members)
+        known = [(member.digest.hex(), bodies[member.digest]) for member in members if member.digest in bodies]
         if len(known) == len(members):
             tar, _ = pack.build(known)
-            if sha256_hex(tar) == found.digest:
-                await self._put(found.name, tar)
-                self._healed(found, f"written again with all of its {len(members)} blobs")
+            if sha256_hex(tar) == finding.digest:
+                await self._replace(finding.name, tar)
+                self._heal(finding, f"rewritten with all of its {len(members)} blobs")
                 return
         for digest, body in known:
-            await self._put(blob_key(digest), body, _BODY_MEDIA_TYPE)
-            await self._tools.inventory.move_blob(bytes.fromhex(digest), blob_key(digest))
-        lost = [one.digest.hex() for one in members if one.digest not in bodies]
+            await self._replace(blob_key(digest), body, _BODY_MEDIA_TYPE)
+            await self._queries.move_blob(bytes.fromhex(digest), blob_key(digest))
+        lost = [member.digest.hex() for member in members if member.digest not in bodies]
         if lost:
-            self._cannot(found, f"{len(known)} blobs are objects of their own now; lost: {', '.join(lost)}: {_GONE}")
+            self._give_up(finding, f"{len(known)} blobs are objects of their own now; lost: {', '.join(lost)}: {_LOST}")
         else:
-            self._healed(found, f"its {len(known)} blobs are objects of their own now")
+            self._heal(finding, f"its {len(known)} blobs are objects of their own now")
 
-    async def _bodies(self, key: str, members: Sequence[PackMember]) -> dict[bytes, bytes]:
-        """Return what is left of a pack, and from Kafka what is not."""
+    async def _pack_bodies(self, key: str, members: Sequence[PackMember]) -> dict[bytes, bytes]:
+        """Return the intact bodies of a pack, and the others as far as Kafka has them."""
         try:
-            data = await self._tools.blobs.get(key)
+            data = await self._blobs.get(key)
         except BlobMissingError:
             data = b""
         bodies = {}
-        for one in members:
-            body: bytes | None = data[one.store_offset : one.store_offset + one.size_bytes]
-            if sha256_hex(body or b"") != one.digest.hex():
-                body = await self._tools.restore.body(one.digest.hex())
+        for member in members:
+            body: bytes | None = data[member.store_offset : member.store_offset + member.size_bytes]
+            if sha256_hex(body or b"") != member.digest.hex():
+                body = await self._recovery.body(member.digest.hex())
             if body is not None:
-                bodies[one.digest] = body
+                bodies[member.digest] = body
         return bodies
 
-    async def _row(self, found: Finding, record: RecordWithoutBlob | None) -> None:
+    async def _restore_row(self, finding: Finding, record: RecordWithoutBlob | None) -> None:
         if record is None:
-            self._healed(found, "it is there by now")
+            self._heal(finding, "it exists by now")
             return
         digest = record.digest.hex()
-        key, how = blob_key(digest), "its object was there, and is named again"
-        if await hash_of(self._tools.blobs, key) != digest:
-            body = await self._tools.restore.body(digest)
+        key, how = blob_key(digest), "its object existed, and has a row again"
+        if await hash_of(self._blobs, key) != digest:
+            body = await self._recovery.body(digest)
             if body is None:
-                self._cannot(found, _GONE)
+                self._give_up(finding, _LOST)
                 return
-            await self._put(key, body, record.media_type)
-            how = "written again from its message in Kafka"
-        await self._tools.inventory.add_blob(SingleBlob(record.digest, record.size_bytes, record.media_type, key))
-        self._healed(found, how)
+            await self._replace(key, body, record.media_type)
+            how = "rewritten from its message in Kafka"
+        await self._queries.add_blob(SingleBlob(record.digest, record.size_bytes, record.media_type, key))
+        self._heal(finding, how)
 
-    async def _announcements(self, some: list[Finding]) -> None:
-        records = [found.record_id for found in some if found.record_id is not None]
-        # A row that was lost after it was published must not be published again.
-        out = await out_of(self._tools.messages, records)
-        for found in some:
-            assert found.record_id is not None
-            is_out = found.record_id in out
-            await self._tools.inventory.add_announcement(found.record_id, kind_in(found), is_out=is_out)
+    async def _announce(self, findings: list[Finding]) -> None:
+        records = [finding.record_id for finding in findings if finding.record_id is not None]
+        # A record whose outbox row was lost after publishing must not be announced again.
+        announced = await announced_among(self._messages, records)
+        for finding in findings:
+            assert finding.record_id is not None
+            assert finding.kind is not None
+            is_out = finding.record_id in announced
+            await self._queries.add_announcement(finding.record_id, finding.kind, is_out=is_out)
             if not is_out:
-                await self._tools.inventory.announce_again(found.record_id)
-            self._healed(found, "it is out, and noted as that" if is_out else "given to the relay")
+                await self._queries.announce_again(finding.record_id)
+            self._heal(finding, "it is published, and marked so" if is_out else "queued for the relay")
 
-    async def _dangling(self, found: Finding) -> None:
-        if found.outbox_id is None:
-            self._cannot(found, "consumers have seen it: restore the record from a backup, or publish its source again")
+    async def _drop_announcement(self, finding: Finding) -> None:
+        if finding.outbox_id is None:
+            why = "consumers have seen it: restore the record from a backup, or publish its source again"
+            self._give_up(finding, why)
             return
-        await self._tools.inventory.drop_announcement(found.outbox_id)
-        self._healed(found, "taken out of the outbox")
+        await self._queries.drop_announcement(finding.outbox_id)
+        self._heal(finding, "removed from the outbox")
 
-    async def _orphans(self, some: list[Finding]) -> None:
+    async def _remove_orphans(self, findings: list[Finding]) -> None:
         objects = self._report.checked.get("objects", 0)
         allowed = max(REMOVED_ALWAYS, int(objects * REMOVED_SHARE_MAX)) if self._report.checked.get("blobs") else 0
-        if len(some) > allowed and not self._force:
-            for found in some:
-                self._cannot(found, f"{len(some)} of {objects} objects would be removed, {allowed} may be: see --force")
+        if len(findings) > allowed and not self._force:
+            why = f"{len(findings)} of {objects} objects are orphans, more than the {allowed} to remove without --force"
+            for finding in findings:
+                self._give_up(finding, why)
             return
-        for start in range(0, len(some), COLLECTED_AT_ONCE):
-            await self._collect(some[start : start + COLLECTED_AT_ONCE])
+        for start in range(0, len(findings), GC_BATCH_OBJECTS):
+            await self._collect(findings[start : start + GC_BATCH_OBJECTS])
 
-    async def _collect(self, some: Sequence[Finding]) -> None:
-        """Remove objects as `headrace/store/catalog/orphan_gc.py` argues; an error leaves the marks: a request may
-        be on its way.
+    async def _collect(self, findings: Sequence[Finding]) -> None:
+        """Remove orphans by the protocol of headrace/store/catalog/orphan_gc.py.
+
+        An error keeps the marks, since a delete request may still be in flight.
         """
         marked_s = time.monotonic()
-        free = set(await self._tools.collection.mark([found.name for found in some]))
+        free = set(await self._orphan_gc.mark([finding.name for finding in findings]))
         reached(CrashPoint.COLLECT_AFTER_MARK)
-        for found in some:
-            if found.name not in free:
-                self._healed(found, "a row names it by now")
+        for finding in findings:
+            if finding.name not in free:
+                self._heal(finding, "a row references it by now")
             elif time.monotonic() - marked_s > DELETE_S_MAX:
-                self._cannot(found, "the store was too slow for it: run it again")
+                self._give_up(finding, "the store is too slow: run the repair again")
             else:
                 reached(CrashPoint.COLLECT_BEFORE_DELETE)
-                await self._tools.blobs.delete(found.name)
+                await self._blobs.delete(finding.name)
                 reached(CrashPoint.COLLECT_AFTER_DELETE)
-                self._healed(found, "removed")
+                self._heal(finding, "removed")
         reached(CrashPoint.COLLECT_BEFORE_RELEASE)
-        await self._tools.collection.release()
+        await self._orphan_gc.release()
 
-    async def _put(self, key: str, body: bytes, media_type: str | None = None) -> None:
+    async def _replace(self, key: str, body: bytes, media_type: str | None = None) -> None:
         media_type = media_type or (pack.MEDIA_TYPE if key.startswith("packs/") else None)
-        await self._tools.blobs.replace(key, body, media_type=media_type)
+        await self._blobs.replace(key, body, media_type=media_type)
 
-    def _healed(self, found: Finding, how: str) -> None:
-        self._report.healed.append((found, how))
+    def _heal(self, finding: Finding, how: str) -> None:
+        self._report.healed.append((finding, how))
 
-    def _cannot(self, found: Finding, why: str) -> None:
-        self._report.unhealed.append((found, why))
+    def _give_up(self, finding: Finding, why: str) -> None:
+        self._report.unhealed.append((finding, why))

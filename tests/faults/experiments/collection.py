@@ -25,7 +25,7 @@ _TRIED_OF = 6
 _BOTH_FROM = 50
 _AHEAD_S = 0.4
 """How long before a collection the first frames leave: about what they need to have their row."""
-_REMOVED, _IN_TIME = "removed", "a row names it by now"
+_REMOVED, _IN_TIME = "removed", "a row references it by now"
 _EXPECTED = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckProblem.ANNOUNCEMENT_LATE}
 """What a busy service may show. Anything else is damage, which the repair would hide from the checker."""
 
@@ -103,7 +103,7 @@ def outcome_of(report: FsckReport, keys: Collection[str]) -> Counter[str]:
     Raises:
         AssertionError: an orphan could not be collected, or the check found something else wrong.
     """
-    damage = [f"{found.problem} {found.name}" for found in report.found if found.problem not in _EXPECTED]
+    damage = [f"{found.problem} {found.name}" for found in report.findings if found.problem not in _EXPECTED]
     assert not damage, f"fsck found {len(damage)} things wrong, among them {damage[0]}"
     left = [f"{found.name}: {why}" for found, why in report.unhealed if found.name in keys]
     assert not left, f"{len(left)} orphans could not be collected, among them {left[0]}"

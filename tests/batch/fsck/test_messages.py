@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from headrace.batch.fsck import messages
 from headrace.batch.fsck.announcements import check_topics
 from headrace.batch.fsck.findings import FsckReport
-from headrace.batch.fsck.messages import CLOCKS_APART_S_MAX, Messages
+from headrace.batch.fsck.messages import CLOCKS_APART_S_MAX, TopicMessages
 from headrace.runtime import topic_reader
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
@@ -38,20 +39,28 @@ class Partition:
     def assign(self, _places: list[TopicPartition]) -> None:
         pass
 
-    def poll(self, _timeout_s: float) -> object:
-        return self._answer
+    def consume(self, _messages_max: int, _timeout_s: float) -> list[object]:
+        return [] if self._answer is None else [self._answer]
 
     def close(self) -> None:
         pass
 
 
 def message(error: KafkaError | None = None) -> object:
-    return SimpleNamespace(error=lambda: error, timestamp=lambda: (2, FIRST_MS))
+    """The first message of the partition, or what librdkafka reports in its place: its end is offset 9."""
+    return SimpleNamespace(
+        error=lambda: error,
+        timestamp=lambda: (2, FIRST_MS),
+        topic=lambda: TOPIC,
+        partition=lambda: 0,
+        offset=lambda: 3 if error is None else 9,
+    )
 
 
 def since_us(monkeypatch: pytest.MonkeyPatch, partition: Partition) -> int:
     monkeypatch.setattr(topic_reader, "Consumer", lambda _config: partition)
-    return Messages(Settings(_env_file=None)).complete_since_us()
+    monkeypatch.setattr(messages, "FIRST_MESSAGE_S_MAX", 0.2)
+    return TopicMessages(Settings(_env_file=None)).complete_since_us()
 
 
 def test_where_nothing_was_removed_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +103,7 @@ class Shrinking:
     def complete_since_us(self) -> int:
         return self._since_us
 
-    def announced(self) -> Iterator[list[Any]]:
+    def announcements(self) -> Iterator[list[Any]]:
         self._since_us = 2_000
         yield []
 
@@ -116,5 +125,5 @@ class Asked:
 
 async def test_what_was_removed_during_the_reading_is_not_missed() -> None:
     inventory = Asked()
-    await check_topics(cast("FsckQueries", inventory), cast("Messages", Shrinking()), FsckReport())
+    await check_topics(cast("FsckQueries", inventory), cast("TopicMessages", Shrinking()), FsckReport())
     assert inventory.since_us == 2_000
