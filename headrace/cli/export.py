@@ -63,7 +63,7 @@ def export(  # noqa: PLR0913 - each is an option
     """Write records and their bytes as shards with a manifest; repeated, it goes on where it stopped."""
     import asyncio
 
-    from headrace.batch.export import ExportRequest, bounds_of
+    from headrace.batch.export import ExportRequest, parse_bounds
     from headrace.batch.export import export as write
     from headrace.store.catalog.exports import ExportSelection
 
@@ -71,7 +71,7 @@ def export(  # noqa: PLR0913 - each is an option
         format=_format(form),
         wanted=ExportSelection(until_us=0, **selection(kind, site, source, start, end), labelled=labelled),
         labels=sorted_values(label),
-        quality=bounds_of(quality) if quality else (),
+        quality=parse_bounds(quality) if quality else (),
         validation_share=validation,
         shard_bytes_max=shard_mib * _MIB,
         shard_samples_max=shard_samples,

@@ -1,5 +1,5 @@
-from headrace.batch.export.job import export
-from headrace.batch.export.request import ExportFormat, ExportRequest, bounds_of
-from headrace.batch.export.run import ExportResult, Shard
+from headrace.batch.export.manifest import ExportResult, Shard
+from headrace.batch.export.request import ExportFormat, ExportRequest, parse_bounds
+from headrace.batch.export.run import export
 
-__all__ = ["ExportFormat", "ExportRequest", "ExportResult", "Shard", "bounds_of", "export"]
+__all__ = ["ExportFormat", "ExportRequest", "ExportResult", "Shard", "export", "parse_bounds"]

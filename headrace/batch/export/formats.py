@@ -1,4 +1,4 @@
-"""Samples to the bytes of a shard. The same samples give the same bytes. Pure, but for pyarrow's memory."""
+"""Encodes samples as the bytes of a shard, deterministically."""
 
 import tarfile
 from collections.abc import AsyncIterator, Callable
@@ -8,12 +8,12 @@ from headrace.batch.export.request import ExportFormat
 from headrace.batch.export.sample import Sample
 
 _BLOCK_BYTES = 512
-_END = bytes(2 * _BLOCK_BYTES)
+_TAR_END = bytes(2 * _BLOCK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class FormatWriter:
-    """How one format is written. `size_of` is what a sample adds to its shard, in bytes; parquet's are compressed."""
+    """The writer of a format. `size_of` is the size of a sample in its shard, in bytes before compression."""
 
     suffix: str
     has_media: bool
@@ -21,11 +21,11 @@ class FormatWriter:
     chunks: Callable[[AsyncIterator[Sample]], AsyncIterator[bytes]]
 
 
-def form_of(format_: ExportFormat) -> FormatWriter:
-    """Return how a format is written.
+def writer_for(format_: ExportFormat) -> FormatWriter:
+    """Return the writer of a format.
 
     Raises:
-        HeadraceError: it needs a package that is not installed.
+        HeadraceError: the format needs a package that is not installed.
     """
     match format_:
         case ExportFormat.WEBDATASET:
@@ -40,11 +40,11 @@ def form_of(format_: ExportFormat) -> FormatWriter:
 
 async def _tar_chunks(samples: AsyncIterator[Sample]) -> AsyncIterator[bytes]:
     async for sample in samples:
-        for name, data in _files(sample):
-            yield _header(name, len(data))
+        for name, data in _tar_members(sample):
+            yield _tar_header(name, len(data))
             yield data
             yield bytes(-len(data) % _BLOCK_BYTES)
-    yield _END
+    yield _TAR_END
 
 
 async def _line_chunks(samples: AsyncIterator[Sample]) -> AsyncIterator[bytes]:
@@ -53,20 +53,20 @@ async def _line_chunks(samples: AsyncIterator[Sample]) -> AsyncIterator[bytes]:
 
 
 def _tar_size(sample: Sample) -> int:
-    return sum(_BLOCK_BYTES + len(data) + -len(data) % _BLOCK_BYTES for _, data in _files(sample))
+    return sum(_BLOCK_BYTES + len(data) + -len(data) % _BLOCK_BYTES for _, data in _tar_members(sample))
 
 
 def _line_size(sample: Sample) -> int:
     return len(sample.as_json(with_content=True)) + 1
 
 
-def _files(sample: Sample) -> list[tuple[str, bytes]]:
-    own = ("json", sample.as_json(with_content=False))
-    return [(f"{sample.record_id}.{extension}", data) for extension, data in (own, *sample.members)]
+def _tar_members(sample: Sample) -> list[tuple[str, bytes]]:
+    fields = ("json", sample.as_json(with_content=False))
+    return [(f"{sample.record_id}.{extension}", data) for extension, data in (fields, *sample.members)]
 
 
-def _header(name: str, size_bytes: int) -> bytes:
-    """Return a member's header; TarInfo's own defaults are mode 0644, nobody's, and the time 0."""
-    about = tarfile.TarInfo(name)
-    about.size = size_bytes
-    return about.tobuf(tarfile.USTAR_FORMAT)
+def _tar_header(name: str, size_bytes: int) -> bytes:
+    """Return a member's header; TarInfo's defaults (mode 0644, user 0, time 0) are deterministic."""
+    info = tarfile.TarInfo(name)
+    info.size = size_bytes
+    return info.tobuf(tarfile.USTAR_FORMAT)

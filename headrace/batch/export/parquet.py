@@ -1,4 +1,4 @@
-"""Samples to Parquet, through pyarrow: one row each, its columns the sample's fields, and no bodies but JSON."""
+"""Writes samples as Parquet with pyarrow: a row per sample with its fields; the only bodies are JSON."""
 
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -13,8 +13,8 @@ try:
 except ImportError:
     raise HeadraceError(
         "package_missing",
-        "Parquet is written by pyarrow, which is not installed",
-        hint="pip install 'headrace[export]' where there is pip, or export as jsonl, which needs nothing more",
+        "the Parquet format requires pyarrow, which is not installed",
+        hint="run pip install 'headrace[export]', or export as jsonl, which needs no further package",
         exit_code=Exit.USAGE,
     ) from None
 
@@ -48,11 +48,11 @@ SCHEMA = pa.schema(
 
 
 async def parquet_chunks(samples: AsyncIterator[Sample]) -> AsyncIterator[bytes]:
-    """Write one file; all of it is in memory, so a shard's limit bounds it."""
+    """Yield one file; the shard's size limit bounds the memory."""
     columns = _columns([sample async for sample in samples])
-    out = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=SCHEMA), out, compression="zstd")
-    yield out.getvalue().to_pybytes()
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    yield buffer.getvalue().to_pybytes()
 
 
 def _columns(samples: Iterable[Sample]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""What an export is asked for: a selection, its split and its shards, as frozen values and as JSON. No I/O."""
+"""An export's request: the selection, its split and the limits of its shards, as values and as JSON. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -13,45 +13,52 @@ from headrace.store.catalog.exports import ExportSelection
 VERSION = 1
 MEASURES = ("sharpness", "brightness", "dark_share", "bright_share", "width", "height")
 
-_TERM = re.compile(r"\s*([a-z_]+)\s*(>=|<=)\s*(\d+(?:\.\d+)?)\s*")
+_BOUND = re.compile(r"\s*([a-z_]+)\s*(>=|<=)\s*(\d+(?:\.\d+)?)\s*")
+_SPLIT_DIGITS = 13  # 52 bits, which a float represents exactly
 
 
 class ExportFormat(StrEnum):
-    """How the samples are written."""
+    """The file format of the shards."""
 
     WEBDATASET = "webdataset"
     PARQUET = "parquet"
     JSONL = "jsonl"
 
 
+class Split(StrEnum):
+    """The purpose of a sample."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+
+
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """One measure of preprocessing, and what it must be at least or at most."""
+class QualityBound:
+    """A lower or upper bound of a measure of preprocessing."""
 
     measure: str
     at_least: bool
     value: float
 
     def __str__(self) -> str:
-        """Return it as it is written."""
-        # All of its digits: what an export was asked for is compared by this.
+        """Return the bound as text, with all digits, since requests are compared by it."""
         return f"{self.measure}{'>=' if self.at_least else '<='}{repr(self.value).removesuffix('.0')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """All that decides which bytes an export writes; times in microseconds, `validation_share` from 0 to 1."""
+    """Everything that determines the bytes of an export; times in microseconds, `validation_share` from 0 to 1."""
 
     format: ExportFormat
     wanted: ExportSelection
     labels: tuple[str, ...] | None = None
-    quality: tuple[Bound, ...] = ()
+    quality: tuple[QualityBound, ...] = ()
     validation_share: float
     shard_bytes_max: int
     shard_samples_max: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it stands in the target, where the next run finds it again."""
+        """Return the request as the target stores it, where the next run reads it."""
         return {
             "version": VERSION,
             "format": self.format.value,
@@ -64,28 +71,62 @@ class ExportRequest:
         }
 
 
-def bounds_of(text: str) -> tuple[Bound, ...]:
-    """Return what `sharpness>=50,dark_share<=0.4` says, in an order that does not depend on how it is written.
+def split_of(digest: str, clip_sha256: str | None, validation_share: float) -> Split:
+    """Return the split of a record; the same bytes are in the same split in every export with the same share.
+
+    The clip that an LDO names determines its split, whether it is ingested or not. Otherwise a model could be validated
+    on a clip that it was trained on.
+    """
+    position = int((clip_sha256 or digest)[:_SPLIT_DIGITS], 16) / 16**_SPLIT_DIGITS
+    return Split.VALIDATION if position < validation_share else Split.TRAIN
+
+
+def shard_name(split: Split, number: int, suffix: str) -> str:
+    """Return the name of a shard; with six digits, names sort as numbers and brace expansion matches them."""
+    return f"{split}-{number:06d}.{suffix}"
+
+
+@dataclass
+class ShardFill:
+    """The size of a shard so far, and its limits."""
+
+    bytes_max: int
+    samples_max: int
+    bytes: int = 0
+    samples: int = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        """Return whether a sample fits; the first one always does, whatever its size."""
+        return not self.samples or (self.samples < self.samples_max and self.bytes + size_bytes <= self.bytes_max)
+
+    def add(self, size_bytes: int) -> None:
+        """Count a sample."""
+        self.bytes += size_bytes
+        self.samples += 1
+
+
+def parse_bounds(text: str) -> tuple[QualityBound, ...]:
+    """Parse bounds like `sharpness>=50,dark_share<=0.4`, and return them in a canonical order.
 
     Raises:
-        HeadraceError: a part says no bound of a known measure.
+        HeadraceError: a part is not a bound of a known measure.
     """
     bounds = []
     for part in text.split(","):
-        found = _TERM.fullmatch(part)
-        if found is None or found[1] not in MEASURES:
+        match = _BOUND.fullmatch(part)
+        if match is None or match[1] not in MEASURES:
             raise HeadraceError(
                 "filter_invalid",
-                f"{part.strip()!r} is no bound of a frame's quality",
+                f"{part.strip()!r} is not a bound of a frame's quality",
                 hint=f"for example sharpness>=50,dark_share<=0.4; the measures are {', '.join(MEASURES)}",
                 exit_code=Exit.USAGE,
             )
-        bounds.append(Bound(found[1], found[2] == ">=", float(found[3])))
+        bounds.append(QualityBound(match[1], match[2] == ">=", float(match[3])))
     return tuple(sorted(bounds, key=str))
 
 
-def is_within(measured: PreprocessedFrame, bounds: Iterable[Bound]) -> bool:
-    """Say whether a frame keeps every bound; one that could not be decoded was not measured, and keeps none."""
+def is_within(measured: PreprocessedFrame, bounds: Iterable[QualityBound]) -> bool:
+    """Return whether a frame meets every bound; one that could not be decoded has no measures and meets none."""
     return measured.error is None and all(
         getattr(measured, bound.measure) >= bound.value
         if bound.at_least
@@ -94,24 +135,24 @@ def is_within(measured: PreprocessedFrame, bounds: Iterable[Bound]) -> bool:
     )
 
 
-def check(request: ExportRequest) -> None:
-    """Refuse what contradicts itself.
+def validate_request(request: ExportRequest) -> None:
+    """Check that the options of a request are consistent.
 
     Raises:
-        HeadraceError.
+        HeadraceError: they are not.
     """
     if not 0 <= request.validation_share <= 1:
-        # Of "nan" the command line's own comparison says that it is neither too small nor too large.
+        # NaN passes the range check of the command line.
         raise HeadraceError(
             "option_invalid",
-            f"a share of {request.validation_share} cannot be for validation",
+            f"the validation share {request.validation_share} is out of range",
             hint="give --validation a number from 0 to 1",
             exit_code=Exit.USAGE,
         )
     if request.quality and request.wanted.kinds != (Kind.FRAME,):
         raise HeadraceError(
             "option_invalid",
-            "a bound of quality speaks of frames only",
+            "quality bounds apply to frames only",
             hint="add --kind frames",
             exit_code=Exit.USAGE,
         )

@@ -1,190 +1,175 @@
-"""An export from its beginning, or from where the last run of it stopped.
+"""Runs an export, or resumes it where an earlier run stopped."""
 
-In the target `_request.json` comes first: what was asked for, and until when it reaches; so the next run, whenever it
-is, writes on at the same export. Beside each shard that is whole stands a small `_shard-….json` with its digest and its
-last record. `_manifest.json` comes last and holds all of them, and then the small ones are removed. Readers of a
-directory of Parquet files pass over names that begin with `_`.
-"""
-
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, replace
 from uuid import UUID
 
-import orjson
-
-from headrace.batch.export.formats import FormatWriter
-from headrace.batch.export.plan import Filled, Split, shard_name
-from headrace.batch.export.reading import Failed, Samples
-from headrace.batch.export.request import ExportRequest
+from headrace.batch.export.formats import FormatWriter, writer_for
+from headrace.batch.export.manifest import (
+    MANIFEST,
+    ExportResult,
+    Shard,
+    finished_export,
+    read_json,
+    remove_progress,
+    resume_request,
+    shard_file,
+    write_json,
+)
+from headrace.batch.export.reading import FailedRecord, FrameQuality, SampleReader, measured_frames
+from headrace.batch.export.request import ExportRequest, ShardFill, Split, shard_name, validate_request
 from headrace.batch.export.sample import Sample
-from headrace.batch.export.target import ExportTarget
+from headrace.batch.export.target import ExportTarget, open_target
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.store.blobs.blob_store import once
+from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.exports import Exports
+from headrace.store.catalog.labels import Labels
 
-REQUEST = "_request.json"
-MANIFEST = "_manifest.json"
-_NOTE = "_shard-"
-_CHUNK_BYTES = 1024 * 1024  # a chunk for each sample would cost a small one more than its bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One shard that is whole; `first` and `last` are ids of records, `failed` those that lie between its samples."""
-
-    name: str
-    sha256: str
-    size_bytes: int
-    samples: int
-    first: str
-    last: str
-    failed: tuple[dict[str, str], ...] = ()
+_CHUNK_BYTES = 1024 * 1024  # one write per small sample would cost more than its bytes
 
 
-@dataclass
-class ExportResult:
-    """What an export wrote, in this run and in those before it, and which records it could not."""
-
-    until_us: int
-    splits: dict[str, list[Shard]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    written: int = 0  # shards, in this run
-
-    @property
-    def samples(self) -> int:
-        """How many samples there are in all."""
-        return sum(shard.samples for shards in self.splits.values() for shard in shards)
-
-
-async def asked_before(target: ExportTarget, request: ExportRequest, *, until_given: bool) -> ExportRequest:
-    """Return the request with the time until which it reaches: that of the run before, where there was one.
-
-    An export of nothing is forgotten: most often a name was mistyped.
+async def export(
+    settings: Settings, request: ExportRequest, to: str, *, until_us: int | None, progress: Callable[[Shard], None]
+) -> ExportResult:
+    """Write an export to a target; without `until_us` it reaches until now, or as far as the run that it resumes.
 
     Raises:
-        HeadraceError: the target holds another export.
+        HeadraceError: the request is inconsistent, the target holds another export, the version of labels does not
+            exist, or a service is unreachable.
     """
-    if _holds_nothing(await _json(target, MANIFEST)):
-        await _tidy(target)
-        await target.remove(MANIFEST)
-    there = await _asked(target)
-    if there is None:
-        if any(name.startswith(tuple(f"{split}-" for split in Split)) for name in await target.names()):
-            raise _differs(target, "the target holds shards of something else")
-        if await target.create(REQUEST, _as_file(request.as_json())):
-            return request
-        # In a store another run may have begun meanwhile; both go on, and write the same bytes.
-        there = await _asked(target) or {}
-    until_us = _until_us(there)
-    if until_us is None:
-        raise _differs(target, "the target holds something else")
-    same = replace(request, wanted=replace(request.wanted, until_us=until_us))
-    if _as_read(same) != there or (until_given and request.wanted.until_us != until_us):
-        raise _differs(target, "the target holds another export")
-    return same
+    validate_request(request)
+    writer = writer_for(request.format)
+    dsn = settings.postgres_dsn.get_secret_value()
+    with open_target(to, settings) as target:
+        if request.wanted.labelled is not None:
+            async with Labels.open(dsn) as labels:
+                await labels.version(request.wanted.labelled)
+        async with Exports.open(dsn) as exports:
+            settled_us = await exports.settled_until_us()
+            if until_us is not None and until_us > settled_us:
+                raise HeadraceError(
+                    "option_invalid",
+                    "--until is in the future, so further records would belong to the export",
+                    hint="give a time in the past",
+                    exit_code=Exit.USAGE,
+                )
+            wanted = replace(request.wanted, until_us=until_us or settled_us)
+            given = replace(request, wanted=wanted)
+            request = await resume_request(target, given, until_given=until_us is not None)
+            if (finished := await finished_export(target)) is not None:
+                return finished
+            quality = await _read_quality(settings, request) if request.quality else None
+            blobs = Blobs.from_settings(settings)
+            samples = SampleReader(exports, blobs, request, has_media=writer.has_media, quality=quality)
+            return await ExportRun(samples, target, writer, request, progress=progress).run()
 
 
-async def finished(target: ExportTarget) -> ExportResult | None:
-    """Return the result of an export that is complete; else None."""
-    manifest = await _json(target, MANIFEST)
-    if not manifest:
-        return None
-    await _tidy(target)
-    splits = {name: [Shard(**shard) for shard in said["shards"]] for name, said in manifest["splits"].items()}
-    failed = {one["record_id"]: one["code"] for one in manifest["failed"]}
-    return ExportResult(manifest["request"]["selection"]["until_us"], splits, failed)
+async def _read_quality(settings: Settings, request: ExportRequest) -> dict[UUID, FrameQuality]:
+    cancelled = threading.Event()
+    try:
+        return await asyncio.to_thread(
+            measured_frames, settings, request.quality, until_us=request.wanted.until_us, cancelled=cancelled
+        )
+    finally:
+        cancelled.set()  # an interrupted command does not wait for the rest of the topic
 
 
-class Export:
-    """One run."""
+class ExportRun:
+    """One run of an export."""
 
     def __init__(
         self,
-        samples: Samples,
+        samples: SampleReader,
         target: ExportTarget,
-        form: FormatWriter,
+        writer: FormatWriter,
         request: ExportRequest,
         *,
         progress: Callable[[Shard], None],
     ) -> None:
         self._samples = samples
         self._target = target
-        self._form = form
+        self._writer = writer
         self._request = request
         self._progress = progress
 
     async def run(self) -> ExportResult:
-        """Write the shards that are missing, then the manifest. May be repeated, and goes on where it was interrupted.
+        """Write the missing shards, then the manifest; an interrupted run resumes when it is repeated.
 
         Raises:
-            HeadraceError: the catalog, the store or the target is away.
+            HeadraceError: the catalog, the store or the target is unreachable.
         """
         result = ExportResult(self._request.wanted.until_us)
         names = frozenset(await self._target.names())
         for split in Split:
-            shards = [shard async for shard in self._whole(split, names)]
+            shards = [shard async for shard in self._finished_shards(split, names)]
             for shard in shards:
-                result.failed |= {one["record_id"]: one["code"] for one in shard.failed}
+                result.failed |= {failure["record_id"]: failure["code"] for failure in shard.failed}
             result.splits[split.value] = shards
-            await self._write(split, result)
-        await _write_json(self._target, MANIFEST, _manifest(self._request, result))
-        await _tidy(self._target)
+            await self._write_split(split, result)
+        await write_json(self._target, MANIFEST, result.as_manifest(self._request))
+        await remove_progress(self._target)
         return result
 
-    async def _whole(self, split: Split, names: frozenset[str]) -> AsyncIterator[Shard]:
-        """Yield the shards that runs before this one finished."""
+    async def _finished_shards(self, split: Split, names: frozenset[str]) -> AsyncIterator[Shard]:
+        """Yield the shards that earlier runs have finished."""
         number = 0
-        while (name := shard_name(split, number, self._form.suffix)) in names and _note(name) in names:
-            said = await _json(self._target, _note(name))
-            if not said:
-                return  # another run of the same export has ended meanwhile, and tidied up
-            yield Shard(**(said | {"failed": tuple(said["failed"])}))
+        while (name := shard_name(split, number, self._writer.suffix)) in names and shard_file(name) in names:
+            fields = await read_json(self._target, shard_file(name))
+            if not fields:
+                return  # another run of the same export has finished meanwhile and removed it
+            yield Shard(**(fields | {"failed": tuple(fields["failed"])}))
             number += 1
 
-    async def _write(self, split: Split, result: ExportResult) -> None:
+    async def _write_split(self, split: Split, result: ExportResult) -> None:
         shards = result.splits[split.value]
         after = UUID(shards[-1].last) if shards else None
         async with aclosing(self._samples.of(split, after=after)) as outcomes:
-            ahead = Ahead(outcomes)
-            while await ahead.peek() is not None:
-                name = shard_name(split, len(shards), self._form.suffix)
-                shard = await self._write_shard(name, ahead)
-                await _write_json(self._target, _note(name), asdict(shard))
+            samples = PeekableSamples(outcomes)
+            while await samples.peek() is not None:
+                name = shard_name(split, len(shards), self._writer.suffix)
+                shard = await self._write_shard(name, samples)
+                await write_json(self._target, shard_file(name), asdict(shard))
                 shards.append(shard)
                 result.written += 1
                 self._progress(shard)
-            result.failed |= {str(one.record_id): one.code for one in ahead.failed}
+            result.failed |= {str(failure.record_id): failure.code for failure in samples.failed}
 
-    async def _write_shard(self, name: str, ahead: "Ahead") -> Shard:
+    async def _write_shard(self, name: str, samples: "PeekableSamples") -> Shard:
         ids: list[UUID] = []
-        written = _Written(self._form.chunks(self._fill(ahead, ids)))
-        known = len(ahead.failed)
+        chunks = _HashedChunks(self._writer.chunks(self._take_until_full(samples, ids)))
+        failed_before = len(samples.failed)
         try:
-            await self._target.write(name, written.chunks())
+            await self._target.write(name, chunks.joined())
         except Exception:
-            # What reads the chunks may name an error of ours as one of its own.
-            if written.error is not None:
-                raise written.error from None
+            # The store's client may wrap an error of the chunks in one of its own.
+            if chunks.error is not None:
+                raise chunks.error from None
             raise
-        failed = tuple({"record_id": str(one.record_id), "code": one.code} for one in ahead.failed[known:])
-        return Shard(name, written.sha256.hexdigest(), written.size_bytes, len(ids), str(ids[0]), str(ids[-1]), failed)
+        failed = tuple(
+            {"record_id": str(failure.record_id), "code": failure.code} for failure in samples.failed[failed_before:]
+        )
+        digest = chunks.sha256.hexdigest()
+        return Shard(name, digest, chunks.size_bytes, len(ids), str(ids[0]), str(ids[-1]), failed)
 
-    async def _fill(self, ahead: "Ahead", ids: list[UUID]) -> AsyncIterator[Sample]:
-        filled = Filled(self._request.shard_bytes_max, self._request.shard_samples_max)
-        while (sample := await ahead.peek()) is not None and filled.has_room(size := self._form.size_of(sample)):
-            filled.add(size)
+    async def _take_until_full(self, samples: "PeekableSamples", ids: list[UUID]) -> AsyncIterator[Sample]:
+        fill = ShardFill(self._request.shard_bytes_max, self._request.shard_samples_max)
+        while (sample := await samples.peek()) is not None and fill.fits(size := self._writer.size_of(sample)):
+            fill.add(size)
             ids.append(sample.record_id)
-            ahead.take()
+            samples.advance()
             yield sample
 
 
-class Ahead:
-    """Samples, the next of which can be looked at before it is taken; what failed is put aside."""
+class PeekableSamples:
+    """Samples whose next one can be inspected before it is taken; failed records are collected apart."""
 
-    def __init__(self, outcomes: AsyncGenerator[Sample | Failed]) -> None:
-        self.failed: list[Failed] = []
+    def __init__(self, outcomes: AsyncGenerator[Sample | FailedRecord]) -> None:
+        self.failed: list[FailedRecord] = []
         self._outcomes = outcomes
         self._next: Sample | None = None
 
@@ -195,19 +180,19 @@ class Ahead:
                 outcome = await anext(self._outcomes)
             except StopAsyncIteration:
                 return None
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, FailedRecord):
                 self.failed.append(outcome)
             else:
                 self._next = outcome
         return self._next
 
-    def take(self) -> None:
-        """Go on to the one after it."""
+    def advance(self) -> None:
+        """Go to the sample after the next."""
         self._next = None
 
 
-class _Written:
-    """Chunks on their way, put together, counted and hashed."""
+class _HashedChunks:
+    """Joins small chunks, and counts and hashes all of them."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self.sha256 = hashlib.sha256()
@@ -215,107 +200,27 @@ class _Written:
         self.error: Exception | None = None
         self._chunks = chunks
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        waiting: list[bytes] = []
+    async def joined(self) -> AsyncIterator[bytes]:
+        pending: list[bytes] = []
         size = 0
         try:
             async for chunk in self._chunks:
-                if waiting and len(chunk) >= _CHUNK_BYTES:
-                    yield self._joined(waiting)  # so that a large body is not copied
-                    waiting, size = [], 0
-                waiting.append(chunk)
+                if pending and len(chunk) >= _CHUNK_BYTES:
+                    yield self._join(pending)  # which avoids copying the large chunk
+                    pending, size = [], 0
+                pending.append(chunk)
                 size += len(chunk)
                 if size >= _CHUNK_BYTES:
-                    yield self._joined(waiting)
-                    waiting, size = [], 0
+                    yield self._join(pending)
+                    pending, size = [], 0
         except Exception as error:
             self.error = error
             raise
         if size:
-            yield self._joined(waiting)
+            yield self._join(pending)
 
-    def _joined(self, parts: list[bytes]) -> bytes:
+    def _join(self, parts: list[bytes]) -> bytes:
         data = b"".join(parts)
         self.sha256.update(data)
         self.size_bytes += len(data)
         return data
-
-
-def _manifest(request: ExportRequest, result: ExportResult) -> dict[str, Any]:
-    return {
-        "request": request.as_json(),
-        "samples": result.samples,
-        "splits": {
-            name: {
-                "samples": sum(shard.samples for shard in shards),
-                "size_bytes": sum(shard.size_bytes for shard in shards),
-                "shards": [{key: value for key, value in asdict(shard).items() if key != "failed"} for shard in shards],
-            }
-            for name, shards in result.splits.items()
-        },
-        "failed": [{"record_id": record, "code": code} for record, code in sorted(result.failed.items())],
-    }
-
-
-async def _tidy(target: ExportTarget) -> None:
-    for name in await target.names():
-        if name == REQUEST or name.startswith(_NOTE):
-            await target.remove(name)
-
-
-def _differs(target: ExportTarget, what: str) -> HeadraceError:
-    return HeadraceError(
-        "export_differs",
-        what,
-        where=target.where,
-        hint="repeat the command as it was, or choose another directory or prefix",
-        exit_code=Exit.USAGE,
-    )
-
-
-def _note(shard: str) -> str:
-    return f"{_NOTE}{shard}.json"
-
-
-async def _asked(target: ExportTarget) -> dict[str, Any] | None:
-    """Return what a run before was asked for; None where there was none."""
-    asked = await _json(target, REQUEST)
-    if asked is not None:
-        return asked
-    manifest = await _json(target, MANIFEST)
-    return None if manifest is None else manifest.get("request", {})
-
-
-def _holds_nothing(manifest: Mapping[str, Any] | None) -> bool:
-    return manifest is not None and manifest.get("samples") == 0 and manifest.get("failed") == []
-
-
-def _until_us(request: Any) -> int | None:
-    """Return until when a run before reached; None of what is no request of ours."""
-    selection = request.get("selection") if isinstance(request, dict) else None
-    until_us = selection.get("until_us") if isinstance(selection, dict) else None
-    return until_us if isinstance(until_us, int) else None
-
-
-def _as_read(request: ExportRequest) -> Any:
-    return orjson.loads(orjson.dumps(request.as_json()))
-
-
-def _as_file(value: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
-
-
-async def _json(target: ExportTarget, name: str) -> dict[str, Any] | None:
-    """Return an object of ours; an empty one where it is something else."""
-    data = await target.read(name)
-    if data is None:
-        return None
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-async def _write_json(target: ExportTarget, name: str, value: Mapping[str, Any]) -> None:
-    await target.write(name, once(_as_file(value)))

@@ -1,4 +1,4 @@
-"""One sample: what the catalog says of a record, and its bytes. Pure."""
+"""One sample: the catalog's fields of a record, and its bytes. Pure."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,19 +7,19 @@ from uuid import UUID
 
 import orjson
 
-from headrace.batch.export.plan import Split
+from headrace.batch.export.request import Split
 from headrace.schemas.events import Kind
 from headrace.store.catalog.exports import Exported
 
 _EXTENSIONS = MappingProxyType(
     {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "video/mp4": "mp4", "application/json": "json"}
 )
-_TEXT_KINDS = frozenset({Kind.CID, Kind.LDO})  # their bodies are JSON that says all of it
+_JSON_KINDS = frozenset({Kind.CID, Kind.LDO})  # whose body is JSON
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBodies:
-    """The bytes of a record and of its clip; None where they were not asked for, or there are none."""
+    """The bytes of a record and of its clip; None if they were not read or do not exist."""
 
     own: bytes | None = None
     clip: bytes | None = None
@@ -27,7 +27,7 @@ class SampleBodies:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample of a shard. `fields` are what is known of it; `members` its files, by their extensions."""
+    """One sample of a shard. `members` are its files, by extension."""
 
     record_id: UUID
     fields: dict[str, Any]
@@ -35,30 +35,30 @@ class Sample:
     members: tuple[tuple[str, bytes], ...]
 
     def as_json(self, *, with_content: bool) -> bytes:
-        """Return its fields as one line of JSON, and what a scan or an LDO says within them where that is asked for."""
+        """Return the fields as one line of JSON, optionally with the JSON body of a scan or an LDO."""
         fields = self.fields | {"attributes": _fragment(self.fields["attributes"].encode())}
         if with_content and self.content is not None:
             fields["content"] = _fragment(self.content)
         return orjson.dumps(fields)
 
 
-def has_text(kind: str) -> bool:
-    """Say whether the body of a kind is JSON, which every format holds."""
-    return kind in _TEXT_KINDS
+def has_json_body(kind: str) -> bool:
+    """Return whether the body of a kind is JSON, which every format contains."""
+    return kind in _JSON_KINDS
 
 
 def label_of(exported: Exported, body: bytes | None) -> str | None:
-    """Return the label: that of the wanted version; else what an LDO predicts, or the attribute of a frame or clip.
+    """Return the label of the selected version, else the prediction of an LDO or the attribute of a frame or clip.
 
-    None where none of it is text.
+    None if that is not a string.
     """
     if exported.label is not None:
         return exported.label
     if exported.record.kind == Kind.LDO:
-        said = orjson.loads(body or b"{}").get("prediction")
+        source = orjson.loads(body or b"{}").get("prediction")
     else:
-        said = orjson.loads(exported.record.attributes)
-    label = said.get("label") if isinstance(said, dict) else None
+        source = orjson.loads(exported.record.attributes)
+    label = source.get("label") if isinstance(source, dict) else None
     return label if isinstance(label, str) else None
 
 
@@ -94,14 +94,14 @@ def sample_of(
     members = []
     if bodies.own is not None:
         extension = _EXTENSIONS.get(record.media_type, "bin")
-        # The fields are the sample's own .json; WebDataset decodes a member by what comes last in its name.
-        members.append((f"{record.kind}.json" if has_text(record.kind) else extension, bodies.own))
+        # The fields use the extension .json; WebDataset decodes a member by the last part of its extension.
+        members.append((f"{record.kind}.json" if has_json_body(record.kind) else extension, bodies.own))
     if clip is not None and bodies.clip is not None:
         members.append((_EXTENSIONS.get(clip.media_type, "bin"), bodies.clip))
-    content = bodies.own if has_text(record.kind) else None
+    content = bodies.own if has_json_body(record.kind) else None
     return Sample(record.record_id, fields, content, tuple(members))
 
 
 def _fragment(text: bytes) -> orjson.Fragment:
-    """Return JSON as it was written: its numbers have more digits than a double. Line breaks in it are only spaces."""
+    """Return JSON unchanged, since its numbers may exceed a double, but with line breaks replaced by spaces."""
     return orjson.Fragment(text.replace(b"\n", b" ").replace(b"\r", b" "))

@@ -1,4 +1,4 @@
-"""Where an export is written: a directory, or a prefix of a store. A file appears there whole, or not at all."""
+"""The target of an export: a directory, or a prefix of a store. Files are written atomically."""
 
 import asyncio
 import fcntl
@@ -20,73 +20,73 @@ _UNFINISHED = "_unfinished-"
 
 
 class ExportTarget(Protocol):
-    """Files by their name, in one place. Every method may be repeated."""
+    """Named files in one place. Every method may be repeated."""
 
     @property
     def where(self) -> str:
-        """Its address, without credentials."""
+        """The address, without credentials."""
 
     async def names(self) -> list[str]:
         """Return the names of the files."""
 
     async def read(self, name: str) -> bytes | None:
-        """Return a file's bytes; None where there is none."""
+        """Return a file's bytes; None if it does not exist."""
 
     async def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name; False means that there is."""
+        """Write a file unless it exists; return whether it was written."""
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
-        """Write or replace a file; when `chunks` raises, nothing has changed."""
+        """Write or replace a file; if `chunks` raises, nothing changes."""
 
     async def remove(self, name: str) -> None:
-        """Remove a file; that there is none is success."""
+        """Remove a file if it exists."""
 
 
 @contextmanager
-def opened_target(text: str, settings: Settings) -> Iterator[ExportTarget]:
-    """Open the place that a path or an URL (s3://, gs://, az://, file://) names; the store's credentials are ours.
+def open_target(text: str, settings: Settings) -> Iterator[ExportTarget]:
+    """Open a path or a URL (s3://, gs://, az://, file://), with the blob store's credentials.
 
     Raises:
-        HeadraceError: it cannot be opened, it is where the service keeps its own, or another export writes to the same
-            directory.
+        HeadraceError: it cannot be opened, it overlaps with the service's own objects, or another export writes to the
+            same directory.
     """
-    for own in filter(None, (settings.store_url, settings.archive_url)):
-        _refuse_the_stores_own(text, own)
+    for store_url in filter(None, (settings.store_url, settings.archive_url)):
+        _refuse_overlap(text, store_url)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" not in text:
-        with _locked(Path(text)) as directory:
-            yield Directory(directory)
+        with _locked_directory(Path(text)) as directory:
+            yield DirectoryTarget(directory)
         return
     parts = urlsplit(text)
     if parts.scheme not in _STORES or not parts.hostname:
         raise HeadraceError(
             "option_invalid",
-            "an export cannot be written there",
+            "not a valid target for an export",
             where=address(text),
-            hint="give a directory, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+            hint="use a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
             exit_code=Exit.USAGE,
         )
-    yield StorePrefix(Blobs.from_settings(settings.model_copy(update={"store_url": text})))
+    yield StoreTarget(Blobs.from_settings(settings.model_copy(update={"store_url": text})))
 
 
-class Directory:
-    """A directory of this machine; a file is named when it is on the disk."""
+class DirectoryTarget:
+    """A local directory; a file gets its name after it was fsynced."""
 
     def __init__(self, path: Path) -> None:
-        """Use a directory that is there, and that nobody else exports to."""
+        """Use an existing directory that no other export writes to."""
         self._path = path
         self.where = str(path)
 
     async def names(self) -> list[str]:
-        """Return the names of the files, without those of a run that was killed, which it removes."""
-        with _unwritable(self.where):
-            for left in self._path.glob(f"{_UNFINISHED}*"):
-                left.unlink()
+        """Return the names of the files, and remove unfinished ones of a killed run."""
+        with _translate_os_errors(self.where):
+            for unfinished in self._path.glob(f"{_UNFINISHED}*"):
+                unfinished.unlink()
             return sorted(entry.name for entry in self._path.iterdir() if entry.is_file())
 
     async def read(self, name: str) -> bytes | None:
-        """Return a file's bytes; None where there is none."""
+        """Return a file's bytes; None if it does not exist."""
         try:
             return (self._path / name).read_bytes()
         except FileNotFoundError:
@@ -101,7 +101,7 @@ class Directory:
             ) from None
 
     async def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name; nobody else writes here."""
+        """Write a file unless it exists; the directory is locked."""
         if (self._path / name).exists():
             return False
         await self.write(name, once(data))
@@ -110,24 +110,24 @@ class Directory:
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Write or replace a file."""
         unfinished = self._path / (_UNFINISHED + name)
-        with _unwritable(self.where):
+        with _translate_os_errors(self.where):
             try:
                 with unfinished.open("wb") as file:
                     async for chunk in chunks:
                         await asyncio.to_thread(file.write, chunk)
-                    await asyncio.to_thread(_to_disk, file)
+                    await asyncio.to_thread(_fsync, file)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
             unfinished.replace(self._path / name)
 
     async def remove(self, name: str) -> None:
-        """Remove a file; that there is none is success."""
-        with _unwritable(self.where):
+        """Remove a file if it exists."""
+        with _translate_os_errors(self.where):
             (self._path / name).unlink(missing_ok=True)
 
 
-class StorePrefix:
+class StoreTarget:
     """A prefix of a store."""
 
     def __init__(self, blobs: Blobs) -> None:
@@ -136,16 +136,16 @@ class StorePrefix:
 
     async def names(self) -> list[str]:
         """Return the names of the files."""
-        return sorted([found.key async for found in self._blobs.list("")])
+        return sorted([stat.key async for stat in self._blobs.list("")])
 
     async def read(self, name: str) -> bytes | None:
-        """Return a file's bytes; None where there is none."""
+        """Return a file's bytes; None if it does not exist."""
         with suppress(BlobMissingError):
             return await self._blobs.get(name)
         return None
 
     async def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name."""
+        """Write a file unless it exists; return whether it was written."""
         return await self._blobs.create(name, data)
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
@@ -153,29 +153,29 @@ class StorePrefix:
         await self._blobs.put_stream(name, chunks)
 
     async def remove(self, name: str) -> None:
-        """Remove a file; that there is none is success."""
+        """Remove a file if it exists."""
         await self._blobs.delete(name)
 
 
-def _refuse_the_stores_own(text: str, store_url: str) -> None:
-    """Refuse the blob store's root and what lies in its own prefixes: fsck would take shards there for orphans.
+def _refuse_overlap(text: str, store_url: str) -> None:
+    """Refuse the blob store's root and its own prefixes, where fsck would report shards as orphans.
 
     Raises:
-        HeadraceError.
+        HeadraceError: the target overlaps.
     """
-    wanted, own = _plain(text), _plain(store_url)
-    if wanted == own or any(f"{wanted}/".startswith(f"{own}/{prefix}") for prefix in OWN_PREFIXES):
+    target, store = _normalised(text), _normalised(store_url)
+    if target == store or any(f"{target}/".startswith(f"{store}/{prefix}") for prefix in OWN_PREFIXES):
         raise HeadraceError(
             "option_invalid",
-            "the blob store keeps its own objects there",
+            "the target overlaps with the blob store's own objects",
             where=address(text) if "://" in text else text,
             hint="choose another bucket, prefix or directory, for example exports/NAME in the same bucket",
             exit_code=Exit.USAGE,
         )
 
 
-def _plain(text: str) -> str:
-    """Return an address in the one way in which it can be compared."""
+def _normalised(text: str) -> str:
+    """Return an address in a form that can be compared."""
     if "://" in text and not text.startswith("file://"):
         return text.rstrip("/")
     path = unquote(urlsplit(text).path) if "://" in text else text
@@ -183,8 +183,8 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    with _unwritable(str(path)):
+def _locked_directory(path: Path) -> Iterator[Path]:
+    with _translate_os_errors(str(path)):
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -192,7 +192,7 @@ def _locked(path: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HeadraceError(
-                "export_running", "another export writes there", where=str(path), hint="wait until it has ended"
+                "export_running", "another export writes to it", where=str(path), hint="wait until it has finished"
             ) from None
         yield path
     finally:
@@ -200,21 +200,21 @@ def _locked(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _unwritable(where: str) -> Iterator[None]:
+def _translate_os_errors(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        wrong_place = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | FileExistsError)
+        is_wrong_path = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | FileExistsError)
         raise HeadraceError(
             "file_unwritable",
-            # Of a directory that is to be made, "File exists" is said where something else has its name.
+            # mkdir reports "File exists" if the path is not a directory.
             f"cannot write: {'Not a directory' if isinstance(error, FileExistsError) else error.strerror}",
             where=where,
-            hint="make room or correct the path, and run it again: it goes on where it stopped",
-            exit_code=Exit.USAGE if wrong_place else Exit.FAILED,
+            hint="free some disk space or correct the path, and run it again; it resumes",
+            exit_code=Exit.USAGE if is_wrong_path else Exit.FAILED,
         ) from None
 
 
-def _to_disk(file: BinaryIO) -> None:
+def _fsync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())

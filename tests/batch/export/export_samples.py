@@ -7,12 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
-from headrace.batch.export.formats import form_of
-from headrace.batch.export.measured import Quality
-from headrace.batch.export.reading import Samples
+from headrace.batch.export.formats import writer_for
+from headrace.batch.export.manifest import ExportResult, Shard, resume_request
+from headrace.batch.export.reading import FrameQuality, SampleReader
 from headrace.batch.export.request import ExportFormat, ExportRequest
-from headrace.batch.export.run import Export, ExportResult, Shard, asked_before
-from headrace.batch.export.target import Directory, ExportTarget
+from headrace.batch.export.run import ExportRun
+from headrace.batch.export.target import DirectoryTarget, ExportTarget
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
@@ -71,52 +71,52 @@ class World:
             self._exported.append(
                 Exported(record, clip if has_clip else None, clip_sha256=clip_digest if has_clip else None)
             )
-        self._exported.sort(key=lambda one: one.record.record_id)
+        self._exported.sort(key=lambda item: item.record.record_id)
         return self
 
     async def records(self, wanted: ExportSelection, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
-        for one in self._exported:
-            chosen = wanted.kinds is None or one.record.kind in wanted.kinds
-            if chosen and (after is None or one.record.record_id > after):
-                yield self.stale.pop(one.record.record_id, one)
+        for item in self._exported:
+            chosen = wanted.kinds is None or item.record.kind in wanted.kinds
+            if chosen and (after is None or item.record.record_id > after):
+                yield self.stale.pop(item.record.record_id, item)
 
     async def lose(self, number: int) -> UUID:
-        one = self._exported[number]
-        assert one.record.store_key is not None
-        await self.blobs.delete(one.record.store_key)
-        return one.record.record_id
+        item = self._exported[number]
+        assert item.record.store_key is not None
+        await self.blobs.delete(item.record.store_key)
+        return item.record.record_id
 
     async def damage(self, number: int) -> UUID:
         """Put other bytes of the same size in the place of a record's."""
-        one = self._exported[number]
-        assert one.record.store_key is not None
-        await self.blobs.delete(one.record.store_key)
-        await self.blobs.put(one.record.store_key, bytes(one.record.size_bytes))
-        return one.record.record_id
+        item = self._exported[number]
+        assert item.record.store_key is not None
+        await self.blobs.delete(item.record.store_key)
+        await self.blobs.put(item.record.store_key, bytes(item.record.size_bytes))
+        return item.record.record_id
 
     async def move(self, number: int) -> UUID:
         """Put a record's bytes elsewhere, of which those know nothing who have read the catalog before."""
-        one = self._exported[number]
-        digest = one.record.digest
-        await self.blobs.put(f"elsewhere/{digest}", self.bodies[one.record.record_id])
+        item = self._exported[number]
+        digest = item.record.digest
+        await self.blobs.put(f"elsewhere/{digest}", self.bodies[item.record.record_id])
         await self.lose(number)
-        self._exported[number] = replace(one, record=replace(one.record, store_key=f"elsewhere/{digest}"))
-        self.stale[one.record.record_id] = one
-        return one.record.record_id
+        self._exported[number] = replace(item, record=replace(item.record, store_key=f"elsewhere/{digest}"))
+        self.stale[item.record.record_id] = item
+        return item.record.record_id
 
     def archive_clip(self) -> set[UUID]:
         """Say of the clip that it lies in the archive, and return the LDOs that name it."""
-        found = set()
-        for number, one in enumerate(self._exported):
-            if one.clip is not None:
-                self._exported[number] = replace(one, clip=replace(one.clip, archived_at_us=1))
-                found.add(one.record.record_id)
-        return found
+        result = set()
+        for number, item in enumerate(self._exported):
+            if item.clip is not None:
+                self._exported[number] = replace(item, clip=replace(item.clip, archived_at_us=1))
+                result.add(item.record.record_id)
+        return result
 
     def without_clips(self) -> "World":
         """Return the same records before their clips have come."""
         before = copy(self)
-        before._exported = [replace(one, clip=None) for one in self._exported]
+        before._exported = [replace(item, clip=None) for item in self._exported]
         return before
 
     async def _put(self, body: bytes) -> str:
@@ -126,23 +126,23 @@ class World:
 
 
 async def run(
-    world: World, target: ExportTarget, asked: ExportRequest, *, measured: dict[UUID, Quality] | None = None
+    world: World, target: ExportTarget, asked: ExportRequest, *, quality: dict[UUID, FrameQuality] | None = None
 ) -> tuple[ExportResult, list[Shard]]:
     """Export, as the job does it, and return what it says of each shard on the way."""
-    form = form_of(asked.format)
-    asked = await asked_before(target, asked, until_given=False)
-    said: list[Shard] = []
-    samples = Samples(world, world.blobs, asked, has_media=form.has_media, measured=measured)  # type: ignore[arg-type]
-    return await Export(samples, target, form, asked, progress=said.append).run(), said
+    form = writer_for(asked.format)
+    asked = await resume_request(target, asked, until_given=False)
+    output: list[Shard] = []
+    samples = SampleReader(world, world.blobs, asked, has_media=form.has_media, quality=quality)  # type: ignore[arg-type]
+    return await ExportRun(samples, target, form, asked, progress=output.append).run(), output
 
 
-def directory(path: Path) -> Directory:
+def directory(path: Path) -> DirectoryTarget:
     path.mkdir(exist_ok=True)
-    return Directory(path)
+    return DirectoryTarget(path)
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in path.iterdir()}
+    return {item.name: item.read_bytes() for item in path.iterdir()}
 
 
 def _record(number: int, kind: Kind, digest: str, size_bytes: int) -> StoredRecord:

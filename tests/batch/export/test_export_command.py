@@ -118,13 +118,13 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
 ) -> None:
     bodies = await ingest(catalog, blobs)
     options = ("--kind", "frames,ldos", "--shard-samples", "16", "--validation", "0.2")
-    said = export(settings, "webdataset", str(tmp_path / "out"), *options)
-    assert (said["samples"], said["failed"]) == (FRAMES + LDOS, {})
+    output = export(settings, "webdataset", str(tmp_path / "out"), *options)
+    assert (output["samples"], output["failed"]) == (FRAMES + LDOS, {})
     seen: dict[str, bytes] = {}
     clips = 0
     for shard in (tmp_path / "out").glob("*.tar"):
         with tarfile.open(shard) as tar:
-            members = {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+            members = {item.name: tar.extractfile(item).read() for item in tar}  # type: ignore[union-attr]
         for name, data in members.items():
             if name.endswith((".jpg", ".ldo.json")):
                 seen[json.loads(members[f"{name.split('.')[0]}.json"])["digest"]] = data
@@ -134,8 +134,8 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
     remote = f"{settings.store_url}/exports"
     until = ("--until", "2100-01-01T00:00:00")
     assert "lies ahead" in export(settings, "webdataset", remote, *options, *until, code=2)["error"]
-    there = export(settings, "webdataset", remote, *options)
-    assert there["splits"] == said["splits"]
+    stored = export(settings, "webdataset", remote, *options)
+    assert stored["splits"] == output["splits"]
     assert export(settings, "webdataset", remote, *options)["written"] == 0
     assert "another export" in export(settings, "jsonl", remote, *options, code=2)["error"]
 
@@ -144,9 +144,9 @@ async def test_parquet_of_one_source_says_what_is_lost(
     settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
 ) -> None:
     await ingest(catalog, blobs)
-    said = export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
+    output = export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
     rows = pq.read_table(tmp_path / "out").to_pylist()
-    assert (len(rows), {row["source_id"] for row in rows}) == (said["samples"], {"cam-1"})
+    assert (len(rows), {row["source_id"] for row in rows}) == (output["samples"], {"cam-1"})
     assert sum(row["clip_digest"] is not None for row in rows) == LDOS // 2
     await blobs.delete("packs/one.tar")
     lost = export(settings, "jsonl", str(tmp_path / "lost"), "--source", "cam-1", code=1)
@@ -166,13 +166,13 @@ async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
     assert "samples, " in killed.stderr.readline()
     killed.kill()
     killed.communicate()
-    left = {one.name for one in out.iterdir()}
+    left = {item.name for item in out.iterdir()}
     assert "_manifest.json" not in left
     assert "_shard-train-000000.tar.json" in left
-    said = export(settings, *command, str(out), *until)
-    assert 0 < said["written"] < said["shards"] == whole["shards"]
-    assert {one.name: one.read_bytes() for one in out.iterdir()} == {
-        one.name: one.read_bytes() for one in (tmp_path / "whole").iterdir()
+    output = export(settings, *command, str(out), *until)
+    assert 0 < output["written"] < output["shards"] == whole["shards"]
+    assert {item.name: item.read_bytes() for item in out.iterdir()} == {
+        item.name: item.read_bytes() for item in (tmp_path / "whole").iterdir()
     }
 
 
@@ -207,34 +207,34 @@ async def test_quality_is_what_the_preprocessing_consumer_measured(
 ) -> None:
     site = new_name("site")
     noise = np.random.default_rng().integers(0, 256, (9, 8, 8), dtype=np.uint8)
-    pictures = [cv2.resize(one, (320, 180), interpolation=cv2.INTER_NEAREST) for one in noise]
-    blurred = [cv2.GaussianBlur(one, (0, 0), 1 + number * 3) for number, one in enumerate(pictures)]
+    pictures = [cv2.resize(item, (320, 180), interpolation=cv2.INTER_NEAREST) for item in noise]
+    blurred = [cv2.GaussianBlur(item, (0, 0), 1 + number * 3) for number, item in enumerate(pictures)]
     sent = await announce(
-        settings, blobs, [*(cv2.imencode(".png", one)[1].tobytes() for one in blurred), b"no picture"], site=site
+        settings, blobs, [*(cv2.imencode(".png", item)[1].tobytes() for item in blurred), b"no picture"], site=site
     )
     await catalog.commit(
         RowBatch(
-            blobs=[_blob(await blobs.get(one.store_key), one.media_type) for one in sent],
+            blobs=[_blob(await blobs.get(item.store_key), item.media_type) for item in sent],
             records=[
-                record(number, record_id=UUID(one.record_id), digest=bytes.fromhex(one.digest), site=site)
-                for number, one in enumerate(sent)
+                record(number, record_id=UUID(item.record_id), digest=bytes.fromhex(item.digest), site=site)
+                for number, item in enumerate(sent)
             ],
             sightings=[],
             dead_letters=[],
         )
     )
-    found = Found(settings, PREPROCESSED.name, PreprocessedFrame, site)
-    await results_of("preprocessing", settings, found, len(sent))
-    measured = {one.record_id: one.sharpness for one in found.results if one.error is None}
-    found.close()
+    matches = Found(settings, PREPROCESSED.name, PreprocessedFrame, site)
+    await results_of("preprocessing", settings, matches, len(sent))
+    measured = {result.record_id: result.sharpness for result in matches.results if result.error is None}
+    matches.close()
     bound = sorted(measured.values())[5]
     chosen = {record: sharpness for record, sharpness in measured.items() if sharpness >= bound}
     assert 1 < len(chosen) < len(measured) == len(sent) - 1
-    said = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}")
+    output = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}")
     rows = [
         json.loads(line) for shard in (tmp_path / "out").glob("*.jsonl") for line in shard.read_bytes().splitlines()
     ]
-    assert said["samples"] == len(rows)
+    assert output["samples"] == len(rows)
     assert {row["record_id"]: row["quality"]["sharpness"] for row in rows} == chosen
 
 
@@ -244,14 +244,15 @@ async def test_every_record_comes_once_in_the_order_of_the_ids(catalog: Catalog,
     dsn = settings.postgres_dsn.get_secret_value()
     async with Exports.open(dsn) as exports:
         until_us = await exports.settled_until_us()
-        found = [one.record.record_id async for one in exports.records(ExportSelection(until_us=until_us))]
-        assert found == sorted(found)
-        assert len(set(found)) == number
+        result = [item.record.record_id async for item in exports.records(ExportSelection(until_us=until_us))]
+        assert result == sorted(result)
+        assert len(set(result)) == number
         rest = [
-            one.record.record_id async for one in exports.records(ExportSelection(until_us=until_us), after=found[700])
+            item.record.record_id
+            async for item in exports.records(ExportSelection(until_us=until_us), after=result[700])
         ]
-        assert rest == found[701:]
-        nothing = [one async for one in exports.records(ExportSelection(until_us=until_us, sites=("elsewhere",)))]
+        assert rest == result[701:]
+        nothing = [item async for item in exports.records(ExportSelection(until_us=until_us, sites=("elsewhere",)))]
         assert nothing == []
 
 

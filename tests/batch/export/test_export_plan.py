@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.batch.export.plan import Filled, Split, shard_name, split_of
 from headrace.batch.export.reading import read_ahead
-from headrace.batch.export.request import Bound, bounds_of, check, is_within
+from headrace.batch.export.request import (
+    QualityBound,
+    ShardFill,
+    Split,
+    is_within,
+    parse_bounds,
+    shard_name,
+    split_of,
+    validate_request,
+)
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Kind, PreprocessedFrame
 from headrace.store.catalog.exports import ExportSelection
@@ -35,7 +43,7 @@ def test_a_larger_share_keeps_what_a_smaller_one_chose() -> None:
 
 
 def test_an_ldo_is_where_its_clip_is() -> None:
-    assert all(split_of(one, other, 0.5) is split_of(other, None, 0.5) for one, other in pairwise(DIGESTS))
+    assert all(split_of(item, other, 0.5) is split_of(other, None, 0.5) for item, other in pairwise(DIGESTS))
 
 
 def test_names_of_shards_sort_as_their_numbers_do() -> None:
@@ -45,32 +53,34 @@ def test_names_of_shards_sort_as_their_numbers_do() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 150), st.integers(1, 9))
 def test_no_shard_is_empty_or_over_its_limits(sizes: list[int], bytes_max: int, samples_max: int) -> None:
-    shards = [Filled(bytes_max, samples_max)]
+    shards = [ShardFill(bytes_max, samples_max)]
     for size in sizes:
-        if not shards[-1].has_room(size):
-            shards.append(Filled(bytes_max, samples_max))
-            assert shards[-1].has_room(size)
+        if not shards[-1].fits(size):
+            shards.append(ShardFill(bytes_max, samples_max))
+            assert shards[-1].fits(size)
         shards[-1].add(size)
-    assert all(one.samples <= samples_max and (one.bytes <= bytes_max or one.samples == 1) for one in shards)
-    assert sum(one.samples for one in shards) == len(sizes)
-    assert min(one.samples for one in shards) > 0
+    assert all(shard.samples <= samples_max and (shard.bytes <= bytes_max or shard.samples == 1) for shard in shards)
+    assert sum(shard.samples for shard in shards) == len(sizes)
+    assert min(shard.samples for shard in shards) > 0
 
 
 def test_bounds_are_the_same_however_they_are_written() -> None:
-    assert bounds_of("sharpness>=50, dark_share<=0.4") == bounds_of("dark_share<=0.40,sharpness>=50.0")
-    assert str(Bound("sharpness", at_least=True, value=50.0)) == "sharpness>=50"
+    assert parse_bounds("sharpness>=50, dark_share<=0.4") == parse_bounds("dark_share<=0.40,sharpness>=50.0")
+    assert str(QualityBound("sharpness", at_least=True, value=50.0)) == "sharpness>=50"
 
 
 def test_bounds_that_differ_in_any_digit_are_asked_for_apart() -> None:
-    asked = [request(quality=bounds_of(text)).as_json() for text in ("sharpness>=50.1234567", "sharpness>=50.1234568")]
+    asked = [
+        request(quality=parse_bounds(text)).as_json() for text in ("sharpness>=50.1234567", "sharpness>=50.1234568")
+    ]
     assert asked[0] != asked[1]
-    assert bounds_of(asked[0]["quality"][0]) == bounds_of("sharpness>=50.1234567")
+    assert parse_bounds(asked[0]["quality"][0]) == parse_bounds("sharpness>=50.1234567")
 
 
 @pytest.mark.parametrize("text", ["", "sharpness", "sharpness>50", "sharpness>=", "beauty>=1", "sharpness>=nan", "a=1"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
-    with pytest.raises(HeadraceError, match="no bound of a frame's quality"):
-        bounds_of(text)
+    with pytest.raises(HeadraceError, match="not a bound of a frame's quality"):
+        parse_bounds(text)
 
 
 def measured(**changes: object) -> PreprocessedFrame:
@@ -98,25 +108,25 @@ def measured(**changes: object) -> PreprocessedFrame:
 
 
 def test_a_frame_keeps_every_bound_or_is_left_out() -> None:
-    bounds = bounds_of("sharpness>=60,dark_share<=0.1,width>=640")
+    bounds = parse_bounds("sharpness>=60,dark_share<=0.1,width>=640")
     assert is_within(measured(), bounds)
     assert not is_within(measured(sharpness=59.9), bounds)
     assert not is_within(measured(dark_share=0.2), bounds)
-    assert not is_within(measured(error="not decodable"), bounds_of("dark_share<=1"))
+    assert not is_within(measured(error="not decodable"), parse_bounds("dark_share<=1"))
 
 
 @pytest.mark.parametrize("kinds", [None, (Kind.CLIP,), (Kind.CLIP, Kind.FRAME)])
 def test_quality_is_of_frames_only(kinds: tuple[Kind, ...] | None) -> None:
-    bounds = bounds_of("sharpness>=1")
+    bounds = parse_bounds("sharpness>=1")
     with pytest.raises(HeadraceError, match="frames only"):
-        check(request(quality=bounds, wanted=ExportSelection(until_us=1, kinds=kinds)))
-    check(request(quality=bounds, wanted=ExportSelection(until_us=1, kinds=(Kind.FRAME,))))
+        validate_request(request(quality=bounds, wanted=ExportSelection(until_us=1, kinds=kinds)))
+    validate_request(request(quality=bounds, wanted=ExportSelection(until_us=1, kinds=(Kind.FRAME,))))
 
 
 @pytest.mark.parametrize("share", [float("nan"), -0.1, 1.1])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(HeadraceError, match="for validation"):
-        check(request(validation_share=share))
+    with pytest.raises(HeadraceError, match="validation share"):
+        validate_request(request(validation_share=share))
 
 
 def test_without_pyarrow_parquet_says_what_to_install_and_asks_nothing_of_the_service(tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_without_pyarrow_parquet_says_what_to_install_and_asks_nothing_of_the_se
         check=False,
     )
     assert done.returncode == Exit.USAGE
-    assert done.stderr.startswith("package_missing: Parquet is written by pyarrow, which is not installed")
+    assert done.stderr.startswith("package_missing: the Parquet format requires pyarrow, which is not installed")
     assert "pip install 'headrace[export]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
@@ -151,8 +161,8 @@ async def test_what_is_read_ahead_keeps_its_order_and_its_bounds() -> None:
         under_way.discard(number)
         return number
 
-    found = [one async for one in read_ahead(numbers(), read, lambda _: 10, items_max=8, bytes_max=50)]
-    assert found == list(range(200))
+    result = [item async for item in read_ahead(numbers(), read, lambda _: 10, items_max=8, bytes_max=50)]
+    assert result == list(range(200))
     assert 1 < most[0] <= 5
 
 
@@ -173,5 +183,5 @@ async def test_what_is_under_way_is_ended_when_one_fails() -> None:
         return number
 
     with pytest.raises(HeadraceError, match="away"):
-        _ = [one async for one in read_ahead(numbers(), read, lambda _: 1, items_max=4)]
+        _ = [item async for item in read_ahead(numbers(), read, lambda _: 1, items_max=4)]
     assert ended == [1, 2, 3]

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from headrace.batch.export.plan import Split, split_of
-from headrace.batch.export.request import ExportFormat, bounds_of
-from headrace.batch.export.run import ExportResult, asked_before, finished
-from headrace.batch.export.target import Directory, StorePrefix
+from headrace.batch.export.manifest import ExportResult, finished_export, resume_request
+from headrace.batch.export.request import ExportFormat, Split, parse_bounds, split_of
+from headrace.batch.export.target import DirectoryTarget, StoreTarget
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
@@ -30,7 +29,7 @@ async def world(tmp_path: Path) -> World:
 
 
 def shards(result: ExportResult) -> list[str]:
-    return [shard.name for some in result.splits.values() for shard in some]
+    return [shard.name for split in result.splits.values() for shard in split]
 
 
 async def test_webdataset_reads_every_sample_with_its_bytes(world: World, tmp_path: Path) -> None:
@@ -51,7 +50,7 @@ async def test_webdataset_reads_every_sample_with_its_bytes(world: World, tmp_pa
         assert sha256(sample[member]).hexdigest() == fields["digest"]
         if fields["clip_digest"]:
             assert sample["mp4"] == CLIP
-    assert sum(bool(json.loads(one["json"])["clip_digest"]) for one in seen.values()) == 15
+    assert sum(bool(json.loads(item["json"])["clip_digest"]) for item in seen.values()) == 15
 
 
 async def test_webdataset_itself_decodes_shards(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +60,9 @@ async def test_webdataset_itself_decodes_shards(world: World, tmp_path: Path, mo
     asked = request(wanted=ExportSelection(until_us=1, kinds=(Kind.LDO,)), validation_share=0.0)
     await run(world, directory(tmp_path / "out"), asked)
     shards = "held:out/train-{000000..000001}.tar"
-    found = [*webdataset.WebDataset(shards, shardshuffle=False).decode().to_tuple("json", "ldo.json")]
-    assert len(found) == 30
-    assert all(said["ldo_id"] == content["ldo_id"] and said["label"] for said, content in found)
+    result = [*webdataset.WebDataset(shards, shardshuffle=False).decode().to_tuple("json", "ldo.json")]
+    assert len(result) == 30
+    assert all(line["ldo_id"] == content["ldo_id"] and line["label"] for line, content in result)
 
 
 async def test_parquet_is_read_as_one_directory(world: World, tmp_path: Path) -> None:
@@ -96,20 +95,20 @@ async def test_the_same_request_writes_the_same_bytes(world: World, tmp_path: Pa
 
 
 async def test_the_manifest_names_every_shard_and_nothing_else_is_left(world: World, tmp_path: Path) -> None:
-    result, said = await run(world, directory(tmp_path / "out"), request())
-    there = files(tmp_path / "out")
-    manifest = json.loads(there.pop("_manifest.json"))
+    result, output = await run(world, directory(tmp_path / "out"), request())
+    stored = files(tmp_path / "out")
+    manifest = json.loads(stored.pop("_manifest.json"))
     listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-    assert {one["name"]: one["sha256"] for one in listed} == {
-        name: sha256(data).hexdigest() for name, data in there.items()
+    assert {item["name"]: item["sha256"] for item in listed} == {
+        name: sha256(data).hexdigest() for name, data in stored.items()
     }
-    assert {one["name"]: one["size_bytes"] for one in listed} == {name: len(data) for name, data in there.items()}
-    assert manifest["samples"] == sum(one["samples"] for one in listed) == 120
-    assert [one.name for one in said] == shards(result)
-    assert max(one["samples"] for one in listed) == 20
+    assert {item["name"]: item["size_bytes"] for item in listed} == {name: len(data) for name, data in stored.items()}
+    assert manifest["samples"] == sum(item["samples"] for item in listed) == 120
+    assert [item.name for item in output] == shards(result)
+    assert max(item["samples"] for item in listed) == 20
 
 
-class Full(Directory):
+class Full(DirectoryTarget):
     """A disk on which so many files find room."""
 
     left = 0
@@ -142,44 +141,44 @@ async def test_a_run_that_ended_anywhere_goes_on_and_ends_the_same(
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")}
     (tmp_path / "out" / "_unfinished-train-000009.tar").write_bytes(b"of a run that was killed")
     # It has become later, and the export still reaches as far as it did.
-    _, said = await run(
+    _, output = await run(
         world, directory(tmp_path / "out"), request(form, wanted=ExportSelection(until_us=1_900_000_000_000_000))
     )
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     done = {name.removeprefix("_shard-").removesuffix(".json") for name in kept if name.startswith("_shard-")}
-    assert done.isdisjoint(one.name for one in said)
+    assert done.isdisjoint(item.name for item in output)
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == kept[name] for name in done)
 
 
 async def test_what_is_complete_says_so_and_another_request_is_refused(world: World, tmp_path: Path) -> None:
     target = directory(tmp_path / "out")
-    assert await finished(target) is None
+    assert await finished_export(target) is None
     result, _ = await run(world, target, request())
-    found = await finished(target)
-    assert found is not None
-    assert (found.samples, shards(found), found.written) == (result.samples, shards(result), 0)
+    matches = await finished_export(target)
+    assert matches is not None
+    assert (matches.samples, shards(matches), matches.written) == (result.samples, shards(result), 0)
     with pytest.raises(HeadraceError, match="another export"):
         await run(world, target, request(validation_share=0.5))
     with pytest.raises(HeadraceError, match="another export"):
         await run(world, target, request(ExportFormat.JSONL))
 
 
-class Late(StorePrefix):
+class Late(StoreTarget):
     """A prefix into which another run writes what it was asked for after this one has looked."""
 
     def __init__(self, blobs: Blobs) -> None:
         super().__init__(blobs)
-        self.other = StorePrefix(blobs)
+        self.other = StoreTarget(blobs)
 
     async def names(self) -> list[str]:
-        found = await super().names()
-        await asked_before(self.other, request(wanted=ExportSelection(until_us=2)), until_given=False)
-        return found
+        result = await super().names()
+        await resume_request(self.other, request(wanted=ExportSelection(until_us=2)), until_given=False)
+        return result
 
 
 async def test_of_two_runs_that_begin_at_once_in_a_store_one_says_until_when_they_reach(tmp_path: Path) -> None:
     late = Late(Blobs.open(f"file://{tmp_path}"))
-    asked = await asked_before(late, request(wanted=ExportSelection(until_us=3)), until_given=False)
+    asked = await resume_request(late, request(wanted=ExportSelection(until_us=3)), until_given=False)
     assert asked.wanted.until_us == 2
 
 
@@ -196,7 +195,7 @@ async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: Worl
     result, _ = await run(world, directory(tmp_path / "out"), request())
     assert (result.failed, result.samples) == (gone, 117)
     manifest = json.loads((tmp_path / "out/_manifest.json").read_bytes())
-    assert {one["record_id"]: one["code"] for one in manifest["failed"]} == gone
+    assert {item["record_id"]: item["code"] for item in manifest["failed"]} == gone
 
 
 async def test_bytes_that_are_others_do_not_go_into_a_shard(world: World, tmp_path: Path) -> None:
@@ -219,7 +218,7 @@ async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: World, 
 async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(world: World, tmp_path: Path) -> None:
     ldos = world.archive_clip()
     result, _ = await run(world, directory(tmp_path / "out"), request())
-    assert result.failed == {str(one): "blob_archived" for one in ldos}
+    assert result.failed == {str(ldo): "blob_archived" for ldo in ldos}
     lines, _ = await run(world, directory(tmp_path / "lines"), request(ExportFormat.JSONL))
     assert (lines.failed, lines.samples) == ({}, 120)
 
@@ -263,10 +262,10 @@ async def test_a_note_that_is_gone_or_damaged_costs_only_its_shard(world: World,
         with pytest.raises(HeadraceError, match="No space left"):
             await run(world, full, request())
         damage(tmp_path / "out" / "_shard-train-000001.tar.json")
-        result, said = await run(world, directory(tmp_path / "out"), request())
-        assert "train-000001.tar" in {one.name for one in said}
+        result, output = await run(world, directory(tmp_path / "out"), request())
+        assert "train-000001.tar" in {item.name for item in output}
         assert files(tmp_path / "out") == files(tmp_path / "whole")
-        assert result.written == len(said) < len(shards(result))
+        assert result.written == len(output) < len(shards(result))
         for left in (tmp_path / "out").iterdir():
             left.unlink()
 
@@ -283,8 +282,8 @@ async def test_labels_choose_ldos_by_what_they_predict(world: World, tmp_path: P
 async def test_only_frames_that_were_measured_well_are_written(world: World, tmp_path: Path) -> None:
     chosen = list(world.bodies)[1:40:4]
     measured = {record: {"sharpness": 80.5, "width": 640} for record in chosen}
-    asked = request(ExportFormat.JSONL, quality=bounds_of("sharpness>=50"), validation_share=0.0)
-    await run(world, directory(tmp_path / "out"), asked, measured=measured)
+    asked = request(ExportFormat.JSONL, quality=parse_bounds("sharpness>=50"), validation_share=0.0)
+    await run(world, directory(tmp_path / "out"), asked, quality=measured)
     rows = [json.loads(line) for line in (tmp_path / "out/train-000000.jsonl").read_bytes().splitlines()]
     assert {UUID(row["record_id"]) for row in rows} == set(chosen)
     assert {row["quality"]["sharpness"] for row in rows} == {80.5}
@@ -292,15 +291,15 @@ async def test_only_frames_that_were_measured_well_are_written(world: World, tmp
 
 async def test_a_shard_is_cut_at_its_bytes_too(world: World, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(shard_bytes_max=10 * 1024))
-    for some in result.splits.values():
-        assert all(shard.size_bytes <= 10 * 1024 + 1024 or shard.samples == 1 for shard in some)
+    for split in result.splits.values():
+        assert all(shard.size_bytes <= 10 * 1024 + 1024 or shard.samples == 1 for shard in split)
     assert len(shards(result)) > 12
 
 
 async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) -> None:
     await run(world, directory(tmp_path / "out"), request())
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "out/train-000000.tar").read_bytes())) as tar:
-        assert {(one.mtime, one.uid, one.gid, one.uname, one.gname, one.mode) for one in tar} == {
+        assert {(item.mtime, item.uid, item.gid, item.uname, item.gname, item.mode) for item in tar} == {
             (0, 0, 0, "", "", 0o644)
         }
         assert tar.getnames() == sorted(tar.getnames(), key=lambda name: name.split(".")[0])
@@ -309,8 +308,8 @@ async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) 
 async def test_an_export_of_nothing_is_a_manifest(world: World, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(labels=("nobody says this",)))
     assert (result.samples, [*files(tmp_path / "out")]) == (0, ["_manifest.json"])
-    found, _ = await run(world, directory(tmp_path / "out"), request(labels=("smoke",)))
-    assert found.samples == 30
+    matches, _ = await run(world, directory(tmp_path / "out"), request(labels=("smoke",)))
+    assert matches.samples == 30
 
 
 @pytest.mark.parametrize("kind", [Kind.FRAME, Kind.LDO])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.batch.export.target import Directory, ExportTarget, StorePrefix, opened_target
+from headrace.batch.export.target import DirectoryTarget, ExportTarget, StoreTarget, open_target
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import load_settings
 from headrace.store.blobs.blob_store import Blobs
@@ -12,7 +12,7 @@ from headrace.store.blobs.blob_store import Blobs
 @pytest.fixture(params=["directory", "store"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> ExportTarget:
     """Both kinds of target; a test states what holds for both."""
-    return Directory(tmp_path) if request.param == "directory" else StorePrefix(Blobs.open(f"file://{tmp_path}"))
+    return DirectoryTarget(tmp_path) if request.param == "directory" else StoreTarget(Blobs.open(f"file://{tmp_path}"))
 
 
 async def some(*parts: bytes) -> AsyncIterator[bytes]:
@@ -26,7 +26,7 @@ async def broken() -> AsyncIterator[bytes]:
 
 
 def listed(path: Path) -> list[str]:
-    return [one.name for one in path.iterdir()]
+    return [item.name for item in path.iterdir()]
 
 
 async def test_a_file_is_written_read_replaced_and_removed(target: ExportTarget) -> None:
@@ -62,16 +62,16 @@ async def test_only_the_first_one_creates_a_file(target: ExportTarget) -> None:
 async def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "_request.json").mkdir()
     with pytest.raises(HeadraceError, match="cannot read"):
-        await Directory(tmp_path).read("_request.json")
+        await DirectoryTarget(tmp_path).read("_request.json")
 
 
 def test_a_directory_is_one_exports_at_a_time(tmp_path: Path) -> None:
     settings = load_settings(_env_file=None)
-    with opened_target(str(tmp_path / "new/one"), settings) as first:
-        assert isinstance(first, Directory)
-        with pytest.raises(HeadraceError, match="another export"), opened_target(str(tmp_path / "new/one"), settings):
+    with open_target(str(tmp_path / "new/one"), settings) as first:
+        assert isinstance(first, DirectoryTarget)
+        with pytest.raises(HeadraceError, match="another export"), open_target(str(tmp_path / "new/one"), settings):
             pass
-    with opened_target(f"file://{tmp_path}/new/one", settings) as again:
+    with open_target(f"file://{tmp_path}/new/one", settings) as again:
         assert again.where == first.where
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_directory_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with (
         pytest.raises(HeadraceError, match="cannot write: Not a directory"),
-        opened_target(str(tmp_path / "file"), load_settings(_env_file=None)),
+        open_target(str(tmp_path / "file"), load_settings(_env_file=None)),
     ):
         pass
 
@@ -87,16 +87,16 @@ def test_what_is_no_directory_is_refused_in_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["ftp://host/x", "s3:///prefix", "http://host/x", "s3://"])
 def test_a_url_of_no_store_is_refused_by_its_own_name(text: str) -> None:
     with (
-        pytest.raises(HeadraceError, match="cannot be written there") as raised,
-        opened_target(text, load_settings(_env_file=None)),
+        pytest.raises(HeadraceError, match="not a valid target") as raised,
+        open_target(text, load_settings(_env_file=None)),
     ):
         pass
     assert raised.value.exit_code == Exit.USAGE
 
 
 def test_a_url_is_a_prefix_of_a_store() -> None:
-    with opened_target("s3://bucket/exports/one", load_settings(_env_file=None)) as target:
-        assert isinstance(target, StorePrefix)
+    with open_target("s3://bucket/exports/one", load_settings(_env_file=None)) as target:
+        assert isinstance(target, StoreTarget)
         assert target.where == "s3://bucket/exports/one"
 
 
@@ -113,7 +113,7 @@ def test_a_url_is_a_prefix_of_a_store() -> None:
 def test_an_export_does_not_go_where_the_store_keeps_its_own(store: str, target: str) -> None:
     for of in ({"store_url": store}, {"archive_url": store}):
         settings = load_settings(_env_file=None, **of)
-        with pytest.raises(HeadraceError, match="keeps its own"), opened_target(target, settings):
+        with pytest.raises(HeadraceError, match="overlaps with"), open_target(target, settings):
             pass
 
 
@@ -122,5 +122,5 @@ def test_an_export_does_not_go_there_by_another_name_either(tmp_path: Path) -> N
     (tmp_path / "link").symlink_to(tmp_path / "store")
     settings = load_settings(_env_file=None, store_url=f"file://{tmp_path}/store")
     for text in (f"{tmp_path}/other/../store/blobs", f"{tmp_path}/link/packs", f"file://{tmp_path}/link"):
-        with pytest.raises(HeadraceError, match="keeps its own"), opened_target(text, settings):
+        with pytest.raises(HeadraceError, match="overlaps with"), open_target(text, settings):
             pass
