@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -38,9 +38,9 @@ class BackgroundLoop:
             raise RuntimeError("the client is closed; open a new one")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def run(self, awaitable: Awaitable[T]) -> T:
-        """Await something on the loop and return its result; an interrupt of the caller cancels it."""
-        future = self.submit(awaitable if isinstance(awaitable, Coroutine) else _awaited(awaitable))
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine and return its result; an interrupt of the caller cancels it."""
+        future = self.submit(coroutine)
         try:
             return future.result()
         except BaseException:
@@ -60,7 +60,3 @@ class BackgroundLoop:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_default_executor()
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable

@@ -1,4 +1,4 @@
-"""`--where code=…,topic=…`: which dead letters, as text. No I/O."""
+"""Parses the filters of `--where code=…,topic=…` for dead letters. Pure."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -16,39 +16,39 @@ _TOPICS = tuple(input_topic(kind).name for kind in Kind)
 
 
 def letter_filters(wheres: Iterable[str]) -> LetterFilters:
-    """Return the filters that `name=value,name=value` texts say; times are ISO 8601, in UTC where they say no zone.
+    """Parse texts of the form `name=value,name=value`; times are ISO 8601, in UTC unless they have an offset.
 
     Raises:
-        HeadraceError: a name or a value is none that is allowed; the hint names the allowed ones.
+        HeadraceError: a name or a value is not allowed; the hint names the allowed ones.
     """
-    said: dict[str, str] = {}
+    values: dict[str, str] = {}
     for part in (part.strip() for where in wheres for part in where.split(",")):
         if not part:
             continue
-        name, is_there, value = (piece.strip() for piece in part.partition("="))
-        if name not in ALLOWED or not is_there or not value:
-            raise _wrong(f"{part!r} is no filter", f"name=value, with one of: {', '.join(ALLOWED)}")
-        if name in said:
-            raise _wrong(f"{name} is given twice", "give each filter once")
-        said[name] = value
-    topic = said.get("topic")
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in ALLOWED or not equals or not value:
+            raise _invalid(f"{part!r} is not a filter", f"name=value, with one of: {', '.join(ALLOWED)}")
+        if name in values:
+            raise _invalid(f"{name} is given twice", "give each filter once")
+        values[name] = value
+    topic = values.get("topic")
     if topic is not None and kind_of_topic(topic) is None:
-        raise _wrong(f"{topic!r} is no topic that sources publish on", f"one of: {', '.join(_TOPICS)}")
+        raise _invalid(f"{topic!r} is not an input topic", f"one of: {', '.join(_TOPICS)}")
     return LetterFilters(
-        id=_id(said["id"]) if "id" in said else None,
-        code=_one_of(RejectCode, "code", said.get("code")),
-        site=said.get("site"),
-        source=said.get("source"),
+        id=_id(values["id"]) if "id" in values else None,
+        code=_one_of(RejectCode, "code", values.get("code")),
+        site=values.get("site"),
+        source=values.get("source"),
         topic=topic,
-        since_us=_time_us("since", said.get("since")),
-        until_us=_time_us("until", said.get("until")),
-        state=DeadLetterState(state) if (state := _one_of(DeadLetterState, "state", said.get("state"))) else None,
+        since_us=_time_us("since", values.get("since")),
+        until_us=_time_us("until", values.get("until")),
+        state=DeadLetterState(state) if (state := _one_of(DeadLetterState, "state", values.get("state"))) else None,
     )
 
 
 def _one_of(kind: type[StrEnum], name: str, value: str | None) -> str | None:
     if value is not None and value not in {member.value for member in kind}:
-        raise _wrong(f"{value!r} is no {name}", f"one of: {', '.join(member.value for member in kind)}")
+        raise _invalid(f"{value!r} is not a {name}", f"one of: {', '.join(member.value for member in kind)}")
     return value
 
 
@@ -56,7 +56,7 @@ def _id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _wrong(f"{text!r} is no dead letter's id", "`headrace dlq ls` prints them") from None
+        raise _invalid(f"{text!r} is not the id of a dead letter", "`headrace dlq ls` prints them") from None
 
 
 def _time_us(name: str, text: str | None) -> int | None:
@@ -65,9 +65,9 @@ def _time_us(name: str, text: str | None) -> int | None:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise _wrong(f"{text!r} is no time for {name}", "ISO 8601, for example 2026-11-21T03:00:00") from None
+        raise _invalid(f"{text!r} is not a time for {name}", "ISO 8601, for example 2026-11-21T03:00:00") from None
     return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
-def _wrong(what: str, hint: str) -> HeadraceError:
+def _invalid(what: str, hint: str) -> HeadraceError:
     return HeadraceError("filter_invalid", what, hint=hint, exit_code=Exit.USAGE)

@@ -1,4 +1,4 @@
-"""Messages of dead letters, published again as they were. Every call blocks and belongs on one thread."""
+"""Publishes the messages of dead letters again, unchanged. Every call blocks and belongs on one thread."""
 
 import base64
 import time
@@ -23,40 +23,40 @@ _POLL_S_MAX = 0.2
 
 @dataclass
 class Republisher:
-    """Publishes with `acks=all` and idempotence, in order, at most `rate` messages a second."""
+    """Publishes with `acks=all` and idempotence, in order, at most `rate` messages per second."""
 
     settings: Settings
     rate: float
     clock: Callable[[], float] = time.monotonic
-    _due_s: float = 0.0
+    _next_s: float = 0.0
     _partitions: dict[str, int] = field(default_factory=dict)
     _producer: Producer | None = None
 
     def publish(self, letters: Sequence[tuple[DeadLetterRow, int]]) -> None:
-        """Publish messages, each with the number of its attempt, and wait until Kafka has acknowledged all of them.
+        """Publish messages, each with its attempt number, and wait until Kafka has acknowledged all of them.
 
         Raises:
-            HeadraceError: one was not acknowledged; then any of them may have been published.
+            HeadraceError: a message was not acknowledged; any of them may have been published.
         """
-        producer = self._opened()
+        producer = self._open_producer()
         errors: list[KafkaError] = []
 
-        def delivered(error: KafkaError | None, _message: Message) -> None:
+        def on_delivery(error: KafkaError | None, _message: Message) -> None:
             if error is not None:
                 errors.append(error)
 
         try:
             for letter, attempt in letters:
-                self._pace(producer)
+                self._throttle(producer)
                 reached(CrashPoint.REDRIVE_BEFORE_PUBLISH)
-                self._produce(producer, letter, attempt, delivered)
-            left = producer.flush(ACKNOWLEDGED_S_MAX)
+                self._produce(producer, letter, attempt, on_delivery)
+            unacknowledged = producer.flush(ACKNOWLEDGED_S_MAX)
         except (KafkaException, BufferError) as error:
-            raise self._failed(error.args[0]) from None
+            raise self._error(error.args[0]) from None
         if errors:
-            raise self._failed(errors[0])
-        if left:
-            raise self._failed(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+            raise self._error(errors[0])
+        if unacknowledged:
+            raise self._error(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
         reached(CrashPoint.REDRIVE_AFTER_PUBLISH)
 
     def _produce(
@@ -64,18 +64,18 @@ class Republisher:
         producer: Producer,
         letter: DeadLetterRow,
         attempt: int,
-        delivered: Callable[[KafkaError | None, Message], None],
+        on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> None:
         redrive = Redrive(letter.dead_letter_id, attempt)
-        there = self._partitions_of(producer, letter.topic)
-        # A source's messages stay in its partition, also where its key says nothing. -1 lets the key decide.
-        partition = letter.partition if letter.partition < there else -1
+        partitions = self._partition_count(producer, letter.topic)
+        # The original partition keeps a source's messages together, even without a key. -1 partitions by key.
+        partition = letter.partition if letter.partition < partitions else -1
         headers = redrive_headers(original_headers(letter), redrive, (letter.topic, letter.partition, letter.offset))
         producer.produce(
-            letter.topic, letter.value, letter.key, partition=partition, on_delivery=delivered, headers=list(headers)
+            letter.topic, letter.value, letter.key, partition=partition, on_delivery=on_delivery, headers=list(headers)
         )
 
-    def _opened(self) -> Producer:
+    def _open_producer(self) -> Producer:
         if self._producer is None:
             self._producer = Producer(
                 client_config(
@@ -90,24 +90,26 @@ class Republisher:
             )
         return self._producer
 
-    def _partitions_of(self, producer: Producer, topic: str) -> int:
+    def _partition_count(self, producer: Producer, topic: str) -> int:
         if topic not in self._partitions:
             self._partitions[topic] = len(producer.list_topics(topic, timeout=_REQUEST_S).topics[topic].partitions)
         return self._partitions[topic]
 
-    def _pace(self, producer: Producer) -> None:
-        self._due_s = max(self._due_s, self.clock()) + 1 / self.rate
-        while (wait_s := self._due_s - 1 / self.rate - self.clock()) > 0:
+    def _throttle(self, producer: Producer) -> None:
+        interval_s = 1 / self.rate
+        start_s = max(self._next_s, self.clock())
+        self._next_s = start_s + interval_s
+        while (wait_s := start_s - self.clock()) > 0:
             producer.poll(min(wait_s, _POLL_S_MAX))
 
-    def _failed(self, error: KafkaError | str) -> HeadraceError:
+    def _error(self, error: KafkaError | str) -> HeadraceError:
         if isinstance(error, KafkaError):
-            failure = kafka_unreachable(self.settings, error)
-            failure.hint = "run it again: it goes on where it stopped, and nothing is ingested twice"
-            return failure
+            unreachable = kafka_unreachable(self.settings, error)
+            unreachable.hint = "run the command again; it resumes, and nothing is ingested twice"
+            return unreachable
         return HeadraceError("redrive_failed", str(error), where=self.settings.kafka_bootstrap)
 
 
 def original_headers(letter: DeadLetterRow) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers that a dead letter's message had."""
+    """Return the headers of a dead letter's message."""
     return tuple((name, base64.b64decode(value)) for name, value in orjson.loads(letter.headers))

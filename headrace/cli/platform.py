@@ -16,7 +16,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from headrace.batch.platform import Between, Import, ImportOptions, PublishFrame
+    from headrace.batch.platform import ImportEndpoints, ImportOptions, ImportRun, PublishFrame
     from headrace.runtime.settings import Settings
 
 WORKERS_MAX = 32
@@ -94,7 +94,14 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
     as_json: Json = False,
 ) -> None:
     """Import the sequences of some days; exit 1 if any is not complete. May be repeated, and resumes."""
-    from headrace.batch.platform import Between, ImportOptions, Method, Rule, load_credentials, source_api
+    from headrace.batch.platform import (
+        ClusterMethod,
+        ClusterRule,
+        ImportEndpoints,
+        ImportOptions,
+        load_credentials,
+        source_api,
+    )
     from headrace.runtime.addresses import networks_of
 
     first, last = date_from.date(), date_end.date() if date_end else _today()
@@ -113,13 +120,13 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
             exit_code=Exit.USAGE,
         )
     settings = client_settings()
-    between = Between(
+    endpoints = ImportEndpoints(
         platform_url=None if skip_platform_fetch else url_api_platform,
         annotation_url=url_api_annotation,
         credentials=load_credentials(platform_needed=not skip_platform_fetch),
         networks=networks_of(settings.url_networks),
     )
-    rule = Rule(confidence_threshold, iou_threshold, min_cluster_size, Method(clustering.value))
+    rule = ClusterRule(confidence_threshold, iou_threshold, min_cluster_size, ClusterMethod(clustering.value))
     options = ImportOptions(
         first=first,
         last=last,
@@ -131,7 +138,7 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         keep_annotated=keep_annotated,
         workers=max_workers,
     )
-    done = _run(settings, between, options, loglevel)
+    done = _run(settings, endpoints, options, loglevel)
     _report(done, options, as_json=as_json)
     if not done.statistics.complete:
         raise typer.Exit(Exit.FAILED)
@@ -141,30 +148,29 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _run(settings: "Settings", between: "Between", options: "ImportOptions", loglevel: LogLevel) -> "Import":
+def _run(
+    settings: "Settings", endpoints: "ImportEndpoints", options: "ImportOptions", loglevel: LogLevel
+) -> "ImportRun":
     import asyncio
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from headrace.batch.platform import opened
+    from headrace.batch.platform import open_import
     from headrace.platform_frames import publishing
     from headrace.producers import Publisher
     from headrace.runtime.logs import configure_logs
+    from headrace.runtime.progress import count_bars
 
-    async def run(bars: "_Bars", publish: "PublishFrame | None") -> "Import":
-        async with opened(between, options, bars, publish=publish, state_folder=settings.state_dir) as one:
-            await one.run()
-            return one
+    async def run(bars: "_Bars", publish: "PublishFrame | None") -> "ImportRun":
+        async with open_import(endpoints, options, bars, publish=publish, state_folder=settings.state_dir) as job:
+            await job.run()
+            return job
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = stderr_console()
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with ExitStack() as stack:
-        bars = _Bars(stack.enter_context(progress))
+        bars = _Bars(stack.enter_context(count_bars(console, is_shown=console.is_terminal)))
         # Only now: what is logged goes through the bars' own way to the terminal, above them and not into them.
         configure_logs(settings.log_format, loglevel.value, "import-platform")
         publish = None
-        if not options.dry_run and between.platform_url is not None:
+        if not options.dry_run and endpoints.platform_url is not None:
             wait_s = min(START_WAIT_S_MAX, settings.start_wait_s_max)
             publisher = stack.enter_context(Publisher.from_settings(settings, start_wait_s_max=wait_s))
             publish = publishing(publisher)
@@ -195,7 +201,7 @@ class _Bars:
         self._progress.advance(self._tasks[what])
 
 
-def _report(done: "Import", options: "ImportOptions", *, as_json: bool) -> None:
+def _report(done: "ImportRun", options: "ImportOptions", *, as_json: bool) -> None:
     """Say which annotations would come, what failed, how each day adds up, and the statistics last."""
     statistics = done.statistics
     planned = sorted(done.planned, key=lambda one: one.sequence_id)
@@ -207,15 +213,15 @@ def _report(done: "Import", options: "ImportOptions", *, as_json: bool) -> None:
     if statistics.boxes_dropped:
         say(f"{statistics.boxes_dropped} boxes were no usable boxes and are left out")
     for day in statistics.days:
-        say(day.sentence())
+        say(day.summary())
     if options.dry_run:
         say("nothing was written: this was a dry run, and imported is what would have been")
     if not as_json:
         from rich.text import Text
 
-        stdout_console().print(Text(statistics.sentences()))
+        stdout_console().print(Text(statistics.summary()))
         return
-    say(statistics.sentences())
+    say(statistics.summary())
     print_json(
         {
             "total_sequences": statistics.total,

@@ -40,7 +40,7 @@ def ingest_urls(
     """
     from headrace.batch.fetch import FetchTally, IngestClient
     from headrace.batch.fetch.errors import CatalogFailedError, StoreFailedError
-    from headrace.batch.fetch.listing import read_items
+    from headrace.batch.fetch.items import read_items
 
     tally = FetchTally()
     try:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from headrace.demo.ledger import AckLedger, RecordKey
 from headrace.demo.listener import CONSUMERS, Heard
+from headrace.runtime.progress import count_bars
 from headrace.schemas.events import Kind
 
 STILL_S_MAX = 30.0  # without anything new, what has not arrived will not
@@ -67,8 +68,7 @@ class DemoBars:
 @contextmanager
 def bars(console: Console, ledger: AckLedger, heard: Heard) -> Iterator[DemoBars]:
     """Show progress while the block runs."""
-    columns = (TextColumn("{task.description:>13}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with count_bars(console, is_shown=console.is_terminal, description="{task.description:>13}") as progress:
         yield DemoBars(progress, ledger, heard)
 
 

@@ -75,14 +75,14 @@ class Line:
         await commit_batch(ingest, decoded, await ingest.store_bodies(decoded))
 
     def published(self, *events: InputEvent) -> list[ConsumedMessage]:
-        found: dict[int, ConsumedMessage] = {}
+        result: dict[int, ConsumedMessage] = {}
         producer = Producer(client_config(self.settings, acks="all", message_max_bytes=16_000_000))
         for number, event in enumerate(events):
             value, key = encode(event), event.source_id.encode()
 
             def note(error: object, message: Any, number: int = number) -> None:
                 assert error is None
-                found[number] = ConsumedMessage(
+                result[number] = ConsumedMessage(
                     message.topic(),
                     message.partition(),
                     message.offset(),
@@ -94,7 +94,7 @@ class Line:
 
             producer.produce(input_topic(kind_of(event)).name, value, key, on_delivery=note)
         assert producer.flush(30) == 0
-        return [found[number] for number in range(len(events))]
+        return [result[number] for number in range(len(events))]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -108,8 +108,8 @@ def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
         ARRIVES_S_MAX,
         "every end",
     )
-    again, said = headrace(module_settings, "dlq", "redrive", *these)
-    assert (again["published"], "no dead letter waits" in said) == (0, True)
+    again, output = headrace(module_settings, "dlq", "redrive", *these)
+    assert (again["published"], "no dead letter waits" in output) == (0, True)
     seen = sql.execute(
         'select "offset", code from sightings join records using (record_id) where code = any(%s) order by 1', (codes,)
     ).fetchall()
@@ -127,14 +127,14 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
     line = Line(alone, blobs, catalog)
     kept, again, orphan = (frame(uuid4().hex) for _ in range(3))
     await line.take(kept)
-    for one in (again, orphan):
-        assert one.body is not None
-        await blobs.put(blob_key(one.sha256), one.body)
+    for entry in (again, orphan):
+        assert entry.body is not None
+        await blobs.put(blob_key(entry.sha256), entry.body)
     await asyncio.sleep(1.1)  # times of objects may be whole seconds, and the grace is none
 
     await asyncio.to_thread(headrace, alone, "fsck", "--repair", crash_at=str(point))
-    _, said = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
-    assert "ended in the middle of a deletion a moment ago" in said
+    _, output = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
+    assert "ended in the middle of a deletion a moment ago" in output
     # The bytes of one come again: until the marks are old, a deletion may still be on its way, so they wait.
     taking = asyncio.create_task(line.take(again))
     await asyncio.sleep(1)
@@ -147,8 +147,8 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
 
     await asyncio.sleep(1.1)
     await asyncio.to_thread(headrace, alone, "fsck", "--repair")
-    found = [await blobs.stat(blob_key(one.sha256)) is not None for one in (kept, again, orphan)]
-    assert found == [True, True, False]
+    result = [await blobs.stat(blob_key(item.sha256)) is not None for item in (kept, again, orphan)]
+    assert result == [True, True, False]
     assert await blobs.get(blob_key(again.sha256)) == again.body
     clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
     assert clean["clean"]

@@ -8,8 +8,8 @@ from headrace.store.catalog.dead_letters import DeadLetterState, LetterFilters
 
 
 def test_filters_come_together_from_any_number_of_texts() -> None:
-    found = letter_filters(["code=unknown_schema, topic=edge.cids.v1", "since=2026-11-21T03:00:00,state=waiting"])
-    assert found == LetterFilters(
+    result = letter_filters(["code=unknown_schema, topic=edge.cids.v1", "since=2026-11-21T03:00:00,state=waiting"])
+    assert result == LetterFilters(
         code="unknown_schema", topic="edge.cids.v1", since_us=1_795_230_000_000_000, state=DeadLetterState.WAITING
     )
 
@@ -19,8 +19,8 @@ def test_no_filter_is_everything() -> None:
 
 
 def test_a_mirrored_topic_is_a_topic_and_a_zone_counts() -> None:
-    found = letter_filters(["topic=north.edge.frames.v1,until=2026-11-21T04:00:00+01:00,source=a=b"])
-    assert (found.topic, found.until_us, found.source) == ("north.edge.frames.v1", 1_795_230_000_000_000, "a=b")
+    result = letter_filters(["topic=north.edge.frames.v1,until=2026-11-21T04:00:00+01:00,source=a=b"])
+    assert (result.topic, result.until_us, result.source) == ("north.edge.frames.v1", 1_795_230_000_000_000, "a=b")
 
 
 def test_an_id_is_one() -> None:

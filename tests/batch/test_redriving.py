@@ -159,12 +159,12 @@ def test_half_of_a_thousand_letters_come_back_once_also_through_a_kill(
     assert old.stop() == 0
 
     where = ("--where", "topic=edge.cids.v1,code=unknown_schema")
-    before, said = run(settings, None, "dlq", "redrive", "--dry-run", "--json", *where)
+    before, output = run(settings, None, "dlq", "redrive", "--dry-run", "--json", *where)
     assert (before["looked_at"], before["accepted"]) == (LETTERS, 0)
-    assert "nothing to redrive" in said
-    planned, said = run(settings, newer, "dlq", "redrive", "--dry-run", "--json", *where)
+    assert "nothing to redrive" in output
+    planned, output = run(settings, newer, "dlq", "redrive", "--dry-run", "--json", *where)
     assert (planned["accepted"], planned["refused"]) == (REPAIRED, {"unknown_schema": REPAIRED})
-    assert f"{REPAIRED} of {LETTERS} would be ingested" in said
+    assert f"{REPAIRED} of {LETTERS} would be ingested" in output
     assert rows.one("select count(*) from redrives") == 0
 
     new = NewWorker(settings, newer, log=tmp_path / "new.log", dead_letter_quota=1_000_000).wait_ready()
@@ -179,7 +179,7 @@ def test_half_of_a_thousand_letters_come_back_once_also_through_a_kill(
     claimed = rows.one("select count(*) from redrives where published_at is null")
     assert claimed > 0, "the kill came between a claim and its note"
 
-    rest, said = run(settings, newer, "dlq", "redrive", "--json", *where)
+    rest, output = run(settings, newer, "dlq", "redrive", "--json", *where)
     assert 0 < rest["published"] < REPAIRED
     ingested = "select count(*) from records where code like %s"
     until(lambda: rows.one(ingested, f"C-{tag}-%") == REPAIRED, ARRIVES_S_MAX, "the redriven scans")
@@ -196,9 +196,9 @@ def test_half_of_a_thousand_letters_come_back_once_also_through_a_kill(
     assert rows.one(mine, keys) == LETTERS
     assert rows.one("select max(attempt) from redrives") == 1
 
-    again, said = run(settings, newer, "dlq", "redrive", "--json", *where)
+    again, output = run(settings, newer, "dlq", "redrive", "--json", *where)
     assert (again["accepted"], again["published"], again["refused"]) == (0, 0, {"unknown_schema": REPAIRED})
-    assert "nothing to redrive" in said
+    assert "nothing to redrive" in output
     listed, _ = run(settings, newer, "dlq", "ls", "--json", *where)
     assert listed["counts"] == {"ingested": {"unknown_schema": REPAIRED}, "waiting": {"unknown_schema": REPAIRED}}
     assert new.stop() == 0
@@ -220,26 +220,29 @@ def test_a_letter_that_is_refused_again_stays_one_letter_with_a_history_and_not_
         done, _ = run(changed, newer, "dlq", "redrive", "--json")
         assert done["published"] == 1
         until(lambda attempt=attempt: rows.one(refusals) == attempt, ARRIVES_S_MAX, "the refusal")
-    done, said = run(changed, newer, "dlq", "redrive", "--json")
+    done, output = run(changed, newer, "dlq", "redrive", "--json")
     assert (done["published"], done["exhausted"]) == (0, 1)
-    assert "HEADRACE_REDRIVE_ATTEMPTS_MAX" in said
+    assert "HEADRACE_REDRIVE_ATTEMPTS_MAX" in output
     letter = rows.one("select dead_letter_id from dead_letters where key = %s", tag.encode())
     shown, _ = run(settings, newer, "dlq", "show", str(letter)[:13], "--json", "-o", str(tmp_path / "value"))
     assert shown["state"] == "refused_again"
-    assert [(one["attempt"], one["code"]) for one in shown["history"]] == [(1, "unknown_schema"), (2, "unknown_schema")]
+    assert [(item["attempt"], item["code"]) for item in shown["history"]] == [
+        (1, "unknown_schema"),
+        (2, "unknown_schema"),
+    ]
     assert (tmp_path / "value").read_bytes() == encode(scan, Registry(newer))
     assert rows.one("select count(*) from dead_letters where key = %s", tag.encode()) == 1
     assert old.stop() == 0
 
 
 def test_a_wrong_filter_names_the_allowed_ones(settings: Settings) -> None:
-    _, said = run(settings, None, "dlq", "redrive", "--where", "colour=blue", code=2)
-    assert "id, code, source, site, topic, since, until, state" in said
-    _, said = run(settings, None, "dlq", "ls", "--where", "code=blue", code=2)
-    assert "unknown_schema" in said
+    _, output = run(settings, None, "dlq", "redrive", "--where", "colour=blue", code=2)
+    assert "id, code, source, site, topic, since, until, state" in output
+    _, output = run(settings, None, "dlq", "ls", "--where", "code=blue", code=2)
+    assert "unknown_schema" in output
 
 
 def test_a_redrive_of_nothing_says_so(settings: Settings) -> None:
-    done, said = run(settings, None, "dlq", "redrive", "--json")
+    done, output = run(settings, None, "dlq", "redrive", "--json")
     assert (done["looked_at"], done["published"]) == (0, 0)
-    assert "no dead letter waits" in said
+    assert "no dead letter waits" in output

@@ -188,7 +188,7 @@ class Proof:
 
     async def _places(self, *, say: bool) -> None:
         """Read every body where its row says it is; at the end, see that it is in no other place."""
-        found: dict[bool, set[str]] = {}
+        result: dict[bool, set[str]] = {}
         held: dict[bool, set[str]] = {}
         for archived, url in ((False, self._settings.store_url), (True, self._settings.archive_url)):
             blobs = Blobs.from_settings(self._settings.model_copy(update={"store_url": url}))
@@ -197,20 +197,20 @@ class Proof:
                 " where (archived_at is not null) = $1 order by store_key",
                 archived,
             )
-            found[archived] = await self._readable(blobs, rows)
+            result[archived] = await self._readable(blobs, rows)
             held[archived] = await _held(blobs) if say else set()
         expected = self._old | self._young
-        if found[False] | found[True] != expected:
-            lost = len(expected - found[False] - found[True])
+        if result[False] | result[True] != expected:
+            lost = len(expected - result[False] - result[True])
             self._wrong.append(f"{lost} bodies cannot be read where their row says they are")
         if say:
             self._say(
-                f"read and hashed: {len(found[False])} bodies in the store, {len(found[True])} in the archive;"
+                f"read and hashed: {len(result[False])} bodies in the store, {len(result[True])} in the archive;"
                 f" {len(held[False])} and {len(held[True])} lie there, {len(held[False] & held[True])} in both"
             )
             # One pack holds old and young ones: it stays until the last of them goes; no row of an old one names it.
-            self._expect("bodies that lie in the store", held[False], found[False] | self._beside_young)
-            self._expect("bodies that lie in the archive", held[True], found[True])
+            self._expect("bodies that lie in the store", held[False], result[False] | self._beside_young)
+            self._expect("bodies that lie in the archive", held[True], result[True])
             self._expect("bodies in both", held[False] & held[True], self._beside_young)
 
     async def _readable(self, blobs: Blobs, rows: Sequence[Any]) -> set[str]:
@@ -280,9 +280,9 @@ class Proof:
     async def _value(self, query: str) -> Any:
         return await self._sql.fetchval(query)
 
-    def _expect(self, what: str, found: object, expected: object) -> None:
-        if found != expected:
-            self._wrong.append(f"{what}: {str(found)[:200]} instead of {str(expected)[:200]}")
+    def _expect(self, what: str, result: object, expected: object) -> None:
+        if result != expected:
+            self._wrong.append(f"{what}: {str(result)[:200]} instead of {str(expected)[:200]}")
 
 
 async def _held(blobs: Blobs) -> set[str]:

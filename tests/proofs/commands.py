@@ -64,18 +64,18 @@ class Commands:
             AssertionError: it ended by itself before that, so nothing would have been shown.
         """
         quiet = subprocess.DEVNULL
-        with subprocess.Popen(_argv(args), env=self._env, stdout=quiet, stderr=quiet, start_new_session=True) as one:
+        with subprocess.Popen(_argv(args), env=self._env, stdout=quiet, stderr=quiet, start_new_session=True) as popen:
             until = time.monotonic() + seconds
             try:
                 while not when():
-                    if one.poll() is not None or time.monotonic() > until:
+                    if popen.poll() is not None or time.monotonic() > until:
                         raise AssertionError(f"headrace {args[0]} was not in the middle when it was to be killed")
                     time.sleep(_TURN_S)
-                if one.poll() is not None:
+                if popen.poll() is not None:
                     raise AssertionError(f"headrace {args[0]} ended before it was killed")
             finally:
-                if one.poll() is None:
-                    os.killpg(one.pid, signal.SIGKILL)
+                if popen.poll() is None:
+                    os.killpg(popen.pid, signal.SIGKILL)
 
 
 def announced(settings: Settings, commands: Commands, topic: str, directory: Path) -> Counter[str]:

@@ -61,7 +61,7 @@ def prove(count: int, say: Callable[[str], None]) -> list[str]:
     with temporary_stack("minio") as stack, tempfile.TemporaryDirectory() as place:
         settings = settings_of(stack)
         initialize(settings)
-        items = {one.digest: one for one in _items(count)}
+        items = {item.digest: item for item in _items(count)}
         asyncio.run(_fill(settings, [*items.values()]))
         say(
             f"{len(items)} records in the catalog, {sum(len(one.body) for one in items.values()) / 1e6:.0f} MB in "
@@ -103,23 +103,25 @@ class Proof:
     def _whole(self, form: str) -> dict[str, str]:
         """Export without a kill, and once more."""
         out, again = self._place / form, self._place / f"{form}-again"
-        said = self._export(form, str(out))
+        output = self._export(form, str(out))
         if not self._until:
             # As the command says it, so that whoever repeats it can.
-            self._until = ["--until", json_time(said["until_us"])]
-        found = _digests(out)
+            self._until = ["--until", json_time(output["until_us"])]
+        result = _digests(out)
         repeated = self._export(form, str(out))
-        self._check(repeated["written"] == 0 and _digests(out) == found, f"{form}: repeated there, nothing is written")
+        self._check(repeated["written"] == 0 and _digests(out) == result, f"{form}: repeated there, nothing is written")
         self._export(form, str(again))
-        self._check(_digests(again) == found, f"{form}: the same command elsewhere writes {len(found)} identical files")
-        manifest = json.loads((out / "_manifest.json").read_bytes())
-        listed = {one["name"]: one["sha256"] for split in manifest["splits"].values() for one in split["shards"]}
         self._check(
-            listed == {name: one for name, one in found.items() if name != "_manifest.json"},
+            _digests(again) == result, f"{form}: the same command elsewhere writes {len(result)} identical files"
+        )
+        manifest = json.loads((out / "_manifest.json").read_bytes())
+        listed = {shard["name"]: shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]}
+        self._check(
+            listed == {name: item for name, item in result.items() if name != "_manifest.json"},
             f"{form}: the manifest has the digest of each of {len(listed)} shards",
         )
         self._check(manifest["samples"] == len(self._items), f"{form}: it counts {manifest['samples']} samples")
-        return found
+        return result
 
     def _killed(self, form: str, target: str, whole: dict[str, str]) -> None:
         """Kill two runs in the middle, let the third one end, and compare it with one that was never killed."""
@@ -137,15 +139,15 @@ class Proof:
             names = (
                 asyncio.run(_remote_names(self._settings, target))
                 if "://" in target
-                else [one.name for one in Path(target).iterdir()]
+                else [item.name for item in Path(target).iterdir()]
             )
-            there = sum(not name.startswith("_") for name in names)
-            in_the_middle = seen == shards and "_manifest.json" not in names and there < len(whole) - 1
-            self._check(in_the_middle, f"{form} to {place}: killed with {there} of {len(whole) - 1} shards there")
-        said = self._export(form, target)
-        self._check(0 < said["written"] < len(whole) - 1, f"{form} to {place}: {said['written']} shards were left")
-        found = asyncio.run(_remote_digests(self._settings, target)) if "://" in target else _digests(Path(target))
-        self._check(found == whole, f"{form} to {place}: after two kills, identical to the run without any")
+            stored = sum(not name.startswith("_") for name in names)
+            in_the_middle = seen == shards and "_manifest.json" not in names and stored < len(whole) - 1
+            self._check(in_the_middle, f"{form} to {place}: killed with {stored} of {len(whole) - 1} shards there")
+        output = self._export(form, target)
+        self._check(0 < output["written"] < len(whole) - 1, f"{form} to {place}: {output['written']} shards were left")
+        result = asyncio.run(_remote_digests(self._settings, target)) if "://" in target else _digests(Path(target))
+        self._check(result == whole, f"{form} to {place}: after two kills, identical to the run without any")
 
     def _read_webdataset(self) -> None:
         read: dict[str, Item] = {}
@@ -158,7 +160,7 @@ class Proof:
                 damaged += sample[_MEMBER[fields["kind"]]] != item.body or sample["__key__"] != str(item.record_id)
                 if item.clip_sha256:
                     clips += sha256_hex(sample["mp4"]) == item.clip_sha256
-        named = sum(one.clip_sha256 is not None for one in self._items.values())
+        named = sum(item.clip_sha256 is not None for item in self._items.values())
         self._check(read == self._items and not damaged, f"webdataset reads {len(read)} samples, every body as it was")
         self._check(clips == named, f"webdataset reads the clips of {clips} of {named} LDOs that name one")
 
@@ -169,7 +171,7 @@ class Proof:
             for shard in sorted((self._place / "jsonl").glob("*.jsonl"))
             for line in shard.read_bytes().splitlines()
         ]
-        wanted = {one.digest: len(one.body) for one in self._items.values()}
+        wanted = {item.digest: len(item.body) for item in self._items.values()}
         self._check(
             {row["digest"]: row["size_bytes"] for row in rows} == wanted and len(rows) == len(wanted),
             f"pyarrow reads {len(rows)} rows, every digest and size as it was",
@@ -179,47 +181,49 @@ class Proof:
             all(sha256_hex(row["content"].encode()) == row["digest"] for row in contents) and bool(contents),
             f"the content of {len(contents)} LDOs has their digest",
         )
-        self._check({one["digest"] for one in lines} == set(wanted), f"jsonl has {len(lines)} lines, each record once")
+        self._check(
+            {line["digest"] for line in lines} == set(wanted), f"jsonl has {len(lines)} lines, each record once"
+        )
 
     def _splits(self) -> None:
         """The split of a record is the same in every format, and a larger share keeps what a smaller one chose."""
         of = {form: self._validation(self._place / form) for form in self._options}
-        self._check(len({frozenset(one) for one in of.values()}) == 1, "all formats agree on the split")
+        self._check(len({frozenset(item) for item in of.values()}) == 1, "all formats agree on the split")
         larger = self._place / "larger"
         self._export("jsonl", str(larger), "--validation", "0.3")
         more = self._validation(larger)
         self._check(of["jsonl"] < more, f"the {len(of['jsonl'])} of a share of 0.1 are among the {len(more)} of 0.3")
         apart = sum(
-            (one.digest in of["jsonl"]) != (one.clip_sha256 in of["jsonl"])
-            for one in self._items.values()
-            if one.clip_sha256
+            (item.digest in of["jsonl"]) != (item.clip_sha256 in of["jsonl"])
+            for item in self._items.values()
+            if item.clip_sha256
         )
         self._check(apart == 0, "no LDO is in another split than its clip")
 
     def _validation(self, out: Path) -> set[str]:
-        found = set()
+        result = set()
         for shard in out.glob("validation-*"):
             if shard.suffix == ".parquet":
-                found |= {row["digest"] for row in pq.read_table(shard).to_pylist()}
+                result |= {row["digest"] for row in pq.read_table(shard).to_pylist()}
             elif shard.suffix == ".tar":
                 with tarfile.open(shard) as tar:
-                    found |= {
-                        json.load(tar.extractfile(one))["digest"]  # type: ignore[arg-type]
-                        for one in tar
-                        if one.name.count(".") == 1 and one.name.endswith(".json")
+                    result |= {
+                        json.load(tar.extractfile(item))["digest"]  # type: ignore[arg-type]
+                        for item in tar
+                        if item.name.count(".") == 1 and item.name.endswith(".json")
                     }
             else:
-                found |= {json.loads(line)["digest"] for line in shard.read_bytes().splitlines()}
-        return found
+                result |= {json.loads(line)["digest"] for line in shard.read_bytes().splitlines()}
+        return result
 
     def _export(self, form: str, target: str, *more: str) -> dict[str, Any]:
         began = time.monotonic()
-        said = self._commands.run(*self._command(form, target, *more))
+        output = self._commands.run(*self._command(form, target, *more))
         self._say(
-            f"{form} {'to S3' if '://' in target else ''}: {said['samples']} samples, {said['shards']} shards, "
-            f"{said['written']} written now, {time.monotonic() - began:.1f} s"
+            f"{form} {'to S3' if '://' in target else ''}: {output['samples']} samples, {output['shards']} shards, "
+            f"{output['written']} written now, {time.monotonic() - began:.1f} s"
         )
-        return said
+        return output
 
     def _command(self, form: str, target: str, *more: str) -> tuple[str, ...]:
         return "export", form, target, *self._options[form], *self._until, *more, "--json"
@@ -265,22 +269,22 @@ async def _fill(settings: Settings, items: list[Item]) -> None:
 
 async def _ingest(catalog: Catalog, blobs: Blobs, items: list[Item], first: int) -> None:
     """Write one batch as a worker does: LDOs in a pack, everything else an object of its own, then the rows."""
-    data, found = pack.build([(one.digest, one.body) for one in items if one.kind is Kind.LDO])
+    data, result = pack.build([(item.digest, item.body) for item in items if item.kind is Kind.LDO])
     key_of_pack = pack_key(sha256_hex(data))
     await blobs.put(key_of_pack, data)
-    await asyncio.gather(*(blobs.put(blob_key(one.digest), one.body) for one in items if one.kind is not Kind.LDO))
-    places = iter(found)
+    await asyncio.gather(*(blobs.put(blob_key(item.digest), item.body) for item in items if item.kind is not Kind.LDO))
+    places = iter(result)
     rows, records = [], []
-    for number, one in enumerate(items, first):
-        key, offset = (key_of_pack, next(places)[0]) if one.kind is Kind.LDO else (blob_key(one.digest), None)
-        digest, media_type, size_bytes = bytes.fromhex(one.digest), _MEDIA_TYPE[one.kind], len(one.body)
+    for number, entry in enumerate(items, first):
+        key, offset = (key_of_pack, next(places)[0]) if entry.kind is Kind.LDO else (blob_key(entry.digest), None)
+        digest, media_type, size_bytes = bytes.fromhex(entry.digest), _MEDIA_TYPE[entry.kind], len(entry.body)
         rows.append(
             BlobRow(digest=digest, size_bytes=size_bytes, media_type=media_type, store_key=key, store_offset=offset)
         )
         records.append(
             RecordRow(
-                record_id=one.record_id,
-                kind=one.kind,
+                record_id=entry.record_id,
+                kind=entry.kind,
                 digest=digest,
                 site="plant",
                 source_id=f"cam-{number % 8}",
@@ -288,14 +292,14 @@ async def _ingest(catalog: Catalog, blobs: Blobs, items: list[Item], first: int)
                 sequence=number,
                 media_type=media_type,
                 size_bytes=size_bytes,
-                clip_sha256=one.clip_sha256,
+                clip_sha256=entry.clip_sha256,
             )
         )
     await catalog.commit(RowBatch(blobs=rows, records=records, sightings=[], dead_letters=[]))
 
 
 def _digests(path: Path) -> dict[str, str]:
-    return {one.name: sha256_hex(one.read_bytes()) for one in path.iterdir()}
+    return {item.name: sha256_hex(item.read_bytes()) for item in path.iterdir()}
 
 
 def _opened(settings: Settings, target: str) -> Blobs:
@@ -303,9 +307,9 @@ def _opened(settings: Settings, target: str) -> Blobs:
 
 
 async def _remote_names(settings: Settings, target: str) -> list[str]:
-    return [found.key async for found in _opened(settings, target).list("")]
+    return [match.key async for match in _opened(settings, target).list("")]
 
 
 async def _remote_digests(settings: Settings, target: str) -> dict[str, str]:
-    there = _opened(settings, target)
-    return {name: sha256_hex(await there.get(name)) for name in await _remote_names(settings, target)}
+    stored = _opened(settings, target)
+    return {name: sha256_hex(await stored.get(name)) for name in await _remote_names(settings, target)}

@@ -12,19 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from headrace.batch.platform.clusters import Generation
+from headrace.batch.platform.boxes import Generation
 from headrace.initialize import initialize
 from headrace.native import temporary_stack
 from headrace.runtime.settings import Settings
-from tests.batch.platform_servers import (
-    DAYS,
-    FIRST_DAY,
-    SEQUENCES,
-    AnnotationServer,
-    Fault,
-    PlatformServer,
-    served,
-)
+from tests.batch.platform.alert_server import DAYS, FIRST_DAY, SEQUENCES, PlatformServer
+from tests.batch.platform.annotation_server import AnnotationServer
+from tests.batch.platform.api_server import Fault, served
 from tests.conftest import ServiceProcess, settings_of, until
 from tests.proofs.commands import Commands, announced, connected
 
@@ -94,15 +88,15 @@ def _prove(generation: Generation, say: Callable[[str], None]) -> list[str]:
         settings = settings_of(stack.enter_context(temporary_stack("minio", progress=say)))
         initialize(settings)
         for name, *args in (("worker", "--kinds", "frames,clips"), ("relay",)):
-            one = ServiceProcess(settings, name, *args, log=directory / f"{name}.log")
-            stack.callback(one.stop)
-            one.wait_ready()
+            process = ServiceProcess(settings, name, *args, log=directory / f"{name}.log")
+            stack.callback(process.stop)
+            process.wait_ready()
         commands = Commands(settings, **_LOGINS)
         _faults(proof, commands)
         _same(proof, commands)
-        detections = {one["id"] for rows in proof.platform.detections.values() for one in rows}
+        detections = {row["id"] for rows in proof.platform.detections.values() for row in rows}
         _arrived(settings, len(detections))
-        one.stop()  # the relay: another one takes over and finds nothing to announce again
+        process.stop()  # the relay: another one takes over and finds nothing to announce again
         times = announced(settings, commands, "ingested.frames.v1", directory)
         say(f"{generation.name}: {len(detections)} frames, {len(times)} announced, {times.total()} times in all")
         proof.holds(times == Counter(dict.fromkeys(times, 1)), "a frame is announced more than once")
@@ -143,20 +137,20 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     printed, talk = commands.both(*command, code=1)
     created = len(annotation.annotations) - before
     proof.say(f"{proof.generation.name}, with what lasts:\n{printed.rstrip()}")
-    said = _statistics(total=SEQUENCES - _OF_A_DAY, failed=8, created=created)
-    proof.holds(printed == said, "a run that met what lasts does not print what is documented")
+    output = _statistics(total=SEQUENCES - _OF_A_DAY, failed=8, created=created)
+    proof.holds(printed == output, "a run that met what lasts does not print what is documented")
     proof.holds(f"{_SECOND}: not complete" in talk, "a day whose list was not read is called complete")
     proof.holds(f"{_LAST}: {_OF_A_DAY} fetched = 2 imported, 0 skipped, 8 failed: not complete" in talk, talk[-900:])
     proof.holds("169.254.169.254" in talk, "the picture that is not read is not named")
-    platform.faults, platform.addresses = [replace(one) for one in _PASSING], {}
-    annotation.faults = [replace(one) for one in _PASSING_THERE]
+    platform.faults, platform.addresses = [replace(item) for item in _PASSING], {}
+    annotation.faults = [replace(item) for item in _PASSING_THERE]
     before = len(annotation.annotations)
     printed = commands.text(*command)
     proof.say(f"{proof.generation.name}, with what passes:\n{printed.rstrip()}")
     created = len(annotation.annotations) - before
     proof.holds(printed == _statistics(created=created), "the last run does not print what is documented")
     proof.holds(len(annotation.annotations) == SEQUENCES, "not each sequence has one annotation")
-    left = [one for one in (*platform.faults, *annotation.faults) if one.times]
+    left = [item for item in (*platform.faults, *annotation.faults) if item.times]
     proof.holds(not left, f"not every fault was met: {left}")
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from headrace.initialize import initialize
 from headrace.native import temporary_stack
-from tests.batch.fetch.fetching_world import picture
 from tests.batch.fetch.file_server import FileServer, Handler, file_server
+from tests.batch.fetch.web_servers import picture
 from tests.conftest import settings_of
 from tests.proofs.commands import Commands, announced, connected
 

@@ -1,5 +1,3 @@
-"""URLs into the store and the catalog."""
-
 from headrace.batch.fetch.client import IngestClient
 from headrace.batch.fetch.errors import IngestError
 from headrace.batch.fetch.outcome import FetchOutcome, FetchStatus, FetchTally

@@ -1,4 +1,4 @@
-"""A body's bytes, decoded and counted as they come. No I/O."""
+"""Decodes a body incrementally and counts its bytes. Pure."""
 
 import zlib
 
@@ -7,51 +7,51 @@ from headrace.batch.fetch.errors import AnswerRefusedError, TooLargeError
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-class Decoder:
-    """Decodes one body of at most `bytes_max` bytes, decoded and as they come; never holds more than those of it."""
+class BodyDecoder:
+    """Decodes one body; neither its encoded nor its decoded bytes may exceed `bytes_max`."""
 
     def __init__(self, encoding: str, *, bytes_max: int, where: str) -> None:
-        """Begin; `encoding` is what Content-Encoding says, empty where it says nothing.
+        """`encoding` is the value of Content-Encoding, or empty.
 
         Raises:
-            AnswerRefused: it is another one than gzip and deflate, which is not even begun.
+            AnswerRefusedError: the encoding is neither gzip nor deflate.
         """
         self._where = where
         self._bytes_max = bytes_max
-        self._left_bytes = bytes_max
-        self._came_bytes = 0
+        self._decoded_left = bytes_max
+        self._encoded_bytes = 0
         encoding = encoding.strip().lower()
         if encoding in {"", "identity"}:
             self._inflate = None
         elif encoding in _WINDOW_BITS:
             self._inflate = zlib.decompressobj(_WINDOW_BITS[encoding])
         else:
-            raise AnswerRefusedError("the answer is encoded in a way that was not asked for", where=where)
+            raise AnswerRefusedError("unsupported Content-Encoding", where=where)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what the next bytes decode to.
+        """Return the decoded bytes of the next chunk.
 
         Raises:
-            TooLarge: with them there are more than `bytes_max`. AnswerRefused: they do not follow their encoding, or
-                something follows its end, which zlib would collect and nobody would see.
+            TooLargeError: the body has more than `bytes_max` bytes. AnswerRefusedError: the bytes are malformed, or
+                bytes follow the end of the encoded stream.
         """
-        self._came_bytes += len(chunk)  # there are encodings of nothing that have no end
+        self._encoded_bytes += len(chunk)  # an endless stream may decode to nothing
         if self._inflate is None:
             decoded = chunk
         else:
             try:
-                # One byte more than may come: that it does come is the verdict, and nothing behind it is decoded.
-                decoded = self._inflate.decompress(chunk, self._left_bytes + 1)
+                # One byte over the limit is enough to detect it; nothing beyond is decoded.
+                decoded = self._inflate.decompress(chunk, self._decoded_left + 1)
             except zlib.error:
-                raise AnswerRefusedError("the answer's bytes do not follow their encoding", where=self._where) from None
+                raise AnswerRefusedError("the body does not match its Content-Encoding", where=self._where) from None
             if self._inflate.unused_data:
-                raise AnswerRefusedError("more bytes come behind the end of the answer's encoding", where=self._where)
-        self._left_bytes -= len(decoded)
-        if self._left_bytes < 0 or self._came_bytes > self._bytes_max:
-            raise TooLargeError(f"there are more than {self._bytes_max} bytes", where=self._where)
+                raise AnswerRefusedError("bytes follow the end of the encoded body", where=self._where)
+        self._decoded_left -= len(decoded)
+        if self._decoded_left < 0 or self._encoded_bytes > self._bytes_max:
+            raise TooLargeError(f"the body is larger than {self._bytes_max} bytes", where=self._where)
         return decoded
 
-    def end(self) -> None:
-        """Find out whether the body is whole; raises AnswerRefused."""
+    def finish(self) -> None:
+        """Check that the encoded stream is complete; raises AnswerRefusedError."""
         if self._inflate is not None and not self._inflate.eof:
-            raise AnswerRefusedError("the answer's encoded bytes end too early", where=self._where)
+            raise AnswerRefusedError("the encoded body is truncated", where=self._where)

@@ -1,25 +1,25 @@
-"""What can go wrong with a URL, sorted by what the caller does next.
+"""Errors of ingesting a URL, by what the caller can do next.
 
-IngestError                 all of them; `may_pass` says whether another try may succeed
-  UrlRefused                not a URL that is fetched: its form, its scheme, or a login in it
-  AddressRefused            it leads to an address that is neither public nor in a listed network
-  RedirectRefused           more than three redirects, or one that leads where none may
-  OptedOut                  its host does not want it taken: robots.txt, or a header of the answer
-  HttpStatus                the host answered with another status than 200
-  AnswerRefused             the answer is not HTTP as it should be, or encoded in a way that was not asked for
-  TooLarge                  more bytes than are taken, counted once they are decoded
-  TimedOut                  it took too long, or came too slowly
-  ConnectionFailed          no address, no connection, no trusted certificate, or a line that dropped
-  MediaRefused              the bytes are no JPEG, PNG, WebP or MP4, or beyond a limit of those
-  ArgumentRefused           license, source or site cannot be a name
-  StoreFailed               the blob store is away or refuses
-  CatalogFailed             PostgreSQL is away or refuses
+IngestError                 base class; `may_pass` tells whether a retry may succeed
+  UrlRefusedError           not an accepted URL: its syntax, its scheme, or credentials in it
+  AddressRefusedError       the host's address is neither public nor in a listed network
+  RedirectRefusedError      more than three redirects, or one to a URL that is not accepted
+  OptedOutError             the host opts out: robots.txt, or a header of the answer
+  HttpStatusError           the status is not 200
+  AnswerRefusedError        malformed HTTP, or an unsupported encoding
+  TooLargeError             the body is too large, counted after decoding
+  TimedOutError             the request took too long, or the body came too slowly
+  ConnectionFailedError     no address, no connection, no trusted certificate, or a lost connection
+  MediaRefusedError         not a JPEG, PNG, WebP or MP4, or beyond a limit of those
+  ArgumentRefusedError      license, source or site is not a valid name
+  StoreFailedError          the blob store is unreachable or refuses
+  CatalogFailedError        PostgreSQL is unreachable or refuses
 """
 
 from headrace.runtime.errors import HeadraceError
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, StoreRefusedError, StoreUnavailableError
 
-_MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class IngestError(HeadraceError):
@@ -37,31 +37,31 @@ class IngestError(HeadraceError):
 
 
 class UrlRefusedError(IngestError):
-    """The text is not a URL that is fetched."""
+    """The text is not an accepted URL."""
 
     code_of_class = "url_refused"
-    hint_of_class = "Give an http:// or https:// URL of up to 4096 characters, without user and password."
+    hint_of_class = "Give an http:// or https:// URL of up to 4096 characters, without credentials."
 
 
 class AddressRefusedError(IngestError):
-    """The URL leads to an address that may not be connected to."""
+    """The host's address is not allowed."""
 
     code_of_class = "address_refused"
-    hint_of_class = "Where it is meant to be reached, list its network in HEADRACE_URL_NETWORKS."
+    hint_of_class = "To allow a private host, list its network in HEADRACE_URL_NETWORKS."
 
 
 class RedirectRefusedError(IngestError):
-    """The host sent us on where we do not go."""
+    """The host redirects too often, or to a URL that is not accepted."""
 
     code_of_class = "redirect_refused"
-    hint_of_class = "Give the URL at which the file itself is."
+    hint_of_class = "Give the URL of the file itself."
 
 
 class OptedOutError(IngestError):
-    """The host does not want this taken by programs."""
+    """The host does not allow programs to fetch or use this URL."""
 
     code_of_class = "opted_out"
-    hint_of_class = "Ask its owner; HEADRACE_URL_ROBOTS and HEADRACE_URL_OPT_OUTS say what is respected."
+    hint_of_class = "Ask its owner; HEADRACE_URL_ROBOTS and HEADRACE_URL_OPT_OUTS set what is respected."
 
 
 class HttpStatusError(IngestError):
@@ -73,74 +73,74 @@ class HttpStatusError(IngestError):
         super().__init__(
             f"the host answered {status}",
             where=where,
-            hint="Look whether the URL is right and open to everybody.",
-            may_pass=status in _MAY_PASS,
+            hint="Check that the URL is correct and public.",
+            may_pass=status in _TRANSIENT_STATUSES,
             retry_after_s=retry_after_s,
         )
         self.status = status
 
 
 class AnswerRefusedError(IngestError):
-    """The answer is not one that is read."""
+    """The HTTP answer is malformed or uses an unsupported encoding."""
 
     code_of_class = "answer_refused"
-    hint_of_class = "The host has to answer in plain HTTP/1.1, at the most with gzip or deflate."
+    hint_of_class = "The host must answer in HTTP/1.1, with no other Content-Encoding than gzip or deflate."
 
 
 class TooLargeError(IngestError):
-    """There are more bytes than are taken."""
+    """The body is too large."""
 
     code_of_class = "too_large"
-    hint_of_class = "HEADRACE_URL_BYTES_MAX says how many are taken."
+    hint_of_class = "HEADRACE_URL_BYTES_MAX sets the limit."
 
 
 class TimedOutError(IngestError):
-    """It took too long."""
+    """The request timed out."""
 
     code_of_class = "timed_out"
-    hint_of_class = "HEADRACE_URL_TOTAL_S_MAX and HEADRACE_URL_STALL_S_MAX say how long is waited."
+    hint_of_class = "HEADRACE_URL_TOTAL_S_MAX and HEADRACE_URL_STALL_S_MAX set the time limits."
 
 
 class ConnectionFailedError(IngestError):
-    """There was no connection, or it dropped."""
+    """The connection failed or was lost."""
 
     code_of_class = "connection_failed"
-    hint_of_class = "Look whether the host is there and its certificate good."
+    hint_of_class = "Check that the host exists and its certificate is valid."
 
 
 class MediaRefusedError(IngestError):
-    """The bytes are not an image or video that is taken."""
+    """The bytes are not a supported image or video."""
 
     code_of_class = "media_refused"
-    hint_of_class = "JPEG, PNG, WebP and MP4 are taken."
+    hint_of_class = "JPEG, PNG, WebP and MP4 are supported."
 
 
 class ArgumentRefusedError(IngestError):
-    """What was said about a URL cannot be kept."""
+    """License, source or site is invalid."""
 
     code_of_class = "argument_refused"
     hint_of_class = "A name has 1 to 200 bytes without control characters."
 
 
 class StoreFailedError(IngestError):
-    """The blob store is away or refuses."""
+    """The blob store is unreachable or refuses."""
 
     code_of_class = "store_failed"
 
 
 class CatalogFailedError(IngestError):
-    """PostgreSQL is away or refuses."""
+    """PostgreSQL is unreachable or refuses."""
 
     code_of_class = "catalog_failed"
 
 
-def of_storing(error: HeadraceError) -> IngestError:
-    """Return the error for what the store or the catalog said; it keeps its exit code."""
-    kind = CatalogFailedError if isinstance(error, CatalogUnavailableError | CatalogRefusedError) else StoreFailedError
-    away = isinstance(error, CatalogUnavailableError | StoreUnavailableError)
-    named = kind(error.what, where=error.where, hint=error.hint, may_pass=away)
-    named.exit_code = error.exit_code
-    return named
-
-
 STORING_ERRORS = (CatalogUnavailableError, CatalogRefusedError, StoreUnavailableError, StoreRefusedError)
+
+
+def from_storage_error(error: HeadraceError) -> IngestError:
+    """Return the IngestError for an error of the store or the catalog, with its exit code."""
+    kind = CatalogFailedError if isinstance(error, CatalogUnavailableError | CatalogRefusedError) else StoreFailedError
+    is_unreachable = isinstance(error, CatalogUnavailableError | StoreUnavailableError)
+    converted = kind(error.what, where=error.where, hint=error.hint, may_pass=is_unreachable)
+    converted.exit_code = error.exit_code
+    return converted

@@ -1,26 +1,25 @@
-"""What became of URLs: one by one, and summed up."""
+"""Outcomes of URLs, one by one and in total."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from headrace.batch.fetch.asset import AssetOrigin
 from headrace.batch.fetch.errors import IngestError
 
 
 class FetchStatus(StrEnum):
-    """What became of a URL."""
+    """The outcome of a URL."""
 
     STORED = "stored"
-    DUPLICATE = "duplicate"  # the same bytes were there: another sighting of their record
-    KNOWN = "known"  # an earlier run with this state file had stored it: nothing was fetched
+    DUPLICATE = "duplicate"  # the bytes were stored before; their record has another sighting
+    KNOWN = "known"  # an earlier run with this state file has stored it; nothing was fetched
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchResult:
-    """What a URL became. `checksum` is the SHA-256 in hexadecimal; `url` is as it is shown."""
+    """The record of an ingested URL. `checksum` is the SHA-256 (hexadecimal); `url` is redacted."""
 
     id: str
     s3_key: str
@@ -33,22 +32,13 @@ class FetchResult:
     size_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a caller gets it."""
+        """Return the fields that `IngestClient.ingest_url` returns."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UrlItem:
-    """A URL that is to be ingested; `index` counts from 0."""
-
-    index: int
-    url: str
-    about: AssetOrigin
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchOutcome:
-    """What became of one URL of many. `url` is as it is shown; one of `result` and `error` is there."""
+    """The outcome of one URL of many; `url` is redacted, and either `result` or `error` is set."""
 
     index: int
     url: str
@@ -57,25 +47,25 @@ class FetchOutcome:
     error: IngestError | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a line of JSON says it."""
-        said: dict[str, Any] = {"index": self.index, "status": self.status.value}
+        """Return the fields of its JSON line."""
+        fields: dict[str, Any] = {"index": self.index, "status": self.status.value}
         if self.result is not None:
-            said |= self.result.as_dict()
+            fields |= self.result.as_dict()
         if self.error is not None:
-            said |= {"url": self.url, "code": self.error.code, "reason": self.error.what, "where": self.error.where}
-        return said
+            fields |= {"url": self.url, "code": self.error.code, "reason": self.error.what, "where": self.error.where}
+        return fields
 
 
 @dataclass(slots=True)
 class FetchTally:
-    """Counts outcomes."""
+    """Counts of outcomes."""
 
     by_status: Counter[FetchStatus] = field(default_factory=Counter)
     by_code: Counter[str] = field(default_factory=Counter)
     bytes_stored: int = 0
 
     def add(self, outcome: FetchOutcome) -> None:
-        """Count one."""
+        """Count an outcome."""
         self.by_status[outcome.status] += 1
         if outcome.error is not None:
             self.by_code[outcome.error.code] += 1
@@ -83,7 +73,7 @@ class FetchTally:
             self.bytes_stored += outcome.result.size_bytes
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the summary: how many URLs became what, and the failed ones by code."""
+        """Return the summary: the number of URLs by status, and the failed ones by code."""
         return {
             "urls": self.by_status.total(),
             **{status.value: self.by_status[status] for status in FetchStatus},

@@ -1,8 +1,7 @@
-"""Connections that go to the address that was checked, and to no other.
+"""Connects only to addresses that were checked, which prevents DNS rebinding.
 
-The resolver checks every address of a name and hands over those that it has checked; aiohttp keeps them for a while and
-connects to them without asking anybody again. A host that is an address itself does not come by the resolver, so each
-socket is checked once more when it is made, for the very address that it is about to connect to.
+The resolver checks every address of a name and returns those; aiohttp caches them and connects without another look-up.
+A host that is an IP address bypasses the resolver, so the socket factory checks the address of each connection again.
 """
 
 import socket
@@ -24,7 +23,7 @@ _REFUSED = "the host has an address that is neither public nor in a listed netwo
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves names to addresses that may be connected to."""
+    """Resolves names, and refuses addresses that are not allowed."""
 
     def __init__(self, networks: Sequence[Network], lookup: Lookup) -> None:
         self._networks = networks
@@ -36,13 +35,13 @@ class CheckedResolver(AbstractResolver):
         """Return the addresses of a host.
 
         Raises:
-            ConnectionFailed: it has none. AddressRefused: one of them is not allowed.
+            ConnectionFailedError: it has none. AddressRefusedError: one of them is not allowed.
         """
-        del family  # both are wanted
+        del family  # returns both families
         try:
             addresses = await resolve.resolve(host, port, self._networks, self._lookup)
         except resolve.UnresolvedHostError:
-            raise ConnectionFailedError("the host has no address", where=host, may_pass=True) from None
+            raise ConnectionFailedError("the host name does not resolve", where=host, may_pass=True) from None
         except resolve.AddressNotAllowedError:
             raise AddressRefusedError(_REFUSED, where=host) from None
         return [
@@ -58,14 +57,14 @@ class CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the resolver holds no resources."""
 
 
-def connector(networks: Sequence[Network], lookup: Lookup, context: ssl.SSLContext) -> TCPConnector:
-    """Return what connects a session."""
+def create_connector(networks: Sequence[Network], lookup: Lookup, context: ssl.SSLContext) -> TCPConnector:
+    """Return a connector that reaches only public addresses and those in `networks`."""
 
-    def checked_socket(about: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = about
+    def checked_socket(address_info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = address_info
         if not is_allowed(address[0], networks):
             raise AddressRefusedError(_REFUSED, where=str(address[0]))
         return socket.socket(family, kind, protocol)

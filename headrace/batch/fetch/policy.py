@@ -1,23 +1,24 @@
-"""What a fetch may do, as plain values."""
+"""Limits of fetching, as plain values."""
 
 from dataclasses import dataclass
 from typing import Self
 
 from headrace.runtime.addresses import Network, networks_of
+from headrace.runtime.backoff import Backoff
 from headrace.runtime.settings import Settings
 
 REDIRECTS_MAX = 3
-ROBOTS_BYTES_MAX = 500 * 1024  # RFC 9309 asks for at least as many
+ROBOTS_BYTES_MAX = 500 * 1024  # the least that RFC 9309 requires a crawler to parse
 ROBOTS_S_MAX = 15.0
-CRAWL_DELAY_S_MAX = 30.0  # what a robots.txt may slow us down to
+CRAWL_DELAY_S_MAX = 30.0  # the longest Crawl-delay that is honoured
 DNS_CACHE_S = 60
 DNS_CACHE_HOSTS_MAX = 1000
-STALL_BYTES_MIN = 4096  # a body brings so many in each stall time, or its end
+STALL_BYTES_MIN = 4096  # a body must deliver as many in each stall interval, or end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchPolicy:
-    """Limits and manners of fetching; sizes in bytes, times in seconds."""
+    """Limits, retries and politeness of fetching; sizes in bytes, times in seconds."""
 
     networks: tuple[Network, ...] = ()
     bytes_max: int
@@ -32,9 +33,14 @@ class FetchPolicy:
     opt_outs: bool
     agent: str
 
+    @property
+    def backoff(self) -> Backoff:
+        """The delays between attempts."""
+        return Backoff(self.retry_delay_s, self.retry_delay_s_max)
+
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return what the settings say."""
+        """Return the policy of the settings HEADRACE_URL_*."""
         return cls(
             networks=networks_of(settings.url_networks),
             bytes_max=settings.url_bytes_max,

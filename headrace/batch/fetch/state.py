@@ -1,8 +1,8 @@
-"""The state file of a run: what was about to be stored, so that a run which was ended goes on where it stopped.
+"""The state file of a run, from which a later run resumes.
 
-A line is written before its commit, and says where the sighting will stand. Whether the commit came to pass is asked of
-the catalog when the file is read again. So no URL whose bytes are stored is fetched again, however the run ended, and
-none is taken for stored that is not. Of a URL the file holds a digest, since a URL may hold a key.
+A line is written before its commit and holds the offset of the sighting. When the file is read again, the catalog tells
+which commits succeeded. So no stored URL is fetched again, however the run ended, and no URL counts as stored that is
+not. The file holds digests of URLs, since a URL may contain a secret.
 """
 
 import fcntl
@@ -23,41 +23,41 @@ from headrace.batch.fetch.url import WebUrl
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.store.requests.ingest_status import IngestStatuses, MessageRef
 
-_HEAD = {"headrace": "ingest-urls", "version": 1}
-_LINE_BYTES_MAX = 256 * 1024  # a URL as it is shown has at most 48 KiB; a file without lines is not read as one
-_ASK_AT_ONCE = 1000
+_HEADER = {"headrace": "ingest-urls", "version": 1}
+_LINE_BYTES_MAX = 256 * 1024  # a redacted URL has at most 48 KiB; this bounds the memory for other files
+_CONFIRM_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    at: int
+    position: int
     url: bytes
     offset: int
     result: FetchResult
 
 
 class FetchState:
-    """One state file, held by one run."""
+    """An open state file, locked by one run."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file, or make it.
+        """Open and lock a file, or create it.
 
         Raises:
-            HeadraceError: another run holds it, it is none of ours, or it cannot be written.
+            HeadraceError: another run holds the lock, it is not a state file, or it cannot be written.
         """
         self._path = path
-        # Where the line of a URL begins: of millions of URLs their results would fill the memory.
-        self._known: dict[bytes, int] = {}
+        # The position of each URL's line: the results of millions of URLs would not fit into memory.
+        self._positions: dict[bytes, int] = {}
         try:
-            self._file = _opened(path)
+            self._file = _open_file(path)
         except OSError as error:
             raise _unusable(path, error.strerror or type(error).__name__) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._end = self._begin()
+            self._end = self._read_header()
         except BlockingIOError:
             self._file.close()
-            raise _unusable(path, "another run is at work with it") from None
+            raise _unusable(path, "another run uses it") from None
         except OSError as error:
             self._file.close()
             raise _unusable(path, error.strerror or type(error).__name__) from None
@@ -66,72 +66,72 @@ class FetchState:
             raise
 
     def close(self) -> None:
-        """Let another run have it."""
+        """Release the file."""
         self._file.close()
 
-    async def confirm(self, landings: IngestStatuses) -> None:
-        """Ask the catalog which of the lines' commits came to pass; raises CatalogUnavailable or CatalogRefused."""
-        some: list[_Line] = []
+    async def confirm(self, statuses: IngestStatuses) -> None:
+        """Look up which lines were committed; raises CatalogUnavailableError or CatalogRefusedError."""
+        lines: list[_Line] = []
         for line in self._lines():
-            some.append(line)
-            if len(some) == _ASK_AT_ONCE:
-                await self._ask(landings, some)
-                some = []
-        await self._ask(landings, some)
+            lines.append(line)
+            if len(lines) == _CONFIRM_LINES:
+                await self._confirm_lines(statuses, lines)
+                lines = []
+        await self._confirm_lines(statuses, lines)
 
-    def known(self, url: WebUrl) -> FetchResult | None:
-        """Return what a URL became in an earlier run, or earlier in this one."""
-        at = self._known.get(_key(url))
-        if at is None:
+    def result_of(self, url: WebUrl) -> FetchResult | None:
+        """Return the result of a URL that this run or an earlier one has stored."""
+        position = self._positions.get(_url_digest(url))
+        if position is None:
             return None
-        line = os.pread(self._file.fileno(), _LINE_BYTES_MAX, at).partition(b"\n")[0]
-        return _line(at, line, self._path).result
+        line = os.pread(self._file.fileno(), _LINE_BYTES_MAX, position).partition(b"\n")[0]
+        return _parse_line(position, line, self._path).result
 
-    def note(self, url: WebUrl, offset: int, result: FetchResult) -> int:
-        """Write what is about to be committed, and return where that stands.
+    def write(self, url: WebUrl, offset: int, result: FetchResult) -> int:
+        """Write the line of a URL before its commit, and return the line's position.
 
         Raises:
-            HeadraceError: it cannot be written.
+            HeadraceError: the file cannot be written.
         """
-        line = orjson.dumps({"url": _key(url).hex(), "offset": offset, "result": result.as_dict()}) + b"\n"
-        at = self._end
-        left = memoryview(line)
+        line = orjson.dumps({"url": _url_digest(url).hex(), "offset": offset, "result": result.as_dict()}) + b"\n"
+        position = self._end
+        unwritten = memoryview(line)
         try:
-            self._file.seek(at)  # behind the last whole line, also after one that a full disk has cut
-            while left:
-                left = left[self._file.write(left) :]
+            self._file.seek(position)  # after the last complete line, which overwrites one that a full disk has cut
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             raise HeadraceError(
                 "state_unwritable",
-                f"the state file cannot be written: {error.strerror}",
+                f"cannot write the state file: {error.strerror}",
                 where=str(self._path),
-                hint="make room, and run the command again with the same file: it goes on from there",
+                hint="free some disk space and run the command again with the same file; it resumes",
             ) from None
         self._end += len(line)
-        return at
+        return position
 
-    def stored(self, url: WebUrl, at: int) -> None:
-        """Know that what was noted there was committed."""
-        self._known[_key(url)] = at
+    def mark_committed(self, url: WebUrl, position: int) -> None:
+        """Record that the line at a position was committed."""
+        self._positions[_url_digest(url)] = position
 
-    async def _ask(self, landings: IngestStatuses, lines: Sequence[_Line]) -> None:
+    async def _confirm_lines(self, statuses: IngestStatuses, lines: Sequence[_Line]) -> None:
         if not lines:
             return
-        places = [MessageRef(FETCHED, 0, line.offset, UUID(line.result.id), 0.0) for line in lines]
-        for line, outcome in zip(lines, await landings.outcomes(places), strict=True):
+        refs = [MessageRef(FETCHED, 0, line.offset, UUID(line.result.id), 0.0) for line in lines]
+        for line, outcome in zip(lines, await statuses.outcomes(refs), strict=True):
             if outcome.ingested:
-                self._known[line.url] = line.at
+                self._positions[line.url] = line.position
 
-    def _begin(self) -> int:
-        """Read the head, or write it; return where the last whole line ends, and remove one that was torn off."""
-        with self._read() as file:
-            head = file.readline(_LINE_BYTES_MAX)
-            if not head:
-                head = orjson.dumps(_HEAD) + b"\n"
-                self._file.write(head)
-            elif _parsed(head) != _HEAD:
-                raise _unusable(self._path, "it is no state file of this command")
-            end = len(head)
+    def _read_header(self) -> int:
+        """Read or write the header, truncate a partial last line, and return the end of the last complete one."""
+        with self._reader() as file:
+            header = file.readline(_LINE_BYTES_MAX)
+            if not header:
+                header = orjson.dumps(_HEADER) + b"\n"
+                self._file.write(header)
+            elif _parse_json(header) != _HEADER:
+                raise _unusable(self._path, "it is not a state file of this command")
+            end = len(header)
             for line in file:
                 if line.endswith(b"\n"):
                     end += len(line)
@@ -139,50 +139,50 @@ class FetchState:
         return end
 
     def _lines(self) -> Iterator[_Line]:
-        with self._read() as file:
-            at = len(file.readline())
+        with self._reader() as file:
+            position = len(file.readline())
             for line in file:
-                yield _line(at, line, self._path)
-                at += len(line)
+                yield _parse_line(position, line, self._path)
+                position += len(line)
 
-    def _read(self) -> BufferedReader:
-        """Read from the beginning."""
+    def _reader(self) -> BufferedReader:
+        """Return a reader at the start of the file."""
         self._file.seek(0)
         return open(self._file.fileno(), "rb", closefd=False)
 
 
-def _opened(path: Path) -> FileIO:
-    # Not "a+b": a torn end is cut off, and a file that is there must not be emptied. No buffer: what is written is the
-    # system's, so it outlives this process, and what a full disk refuses is not written later, behind our back.
+def _open_file(path: Path) -> FileIO:
+    # Not "a+b", because a partial line is truncated. Unbuffered, so that written bytes outlive this process, and bytes
+    # that a full disk has refused are not written later.
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
 
 
-def _line(at: int, line: bytes, path: Path) -> _Line:
+def _parse_line(position: int, text: bytes, path: Path) -> _Line:
     with suppress(ValueError, KeyError, TypeError, AttributeError):
-        said = orjson.loads(line)
-        found = _Line(at, bytes.fromhex(said["url"]), said["offset"], FetchResult(**said["result"]))
-        UUID(found.result.id)
-        if 0 <= found.offset < 1 << OFFSET_BITS:
-            return found
-    raise _unusable(path, "it holds a line that this command did not write")
+        fields = orjson.loads(text)
+        line = _Line(position, bytes.fromhex(fields["url"]), fields["offset"], FetchResult(**fields["result"]))
+        UUID(line.result.id)
+        if 0 <= line.offset < 1 << OFFSET_BITS:
+            return line
+    raise _unusable(path, "it contains a line that this command did not write")
 
 
-def _key(url: WebUrl) -> bytes:
+def _url_digest(url: WebUrl) -> bytes:
     return sha256(url.text.encode()).digest()[:16]
 
 
-def _parsed(line: bytes) -> object:
+def _parse_json(line: bytes) -> object:
     try:
         return orjson.loads(line)
     except ValueError:
         return None
 
 
-def _unusable(path: Path, why: str) -> HeadraceError:
+def _unusable(path: Path, reason: str) -> HeadraceError:
     return HeadraceError(
         "state_unusable",
-        f"the state file cannot be used: {why}",
+        f"cannot use the state file: {reason}",
         where=str(path),
-        hint="name another file, or wait until the other run has ended",
+        hint="choose another file, or wait until the other run has finished",
         exit_code=Exit.USAGE,
     )

@@ -6,7 +6,7 @@ service is called from a background event loop. A later run skips what an earlie
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, closing
 from dataclasses import dataclass, replace
 
@@ -73,7 +73,7 @@ def label(
             added = 0
             selection = replace(request.selection, until_us=background.run(exports.settled_until_us()))
             pages = background.run(stack.enter_async_context(aclosing(exports.unlabelled(selection, version))))
-            while (page := background.run(anext(pages, None))) is not None:
+            while (page := background.run(_next_page(pages))) is not None:
                 rows = [labeller.label(record) for record in page]
                 background.run(labels.add(version, rows))
                 added += len(rows)
@@ -135,6 +135,10 @@ class Labeller:
                 self._explained.add(name)
                 self._explain(f"{name} failed first on {record.record_id}: {message}")
         return Labelled(record.record_id, majority(results.votes.values()), results.votes, results.errors)
+
+
+async def _next_page(pages: AsyncGenerator[list[StoredRecord]]) -> list[StoredRecord] | None:
+    return await anext(pages, None)
 
 
 async def _tally(labels: Labels, version: LabelVersion) -> LabelTally:

@@ -1,23 +1,22 @@
-from headrace.batch.platform.api import RetryTimes
-from headrace.batch.platform.clusters import Method, Rule
-from headrace.batch.platform.credentials import load_credentials
-from headrace.batch.platform.day import Statistics
-from headrace.batch.platform.factory import Between, opened
+from headrace.batch.platform.api import RequestPolicy
+from headrace.batch.platform.boxes import ClusterMethod, ClusterRule
+from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
 from headrace.batch.platform.payloads import source_api
-from headrace.batch.platform.run import FRAMES, SEQUENCES, Import, ImportOptions, PublishFrame
+from headrace.batch.platform.run import FRAMES, SEQUENCES, ImportOptions, ImportRun, PublishFrame
+from headrace.batch.platform.statistics import ImportStatistics
 
 __all__ = [
     "FRAMES",
     "SEQUENCES",
-    "Between",
-    "Import",
+    "ClusterMethod",
+    "ClusterRule",
+    "ImportEndpoints",
     "ImportOptions",
-    "Method",
+    "ImportRun",
+    "ImportStatistics",
     "PublishFrame",
-    "RetryTimes",
-    "Rule",
-    "Statistics",
+    "RequestPolicy",
     "load_credentials",
-    "opened",
+    "open_import",
     "source_api",
 ]

@@ -1,14 +1,14 @@
-"""One of the APIs over HTTP: a login that is kept, faults that pass waited out, and answers that are what they claim.
+"""An HTTP client for either API: it logs in, retries transient errors, and validates answers.
 
-A request that may not simply be repeated is given `settled`, which looks whether it took effect after all: an answer
-can be lost on its way although the work was done.
+A request that must not simply be repeated is given `find_applied`, which looks for its effect: an answer can be lost
+after the API has done the work.
 """
 
 import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,9 +18,9 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
-from headrace.batch.fetch import url as web
 from headrace.batch.fetch.errors import AddressRefusedError, ConnectionFailedError, UrlRefusedError
-from headrace.batch.platform.entities import Entity, Unread
+from headrace.batch.fetch.url import parse_url
+from headrace.batch.platform.entities import ApiEntity, InvalidRow
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
@@ -28,351 +28,348 @@ from headrace.schemas.limits import FRAME_BYTES_MAX, MIB
 
 ANSWER_BYTES_MAX = 32 * MIB
 DETAIL_CHARACTERS_MAX = 200
-_PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
-_GOOD = range(200, 300)
-_RETRY_DELAY_S_MAX = 60.0
+_TRANSIENT = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+_SUCCESS = range(200, 300)
 
 T = TypeVar("T")
-Row = TypeVar("Row", bound=Entity)
+Row = TypeVar("Row", bound=ApiEntity)
 
 
 @dataclass(frozen=True, slots=True)
-class RetryTimes:
-    """How long faults that pass are waited out; each pause is twice the one before."""
+class RequestPolicy:
+    """How often a request is attempted, how long to wait in between, and how long one answer may take."""
 
     attempts_max: int = 4
-    delay_s: float = 1.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, max_s=60.0))
     answer_s_max: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformLogin:
-    """How to log in: the body is a form or JSON, as the API has it; `names` are the variables that hold the login."""
+    """How to log in: the API expects a form or JSON; `variables` names the variables that hold the credentials."""
 
     path: str
     username: str
     password: str
-    names: str
+    variables: str
     as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
+class ApiEndpoint:
+    """An API's base URL, its name in errors, and the login to use."""
+
+    url: str
+    name: str
+    login: PlatformLogin
+
+
+@dataclass(frozen=True, slots=True)
 class PlatformImage:
-    """A file that goes with a form."""
+    """A file that is uploaded with a form."""
 
     name: str
     media_type: str
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """A request to a path of an API; `form` and `image` are multipart, `body` is JSON."""
+
+    method: str
+    path: str
+    params: Mapping[str, str | int] | None = None
+    form: Mapping[str, str] | None = None
+    image: PlatformImage | None = None
+    body: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        """Return method and path, for errors."""
+        return f"{self.method} {self.path}"
+
+    def multipart(self) -> aiohttp.FormData | None:
+        """Return the form for one attempt: aiohttp can send it only once."""
+        if self.form is None:
+            return None
+        data = aiohttp.FormData()
+        for name, value in self.form.items():
+            data.add_field(name, value)
+        if self.image is not None:
+            data.add_field("file", self.image.body, filename=self.image.name, content_type=self.image.media_type)
+        return data
+
+
 class PlatformApiError(HeadraceError):
-    """An API refused, or answered with something else than its definition says. `status` is HTTP's, 0: none came."""
+    """An API refused a request or answered with something unexpected. `status` is HTTP's, or 0 without an answer."""
 
     def __init__(self, where: str, what: str, status: int = 0, hint: str = "") -> None:
-        super().__init__("api_fault", what, where=where, hint=hint or "repeat the import; what is done is not repeated")
+        hint = hint or "run the import again; it does not repeat what is done"
+        super().__init__("api_fault", what, where=where, hint=hint)
         self.status = status
 
 
-class _Passing(Exception):  # noqa: N818 - what happened; it may pass
-    """No answer, or one that says to come again."""
+class _TransientError(Exception):
+    """No answer came, or one that asks to retry."""
 
 
-class Api:
-    """One API as one user; `name` is what it is called in errors."""
+class ApiClient:
+    """A client of one API with one login."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        url: str,
-        name: str,
-        login: PlatformLogin,
-        patience: RetryTimes,
+        endpoint: ApiEndpoint,
+        policy: RequestPolicy,
         *,
-        pictures: aiohttp.ClientSession | None = None,
+        image_session: aiohttp.ClientSession | None = None,
     ) -> None:
-        """Speak to the API through a session; `pictures` reads what the API names, and goes only where it may."""
+        """`image_session` reads the URLs that the API names, so it must refuse addresses that are not allowed."""
         self._session = session
-        self._pictures = pictures or session
-        self.url = checked_url(url, name)
-        self._name = name
-        self._login = login
-        self._patience = patience
+        self._image_session = image_session or session
+        self.url = checked_url(endpoint.url, endpoint.name)
+        self._name = endpoint.name
+        self._login = endpoint.login
+        self._policy = policy
         self._token: str | None = None
         self._is_refused = False
-        self._logging_in = asyncio.Lock()
+        self._login_lock = asyncio.Lock()
 
     async def get(self, path: str, kind: type[T], **params: str | int) -> T:
-        """Read something, checked to be of a kind."""
-        return self.checked(path, kind, await self.request("GET", path, params=params))
+        """Read a path and validate the answer as `kind`."""
+        return self.validated(path, kind, await self.request(ApiRequest("GET", path, params=params)))
 
-    async def rows(self, path: str, kind: type[Row], **params: str | int) -> list[Row | Unread]:
-        """Read a list; a row that is not of the kind spoils none of the others.
+    async def rows(self, path: str, kind: type[Row], **params: str | int) -> list[Row | InvalidRow]:
+        """Read a list; an invalid row does not affect the others.
 
         Raises:
-            ApiFault: it is no list, or a row does not even have an id.
+            PlatformApiError: the answer is not a list, or a row has no id.
         """
-        return [self._row(path, kind, one) for one in await self.get(path, list[Any], **params)]
+        return [self._row(path, kind, row) for row in await self.get(path, list[Any], **params)]
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str | int] | None = None,
-        form: Mapping[str, str] | None = None,
-        picture: PlatformImage | None = None,
-        body: Mapping[str, Any] | None = None,
-        settled: Callable[[], Awaitable[Any]] | None = None,
-    ) -> Any:
-        """Send a request and return the JSON that was answered.
+    async def request(self, request: ApiRequest, *, find_applied: Callable[[], Awaitable[Any]] | None = None) -> Any:
+        """Send a request and return the JSON of the answer.
 
         Raises:
-            ApiFault: it was refused, or there is no usable answer after all attempts.
-            HeadraceError: the login was refused, or nobody answers at the address.
+            PlatformApiError: the API refused it, or did not answer any attempt.
+            HeadraceError: the login was refused, or the address is unreachable.
         """
         try:
-            return await self._patiently(
-                lambda: self._authorised(method, path, params, lambda: _payload(form, picture), body), settled
-            )
-        except _Passing as fault:
-            attempts = self._patience.attempts_max
-            what = f"{method} {path} has no answer after {attempts} attempts: {fault}"
+            return await self._retry(lambda: self._send_authorised(request), find_applied)
+        except _TransientError as error:
+            what = f"{request} has no answer after {self._policy.attempts_max} attempts: {error}"
             raise PlatformApiError(self.url, what) from None
 
     async def log_in(self) -> None:
-        """Log in, once a run; what is sent later does it by itself where the login has ended."""
-        await self._renew(None)
+        """Log in; later requests renew the token by themselves."""
+        await self._renew_token(None)
 
-    async def picture(self, url: str) -> bytes:
-        """Read a picture from an address that the API named, without showing it the login.
+    async def image(self, url: str) -> bytes:
+        """Read an image from a URL that the API named, without sending it the token.
 
         Raises:
-            ApiFault: it is not there, over FRAME_BYTES_MAX, or on a host that is neither public nor in a listed
-                network; the address's query, which may be a key, is not shown.
+            PlatformApiError: the image is missing or over FRAME_BYTES_MAX, or its host is neither public nor in a
+                listed network. Errors omit the URL's query, which may hold a key.
         """
         try:
-            target = web.parse(url)
-        except UrlRefusedError as refused:
-            raise PlatformApiError(
-                self.url, f"the address of a picture is not one that is read: {refused.what}"
-            ) from None
-        where = _bare(target.text)
-        # Encoded as it came: what is signed must not be written in another way.
+            target = parse_url(url)
+        except UrlRefusedError as error:
+            raise PlatformApiError(self.url, f"invalid image URL: {error.what}") from None
+        where = _without_query(target.text)
+        # Already encoded: the signature of a presigned URL covers its exact spelling.
         address = URL(target.text, encoded=True)
         try:
-            status, content = await self._patiently(
-                lambda: self._sent("GET", address, headers={}, bytes_max=FRAME_BYTES_MAX, session=self._pictures)
+            status, content = await self._retry(
+                lambda: self._send("GET", address, headers={}, bytes_max=FRAME_BYTES_MAX, session=self._image_session)
             )
         except AddressRefusedError:
             raise PlatformApiError(
                 where,
-                "the picture is not read: its host is neither public nor in a listed network",
-                hint="if it is yours, list its network in HEADRACE_URL_NETWORKS",
+                "the image's host is neither public nor in a listed network",
+                hint="if the host is yours, list its network in HEADRACE_URL_NETWORKS",
             ) from None
-        except _Passing as fault:
-            raise PlatformApiError(where, f"the picture cannot be had: {fault}") from None
+        except _TransientError as error:
+            raise PlatformApiError(where, f"cannot download the image: {error}") from None
         if status != HTTPStatus.OK:
-            raise PlatformApiError(where, f"the picture cannot be had: HTTP {status}", status)
+            raise PlatformApiError(where, f"cannot download the image: HTTP {status}", status)
         return content
 
-    def checked(self, path: str, kind: type[T], answer: Any) -> T:
-        """Return an answer as a kind.
+    def validated(self, path: str, kind: type[T], answer: Any) -> T:
+        """Return an answer as `kind`.
 
         Raises:
-            ApiFault: it is something else; the first field that is wrong is named, its value is not.
+            PlatformApiError: it is invalid; the error names the first invalid field, but not its value.
         """
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
-            raise PlatformApiError(self.url, _not_as_defined(path, error)) from None
+            raise PlatformApiError(self.url, _describe_invalid(path, error)) from None
 
-    def _row(self, path: str, kind: type[Row], answer: Any) -> Row | Unread:
+    def _row(self, path: str, kind: type[Row], row: Any) -> Row | InvalidRow:
         try:
-            return kind.model_validate(answer)
+            return kind.model_validate(row)
         except ValidationError as error:
-            known = self.checked(path, Entity, answer)
-            return Unread(id=known.id, why=_not_as_defined(path, error))
+            known = self.validated(path, ApiEntity, row)
+            return InvalidRow(id=known.id, reason=_describe_invalid(path, error))
 
-    async def _patiently(
-        self, call: Callable[[], Awaitable[T]], settled: Callable[[], Awaitable[T | None]] | None = None
+    async def _retry(
+        self, call: Callable[[], Awaitable[T]], find_applied: Callable[[], Awaitable[T | None]] | None = None
     ) -> T:
-        """Repeat a call while its fault may pass; what it raises at last goes through."""
-        for attempt in range(1, self._patience.attempts_max):
+        """Repeat a call while its error is transient; the last attempt's error is raised."""
+        for attempt in range(1, self._policy.attempts_max):
             try:
                 return await call()
-            except _Passing as fault:
-                get_log().debug(Action.RETRYING, service=self._name, why=str(fault))
-            await asyncio.sleep(Backoff(self._patience.delay_s, _RETRY_DELAY_S_MAX).delay_s(attempt))
-            if settled is not None and (found := await settled()) is not None:
-                return found
+            except _TransientError as error:
+                get_log().debug(Action.RETRYING, service=self._name, why=str(error))
+            await asyncio.sleep(self._policy.backoff.delay_s(attempt))
+            if find_applied is not None and (applied := await find_applied()) is not None:
+                return applied
         return await call()
 
-    async def _authorised(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str | int] | None,
-        payload: Callable[[], aiohttp.FormData | None],
-        body: Mapping[str, Any] | None,
-    ) -> Any:
+    async def _send_authorised(self, request: ApiRequest) -> Any:
         for _ in range(2):
-            used = self._token or await self._renew(None)
-            status, content = await self._sent(
-                method,
-                f"{self.url}/api/v1{path}",
-                headers={"Authorization": f"Bearer {used}"},
-                params=params,
-                data=payload(),
-                json=body,
+            token = self._token or await self._renew_token(None)
+            status, content = await self._send(
+                request.method,
+                f"{self.url}/api/v1{request.path}",
+                headers={"Authorization": f"Bearer {token}"},
+                params=request.params,
+                data=request.multipart(),
+                json=request.body,
             )
             if status != HTTPStatus.UNAUTHORIZED:
-                return self._answer(method, path, status, content)
-            await self._renew(used)
-        raise PlatformApiError(self.url, f"{method} {path} is not allowed to this login", status, hint=self._hint)
+                return self._decoded(str(request), status, content)
+            await self._renew_token(token)
+        raise PlatformApiError(self.url, f"this login may not {request}", status, hint=self._login_hint)
 
-    async def _renew(self, used: str | None) -> str:
-        """Log in, unless somebody else did so after `used` had ended."""
-        async with self._logging_in:
-            if self._is_refused:  # asking again and again would lock it
-                raise self._refusal
-            if self._token is None or self._token == used:
+    async def _renew_token(self, expired: str | None) -> str:
+        """Log in, unless another request has already replaced the expired token."""
+        async with self._login_lock:
+            if self._is_refused:  # repeated attempts could lock the account
+                raise self._login_refused
+            if self._token is None or self._token == expired:
                 self._token = await self._new_token()
             return self._token
 
     async def _new_token(self) -> str:
         login = self._login
-        said = {"username": login.username, "password": login.password}
-        payload: dict[str, Any] = {"json": said} if login.as_json else {"data": said}
+        credentials = {"username": login.username, "password": login.password}
+        payload: dict[str, Any] = {"json": credentials} if login.as_json else {"data": credentials}
         try:
-            status, content = await self._patiently(
-                lambda: self._sent("POST", f"{self.url}/api/v1{login.path}", headers={}, **payload)
+            status, content = await self._retry(
+                lambda: self._send("POST", f"{self.url}/api/v1{login.path}", headers={}, **payload)
             )
-        except _Passing as fault:
+        except _TransientError as error:
             raise HeadraceError(
                 f"{self._name.lower().replace(' ', '_')}_unreachable",
-                f"the {self._name} does not answer: {fault}",
+                f"the {self._name} does not answer: {error}",
                 where=self.url,
-                hint="check the address, and try again",
+                hint="check the address and try again",
                 exit_code=Exit.UNREACHABLE,
             ) from None
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
             self._is_refused = True
-            raise self._refusal
-        answer = self._answer("POST", login.path, status, content)
+            raise self._login_refused
+        answer = self._decoded(f"POST {login.path}", status, content)
         if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str):
-            raise PlatformApiError(self.url, f"POST {login.path} answered without an access token", status)
+            raise PlatformApiError(self.url, f"POST {login.path} returned no access token", status)
         return str(answer["access_token"])
 
-    async def _sent(
+    async def _send(
         self,
         method: str,
         url: str | URL,
         *,
-        headers: Mapping[str, str],
         bytes_max: int = ANSWER_BYTES_MAX,
         session: aiohttp.ClientSession | None = None,
-        **payload: Any,
+        **options: Any,
     ) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=self._patience.answer_s_max)
+        timeout = aiohttp.ClientTimeout(total=self._policy.answer_s_max)
         try:
             async with (session or self._session).request(
-                method, url, headers=headers, timeout=timeout, allow_redirects=False, **payload
+                method, url, timeout=timeout, allow_redirects=False, **options
             ) as answer:
-                if answer.status in _PASSING:
-                    raise _Passing(f"HTTP {answer.status}")
+                if answer.status in _TRANSIENT:
+                    raise _TransientError(f"HTTP {answer.status}")
                 content = bytearray()
                 async for chunk in answer.content.iter_any():
                     content += chunk
                     if len(content) > bytes_max:
-                        raise PlatformApiError(_bare(str(url)), f"the answer is over {bytes_max} bytes", answer.status)
+                        what = f"the answer is larger than {bytes_max} bytes"
+                        raise PlatformApiError(_without_query(str(url)), what, answer.status)
                 return answer.status, bytes(content)
         except TimeoutError:
-            raise _Passing(f"no answer within {self._patience.answer_s_max:g} s") from None
+            raise _TransientError(f"no answer within {self._policy.answer_s_max:g} s") from None
         except aiohttp.InvalidURL:
-            raise PlatformApiError(_bare(str(url)), "the address is none") from None
-        except ConnectionFailedError as fault:
-            raise _Passing(fault.what) from None
+            raise PlatformApiError(_without_query(str(url)), "invalid URL") from None
+        except ConnectionFailedError as error:
+            raise _TransientError(error.what) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Passing(_no_answer(error)) from None
+            raise _TransientError(_describe_failure(error)) from None
 
-    def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
-        if status not in _GOOD:
-            raise PlatformApiError(
-                self.url, f"{method} {path} was answered with HTTP {status}{_detail(content)}", status
-            )
+    def _decoded(self, request: str, status: int, content: bytes) -> Any:
+        if status not in _SUCCESS:
+            raise PlatformApiError(self.url, f"{request} failed with HTTP {status}{_detail(content)}", status)
         if not content:
             return None
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError:
-            raise PlatformApiError(
-                self.url, f"{method} {path} was answered with something that is no JSON", status
-            ) from None
+            raise PlatformApiError(self.url, f"{request} returned a body that is not JSON", status) from None
 
     @property
-    def _refusal(self) -> HeadraceError:
-        return HeadraceError("login_refused", f"the {self._name} refuses the login", where=self.url, hint=self._hint)
+    def _login_refused(self) -> HeadraceError:
+        what = f"the {self._name} refuses the login"
+        return HeadraceError("login_refused", what, where=self.url, hint=self._login_hint)
 
     @property
-    def _hint(self) -> str:
-        return f"check {self._login.names}"
+    def _login_hint(self) -> str:
+        return f"check {self._login.variables}"
 
 
 def checked_url(url: str, name: str) -> str:
-    """Return an API's address without a slash at its end.
+    """Return an API's base URL without a trailing slash.
 
     Raises:
-        HeadraceError: it is none, or holds a login, which would be shown.
+        HeadraceError: it is invalid, or holds credentials, which errors would show.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
         raise HeadraceError(
             "option_invalid",
-            f"the address of the {name} is not usable",
-            hint="give http://host:port or https://host, without a login",
+            f"the URL of the {name} is invalid",
+            hint="use http://host:port or https://host, without credentials",
             exit_code=Exit.USAGE,
         )
     return url.rstrip("/")
 
 
 def _detail(content: bytes) -> str:
-    """Return what an answer says, in one line; a page that a proxy made for people says nothing."""
-    said = " ".join(content.decode("utf-8", "replace").split())
-    return f": {said[:DETAIL_CHARACTERS_MAX]}" if said and not said.startswith("<") else ""
+    """Return an error answer in one line; the HTML page of a proxy is omitted."""
+    text = " ".join(content.decode("utf-8", "replace").split())
+    return f": {text[:DETAIL_CHARACTERS_MAX]}" if text and not text.startswith("<") else ""
 
 
-def _not_as_defined(path: str, error: ValidationError) -> str:
+def _describe_invalid(path: str, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{path} was answered with something else than defined: {field}: {first['msg']}"
+    location = ".".join(map(str, first["loc"])) or "the body"
+    return f"invalid answer from {path}: {location}: {first['msg']}"
 
 
-def _no_answer(error: aiohttp.ClientError | OSError) -> str:
-    """Say why no answer came; the errors' own texts may hold an address with its query."""
+def _describe_failure(error: aiohttp.ClientError | OSError) -> str:
+    """Return why no answer came; the errors' own messages may show a URL with its query."""
     match error:
         case aiohttp.ClientConnectorDNSError():
-            return "its name has no address"
+            return "the host name does not resolve"
         case aiohttp.ClientSSLError() | aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted, or there is no common TLS"
+            return "the certificate is not trusted, or the TLS handshake failed"
         case aiohttp.ClientConnectorError():
-            return f"there is no connection: {os.strerror(error.os_error.errno or errno.ECONNREFUSED)}"
+            return f"cannot connect: {os.strerror(error.os_error.errno or errno.ECONNREFUSED)}"
         case aiohttp.ClientResponseError():
-            return "the answer is not HTTP as it should be"
+            return "malformed HTTP response"
         case _:
             return "the connection was lost"
 
 
-def _bare(url: str) -> str:
+def _without_query(url: str) -> str:
     return url.split("?", 1)[0]
-
-
-def _payload(form: Mapping[str, str] | None, picture: PlatformImage | None) -> aiohttp.FormData | None:
-    """Return a form anew for each attempt: it can only be sent once."""
-    if form is None:
-        return None
-    data = aiohttp.FormData()
-    for name, value in form.items():
-        data.add_field(name, value)
-    if picture is not None:
-        data.add_field("file", picture.body, filename=picture.name, content_type=picture.media_type)
-    return data

@@ -1,4 +1,4 @@
-"""What the two APIs answer, of both generations: only the fields that the import uses, each checked."""
+"""The answers of the two APIs, in both generations; models validate only the fields that the import uses."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -6,48 +6,47 @@ from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PrivateAttr
 
-from headrace.batch.platform.boxes import Box, Parsed, good_box, parse_boxes
-from headrace.batch.platform.clusters import Generation
+from headrace.batch.platform.boxes import Box, Generation, ParsedBoxes, parse_boxes, valid_box
 
 Row = TypeVar("Row")
 
 WILDFIRE = "wildfire_smoke"
-_ID_MAX = 2**63 - 1  # what both APIs' databases, and an event, have room for
+_ID_MAX = 2**63 - 1  # the bigint of both APIs' databases, and the long of an event
 
 
 def _in_utc(time: datetime) -> datetime:
     try:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError:  # the first or the last hours that there are, said in another zone
-        raise ValueError("there is no such time in UTC") from None
+    except OverflowError:  # the first or last hours of the calendar, in another zone
+        raise ValueError("the time is out of range in UTC") from None
 
 
-# The platform writes UTC without saying so.
-Time = Annotated[datetime, AfterValidator(_in_utc)]
+# The platform writes UTC without an offset.
+UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 
 
-class Entity(BaseModel):
-    """Something that an API answered; what it says beyond the fields is left aside."""
+class ApiEntity(BaseModel):
+    """A row of an API; further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: int = Field(ge=0, le=_ID_MAX)
 
 
-class Unread(Entity):
-    """A row of a list that is not what it should be; `why` says in which way."""
+class InvalidRow(ApiEntity):
+    """A row of a list that failed validation, and why."""
 
-    why: str
+    reason: str
 
 
-class Organisation(Entity):
-    """Who owns cameras."""
+class Organisation(ApiEntity):
+    """The owner of cameras."""
 
     name: str
 
 
-class PlatformCamera(Entity):
-    """A camera and where it stands, in degrees and metres."""
+class PlatformCamera(ApiEntity):
+    """A camera and its position, in degrees and metres."""
 
     organization_id: int
     name: str
@@ -57,12 +56,12 @@ class PlatformCamera(Entity):
     angle_of_view: FiniteFloat | None = None
 
 
-class AlertSequence(Entity):
-    """Detections that belong together; `azimuth` is the first generation's name, `camera_azimuth` the second's."""
+class AlertSequence(ApiEntity):
+    """A series of detections of one camera; the two generations name its azimuth differently."""
 
     camera_id: int
-    started_at: Time
-    last_seen_at: Time | None = None
+    started_at: UtcTime
+    last_seen_at: UtcTime | None = None
     is_wildfire: str | bool | None = None
     azimuth: FiniteFloat | None = None
     camera_azimuth: FiniteFloat | None = None
@@ -72,26 +71,26 @@ class AlertSequence(Entity):
 
     @property
     def degrees(self) -> int | None:
-        """Where the camera looked, 0 to 359."""
-        looked = self.azimuth if self.azimuth is not None else self.camera_azimuth
-        return None if looked is None else round(looked) % 360
+        """The azimuth of the camera, 0 to 359."""
+        azimuth = self.azimuth if self.azimuth is not None else self.camera_azimuth
+        return None if azimuth is None else round(azimuth) % 360
 
     @property
     def wildfire_label(self) -> str | None:
-        """What people said it shows; older platforms said yes or no."""
+        """The label that people gave it; older platforms use a boolean."""
         if isinstance(self.is_wildfire, bool):
             return WILDFIRE if self.is_wildfire else "other"
         return self.is_wildfire
 
 
-class Detection(Entity):
-    """A picture in which something was seen.
+class Detection(ApiEntity):
+    """An image in which something was detected.
 
-    The second generation has a row for each box, so a picture can have several: see `pictures`.
+    The second generation has a row for each box, so an image can have several rows: see `group_by_image`.
     """
 
-    created_at: Time
-    recorded_at: Time | None = None
+    created_at: UtcTime
+    recorded_at: UtcTime | None = None
     azimuth: FiniteFloat | None = None
     bucket_key: str | None = None
     bboxes: str | None = None
@@ -100,84 +99,87 @@ class Detection(Entity):
     url: str | None = None
     _rows: tuple["Detection", ...] = PrivateAttr(())
 
-    def of_rows(self, rows: Iterable[Self]) -> Self:
-        """Return it with the boxes of all rows that its picture has."""
+    def with_rows(self, rows: Iterable[Self]) -> Self:
+        """Return a copy with the boxes of all rows of its image."""
         copy = self.model_copy()
-        copy._rows = tuple(rows)  # noqa: SLF001 - its own
+        copy._rows = tuple(rows)  # noqa: SLF001 - a copy of this object
         return copy
 
     @property
     def generation(self) -> Generation:
-        """Which generation of the platform speaks."""
+        """The generation of the platform."""
         return Generation.FIRST if self.bboxes is not None else Generation.SECOND
 
     @property
-    def predictions(self) -> Parsed:
-        """The boxes of what was seen."""
-        parsed = [parse_boxes(one.bboxes if one.bboxes is not None else one.bbox) for one in self._rows or (self,)]
-        boxes = dict.fromkeys(box for one in parsed for box in one.boxes)
-        return Parsed(tuple(boxes) if self._rows else parsed[0].boxes, sum(one.dropped for one in parsed))
+    def predictions(self) -> ParsedBoxes:
+        """The detected boxes."""
+        parsed = [parse_boxes(row.bboxes if row.bboxes is not None else row.bbox) for row in self._rows or (self,)]
+        distinct = dict.fromkeys(box for row in parsed for box in row.boxes)
+        boxes = tuple(distinct) if self._rows else parsed[0].boxes
+        return ParsedBoxes(boxes, sum(row.dropped for row in parsed))
 
     @property
-    def others(self) -> Parsed:
-        """The second generation's boxes of what else was seen."""
+    def others(self) -> ParsedBoxes:
+        """The other boxes of the image, which only the second generation has."""
         parsed, own = parse_boxes(self.others_bboxes), self.predictions.boxes
-        return Parsed(tuple(box for box in parsed.boxes if box not in own), parsed.dropped)
+        return ParsedBoxes(tuple(box for box in parsed.boxes if box not in own), parsed.dropped)
 
 
-def pictures(rows: Iterable[Detection]) -> list[Detection]:
-    """Return each picture once, with the boxes of all its rows, in the order in which they were given."""
-    found: dict[object, list[Detection]] = {}
+def group_by_image(rows: Iterable[Detection]) -> list[Detection]:
+    """Return one detection for each image, with the boxes of all its rows, in the order of the first rows."""
+    groups: dict[object, list[Detection]] = {}
     for row in rows:
-        several = row.generation is Generation.SECOND and row.bucket_key
-        found.setdefault(row.bucket_key if several else row.id, []).append(row)
-    return [min(same, key=lambda one: one.id).of_rows(same) if len(same) > 1 else same[0] for same in found.values()]
+        has_shared_image = row.generation is Generation.SECOND and row.bucket_key
+        groups.setdefault(row.bucket_key if has_shared_image else row.id, []).append(row)
+    return [
+        min(group, key=lambda row: row.id).with_rows(group) if len(group) > 1 else group[0] for group in groups.values()
+    ]
 
 
-class Listed(Entity):
-    """A sequence as the annotation API has it."""
+class AnnotationSequence(ApiEntity):
+    """A sequence in the annotation API."""
 
     alert_api_id: int
     source_api: str
-    recorded_at: Time
+    recorded_at: UtcTime
 
 
-class Prediction(BaseModel):
-    """A box as the annotation API has it."""
+class PredictedBox(BaseModel):
+    """A box in the annotation API."""
 
     xyxyn: tuple[float, float, float, float]
     confidence: float = 0.0
 
 
-class Predictions(BaseModel):
-    """The boxes of a detection."""
+class AlgoPredictions(BaseModel):
+    """The boxes of a detection in the annotation API."""
 
-    predictions: list[Prediction] = Field(default_factory=list)
+    predictions: list[PredictedBox] = Field(default_factory=list)
 
 
-class UploadedDetection(Entity):
-    """A detection as the annotation API has it."""
+class UploadedDetection(ApiEntity):
+    """A detection in the annotation API."""
 
     alert_api_id: int
-    recorded_at: Time
-    algo_predictions: Predictions | None = None
+    recorded_at: UtcTime
+    algo_predictions: AlgoPredictions | None = None
     others_bboxes: object = None
 
     @property
     def generation(self) -> Generation:
-        """Which generation of the annotation API speaks: the first has no such field."""
+        """The generation of the annotation API: the first has no `others_bboxes`."""
         return Generation.SECOND if "others_bboxes" in self.model_fields_set else Generation.FIRST
 
     @property
     def boxes(self) -> list[Box]:
-        """Its boxes, without those that are none."""
+        """Its valid boxes."""
         predictions = self.algo_predictions.predictions if self.algo_predictions else []
-        found = [good_box(*one.xyxyn, one.confidence) for one in predictions]
-        return [box for box in found if box is not None]
+        boxes = [valid_box(*prediction.xyxyn, prediction.confidence) for prediction in predictions]
+        return [box for box in boxes if box is not None]
 
 
-class Annotation(Entity):
-    """A sequence's annotation as the annotation API has it."""
+class Annotation(ApiEntity):
+    """The annotation of a sequence in the annotation API."""
 
     sequence_id: int
     annotation: dict[str, object] | None = None
@@ -185,7 +187,7 @@ class Annotation(Entity):
 
 
 class EntityPage(BaseModel, Generic[Row]):
-    """One page of a list of the annotation API; pages are counted from 1."""
+    """One page of a list of the annotation API; the first page is 1."""
 
     items: list[Row]
     page: int = 1

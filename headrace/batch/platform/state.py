@@ -1,8 +1,8 @@
-"""What was imported already, in a file: what a run that is killed leaves to the next one.
+"""The state file of an import, which a later run resumes from.
 
-One JSON object a line, appended and synchronised, so a crash can only tear the last line, which is then passed over. It
-only saves work: without it everything is compared with the annotation API again, and frames are published again, which
-adds sightings and no records.
+It holds one JSON object per line, appended and fsynced, so a crash can only truncate the last line, which is then
+ignored. It only saves work: without it, the import compares everything with the annotation API again, and publishes
+frames again, which adds sightings and no records.
 """
 
 import fcntl
@@ -17,34 +17,34 @@ import orjson
 
 from headrace.runtime.errors import HeadraceError
 
-_LINE_BYTES_MAX = 1024  # of its own have below 100; a file without lines is not read as one
+_LINE_BYTES_MAX = 1024  # lines have less than 100 bytes; this bounds the memory for a file that is not a state file
 
 
 def state_path(folder: Path, platform_url: str, annotation_url: str) -> Path:
-    """Return where the state of an import between these two stands."""
+    """Return the path of the state file for an import between two APIs."""
     urls = "\n".join(url.rstrip("/") for url in (platform_url, annotation_url))
     pair = hashlib.sha256(urls.encode()).hexdigest()[:16]
     return folder / "import-platform" / f"{pair}.jsonl"
 
 
-def sequence_mark(*said: object) -> str:
-    """Return a short name for all that a sequence's import depends on."""
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+def sequence_fingerprint(*inputs: object) -> str:
+    """Return a digest of everything that the import of a sequence depends on."""
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()[:32]
 
 
 class ImportState:
-    """The file, held by one run at a time.
+    """An open state file, locked by one run at a time.
 
     Raises:
-        HeadraceError: another run holds it, or it cannot be written.
+        HeadraceError: another run holds the lock, or the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it, and read what it says."""
+        """Open, lock and read the file."""
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # No buffer: what a full disk refused is not written later, behind our back.
+            # Unbuffered: bytes that a full disk has refused must not be written later.
             self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b")
         except OSError as error:
             raise _unusable(path, error) from None
@@ -54,36 +54,36 @@ class ImportState:
             self._file.close()
             raise HeadraceError(
                 "import_running",
-                "another import between the same two services is running",
+                "another import between the same two APIs is running",
                 where=str(path),
-                hint="wait until it has ended; both would do the same work",
+                hint="wait until it has finished",
             ) from None
         self._published: set[int] = set()
         self._sequences: dict[int, str] = {}
-        # Whether the file ends in the middle of a line, which is then ended before the next one.
-        self._is_torn = False
+        # Whether the file ends in a partial line, which the next write terminates first.
+        self._has_partial_line = False
         with open(self._file.fileno(), "rb", closefd=False) as file:
             while line := file.readline(_LINE_BYTES_MAX):
-                self._learn(line)
-                self._is_torn = not line.endswith(b"\n")
+                self._load(line)
+                self._has_partial_line = not line.endswith(b"\n")
 
     def is_published(self, detection_id: int) -> bool:
-        """Say whether this service has a detection's frame."""
+        """Return whether a detection's frame was published."""
         return detection_id in self._published
 
-    def is_imported(self, sequence_id: int, mark: str) -> bool:
-        """Say whether a sequence was imported as it is now."""
-        return self._sequences.get(sequence_id) == mark
+    def is_imported(self, sequence_id: int, fingerprint: str) -> bool:
+        """Return whether a sequence was imported with this fingerprint."""
+        return self._sequences.get(sequence_id) == fingerprint
 
-    def published(self, detection_id: int) -> None:
-        """Note that Kafka has acknowledged a detection's frame."""
+    def mark_published(self, detection_id: int) -> None:
+        """Record that Kafka has acknowledged a detection's frame."""
         self._published.add(detection_id)
         self._append({"detection": detection_id})
 
-    def imported(self, sequence_id: int, mark: str) -> None:
-        """Note that a sequence is imported."""
-        self._sequences[sequence_id] = mark
-        self._append({"sequence": sequence_id, "mark": mark})
+    def mark_imported(self, sequence_id: int, fingerprint: str) -> None:
+        """Record that a sequence is imported."""
+        self._sequences[sequence_id] = fingerprint
+        self._append({"sequence": sequence_id, "mark": fingerprint})
 
     def __enter__(self) -> Self:
         return self
@@ -93,28 +93,28 @@ class ImportState:
     ) -> None:
         self._file.close()
 
-    def _append(self, said: dict[str, Any]) -> None:
-        line = b"\n" * self._is_torn + orjson.dumps(said) + b"\n"
-        self._is_torn = True
-        left = memoryview(line)
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = b"\n" * self._has_partial_line + orjson.dumps(entry) + b"\n"
+        self._has_partial_line = True
+        unwritten = memoryview(line)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
             os.fsync(self._file.fileno())
-            self._is_torn = False
+            self._has_partial_line = False
         except OSError as error:
             raise _unusable(self._path, error) from None
 
-    def _learn(self, line: bytes) -> None:
+    def _load(self, line: bytes) -> None:
         try:
-            said = orjson.loads(line)
+            entry = orjson.loads(line)
         except orjson.JSONDecodeError:
             return
-        match said:
+        match entry:
             case {"detection": int(detection_id)}:
                 self._published.add(detection_id)
-            case {"sequence": int(sequence_id), "mark": str(mark)}:
-                self._sequences[sequence_id] = mark
+            case {"sequence": int(sequence_id), "mark": str(fingerprint)}:
+                self._sequences[sequence_id] = fingerprint
             case _:
                 return
 
@@ -122,7 +122,7 @@ class ImportState:
 def _unusable(path: Path, error: OSError) -> HeadraceError:
     return HeadraceError(
         "state_unusable",
-        f"the import's state cannot be kept: {error.strerror}",
+        f"cannot write the import's state file: {error.strerror}",
         where=str(path),
-        hint="make room there, or set HEADRACE_STATE_DIR to another directory",
+        hint="free some disk space, or set HEADRACE_STATE_DIR to another directory",
     )

@@ -29,8 +29,8 @@ from headrace.schemas.events import Ingested
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.outbox import Outbox
 from tests.batch.fetch.announcements import Ear
-from tests.batch.fetch.fetching_world import picture
 from tests.batch.fetch.file_server import FileServer, file_server
+from tests.batch.fetch.web_servers import picture
 from tests.conftest import ServiceProcess, until
 from tests.streams.streams_samples import mp4
 
@@ -81,10 +81,10 @@ def announced(settings: Settings) -> list[tuple[str, Ingested]]:
     async def pending() -> list[tuple[str, Ingested]]:
         outbox = await Outbox.open(settings.postgres_dsn.get_secret_value())
         try:
-            found = await outbox.pending(100)
+            result = await outbox.pending(100)
         finally:
             await outbox.close()
-        return [(one.topic, one.event) for one in found if isinstance(one.event, Ingested)]
+        return [(item.topic, item.event) for item in result if isinstance(item.event, Ingested)]
 
     return asyncio.run(pending())
 
@@ -141,8 +141,12 @@ def test_what_is_stored_is_announced_once_to_whoever_reads_the_topics(allowed: S
         outcomes = [*client.ingest_urls(urls, license="cc0", source="my_dataset")]
     until(lambda: not announced(allowed), 60, "the relay to announce everything")
     assert relay.stop() == 0
-    results = {one.result.id: one.result for one in outcomes if one.result is not None and one.status == "stored"}
-    assert sum(one.status == "duplicate" for one in outcomes) == 4
+    results = {
+        outcome.result.id: outcome.result
+        for outcome in outcomes
+        if outcome.result is not None and outcome.status == "stored"
+    }
+    assert sum(outcome.status == "duplicate" for outcome in outcomes) == 4
     heard = [(topic, event) for topic, event in ear.heard() if event.record_id in results]
     assert sorted(event.record_id for _, event in heard) == sorted(results)
     assert sorted(topic for topic, _ in heard) == sorted(topic_of.values())

@@ -20,16 +20,16 @@ import psycopg
 import pytest
 
 from headrace.batch.fetch.errors import UrlRefusedError
-from headrace.batch.fetch.listing import LINE_BYTES_MAX, read_items
+from headrace.batch.fetch.items import LINE_BYTES_MAX, read_items
 from headrace.batch.fetch.outcome import FetchResult
 from headrace.batch.fetch.state import FetchState
-from headrace.batch.fetch.url import parse
+from headrace.batch.fetch.url import parse_url
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_status import IngestStatus as Landing
 from headrace.store.requests.ingest_status import MessageRef
-from tests.batch.fetch.fetching_world import picture
 from tests.batch.fetch.file_server import FileServer, file_server
+from tests.batch.fetch.web_servers import picture
 from tests.conftest import environment_of, until
 
 URLS = 400
@@ -37,9 +37,12 @@ MISSING, ENDLESS, SAME = 20, 4, 80  # of each
 
 
 def test_the_client_is_loaded_when_it_is_used() -> None:
-    code = (
-        "import sys, headrace; assert 'batch' not in sys.modules; headrace.IngestClient; assert 'batch' in sys.modules"
-    )
+    code = """
+import sys, headrace
+assert "headrace.batch" not in sys.modules
+headrace.IngestClient
+assert "headrace.batch" in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -62,7 +65,7 @@ def test_a_line_that_is_too_long_is_one_that_fails_and_the_next_is_read(huge: by
     assert isinstance(first, str)
     assert len(first) <= LINE_BYTES_MAX + 1
     with pytest.raises(UrlRefusedError):
-        parse(first)
+        parse_url(first)
     assert second == "http://b/"
     assert list(read_items(BytesIO(b'{"url": "' + huge + b'"}\nhttp://b/\n'))) == [{}, "http://b/"]
     assert list(read_items(BytesIO(b"#" + huge + b"\nhttp://b/\n"))) == ["http://b/"]
@@ -81,7 +84,7 @@ def test_a_state_file_is_held_by_one_run_and_is_ours(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
     for other in (b"a letter\n", bytes(1_000_000)):
         path.write_bytes(other)
-        with pytest.raises(HeadraceError, match="no state file"):
+        with pytest.raises(HeadraceError, match="not a state file"):
             FetchState(path)
         assert path.read_bytes() == other
     os.mkfifo(tmp_path / "fifo")
@@ -123,22 +126,22 @@ async def confirmed(path: Path) -> FetchState:
 
 async def test_a_state_file_knows_what_the_catalog_has(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    urls = [parse(f"http://a/{number}") for number in range(2500)]
+    urls = [parse_url(f"http://a/{number}") for number in range(2500)]
     with closing(FetchState(path)) as state:
         for number, url in enumerate(urls):
-            at = state.note(url, number, result_of(number))
-            assert state.known(url) is None
+            at = state.write(url, number, result_of(number))
+            assert state.result_of(url) is None
             if number == 7:
-                state.stored(url, at)
-                assert state.known(url) == result_of(7)
+                state.mark_committed(url, at)
+                assert state.result_of(url) == result_of(7)
     path.write_bytes(path.read_bytes() + b'{"url": "torn')
     with closing(await confirmed(path)) as state:
         for number, url in enumerate(urls):
-            assert state.known(url) == (result_of(number) if number % 2 == 0 else None)
-        state.note(urls[1], 4000, result_of(4000))
+            assert state.result_of(url) == (result_of(number) if number % 2 == 0 else None)
+        state.write(urls[1], 4000, result_of(4000))
     with closing(await confirmed(path)) as state:
-        assert state.known(urls[1]) == result_of(4000)
-        assert state.known(urls[2]) == result_of(2)
+        assert state.result_of(urls[1]) == result_of(4000)
+        assert state.result_of(urls[2]) == result_of(2)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ async def test_a_state_file_knows_what_the_catalog_has(tmp_path: Path) -> None:
 async def test_a_state_file_with_a_line_that_is_not_ours_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "state"
     with closing(FetchState(path)) as state:
-        state.note(parse("http://a/1"), 1, result_of(1))
+        state.write(parse_url("http://a/1"), 1, result_of(1))
     head, line = path.read_bytes().splitlines()
     path.write_bytes(head + b"\n" + json.dumps(json.loads(line) | change).encode() + b"\n")
     before = path.read_bytes()
@@ -171,25 +174,25 @@ async def test_a_state_file_with_a_line_that_is_not_ours_is_refused(tmp_path: Pa
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from headrace.batch.fetch.outcome import Result
-from headrace.batch.fetch.state import State
-from headrace.batch.fetch.url import parse
+from headrace.batch.fetch.outcome import FetchResult
+from headrace.batch.fetch.state import FetchState
+from headrace.batch.fetch.url import parse_url
 from headrace.runtime.errors import HeadraceError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-state, url = State(Path(sys.argv[1])), parse("http://a/1")
-result = Result(id="0" * 32, s3_key="k", checksum="c", duplicate=False, url="u" * 300, license=None, source="s",
-                media_type="m", size_bytes=1)
-state.note(url, 2, result)
+state, url = FetchState(Path(sys.argv[1])), parse_url("http://a/1")
+result = FetchResult(id="0" * 32, s3_key="k", checksum="c", duplicate=False, url="u" * 300, license=None, source="s",
+                     media_type="m", size_bytes=1)
+state.write(url, 2, result)
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, -1))
 for _ in range(2):
     try:
-        state.note(parse("http://a/2"), 4, result)
+        state.write(parse_url("http://a/2"), 4, result)
         sys.exit("it was written")
     except HeadraceError as error:
-        assert "cannot be written" in str(error), error
+        assert "cannot write" in str(error), error
 resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-state.stored(url, state.note(url, 6, result))
-assert state.known(url) == result
+state.mark_committed(url, state.write(url, 6, result))
+assert state.result_of(url) == result
 state.close()
 """
 
@@ -199,8 +202,8 @@ def test_a_state_file_without_room_says_so_and_stays_whole(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], check=True)
     assert len(path.read_bytes().splitlines()) == 3
     with closing(asyncio.run(confirmed(path))) as state:
-        assert state.known(parse("http://a/1")) is not None
-        assert state.known(parse("http://a/2")) is None
+        assert state.result_of(parse_url("http://a/1")) is not None
+        assert state.result_of(parse_url("http://a/2")) is None
 
 
 def body_of(path: str) -> bytes | None:
@@ -244,8 +247,8 @@ class Run:
 def stored_paths(settings: Settings) -> set[str]:
     """The paths whose bytes the catalog has; of the same bytes, the first."""
     with psycopg.connect(settings.postgres_dsn.get_secret_value()) as connection:
-        found = connection.execute("select attributes->>'url' from records").fetchall()
-    return {"/" + row[0].rpartition("/")[2] for row in found}
+        result = connection.execute("select attributes->>'url' from records").fetchall()
+    return {"/" + row[0].rpartition("/")[2] for row in result}
 
 
 def killed(run: Run, server: FileServer, answers: int) -> None:
@@ -348,10 +351,10 @@ def test_a_run_that_is_asked_to_end_says_nothing_strange_and_goes_on(
     assert "Traceback" not in talk
     ended = [json.loads(line) for line in out.splitlines()]
     assert 0 < len(ended) < len(numbers)
-    assert all("status" in one for one in ended)
+    assert all("status" in item for item in ended)
     _, (*_, summary), _ = run.end()
     assert summary["stored"] + summary["duplicate"] + summary["known"] == len(numbers)
-    assert summary["known"] >= sum(one["status"] in {"stored", "duplicate"} for one in ended)
+    assert summary["known"] >= sum(item["status"] in {"stored", "duplicate"} for item in ended)
 
 
 @pytest.mark.stack
@@ -365,7 +368,7 @@ def test_what_lets_somebody_in_is_nowhere_afterwards(settings: Settings, server:
     )
     server.body_of = lambda path: body_of(path.partition("?")[0])
     code, (*outcomes, _), talk = Run(settings, tmp_path).end()
-    assert (code, sorted(one["status"] for one in outcomes)) == (1, ["failed"] * 4 + ["stored"] * 2)
+    assert (code, sorted(outcome["status"] for outcome in outcomes)) == (1, ["failed"] * 4 + ["stored"] * 2)
     with psycopg.connect(settings.postgres_dsn.get_secret_value()) as connection:
         rows = connection.execute("select r::text, o::text from records r join outbox o using (record_id)").fetchall()
     assert len(rows) == 2

@@ -118,11 +118,11 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
 ) -> None:
     numbers = await ingest(catalog, blobs, range(LDOS))
     command = ("label", "--with", rules(tmp_path), "--version", "one")
-    said, talk = headrace(settings, *command, code=1)
+    output, talk = headrace(settings, *command, code=1)
     smoke = sum(winner_of(number) == "smoke" for number in range(LDOS))
-    assert (said["version"], said["records"], said["added"], said["unlabelled"]) == ("one", LDOS, LDOS, 1)
-    assert (said["labels"]["smoke"], sum(said["labels"].values())) == (smoke, LDOS - 1)
-    functions = {one["name"]: one for one in said["functions"]}
+    assert (output["version"], output["records"], output["added"], output["unlabelled"]) == ("one", LDOS, LDOS, 1)
+    assert (output["labels"]["smoke"], sum(output["labels"].values())) == (smoke, LDOS - 1)
+    functions = {function["name"]: function for function in output["functions"]}
     assert list(functions) == ["said", "by_source", "bad"]
     assert functions["bad"] == {
         "name": "bad",
@@ -135,18 +135,18 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
     assert functions["said"]["errors"] == {"blob_missing": 1}
     assert functions["by_source"]["coverage"] == 0.5
     conflicts = sum(number % 2 == 0 and label_of(number) != "smoke" for number in range(LDOS))
-    assert (functions["said"]["conflict"], said["ties"]) == (conflicts / LDOS, conflicts)
+    assert (functions["said"]["conflict"], output["ties"]) == (conflicts / LDOS, conflicts)
     assert "of no use: \\x1b[31m" in talk
 
     again, _ = headrace(settings, *command, code=1)
-    assert again == said | {"added": 0}
+    assert again == output | {"added": 0}
 
     until_us = _exported(settings, tmp_path / "all", "--labelled", "one")
-    assert {numbers[one["record_id"]]: one["label"] for one in _lines(tmp_path / "all")} == {
+    assert {numbers[line["record_id"]]: line["label"] for line in _lines(tmp_path / "all")} == {
         number: label_of(number) for number in range(LDOS) if number != LOST
     }
     _exported(settings, tmp_path / "smoke", "--labelled", "one", "--label", "smoke")
-    assert {numbers[one["record_id"]] for one in _lines(tmp_path / "smoke")} == {
+    assert {numbers[line["record_id"]] for line in _lines(tmp_path / "smoke")} == {
         number for number in range(LDOS) if winner_of(number) == "smoke"
     }
 
@@ -170,12 +170,12 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
 
 
 def test_a_version_belongs_to_one_source(settings: Settings, tmp_path: Path) -> None:
-    one = "from headrace import labelling_function\n@labelling_function\ndef f(record): return 'x'\n"
-    headrace(settings, "label", "--with", rules(tmp_path, one), "--version", "one")
-    changed = rules(tmp_path, one + "# changed\n")
+    item = "from headrace import labelling_function\n@labelling_function\ndef f(record): return 'x'\n"
+    headrace(settings, "label", "--with", rules(tmp_path, item), "--version", "one")
+    changed = rules(tmp_path, item + "# changed\n")
     assert "version_taken" in headrace(settings, "label", "--with", changed, "--version", "one", code=2)[1]
     first = headrace(settings, "label", "--with", changed)[0]["version"]
-    assert first == sha256_hex((one + "# changed\n").encode())[: len(first)]
+    assert first == sha256_hex((item + "# changed\n").encode())[: len(first)]
     assert "option_invalid" in headrace(settings, "label", "--with", changed, "--version", "a b", code=2)[1]
 
 
@@ -209,14 +209,14 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(
     )
     for _ in range(2):
         headrace(settings, *command, code=9, DIES_AFTER="600")
-    said, _ = headrace(settings, *command)
-    assert said["records"] == len(numbers)
+    output, _ = headrace(settings, *command)
+    assert output["records"] == len(numbers)
     lines = asked.read_text().splitlines()
     assert {UUID(line) for line in lines} == {row.record_id for row in rows}
-    assert len(lines) - said["records"] < 2 * PAGE_ROWS  # of each run that was killed, less than a page
+    assert len(lines) - output["records"] < 2 * PAGE_ROWS  # of each run that was killed, less than a page
     kept = await sql.fetch("select label, count(*) from labels group by label order by label")
-    assert [tuple(one) for one in kept] == [("cam-0", len(numbers) // 2), ("cam-1", len(numbers) // 2)]
-    assert headrace(settings, *command)[0] == said | {"added": 0}
+    assert [tuple(item) for item in kept] == [("cam-0", len(numbers) // 2), ("cam-1", len(numbers) // 2)]
+    assert headrace(settings, *command)[0] == output | {"added": 0}
     assert len(asked.read_text().splitlines()) == len(lines)
 
 
@@ -242,11 +242,11 @@ async def test_a_function_that_prints_or_forks_changes_nothing(
             return "parent" if child else "child"
     """,
     )
-    said, talk = headrace(settings, "label", "--with", noisy)
-    assert said["labels"] == {"parent": 5}
+    output, talk = headrace(settings, "label", "--with", noisy)
+    assert output["labels"] == {"parent": 5}
     assert children.read_text().split() == ["0"] * 5
     assert talk.count("about ") >= 5
-    assert [tuple(one) for one in await sql.fetch("select label, count(*) from labels group by label")] == [
+    assert [tuple(item) for item in await sql.fetch("select label, count(*) from labels group by label")] == [
         ("parent", 5)
     ]
 
@@ -287,7 +287,7 @@ def _exported(settings: Settings, target: Path, *args: str) -> int:
 
 
 def _bytes(target: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in target.glob("*.jsonl")}
+    return {item.name: item.read_bytes() for item in target.glob("*.jsonl")}
 
 
 def _lines(target: Path) -> list[dict[str, Any]]:

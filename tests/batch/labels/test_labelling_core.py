@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch.background import BackgroundLoop
-from headrace.batch.export.plan import Split
+from headrace.batch.export.request import Split
 from headrace.batch.export.sample import SampleBodies, sample_of
 from headrace.batch.labels.functions import (
     LABEL_CHARACTERS_MAX,
@@ -75,7 +75,7 @@ def view(read: Callable[[StoredRecord], bytes] = lambda _: b'{"prediction":{"lab
 
 
 def asked(*functions: Callable[[RecordView], object], record: RecordView | None = None):
-    return apply_functions(MappingProxyType({one.__name__: one for one in functions}), record or view())  # type: ignore[arg-type]
+    return apply_functions(MappingProxyType({function.__name__: function for function in functions}), record or view())  # type: ignore[arg-type]
 
 
 def module(tmp_path: Path, text: str):
@@ -155,14 +155,14 @@ def test_whoever_interrupts_interrupts_a_function() -> None:
         asked(waits)
 
 
-@pytest.mark.parametrize("said", ["", "\0", "a\0b", "\ud800", "x" * (LABEL_CHARACTERS_MAX + 1), b"smoke", 1, True])
-def test_what_the_catalog_cannot_hold_is_no_label(said: object) -> None:
-    assert not is_label(said)
+@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\ud800", "x" * (LABEL_CHARACTERS_MAX + 1), b"smoke", 1, True])
+def test_what_the_catalog_cannot_hold_is_no_label(text: object) -> None:
+    assert not is_label(text)
 
 
-@pytest.mark.parametrize("said", ["x", "x" * LABEL_CHARACTERS_MAX, "дым", "🔥"])
-def test_text_is_a_label(said: str) -> None:
-    assert is_label(said)
+@pytest.mark.parametrize("text", ["x", "x" * LABEL_CHARACTERS_MAX, "дым", "🔥"])
+def test_text_is_a_label(text: str) -> None:
+    assert is_label(text)
 
 
 def test_a_body_is_read_once_and_only_when_it_is_wanted() -> None:
@@ -173,7 +173,7 @@ def test_a_body_is_read_once_and_only_when_it_is_wanted() -> None:
         return b'{"prediction":{"label":"good"}}'
 
     record = view(reader)
-    assert asked(lambda one: one.kind, record=record).votes == {"<lambda>": "ldo"}
+    assert asked(lambda item: item.kind, record=record).votes == {"<lambda>": "ldo"}
     assert read == []
     assert record.content["prediction"]["label"] == "good"
     assert len(record.body) == 31
@@ -210,20 +210,20 @@ def test_a_body_that_is_archived_is_said_to_be(tmp_path: Path) -> None:
 
 
 def labelled(*votes: str | None, failed: str | None = None) -> Labelled:
-    said = {f"f{number}": vote for number, vote in enumerate(votes) if vote is not None}
-    return Labelled(uuid4(), majority(said.values()), said, {failed: "ValueError"} if failed else {})
+    output = {f"f{number}": vote for number, vote in enumerate(votes) if vote is not None}
+    return Labelled(uuid4(), majority(output.values()), output, {failed: "ValueError"} if failed else {})
 
 
 def test_coverage_overlap_conflict_and_errors_are_counted() -> None:
     tally = LabelTally(["f0", "f1", "f2"])
-    for one in (
+    for item in (
         labelled("a", "a", "b"),
         labelled("a", None, None),
         labelled(None, None, None, failed="f1"),
         labelled("b", "a", None),
         labelled("a", "a", None, failed="f2"),
     ):
-        tally.add(one)
+        tally.add(item)
     f0, f1, f2 = tally.functions.values()
     assert (f0.voted, f0.overlapped, f0.conflicted, dict(f0.labels)) == (4, 3, 2, {"a": 3, "b": 1})
     assert (f1.voted, f1.overlapped, f1.conflicted, dict(f1.errors)) == (3, 3, 2, {"ValueError": 1})
@@ -267,15 +267,15 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
             return None
     """
     (tmp_path / "beside.py").write_text("LABEL = 'smoke'\n")
-    found = module(tmp_path, text)
-    assert list(found.functions) == ["second", "first"]
-    assert apply_functions(found.functions, view()).votes == {"second": "smoke"}
-    assert module(tmp_path, text).version == found.version
-    assert module(tmp_path, text + "\n").version != found.version
+    result = module(tmp_path, text)
+    assert list(result.functions) == ["second", "first"]
+    assert apply_functions(result.functions, view()).votes == {"second": "smoke"}
+    assert module(tmp_path, text).version == result.version
+    assert module(tmp_path, text + "\n").version != result.version
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "said"),
+    ("text", "code", "message"),
     [
         ("x = 1", "module_invalid", "no labelling function"),
         ("1 / 0", "module_failed", "ZeroDivisionError: division by zero (line 2)"),
@@ -289,11 +289,11 @@ def test_a_module_has_its_functions_in_order_and_the_version_of_its_source(tmp_p
         ("@labelling_function\ndef f(r): ...\ng = f\n@labelling_function\ndef f(r): ...", "module_invalid", "named f"),
     ],
 )
-def test_a_module_that_says_nothing_is_refused(tmp_path: Path, text: str, code: str, said: str) -> None:
+def test_a_module_that_says_nothing_is_refused(tmp_path: Path, text: str, code: str, message: str) -> None:
     with pytest.raises(HeadraceError) as raised:
         module(tmp_path, text)
     assert (raised.value.code, raised.value.exit_code) == (code, Exit.USAGE)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "labels.py" in raised.value.where
 
 

@@ -6,8 +6,9 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from headrace.batch.platform import Between, ImportOptions, RetryTimes, load_credentials, opened
+from headrace.batch.platform import ImportEndpoints, ImportOptions, RequestPolicy, load_credentials, open_import
 from headrace.runtime.addresses import networks_of
+from headrace.runtime.backoff import Backoff
 from headrace.schemas.events import Origin
 
 
@@ -28,15 +29,15 @@ async def main(platform_url: str, annotation_url: str, folder: Path, first: date
         if number == ends_after:
             os._exit(9)
 
-    between = Between(
+    endpoints = ImportEndpoints(
         platform_url=platform_url,
         annotation_url=annotation_url,
         credentials=load_credentials(platform_needed=True),
         networks=networks_of("127.0.0.0/8"),
-        patience=RetryTimes(delay_s=0.01),
+        policy=RequestPolicy(backoff=Backoff(0.01, 60.0)),
     )
     options = ImportOptions(first=first, last=last, source="pyronear_french")
-    async with opened(between, options, Silent(), publish=publish, state_folder=folder) as one:
+    async with open_import(endpoints, options, Silent(), publish=publish, state_folder=folder) as one:
         await one.run()
 
 

@@ -12,7 +12,7 @@ from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.store.blobs.blob_store import BULK_BYTES_MIN
 from headrace.store.catalog.archives import Location
 from headrace.store.errors import BlobCorruptError
-from tests.batch.archive_samples import Two
+from tests.batch.archive.archive_samples import Two
 
 POINTS = [point for point in CrashPoint if point.startswith("move_")]
 DIRECTIONS = list(Location)
@@ -42,10 +42,10 @@ async def test_bodies_go_there_and_come_back(two: Two) -> None:
     assert (report.bodies, report.objects_written, report.objects_removed) == (14, 3, 4)
     assert report.body_bytes == sum(map(len, two.bodies.values()))
 
-    some = two.there(Location.ARCHIVE)[:4]
-    await two.mover(Location.STORE).run(some)
+    part = two.there(Location.ARCHIVE)[:4]
+    await two.mover(Location.STORE).run(part)
     await two.read_all()
-    assert {row.digest for row in two.there(Location.STORE)} == {row.digest for row in some}
+    assert {row.digest for row in two.there(Location.STORE)} == {row.digest for row in part}
     assert await two.is_tidy()
 
 
@@ -60,10 +60,10 @@ async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
         await two.mover(Location.ARCHIVE).run(two.there(Location.STORE))
     hits = 0
 
-    def reached(here: CrashPoint) -> None:
+    def reached(local: CrashPoint) -> None:
         nonlocal hits
-        hits += here is point
-        if here is point and hits == nth:
+        hits += local is point
+        if local is point and hits == nth:
             raise Ended
 
     with monkeypatch.context() as armed:

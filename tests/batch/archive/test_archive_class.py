@@ -12,7 +12,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import Location
 from headrace.store.errors import StoreRefusedError
-from tests.batch.archive_samples import Two
+from tests.batch.archive.archive_samples import Two
 from tests.store.glacier import SLEEPING, Glacier
 
 
@@ -94,8 +94,8 @@ async def test_what_is_awake_comes_before_the_others(two: Two, glacier: Glacier,
 async def test_a_move_into_a_class_that_is_ended_there_goes_on(
     two: Two, glacier: Glacier, cold: StorageClassStore, point: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reached(here: CrashPoint) -> None:
-        if here is point:
+    def reached(local: CrashPoint) -> None:
+        if local is point:
             raise Ended
 
     with monkeypatch.context() as armed:

@@ -16,7 +16,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.digest import canonical_body, sha256_hex
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK
-from tests.batch.archive_samples import grow_old, ldo
+from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line, frame
 from tests.conftest import environment_of
 
@@ -50,7 +50,7 @@ async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int
 
 async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
     """In which of the two places each body is whole where its row, or any object, says it is."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for archived, url in ((False, settings.store_url), (True, settings.archive_url)):
         blobs = Blobs.from_settings(settings.model_copy(update={"store_url": url}))
         rows = await sql.fetch(
@@ -60,10 +60,10 @@ async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
         )
         for digest, key, offset, size_bytes in rows:
             assert sha256_hex(await blobs.get(key, offset=offset or 0, length=size_bytes)) == digest
-            found.setdefault(digest, []).append("cold" if archived else "hot")
+            result.setdefault(digest, []).append("cold" if archived else "hot")
         named = {row[1] for row in rows}
         assert {stat.key async for stat in blobs.list("")} == named, "no object that no row names"
-    return found
+    return result
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -76,27 +76,27 @@ async def test_an_archive_that_is_killed_there_goes_on(
     await line.take(*old[5:])
     await line.take(*young)
     await line.take(frame(tag))
-    await grow_old(sql, [one.ldo_id for one in old])
+    await grow_old(sql, [item.ldo_id for item in old])
     await headrace(settings, "archive", crash_at=str(point))
     await headrace(settings, "fsck")
 
     done, _ = await headrace(settings, "archive", "--json")
     assert done["failed"] == {}
-    digests = {sha256_hex(canonical_body(one)): "cold" for one in old}
-    digests |= {sha256_hex(canonical_body(one)): "hot" for one in young} | {frame(tag).sha256: "hot"}
+    digests = {sha256_hex(canonical_body(item)): "cold" for item in old}
+    digests |= {sha256_hex(canonical_body(item)): "hot" for item in young} | {frame(tag).sha256: "hot"}
     assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
     assert await sql.fetchval("select count(*) from outbox") == len(young) + 1
     assert await sql.fetchval("select count(*) from leavings") == 0
     again, _ = await headrace(settings, "archive", "--json")
     assert (again["bodies"], again["objects_removed"]) == (0, 0)
 
-    some = sorted(digest for digest, where in digests.items() if where == "cold")
-    await headrace(settings, "restore", *some, crash_at=str(point))
-    await headrace(settings, "restore", *some)
-    digests |= dict.fromkeys(some, "hot")
+    part = sorted(digest for digest, where in digests.items() if where == "cold")
+    await headrace(settings, "restore", *part, crash_at=str(point))
+    await headrace(settings, "restore", *part)
+    digests |= dict.fromkeys(part, "hot")
     assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
-    _, said = await headrace(settings, "fsck")
-    assert "everything agrees" in said
+    _, output = await headrace(settings, "fsck")
+    assert "everything agrees" in output
     again, _ = await headrace(settings, "archive", "--json")
     assert again["bodies"] == 0, "what was restored stays for a while"
 
@@ -105,22 +105,22 @@ async def test_what_is_archived_is_said_where_it_is_read_and_a_dry_run_changes_n
     settings: Settings, line: Line, sql: Any
 ) -> None:
     tag = uuid4().hex
-    one = ldo(1, tag)
-    await line.take(one)
-    await grow_old(sql, [one.ldo_id])
+    item = ldo(1, tag)
+    await line.take(item)
+    await grow_old(sql, [item.ldo_id])
     dry, _ = await headrace(settings, "archive", "--dry-run", "--json")
     assert (dry["bodies"], dry["objects_written"]) == (1, 0)
-    await headrace(settings, "get", one.ldo_id)
+    await headrace(settings, "get", item.ldo_id)
     await headrace(settings, "archive", "--shrink")
-    _, said = await headrace(settings, "get", one.ldo_id, code=Exit.FAILED)
-    digest = sha256_hex(canonical_body(one))
-    assert "blob_archived" in said
-    assert f"headrace restore {digest}" in said
+    _, output = await headrace(settings, "get", item.ldo_id, code=Exit.FAILED)
+    digest = sha256_hex(canonical_body(item))
+    assert "blob_archived" in output
+    assert f"headrace restore {digest}" in output
     # The same LDO again is known: a sighting, and no new body.
-    await line.take(one)
+    await line.take(item)
     assert await places(settings, sql) == {digest: ["cold"]}
-    await headrace(settings, "restore", one.ldo_id)
-    await headrace(settings, "get", one.ldo_id)
+    await headrace(settings, "restore", item.ldo_id)
+    await headrace(settings, "get", item.ldo_id)
 
 
 async def test_what_is_still_to_be_announced_stays(settings: Settings, line: Line, sql: Any) -> None:
@@ -136,8 +136,8 @@ async def test_what_is_still_to_be_announced_stays(settings: Settings, line: Lin
 async def test_only_one_moves_or_repairs_at_a_time(settings: Settings, sql: Any) -> None:
     assert await sql.fetchval("select pg_try_advisory_lock($1)", COLLECTOR_LOCK)
     for command in (("archive",), ("restore", "--kind", "ldos")):
-        _, said = await headrace(settings, *command, code=Exit.FAILED)
-        assert "another archive, restore or repair is running" in said
+        _, output = await headrace(settings, *command, code=Exit.FAILED)
+        assert "another archive, restore or repair is at work" in output
 
 
 async def test_damage_in_the_archive_is_found(settings: Settings, line: Line, sql: Any) -> None:
@@ -148,7 +148,7 @@ async def test_damage_in_the_archive_is_found(settings: Settings, line: Line, sq
     archive = Blobs.from_settings(settings.model_copy(update={"store_url": settings.archive_url}))
     key = await sql.fetchval("select distinct store_key from blobs")
     await archive.delete(key)
-    said, _ = await headrace(settings, "fsck", "--json", code=Exit.FAILED)
-    assert [one["name"] for one in said["findings"]["object_missing"]] == [key]
-    said, _ = await headrace(settings, "restore", "--kind", "ldos", "--json", code=Exit.FAILED)
-    assert set(said["failed"].values()) == {"blob_missing"}
+    output, _ = await headrace(settings, "fsck", "--json", code=Exit.FAILED)
+    assert [item["name"] for item in output["findings"]["object_missing"]] == [key]
+    output, _ = await headrace(settings, "restore", "--kind", "ldos", "--json", code=Exit.FAILED)
+    assert set(output["failed"].values()) == {"blob_missing"}

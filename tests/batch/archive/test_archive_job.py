@@ -15,7 +15,7 @@ from headrace.store.catalog import archives as archives_module
 from headrace.store.catalog.archives import Archives, ArchiveSelection
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, GcRunningError
-from tests.batch.archive_samples import grow_old, ldo
+from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line
 from tests.store.glacier import SLEEPING, Glacier
 
@@ -47,7 +47,7 @@ async def old(settings: Settings, catalog: Catalog, sql: "asyncpg.Connection[asy
     """Seven LDOs that are due, and one that is not."""
     made = [ldo(number, uuid4().hex) for number in range(8)]
     await Line(settings, Blobs.from_settings(settings), catalog).take(*made)
-    await grow_old(sql, [one.ldo_id for one in made[:7]])
+    await grow_old(sql, [item.ldo_id for item in made[:7]])
     return made[:7]
 
 
@@ -66,23 +66,23 @@ async def test_a_page_ends_where_it_has_looked_and_not_where_it_has_found(
     )
     await sql.execute("update outbox set published_at = now()")  # else the young one would have to stay
     monkeypatch.setattr(archives_module, "PAGE_ROWS", 2)
-    after, found, pages = (0, UUID(int=0)), [], 0
+    after, result, pages = (0, UUID(int=0)), [], 0
     async with Archives.open(settings.postgres_dsn.get_secret_value()) as opened:
         now_us = await opened.now_us()
         while page := await opened.due(Kind.LDO, before_us=now_us, restored_days=0.0, after=after):
             assert len(page) <= 2
             after = (page[-1].ingested_at_us, page[-1].record_id)
-            found += [one.record_id for one in page if one.blob is not None]
+            result += [item.record_id for item in page if item.blob is not None]
             pages += 1
     young = await sql.fetchval("select record_id from records where ingested_at > now() - interval '1 day'")
-    assert (sorted(found), pages) == (sorted([*back, young]), 4)
+    assert (sorted(result), pages) == (sorted([*back, young]), 4)
 
 
 async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
     settings: Settings, glacier: Glacier, old: list[Ldo], sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await archive(settings)
-    said: list[str] = []
+    output: list[str] = []
     turns = 0
 
     async def sleep(_seconds: float) -> None:
@@ -97,15 +97,15 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
             case 3:  # the third look found it asleep still
                 glacier.wake()
 
-    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), progress=said.append, sleep=sleep)
+    report = await restore(settings, ArchiveSelection(kinds=(Kind.LDO,)), progress=output.append, sleep=sleep)
     assert turns == 3
     assert (report.bodies, report.waiting, report.failed) == (7, 0, {})
     assert len(glacier.asked) == 1, "they lie in one pack"
-    assert any("another archive, restore or repair is running" in line for line in said)
+    assert any("another archive, restore or repair is at work" in line for line in output)
     assert await archived(sql) == 0
     blobs = Blobs.from_settings(settings)
-    for one in old:
-        digest = sha256_hex(canonical_body(one))
+    for item in old:
+        digest = sha256_hex(canonical_body(item))
         row = await sql.fetchrow(
             "select store_key, store_offset, size_bytes from blobs where encode(sha256, 'hex') = $1", digest
         )

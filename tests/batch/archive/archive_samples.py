@@ -61,7 +61,7 @@ class Rows:
 
     async def leavings(self) -> list[StaleObject]:
         named = {(place, row.store_key) for place, row in self.blobs.values()}
-        return [StaleObject(*one, is_free=one not in named) for one in sorted(self.left)]
+        return [StaleObject(*item, is_free=item not in named) for item in sorted(self.left)]
 
     async def settled(self, leaving: StaleObject) -> None:
         self.left.discard((leaving.place, leaving.store_key))

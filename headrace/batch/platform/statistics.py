@@ -1,4 +1,4 @@
-"""What became of a day's sequences, and whether it adds up."""
+"""Counts of an import, and the reconciliation of each day: fetched = imported + skipped + failed. Pure."""
 
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -6,16 +6,16 @@ from enum import StrEnum
 
 
 class SequenceOutcome(StrEnum):
-    """What became of one sequence."""
+    """The outcome of one sequence."""
 
     IMPORTED = "imported"
-    SKIPPED = "skipped"  # nothing of it had changed since it was imported
+    SKIPPED = "skipped"  # unchanged since it was imported
     FAILED = "failed"
 
 
 @dataclass(slots=True)
-class Day:
-    """One day: what the platform listed, and what became of it. `fault` says why it could not be listed."""
+class DayReport:
+    """One day: how many sequences the platform listed, and their outcomes. `fault` is why the list failed."""
 
     day: date
     fetched: int = 0
@@ -24,28 +24,28 @@ class Day:
 
     @property
     def adds_up(self) -> bool:
-        """Whether all that the platform has of it is accounted for."""
+        """Whether every listed sequence has an outcome."""
         return self.fault is None and self.fetched == sum(self.outcomes.values())
 
     @property
     def complete(self) -> bool:
-        """Whether all of it is imported."""
+        """Whether every listed sequence is imported."""
         return self.adds_up and not self.outcomes[SequenceOutcome.FAILED]
 
-    def sentence(self) -> str:
-        """Say it in a line."""
+    def summary(self) -> str:
+        """Return the reconciliation in one line."""
         if self.fault is not None:
-            return f"{self.day}: not complete, its list could not be read: {self.fault}"
+            return f"{self.day}: not complete, cannot read its list: {self.fault}"
         parts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
         verdict = "complete" if self.complete else "not complete" + ("" if self.adds_up else ", it does not add up")
         return f"{self.day}: {self.fetched} fetched = {parts}: {verdict}"
 
 
 @dataclass(slots=True)
-class Statistics:
-    """What a run did. Frames are those handed to this service, boxes those that no API would have taken."""
+class ImportStatistics:
+    """The counts of a run; `frames_published` are events of this service, `boxes_dropped` invalid boxes."""
 
-    days: list[Day] = field(default_factory=list)
+    days: list[DayReport] = field(default_factory=list)
     annotations_created: int = 0
     annotations_overwritten: int = 0
     detections_uploaded: int = 0
@@ -55,26 +55,26 @@ class Statistics:
 
     @property
     def total(self) -> int:
-        """Sequences that the platform listed."""
+        """The sequences that the platform listed."""
         return sum(day.fetched for day in self.days)
 
     @property
     def failed(self) -> int:
-        """Sequences that are not imported."""
+        """The sequences that failed."""
         return sum(day.outcomes[SequenceOutcome.FAILED] for day in self.days)
 
     @property
     def successful(self) -> int:
-        """Sequences that are imported, now or before."""
+        """The sequences that are imported, in this run or an earlier one."""
         return sum(day.outcomes[SequenceOutcome.IMPORTED] + day.outcomes[SequenceOutcome.SKIPPED] for day in self.days)
 
     @property
     def complete(self) -> bool:
-        """Whether each day is."""
+        """Whether each day is complete."""
         return all(day.complete for day in self.days)
 
-    def sentences(self) -> str:
-        """Say how the run ended, as it always was said."""
+    def summary(self) -> str:
+        """Return the final lines, whose text is an interface."""
         return (
             "Processing completed!\n"
             "Final Statistics:\n"
@@ -86,5 +86,5 @@ class Statistics:
 
 
 def days_between(first: date, last: date) -> list[date]:
-    """Return each day of a range, both ends included."""
+    """Return each day from `first` to `last`, both included."""
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]

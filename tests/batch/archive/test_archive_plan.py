@@ -59,16 +59,18 @@ def test_bytes_go_only_when_everything_that_has_them_may_go(owners: list[BodyOwn
         st.tuples(st.integers(1, 2 * PACKED_BYTES_MAX), st.sampled_from(["application/json", "video/mp4"])), max_size=80
     )
 )
-def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[tuple[int, str]]) -> None:
-    bodies = [body(number, size, media_type) for number, (size, media_type) in enumerate(said)]
+def test_every_body_is_in_one_object_and_only_small_ones_are_packed(text: list[tuple[int, str]]) -> None:
+    bodies = [body(number, size, media_type) for number, (size, media_type) in enumerate(text)]
     objects = list(plan_objects(bodies))
-    held = [one for some in objects for one in (some.bodies if isinstance(some, PackedMove) else (some.body,))]
-    assert sorted(one.digest for one in held) == sorted(one.digest for one in bodies)
-    for some in objects:
-        match some:
+    held = [
+        item for several in objects for item in (several.bodies if isinstance(several, PackedMove) else (several.body,))
+    ]
+    assert sorted(item.digest for item in held) == sorted(item.digest for item in bodies)
+    for portion in objects:
+        match portion:
             case PackedMove(packed):
                 assert len(packed) > 1
-                assert all(one.size_bytes < PACKED_BYTES_MAX and one.media_type.endswith("json") for one in packed)
+                assert all(item.size_bytes < PACKED_BYTES_MAX and item.media_type.endswith("json") for item in packed)
             case SingleMove():
                 pass
     assert list(plan_objects(bodies)) == objects
@@ -76,17 +78,17 @@ def test_every_body_is_in_one_object_and_only_small_ones_are_packed(said: list[t
 
 def test_a_pack_ends_at_its_number_of_bodies_and_at_its_bytes() -> None:
     by_number = list(plan_objects([body(number, 1) for number in range(PACK_BODIES_MAX + 2)]))
-    assert [len(one.bodies) for one in by_number if isinstance(one, PackedMove)] == [PACK_BODIES_MAX, 2]
+    assert [len(item.bodies) for item in by_number if isinstance(item, PackedMove)] == [PACK_BODIES_MAX, 2]
     large = PACKED_BYTES_MAX - 1
     by_bytes = list(plan_objects([body(number, large) for number in range(PACK_BYTES_MAX // large + 3)]))
-    sizes = [sum(one.size_bytes for one in some.bodies) for some in by_bytes if isinstance(some, PackedMove)]
+    sizes = [sum(item.size_bytes for item in by_byte.bodies) for by_byte in by_bytes if isinstance(by_byte, PackedMove)]
     assert len(sizes) == 2
     assert max(sizes) <= PACK_BYTES_MAX
 
 
 def test_bodies_of_one_object_are_read_together_and_once() -> None:
     ordered = in_reading_order([body(number) for number in (5, 0, 3, 1, 0)])
-    assert [(one.store_key, one.store_offset) for one in ordered] == [
+    assert [(item.store_key, item.store_offset) for item in ordered] == [
         ("packs/0", 0),
         ("packs/0", 3),
         ("packs/1", 1),

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from headrace.batch.platform.clusters import Generation
+from headrace.batch.platform.boxes import Generation
 from headrace.cli import app, platform
 from headrace.producers import Publisher
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
-from tests.batch.platform_servers import FIRST_DAY, AnnotationServer, Fault, PlatformServer, served
+from tests.batch.platform.alert_server import FIRST_DAY, PlatformServer
+from tests.batch.platform.annotation_server import AnnotationServer
+from tests.batch.platform.api_server import Fault, served
 from tests.producers.conftest import MOCK
 
 DAY = str(FIRST_DAY.date())
@@ -68,10 +70,10 @@ def test_it_ends_with_the_statistics(servers: tuple[PlatformServer, AnnotationSe
 
 def test_json_says_the_same_and_shows_what_a_dry_run_would_do(servers: tuple[PlatformServer, AnnotationServer]) -> None:
     ended = run(servers, "--date-from", DAY, "--date-end", DAY, "--dry-run", "--json")
-    said = json.loads(ended.stdout.splitlines()[-1])
+    report = json.loads(ended.stdout.splitlines()[-1])
     assert ended.exit_code == 0
-    assert (said["total_sequences"], said["annotations_created"], len(said["would_annotate"])) == (10, 0, 10)
-    assert said["days"][0]["adds_up"]
+    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (10, 0, 10)
+    assert report["days"][0]["adds_up"]
     assert servers[1].asked == []
 
 
@@ -97,8 +99,8 @@ def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
         os.close(theirs)
         seen = b""
         with suppress(OSError):  # which says that the terminal's other end is closed
-            while some := os.read(ours, 65_536):
-                seen += some
+            while part := os.read(ours, 65_536):
+                seen += part
         os.close(ours)
         assert process.stdout is not None
         printed = process.stdout.read().decode()

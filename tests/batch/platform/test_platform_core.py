@@ -10,13 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.batch.platform.alerts import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
 from headrace.batch.platform.api import _detail
-from headrace.batch.platform.boxes import BOXES_MAX, Box, good_box, parse_boxes
-from headrace.batch.platform.clusters import ClusteredBox, Generation, Method, Rule, cluster, iou
-from headrace.batch.platform.day import Day, SequenceOutcome, Statistics, days_between
-from headrace.batch.platform.paging import PAGE_ROWS, PASSES_MAX, Read, Reading, Unsteady, after_page
+from headrace.batch.platform.boxes import (
+    BOXES_MAX,
+    Box,
+    ClusteredBox,
+    ClusterMethod,
+    ClusterRule,
+    Generation,
+    cluster,
+    iou,
+    parse_boxes,
+    valid_box,
+)
 from headrace.batch.platform.payloads import source_api
 from headrace.batch.platform.state import ImportState, state_path
+from headrace.batch.platform.statistics import DayReport, ImportStatistics, SequenceOutcome, days_between
 from headrace.runtime.errors import HeadraceError
 
 shares = st.floats(0, 1).map(lambda number: round(number, 3))
@@ -66,7 +76,7 @@ def test_no_text_raises(text: str) -> None:
 @given(st.lists(st.tuples(shares, shares, shares, shares, shares), max_size=5))
 def test_what_the_platform_writes_is_read(boxes: list[tuple[float, ...]]) -> None:
     parsed = parse_boxes(str(boxes))
-    assert list(parsed.boxes) == [box for one in boxes if (box := good_box(*one)) is not None]
+    assert list(parsed.boxes) == [box for item in boxes if (box := valid_box(*item)) is not None]
     assert len(parsed.boxes) + parsed.dropped == len(boxes)
 
 
@@ -75,14 +85,14 @@ def placed(*rows: tuple[int, float, float]) -> list[ClusteredBox]:
     return [ClusteredBox(number, Box(left, 0.0, right, 1.0, number / 10)) for number, left, right in rows]
 
 
-def members(found: tuple[tuple[ClusteredBox, ...], ...]) -> list[list[int]]:
-    return [[one.detection_id for one in one_cluster] for one_cluster in found]
+def members(result: tuple[tuple[ClusteredBox, ...], ...]) -> list[list[int]]:
+    return [[item.detection_id for item in one_cluster] for one_cluster in result]
 
 
 def test_overlap() -> None:
-    one, half = Box(0, 0, 1, 1, 1), Box(0.5, 0, 1, 1, 1)
-    assert iou(one, one) == 1
-    assert iou(one, half) == iou(half, one) == 0.5
+    item, half = Box(0, 0, 1, 1, 1), Box(0.5, 0, 1, 1, 1)
+    assert iou(item, item) == 1
+    assert iou(item, half) == iou(half, item) == 0.5
     assert iou(Box(0, 0, 0.5, 1, 1), half) == 0
 
 
@@ -91,70 +101,70 @@ CHAIN = placed((1, 0.0, 0.4), (2, 0.4, 0.8), (3, 0.2, 0.6))
 
 
 def test_the_greedy_pass_does_not_look_again_at_a_box_that_it_passed_over() -> None:
-    assert members(cluster(CHAIN, Rule(), Generation.FIRST)) == [[1, 3], [2]]
-    assert members(cluster(sorted(CHAIN, key=lambda one: one.box.x1), Rule(), Generation.FIRST)) == [[1, 3, 2]]
+    assert members(cluster(CHAIN, ClusterRule(), Generation.FIRST)) == [[1, 3], [2]]
+    assert members(cluster(sorted(CHAIN, key=lambda item: item.box.x1), ClusterRule(), Generation.FIRST)) == [[1, 3, 2]]
 
 
 def test_union_find_does_not_depend_on_the_order() -> None:
-    assert members(cluster(CHAIN, Rule(method=Method.UNION_FIND), Generation.FIRST)) == [[1, 2, 3]]
+    assert members(cluster(CHAIN, ClusterRule(method=ClusterMethod.UNION_FIND), Generation.FIRST)) == [[1, 2, 3]]
 
 
 def test_small_clusters_and_low_confidences_are_left_out() -> None:
-    assert members(cluster(CHAIN, Rule(min_cluster_size=2), Generation.FIRST)) == [[1, 3]]
-    assert members(cluster(CHAIN, Rule(confidence_threshold=0.2), Generation.FIRST)) == [[2, 3]]
+    assert members(cluster(CHAIN, ClusterRule(min_cluster_size=2), Generation.FIRST)) == [[1, 3]]
+    assert members(cluster(CHAIN, ClusterRule(confidence_threshold=0.2), Generation.FIRST)) == [[2, 3]]
 
 
 def test_a_threshold_is_reached_in_the_first_generation_and_exceeded_in_the_second() -> None:
     halves = placed((1, 0.0, 1.0), (2, 0.5, 1.0))
-    assert members(cluster(halves, Rule(iou_threshold=0.5), Generation.FIRST)) == [[1, 2]]
-    assert members(cluster(halves, Rule(iou_threshold=0.5), Generation.SECOND)) == [[1], [2]]
+    assert members(cluster(halves, ClusterRule(iou_threshold=0.5), Generation.FIRST)) == [[1, 2]]
+    assert members(cluster(halves, ClusterRule(iou_threshold=0.5), Generation.SECOND)) == [[1], [2]]
 
 
 def test_the_first_generation_takes_a_threshold_of_zero_for_the_default() -> None:
     barely = placed((1, 0.0, 0.5), (2, 0.4, 0.9))
-    assert members(cluster(barely, Rule(iou_threshold=0.0), Generation.FIRST)) == [[1], [2]]
-    assert members(cluster(barely, Rule(iou_threshold=0.0), Generation.SECOND)) == [[1, 2]]
+    assert members(cluster(barely, ClusterRule(iou_threshold=0.0), Generation.FIRST)) == [[1], [2]]
+    assert members(cluster(barely, ClusterRule(iou_threshold=0.0), Generation.SECOND)) == [[1, 2]]
 
 
 def test_in_the_second_generation_a_detection_is_once_in_a_cluster() -> None:
     twice = placed((1, 0.0, 0.5), (1, 0.1, 0.6), (2, 0.0, 0.6))
-    (found,) = cluster(twice, Rule(), Generation.SECOND)
-    assert [(one.detection_id, one.box.xyxyn) for one in found] == [(1, [0, 0, 0.6, 1]), (2, [0, 0, 0.6, 1])]
-    assert members(cluster(twice, Rule(), Generation.FIRST)) == [[1, 1, 2]]
+    (result,) = cluster(twice, ClusterRule(), Generation.SECOND)
+    assert [(item.detection_id, item.box.xyxyn) for item in result] == [(1, [0, 0, 0.6, 1]), (2, [0, 0, 0.6, 1])]
+    assert members(cluster(twice, ClusterRule(), Generation.FIRST)) == [[1, 1, 2]]
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), shares, shares).filter(lambda one: one[1] < one[2]), max_size=12))
+@given(st.lists(st.tuples(st.integers(1, 9), shares, shares).filter(lambda item: item[1] < item[2]), max_size=12))
 def test_each_box_is_in_one_cluster_and_union_find_never_has_more(rows: list[tuple[int, float, float]]) -> None:
     boxes = placed(*rows)
-    greedy = cluster(boxes, Rule(), Generation.FIRST)
-    joined = cluster(boxes, Rule(method=Method.UNION_FIND), Generation.FIRST)
-    assert sorted(map(repr, boxes)) == sorted(repr(one) for found in greedy for one in found)
+    greedy = cluster(boxes, ClusterRule(), Generation.FIRST)
+    joined = cluster(boxes, ClusterRule(method=ClusterMethod.UNION_FIND), Generation.FIRST)
+    assert sorted(map(repr, boxes)) == sorted(repr(item) for match in greedy for item in match)
     assert len(joined) <= len(greedy)
 
 
 def read_all(pages_of: list[list[int]], cap: int) -> tuple[set[int], int]:
     """Read a list that is another one before each page; the last one stays."""
-    reading, found, number = Reading(), set(), 0
+    reading, result, number = PageCursor(), set(), 0
     while True:
         rows = pages_of[min(number, len(pages_of) - 1)]
         page = rows[reading.offset : reading.offset + min(cap, PAGE_ROWS)]
         number += 1
-        found |= set(page)
-        match after_page(reading, page):
-            case Read():
-                return found, number
-            case Unsteady():
-                return found, -1
+        result |= set(page)
+        match next_page(reading, page):
+            case ListComplete():
+                return result, number
+            case ListUnstable():
+                return result, -1
             case going:
-                assert isinstance(going, Reading)
+                assert isinstance(going, PageCursor)
                 reading = going
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 100, 101, 350])
 @pytest.mark.parametrize("cap", [2, 7, 100, 1000])
 def test_every_row_is_read_whatever_the_server_gives_at_a_time(rows: int, cap: int) -> None:
-    found, requests = read_all([list(range(rows))], cap)
-    assert found == set(range(rows))
+    result, requests = read_all([list(range(rows))], cap)
+    assert result == set(range(rows))
     assert requests > 0
 
 
@@ -172,25 +182,25 @@ def test_a_list_that_never_stands_still_is_not_taken_for_whole() -> None:
 
 
 def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
-    day = Day(date(2026, 1, 10), fetched=3)
+    day = DayReport(date(2026, 1, 10), fetched=3)
     day.outcomes |= {SequenceOutcome.IMPORTED: 2}
     assert not day.adds_up
-    assert "does not add up" in day.sentence()
+    assert "does not add up" in day.summary()
     day.outcomes |= {SequenceOutcome.SKIPPED: 1}
     assert day.complete
-    assert day.sentence() == "2026-01-10: 3 fetched = 2 imported, 1 skipped, 0 failed: complete"
+    assert day.summary() == "2026-01-10: 3 fetched = 2 imported, 1 skipped, 0 failed: complete"
     day.outcomes |= {SequenceOutcome.SKIPPED: 0, SequenceOutcome.FAILED: 1}
     assert day.adds_up
     assert not day.complete
-    unread = Day(date(2026, 1, 11), fault="HTTP 500")
+    unread = DayReport(date(2026, 1, 11), fault="HTTP 500")
     assert not unread.adds_up
-    assert "not complete" in unread.sentence()
+    assert "not complete" in unread.summary()
 
 
 def test_the_statistics_are_said_as_they_always_were() -> None:
-    day = Day(date(2026, 1, 10), fetched=15)
+    day = DayReport(date(2026, 1, 10), fetched=15)
     day.outcomes |= {SequenceOutcome.IMPORTED: 14, SequenceOutcome.FAILED: 1}
-    assert Statistics([day], annotations_created=14).sentences() == (
+    assert ImportStatistics([day], annotations_created=14).summary() == (
         "Processing completed!\nFinal Statistics:\n  Total sequences: 15\n  Successful sequences: 14\n"
         "  Failed sequences: 1\n  Annotations created: 14"
     )
@@ -210,7 +220,7 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (b"", ""),
         (b"<!DOCTYPE html>\n<p>Bad\n", ""),
@@ -218,22 +228,22 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
         (b"x" * 999, ": " + "x" * 200),
     ],
 )
-def test_a_refusal_is_said_in_one_line(content: bytes, said: str) -> None:
-    assert _detail(content) == said
+def test_a_refusal_is_said_in_one_line(content: bytes, text: str) -> None:
+    assert _detail(content) == text
 
 
 def test_a_state_file_survives_strange_lines_and_a_torn_end(tmp_path: Path) -> None:
     path = tmp_path / "import-platform" / "state.jsonl"
     with ImportState(path) as state:
-        state.published(1)
-        state.imported(7, "mark")
+        state.mark_published(1)
+        state.mark_imported(7, "mark")
     strange = b'\x00\xff\n[]\n{\n{"detection":"x"}\n' + b"a" * 5000 + b"\n" + b'{"detection":'
     path.write_bytes(path.read_bytes() + strange)
     with ImportState(path) as state:
         assert state.is_published(1)
         assert state.is_imported(7, "mark")
-        state.published(2)
-        state.published(3)
+        state.mark_published(2)
+        state.mark_published(3)
     with ImportState(path) as state:
         assert all(map(state.is_published, (1, 2, 3)))
         assert not state.is_published(4)
@@ -244,15 +254,15 @@ def test_what_a_full_disk_has_cut_spoils_no_later_line(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = tmp_path / "state.jsonl"
     with ImportState(path) as state:
-        state.published(1)
+        state.mark_published(1)
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
         try:
-            with pytest.raises(HeadraceError, match="cannot be kept"):
-                state.published(2)
+            with pytest.raises(HeadraceError, match="cannot write"):
+                state.mark_published(2)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, before)
-        state.published(3)
+        state.mark_published(3)
     with ImportState(path) as state:
         assert [number for number in range(5) if state.is_published(number)] == [1, 3]
 

@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
+import pytest
 from PIL import Image
 
-from headrace.batch.fetch.fetcher import Fetched, Fetcher
+from headrace.batch.fetch.errors import AddressRefusedError, IngestError, UrlRefusedError
+from headrace.batch.fetch.fetcher import FetchedBody, Fetcher
 from headrace.batch.fetch.policy import FetchPolicy
-from headrace.batch.fetch.url import parse
+from headrace.batch.fetch.url import parse_url
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.settings import load_settings
 
 LOOPBACK = networks_of("127.0.0.0/8")
+NOWHERE = ()
 
 
 def picture(number: int) -> bytes:
@@ -40,8 +43,8 @@ class Names:
         return self.known.get(host, self.fallback)
 
 
-def rules(**changes: object) -> FetchPolicy:
-    """Rules that are quick, allow this machine, and ask for no robots.txt unless they are told to."""
+def policy(**changes: object) -> FetchPolicy:
+    """A policy with short delays that allows loopback and reads no robots.txt unless told to."""
     known = FetchPolicy.of(load_settings(_env_file=None))
     quick = replace(
         known,
@@ -124,7 +127,14 @@ def routes(known: dict[str, Answer]) -> Answer:
     return answer
 
 
-async def fetch(url: str, names: Names | None = None, **changes: object) -> Fetched:
+async def fetch(url: str, names: Names | None = None, **changes: object) -> FetchedBody:
     """Fetch one URL by names of the test's own."""
-    async with Fetcher(rules(**changes), lookup=names or Names()) as fetcher:
-        return await fetcher.fetch(parse(url))
+    async with Fetcher(policy(**changes), lookup=names or Names()) as fetcher:
+        return await fetcher.fetch(parse_url(url))
+
+
+async def refused(url: str, connected: list[str], *expected: type[IngestError], names: Names | None = None) -> None:
+    """Fetch a URL that must be refused before anything is connected to."""
+    with pytest.raises(expected or (AddressRefusedError, UrlRefusedError)):
+        await fetch(url, names, networks=NOWHERE)
+    assert connected == []

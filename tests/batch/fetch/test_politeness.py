@@ -10,11 +10,9 @@ from headrace.batch.background import BackgroundLoop
 from headrace.batch.fetch.client import WORKERS_MAX
 from headrace.batch.fetch.errors import ConnectionFailedError, HttpStatusError, IngestError, OptedOutError
 from headrace.batch.fetch.fetcher import Fetcher
-from headrace.batch.fetch.host_rate_limit import HostRateLimit
-from headrace.batch.fetch.job import pause_s
-from headrace.batch.fetch.opt_out import opts_out
-from headrace.batch.fetch.url import parse
-from tests.batch.fetch.fetching_world import Names, fetch, picture, plain, routes, rules, serving
+from headrace.batch.fetch.politeness import HostRateLimit, opts_out
+from headrace.batch.fetch.url import parse_url
+from tests.batch.fetch.web_servers import Names, fetch, picture, plain, policy, routes, serving
 
 AGENT = "headrace/0.1"
 
@@ -51,11 +49,11 @@ async def test_robots_txt_is_asked_for_once_and_kept_to() -> None:
     known = {path: plain(picture(1)) for path in ("/a", "/b", "/private/a.jpg")}
     async with (
         serving(routes(known | {"/robots.txt": plain(ROBOTS)})) as server,
-        Fetcher(rules(robots=True), lookup=Names()) as fetcher,
+        Fetcher(policy(robots=True), lookup=Names()) as fetcher,
     ):
-        await asyncio.gather(*(fetcher.fetch(parse(server.url(path))) for path in ("/a", "/b")))
+        await asyncio.gather(*(fetcher.fetch(parse_url(server.url(path))) for path in ("/a", "/b")))
         with pytest.raises(OptedOutError):
-            await fetcher.fetch(parse(server.url("/private/a.jpg")))
+            await fetcher.fetch(parse_url(server.url("/private/a.jpg")))
         assert sorted(server.paths) == ["/a", "/b", "/robots.txt"]
 
 
@@ -83,8 +81,8 @@ async def test_a_robots_txt_without_an_end_is_not_read_to_it() -> None:
 
 async def test_a_name_is_looked_up_once() -> None:
     names = Names()
-    async with serving(plain(picture(1))) as server, Fetcher(rules(), lookup=names) as fetcher:
-        await asyncio.gather(*(fetcher.fetch(parse(server.url(f"/{number}"))) for number in range(10)))
+    async with serving(plain(picture(1))) as server, Fetcher(policy(), lookup=names) as fetcher:
+        await asyncio.gather(*(fetcher.fetch(parse_url(server.url(f"/{number}"))) for number in range(10)))
         assert len(server.heads) == 10
     assert names.asked == ["site.test"]
 
@@ -120,7 +118,7 @@ async def test_a_host_gets_so_many_requests_at_a_time_and_others_do_not_wait() -
     hosts = HostRateLimit(2)
 
     async def one(host: str) -> None:
-        async with hosts.turn(host, 0.0):
+        async with hosts.slot(host, 0.0):
             now[host] = now.get(host, 0) + 1
             most[host] = max(most.get(host, 0), now[host])
             await asyncio.sleep(0.001)
@@ -139,7 +137,7 @@ async def test_a_host_has_pauses_between_requests() -> None:
     hosts = HostRateLimit(8, clock=lambda: 100.0, sleep=sleep)
 
     async def one(host: str) -> None:
-        async with hosts.turn(host, 2.0):
+        async with hosts.slot(host, 2.0):
             pass
 
     await asyncio.gather(*(one("a") for _ in range(4)), one("b"))
@@ -149,31 +147,31 @@ async def test_a_host_has_pauses_between_requests() -> None:
 async def test_of_many_hosts_few_are_kept() -> None:
     hosts = HostRateLimit(1)
     for number in range(3000):
-        async with hosts.turn(str(number), 0.0):
+        async with hosts.slot(str(number), 0.0):
             pass
     assert len(hosts._hosts) <= 1001
 
 
 @pytest.mark.parametrize(
-    ("attempt", "asked_s", "draw", "expected_s"),
+    ("attempt", "retry_after_s", "jitter", "expected_s"),
     [
-        (1, None, 1.0, 1.0),
-        (1, None, 0.0, 0.5),
-        (3, None, 1.0, 4.0),
-        (9, None, 1.0, 20.0),
+        (1, 0.0, 1.0, 1.0),
+        (1, 0.0, 0.0, 0.5),
+        (3, 0.0, 1.0, 4.0),
+        (9, 0.0, 1.0, 20.0),
         (1, 7.0, 0.0, 7.0),
         (1, 3600.0, 0.0, 20.0),
     ],
 )
-def test_pauses_double_up_to_a_bound(attempt: int, asked_s: float | None, draw: float, expected_s: float) -> None:
-    known = rules(retry_delay_s=1.0, retry_delay_s_max=20.0)
-    assert pause_s(attempt, asked_s=asked_s, rules=known, draw=draw) == expected_s
+def test_pauses_double_up_to_a_bound(attempt: int, retry_after_s: float, jitter: float, expected_s: float) -> None:
+    backoff = policy(retry_delay_s=1.0, retry_delay_s_max=20.0).backoff
+    assert backoff.delay_s(attempt, jitter=jitter, at_least_s=retry_after_s) == expected_s
 
 
 def test_every_error_says_what_to_do_next() -> None:
     for kind in IngestError.__subclasses__():
         if kind is HttpStatusError:
             assert HttpStatusError(404, where="http://a").hint
-        elif kind.__name__ not in {"StoreFailed", "CatalogFailed"}:
+        elif kind.__name__ not in {"StoreFailedError", "CatalogFailedError"}:
             assert kind("what").hint
             assert kind("what").code == kind.code_of_class != IngestError.code_of_class

@@ -1,0 +1,169 @@
+"""The annotation API, where people review the imported sequences.
+
+Every call may be repeated. The API answers 409 for a sequence or annotation that exists already, but also for any other
+conflict, so a read tells which it was. Detections have no unique key in the first generation, so an upload is only
+repeated after looking for the detection.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from headrace.batch.platform.api import ApiClient, ApiRequest, PlatformApiError, PlatformImage
+from headrace.batch.platform.entities import (
+    WILDFIRE,
+    Annotation,
+    AnnotationSequence,
+    ApiEntity,
+    EntityPage,
+    UploadedDetection,
+)
+from headrace.batch.platform.payloads import ANNOTATED, format_time, is_up_to_date
+
+ROWS_MAX = 100  # the API's own limit for one page
+PAGES_MAX = 10_000
+_LABEL = "is_wildfire_alertapi"
+# New rows come last in this order, so none is missed between two pages.
+_OLDEST_FIRST: dict[str, str | int] = {"order_by": "created_at", "order_direction": "asc"}
+
+Row = TypeVar("Row", bound=ApiEntity)
+
+
+class AnnotationOutcome(StrEnum):
+    """The outcome of annotating a sequence."""
+
+    CREATED = "created"
+    OVERWRITTEN = "overwritten"
+    UNCHANGED = "unchanged"
+    KEPT = "kept"  # a person has finished it
+
+
+class AnnotationApi:
+    """Reads and writes sequences, detections and annotations."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def open(self) -> None:
+        """Log in."""
+        await self._api.log_in()
+
+    async def create_sequence(self, form: Mapping[str, str]) -> tuple[int, bool]:
+        """Return the id of the sequence that a form describes, and whether it is new."""
+        try:
+            answer = await self._post_sequence(form)
+        except PlatformApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            known = await self._find_sequence(form)
+            if known is None:
+                raise PlatformApiError(
+                    self._api.url,
+                    "the annotation API reports a duplicate sequence (409), but does not list it",
+                    error.status,
+                    hint="a field of the sequence conflicts with another row; see that API's log",
+                ) from None
+            return known.id, False
+        return self._api.validated("/sequences/", ApiEntity, answer).id, True
+
+    async def sequences_between(self, source: str, begin: datetime, end: datetime) -> list[AnnotationSequence]:
+        """Return a platform's sequences recorded from `begin` to `end`, both included."""
+        params: dict[str, str | int] = {
+            "source_api": source,
+            "recorded_at_gte": format_time(begin),
+            "recorded_at_lte": format_time(end),
+        }
+        by_id: dict[int, AnnotationSequence] = {}
+        async for sequence in self._rows("/sequences/", AnnotationSequence, params | _OLDEST_FIRST):
+            if sequence.source_api == source and begin <= sequence.recorded_at <= end:
+                by_id[sequence.id] = sequence
+        return list(by_id.values())
+
+    async def uploaded(self, sequence_id: int) -> list[UploadedDetection]:
+        """Return the detections of a sequence, in the order in which they were recorded."""
+        params = {"sequence_id": sequence_id, **_OLDEST_FIRST}
+        by_id = {row.id: row async for row in self._rows("/detections/", UploadedDetection, params)}
+        return sorted(by_id.values(), key=lambda row: (row.recorded_at, row.alert_api_id, row.id))
+
+    async def upload(self, form: Mapping[str, str], image: PlatformImage) -> int:
+        """Upload a detection and return its id."""
+        sequence_id, alert_api_id = int(form["sequence_id"]), int(form["alert_api_id"])
+
+        async def find_uploaded() -> dict[str, int] | None:
+            known = {row.alert_api_id: row.id for row in await self.uploaded(sequence_id)}
+            return {"id": known[alert_api_id]} if alert_api_id in known else None
+
+        request = ApiRequest("POST", "/detections/", form=form, image=image)
+        try:
+            answer = await self._api.request(request, find_applied=find_uploaded)
+        except PlatformApiError as error:
+            # The second generation has a unique key: somebody else has uploaded it in the meantime.
+            if error.status != HTTPStatus.CONFLICT or (answer := await find_uploaded()) is None:
+                raise
+        return self._api.validated("/detections/", ApiEntity, answer).id
+
+    async def annotate(self, body: Mapping[str, Any], *, keep_annotated: bool) -> AnnotationOutcome:
+        """Create a sequence's annotation, or overwrite an existing one that differs."""
+        sequence_id = body["sequence_id"]
+        existing = await self._find_annotation(sequence_id)
+        if existing is None:
+            request = ApiRequest("POST", "/annotations/sequences/", body=body)
+            try:
+                await self._api.request(request, find_applied=lambda: self._find_annotation(sequence_id))
+            except PlatformApiError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                existing = await self._find_annotation(sequence_id)
+                if existing is None:
+                    raise
+            else:
+                return AnnotationOutcome.CREATED
+        if keep_annotated and existing.processing_stage in ANNOTATED:
+            return AnnotationOutcome.KEPT
+        if is_up_to_date(existing, dict(body)):
+            return AnnotationOutcome.UNCHANGED
+        changes = {name: value for name, value in body.items() if name != "sequence_id"}
+        await self._api.request(ApiRequest("PATCH", f"/annotations/sequences/{existing.id}", body=changes))
+        return AnnotationOutcome.OVERWRITTEN
+
+    async def _post_sequence(self, form: Mapping[str, str]) -> Any:
+        """Post a sequence; an API whose label is a boolean refuses the label's name and receives the boolean."""
+        try:
+            return await self._api.request(ApiRequest("POST", "/sequences/", form=form))
+        except PlatformApiError as error:
+            if error.status != HTTPStatus.UNPROCESSABLE_ENTITY or _LABEL not in form:
+                raise
+        with_boolean = {**form, _LABEL: str(form[_LABEL] == WILDFIRE).lower()}
+        return await self._api.request(ApiRequest("POST", "/sequences/", form=with_boolean))
+
+    async def _find_annotation(self, sequence_id: int) -> Annotation | None:
+        async for annotation in self._rows("/annotations/sequences/", Annotation, {"sequence_id": sequence_id}):
+            if annotation.sequence_id == sequence_id:
+                return annotation
+        return None
+
+    async def _find_sequence(self, form: Mapping[str, str]) -> AnnotationSequence | None:
+        """Find a sequence by the platform's id, which is no filter of the API: first around its time, then anywhere."""
+        recorded_at = datetime.fromisoformat(form["recorded_at"])
+        second = timedelta(seconds=1)
+        around: dict[str, str | int] = {
+            "recorded_at_gte": (recorded_at - second).isoformat(),
+            "recorded_at_lte": (recorded_at + second).isoformat(),
+        }
+        source: dict[str, str | int] = {"source_api": form["source_api"]}
+        for params in (source | around, source):
+            async for sequence in self._rows("/sequences/", AnnotationSequence, params | _OLDEST_FIRST):
+                if sequence.alert_api_id == int(form["alert_api_id"]) and sequence.source_api == form["source_api"]:
+                    return sequence
+        return None
+
+    async def _rows(self, path: str, kind: type[Row], params: Mapping[str, str | int]) -> AsyncIterator[Row]:
+        for number in range(1, PAGES_MAX + 1):
+            page = await self._api.get(path, EntityPage[kind], **params, page=number, size=ROWS_MAX)  # type: ignore[valid-type]
+            for row in page.items:
+                yield row
+            if number >= page.pages or not page.items:
+                return
+        raise PlatformApiError(self._api.url, f"{path} has more than {PAGES_MAX} pages")

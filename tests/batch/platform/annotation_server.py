@@ -1,0 +1,153 @@
+"""A fake annotation API of either generation, as strict as the real one."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+
+from headrace.batch.platform.boxes import Generation
+from tests.batch.platform.alert_server import PAGE_ROWS_MAX, picture
+from tests.batch.platform.api_server import ApiServer
+
+
+def _checked(text: str) -> list[Any]:
+    predictions = json.loads(text)["predictions"]
+    for prediction in predictions:
+        x1, y1, x2, y2 = prediction["xyxyn"]
+        if not (
+            0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 and 0 <= prediction["confidence"] <= 1 and prediction["class_name"]
+        ):
+            raise web.HTTPUnprocessableEntity(text=json.dumps({"detail": "box"}), content_type="application/json")
+    assert isinstance(predictions, list)
+    return predictions
+
+
+class AnnotationServer(ApiServer):
+    """The annotation API; only the second generation has a key for detections."""
+
+    def __init__(self, generation: Generation) -> None:
+        super().__init__(generation)
+        self.sequences: dict[int, dict[str, Any]] = {}
+        self.detections: dict[int, dict[str, Any]] = {}
+        self.annotations: dict[int, dict[str, Any]] = {}
+        self.changes = 0
+        self.labels_have_names = True  # before they had, a label was yes or no
+
+    def content(self) -> dict[int, Any]:
+        """What a person would see, by the platform's ids."""
+        seen: dict[int, Any] = {}
+        for number, item in self.sequences.items():
+            alert_ids = {
+                key: row["alert_api_id"] for key, row in self.detections.items() if row["sequence_id"] == number
+            }
+            tracks: list[Any] = []
+            for row in self.annotations.values():
+                if row["sequence_id"] == number:
+                    tracks += [
+                        [(alert_ids[box["detection_id"]], *box["xyxyn"]) for box in track["bboxes"]]
+                        for track in row["annotation"]["sequences_bbox"]
+                    ]
+                    tracks.append(row["processing_stage"])
+            assert item["alert_api_id"] not in seen
+            seen[item["alert_api_id"]] = (sorted(alert_ids.values()), tracks)
+        return seen
+
+    def routes(self) -> list[web.RouteDef]:
+        v1 = "/api/v1"
+        return [
+            web.post(f"{v1}/auth/login", self._login),
+            web.post(f"{v1}/sequences/", self._create_sequence),
+            web.get(f"{v1}/sequences/", self._sequences),
+            web.post(f"{v1}/detections/", self._create_detection),
+            web.get(f"{v1}/detections/", self._detections),
+            web.post(f"{v1}/annotations/sequences/", self._create_annotation),
+            web.get(f"{v1}/annotations/sequences/", self._annotations),
+            web.patch(f"{v1}/annotations/sequences/{{id}}", self._change_annotation),
+        ]
+
+    async def _login(self, request: web.Request) -> web.Response:
+        output = await request.json()
+        return self.log_in(output.get("username"), output.get("password"))
+
+    def _created(self, rows: dict[int, dict[str, Any]], row: dict[str, Any]) -> web.Response:
+        self.changes += 1
+        rows[len(rows) + 1001] = row | {"id": len(rows) + 1001}
+        return web.json_response(row | {"id": len(rows) + 1000}, status=201)
+
+    async def _create_sequence(self, request: web.Request) -> web.Response:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        row: dict[str, Any] = form | {
+            name: int(form[name]) for name in ("alert_api_id", "camera_id", "organisation_id")
+        }
+        assert 0 <= int(form["azimuth"]) < 360
+        datetime.fromisoformat(form["recorded_at"])
+        labels = ("wildfire_smoke", "other_smoke", "other") if self.labels_have_names else ("true", "false")
+        if form.get("is_wildfire_alertapi", labels[0]) not in labels:
+            return web.json_response({"detail": [{"loc": ["body", "is_wildfire_alertapi"]}]}, status=422)
+        assert form["source_api"] in {"pyronear_french", "alert_wildfire", "api_cenia"}
+        if any(sequence["alert_api_id"] == row["alert_api_id"] for sequence in self.sequences.values()):
+            return web.json_response({"detail": "Resource already exists"}, status=409)
+        return self._created(self.sequences, row)
+
+    async def _create_detection(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        file = form["file"]
+        assert isinstance(file, web.FileField)
+        row: dict[str, Any] = {
+            "alert_api_id": int(str(form["alert_api_id"])),
+            "sequence_id": int(str(form["sequence_id"])),
+            "recorded_at": str(form["recorded_at"]),
+            "body": file.file.read().decode("latin1"),
+            "algo_predictions": {"predictions": _checked(str(form["algo_predictions"]))},
+        }
+        if self.generation is Generation.SECOND:
+            row["others_bboxes"] = (
+                {"predictions": _checked(str(form["others_bboxes"]))} if "others_bboxes" in form else None
+            )
+        assert row["sequence_id"] in self.sequences
+        assert row["body"].encode("latin1") == picture(row["alert_api_id"])
+        key = row["sequence_id"], row["alert_api_id"]
+        keys = {(detection["sequence_id"], detection["alert_api_id"]) for detection in self.detections.values()}
+        if self.generation is Generation.SECOND and key in keys:
+            return web.json_response({"detail": "Resource already exists"}, status=409)
+        return self._created(self.detections, row)
+
+    async def _create_annotation(self, request: web.Request) -> web.Response:
+        row = await request.json()
+        assert row["sequence_id"] in self.sequences
+        if any(annotation["sequence_id"] == row["sequence_id"] for annotation in self.annotations.values()):
+            return web.json_response({"detail": "Resource already exists"}, status=409)
+        return self._created(self.annotations, row)
+
+    async def _change_annotation(self, request: web.Request) -> web.Response:
+        self.changes += 1
+        row = self.annotations[int(request.match_info["id"])]
+        row |= await request.json()
+        return web.json_response(row)
+
+    async def _sequences(self, request: web.Request) -> web.Response:
+        begin, end = request.query.get("recorded_at_gte", ""), request.query.get("recorded_at_lte", "9")
+        return self._page(
+            request, [sequence for sequence in self.sequences.values() if begin <= sequence["recorded_at"] <= end]
+        )
+
+    async def _detections(self, request: web.Request) -> web.Response:
+        wanted = int(request.query["sequence_id"])
+        return self._page(
+            request, [detection for detection in self.detections.values() if detection["sequence_id"] == wanted]
+        )
+
+    async def _annotations(self, request: web.Request) -> web.Response:
+        wanted = int(request.query["sequence_id"])
+        return self._page(
+            request, [annotation for annotation in self.annotations.values() if annotation["sequence_id"] == wanted]
+        )
+
+    def _page(self, request: web.Request, rows: list[dict[str, Any]]) -> web.Response:
+        number, size = int(request.query["page"]), int(request.query["size"])
+        assert size <= 100
+        size = min(size, PAGE_ROWS_MAX)
+        pages = -(-len(rows) // size)
+        items = rows[(number - 1) * size : number * size]
+        return web.json_response({"items": items, "page": number, "pages": pages, "size": size, "total": len(rows)})
