@@ -1,49 +1,142 @@
-"""Dead letters, published again where they came from, as far as today's checks would take them.
+"""Publishes dead letters again on their original topic, if the current validation accepts them.
 
-Exactly once in effect, without a Kafka transaction: publishing is at least once, and taking up is idempotent. An
-attempt is claimed in the catalog, published, and noted as published; killed in between, the next run publishes the
-claimed ones again under the same number. The worker takes a redriven message for the message that it was: its sighting
-stands at the topic, partition and offset at which the source published it, and that key is unique, so the second copy
-finds everything there (`headrace/streams/core/delivery.py`). A transaction would not do better: the note in the
-catalog is no
-part of it, and a redrive that is killed between its commit and the note publishes again all the same.
+A redrive takes effect exactly once without a Kafka transaction: publishing is at least once, and ingestion is
+idempotent. An attempt is claimed in the catalog, published, and marked as published. If the process is killed between
+these steps, the next run publishes the claimed attempts again under the same number. The worker maps a redriven message
+to its original topic, partition and offset; a sighting is unique there, so a second copy changes nothing
+(`headrace/streams/core/redrive.py`). A transaction would not help, since the mark in the catalog is not part of it.
 
-Only what the checks accept today is published. What would be refused again stays as it is, so a second run right after
-the first finds nothing to do, and a decoder that does not help costs nothing. A worker that is older than this command
-may still refuse: the attempt then ends with its reason, and `attempts_max` ends the loop.
+A dead letter that validation would reject again is left unchanged, so a second run right after the first does nothing.
+A worker that is older than this command may still reject a message: the attempt then ends with the reason, and
+`attempts_max` ends the loop.
 """
 
 import asyncio
+import base64
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+
+import orjson
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from headrace.runtime.crash_points import CrashPoint, reached
-from headrace.schemas.catalog_rows import DeadLetterRow
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.settings import Settings
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Clip, Frame
+from headrace.schemas.headers import Redrive, redrive_headers
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.topics import kind_of_topic
+from headrace.schemas.topics import TOPICS, kind_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
 
-GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are read, judged and published together
+GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are validated and published together
 GROUP_LETTERS_MAX = 100
-
-
-class RawPublisher(Protocol):
-    """Where messages go."""
-
-    def publish(self, letters: Sequence[tuple[DeadLetterRow, int]]) -> None:
-        """Publish messages, each with the number of its attempt, and wait for the acknowledgements."""
+ACKNOWLEDGED_S_MAX = 30
+_REQUEST_S = 10
+_POLL_S_MAX = 0.2
 
 
 @dataclass
-class Redriven:
-    """What a redrive found and did. `refused` is by code; `claimed` counts what was published or, dry, would be."""
+class RedrivePublisher:
+    """Publishes the messages of dead letters unchanged, with `acks=all` and idempotence, in order.
+
+    `rate` limits the messages per second. Every call blocks and belongs on one thread.
+    """
+
+    settings: Settings
+    rate: float
+    clock: Callable[[], float] = time.monotonic
+    _next_s: float = 0.0
+    _partitions: dict[str, int] = field(default_factory=dict)
+    _producer: Producer | None = None
+
+    def publish(self, letters: Sequence[tuple[DeadLetterRow, int]]) -> None:
+        """Publish messages, each with its attempt number, and wait until Kafka has acknowledged all of them.
+
+        Raises:
+            HeadraceError: a message was not acknowledged; any of them may have been published.
+        """
+        producer = self._open_producer()
+        errors: list[KafkaError] = []
+
+        def on_delivery(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                errors.append(error)
+
+        try:
+            for letter, attempt in letters:
+                self._throttle(producer)
+                reached(CrashPoint.REDRIVE_BEFORE_PUBLISH)
+                self._produce(producer, letter, attempt, on_delivery)
+            unacknowledged = producer.flush(ACKNOWLEDGED_S_MAX)
+        except (KafkaException, BufferError) as error:
+            raise self._error(error.args[0]) from None
+        if errors:
+            raise self._error(errors[0])
+        if unacknowledged:
+            raise self._error(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+        reached(CrashPoint.REDRIVE_AFTER_PUBLISH)
+
+    def _produce(
+        self,
+        producer: Producer,
+        letter: DeadLetterRow,
+        attempt: int,
+        on_delivery: Callable[[KafkaError | None, Message], None],
+    ) -> None:
+        redrive = Redrive(letter.dead_letter_id, attempt)
+        partitions = self._partition_count(producer, letter.topic)
+        # The original partition keeps a source's messages together, even without a key. -1 partitions by key.
+        partition = letter.partition if letter.partition < partitions else -1
+        headers = redrive_headers(original_headers(letter), redrive, (letter.topic, letter.partition, letter.offset))
+        producer.produce(
+            letter.topic, letter.value, letter.key, partition=partition, on_delivery=on_delivery, headers=list(headers)
+        )
+
+    def _open_producer(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer(
+                client_config(
+                    self.settings,
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=5,
+                    message_max_bytes=max(topic.message_bytes_max for topic in TOPICS.values()),
+                    delivery_timeout_ms=ACKNOWLEDGED_S_MAX * 1000,
+                    partitioner="murmur2_random",
+                )
+            )
+        return self._producer
+
+    def _partition_count(self, producer: Producer, topic: str) -> int:
+        if topic not in self._partitions:
+            self._partitions[topic] = len(producer.list_topics(topic, timeout=_REQUEST_S).topics[topic].partitions)
+        return self._partitions[topic]
+
+    def _throttle(self, producer: Producer) -> None:
+        interval_s = 1 / self.rate
+        start_s = max(self._next_s, self.clock())
+        self._next_s = start_s + interval_s
+        while (wait_s := start_s - self.clock()) > 0:
+            producer.poll(min(wait_s, _POLL_S_MAX))
+
+    def _error(self, error: KafkaError | str) -> HeadraceError:
+        if isinstance(error, KafkaError):
+            unreachable = kafka_unreachable(self.settings, error)
+            unreachable.hint = "run the command again; it resumes, and nothing is ingested twice"
+            return unreachable
+        return HeadraceError("redrive_failed", str(error), where=self.settings.kafka_bootstrap)
+
+
+@dataclass
+class RedriveResult:
+    """The counts of a redrive. `accepted` are published or, in a dry run, would be; `refused` is by code."""
 
     looked_at: int = 0
     accepted: int = 0
@@ -62,7 +155,7 @@ class RedriveRun:
         *,
         now_us: int,
         attempts_max: int,
-        progress: Callable[[Redriven], None] = lambda _so_far: None,
+        progress: Callable[[RedriveResult], None] = lambda _result: None,
     ) -> None:
         self._letters = letters
         self._blobs = blobs
@@ -70,51 +163,54 @@ class RedriveRun:
         self._attempts_max = attempts_max
         self._progress = progress
 
-    async def run(self, filters: LetterFilters, publisher: RawPublisher | None) -> Redriven:
-        """Publish again what the checks accept, oldest place first; with no publisher only say what would happen.
+    async def run(self, filters: LetterFilters, publisher: RedrivePublisher | None) -> RedriveResult:
+        """Publish the dead letters that validation accepts, by topic, partition and offset; None is a dry run.
 
-        May be repeated, and goes on where it was interrupted.
+        An interrupted run resumes when it is repeated.
 
         Raises:
-            HeadraceError: Kafka, PostgreSQL or the store is away, or another redrive runs.
+            HeadraceError: Kafka, PostgreSQL or the store is unreachable, or another redrive is running.
         """
-        done = Redriven()
+        result = RedriveResult()
         if publisher is None:
-            async for _ in self._accepted(filters, done):
+            async for _ in self._accepted(filters, result):
                 pass
-            return done
+            return result
         async with self._letters.redriving() as claims:
-            async for group in self._accepted(filters, done):
-                await self._publish(group, claims, publisher, done)
-                self._progress(done)
-        return done
+            async for group in self._accepted(filters, result):
+                await self._publish(group, claims, publisher, result)
+                self._progress(result)
+        return result
 
     async def _publish(
-        self, group: list[tuple[DeadLetterRow, int]], claims: Claims, publisher: RawPublisher, done: Redriven
+        self, group: list[tuple[DeadLetterRow, int]], claims: Claims, publisher: RedrivePublisher, result: RedriveResult
     ) -> None:
         reached(CrashPoint.REDRIVE_BEFORE_CLAIM)
-        wanted = await claims.claim([(letter.dead_letter_id, attempt) for letter, attempt in group])
+        claimed = await claims.claim([(letter.dead_letter_id, attempt) for letter, attempt in group])
         reached(CrashPoint.REDRIVE_AFTER_CLAIM)
-        group = [(letter, attempt) for letter, attempt in group if letter.dead_letter_id in wanted]
+        group = [(letter, attempt) for letter, attempt in group if letter.dead_letter_id in claimed]
         if group:
             await asyncio.to_thread(publisher.publish, group)
             reached(CrashPoint.REDRIVE_BEFORE_MARK)
             await self._letters.published([(letter.dead_letter_id, attempt) for letter, attempt in group])
-            done.published += len(group)
+            result.published += len(group)
 
-    async def _accepted(self, filters: LetterFilters, done: Redriven) -> AsyncIterator[list[tuple[DeadLetterRow, int]]]:
-        async for candidates in self._groups(filters, done):
-            letters = await self._letters.letters([one.dead_letter_id for one in candidates])
-            there = [(letters[one.dead_letter_id], one) for one in candidates if one.dead_letter_id in letters]
-            results = await asyncio.to_thread(self._validated, [letter for letter, _ in there])
+    async def _accepted(
+        self, filters: LetterFilters, result: RedriveResult
+    ) -> AsyncIterator[list[tuple[DeadLetterRow, int]]]:
+        async for candidates in self._groups(filters, result):
+            rows = await self._letters.letters([candidate.dead_letter_id for candidate in candidates])
+            known = [candidate for candidate in candidates if candidate.dead_letter_id in rows]
+            letters = [rows[candidate.dead_letter_id] for candidate in known]
+            validated = await asyncio.to_thread(self._validated, letters)
             accepted = []
-            for (letter, candidate), result in zip(there, results, strict=True):
-                code = result if isinstance(result, str) else await self._claim_code(result)
+            for letter, candidate, valid in zip(letters, known, validated, strict=True):
+                code = valid if isinstance(valid, str) else await self._claim_code(valid)
                 if code is None:
                     accepted.append((letter, candidate.ended + 1))
                 else:
-                    done.refused[code] += 1
-            done.accepted += len(accepted)
+                    result.refused[code] += 1
+            result.accepted += len(accepted)
             if accepted:
                 yield accepted
 
@@ -132,20 +228,20 @@ class RedriveRun:
                 return None
         return RejectCode.CLAIM_MISSING.value
 
-    async def _groups(self, filters: LetterFilters, done: Redriven) -> AsyncIterator[list[Candidate]]:
-        """Yield candidates in runs of a bounded size, leaving out those that were tried often enough."""
+    async def _groups(self, filters: LetterFilters, result: RedriveResult) -> AsyncIterator[list[Candidate]]:
+        """Yield candidates in groups of bounded size, without those whose attempts are exhausted."""
         group: list[Candidate] = []
-        size = 0
+        size_bytes = 0
         async for candidate in self._letters.candidates(filters):
-            done.looked_at += 1
+            result.looked_at += 1
             if candidate.ended >= self._attempts_max:
-                done.exhausted += 1
+                result.exhausted += 1
                 continue
-            if group and (size + candidate.bytes > GROUP_BYTES_MAX or len(group) == GROUP_LETTERS_MAX):
+            if group and (size_bytes + candidate.bytes > GROUP_BYTES_MAX or len(group) == GROUP_LETTERS_MAX):
                 yield group
-                group, size = [], 0
+                group, size_bytes = [], 0
             group.append(candidate)
-            size += candidate.bytes
+            size_bytes += candidate.bytes
         if group:
             yield group
 
@@ -159,3 +255,8 @@ def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
         return validate(decode(letter.value, INPUT_EVENTS[kind]), now_us)
     except RejectedError as rejected:
         return rejected.code.value
+
+
+def original_headers(letter: DeadLetterRow) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers of a dead letter's message."""
+    return tuple((name, base64.b64decode(value)) for name, value in orjson.loads(letter.headers))

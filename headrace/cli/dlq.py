@@ -140,17 +140,16 @@ def redrive(
 ) -> None:
     """Publish again, to the topic it came from, every dead letter that today's checks accept; may be repeated."""
     from headrace.batch.filters import letter_filters
-    from headrace.batch.redrive import Redriven, RedriveRun
-    from headrace.batch.republish import Republisher
+    from headrace.batch.redrive import RedrivePublisher, RedriveResult, RedriveRun
     from headrace.store.blobs.blob_store import Blobs
 
     filters = letter_filters(where or [])
     settings = client_settings()
 
-    async def run(letters: "DeadLetters") -> Redriven:
+    async def run(letters: "DeadLetters") -> RedriveResult:
         said = [0.0]
 
-        def progress(so_far: Redriven) -> None:
+        def progress(so_far: RedriveResult) -> None:
             if time.monotonic() - said[0] > 1:
                 said[0] = time.monotonic()
                 say(f"{so_far.published} published again, {so_far.looked_at} looked at")
@@ -162,7 +161,7 @@ def redrive(
             attempts_max=settings.redrive_attempts_max,
             progress=progress,
         )
-        return await job.run(filters, None if dry_run else Republisher(settings, rate))
+        return await job.run(filters, None if dry_run else RedrivePublisher(settings, rate))
 
     done = _query_for(run, settings)
     for line in _sentences(done.looked_at, done.accepted, done.published, done.exhausted, dry_run=dry_run):

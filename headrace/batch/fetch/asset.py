@@ -1,8 +1,8 @@
-"""From a body to the rows that say it is ingested. No I/O, no clock.
+"""Converts a fetched body to the rows of its record. Pure.
 
-What is fetched is a frame or a clip like any other: the same digest, record id, blob key and announcement as if a
-camera had published it. Its sighting stands where a message would: in FETCHED, which is no topic of Kafka, at an offset
-drawn at random once the bytes are there. So a repeated transaction leaves one sighting, and a later fetch another.
+A fetched body is a frame or a clip like any other, with the digest, record id, blob key and announcement that it would
+have if a camera had published it. Its sighting names FETCHED instead of a topic, and a random offset, which is drawn
+after the fetch. So a repeated transaction leaves one sighting, and a later fetch another one.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ OFFSET_BITS = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetOrigin:
-    """What is said about a URL: the data set it belongs to, and the license under which its bytes may be used."""
+    """The data set, license and site of a URL."""
 
     source: str = "urls"
     license: str | None = None
     site: str = "web"
 
     def check(self) -> None:
-        """Raise ArgumentRefused unless each of them is a name."""
+        """Raise ArgumentRefusedError if one of them is not a valid name."""
         try:
             check_name(self.source, "source")
             check_name(self.site, "site")
@@ -43,34 +43,34 @@ class AssetOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """Bytes that may be ingested. `url` is as it is shown."""
+    """A body that passed validation. `url` is redacted."""
 
     kind: Kind
     digest: str
     size_bytes: int
     media_type: str
     url: str
-    about: AssetOrigin
+    origin: AssetOrigin
     width: int | None = None
     height: int | None = None
     duration_us: int | None = None
 
     @property
     def record_id(self) -> UUID:
-        """The id of its record, which every fetch of the same bytes has."""
+        """The id of its record, which is the same for every fetch of these bytes."""
         return record_id(self.kind, self.digest)
 
     @property
     def key(self) -> str:
-        """Where its bytes are put."""
+        """The key of its object."""
         return blob_key(self.digest)
 
 
-def asset_of(body: bytes, url: str, about: AssetOrigin, where: str) -> Asset:
-    """Return what bytes are, as their header says; what the answer called them does not matter.
+def asset_of(body: bytes, url: str, origin: AssetOrigin, where: str) -> Asset:
+    """Return the asset of a body, whose own header determines its media type.
 
     Raises:
-        MediaRefused: they are no JPEG, PNG, WebP or MP4, or go beyond a limit.
+        MediaRefusedError: it is not a JPEG, PNG, WebP or MP4, or exceeds a limit.
     """
     try:
         header = media_header(body, len(body))
@@ -83,7 +83,7 @@ def asset_of(body: bytes, url: str, about: AssetOrigin, where: str) -> Asset:
         size_bytes=len(body),
         media_type=header.media_type,
         url=url,
-        about=about,
+        origin=origin,
         width=None if is_video else header.width,
         height=None if is_video else header.height,
         duration_us=(header.duration_us or 0) if isinstance(header, VideoHeader) else None,
@@ -91,20 +91,20 @@ def asset_of(body: bytes, url: str, about: AssetOrigin, where: str) -> Asset:
 
 
 def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobPlace | None, generation: int) -> RowBatch:
-    """Return the rows of one asset, fetched at a time; `known` is where its bytes are already."""
+    """Return the rows of an asset that was fetched at a time; `known` is the place of its bytes if they are stored."""
     blob = BlobRow(
         digest=bytes.fromhex(asset.digest),
         size_bytes=asset.size_bytes,
         media_type=asset.media_type,
         store_key=asset.key,
     )
-    said = {"url": asset.url} | ({"license": asset.about.license} if asset.about.license is not None else {})
+    attributes = {"url": asset.url} | ({"license": asset.origin.license} if asset.origin.license is not None else {})
     record = RecordRow(
         record_id=asset.record_id,
         kind=asset.kind,
         digest=blob.digest,
-        site=asset.about.site,
-        source_id=asset.about.source,
+        site=asset.origin.site,
+        source_id=asset.origin.source,
         captured_at_us=at_us,
         sequence=at_us,
         media_type=asset.media_type,
@@ -112,7 +112,7 @@ def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobPlace | None, 
         width=asset.width,
         height=asset.height,
         duration_us=asset.duration_us,
-        attributes=orjson.dumps(said),
+        attributes=orjson.dumps(attributes),
     )
     sighting = SightingRow(
         topic=FETCHED,
