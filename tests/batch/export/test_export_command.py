@@ -133,7 +133,7 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
     assert clips == LDOS // 2
     remote = f"{settings.store_url}/exports"
     until = ("--until", "2100-01-01T00:00:00")
-    assert "lies ahead" in export(settings, "webdataset", remote, *options, *until, code=2)["error"]
+    assert "in the future" in export(settings, "webdataset", remote, *options, *until, code=2)["error"]
     stored = export(settings, "webdataset", remote, *options)
     assert stored["splits"] == output["splits"]
     assert export(settings, "webdataset", remote, *options)["written"] == 0
