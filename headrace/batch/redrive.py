@@ -4,7 +4,7 @@ A redrive takes effect exactly once without a Kafka transaction: publishing is a
 idempotent. An attempt is claimed in the catalog, published, and marked as published. If the process is killed between
 these steps, the next run publishes the claimed attempts again under the same number. The worker maps a redriven message
 to its original topic, partition and offset; a sighting is unique there, so a second copy changes nothing
-(`headrace/streams/core/redrive.py`). A transaction would not help, since the mark in the catalog is not part of it.
+(`headrace/streams/core/delivery.py`). A transaction would not help, since the mark in the catalog is not part of it.
 
 A dead letter that validation would reject again is left unchanged, so a second run right after the first does nothing.
 A worker that is older than this command may still reject a message: the attempt then ends with the reason, and
@@ -25,6 +25,7 @@ from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
+from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Clip, Frame

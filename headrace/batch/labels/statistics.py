@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from headrace.store.catalog.labels import Labelled
+from headrace.schemas.catalog_rows import Labelled
 
 FAILURES_NAMED_MAX = 20
 LABELS_COUNTED_MAX = 1000  # bounds the memory for functions that give each record its own label

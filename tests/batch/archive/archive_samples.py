@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from headrace.batch.archive.move import ArchiveReport, BodyMover, Route, Throttle
 from headrace.batch.archive.plan import in_reading_order
+from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.schemas.events import Ldo
 from headrace.store.blobs import pack

@@ -114,7 +114,7 @@ async def test_an_object_that_its_class_changes_is_named_by_no_row_and_stays_in_
     two: Two, glacier: Glacier, cold: StorageClassStore
 ) -> None:
     glacier.shortened_by = 1
-    with pytest.raises(StoreRefusedError, match="did not come into the class GLACIER"):
+    with pytest.raises(StoreRefusedError, match="was not moved to the storage class GLACIER"):
         await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
     assert two.there(Location.ARCHIVE) == []
     await two.read_all()

@@ -137,7 +137,7 @@ async def test_only_one_moves_or_repairs_at_a_time(settings: Settings, sql: Any)
     assert await sql.fetchval("select pg_try_advisory_lock($1)", COLLECTOR_LOCK)
     for command in (("archive",), ("restore", "--kind", "ldos")):
         _, output = await headrace(settings, *command, code=Exit.FAILED)
-        assert "another archive, restore or repair is at work" in output
+        assert "another archive, restore or repair is running" in output
 
 
 async def test_damage_in_the_archive_is_found(settings: Settings, line: Line, sql: Any) -> None:

@@ -101,7 +101,7 @@ async def test_a_restore_waits_for_what_sleeps_and_lets_others_have_their_turn(
     assert turns == 3
     assert (report.bodies, report.waiting, report.failed) == (7, 0, {})
     assert len(glacier.asked) == 1, "they lie in one pack"
-    assert any("another archive, restore or repair is at work" in line for line in output)
+    assert any("another archive, restore or repair is running" in line for line in output)
     assert await archived(sql) == 0
     blobs = Blobs.from_settings(settings)
     for item in old:

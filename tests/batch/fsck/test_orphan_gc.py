@@ -14,6 +14,7 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
 from headrace.store.errors import CatalogUnavailableError
+from headrace.streams.worker.batch_pipeline import commit_batch
 from tests.batch.batch_samples import Line, frame
 from tests.batch.fsck.damage import fsck
 
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 async def test_a_second_repair_waits_for_the_first(settings: Settings, blobs: Blobs, postgres_dsn: str) -> None:
     async with OrphanGc.open(postgres_dsn):
-        with pytest.raises(HeadraceError, match="restore or repair is at work"):
+        with pytest.raises(HeadraceError, match="restore or repair is running"):
             await open_and_check(settings, blobs, FsckOptions(repair=True))
 
 
@@ -49,7 +50,8 @@ async def test_a_blob_that_comes_again_while_it_is_collected_is_never_lost(
                 return len(free)
 
             async def worker(messages: Any = messages) -> None:
-                await ingest.commit(await ingest.prepare(Kind.FRAME, messages))
+                decoded = await ingest.decode(Kind.FRAME, messages)
+                await commit_batch(ingest, decoded, await ingest.store_bodies(decoded))
 
             count, _ = await asyncio.gather(collect(), worker())
             removed += count
@@ -68,11 +70,12 @@ async def test_every_step_of_a_collection_against_every_step_of_a_worker(
         key = blob_key(event.sha256)
         await blobs.put(key, event.body)
         messages, ingest = line.published(event), line.ingest()
-        prepared = await ingest.prepare(Kind.FRAME, messages) if put_before == "mark" else None
+        decoded = await ingest.decode(Kind.FRAME, messages)
+        stored = await ingest.store_bodies(decoded) if put_before == "mark" else None
         async with OrphanGc.open(postgres_dsn) as collection:
             assert await collection.mark([key]) == [key]
-            prepared = prepared or await ingest.prepare(Kind.FRAME, messages)
-            committing = asyncio.create_task(ingest.commit(prepared))
+            stored = stored or await ingest.store_bodies(decoded)
+            committing = asyncio.create_task(commit_batch(ingest, decoded, stored))
             await asyncio.sleep(0.1)
             assert not committing.done(), "it waits for the release"
             await blobs.delete(key)
@@ -88,12 +91,13 @@ async def test_a_worker_that_comes_late_with_an_old_generation_puts_again(
     assert event.body is not None
     key = blob_key(event.sha256)
     ingest = line.ingest()
-    prepared = await ingest.prepare(Kind.FRAME, line.published(event))
+    decoded = await ingest.decode(Kind.FRAME, line.published(event))
+    stored = await ingest.store_bodies(decoded)
     async with OrphanGc.open(postgres_dsn) as collection:
         for name in await collection.mark([key]):
             await blobs.delete(name)
         await collection.release()
-    await ingest.commit(prepared)
+    await commit_batch(ingest, decoded, stored)
     assert await blobs.get(key) == event.body
 
 
