@@ -1,4 +1,4 @@
-"""docs/guarantees.md: what its table names exists, and nothing that threatens a promise is left out."""
+"""docs/guarantees.md: what it names exists, and no crash point is left out."""
 
 import ast
 import re
@@ -13,13 +13,13 @@ from headrace.runtime.crash_points import CrashPoint
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/guarantees.md").read_text("utf-8")
-HEAD = "| promise | held by | crash points that threaten it | tests that prove it |"
+HEAD = "## What holds each promise, and what proves it"
 PROMISES = [str(number) for number in range(1, 8)]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table."""
+    """One argument for a promise."""
 
     promise: str
     points: tuple[str, ...]
@@ -27,12 +27,14 @@ class Row:
 
 
 def rows_of(text: str) -> list[Row]:
-    table = text.split(HEAD + "\n", 1)[1].split("\n\n", 1)[0]
-    found = []
-    for line in table.splitlines()[1:]:
-        promise, _, points, proofs = (cell.strip() for cell in line.strip().strip("|").split("|"))
-        found.append(Row(promise, _named(points), _named(proofs)))
-    return found
+    section = text.split(HEAD + "\n", 1)[1].split("\n## ", 1)[0]
+    rows = []
+    for part in re.split(r"^### Promise ", section, flags=re.MULTILINE)[1:]:
+        promise = part.partition(":")[0]
+        for entry in part.split("\nHeld by: ")[1:]:
+            points, _, proofs = entry.partition("- Crash points:")[2].partition("\n\n")[0].partition("\n- ")
+            rows.append(Row(promise, _named(points), _named(proofs)))
+    return rows
 
 
 def _named(cell: str) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def _registered_as(node: ast.FunctionDef) -> Iterator[str]:
 
 
 def wrong_in(text: str) -> list[str]:
-    """Say everything that the table names and that is not there, or that it leaves out."""
+    """Return what the page names that does not exist, and what it leaves out."""
     rows = rows_of(text)
     said = [f"{point} is no crash point" for row in rows for point in row.points if point not in set(CrashPoint)]
     for row in rows:
@@ -110,8 +112,8 @@ def test_every_promise_has_its_words() -> None:
         ("`E20`", "`E99`", "E99 does not exist"),
         ("`tx_began`", "`tx_ended`", "tx_ended is no crash point"),
         ("`tx_began`, ", "", "tx_began threatens no promise"),
-        ("| 6 | ", "| 5 | ", "promise 6 has no row"),
-        ("| 6 | ", "| 8 | ", "there is no promise '8'"),
+        ("### Promise 6:", "### Promise 5:", "promise 6 has no row"),
+        ("### Promise 6:", "### Promise 8:", "there is no promise '8'"),
     ],
 )
 def test_a_wrong_name_is_found(right: str, wrong: str, said: str) -> None:
@@ -119,7 +121,6 @@ def test_a_wrong_name_is_found(right: str, wrong: str, said: str) -> None:
     assert any(said in line for line in wrong_in(TEXT.replace(right, wrong)))
 
 
-def test_a_row_that_proves_nothing_is_found() -> None:
-    line = next(line for line in TEXT.splitlines() if line.startswith("| 6 | "))
-    bare = "|".join([*line.split("|")[:4], " later ", ""])
-    assert wrong_in(TEXT.replace(line, bare)) == ["a row of promise 6 names no test"]
+def test_an_argument_without_a_test_is_found() -> None:
+    proofs = TEXT.split("### Promise 6:", 1)[1].split("- Experiments:", 1)[1].split("### Promise", 1)[0]
+    assert wrong_in(TEXT.replace(proofs, " later\n")) == ["a row of promise 6 names no test"]
