@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from headrace.batch.platform.clusters import Generation
-from tests.conftest import until
+from tests.waiting import until
 
 LOGINS = {"reader": "reader-secret", "boss": "boss-secret", "admin": "admin12345"}
 WHO = web.RequestKey("who", str)

@@ -25,8 +25,10 @@ from tests.batch.platform_servers import (
     PlatformServer,
     served,
 )
-from tests.conftest import ServiceProcess, settings_of, until
+from tests.processes import ServiceProcess
 from tests.proofs.commands import Commands, announced, connected
+from tests.servers import settings_of
+from tests.waiting import until
 
 COUNT = SEQUENCES
 _ARRIVED_S_MAX = 60.0
