@@ -29,7 +29,7 @@ from headrace.schemas.topics import TOPICS
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
-from tests.conftest import environment_of, free_port
+from tests.processes import environment_of, free_port
 
 CANARY = "canary-of-the-commands"
 ENDS_S_MAX = 60.0

@@ -1,7 +1,7 @@
 """`headrace export` against a real catalog and store."""
 
+import asyncio
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,7 +25,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
-from tests.conftest import environment_of
+from tests.commands import clean_environment, run_in_process
 from tests.store.store_rows import batch, record
 from tests.streams.consumers.consumer_samples import Found, new_name, results_of
 from tests.streams.consumers.consumer_samples import ingest as announce
@@ -43,21 +43,19 @@ def settings(settings: Settings) -> Settings:
 
 
 def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     return subprocess.Popen(
         [sys.executable, "-m", "headrace", "export", *args, "--json"],
-        env=env | environment_of(settings),
+        env=clean_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
-    process = started(settings, *args)
-    out, err = process.communicate()
-    assert process.returncode == code, err
-    return dict(json.loads(out.splitlines()[-1])) if out else {"error": err}
+async def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
+    done = await asyncio.to_thread(run_in_process, settings, "export", *args, "--json")
+    assert done.code == code, done.err
+    return done.json or {"error": done.err}
 
 
 async def ingest(catalog: Catalog, blobs: Blobs) -> dict[str, bytes]:
@@ -118,7 +116,7 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
 ) -> None:
     bodies = await ingest(catalog, blobs)
     options = ("--kind", "frames,ldos", "--shard-samples", "16", "--validation", "0.2")
-    output = export(settings, "webdataset", str(tmp_path / "out"), *options)
+    output = await export(settings, "webdataset", str(tmp_path / "out"), *options)
     assert (output["samples"], output["failed"]) == (FRAMES + LDOS, {})
     seen: dict[str, bytes] = {}
     clips = 0
@@ -133,23 +131,23 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
     assert clips == LDOS // 2
     remote = f"{settings.store_url}/exports"
     until = ("--until", "2100-01-01T00:00:00")
-    assert "in the future" in export(settings, "webdataset", remote, *options, *until, code=2)["error"]
-    stored = export(settings, "webdataset", remote, *options)
+    assert "in the future" in (await export(settings, "webdataset", remote, *options, *until, code=2))["error"]
+    stored = await export(settings, "webdataset", remote, *options)
     assert stored["splits"] == output["splits"]
-    assert export(settings, "webdataset", remote, *options)["written"] == 0
-    assert "another export" in export(settings, "jsonl", remote, *options, code=2)["error"]
+    assert (await export(settings, "webdataset", remote, *options))["written"] == 0
+    assert "another export" in (await export(settings, "jsonl", remote, *options, code=2))["error"]
 
 
 async def test_parquet_of_one_source_says_what_is_lost(
     settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
 ) -> None:
     await ingest(catalog, blobs)
-    output = export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
+    output = await export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert (len(rows), {row["source_id"] for row in rows}) == (output["samples"], {"cam-1"})
     assert sum(row["clip_digest"] is not None for row in rows) == LDOS // 2
     await blobs.delete("packs/one.tar")
-    lost = export(settings, "jsonl", str(tmp_path / "lost"), "--source", "cam-1", code=1)
+    lost = await export(settings, "jsonl", str(tmp_path / "lost"), "--source", "cam-1", code=1)
     assert (len(lost["failed"]), set(lost["failed"].values())) == (LDOS // 2, {"blob_missing"})
 
 
@@ -158,7 +156,7 @@ async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
 ) -> None:
     await ingest(catalog, blobs)
     command = ("webdataset", "--kind", "frames,ldos", "--shard-samples", "4")
-    whole = export(settings, *command, str(tmp_path / "whole"))
+    whole = await export(settings, *command, str(tmp_path / "whole"))
     until = ("--until", datetime.fromtimestamp(whole["until_us"] / 1_000_000, UTC).isoformat())  # as it is printed
     out = tmp_path / "out"
     killed = started(settings, *command, str(out), *until)
@@ -169,7 +167,7 @@ async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
     left = {item.name for item in out.iterdir()}
     assert "_manifest.json" not in left
     assert "_shard-train-000000.tar.json" in left
-    output = export(settings, *command, str(out), *until)
+    output = await export(settings, *command, str(out), *until)
     assert 0 < output["written"] < output["shards"] == whole["shards"]
     assert {item.name: item.read_bytes() for item in out.iterdir()} == {
         item.name: item.read_bytes() for item in (tmp_path / "whole").iterdir()
@@ -188,12 +186,12 @@ async def test_a_clip_that_comes_later_changes_nothing_of_what_reaches_to_before
         RowBatch(blobs=[_blob(body, "application/json")], records=[ldo], sightings=[], dead_letters=[])
     )
     command = ("webdataset", "--kind", "ldos", "--label", "good")
-    before = export(settings, *command, str(tmp_path / "before"))
+    before = await export(settings, *command, str(tmp_path / "before"))
     row = _record(2, Kind.CLIP, sha256_hex(clip), "video/mp4", len(clip), None)
     await catalog.commit(RowBatch(blobs=[_blob(clip, "video/mp4")], records=[row], sightings=[], dead_letters=[]))
     until = ("--until", datetime.fromtimestamp(before["until_us"] / 1_000_000, UTC).isoformat())
-    assert export(settings, *command, str(tmp_path / "again"), *until)["splits"] == before["splits"]
-    after = export(settings, *command, str(tmp_path / "after"))
+    assert (await export(settings, *command, str(tmp_path / "again"), *until))["splits"] == before["splits"]
+    after = await export(settings, *command, str(tmp_path / "after"))
     assert {name: len(shards) for name, shards in after["splits"].items()} == {
         name: len(shards) for name, shards in before["splits"].items()
     }
@@ -230,7 +228,9 @@ async def test_quality_is_what_the_preprocessing_consumer_measured(
     bound = sorted(measured.values())[5]
     chosen = {record: sharpness for record, sharpness in measured.items() if sharpness >= bound}
     assert 1 < len(chosen) < len(measured) == len(sent) - 1
-    output = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}")
+    output = await export(
+        settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}"
+    )
     rows = [
         json.loads(line) for shard in (tmp_path / "out").glob("*.jsonl") for line in shard.read_bytes().splitlines()
     ]
