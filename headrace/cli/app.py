@@ -6,7 +6,6 @@ import typer
 
 from headrace.cli import (
     archive,
-    bench,
     catalog,
     demo,
     dlq,
@@ -47,7 +46,6 @@ platform.register(app)
 keys.register(app)
 urls.register(app)
 demo.register(app)
-bench.register(app)
 
 
 def main() -> None:

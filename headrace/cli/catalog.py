@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import print_json, print_table, say
-from headrace.cli.processes import parse_kinds
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json, parse_kinds
+from headrace.cli.output import json_value, print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -36,10 +34,9 @@ def list_records(
     site: Annotated[str | None, typer.Option(help="Only of this site.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Records on a page.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended; it prints it.")] = None,
-    as_json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
 ) -> None:
     """List records, newest first, and how many of each kind there are."""
-    from headrace.reading import as_json
     from headrace.schemas.headers import rfc3339
     from headrace.store.catalog.views import RecordFilters
 
@@ -53,9 +50,13 @@ def list_records(
                 "cursor_invalid", str(error), hint="use the cursor that the page before printed", exit_code=Exit.USAGE
             ) from None
         counts = await queries.counts()
-        if as_json_lines:
+        if as_json:
             print_json(
-                {"records": [as_json(one) for one in page.records], "cursor": page.cursor, "counts": as_json(counts)}
+                {
+                    "records": [json_value(one) for one in page.records],
+                    "cursor": page.cursor,
+                    "counts": json_value(counts),
+                }
             )
             return
         print_table(
@@ -85,18 +86,17 @@ def list_records(
 def show(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
     *,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show one record with its sightings."""
-    from headrace.reading import as_json
     from headrace.schemas.headers import rfc3339
 
     async def look(queries: "Queries") -> None:
         detail = await queries.record(wanted)
-        if as_json_object:
-            print_json(as_json(detail))
+        if as_json:
+            print_json(json_value(detail))
             return
-        known = {name: value for name, value in as_json(detail.record).items() if value is not None}
+        known = {name: value for name, value in json_value(detail.record).items() if value is not None}
         print_table(("field", "value"), list(known.items()))
         print_table(
             ("seen in", "partition", "offset", "site", "source", "captured", "sequence"),
@@ -125,13 +125,20 @@ def get(
     ] = None,
 ) -> None:
     """Fetch a record's bytes and check them against their digest."""
-    from headrace.reading import read_body
     from headrace.store.blobs.blob_store import Blobs
+    from headrace.store.blobs.verified_read import read_placed
 
     settings = client_settings()
 
     async def fetch(queries: "Queries") -> None:
-        body = await read_body(Blobs.from_settings(settings), (await queries.record(wanted)).record)
+        record = (await queries.record(wanted)).record
+        if record.store_key is None:
+            raise HeadraceError(
+                "blob_missing",
+                f"the catalog has no location for the bytes of {record.digest}",
+                hint="restore the catalog's table `blobs` from a backup",
+            )
+        body = await read_placed(Blobs.from_settings(settings), record)
         if output is None:
             sys.stdout.buffer.write(body)
             return
@@ -155,7 +162,7 @@ def cat(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
 ) -> None:
     """Print a topic's messages as JSON lines; bodies are shown by their length."""
-    from headrace.topic_dump import topic_lines
+    from headrace.cli.topic_dump import topic_lines
 
     for number, line in enumerate(topic_lines(client_settings(), topic, start=start, end=end, follow=follow), 1):
         print_json(line)

@@ -8,10 +8,9 @@ from uuid import UUID
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import SummaryGroup, print_json, print_table, say
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
+from headrace.cli.output import SummaryGroup, json_value, print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -47,22 +46,21 @@ def list_letters(
     *,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Dead letters to list.")] = 20,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, and how many there are by state and code."""
     from headrace.batch.filters import letter_filters
-    from headrace.reading import as_json
     from headrace.schemas.headers import rfc3339
 
     filters = letter_filters(where or [])
 
     async def look(letters: "DeadLetters") -> None:
         page, counts = await letters.page(filters, limit), await letters.counts(filters)
-        if as_json_object:
+        if as_json:
             by_state: dict[str, dict[str, int]] = {}
             for (state, code), number in counts.items():
                 by_state.setdefault(state, {})[code] = number
-            print_json({"dead_letters": [as_json(one) for one in page], "counts": by_state})
+            print_json({"dead_letters": [json_value(one) for one in page], "counts": by_state})
             return
         print_table(
             ("dead letter", "state", "code", "topic", "partition", "offset", "source", "rejected", "bytes", "reason"),
@@ -93,10 +91,9 @@ def show(
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id, or its beginning.")],
     *,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the message's value to a file.")] = None,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show one dead letter: where it stood, why it was refused, and what its redrives came to."""
-    from headrace.reading import as_json
 
     async def look(letters: "DeadLetters") -> None:
         view = await _one(letters, wanted)
@@ -104,12 +101,12 @@ def show(
         row = (await letters.letters([view.dead_letter_id]))[view.dead_letter_id]
         if output is not None:
             _write(output, row.value or b"")
-        if as_json_object:
+        if as_json:
             print_json(
-                {**as_json(view), "headers": _headers(row.headers), "history": [as_json(one) for one in history]}
+                {**json_value(view), "headers": _headers(row.headers), "history": [json_value(one) for one in history]}
             )
             return
-        print_table(("field", "value"), [item for item in as_json(view).items() if item[1] is not None])
+        print_table(("field", "value"), [item for item in json_value(view).items() if item[1] is not None])
         print_table(("header", "value"), list(_headers(row.headers).items()))
         if history:
             print_table(
@@ -136,7 +133,7 @@ def redrive(
     where: Where = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what today's checks would take.")] = False,
     rate: Annotated[float, typer.Option(min=0.1, help="Messages a second, at the most.")] = 1000.0,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Publish again, to the topic it came from, every dead letter that today's checks accept; may be repeated."""
     from headrace.batch.filters import letter_filters
@@ -169,7 +166,7 @@ def redrive(
     refused = dict(sorted(done.refused.items()))
     if refused:
         say("would be refused again: " + ", ".join(f"{number} {code}" for code, number in refused.items()))
-    if as_json_object:
+    if as_json:
         print_json(
             {
                 "dry_run": dry_run,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import print_json, say
-from headrace.cli.selection import (
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import (
     CapturedBefore,
     CapturedFrom,
+    Json,
     Kinds,
     Sites,
     Sources,
@@ -20,8 +20,7 @@ from headrace.cli.selection import (
     sorted_values,
     time_option,
 )
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.output import print_json, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:

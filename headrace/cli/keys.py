@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import SummaryGroup, print_json, print_table, say
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.gateway.auth.principal import Role, check_source
 from headrace.runtime.errors import Exit, HeadraceError
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, Sites, Sources, selection
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit
 
 if TYPE_CHECKING:

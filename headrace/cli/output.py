@@ -7,8 +7,10 @@ control character, and nothing is taken for markup.
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from typer.core import TyperGroup
 
@@ -92,3 +94,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
     console = stdout_console()
     (console if console.is_terminal else Console(width=200, highlight=False)).print(table)
+
+
+def json_value(value: Any) -> Any:
+    """Convert a value to JSON types: dataclasses to objects, ids to strings, the bytes `attributes` to an object."""
+    import orjson
+
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {field.name: json_value(getattr(value, field.name)) for field in fields(value)}
+        if "attributes" in members:
+            members["attributes"] = orjson.loads(members["attributes"])
+        return members
+    match value:
+        case UUID():
+            return str(value)
+        case dict():
+            return {str(name): json_value(item) for name, item in value.items()}
+        case list() | tuple():
+            return [json_value(item) for item in value]
+        case _:
+            return value

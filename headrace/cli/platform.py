@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import print_json, say, stderr_console, stdout_console
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from headrace.batch.platform import ImportEndpoints, ImportOptions, ImportRun, PublishFrame
+    from headrace.producers.delivery import EventPublisher
     from headrace.runtime.settings import Settings
+    from headrace.schemas.events import Origin
 
 WORKERS_MAX = 32
 DETECTIONS_MAX = 10_000
@@ -154,7 +155,6 @@ def _run(
     import asyncio
 
     from headrace.batch.platform import open_import
-    from headrace.platform_frames import publishing
     from headrace.producers import Publisher
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.progress import count_bars
@@ -173,12 +173,29 @@ def _run(
         if not options.dry_run and endpoints.platform_url is not None:
             wait_s = min(START_WAIT_S_MAX, settings.start_wait_s_max)
             publisher = stack.enter_context(Publisher.from_settings(settings, start_wait_s_max=wait_s))
-            publish = publishing(publisher)
+            publish = _frame_publisher(publisher)
         try:
             return asyncio.run(run(bars, publish))
         except KeyboardInterrupt:
             say("interrupted: what is done is kept, and the same command goes on from there")
             raise
+
+
+def _frame_publisher(publisher: "EventPublisher") -> "PublishFrame":
+    """Return a function that publishes a frame with its attributes and returns when Kafka has acknowledged it.
+
+    It raises RejectedError if the frame can never be ingested, and HeadraceError if Kafka does not acknowledge it.
+    """
+    import asyncio
+
+    from headrace.producers import describe_frame
+
+    async def publish(body: bytes, origin: "Origin", attributes: bytes) -> None:
+        event = describe_frame(body, origin, attributes=attributes)
+        # `publish` blocks while too many bytes are in flight.
+        await asyncio.wrap_future(await asyncio.to_thread(publisher.publish, event))
+
+    return publish
 
 
 class _Bars:

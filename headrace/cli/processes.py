@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import needs
+from headrace.cli.options import parse_kinds
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     import asyncio
 
     from headrace.runtime.settings import Settings
-    from headrace.schemas.events import Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -103,23 +103,3 @@ def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]"
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, name)
     raise typer.Exit(run(lambda stop: main(settings, stop)))
-
-
-def parse_kinds(text: str) -> "frozenset[Kind]":
-    """Return kinds from a comma-separated list, in singular or plural.
-
-    Raises:
-        HeadraceError: one of them is no kind.
-    """
-    from headrace.schemas.events import Kind
-
-    names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
-    unknown = [name for name in names if name not in set(Kind)]
-    if unknown or not names:
-        raise HeadraceError(
-            "kind_unknown",
-            f"{unknown[0]!r} is no kind" if unknown else "no kind was named",
-            hint=f"one or more of: {', '.join(f'{kind}s' for kind in Kind)}",
-            exit_code=Exit.USAGE,
-        )
-    return frozenset(Kind(name) for name in names)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
 from headrace.cli.output import SummaryGroup, print_json, say, stderr_console
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.limits import LDO_BODY_BYTES_MAX
 from headrace.schemas.reject import RejectedError

@@ -1,22 +1,13 @@
 """The native stack on this machine: up, down, status, and Kafka's own tools against it."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import choose_store, needs
+from headrace.cli.options import Json, StoreChoice
 from headrace.cli.output import print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
-
-
-class StoreChoice(StrEnum):
-    """Where the native stack keeps blobs."""
-
-    MINIO = "minio"
-    LOCAL = "local"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,14 +37,13 @@ def up(
     from headrace.native import StackOptions
     from headrace.native import up as start
     from headrace.runtime.settings import load_settings
-    from headrace.store_choice import choose
 
     if brokers not in {1, 3}:
         raise HeadraceError(
             "brokers_invalid", f"{brokers} brokers make no stack", hint="use 1 or 3", exit_code=Exit.USAGE
         )
     state_dir = load_settings().state_dir
-    chosen = choose(store.value if store else None, state_dir, say)
+    chosen = choose_store(store.value if store else None, state_dir, say)
     info = start(StackOptions(state_dir, chosen, 1 if brokers == 1 else 3), say)
     public = info.public()
     if as_json:

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import print_json, say, stderr_console
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 
 

@@ -1,11 +1,12 @@
 """Options by which several commands select records, and what they mean."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from headrace.cli.processes import parse_kinds
+from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.schemas.events import Kind
@@ -22,11 +23,19 @@ def time_option(name: str, help_: str) -> Any:
     return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} Like 2026-11-21T03:00:00; UTC.")
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 Kinds = Annotated[str | None, typer.Option("--kind", help="cids, frames, clips, ldos, or several of them.")]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Only of this site; may be repeated.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Only of this camera or device; may be repeated.")]
 CapturedFrom = Annotated[datetime | None, time_option("--from", "Only what was captured from then on.")]
 CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
+
+
+class StoreChoice(StrEnum):
+    """Where the native stack keeps blobs."""
+
+    MINIO = "minio"
+    LOCAL = "local"
 
 
 class Selection(TypedDict):
@@ -63,3 +72,23 @@ def microseconds(time: datetime | None) -> int | None:
         return None
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
     return round(zoned.timestamp() * 1_000_000)
+
+
+def parse_kinds(text: str) -> "frozenset[Kind]":
+    """Return kinds from a comma-separated list, in singular or plural.
+
+    Raises:
+        HeadraceError: one of them is no kind.
+    """
+    from headrace.schemas.events import Kind
+
+    names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in set(Kind)]
+    if unknown or not names:
+        raise HeadraceError(
+            "kind_unknown",
+            f"{unknown[0]!r} is no kind" if unknown else "no kind was named",
+            hint=f"one or more of: {', '.join(f'{kind}s' for kind in Kind)}",
+            exit_code=Exit.USAGE,
+        )
+    return frozenset(Kind(name) for name in names)
