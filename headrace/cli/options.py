@@ -1,4 +1,4 @@
-"""Options by which several commands select records, and what they mean."""
+"""Options that several commands share, and their parsed values."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,27 +19,29 @@ _TIMES = [
 
 
 def time_option(name: str, help_: str) -> Any:
-    """Return an option that takes a time as people write it, and as commands print it, to the microsecond."""
-    return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} Like 2026-11-21T03:00:00; UTC.")
+    """Return an option that accepts ISO 8601 times with or without a zone, to the microsecond."""
+    return typer.Option(name, formats=_TIMES, metavar="TIME", help=f"{help_} For example 2026-11-21T03:00:00; UTC.")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
-Kinds = Annotated[str | None, typer.Option("--kind", help="cids, frames, clips, ldos, or several of them.")]
-Sites = Annotated[list[str] | None, typer.Option("--site", help="Only of this site; may be repeated.")]
-Sources = Annotated[list[str] | None, typer.Option("--source", help="Only of this camera or device; may be repeated.")]
-CapturedFrom = Annotated[datetime | None, time_option("--from", "Only what was captured from then on.")]
-CapturedBefore = Annotated[datetime | None, time_option("--to", "Only what was captured before then.")]
+Kinds = Annotated[str | None, typer.Option("--kind", help="cids, frames, clips or ldos; several separated by commas.")]
+Sites = Annotated[list[str] | None, typer.Option("--site", help="Only records of this site; may be repeated.")]
+Sources = Annotated[
+    list[str] | None, typer.Option("--source", help="Only records of this camera or device; may be repeated.")
+]
+CapturedFrom = Annotated[datetime | None, time_option("--from", "Only records captured at or after this time.")]
+CapturedBefore = Annotated[datetime | None, time_option("--to", "Only records captured before this time.")]
 
 
 class StoreChoice(StrEnum):
-    """Where the native stack keeps blobs."""
+    """The blob store of the native stack."""
 
     MINIO = "minio"
     LOCAL = "local"
 
 
 class Selection(TypedDict):
-    """What the options say, as headrace/store/catalog/exports.py and headrace/store/catalog/archives.py name it."""
+    """The parsed options, named like the fields of ExportSelection and ArchiveSelection."""
 
     kinds: "tuple[Kind, ...] | None"
     sites: tuple[str, ...] | None
@@ -51,7 +53,7 @@ class Selection(TypedDict):
 def selection(
     kind: str | None, site: list[str] | None, source: list[str] | None, start: datetime | None, end: datetime | None
 ) -> Selection:
-    """Return what the options say; of one that was not given, None."""
+    """Return the parsed options; None for each that was not passed."""
     return {
         "kinds": tuple(sorted(parse_kinds(kind))) if kind else None,
         "sites": sorted_values(site),
@@ -62,12 +64,12 @@ def selection(
 
 
 def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
-    """Return the values of a repeated option; None where it was not given."""
+    """Return the distinct values of a repeatable option, sorted; None if it was not passed."""
     return tuple(sorted(set(values))) if values else None
 
 
 def microseconds(time: datetime | None) -> int | None:
-    """Return an option's time in microseconds since 1970; UTC where it names no zone."""
+    """Return a time in microseconds since 1970; a time without a zone is UTC."""
     if time is None:
         return None
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
@@ -75,10 +77,10 @@ def microseconds(time: datetime | None) -> int | None:
 
 
 def parse_kinds(text: str) -> "frozenset[Kind]":
-    """Return kinds from a comma-separated list, in singular or plural.
+    """Parse a comma-separated list of kinds, singular or plural.
 
     Raises:
-        HeadraceError: one of them is no kind.
+        HeadraceError: a name is not a kind.
     """
     from headrace.schemas.events import Kind
 

@@ -168,7 +168,7 @@ def test_ls_goes_on_where_the_page_before_ended(command: Command, there: Filled)
 def test_a_cursor_that_is_none_is_wrong_use(command: Command) -> None:
     ended = command("ls", "--cursor", "nonsense")
     assert ended.code == Exit.USAGE
-    assert "hint: use the cursor that the page before printed" in ended.err
+    assert "hint: use the cursor that the previous page printed" in ended.err
 
 
 @pytest.mark.stack

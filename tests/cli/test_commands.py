@@ -60,7 +60,7 @@ def test_the_module_is_the_command_too(tmp_path: Path) -> None:
         (("cat", "edge.frames.v1", "--from", "yesterday"), "--from"),
         (("show",), "ID"),
         (("export", "csv", "s3://bucket/x"), "hint: one of: webdataset, parquet, jsonl"),
-        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>1"), "is no bound of a frame's quality"),
+        (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>1"), "is not a bound of a frame's quality"),
         (("export", "jsonl", "s3://bucket/x", "--quality", "sharpness>=1"), "hint: add --kind frames"),
         (("up", "--brokers", "2"), "use 1 or 3"),
         (("nonsense",), "nonsense"),
