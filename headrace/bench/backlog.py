@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from headrace.bench import bodies
-from headrace.bench.catalog import Commits, commits
 from headrace.bench.figures import CommittedRows, Worked
 from headrace.bench.processes import Watched, running
 from headrace.native import StackInfo
@@ -19,6 +20,7 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import InputEvent, Kind
 from headrace.schemas.topics import input_topic
+from headrace.store.postgres import borrowed, opened_pool, statements
 
 DONE_S_MAX = 600.0
 _LOOK_S = 0.05
@@ -101,6 +103,45 @@ async def _drain(bench: Bench, kind: Kind, count: int) -> Drained:
         return Drained(await asked.committed(), worked)
 
 
+class Commits:
+    """Asks about the deliveries of one topic since a moment. Raises CatalogUnavailable or CatalogRefused."""
+
+    def __init__(self, pool: Any, dsn: str, topic: str, since: datetime) -> None:
+        """Use an opened pool; see `commits`."""
+        self._pool = pool
+        self._dsn = dsn
+        self._topic = topic
+        self._since = since
+
+    async def recorded(self) -> int:
+        """Return how many deliveries are recorded."""
+        return int((await self._row("recorded", self._since, self._topic))[0])
+
+    async def unpublished(self) -> int:
+        """Return how many records are not announced yet."""
+        return int((await self._row("unpublished"))[0])
+
+    async def committed(self) -> CommittedRows:
+        """Return when it all happened."""
+        return CommittedRows(*await self._row("committed", self._since, self._topic))
+
+    async def _row(self, name: str, *values: object) -> Any:
+        async with borrowed(self._pool, self._dsn) as connection:
+            return await connection.fetchrow(_SQL[name], *values)
+
+
+@asynccontextmanager
+async def commits(settings: Settings, topic: str) -> AsyncIterator[Commits]:
+    """Connect; what was committed before now does not count."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with opened_pool(
+        dsn, connections_max=1, statement_s_max=settings.postgres_statement_s_max, application="headrace bench"
+    ) as pool:
+        async with borrowed(pool, dsn) as connection:
+            since: datetime = await connection.fetchval(_SQL["now"])
+        yield Commits(pool, dsn, topic, since)
+
+
 async def _until_recorded(asked: Commits, worker: Watched, relay: Watched, count: int) -> None:
     deadline = time.monotonic() + DONE_S_MAX
     while (recorded := await asked.recorded()) < count:
@@ -122,3 +163,6 @@ async def _until_announced(asked: Commits, relay: Watched) -> None:
 
 def _late(recorded: int, count: int) -> HeadraceError:
     return HeadraceError("bench_late", f"only {recorded} of {count} messages are recorded after {DONE_S_MAX:.0f} s")
+
+
+_SQL = statements(str(Path(__file__).parent / "backlog"))

@@ -1,15 +1,13 @@
-"""`headrace archive` and `headrace restore`: old bodies to the archive, and a selection of them back."""
+"""`headrace archive` and `headrace restore`: move old bodies to the archive and back."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, Sites, Sources, selection
 from headrace.cli.output import print_json, say
-from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 _FAILED_SHOWN_MAX = 20
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how much it would be.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would be moved, and move nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,12 +34,12 @@ def archive(
         bool | None,
         typer.Option(
             "--shrink/--no-shrink",
-            help="Then give freed space of tables to the file system; ingestion waits. Unsaid: if that is quick.",
+            help="Afterwards return free table space to the file system, which blocks ingestion. [default: if quick]",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Move the bodies of old LDOs and clips to the archive; repeated, it goes on where it was ended."""
+    """Move the bodies of old LDOs and clips to the archive; run it again to resume."""
     import asyncio
 
     from headrace.batch.archive import archive as move
@@ -53,8 +51,8 @@ def archive(
 
 @needs("service")
 def restore(  # noqa: PLR0913 - each is an option
-    wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, their beginnings, digests or LDO ids.")
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, prefixes of them, digests or LDO ids.")
     ] = None,
     *,
     kind: Kinds = None,
@@ -63,38 +61,38 @@ def restore(  # noqa: PLR0913 - each is an option
     start: CapturedFrom = None,
     end: CapturedBefore = None,
     dry_run: DryRun = False,
-    wait: Annotated[bool, typer.Option(help="Wait for what its storage class gives back only hours later.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait for objects whose storage class takes hours to restore.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Bring bodies back from the archive: those of the ids, or of all records that fit the options."""
+    """Restore bodies from the archive, by id or by the selection options."""
     import asyncio
 
     from headrace.batch.archive import restore as move
     from headrace.store.catalog.archives import ArchiveSelection
 
-    if not (wanted or kind or site or source or start or end):
+    if not (ids or kind or site or source or start or end):
         raise HeadraceError(
             "option_invalid",
-            "nothing says what to restore",
-            hint="name ids, or an option like --kind ldos",
+            "no records are selected",
+            hint="pass ids or a selection option such as --kind ldos",
             exit_code=Exit.USAGE,
         )
     settings = client_settings()
 
     async def main() -> "ArchiveReport":
-        ids = await _ids(wanted, settings.postgres_dsn.get_secret_value()) if wanted else None
-        selected = ArchiveSelection(ids=ids, **selection(kind, site, source, start, end))
+        record_ids = await _record_ids(ids, settings.postgres_dsn.get_secret_value()) if ids else None
+        selected = ArchiveSelection(ids=record_ids, **selection(kind, site, source, start, end))
         return await move(settings, selected, dry_run=dry_run, sleep=asyncio.sleep if wait else None, progress=say)
 
     _show(asyncio.run(main()), "restored", as_json=as_json)
 
 
-async def _ids(wanted: list[str], dsn: str) -> "tuple[UUID, ...]":
+async def _record_ids(ids: list[str], dsn: str) -> "tuple[UUID, ...]":
     from headrace.store.catalog.queries import Queries
 
     queries = await Queries.open(dsn)
     try:
-        return tuple([(await queries.record(one)).record.record_id for one in wanted])
+        return tuple([(await queries.record(id_)).record.record_id for id_ in ids])
     finally:
         await queries.close()
 
@@ -105,7 +103,7 @@ def _show(report: "ArchiveReport", done: str, *, as_json: bool) -> None:
     would = "would be " if report.dry_run else ""
     say(f"{report.bodies} bodies {would}{done}, {report.body_bytes} bytes; {len(report.failed)} failed")
     if report.waiting:
-        say(f"{report.waiting} bodies are on their way out of their storage class: run it again in some hours")
+        say(f"{report.waiting} bodies are being restored by their storage class: run the command again in some hours")
     if as_json:
         print_json(asdict(report))
     if report.failed or report.waiting:

@@ -1,4 +1,4 @@
-"""The catalog and the topics, as a person reads them: ls, show, get, cat."""
+"""`headrace ls`, `show`, `get` and `cat`: read the catalog, the store and the topics."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import print_json, print_table, say
-from headrace.cli.processes import parse_kinds
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json, parse_kinds
+from headrace.cli.output import json_value, print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -31,46 +29,51 @@ def register(app: typer.Typer) -> None:
 @needs("service")
 def list_records(
     *,
-    kind: Annotated[str | None, typer.Option(help="cids, frames, clips, ldos, or several of them.")] = None,
-    source: Annotated[str | None, typer.Option(help="Only of this camera or device.")] = None,
-    site: Annotated[str | None, typer.Option(help="Only of this site.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Records on a page.")] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Where the page before ended; it prints it.")] = None,
-    as_json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with the page.")] = False,
+    kind: Annotated[str | None, typer.Option(help="cids, frames, clips or ldos; several separated by commas.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only records of this camera or device.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only records of this site.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Records per page.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Continue after the cursor of the previous page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the page as one JSON object.")] = False,
 ) -> None:
-    """List records, newest first, and how many of each kind there are."""
-    from headrace.reading import as_json
+    """List records, newest first, with the number of records of each kind."""
     from headrace.schemas.headers import rfc3339
     from headrace.store.catalog.views import RecordFilters
 
     filters = RecordFilters(kinds=parse_kinds(kind) if kind else None, source_id=source, site=site)
 
-    async def look(queries: "Queries") -> None:
+    async def query(queries: "Queries") -> None:
         try:
             page = await queries.list_records(filters, cursor=cursor, limit=limit)
         except ValueError as error:
             raise HeadraceError(
-                "cursor_invalid", str(error), hint="use the cursor that the page before printed", exit_code=Exit.USAGE
+                "cursor_invalid", str(error), hint="use the cursor that the previous page printed", exit_code=Exit.USAGE
             ) from None
         counts = await queries.counts()
-        if as_json_lines:
+        if as_json:
             print_json(
-                {"records": [as_json(one) for one in page.records], "cursor": page.cursor, "counts": as_json(counts)}
+                {
+                    "records": [json_value(record) for record in page.records],
+                    "cursor": page.cursor,
+                    "counts": json_value(counts),
+                }
             )
             return
         print_table(
             ("record", "kind", "site", "source", "captured", "bytes", "what"),
             [
                 (
-                    one.record_id,
-                    one.kind,
-                    one.site,
-                    one.source_id,
-                    rfc3339(one.captured_at_us),
-                    one.size_bytes,
-                    one.ldo_id or one.code or (f"{one.width}x{one.height}" if one.width else one.about or ""),
+                    record.record_id,
+                    record.kind,
+                    record.site,
+                    record.source_id,
+                    rfc3339(record.captured_at_us),
+                    record.size_bytes,
+                    record.ldo_id
+                    or record.code
+                    or (f"{record.width}x{record.height}" if record.width else record.about or ""),
                 )
-                for one in page.records
+                for record in page.records
             ],
         )
         total = ", ".join(f"{number} {name}s" for name, number in counts.records.items())
@@ -78,60 +81,66 @@ def list_records(
         if page.cursor:
             say(f"more: headrace ls --cursor {page.cursor}")
 
-    _query(look)
+    _query(query)
 
 
 @needs("service")
 def show(
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Record id or a prefix of it, digest, LDO id or code.")],
     *,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show one record with its sightings."""
-    from headrace.reading import as_json
     from headrace.schemas.headers import rfc3339
 
-    async def look(queries: "Queries") -> None:
-        detail = await queries.record(wanted)
-        if as_json_object:
-            print_json(as_json(detail))
+    async def query(queries: "Queries") -> None:
+        detail = await queries.record(id_)
+        if as_json:
+            print_json(json_value(detail))
             return
-        known = {name: value for name, value in as_json(detail.record).items() if value is not None}
-        print_table(("field", "value"), list(known.items()))
+        members = {name: value for name, value in json_value(detail.record).items() if value is not None}
+        print_table(("field", "value"), list(members.items()))
         print_table(
             ("seen in", "partition", "offset", "site", "source", "captured", "sequence"),
             [
                 (
-                    one.topic,
-                    one.partition,
-                    one.offset,
-                    one.site,
-                    one.source_id,
-                    rfc3339(one.captured_at_us),
-                    one.sequence,
+                    sighting.topic,
+                    sighting.partition,
+                    sighting.offset,
+                    sighting.site,
+                    sighting.source_id,
+                    rfc3339(sighting.captured_at_us),
+                    sighting.sequence,
                 )
-                for one in detail.sightings
+                for sighting in detail.sightings
             ],
         )
 
-    _query(look)
+    _query(query)
 
 
 @needs("service")
 def get(
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="Record id, its beginning, digest, LDO id or code.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Record id or a prefix of it, digest, LDO id or code.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write, instead of standard output.")
+        Path | None, typer.Option("-o", "--output", help="Write to this file instead of standard output.")
     ] = None,
 ) -> None:
-    """Fetch a record's bytes and check them against their digest."""
-    from headrace.reading import read_body
+    """Write the bytes of a record after verifying their digest."""
     from headrace.store.blobs.blob_store import Blobs
+    from headrace.store.blobs.verified_read import read_placed
 
     settings = client_settings()
 
     async def fetch(queries: "Queries") -> None:
-        body = await read_body(Blobs.from_settings(settings), (await queries.record(wanted)).record)
+        record = (await queries.record(id_)).record
+        if record.store_key is None:
+            raise HeadraceError(
+                "blob_missing",
+                f"the catalog has no location for the bytes of {record.digest}",
+                hint="restore the catalog's table `blobs` from a backup",
+            )
+        body = await read_placed(Blobs.from_settings(settings), record)
         if output is None:
             sys.stdout.buffer.write(body)
             return
@@ -147,15 +156,15 @@ def get(
 
 
 def cat(
-    topic: Annotated[str, typer.Argument(help="Any topic of Headrace, for example ingested.frames.v1.")],
+    topic: Annotated[str, typer.Argument(help="A topic of Headrace, for example ingested.frames.v1.")],
     *,
-    start: Annotated[datetime | None, typer.Option("--from", help="Only messages from this time on (UTC).")] = None,
+    start: Annotated[datetime | None, typer.Option("--from", help="Only messages at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, typer.Option("--to", help="Only messages before this time (UTC).")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for new messages.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this number of messages.")] = None,
 ) -> None:
-    """Print a topic's messages as JSON lines; bodies are shown by their length."""
-    from headrace.topic_dump import topic_lines
+    """Print the messages of a topic as JSON lines; a body is shown as its length."""
+    from headrace.cli.topic_dump import topic_lines
 
     for number, line in enumerate(topic_lines(client_settings(), topic, start=start, end=end, follow=follow), 1):
         print_json(line)
@@ -163,7 +172,7 @@ def cat(
             break
 
 
-def _query(look: "Callable[[Queries], Awaitable[None]]", settings: "Settings | None" = None) -> None:
+def _query(query: "Callable[[Queries], Awaitable[None]]", settings: "Settings | None" = None) -> None:
     import asyncio
 
     from headrace.store.catalog.queries import Queries
@@ -171,7 +180,7 @@ def _query(look: "Callable[[Queries], Awaitable[None]]", settings: "Settings | N
     async def main() -> None:
         queries = await Queries.open((settings or client_settings()).postgres_dsn.get_secret_value())
         try:
-            await look(queries)
+            await query(queries)
         finally:
             await queries.close()
 

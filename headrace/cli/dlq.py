@@ -1,4 +1,4 @@
-"""`headrace dlq`: dead letters, listed, shown with their history, and published again."""
+"""`headrace dlq`: list, show and redrive dead letters."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,9 @@ from uuid import UUID
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import SummaryGroup, print_json, print_table, say
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
+from headrace.cli.output import SummaryGroup, json_value, print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -23,13 +22,13 @@ T = TypeVar("T")
 app = typer.Typer(
     cls=SummaryGroup,
     name="dlq",
-    help="Dead letters: messages that could not be ingested, kept with their bytes.",
+    help="List, show and redrive dead letters: rejected messages, kept with their bytes.",
     no_args_is_help=True,
 )
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        "--where", help="name=value, several with commas: id, code, source, site, topic, since, until, state."
+        "--where", help="name=value pairs separated by commas: id, code, source, site, topic, since, until, state."
     ),
 ]
 
@@ -47,98 +46,104 @@ def list_letters(
     *,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Dead letters to list.")] = 20,
-    as_json_object: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """List dead letters, newest first, and how many there are by state and code."""
+    """List dead letters, newest first, with their number by state and code."""
     from headrace.batch.filters import letter_filters
-    from headrace.reading import as_json
     from headrace.schemas.headers import rfc3339
 
     filters = letter_filters(where or [])
 
-    async def look(letters: "DeadLetters") -> None:
+    async def query(letters: "DeadLetters") -> None:
         page, counts = await letters.page(filters, limit), await letters.counts(filters)
-        if as_json_object:
+        if as_json:
             by_state: dict[str, dict[str, int]] = {}
             for (state, code), number in counts.items():
                 by_state.setdefault(state, {})[code] = number
-            print_json({"dead_letters": [as_json(one) for one in page], "counts": by_state})
+            print_json({"dead_letters": [json_value(letter) for letter in page], "counts": by_state})
             return
         print_table(
             ("dead letter", "state", "code", "topic", "partition", "offset", "source", "rejected", "bytes", "reason"),
             [
                 (
-                    one.dead_letter_id,
-                    one.state,
-                    one.code,
-                    one.topic,
-                    one.partition,
-                    one.offset,
-                    one.source_id,
-                    rfc3339(one.rejected_at_us),
-                    one.value_bytes,
-                    one.reason,
+                    letter.dead_letter_id,
+                    letter.state,
+                    letter.code,
+                    letter.topic,
+                    letter.partition,
+                    letter.offset,
+                    letter.source_id,
+                    rfc3339(letter.rejected_at_us),
+                    letter.value_bytes,
+                    letter.reason,
                 )
-                for one in page
+                for letter in page
             ],
         )
-        said = ", ".join(f"{number} {code} {state.replace('_', ' ')}" for (state, code), number in counts.items())
-        say(said or "no dead letters" + (" fit" if where else ""))
+        summary = ", ".join(f"{number} {code} {state.replace('_', ' ')}" for (state, code), number in counts.items())
+        say(summary or "no dead letters" + (" match" if where else ""))
 
-    _query(look)
+    _query(query)
 
 
 @needs("service")
 def show(
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id, or its beginning.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The id of a dead letter, or a prefix of it.")],
     *,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the message's value to a file.")] = None,
-    as_json_object: Json = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the value of the message to this file.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Show one dead letter: where it stood, why it was refused, and what its redrives came to."""
-    from headrace.reading import as_json
+    """Show one dead letter: its topic and offset, the reason, and the results of its redrives."""
 
-    async def look(letters: "DeadLetters") -> None:
-        view = await _one(letters, wanted)
+    async def query(letters: "DeadLetters") -> None:
+        view = await _letter(letters, id_)
         history = await letters.history(view.dead_letter_id)
         row = (await letters.letters([view.dead_letter_id]))[view.dead_letter_id]
         if output is not None:
             _write(output, row.value or b"")
-        if as_json_object:
+        if as_json:
             print_json(
-                {**as_json(view), "headers": _headers(row.headers), "history": [as_json(one) for one in history]}
+                {
+                    **json_value(view),
+                    "headers": _headers(row.headers),
+                    "history": [json_value(attempt) for attempt in history],
+                }
             )
             return
-        print_table(("field", "value"), [item for item in as_json(view).items() if item[1] is not None])
+        print_table(("field", "value"), [item for item in json_value(view).items() if item[1] is not None])
         print_table(("header", "value"), list(_headers(row.headers).items()))
         if history:
             print_table(
                 ("attempt", "published", "ended", "record", "refused with", "reason"),
                 [
                     (
-                        one.attempt,
-                        _time(one.published_at_us),
-                        _time(one.ended_at_us),
-                        one.record_id,
-                        one.code,
-                        one.reason,
+                        attempt.attempt,
+                        _time(attempt.published_at_us),
+                        _time(attempt.ended_at_us),
+                        attempt.record_id,
+                        attempt.code,
+                        attempt.reason,
                     )
-                    for one in history
+                    for attempt in history
                 ],
             )
 
-    _query(look)
+    _query(query)
 
 
 @needs("service")
 def redrive(
     *,
     where: Where = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what today's checks would take.")] = False,
-    rate: Annotated[float, typer.Option(min=0.1, help="Messages a second, at the most.")] = 1000.0,
-    as_json_object: Json = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report which messages would pass validation, and publish none.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Maximum messages per second.")] = 1000.0,
+    as_json: Json = False,
 ) -> None:
-    """Publish again, to the topic it came from, every dead letter that today's checks accept; may be repeated."""
+    """Publish every dead letter that passes validation to its original topic again; may be repeated."""
     from headrace.batch.filters import letter_filters
     from headrace.batch.redrive import RedrivePublisher, RedriveResult, RedriveRun
     from headrace.store.blobs.blob_store import Blobs
@@ -147,11 +152,11 @@ def redrive(
     settings = client_settings()
 
     async def run(letters: "DeadLetters") -> RedriveResult:
-        said = [0.0]
+        reported_s = [0.0]
 
         def progress(so_far: RedriveResult) -> None:
-            if time.monotonic() - said[0] > 1:
-                said[0] = time.monotonic()
+            if time.monotonic() - reported_s[0] > 1:
+                reported_s[0] = time.monotonic()
                 say(f"{so_far.published} published again, {so_far.looked_at} looked at")
 
         job = RedriveRun(
@@ -163,21 +168,21 @@ def redrive(
         )
         return await job.run(filters, None if dry_run else RedrivePublisher(settings, rate))
 
-    done = _query_for(run, settings)
-    for line in _sentences(done.looked_at, done.accepted, done.published, done.exhausted, dry_run=dry_run):
+    result = _query_for(run, settings)
+    for line in _sentences(result.looked_at, result.accepted, result.published, result.exhausted, dry_run=dry_run):
         say(line)
-    refused = dict(sorted(done.refused.items()))
+    refused = dict(sorted(result.refused.items()))
     if refused:
-        say("would be refused again: " + ", ".join(f"{number} {code}" for code, number in refused.items()))
-    if as_json_object:
+        say("would be rejected again: " + ", ".join(f"{number} {code}" for code, number in refused.items()))
+    if as_json:
         print_json(
             {
                 "dry_run": dry_run,
-                "looked_at": done.looked_at,
-                "accepted": done.accepted,
-                "published": done.published,
+                "looked_at": result.looked_at,
+                "accepted": result.accepted,
+                "published": result.published,
                 "refused": refused,
-                "exhausted": done.exhausted,
+                "exhausted": result.exhausted,
             }
         )
 
@@ -187,32 +192,32 @@ def _sentences(looked_at: int, accepted: int, published: int, exhausted: int, *,
     if dry_run:
         lines.append(f"{accepted} of {looked_at} would be ingested")
     elif published:
-        lines.append(f"{published} of {looked_at} published again; `headrace dlq ls` says what became of them")
+        lines.append(f"{published} of {looked_at} published again; `headrace dlq ls` shows the results")
     if not accepted:
         lines.append("nothing to redrive" + ("" if looked_at else ": no dead letter waits"))
     if exhausted:
-        lines.append(f"{exhausted} were tried as often as HEADRACE_REDRIVE_ATTEMPTS_MAX allows")
+        lines.append(f"{exhausted} reached HEADRACE_REDRIVE_ATTEMPTS_MAX attempts")
     return lines
 
 
-async def _one(letters: "DeadLetters", wanted: str) -> "LetterView":
+async def _letter(letters: "DeadLetters", prefix: str) -> "LetterView":
     from headrace.store.catalog.dead_letters import LetterFilters
 
-    digits = wanted.lower().replace("-", "")
-    found: list[UUID] = []
+    digits = prefix.lower().replace("-", "")
+    ids: list[UUID] = []
     if 0 < len(digits) <= 32 and set(digits) <= set("0123456789abcdef"):
-        found = await letters.named(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
-    match found:
-        case [one]:
-            return (await letters.page(LetterFilters(id=one), 1))[0]
+        ids = await letters.named(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+    match ids:
+        case [id_]:
+            return (await letters.page(LetterFilters(id=id_), 1))[0]
         case []:
             raise HeadraceError(
-                "dead_letter_missing", f"no dead letter has the id {wanted!r}", hint="`headrace dlq ls` lists them"
+                "dead_letter_missing", f"no dead letter has the id {prefix!r}", hint="`headrace dlq ls` lists them"
             )
         case _:
-            names = ", ".join(str(one) for one in found[:5])
+            names = ", ".join(str(id_) for id_ in ids[:5])
             raise HeadraceError(
-                "dead_letter_ambiguous", f"{wanted!r} fits several dead letters: {names}", hint="give more digits"
+                "dead_letter_ambiguous", f"{prefix!r} matches several dead letters: {names}", hint="give more digits"
             )
 
 
@@ -240,17 +245,17 @@ def _write(path: Path, value: bytes) -> None:
     say(f"{len(value)} bytes written to {path}")
 
 
-def _query(look: "Callable[[DeadLetters], Awaitable[None]]") -> None:
-    _query_for(look, client_settings())
+def _query(query: "Callable[[DeadLetters], Awaitable[None]]") -> None:
+    _query_for(query, client_settings())
 
 
-def _query_for(look: "Callable[[DeadLetters], Awaitable[T]]", settings: "Settings") -> T:
+def _query_for(query: "Callable[[DeadLetters], Awaitable[T]]", settings: "Settings") -> T:
     import asyncio
 
     from headrace.store.catalog.dead_letters import DeadLetters
 
     async def main() -> T:
         async with DeadLetters.open(settings.postgres_dsn.get_secret_value()) as letters:
-            return await look(letters)
+            return await query(letters)
 
     return asyncio.run(main())

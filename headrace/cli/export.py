@@ -1,4 +1,4 @@
-"""`headrace export`: what was ingested, as a training job reads it."""
+"""`headrace export`: write records as training data."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.extras import needs
-from headrace.cli.output import print_json, say
-from headrace.cli.selection import (
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import (
     CapturedBefore,
     CapturedFrom,
+    Json,
     Kinds,
     Sites,
     Sources,
@@ -20,8 +20,7 @@ from headrace.cli.selection import (
     sorted_values,
     time_option,
 )
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
+from headrace.cli.output import print_json, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -39,28 +38,32 @@ def register(app: typer.Typer) -> None:
 @needs("service")
 def export(  # noqa: PLR0913 - each is an option
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
-    target: Annotated[str, typer.Argument(help="A directory, or a prefix of a store: s3://bucket/prefix.")],
+    target: Annotated[str, typer.Argument(help="A directory, or a store prefix such as s3://bucket/prefix.")],
     *,
     kind: Kinds = None,
     site: Sites = None,
     source: Sources = None,
     start: CapturedFrom = None,
     end: CapturedBefore = None,
-    until: Annotated[datetime | None, time_option("--until", "Only what was ingested before then (default: now).")] = (
-        None
-    ),
-    label: Annotated[list[str] | None, typer.Option(help="Only with this label; may be repeated.")] = None,
+    until: Annotated[
+        datetime | None, time_option("--until", "Only records ingested before this time (default: now).")
+    ] = (None),
+    label: Annotated[list[str] | None, typer.Option(help="Only records with this label; may be repeated.")] = None,
     labelled: Annotated[
         str | None,
-        typer.Option(help="Only with a label of this version of `headrace label`, which --label then means."),
+        typer.Option(help="Only records labelled by this version of `headrace label`; --label then refers to it."),
     ] = None,
-    quality: Annotated[str | None, typer.Option(help="Only frames measured so: sharpness>=50,dark_share<=0.4.")] = None,
-    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of the samples for validation.")] = 0.1,
-    shard_mib: Annotated[int, typer.Option(min=1, max=16_384, help="Mebibytes of a shard, at the most.")] = 256,
-    shard_samples: Annotated[int, typer.Option(min=1, max=1_000_000, help="Samples of a shard, at the most.")] = 10_000,
+    quality: Annotated[
+        str | None, typer.Option(help="Only frames within these bounds: sharpness>=50,dark_share<=0.4.")
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the samples in the validation split.")
+    ] = 0.1,
+    shard_mib: Annotated[int, typer.Option(min=1, max=16_384, help="Maximum size of a shard in MiB.")] = 256,
+    shard_samples: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum samples in a shard.")] = 10_000,
     as_json: Json = False,
 ) -> None:
-    """Write records and their bytes as shards with a manifest; repeated, it goes on where it stopped."""
+    """Write records and their bytes as shards with a manifest; run it again to resume."""
     import asyncio
 
     from headrace.batch.export import ExportRequest, parse_bounds
@@ -76,42 +79,42 @@ def export(  # noqa: PLR0913 - each is an option
         shard_bytes_max=shard_mib * _MIB,
         shard_samples_max=shard_samples,
     )
-    result = asyncio.run(write(client_settings(), request, target, until_us=microseconds(until), progress=_said))
+    result = asyncio.run(write(client_settings(), request, target, until_us=microseconds(until), progress=_say_shard))
     _show(result, target, as_json=as_json)
     if result.failed:
         raise typer.Exit(Exit.FAILED)
 
 
-def _said(shard: "Shard") -> None:
+def _say_shard(shard: "Shard") -> None:
     say(f"{shard.name}: {shard.samples} samples, {shard.size_bytes} bytes")
 
 
 def _show(result: "ExportResult", target: str, *, as_json: bool) -> None:
-    shards = sum(len(some) for some in result.splits.values())
+    shard_count = sum(len(shards) for shards in result.splits.values())
     for record, code in sorted(result.failed.items())[:_FAILED_SHOWN_MAX]:
         say(f"not exported: {record}: {code}")
     if result.failed:
         counted = ", ".join(f"{code} {number}" for code, number in Counter(result.failed.values()).most_common())
-        say(f"{len(result.failed)} records not exported, each named in the manifest: {counted}")
+        say(f"{len(result.failed)} records not exported, listed in the manifest: {counted}")
         if "blob_archived" in result.failed.values():
-            say("`headrace restore` brings back what is archived; then export to another place")
+            say("run `headrace restore` for archived bodies, then export to another target")
     until = datetime.fromtimestamp(result.until_us / 1_000_000, UTC).isoformat()
-    said = f"{result.samples} samples in {shards} shards, of what was ingested before {until}"
+    summary = f"{result.samples} samples in {shard_count} shards, ingested before {until}"
     if result.samples or result.failed:
-        say(f"{said}; {f'{result.written} shards written now' if result.written else 'nothing was left to write'}")
+        say(f"{summary}; {f'{result.written} shards written now' if result.written else 'all were already written'}")
     else:
-        say(f"nothing fits that was ingested before {until}; `headrace ls` shows what there is")
+        say(f"no record ingested before {until} matches; `headrace ls` lists all records")
     if as_json:
-        shown: dict[str, Any] = {name: [asdict(shard) for shard in some] for name, some in result.splits.items()}
+        splits: dict[str, Any] = {name: [asdict(shard) for shard in shards] for name, shards in result.splits.items()}
         print_json(
             {
                 "target": target,
                 "samples": result.samples,
-                "shards": shards,
+                "shards": shard_count,
                 "written": result.written,
                 "until_us": result.until_us,
                 "failed": result.failed,
-                "splits": shown,
+                "splits": splits,
             }
         )
 
@@ -121,6 +124,9 @@ def _format(text: str) -> Any:
 
     if text not in set(ExportFormat):
         raise HeadraceError(
-            "format_unknown", f"{text!r} is no format", hint=f"one of: {', '.join(ExportFormat)}", exit_code=Exit.USAGE
+            "format_unknown",
+            f"{text!r} is not an export format",
+            hint=f"one of: {', '.join(ExportFormat)}",
+            exit_code=Exit.USAGE,
         )
     return ExportFormat(text)

@@ -1,14 +1,13 @@
-"""`headrace keys`: who may come in at the gateway."""
+"""`headrace keys`: manage API keys of the gateway."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import SummaryGroup, print_json, print_table, say
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.gateway.auth.principal import Role, check_source
 from headrace.runtime.errors import Exit, HeadraceError
 
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from headrace.store.requests.access import Access
 
 T = TypeVar("T")
-_SHOWN_ONCE = "It is shown this once; only its hash is kept."
+_SHOWN_ONCE = "The key is shown only once; only its hash is stored."
 
-app = typer.Typer(cls=SummaryGroup, help="Keys for the gateway: add, ls, rotate, revoke.", no_args_is_help=True)
+app = typer.Typer(cls=SummaryGroup, help="Add, list, rotate and revoke API keys of the gateway.", no_args_is_help=True)
 
 
 def register(parent: typer.Typer) -> None:
@@ -30,20 +29,18 @@ def register(parent: typer.Typer) -> None:
 @app.command()
 @needs("service")
 def add(
-    name: Annotated[str, typer.Argument(help="What it is for, for people.")],
+    name: Annotated[str, typer.Argument(help="A name that says what the key is for.")],
     *,
     role: Annotated[Role, typer.Option(help="device: publish; operator: also read and capture; admin: everything.")],
-    source: Annotated[list[str], typer.Option(help="What it reaches: site/source, site/*, or *; may be repeated.")],
-    days: Annotated[
-        float | None, typer.Option(min=0.001, help="After so many days it is over; never by default.")
-    ] = None,
+    source: Annotated[list[str], typer.Option(help="Allowed sources: site/source, site/*, or *; may be repeated.")],
+    days: Annotated[float | None, typer.Option(min=0.001, help="Days until the key expires. [default: never]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key; it is shown once."""
+    """Create a key and print it once."""
     from headrace.gateway.auth.api_keys import add as make
 
     try:
-        sources = [check_source(one) for one in source]
+        sources = [check_source(text) for text in source]
     except ValueError as error:
         raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
     new = _with_access(lambda access: make(access, name, role, sources, days), "keys add", None)
@@ -53,21 +50,21 @@ def add(
 @app.command("ls")
 @needs("service")
 def list_(*, as_json: Json = False) -> None:
-    """List the keys, never their secrets."""
-    found = _with_access(lambda access: access.list_keys(), None, None)
+    """List the keys without their secrets."""
+    keys = _with_access(lambda access: access.list_keys(), None, None)
     if as_json:
-        print_json({"keys": [{name: getattr(one, name) for name in one.__slots__} for one in found]})
+        print_json({"keys": [{name: getattr(key, name) for name in key.__slots__} for key in keys]})
         return
     rows = [
         (
-            one.key_id,
-            one.name,
-            one.role,
-            " ".join(one.sources),
-            f"{one.created_at:%Y-%m-%d %H:%M}",
-            _state(one.revoked_at, one.expires_at),
+            key.key_id,
+            key.name,
+            key.role,
+            " ".join(key.sources),
+            f"{key.created_at:%Y-%m-%d %H:%M}",
+            _state(key.revoked_at, key.expires_at),
         )
-        for one in found
+        for key in keys
     ]
     print_table(("id", "name", "role", "reaches", "made", "state"), rows)
 
@@ -75,15 +72,17 @@ def list_(*, as_json: Json = False) -> None:
 @app.command()
 @needs("service")
 def rotate(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")],
+    key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")],
     *,
-    overlap_hours: Annotated[float, typer.Option(min=0, help="How long the secret before it is still good.")] = 24.0,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, help="Hours during which the previous secret stays valid.")
+    ] = 24.0,
     as_json: Json = False,
 ) -> None:
-    """Give a key another secret; it is shown once."""
-    from headrace.gateway.auth.api_keys import rotate as give_another_secret
+    """Give a key a new secret and print it once."""
+    from headrace.gateway.auth.api_keys import rotate as rotate_key
 
-    new = _with_access(lambda access: give_another_secret(access, key_id, overlap_hours), "keys rotate", key_id)
+    new = _with_access(lambda access: rotate_key(access, key_id, overlap_hours), "keys rotate", key_id)
     if new is None:
         raise _unknown(key_id)
     _show(new, as_json)
@@ -91,11 +90,11 @@ def rotate(
 
 @app.command()
 @needs("service")
-def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys ls` lists it.")]) -> None:
-    """End a key, and the tokens that were traded for it, at once."""
+def revoke(key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")]) -> None:
+    """Revoke a key and the tokens issued for it, with immediate effect."""
     if not _with_access(lambda access: access.revoke_key(key_id), "keys revoke", key_id):
         raise _unknown(key_id)
-    say(f"the key {key_id} is no longer good")
+    say(f"the key {key_id} is revoked")
 
 
 def _show(new: "NewKey", as_json: bool) -> None:  # noqa: FBT001
@@ -113,9 +112,7 @@ def _state(revoked_at: object, expires_at: object) -> str:
 
 
 def _unknown(key_id: str) -> HeadraceError:
-    return HeadraceError(
-        "key_unknown", f"there is no key {key_id!r} that is still good", hint="`headrace keys ls` lists them"
-    )
+    return HeadraceError("key_unknown", f"no valid key has the id {key_id!r}", hint="`headrace keys ls` lists them")
 
 
 def _with_access(work: "Callable[[Access], Awaitable[T]]", action: str | None, key_id: str | None) -> T:
@@ -135,9 +132,9 @@ async def _run(work: "Callable[[Access], Awaitable[T]]", action: str | None, key
     dsn = client_settings().postgres_dsn.get_secret_value()
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys") as pool:
         access = Access(pool, dsn)
-        done = await work(access)
+        result = await work(access)
         if action is not None:
-            found = done.key_id if isinstance(done, NewKey) else key_id
-            who = f"user:{getpass.getuser()}"
-            await access.audit([AuditRow(time.time(), who, None, f"{action} {found}", None, None)])
-        return done
+            audited_id = result.key_id if isinstance(result, NewKey) else key_id
+            user = f"user:{getpass.getuser()}"
+            await access.audit([AuditRow(time.time(), user, None, f"{action} {audited_id}", None, None)])
+        return result

@@ -1,4 +1,4 @@
-"""`headrace label`: what labelling functions say of records, kept for exports."""
+"""`headrace label`: run labelling functions on records and keep their labels for exports."""
 
 import sys
 from contextlib import redirect_stdout
@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, Sites, Sources, selection
 from headrace.cli.output import print_json, print_table, say
-from headrace.cli.selection import CapturedBefore, CapturedFrom, Kinds, Sites, Sources, selection
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit
 
 if TYPE_CHECKING:
     from headrace.batch.labels import LabelResult
 
-_SAID_EVERY_RECORDS = 10_000
+_PROGRESS_EVERY_RECORDS = 10_000
 _LABELS_SHOWN_MAX = 10
 
 
@@ -30,10 +28,13 @@ def register(app: typer.Typer) -> None:
 def label(
     *,
     module: Annotated[
-        Path, typer.Option("--with", metavar="MODULE.PY", help="The labelling functions; they run with your rights.")
+        Path,
+        typer.Option(
+            "--with", metavar="MODULE.PY", help="Module with the labelling functions; they run with your permissions."
+        ),
     ],
     version: Annotated[
-        str | None, typer.Option(help="Name to keep the labels under. [default: a digest of the module's source]")
+        str | None, typer.Option(help="Name of this set of labels. [default: a digest of the module source]")
     ] = None,
     kind: Kinds = None,
     site: Sites = None,
@@ -42,14 +43,14 @@ def label(
     end: CapturedBefore = None,
     as_json: Json = False,
 ) -> None:
-    """Label records by the majority of functions; repeated, it labels only what its version has not seen."""
+    """Label records by majority vote; run it again to label the records that the version has not seen."""
     from headrace.batch.labels import LabelRequest, load_module
     from headrace.batch.labels import label as run
     from headrace.store.catalog.exports import ExportSelection
 
-    wanted = ExportSelection(until_us=0, **selection(kind, site, source, start, end))
-    with redirect_stdout(sys.stderr):  # what functions print is talk; standard output is ours
-        request = LabelRequest(load_module(module), wanted, version)
+    selected = ExportSelection(until_us=0, **selection(kind, site, source, start, end))
+    with redirect_stdout(sys.stderr):  # standard output is for data, so functions print to standard error
+        request = LabelRequest(load_module(module), selected, version)
         result = run(client_settings(), request, progress=_Progress(), explain=say)
     _show(result, as_json=as_json)
     if result.tally.errors:
@@ -57,15 +58,15 @@ def label(
 
 
 class _Progress:
-    """Says how far it is, from time to time."""
+    """Prints the number of labelled records from time to time."""
 
     def __init__(self) -> None:
-        self._next = _SAID_EVERY_RECORDS
+        self._next = _PROGRESS_EVERY_RECORDS
 
     def __call__(self, records: int) -> None:
         if records >= self._next:
             say(f"{records} records labelled")
-            self._next = records + _SAID_EVERY_RECORDS
+            self._next = records + _PROGRESS_EVERY_RECORDS
 
 
 def _show(result: "LabelResult", *, as_json: bool) -> None:
@@ -89,14 +90,14 @@ def _show(result: "LabelResult", *, as_json: bool) -> None:
             ("function", "coverage", "overlap", "conflict", "labels", "errors"),
             [
                 (
-                    one["name"],
-                    f"{one['coverage']:.1%}",
-                    f"{one['overlap']:.1%}",
-                    f"{one['conflict']:.1%}",
-                    _counted(one["labels"]),
-                    _counted(one["errors"]),
+                    function["name"],
+                    f"{function['coverage']:.1%}",
+                    f"{function['overlap']:.1%}",
+                    f"{function['conflict']:.1%}",
+                    _counted(function["labels"]),
+                    _counted(function["errors"]),
                 )
-                for one in functions
+                for function in functions
             ],
         )
     for record, name, error in tally.failures:
@@ -109,14 +110,14 @@ def _show(result: "LabelResult", *, as_json: bool) -> None:
 
 
 def _function(result: "LabelResult", name: str) -> dict[str, Any]:
-    tally, one = result.tally, result.tally.functions[name]
+    tally, votes = result.tally, result.tally.functions[name]
     return {
         "name": name,
-        "coverage": tally.share(one.voted),
-        "overlap": tally.share(one.overlapped),
-        "conflict": tally.share(one.conflicted),
-        "labels": dict(one.labels.most_common()),
-        "errors": dict(one.errors.most_common()),
+        "coverage": tally.share(votes.voted),
+        "overlap": tally.share(votes.overlapped),
+        "conflict": tally.share(votes.conflicted),
+        "labels": dict(votes.labels.most_common()),
+        "errors": dict(votes.errors.most_common()),
     }
 
 

@@ -1,14 +1,15 @@
-"""What commands print: data on standard output, talk on standard error, one JSON object last where it is asked for.
+"""Output of commands: data on standard output, messages on standard error, and with --json one JSON object last.
 
-What was ingested may hold anything: a code is whatever was printed on a part. So nothing of it reaches a terminal as a
-control character, and nothing is taken for markup.
+Ingested text is untrusted, so control characters are escaped and nothing is interpreted as markup.
 """
 
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from typer.core import TyperGroup
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SummaryGroup(TyperGroup):
-    """List each command with its whole summary; Typer cuts it off at the end of the line."""
+    """Lists each command with its whole summary, which Typer would cut off at the end of the line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -56,12 +57,12 @@ def _unprintable() -> re.Pattern[str]:
 
 
 def shown(text: str) -> str:
-    r"""Return text with what would steer a terminal escaped, as Python writes it: `\x1b`, `\n`, `\u202e`."""
-    return _unprintable().sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""Escape control characters as in Python literals: `\x1b`, `\n`, `\u202e`."""
+    return _unprintable().sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def say(line: str) -> None:
-    """Print progress to standard error; only line breaks go through as they are."""
+    """Print a message to standard error; all control characters but line breaks are escaped."""
     from rich.text import Text
 
     stderr_console().print(Text("\n".join(map(shown, line.split("\n")))))
@@ -74,13 +75,13 @@ def print_json(value: Mapping[str, Any]) -> None:
     from headrace.schemas.validate import UNSHOWABLE
 
     text = orjson.dumps(value, default=str).decode()
-    # JSON's own escapes say the same, and are safe to look at; orjson uses them only below U+0020.
-    sys.stdout.write(UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    # orjson escapes only characters below U+0020.
+    sys.stdout.write(UNSHOWABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows below their headings; understandable without colour, whole when piped."""
+    """Print rows below column headings; uncut and without colour when piped."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -92,3 +93,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
     console = stdout_console()
     (console if console.is_terminal else Console(width=200, highlight=False)).print(table)
+
+
+def json_value(value: Any) -> Any:
+    """Convert a value to JSON types: dataclasses to objects, ids to strings, the bytes `attributes` to an object."""
+    import orjson
+
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {field.name: json_value(getattr(value, field.name)) for field in fields(value)}
+        if "attributes" in members:
+            members["attributes"] = orjson.loads(members["attributes"])
+        return members
+    match value:
+        case UUID():
+            return str(value)
+        case dict():
+            return {str(name): json_value(item) for name, item in value.items()}
+        case list() | tuple():
+            return [json_value(item) for item in value]
+        case _:
+            return value

@@ -1,4 +1,4 @@
-"""`headrace import-platform`: sequences of the wildfire platform, to its annotation API and into this service."""
+"""`headrace import-platform`: import sequences of the wildfire platform into its annotation API and this service."""
 
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
@@ -7,33 +7,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import print_json, say, stderr_console, stdout_console
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from headrace.batch.platform import ImportEndpoints, ImportOptions, ImportRun, PublishFrame
+    from headrace.producers.delivery import EventPublisher
     from headrace.runtime.settings import Settings
+    from headrace.schemas.events import Origin
 
 WORKERS_MAX = 32
 DETECTIONS_MAX = 10_000
 DAYS_MAX = 3660
-START_WAIT_S_MAX = 10.0  # a person waits
+START_WAIT_S_MAX = 10.0  # interactive use
 
 
 class OrderBy(StrEnum):
-    """Which of a sequence's detections come where it has more than the limit: the first, or the last."""
+    """Order of detections; the limit keeps the first of them."""
 
     ASC = "asc"
     DESC = "desc"
 
 
 class LogLevel(StrEnum):
-    """The least that is logged."""
+    """The minimum level of log lines."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -42,7 +43,7 @@ class LogLevel(StrEnum):
 
 
 class Clustering(StrEnum):
-    """How boxes become clusters."""
+    """Clustering algorithm for boxes."""
 
     GREEDY = "greedy"
     UNION_FIND = "union-find"
@@ -65,35 +66,48 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
     date_from: Day,
     date_end: LastDay = None,
     url_api_platform: Annotated[
-        str, typer.Option("--url-api-platform", "--alert-api-url", help="Where the platform's API is.")
+        str, typer.Option("--url-api-platform", "--alert-api-url", help="URL of the platform API.")
     ] = "https://alertapi.pyronear.org",
     url_api_annotation: Annotated[
-        str, typer.Option("--url-api-annotation", "--annotation-api-url", help="Where the annotation API is.")
+        str, typer.Option("--url-api-annotation", "--annotation-api-url", help="URL of the annotation API.")
     ] = "http://localhost:5050",
     detections_limit: Annotated[
-        int, typer.Option("--detections-limit", "--frames-limit", min=1, max=DETECTIONS_MAX, help="Of each sequence.")
+        int,
+        typer.Option(
+            "--detections-limit", "--frames-limit", min=1, max=DETECTIONS_MAX, help="Maximum detections per sequence."
+        ),
     ] = 30,
-    detections_order_by: Annotated[OrderBy, typer.Option(help="The first of them, or the last.")] = OrderBy.ASC,
-    confidence_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out boxes below it.")] = 0.0,
-    iou_threshold: Annotated[float, typer.Option(min=0, max=1, help="How far boxes of a cluster overlap.")] = 0.3,
-    min_cluster_size: Annotated[int, typer.Option(min=1, help="Leave out smaller clusters.")] = 1,
+    detections_order_by: Annotated[
+        OrderBy, typer.Option(help="Keep the first (asc) or the last (desc) detections.")
+    ] = OrderBy.ASC,
+    confidence_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Drop boxes with a lower confidence.")
+    ] = 0.0,
+    iou_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Minimum overlap (IoU) of boxes in a cluster.")
+    ] = 0.3,
+    min_cluster_size: Annotated[int, typer.Option(min=1, help="Drop clusters with fewer boxes.")] = 1,
     clustering: Annotated[
-        Clustering, typer.Option(help="greedy: as the annotation API does it; union-find: whatever the order.")
+        Clustering, typer.Option(help="greedy: as in the annotation API; union-find: independent of the order.")
     ] = Clustering.GREEDY,
-    max_workers: Annotated[int, typer.Option(min=1, max=WORKERS_MAX, help="Sequences, and pictures, at a time.")] = 4,
+    max_workers: Annotated[
+        int, typer.Option(min=1, max=WORKERS_MAX, help="Sequences and images processed concurrently.")
+    ] = 4,
     keep_annotated: Annotated[
-        bool, typer.Option("--keep-annotated", help="Leave annotations that a person has finished as they are.")
+        bool, typer.Option("--keep-annotated", help="Do not overwrite annotations that a person completed.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; show what annotations would come.")
+        bool, typer.Option("--dry-run", help="Write nothing; show the annotations that would be created.")
     ] = False,
     skip_platform_fetch: Annotated[
-        bool, typer.Option("--skip-platform-fetch", help="Only annotate what the annotation API already has.")
+        bool, typer.Option("--skip-platform-fetch", help="Only annotate sequences that the annotation API already has.")
     ] = False,
-    loglevel: Annotated[LogLevel, typer.Option(case_sensitive=False, help="The least that is logged.")] = LogLevel.INFO,
+    loglevel: Annotated[
+        LogLevel, typer.Option(case_sensitive=False, help="Minimum level of log lines.")
+    ] = LogLevel.INFO,
     as_json: Json = False,
 ) -> None:
-    """Import the sequences of some days; exit 1 if any is not complete. May be repeated, and resumes."""
+    """Import the sequences of a range of days; exit 1 if any is incomplete. Run it again to resume."""
     from headrace.batch.platform import (
         ClusterMethod,
         ClusterRule,
@@ -115,8 +129,8 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
     if (last - first).days >= DAYS_MAX:
         raise HeadraceError(
             "option_invalid",
-            f"there are more than {DAYS_MAX} days from --date-from to --date-end",
-            hint="is a year mistyped? otherwise import them in parts",
+            f"--date-from to --date-end spans more than {DAYS_MAX} days",
+            hint="check the years, or import the range in parts",
             exit_code=Exit.USAGE,
         )
     settings = client_settings()
@@ -138,9 +152,9 @@ def import_platform(  # noqa: PLR0913 - each is an option of the command
         keep_annotated=keep_annotated,
         workers=max_workers,
     )
-    done = _run(settings, endpoints, options, loglevel)
-    _report(done, options, as_json=as_json)
-    if not done.statistics.complete:
+    result = _run(settings, endpoints, options, loglevel)
+    _report(result, options, as_json=as_json)
+    if not result.statistics.complete:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -154,7 +168,6 @@ def _run(
     import asyncio
 
     from headrace.batch.platform import open_import
-    from headrace.platform_frames import publishing
     from headrace.producers import Publisher
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.progress import count_bars
@@ -167,22 +180,39 @@ def _run(
     console = stderr_console()
     with ExitStack() as stack:
         bars = _Bars(stack.enter_context(count_bars(console, is_shown=console.is_terminal)))
-        # Only now: what is logged goes through the bars' own way to the terminal, above them and not into them.
+        # After the bars have started, so that log lines appear above them.
         configure_logs(settings.log_format, loglevel.value, "import-platform")
         publish = None
         if not options.dry_run and endpoints.platform_url is not None:
             wait_s = min(START_WAIT_S_MAX, settings.start_wait_s_max)
             publisher = stack.enter_context(Publisher.from_settings(settings, start_wait_s_max=wait_s))
-            publish = publishing(publisher)
+            publish = _frame_publisher(publisher)
         try:
             return asyncio.run(run(bars, publish))
         except KeyboardInterrupt:
-            say("interrupted: what is done is kept, and the same command goes on from there")
+            say("interrupted: run the same command again to resume")
             raise
 
 
+def _frame_publisher(publisher: "EventPublisher") -> "PublishFrame":
+    """Return a function that publishes a frame with its attributes and returns when Kafka has acknowledged it.
+
+    It raises RejectedError if the frame can never be ingested, and HeadraceError if Kafka does not acknowledge it.
+    """
+    import asyncio
+
+    from headrace.producers import describe_frame
+
+    async def publish(body: bytes, origin: "Origin", attributes: bytes) -> None:
+        event = describe_frame(body, origin, attributes=attributes)
+        # `publish` blocks while too many bytes are in flight.
+        await asyncio.wrap_future(await asyncio.to_thread(publisher.publish, event))
+
+    return publish
+
+
 class _Bars:
-    """A bar for each thing that is counted; only on a terminal."""
+    """Progress bars, one for each counter; shown only on a terminal."""
 
     def __init__(self, progress: "Progress") -> None:
         self._progress = progress
@@ -190,32 +220,32 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def expect(self, what: str, number: int) -> None:
-        """Say that so many more are to come."""
+        """Increase the total of a counter."""
         self._total[what] = self._total.get(what, 0) + number
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=0)
         self._progress.update(self._tasks[what], total=self._total[what])
 
     def advance(self, what: str) -> None:
-        """Say that one of them is done."""
+        """Advance a counter by one."""
         self._progress.advance(self._tasks[what])
 
 
-def _report(done: "ImportRun", options: "ImportOptions", *, as_json: bool) -> None:
-    """Say which annotations would come, what failed, how each day adds up, and the statistics last."""
-    statistics = done.statistics
-    planned = sorted(done.planned, key=lambda one: one.sequence_id)
-    for one in planned:
-        boxes = ", ".join(str(len(members)) for members in one.clusters) or "none"
-        say(f"sequence {one.sequence_id}: {len(one.clusters)} clusters would come, of so many boxes: {boxes}")
+def _report(result: "ImportRun", options: "ImportOptions", *, as_json: bool) -> None:
+    """Print planned annotations, failures, the result of each day, and the statistics."""
+    statistics = result.statistics
+    planned = sorted(result.planned, key=lambda annotation: annotation.sequence_id)
+    for annotation in planned:
+        boxes = ", ".join(str(len(members)) for members in annotation.clusters) or "none"
+        say(f"sequence {annotation.sequence_id}: {len(annotation.clusters)} clusters planned, with boxes: {boxes}")
     for fault in statistics.faults:
         say(f"failed: {fault}")
     if statistics.boxes_dropped:
-        say(f"{statistics.boxes_dropped} boxes were no usable boxes and are left out")
+        say(f"{statistics.boxes_dropped} invalid boxes were skipped")
     for day in statistics.days:
         say(day.summary())
     if options.dry_run:
-        say("nothing was written: this was a dry run, and imported is what would have been")
+        say("dry run: nothing was written; imported counts what would have been")
     if not as_json:
         from rich.text import Text
 
@@ -246,13 +276,13 @@ def _report(done: "ImportRun", options: "ImportOptions", *, as_json: bool) -> No
             ],
             "would_annotate": [
                 {
-                    "sequence_id": one.sequence_id,
+                    "sequence_id": annotation.sequence_id,
                     "clusters": [
                         [{"detection_id": box.detection_id, "xyxyn": box.box.xyxyn} for box in members]
-                        for members in one.clusters
+                        for members in annotation.clusters
                     ],
                 }
-                for one in planned
+                for annotation in planned
             ],
         }
     )

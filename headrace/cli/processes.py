@@ -1,18 +1,18 @@
-"""The service's processes, one command each; for a real deployment a supervisor starts them."""
+"""Commands that run one process of the service each; a supervisor starts them in a deployment."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import needs
+from headrace.cli.options import parse_kinds
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     import asyncio
 
     from headrace.runtime.settings import Settings
-    from headrace.schemas.events import Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 @needs("service")
 def init() -> None:
-    """Create topics, tables and bucket, or bring them up to date; may be repeated."""
+    """Create or migrate topics, tables and buckets; may be repeated."""
     from headrace.initialize import initialize
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.settings import load_settings
@@ -39,19 +39,19 @@ def init() -> None:
 
 @needs("service")
 def worker(
-    kinds: Annotated[str, typer.Option(help="cids,ldos or frames,clips, or one of them.")] = "cids,ldos",
+    kinds: Annotated[str, typer.Option(help="cids,ldos or frames,clips, or one of these kinds.")] = "cids,ldos",
 ) -> None:
-    """Ingest messages: check, deduplicate, store, catalogue."""
+    """Ingest messages: validate, deduplicate, store and catalogue them."""
     from headrace.streams.worker.app import group_of, work
 
-    chosen = parse_kinds(kinds)
-    group_of(chosen)
-    serve("worker", lambda settings, stop: work(settings, chosen, stop))
+    selected = parse_kinds(kinds)
+    group_of(selected)
+    serve("worker", lambda settings, stop: work(settings, selected, stop))
 
 
 @needs("service")
 def relay() -> None:
-    """Announce what was ingested; a second one stands by."""
+    """Publish announcements of ingested records; further relays stand by."""
     from headrace.streams.relay.app import relay as announce
 
     serve("relay", announce)
@@ -59,13 +59,13 @@ def relay() -> None:
 
 @needs("camera", "service")
 def consumer(name: Annotated[str, typer.Argument(help="preprocessing or perception.")]) -> None:
-    """Run one of the consumers that ship with Headrace."""
+    """Run one of the built-in consumers."""
     from headrace.streams.consumers.app import CONSUMERS
 
     if name not in CONSUMERS:
         raise HeadraceError(
             "consumer_unknown",
-            f"there is no consumer {name!r}",
+            f"unknown consumer {name!r}",
             hint=f"one of: {', '.join(sorted(CONSUMERS))}",
             exit_code=Exit.USAGE,
         )
@@ -74,7 +74,7 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
 
 @needs("gateway")
 def gateway() -> None:
-    """Serve HTTP and WebSocket in front of the service; reads HOST, PORT and REDIS_URL too."""
+    """Run the HTTP and WebSocket gateway; also reads HOST, PORT and REDIS_URL."""
     from headrace.gateway.app import serve as answer
     from headrace.gateway.server import legacy_overrides
     from headrace.runtime.logs import configure_logs
@@ -88,14 +88,14 @@ def gateway() -> None:
 
 @needs("camera", "gateway")
 def capture() -> None:
-    """Capture the cameras that callers of the gateway ask for; several may run."""
+    """Capture the cameras requested through the gateway; several workers may run."""
     from headrace.gateway.capture.worker import work
 
     serve("capture", work)
 
 
 def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]") -> None:
-    """Run one process until it is stopped, and end with its exit code."""
+    """Run a process until it stops, and exit with its code."""
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.process import run
     from headrace.runtime.settings import load_settings
@@ -103,23 +103,3 @@ def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]"
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, name)
     raise typer.Exit(run(lambda stop: main(settings, stop)))
-
-
-def parse_kinds(text: str) -> "frozenset[Kind]":
-    """Return kinds from a comma-separated list, in singular or plural.
-
-    Raises:
-        HeadraceError: one of them is no kind.
-    """
-    from headrace.schemas.events import Kind
-
-    names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
-    unknown = [name for name in names if name not in set(Kind)]
-    if unknown or not names:
-        raise HeadraceError(
-            "kind_unknown",
-            f"{unknown[0]!r} is no kind" if unknown else "no kind was named",
-            hint=f"one or more of: {', '.join(f'{kind}s' for kind in Kind)}",
-            exit_code=Exit.USAGE,
-        )
-    return frozenset(Kind(name) for name in names)

@@ -1,4 +1,4 @@
-"""`headrace publish`: files, folders, videos, codes and JSON lines, from this machine into the topics."""
+"""`headrace publish`: publish files, folders, videos, codes and JSON lines from this machine."""
 
 import signal
 import sys
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
 from headrace.cli.output import SummaryGroup, print_json, say, stderr_console
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.limits import LDO_BODY_BYTES_MAX
 from headrace.schemas.reject import RejectedError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.producers.delivery import DeliveryStats, EventPublisher
     from headrace.runtime.settings import Settings
 
-START_WAIT_S_MAX = 10.0  # a person waits; a service is told by HEADRACE_START_WAIT_S_MAX
+START_WAIT_S_MAX = 10.0  # interactive use; services use HEADRACE_START_WAIT_S_MAX
 LINE_BYTES_MAX = 2 * LDO_BODY_BYTES_MAX
 
 
@@ -36,17 +35,17 @@ def _named(option: typer.CallbackParam, value: str) -> str:
     return value
 
 
-Source = Annotated[str, typer.Option(help="The camera or device that they come from.", callback=_named)]
-Site = Annotated[str, typer.Option(help="The factory or place it stands in.", callback=_named)]
+Source = Annotated[str, typer.Option(help="Source id: the camera or device.", callback=_named)]
+Site = Annotated[str, typer.Option(help="Site of the source, for example a factory.", callback=_named)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 
 SpoolDir = Annotated[
     Path | None,
-    typer.Option("--spool", file_okay=False, help="Keep events in this folder until Kafka has them; it may be away."),
+    typer.Option("--spool", file_okay=False, help="Spool events in this folder until Kafka acknowledges them."),
 ]
 
 publish_app = typer.Typer(
-    cls=SummaryGroup, help="Publish frames, clips, codes and labelled data objects.", no_args_is_help=True
+    cls=SummaryGroup, help="Publish frames, clips, component scans and labelled data objects.", no_args_is_help=True
 )
 
 
@@ -59,30 +58,30 @@ def register(app: typer.Typer) -> None:
 @needs("camera")
 def frame(  # noqa: PLR0913 - each is an option of the command
     paths: Annotated[
-        list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, videos.", show_default=False)
+        list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, or videos.", show_default=False)
     ] = None,
     *,
     source: Source,
     site: Site = "default",
-    camera: Annotated[int | None, typer.Option(min=0, help="The number of a camera on this machine.")] = None,
-    fps: Annotated[float | None, typer.Option(min=0.001, help="Frames a second. [default: all]")] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of frames that have to be encoded.")] = 90,
-    codes: Annotated[bool, typer.Option(help="Find QR codes in the frames and publish them as CIDs.")] = True,
-    clip_on_code: Annotated[bool, typer.Option(help="Cut a clip of 5 s around each code that appears.")] = False,
-    realtime: Annotated[bool, typer.Option(help="Publish files at their own pace, as captured now.")] = False,
-    frames_max: Annotated[int | None, typer.Option(min=1, help="End after so many frames of each.")] = None,
+    camera: Annotated[int | None, typer.Option(min=0, help="Index of a camera on this machine.")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.001, help="Frames per second. [default: all]")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of encoded frames.")] = 90,
+    codes: Annotated[bool, typer.Option(help="Detect QR codes in the frames and publish them as CIDs.")] = True,
+    clip_on_code: Annotated[bool, typer.Option(help="Publish a clip of 5 s around each new code.")] = False,
+    realtime: Annotated[bool, typer.Option(help="Publish files at their frame rate, with the current time.")] = False,
+    frames_max: Annotated[int | None, typer.Option(min=1, help="Maximum frames of each input.")] = None,
     spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish images as they are, and the frames of videos or of a camera, with the QR codes that are in them."""
+    """Publish images, or the frames of videos or a camera, and the QR codes in them."""
     from headrace.producers import Camera
 
     feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
-        raise typer.BadParameter("give files, folders, videos, or --camera")
+        raise typer.BadParameter("pass files, folders, videos or --camera")
     with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         for feed in feeds:
-            one = Camera(
+            source_camera = Camera(
                 publisher,
                 feed,
                 source,
@@ -95,8 +94,8 @@ def frame(  # noqa: PLR0913 - each is an option of the command
                 tally=tally,
                 on_published=lambda *_: advance(),
             )
-            with _stopped_by_ctrl_c(one):
-                _attempt(tally, str(feed), partial(one.run, frames_max))
+            with _stopped_by_ctrl_c(source_camera):
+                _attempt(tally, str(feed), partial(source_camera.run, frames_max))
 
 
 @publish_app.command()
@@ -105,11 +104,11 @@ def clip(
     *,
     source: Source,
     site: Site = "default",
-    about: Annotated[str | None, typer.Option(help="The LDO id or code that they belong to.")] = None,
+    about: Annotated[str | None, typer.Option(help="LDO id or code that the clips belong to.")] = None,
     spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish MP4 clips, each captured when its file was last written."""
+    """Publish MP4 clips; the capture time is the modification time of the file."""
     from headrace.producers import describe_clip
     from headrace.producers.source import Source as Origins
     from headrace.producers.video_frames import written_at_us
@@ -128,21 +127,21 @@ def clip(
 
 @publish_app.command()
 def cid(
-    codes: Annotated[list[str], typer.Argument(help="The codes; '-' reads them from standard input, one a line.")],
+    codes: Annotated[list[str], typer.Argument(help="Codes; '-' reads them from standard input, one per line.")],
     *,
     source: Source,
     site: Site = "default",
-    symbology: Annotated[str, typer.Option(help="What kind of code they were read from.")] = "QRCode",
+    symbology: Annotated[str, typer.Option(help="Symbology of the codes.")] = "QRCode",
     spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish component scans, captured now."""
+    """Publish component scans with the current time."""
     from headrace.producers import Device
 
     with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
         device = Device(publisher, source, site, on_published=tally.add)
-        for given in codes:
-            for code in _text_lines(sys.stdin.buffer) if given == "-" else [given]:
+        for argument in codes:
+            for code in _text_lines(sys.stdin.buffer) if argument == "-" else [argument]:
                 _attempt(tally, f"code {code!r}", partial(device.scan, code, symbology))
                 advance()
 
@@ -156,9 +155,9 @@ def ldo(
     spool: SpoolDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish labelled data objects: one JSON object a line, with ldo_id, sensor_data, context and prediction.
+    """Publish labelled data objects: one JSON object per line with ldo_id, sensor_data, context and prediction.
 
-    A line may also hold captured_at_us (microseconds since 1970) and clip (an MP4 file, relative to the lines' folder).
+    Optional fields: captured_at_us (microseconds since 1970) and clip (an MP4 file, relative to the input folder).
     """
     from headrace.producers import Device
     from headrace.producers.bodies import parse_ldo_line
@@ -167,8 +166,10 @@ def ldo(
         device = Device(publisher, source, site, on_published=tally.add)
 
         def hand_over(line: bytes, folder: Path) -> None:
-            said = parse_ldo_line(line, folder)
-            device.report_json(said.ldo_id, said.body, clip=said.clip, captured_at_us=said.captured_at_us)
+            ldo_line = parse_ldo_line(line, folder)
+            device.report_json(
+                ldo_line.ldo_id, ldo_line.body, clip=ldo_line.clip, captured_at_us=ldo_line.captured_at_us
+            )
 
         def hand_over_all(path: Path) -> None:
             with _opened(path) as lines:
@@ -184,7 +185,7 @@ def ldo(
 def _publishing(
     spool: Path | None, *, as_json: bool
 ) -> "Iterator[tuple[EventPublisher, DeliveryStats, Callable[[], None]]]":
-    """Give a publisher, its tally and what moves the bar; then wait for every delivery, sum up, and end."""
+    """Yield a publisher, its statistics and the progress update; then wait for all deliveries and exit."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
     from headrace.producers.delivery import DeliveryStats
@@ -205,8 +206,8 @@ def _publishing(
         task = progress.add_task("", total=None, acknowledged=0)
 
         def advance() -> None:
-            seen = tally.counts()
-            progress.update(task, completed=seen.bytes, acknowledged=seen.acknowledged)
+            counts = tally.counts()
+            progress.update(task, completed=counts.bytes, acknowledged=counts.acknowledged)
 
         yield publisher, tally, advance
     _sum_up(tally, as_json=as_json)
@@ -221,27 +222,27 @@ def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | Spooled
 
 
 def _sum_up(tally: "DeliveryStats", *, as_json: bool) -> None:
-    seen = tally.counts()
-    for fault in seen.faults:
+    counts = tally.counts()
+    for fault in counts.faults:
         say(f"failed: {fault}")
-    kinds = ", ".join(f"{number} {kind}s" for kind, number in seen.by_kind.items() if number) or "nothing"
-    say(f"published {kinds} ({seen.bytes} bytes): {seen.acknowledged} acknowledged, {seen.failed} failed")
+    kinds = ", ".join(f"{number} {kind}s" for kind, number in counts.by_kind.items() if number) or "nothing"
+    say(f"published {kinds} ({counts.bytes} bytes): {counts.acknowledged} acknowledged, {counts.failed} failed")
     if as_json:
         print_json(
             {
-                "published": seen.published,
-                "acknowledged": seen.acknowledged,
-                "failed": seen.failed,
-                "bytes": seen.bytes,
-                "by_kind": {kind.value: number for kind, number in seen.by_kind.items()},
-                "faults": seen.faults,
+                "published": counts.published,
+                "acknowledged": counts.acknowledged,
+                "failed": counts.failed,
+                "bytes": counts.bytes,
+                "by_kind": {kind.value: number for kind, number in counts.by_kind.items()},
+                "faults": counts.faults,
             }
         )
-    raise typer.Exit(Exit.FAILED if seen.failed else Exit.OK)
+    raise typer.Exit(Exit.FAILED if counts.failed else Exit.OK)
 
 
 def _attempt(tally: "DeliveryStats", what: str, hand_over: Callable[[], object]) -> None:
-    """Hand one item over; one that cannot be is named in the end, and the others go on."""
+    """Publish one item; a failure is reported at the end and does not stop the others."""
     try:
         hand_over()
     except RejectedError as error:
@@ -254,7 +255,7 @@ def _attempt(tally: "DeliveryStats", what: str, hand_over: Callable[[], object])
 
 @contextmanager
 def _stopped_by_ctrl_c(camera: "Camera") -> Iterator[None]:
-    """End the camera's run at the first Ctrl-C, which is how a live one ends; the second ends the command."""
+    """Stop the camera at the first Ctrl-C; the second one ends the command."""
     before = signal.getsignal(signal.SIGINT)
 
     def stop(*_: object) -> None:
@@ -278,13 +279,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Read lines that are not blank, within a bound."""
+    """Yield the lines that are not blank; raises HeadraceError for a line over LINE_BYTES_MAX."""
     while line := stream.readline(LINE_BYTES_MAX + 1):
         if len(line) > LINE_BYTES_MAX:
             raise HeadraceError(
                 "line_too_long",
                 f"a line is longer than {LINE_BYTES_MAX} bytes",
-                hint="is it JSON lines?",
+                hint="check that the input is JSON lines",
                 exit_code=Exit.USAGE,
             )
         if stripped := line.strip():

@@ -1,22 +1,13 @@
 """The native stack on this machine: up, down, status, and Kafka's own tools against it."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import choose_store, needs
+from headrace.cli.options import Json, StoreChoice
 from headrace.cli.output import print_json, print_table, say
 from headrace.runtime.errors import Exit, HeadraceError
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
-
-
-class StoreChoice(StrEnum):
-    """Where the native stack keeps blobs."""
-
-    MINIO = "minio"
-    LOCAL = "local"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,29 +23,25 @@ def register(app: typer.Typer) -> None:
 @needs("native")
 def up(
     *,
-    store: Annotated[
-        StoreChoice | None, typer.Option(help="minio, or a local directory; see below where it is not given.")
-    ] = None,
-    brokers: Annotated[int, typer.Option(help="Kafka brokers: 1 or 3.")] = 1,
+    store: Annotated[StoreChoice | None, typer.Option(help="minio or local (a directory).")] = None,
+    brokers: Annotated[int, typer.Option(help="Number of Kafka brokers: 1 or 3.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Start Kafka, PostgreSQL, Valkey, the blob store and the service on this machine, and wait until all are ready.
+    """Start Kafka, PostgreSQL, Valkey, the blob store and the service on this machine, and wait until they are ready.
 
-    Without --store a stack keeps the store it was started with; a new one takes MinIO if it is installed here, and
-    otherwise a local directory.
+    Without --store, an existing stack keeps its store, and a new one uses MinIO if it is installed, else a directory.
     """
     from headrace.native import StackOptions
     from headrace.native import up as start
     from headrace.runtime.settings import load_settings
-    from headrace.store_choice import choose
 
     if brokers not in {1, 3}:
         raise HeadraceError(
-            "brokers_invalid", f"{brokers} brokers make no stack", hint="use 1 or 3", exit_code=Exit.USAGE
+            "brokers_invalid", f"a stack cannot have {brokers} brokers", hint="use 1 or 3", exit_code=Exit.USAGE
         )
     state_dir = load_settings().state_dir
-    chosen = choose(store.value if store else None, state_dir, say)
-    info = start(StackOptions(state_dir, chosen, 1 if brokers == 1 else 3), say)
+    store_name = choose_store(store.value if store else None, state_dir, say)
+    info = start(StackOptions(state_dir, store_name, 1 if brokers == 1 else 3), say)
     public = info.public()
     if as_json:
         print_json(public)
@@ -64,8 +51,8 @@ def up(
 
 
 @needs("native")
-def down(*, purge: Annotated[bool, typer.Option("--purge", help="Remove the stack's data as well.")] = False) -> None:
-    """Stop everything that runs in the state directory, also what a killed launcher left."""
+def down(*, purge: Annotated[bool, typer.Option("--purge", help="Also delete the data of the stack.")] = False) -> None:
+    """Stop all processes of the stack, including orphans of a killed launcher."""
     from headrace.native import down as stop
     from headrace.runtime.settings import load_settings
 
@@ -74,27 +61,28 @@ def down(*, purge: Annotated[bool, typer.Option("--purge", help="Remove the stac
 
 @needs("native")
 def status(*, as_json: Json = False) -> None:
-    """Show the processes of the stack; exit 1 if one is not ready, 3 if the stack does not run."""
-    from headrace.native import status as look
+    """Show the processes of the stack; exit 1 if one is not ready, 3 if the stack is not running."""
+    from headrace.native import status as stack_status
     from headrace.runtime.settings import load_settings
 
-    seen = look(load_settings().state_dir)
+    current = stack_status(load_settings().state_dir)
     if as_json:
-        print_json(seen.public())
-    elif seen.processes:
+        print_json(current.public())
+    elif current.processes:
         rows = [
-            (one.name, one.state.value, one.pid, one.restarts, one.address, one.last_exit) for one in seen.processes
+            (process.name, process.state.value, process.pid, process.restarts, process.address, process.last_exit)
+            for process in current.processes
         ]
         print_table(("process", "state", "pid", "restarts", "address", "last exit"), rows)
-    if not seen.running:
+    if not current.running:
         raise HeadraceError(
             "stack_not_running",
-            "no stack runs here",
-            where=str(seen.state_dir),
+            "the stack is not running",
+            where=str(current.state_dir),
             hint="start it with `headrace up`",
             exit_code=Exit.UNREACHABLE,
         )
-    if not seen.healthy:
+    if not current.healthy:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -103,18 +91,18 @@ def kafka(
     context: typer.Context,
     tool: Annotated[str, typer.Argument(help="console-consumer, consumer-groups, topics, configs, …")],
 ) -> None:
-    """Run one of Kafka's own console tools against the stack; everything after its name is the tool's."""
-    from headrace.native import status as look
+    """Run one of Kafka's command-line tools against the stack; the tool receives all further arguments."""
+    from headrace.native import status as stack_status
     from headrace.native.tools import run_tool
     from headrace.runtime.settings import load_settings
 
-    seen = look(load_settings().state_dir)
-    if seen.info is None:
+    current = stack_status(load_settings().state_dir)
+    if current.info is None:
         raise HeadraceError(
             "stack_not_running",
-            "no stack was ever started here",
-            where=str(seen.state_dir),
+            "no stack exists in this directory",
+            where=str(current.state_dir),
             hint="start it with `headrace up`",
             exit_code=Exit.UNREACHABLE,
         )
-    raise typer.Exit(run_tool(seen.info, tool, context.args))
+    raise typer.Exit(run_tool(current.info, tool, context.args))

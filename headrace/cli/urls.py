@@ -1,4 +1,4 @@
-"""`headrace ingest-urls`: a list of URLs into the store and the catalog."""
+"""`headrace ingest-urls`: fetch a list of URLs into the store and the catalog."""
 
 import sys
 from contextlib import nullcontext
@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.extras import needs
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import print_json, say, stderr_console
-from headrace.cli.stack import Json
-from headrace.connection import client_settings
 from headrace.runtime.errors import Exit, HeadraceError
 
 
@@ -21,22 +20,22 @@ def register(app: typer.Typer) -> None:
 
 @needs("service")
 def ingest_urls(
-    file: Annotated[Path, typer.Argument(help="URLs, one a line, or JSON lines with url; '-': standard input.")],
+    file: Annotated[Path, typer.Argument(help="URLs, one per line, or JSON lines with url; '-' reads standard input.")],
     *,
-    source: Annotated[str, typer.Option(help="The data set that they belong to.")] = "urls",
-    license_: Annotated[str | None, typer.Option("--license", help="Under which they may be used.")] = None,
-    site: Annotated[str, typer.Option(help="The site that their records name.")] = "web",
+    source: Annotated[str, typer.Option(help="Source id: the data set of the URLs.")] = "urls",
+    license_: Annotated[str | None, typer.Option("--license", help="License of the files.")] = None,
+    site: Annotated[str, typer.Option(help="Site of the records.")] = "web",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=64, help="URLs fetched at a time. [default: HEADRACE_URL_WORKERS]")
+        int | None, typer.Option(min=1, max=64, help="URLs fetched concurrently. [default: HEADRACE_URL_WORKERS]")
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="Kept from run to run: what it says is stored is not fetched again.")
+        Path | None, typer.Option(help="State file; URLs that it lists as stored are not fetched again.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch URLs and store what they lead to: JPEG, PNG, WebP and MP4; a line of JSON for each, exit 1 if any failed.
+    """Fetch URLs of JPEG, PNG, WebP and MP4 files and store them; print a line of JSON for each, exit 1 if any failed.
 
-    Where store or catalog stay away the run ends with exit 3; with --state the next one goes on from there.
+    If the store or the catalog is unreachable, the command exits with 3; with --state, run it again to resume.
     """
     from headrace.batch.fetch import FetchTally, IngestClient
     from headrace.batch.fetch.errors import CatalogFailedError, StoreFailedError
@@ -50,7 +49,7 @@ def ingest_urls(
             "file_unreadable",
             f"the list cannot be read: {error.strerror}",
             where=str(file),
-            hint="name a file with a URL on each line",
+            hint="pass a file with one URL per line",
             exit_code=Exit.USAGE,
         ) from None
     with opened as stream, IngestClient(settings=client_settings(), site=site) as client:

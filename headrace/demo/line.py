@@ -3,15 +3,23 @@
 The same seed shows the same line. Pictures are BGR arrays of `HEIGHT` by `WIDTH` pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import av
 import cv2
 import numpy as np
 import segno
+from av.error import FFmpegError
 from numpy.typing import NDArray
+
+from headrace.producers.clips import cut
+from headrace.producers.video_frames import VideoFrame, to_jpeg
+from headrace.runtime.errors import Exit, HeadraceError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -110,3 +118,85 @@ def _qr(text: str) -> Pixels:
     )
     light = np.pad((1 - modules) * 255, 4, constant_values=255)
     return np.kron(light, np.ones((_MODULE_PIXELS, _MODULE_PIXELS), dtype=np.uint8)).astype(np.uint8)
+
+
+PICTURES_PER_S = 10
+_CLIP_S = 5
+_CLIP_EVERY_PICTURES = 2  # half the pictures show as much, and encoding them is what costs most in a demonstration
+_JPEG_QUALITY = 88
+
+
+def draw(line: Line, folder: Path, *, pictures: int) -> list[Path]:
+    """Write the line's pictures as JPEG files, in the order of their names."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{index:06d}.jpg" for index in range(pictures)]
+    for index, path in enumerate(paths):
+        path.write_bytes(to_jpeg(line.picture(index), _JPEG_QUALITY))
+    return paths
+
+
+def clip_of(pictures: Sequence[Path], last: int) -> bytes | None:
+    """Return an MP4 of the 5 seconds up to the `last`-th picture; None where there is no picture yet."""
+    shown = pictures[max(0, last - _CLIP_S * PICTURES_PER_S) : last + 1 : _CLIP_EVERY_PICTURES]
+    period_us = _CLIP_EVERY_PICTURES * 1_000_000 // PICTURES_PER_S
+    return cut([VideoFrame(path.read_bytes(), index * period_us, 0) for index, path in enumerate(shown)])
+
+
+def frames_in(video: Path) -> int:
+    """Return how many frames a video file has.
+
+    Raises:
+        HeadraceError: it is not there, or is no video.
+    """
+    if not video.is_file():
+        raise _unusable(video, "there is no such file")
+    try:
+        with av.open(f"file:{video}", options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise _unusable(video, "it has no video track")
+            stream = container.streams.video[0]
+            # Not every container says how many there are; each packet of the ones we read holds one frame.
+            return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+    except (FFmpegError, OSError) as error:
+        raise _unusable(video, error.strerror or str(error)) from None
+
+
+def _unusable(video: Path, why: str) -> HeadraceError:
+    return HeadraceError(
+        "video_unreadable",
+        f"the video cannot be used: {why}",
+        where=str(video),
+        hint="give the path of a video file, or leave --video out to see a synthetic line",
+        exit_code=Exit.USAGE,
+    )
+
+
+MODEL = "surface-check-2.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The three parts of an LDO."""
+
+    sensor_data: dict[str, Any]
+    context: dict[str, Any]
+    prediction: dict[str, Any]
+
+
+def readings_of(part: LinePart, random: Random) -> Readings:
+    """Return plausible readings of a part; temperature in °C, vibration in mm/s, force in N."""
+    warm = 6.0 if part.scratched else 0.0
+    confidence = random.uniform(0.81, 0.995)
+    return Readings(
+        sensor_data={
+            "temperature_c": round(random.gauss(41.5 + warm, 0.8), 2),
+            "vibration_mm_s": round(abs(random.gauss(2.8 if part.scratched else 1.1, 0.3)), 3),
+            "force_n": [round(random.gauss(118.0, 2.5), 1) for _ in range(16)],
+        },
+        context={"component": part.code, "recipe": "R-17", "shift": "early"},
+        prediction={
+            "model": MODEL,
+            "label": "scratched" if part.scratched else "good",
+            "confidence": round(confidence, 4),
+        },
+    )

@@ -9,9 +9,7 @@ from pathlib import Path
 from random import Random
 
 from headrace.demo.ledger import AckLedger
-from headrace.demo.line import Line, LinePart
-from headrace.demo.readings import readings_of
-from headrace.demo.render import PICTURES_PER_S, clip_of
+from headrace.demo.line import PICTURES_PER_S, Line, LinePart, clip_of, readings_of
 from headrace.producers import Camera, Delivery, Device, Publisher
 from headrace.producers.source import unix_us
 from headrace.schemas.events import Frame, InputEvent

@@ -36,10 +36,10 @@ from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, unix_us
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
+from headrace.runtime.health import Probes
 from headrace.runtime.kafka import require_topics, wait_for_kafka
 from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
-from headrace.runtime.probes import Probes
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import Kind

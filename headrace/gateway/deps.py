@@ -13,7 +13,7 @@ from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.queries.cache import Cache
 from headrace.gateway.uploads.pipeline import UploadPipeline
-from headrace.runtime.probes import Probes
+from headrace.runtime.health import Probes
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ldos import Ldos

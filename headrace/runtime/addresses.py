@@ -6,7 +6,9 @@ local meanings, also those that a list of known networks would miss (IPv4-transl
 No I/O.
 """
 
-from collections.abc import Iterable, Iterator
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -70,3 +72,42 @@ def _is_public(address: Address) -> bool:
 
 def _is_listed(address: Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
+
+
+RESOLVE_S_MAX = 5.0
+
+Lookup: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+class UnresolvedHostError(Exception):
+    """The name has no address."""
+
+
+class AddressNotAllowedError(Exception):
+    """One of the addresses may not be connected to."""
+
+
+async def system_lookup(host: str, port: int) -> list[str]:
+    """Return the addresses that the machine's own resolver knows; raises OSError or UnicodeError where it fails."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(one[4][0]) for one in found]
+
+
+async def resolve(host: str, port: int, networks: Sequence[Network], lookup: Lookup = system_lookup) -> list[str]:
+    """Return every address of a host, numeric.
+
+    Raises:
+        Unresolved: it has none, or nobody says so in time. AddressRefused: not every one of them is allowed, so that a
+            name with a good and a bad one is refused too.
+    """
+    try:
+        async with asyncio.timeout(RESOLVE_S_MAX):
+            found = await lookup(host, port)
+    except (OSError, UnicodeError, TimeoutError):
+        raise UnresolvedHostError from None
+    addresses = list(dict.fromkeys(found))
+    if not addresses:
+        raise UnresolvedHostError
+    if not all(is_allowed(address, networks) for address in addresses):
+        raise AddressNotAllowedError
+    return addresses

@@ -5,8 +5,9 @@
 The server runs in a thread of its own, so it answers, and says that nothing moves, also when the event loop is blocked.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any, TypeAlias
@@ -91,3 +92,45 @@ class HealthServer:
 def _reply(start_response: Any, good: bool, body: object, bad: str = "503 Service Unavailable") -> Iterable[bytes]:  # noqa: FBT001
     start_response("200 OK" if good else bad, [("Content-Type", "application/json")])
     return [json.dumps(body).encode()]
+
+
+_EVERY_S = 2.0
+_EVERY_S_WHILE_AWAY = 0.5  # who waits for a process to become ready should not wait for its next look as well
+_ANSWER_S_MAX = 5.0
+
+
+class Probes:
+    """Asks each dependency every two seconds whether it answers, more often while one does not.
+
+    So `/readyz` itself never waits.
+
+    Each probe raises when its service does not answer.
+    """
+
+    def __init__(self, probes: Mapping[str, Callable[[], Awaitable[object]]]) -> None:
+        self._probes = probes
+        self._faults: dict[str, str | None] = dict.fromkeys(probes, "not asked yet")
+
+    def readyz(self) -> Mapping[str, str | None]:
+        """Return each dependency's name with None when it answers, or a sentence on why not."""
+        return dict(self._faults)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            await asyncio.gather(*(self._ask(name, probe) for name, probe in self._probes.items()))
+            away = any(fault is not None for fault in self._faults.values())
+            await asyncio.sleep(_EVERY_S_WHILE_AWAY if away else _EVERY_S)
+
+    async def _ask(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_S_MAX):
+                await probe()
+        except TimeoutError:
+            self._faults[name] = f"no answer within {_ANSWER_S_MAX:.0f} s"
+        except HeadraceError as error:
+            self._faults[name] = error.what
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next question must still be asked
+            self._faults[name] = f"{type(error).__name__} when it was asked"
+        else:
+            self._faults[name] = None

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.runtime.health import HealthServer
+from headrace.runtime.health import HealthServer, Probes
 from headrace.runtime.kafka import kafka_unreachable
-from headrace.runtime.probes import Probes
 from headrace.runtime.settings import Settings
 from headrace.runtime.watchdog import Watchdog
 

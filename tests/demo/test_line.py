@@ -3,9 +3,7 @@ from random import Random
 import numpy as np
 import orjson
 
-from headrace.demo.line import HEIGHT, WIDTH, Line
-from headrace.demo.readings import readings_of
-from headrace.demo.render import PICTURES_PER_S, clip_of, draw
+from headrace.demo.line import HEIGHT, PICTURES_PER_S, WIDTH, Line, clip_of, draw, readings_of
 from headrace.producers.qr import find_codes
 from headrace.producers.video_frames import from_image, to_jpeg
 from headrace.schemas.digest import canonical_body

@@ -9,8 +9,7 @@ from headrace.cli.app import app
 from headrace.demo.ledger import MessageOffset, RecordKey
 from headrace.demo.listener import Heard
 from headrace.demo.reconcile import latencies_ms
-from headrace.demo.report import Circumstances, Findings, as_json, percentile, report_of
-from headrace.demo.table import rows, verdict
+from headrace.demo.report import Circumstances, Findings, as_json, percentile, report_of, rows, verdict
 from headrace.schemas.events import Kind
 
 GOOD = Findings(

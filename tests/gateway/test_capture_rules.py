@@ -31,8 +31,7 @@ from headrace.gateway.capture.capture_request import (
     Mode,
     plan_for,
 )
-from headrace.runtime.addresses import is_allowed, networks_of
-from headrace.runtime.resolve import AddressNotAllowedError, resolve
+from headrace.runtime.addresses import AddressNotAllowedError, is_allowed, networks_of, resolve
 
 PASSWORD = "p@:/%#x"
 

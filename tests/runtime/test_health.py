@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headrace.runtime import metrics
-from headrace.runtime import probes as probes_module
+from headrace.runtime import health, metrics
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.health import HealthServer
-from headrace.runtime.probes import Probes
+from headrace.runtime.health import HealthServer, Probes
 
 
 @dataclass
@@ -121,9 +119,9 @@ class Service:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes_module, "_EVERY_S", 0.01)
-    monkeypatch.setattr(probes_module, "_EVERY_S_WHILE_AWAY", 0.01)
-    monkeypatch.setattr(probes_module, "_ANSWER_S_MAX", 0.05)
+    monkeypatch.setattr(health, "_EVERY_S", 0.01)
+    monkeypatch.setattr(health, "_EVERY_S_WHILE_AWAY", 0.01)
+    monkeypatch.setattr(health, "_ANSWER_S_MAX", 0.05)
 
 
 async def answered(services: dict[str, Service], rounds: int = 2) -> dict[str, str | None]:

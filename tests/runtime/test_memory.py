@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from headrace.runtime.memory import give_back, return_what_is_free
+from headrace.runtime.process import give_back, return_what_is_free
 
 # Blocks that glibc would keep: it raises its limit with the first that is freed, and something behind holds the heap.
 BURST = """
 import resource, psutil
-from headrace.runtime.memory import return_what_is_free
+from headrace.runtime.process import return_what_is_free
 {call}
 rss = psutil.Process().memory_info
 def burst():
@@ -50,7 +50,7 @@ def test_a_burst_leaves_nothing_behind():
 # Small blocks, of which one in a thousand is still used: the heap cannot shrink from its end.
 SCATTERED = """
 import psutil
-from headrace.runtime.memory import give_back
+from headrace.runtime.process import give_back
 rss = psutil.Process().memory_info
 blocks = [bytes(1000) for _ in range(100_000)]
 kept = blocks[::1000]
@@ -83,8 +83,8 @@ def test_giving_back_may_be_repeated():
 # The same within a process of the service, which does it by itself.
 RUNNING = """
 import asyncio, psutil
-from headrace.runtime import memory, process
-memory.GIVE_BACK_EVERY_S = 0.1
+from headrace.runtime import process
+process.GIVE_BACK_EVERY_S = 0.1
 rss = psutil.Process().memory_info
 
 async def main(stop):

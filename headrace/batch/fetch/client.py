@@ -22,7 +22,7 @@ from headrace.batch.fetch.outcome import FetchOutcome, FetchResult, FetchStatus,
 from headrace.batch.fetch.policy import FetchPolicy
 from headrace.batch.fetch.state import FetchState
 from headrace.batch.fetch.url import parse_url, redact_url_text
-from headrace.runtime.resolve import Lookup, system_lookup
+from headrace.runtime.addresses import Lookup, system_lookup
 from headrace.runtime.settings import Settings, load_settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog

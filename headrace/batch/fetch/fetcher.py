@@ -27,8 +27,7 @@ from headrace.batch.fetch.pinned_connector import create_connector
 from headrace.batch.fetch.policy import REDIRECTS_MAX, ROBOTS_BYTES_MAX, ROBOTS_S_MAX, STALL_BYTES_MIN, FetchPolicy
 from headrace.batch.fetch.politeness import HostRateLimit, RobotsTxt, opts_out
 from headrace.batch.fetch.url import WebUrl, parse_url, resolve_redirect
-from headrace.runtime.addresses import is_allowed
-from headrace.runtime.resolve import Lookup, system_lookup
+from headrace.runtime.addresses import Lookup, is_allowed, system_lookup
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)  # the fetcher sets the other limits

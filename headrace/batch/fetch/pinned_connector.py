@@ -14,9 +14,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from headrace.batch.fetch.errors import AddressRefusedError, ConnectionFailedError
 from headrace.batch.fetch.policy import DNS_CACHE_HOSTS_MAX, DNS_CACHE_S
-from headrace.runtime import resolve
-from headrace.runtime.addresses import Network, is_allowed
-from headrace.runtime.resolve import Lookup
+from headrace.runtime import addresses as address_rules
+from headrace.runtime.addresses import Lookup, Network, is_allowed
 
 CONNECTIONS_MAX = 256
 _REFUSED = "the host has an address that is neither public nor in a listed network"
@@ -39,10 +38,10 @@ class CheckedResolver(AbstractResolver):
         """
         del family  # returns both families
         try:
-            addresses = await resolve.resolve(host, port, self._networks, self._lookup)
-        except resolve.UnresolvedHostError:
+            addresses = await address_rules.resolve(host, port, self._networks, self._lookup)
+        except address_rules.UnresolvedHostError:
             raise ConnectionFailedError("the host name does not resolve", where=host, may_pass=True) from None
-        except resolve.AddressNotAllowedError:
+        except address_rules.AddressNotAllowedError:
             raise AddressRefusedError(_REFUSED, where=host) from None
         return [
             ResolveResult(

@@ -16,9 +16,8 @@ from headrace.batch.platform.annotations import AnnotationApi
 from headrace.batch.platform.api import ApiClient, ApiEndpoint, PlatformLogin, RequestPolicy
 from headrace.batch.platform.run import ImportDeps, ImportOptions, ImportRun, ProgressBars, PublishFrame
 from headrace.batch.platform.state import ImportState, state_path
-from headrace.runtime.addresses import Network
+from headrace.runtime.addresses import Network, system_lookup
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.resolve import system_lookup
 from headrace.runtime.settings import ENV_FILE
 
 

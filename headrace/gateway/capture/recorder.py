@@ -13,9 +13,8 @@ from headrace.gateway.capture.media_publisher import ClipFrames, MediaPublisher,
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
 from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from headrace.producers.source import Source
-from headrace.runtime.addresses import Network
+from headrace.runtime.addresses import AddressNotAllowedError, Network, UnresolvedHostError, resolve
 from headrace.runtime.metrics import capture_frames_total, capture_reconnects_total
-from headrace.runtime.resolve import AddressNotAllowedError, UnresolvedHostError, resolve
 
 CONNECTING_S_MAX = 300.0  # beyond the recording itself, for all connections together
 _REMAINING_S_MIN = 0.1

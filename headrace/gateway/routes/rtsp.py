@@ -33,8 +33,7 @@ from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import UploadSource, resolve_source
 from headrace.gateway.uploads.results import status_path
-from headrace.runtime.addresses import networks_of
-from headrace.runtime.resolve import AddressNotAllowedError, UnresolvedHostError, resolve
+from headrace.runtime.addresses import AddressNotAllowedError, UnresolvedHostError, networks_of, resolve
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_requests import NewRequest
 

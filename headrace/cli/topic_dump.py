@@ -1,4 +1,4 @@
-"""A topic's messages as JSON, read without a consumer group: nobody's offsets move."""
+"""The messages of a topic as JSON, read without a consumer group, so that no offsets are committed."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -26,23 +26,23 @@ from headrace.schemas.topics import TOPICS, Topic
 
 _REQUEST_S = 10.0
 _SHOWN_BYTES_MAX = 4096
-_MEASURED = frozenset({"body", "value"})  # bytes that nobody reads on a terminal: their length is shown, unless JSON
+_MEASURED = frozenset({"body", "value"})  # shown as their length unless they are JSON
 
 
 def topic_lines(
     settings: Settings, name: str, *, start: datetime | None, end: datetime | None, follow: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield each message as a JSON object with `at` (where it stands), `headers`, and `event` or `undecodable`.
+    """Yield each message as a JSON object: `at` (topic, partition, offset, time), `headers`, `event` or `undecodable`.
 
-    Without `follow` it ends where the topic ended when it began. Times without a zone are UTC.
+    Without `follow`, reading ends at the offset that was the topic's end at the start. Times without a zone are UTC.
 
     Raises:
-        HeadraceError: no such topic, or Kafka does not answer.
+        HeadraceError: the topic is not one of Headrace, or Kafka does not answer.
     """
     if name not in TOPICS:
         raise HeadraceError(
             "topic_unknown",
-            f"{name} is no topic of Headrace",
+            f"{name} is not a topic of Headrace",
             hint=f"one of: {', '.join(TOPICS)}",
             exit_code=Exit.USAGE,
         )
@@ -61,7 +61,7 @@ def topic_lines(
 def _ranges(
     consumer: Consumer, topic: Topic, start: datetime | None, end: datetime | None
 ) -> dict[PartitionKey, tuple[int, int]]:
-    """Return the offsets to read of each partition: the part between the times of what is in the topic now."""
+    """Return the offset range of each partition between the two times, within what is in the topic now."""
     bounds = offset_bounds(consumer, partitions_of(consumer, topic.name))
     starts = _offsets_at(consumer, bounds, start) if start else {}
     ends = _offsets_at(consumer, bounds, end) if end else {}
@@ -71,17 +71,17 @@ def _ranges(
 def _offsets_at(
     consumer: Consumer, bounds: Mapping[PartitionKey, tuple[int, int]], time: datetime
 ) -> dict[PartitionKey, int]:
-    """Return the offset of each partition's first message at that time or later, or else the end of the partition."""
+    """Return the offset of each partition's first message at or after a time, or else the end of the partition."""
     time_ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-    places = consumer.offsets_for_times([TopicPartition(*key, time_ms) for key in bounds], timeout=_REQUEST_S)
+    partitions = consumer.offsets_for_times([TopicPartition(*key, time_ms) for key in bounds], timeout=_REQUEST_S)
     return {
-        (place.topic, place.partition): place.offset if place.offset >= 0 else bounds[place.topic, place.partition][1]
-        for place in places
+        (at.topic, at.partition): at.offset if at.offset >= 0 else bounds[at.topic, at.partition][1]
+        for at in partitions
     }
 
 
 def _raise_if_down(error: KafkaError) -> None:
-    # librdkafka retries whatever else it reports.
+    # librdkafka retries after all other errors.
     if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():  # noqa: SLF001 - the binding's own name
         raise KafkaException(error)
 
@@ -90,8 +90,8 @@ def _line(message: Message, topic: Topic) -> dict[str, Any]:
     try:
         pairs: list[tuple[str, bytes | None]] = list(message.headers() or [])  # type: ignore[arg-type]
     except (SystemError, UnicodeDecodeError):
-        # The binding cannot name a header whose name is not UTF-8, and then gives none of them.
-        pairs = [("undecodable", b"the names of this message's headers are not text")]
+        # The binding raises for all headers if one name is not UTF-8.
+        pairs = [("undecodable", b"a header name of this message is not UTF-8")]
     line: dict[str, Any] = {
         "at": {
             "topic": topic.name,
