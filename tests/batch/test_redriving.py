@@ -43,7 +43,7 @@ class NewWorker(ServiceProcess):
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(self._folder), *self._args],
+                [sys.executable, "-P", str(SCRIPT), str(self._folder), *self._args],
                 env=self._env,
                 stdout=out,
                 stderr=out,
@@ -118,7 +118,8 @@ def publish(settings: Settings, values: list[tuple[bytes, bytes]]) -> list[tuple
 
 
 def command(settings: Settings, folder: Path | None, *args: str) -> "subprocess.Popen[str]":
-    program = ["-m", "headrace"] if folder is None else [str(SCRIPT), str(folder)]
+    # -P: the script's folder has a package named like a module of the standard library.
+    program = ["-m", "headrace"] if folder is None else ["-P", str(SCRIPT), str(folder)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     return subprocess.Popen(
         [sys.executable, *program, *args],
