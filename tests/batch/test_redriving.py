@@ -44,7 +44,7 @@ class NewWorker(ServiceProcess):
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(self._folder), *self._args],
+                [sys.executable, "-P", str(SCRIPT), str(self._folder), *self._args],
                 env=self._env,
                 stdout=out,
                 stderr=out,
@@ -119,8 +119,9 @@ def publish(settings: Settings, values: list[tuple[bytes, bytes]]) -> list[tuple
 
 
 def command(settings: Settings, folder: Path, *args: str) -> "subprocess.Popen[str]":
+    # -P: the script's folder has a package named like a module of the standard library.
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), *args],
+        [sys.executable, "-P", str(SCRIPT), str(folder), *args],
         env=clean_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

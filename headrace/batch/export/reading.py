@@ -28,7 +28,7 @@ from headrace.store.errors import BlobArchivedError, BlobCorruptError, BlobMissi
 AHEAD_RECORDS_MAX = 32
 AHEAD_BYTES_MAX = 64 * 1024 * 1024  # of bodies read ahead; a larger body is read alone
 
-FrameQuality: TypeAlias = dict[str, float | int]
+MeasuredQuality: TypeAlias = dict[str, float | int]
 Item = TypeVar("Item")
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class SampleReader:
         request: ExportRequest,
         *,
         has_media: bool,
-        quality: Mapping[UUID, FrameQuality] | None,
+        quality: Mapping[UUID, MeasuredQuality] | None,
     ) -> None:
         """`quality` holds the frames that meet the request's bounds, or is None if it has none."""
         self._exports = exports
@@ -149,7 +149,7 @@ async def read_ahead(
 
 def measured_frames(
     settings: Settings, bounds: Iterable[QualityBound], *, until_us: int, cancelled: threading.Event
-) -> dict[UUID, FrameQuality]:
+) -> dict[UUID, MeasuredQuality]:
     """Return the measures of each frame that meets the bounds; uses some 500 bytes of memory for each.
 
     It blocks and reads the whole topic up to `until_us`, and stops early once `cancelled` is set.
@@ -158,7 +158,7 @@ def measured_frames(
         HeadraceError: Kafka does not answer.
     """
     bounds = tuple(bounds)
-    quality: dict[UUID, FrameQuality] = {}
+    quality: dict[UUID, MeasuredQuality] = {}
     with reading_consumer(settings, "headrace-export") as consumer:
         reader = TopicReader(consumer, offset_bounds(consumer, partitions_of(consumer, PREPROCESSED.name)))
         while reader.unfinished and not cancelled.is_set():

@@ -20,7 +20,7 @@ from headrace.batch.export.manifest import (
     shard_file,
     write_json,
 )
-from headrace.batch.export.reading import FailedRecord, FrameQuality, SampleReader, measured_frames
+from headrace.batch.export.reading import FailedRecord, MeasuredQuality, SampleReader, measured_frames
 from headrace.batch.export.request import ExportRequest, ShardFill, Split, shard_name, validate_request
 from headrace.batch.export.sample import Sample
 from headrace.batch.export.target import ExportTarget, open_target
@@ -69,7 +69,7 @@ async def export(
             return await ExportRun(samples, target, writer, request, progress=progress).run()
 
 
-async def _read_quality(settings: Settings, request: ExportRequest) -> dict[UUID, FrameQuality]:
+async def _read_quality(settings: Settings, request: ExportRequest) -> dict[UUID, MeasuredQuality]:
     cancelled = threading.Event()
     try:
         return await asyncio.to_thread(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from headrace.batch.export.formats import writer_for
 from headrace.batch.export.manifest import ExportResult, Shard, resume_request
-from headrace.batch.export.reading import FrameQuality, SampleReader
+from headrace.batch.export.reading import MeasuredQuality, SampleReader
 from headrace.batch.export.request import ExportFormat, ExportRequest
 from headrace.batch.export.run import ExportRun
 from headrace.batch.export.target import DirectoryTarget, ExportTarget
@@ -126,7 +126,7 @@ class World:
 
 
 async def run(
-    world: World, target: ExportTarget, asked: ExportRequest, *, quality: dict[UUID, FrameQuality] | None = None
+    world: World, target: ExportTarget, asked: ExportRequest, *, quality: dict[UUID, MeasuredQuality] | None = None
 ) -> tuple[ExportResult, list[Shard]]:
     """Export, as the job does it, and return what it says of each shard on the way."""
     form = writer_for(asked.format)
