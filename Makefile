@@ -51,10 +51,10 @@ test: $(READY)
 
 # The tests start the servers themselves; the tests of one file, and those of the gateway, run one after another.
 service: $(READY) servers
-	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadgroup -m "stack and not slow" $(call reports,service) $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "stack and not slow" $(call reports,service) $(PYTEST_ARGS)
 
 slow: $(READY) servers
-	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadgroup -m slow $(call reports,slow) $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)
 
 # Installs what the servers need before a test with a time limit waits for it: the first build of MinIO takes minutes.
 servers: $(READY)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from headrace.initialize import initialize
 from headrace.native import StackInfo, temporary_stack
@@ -38,12 +40,9 @@ def restored_logging() -> Iterator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need servers, and let one process run those of a file, or of the gateway."""
+    """Mark the tests that need servers."""
     if "stack" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.stack)
-    if item.get_closest_marker("stack") is not None:
-        shares_service = item.path.parent.name == "gateway"
-        item.add_marker(pytest.mark.xdist_group("gateway" if shares_service else str(item.path)))
 
 
 @pytest.hookimpl(trylast=True)
@@ -53,6 +52,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folders.setdefault(item.path.parent, len(folders))
     items.sort(key=lambda item: folders[item.path.parent])
+
+
+class ByWhatTheyStart(LoadScopeScheduling):
+    """Gives one process all tests that share what they start: those of a file, or of the gateway."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "tests/gateway" if file.startswith("tests/gateway/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """Distribute `--dist loadscope` by what tests start."""
+    return ByWhatTheyStart(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.hookimpl(wrapper=True)
