@@ -1,7 +1,9 @@
 # What people type. Everything runs in .venv, which is made from the lock files at the first use.
 #
 #   make demo       everything, end to end, then a report
-#   make test       all tests, then the coverage of the contract and the core
+#   make unit       the tests that need no server, and the coverage of the contract and the core (90 s at most)
+#   make test       make unit, then make service, the tests on real servers (10 minutes at most)
+#   make slow       the tests that take longest: API fuzzing, large uploads, the demo, known-bad builds
 #   make faults     the proof: faults injected into real servers, then the checker's table (15 minutes at most)
 #   make faults-long  the same with the counts of the long run: many hours
 #   make check      linters, types, layers, and whether what is generated is up to date
@@ -20,10 +22,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
+UNIT_WORKERS ?= 3
+SERVICE_WORKERS ?= 2
 FAULTS_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help demo test faults faults-long check contract secrets lock clean
+.PHONY: help demo unit service test slow servers faults faults-long check contract secrets lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,13 +38,30 @@ $(READY): $(LOCKS) pyproject.toml .ci/venv
 demo: $(READY)
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
-# The tests start the servers they need themselves.
-test: $(READY)
-	@$(BIN)/pytest --cov --cov-report= $(PYTEST_ARGS)
+# REPORTS=directory writes JUnit XML there and prints the slowest tests.
+reports = $(if $(REPORTS),--durations=50 --junitxml=$(REPORTS)/$(1).xml)
+unit: $(READY)
+	@$(BIN)/pytest -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not slow" --cov --cov-report= \
+		$(call reports,unit) $(PYTEST_ARGS)
 	@$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
 
+test: $(READY)
+	@$(MAKE) unit
+	@$(MAKE) service
+
+# The tests start the servers themselves; the tests of one file, and those of the gateway, run one after another.
+service: $(READY) servers
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "stack and not slow" $(call reports,service) $(PYTEST_ARGS)
+
+slow: $(READY) servers
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)
+
+# Installs what the servers need before a test with a time limit waits for it: the first build of MinIO takes minutes.
+servers: $(READY)
+	@$(BIN)/python -m headrace.native
+
 # For one experiment: `.venv/bin/python -m tests.faults E1 --count 20 --seed 7`.
-faults: $(READY)
+faults: $(READY) servers
 	@$(BIN)/python -m tests.faults --ci $(FAULTS_ARGS)
 
 faults-long: $(READY)

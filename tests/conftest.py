@@ -1,42 +1,35 @@
-"""Real servers for every test that asks for them: one native stack for the whole run, a fresh database a test."""
+"""Real servers for the tests that ask for them: one stack for a whole run, a fresh database for each test."""
 
-import asyncio
 import logging
 import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from headrace.initialize import initialize
 from headrace.native import StackInfo, temporary_stack
-from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
+from tests.processes import ServiceProcess, environment_of, free_port  # noqa: F401 - until every branch has moved
+from tests.servers import fresh_database, in_memory_directory, settings_of
+from tests.waiting import until, until_async  # noqa: F401 - until every branch has moved
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
-READY_S_MAX = 60.0
-TEMPLATE = "headrace"  # the stack's own database, migrated once and never written to
+STACK = pytest.StashKey[StackInfo]()
 
 
 @pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    """Undo what a test did to the logs: they must not go on into the captured output of a test that has ended."""
+def restored_logging() -> Iterator[None]:
+    """Undo what a test did to logging: nothing may write to the captured output of a test that has ended."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -46,11 +39,49 @@ def logs_as_they_were() -> Iterator[None]:
     root.setLevel(level)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that need servers."""
+    if "stack" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.stack)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a folder together, in the order of the folders' first tests: they share what it starts."""
+    folders: dict[Path, int] = {}
+    for item in items:
+        folders.setdefault(item.path.parent, len(folders))
+    items.sort(key=lambda item: folders[item.path.parent])
+
+
+class ByWhatTheyStart(LoadScopeScheduling):
+    """Gives one process all tests that share what they start: those of a file, or of the gateway."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "tests/gateway" if file.startswith("tests/gateway/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """Distribute `--dist loadscope` by what tests start."""
+    return ByWhatTheyStart(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Run the servers while the tests run, if one needs them; no test's time limit covers their start."""
+    if session.config.option.collectonly or not any(item.get_closest_marker("stack") for item in session.items):
+        return (yield)
+    with temporary_stack("minio", state_dir=in_memory_directory(), progress=report) as info:
+        session.config.stash[STACK] = info
+        return (yield)
+
+
 @pytest.fixture(scope="session")
-def stack() -> Iterator[StackInfo]:
-    """Kafka, PostgreSQL, Valkey and MinIO; where one cannot be had the test fails, and says what is missing."""
-    with temporary_stack("minio", progress=lambda line: print(line, file=sys.stderr)) as info:
-        yield info
+def stack(pytestconfig: pytest.Config) -> StackInfo:
+    """Kafka, PostgreSQL, Valkey and MinIO, which all tests of a run share."""
+    assert STACK in pytestconfig.stash, "a test that needs servers lacks the mark `stack`"
+    return pytestconfig.stash[STACK]
 
 
 @pytest.fixture(scope="session")
@@ -115,130 +146,6 @@ def video() -> Path:
     return VIDEO
 
 
-def settings_of(stack: StackInfo, **changes: object) -> Settings:
-    prefix = len("HEADRACE_")
-    return load_settings(
-        _env_file=None, **{name[prefix:].lower(): value for name, value in stack.env().items()}, **changes
-    )
-
-
-@contextmanager
-def fresh_database(settings: Settings) -> Iterator[Settings]:
-    """Clone the migrated template, and drop the clone afterwards."""
-    template = settings.postgres_dsn.get_secret_value()
-    name = f"test_{uuid4().hex[:12]}"
-    server = template.rsplit("/", 1)[0]
-    _sql(f"{server}/postgres", f'create database "{name}" template "{TEMPLATE}"')
-    try:
-        yield settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)(f"{server}/{name}")})
-    finally:
-        _sql(f"{server}/postgres", f'drop database "{name}" with (force)')
-
-
-def _sql(dsn: str, text: str) -> None:
-    async def execute() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await connection.execute(text)
-        finally:
-            await connection.close()
-
-    asyncio.run(execute())
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The settings as the environment of a process."""
-    values = {}
-    for name in settings.model_fields_set | {"postgres_dsn"}:
-        value = getattr(settings, name)
-        text = value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
-        values[f"HEADRACE_{name.upper()}"] = text
-    return values
-
-
-class ServiceProcess:
-    """One of the service's processes, started as a deployment would start it."""
-
-    def __init__(self, settings: Settings, *args: str, log: Path, **changes: object) -> None:
-        self.port = free_port()
-        self.log = log
-        self._args = args
-        self._env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")},
-            **environment_of(settings),
-            **{f"HEADRACE_{name.upper()}": str(value) for name, value in changes.items()},
-            "HEADRACE_HEALTH_PORT": str(self.port),
-            "HEADRACE_LOG_FORMAT": "json",
-        }
-        self.process = self._start()
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with self.log.open("ab") as out:
-            return subprocess.Popen(
-                [sys.executable, "-m", "headrace", *self._args],
-                env=self._env,
-                stdout=out,
-                stderr=out,
-                cwd=tempfile.gettempdir(),
-                start_new_session=True,
-            )
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-    def wait_ready(self, probe: str = "/readyz") -> "ServiceProcess":
-        until(lambda: self.is_alive() and self.get(probe)[0] == 200, READY_S_MAX, f"{self._args} to be ready")
-        return self
-
-    def is_alive(self) -> bool:
-        if (code := self.process.poll()) is not None:
-            raise AssertionError(f"{self._args} ended with {code}:\n{self.log.read_text()[-4000:]}")
-        return True
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def restart(self) -> "ServiceProcess":
-        self.process = self._start()
-        return self.wait_ready()
-
-    def stop(self, seconds: float = 25.0) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for something to become true; the time is generous, because a machine may be busy."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.1)
-
-
-async def until_async(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        await asyncio.sleep(0.1)
+def report(line: str) -> None:
+    """Report what the stack does, on standard error."""
+    print(line, file=sys.stderr)

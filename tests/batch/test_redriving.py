@@ -1,7 +1,6 @@
 """Dead letters on real servers: what a newer decoder understands is redriven, once, also through a kill."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,9 @@ from headrace.schemas import codec
 from headrace.schemas.codec import encode
 from headrace.schemas.events import Cid
 from headrace.schemas.registry import Registry
-from tests.conftest import ServiceProcess, environment_of, until
+from tests.commands import CommandResult, clean_environment, run_in_process
+from tests.processes import ServiceProcess
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
@@ -117,12 +118,10 @@ def publish(settings: Settings, values: list[tuple[bytes, bytes]]) -> list[tuple
     return [places[number] for number in range(len(values))]
 
 
-def command(settings: Settings, folder: Path | None, *args: str) -> "subprocess.Popen[str]":
-    program = ["-m", "headrace"] if folder is None else [str(SCRIPT), str(folder)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+def command(settings: Settings, folder: Path, *args: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, *program, *args],
-        env=env | environment_of(settings),
+        [sys.executable, str(SCRIPT), str(folder), *args],
+        env=clean_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -130,10 +129,15 @@ def command(settings: Settings, folder: Path | None, *args: str) -> "subprocess.
 
 
 def run(settings: Settings, folder: Path | None, *args: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    process = command(settings, folder, *args)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    return (json.loads(out.splitlines()[-1]) if out.strip() else {}), err
+    """Run a command, in this process where it needs no schemas of another folder."""
+    if folder is None:
+        result = run_in_process(settings, *args)
+    else:
+        process = command(settings, folder, *args)
+        out, err = process.communicate(timeout=120)
+        result = CommandResult(process.returncode, out, err)
+    assert result.code == code, result.err
+    return result.json, result.err
 
 
 def test_half_of_a_thousand_letters_come_back_once_also_through_a_kill(

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.cli import main
 from tests.cli.command_runs import CANARY, Command, Ended
-from tests.conftest import free_port
+from tests.processes import free_port
 
 
 @pytest.fixture

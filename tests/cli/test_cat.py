@@ -14,7 +14,7 @@ from headrace.schemas.codec import encode
 from headrace.schemas.events import Cid
 from headrace.schemas.topics import TOPICS
 from tests.cli.command_runs import Command
-from tests.conftest import environment_of
+from tests.processes import environment_of
 
 TIME_US = 1_790_000_000_000_000
 

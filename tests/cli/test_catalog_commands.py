@@ -19,7 +19,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from tests.cli.command_runs import Command
-from tests.conftest import environment_of, free_port
+from tests.processes import environment_of, free_port
 
 TIME_US = 1_790_000_000_000_000
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"

@@ -6,7 +6,7 @@ from rich.console import Console
 from headrace.demo import DemoOptions, run, verdict
 from headrace.native.layout import StateDir
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_a_short_demonstration_adds_up_and_leaves_nothing(tmp_path, monkeypatch):

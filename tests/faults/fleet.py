@@ -35,8 +35,8 @@ from headrace.native.state_file import (
     write_state,
 )
 from headrace.native.supervisor import Supervisor, watch_owner
-from tests.conftest import free_port
 from tests.faults.armed import Control
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 _STOP_S_MAX = 20.0

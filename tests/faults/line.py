@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
-from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL
-from tests.conftest import ServiceProcess, fresh_database, until
+from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
 from tests.faults.catalog import Catalog
 from tests.faults.checker import GRACE_S, Verdict, check
@@ -25,13 +23,16 @@ from tests.faults.observed import Observed, WatchFindings
 from tests.faults.plan import Mix, Planned, planned
 from tests.faults.watch import Watch
 from tests.faults.workload import publish_all
+from tests.processes import ServiceProcess
+from tests.servers import fresh_database
+from tests.waiting import until
 
 MIX = Mix(poison=0.08, wrong_digests=0.05, bytes_max=50_000)
 MESSAGES = 60
 SETTLES_S_MAX = 90.0
-EMPTY_S_MAX = 60.0
 RATE_HZ = 200.0
 NUMBERS_APART = 10_000
+SESSION_S = 6.0  # the least that a broker allows: so long a worker that was killed is missed
 SERVICES = {
     "worker-events": ("worker", "--kinds", "cids,ldos"),
     "worker-media": ("worker", "--kinds", "frames,clips"),
@@ -126,11 +127,10 @@ class Line:
 def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
     """Prepare a line; nothing runs yet."""
     with fresh_database(servers) as fresh:
-        settings = fresh.model_copy(update={"store_url": f"{fresh.store_url}/{uuid4().hex}"})
+        changes = {"store_url": f"{fresh.store_url}/{uuid4().hex}", "kafka_session_s": SESSION_S}
+        settings = fresh.model_copy(update=changes)
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
-        for group in (SMALL, LARGE):
-            names = {input_topic(kind).name for kind in group.kinds}
-            finish(settings, group.name, {at: end for at, end in since.items() if at.topic in names})
+        skip_backlog(settings, (SMALL.name, LARGE.name))
         catalog = Catalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)
         line.listener.start()
@@ -144,17 +144,5 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
 
 def finish(settings: Settings, group: str, upto: Offsets) -> None:
     """Commit offsets in the name of a group, as soon as nobody belongs to it."""
-    consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False))
     places = [TopicPartition(at.topic, at.partition, offset) for at, offset in upto.items()]
-
-    def committed() -> bool:
-        try:
-            done = consumer.commit(offsets=places, asynchronous=False)
-        except KafkaException:
-            return False
-        return all(one.error is None for one in done or ())
-
-    try:
-        until(committed, EMPTY_S_MAX, f"the group {group} to be empty")
-    finally:
-        consumer.close()
+    commit(settings, group, lambda _consumer: places)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import UUID
 
-from tests.conftest import until
 from tests.faults.acks import Acks, Attempt, Place, read_acks
 from tests.faults.world import World
+from tests.waiting import until
 
 PATTERN = "own-*.acks"
 """The files, in the world's directory, in which experiments take such messages down."""

@@ -11,11 +11,11 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
 from headrace.streams.worker.profile import LARGE, SMALL, Group
-from tests.conftest import until
 from tests.faults.bad_builds.registry import BUILDS
 from tests.faults.bad_builds.scene import COMES_S_MAX, Scene, cid_of, frame_of, metric, scene
+from tests.waiting import until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 ROOM_BYTES = 16 * MIB
 OVERTAKING_S = 2.0  # long enough for the small message to be let in, if somebody would
@@ -89,6 +89,7 @@ def test_every_build_has_a_scenario() -> None:
     assert set(SCENARIOS) == set(BUILDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_known_bad_build_is_found_out(name: str, stack_settings: Settings, tmp_path: Path) -> None:
     act, group, broken = SCENARIOS[name]
@@ -101,6 +102,7 @@ def test_a_known_bad_build_is_found_out(name: str, stack_settings: Settings, tmp
     assert {invariant for invariant, count in verdict.counts.items() if count} == broken, verdict.examples
 
 
+@pytest.mark.slow
 def test_the_real_build_is_without_fault_in_all_of_them(stack_settings: Settings, tmp_path: Path) -> None:
     with scene(stack_settings, tmp_path) as it:
         it.relay()

@@ -14,7 +14,6 @@ from headrace.schemas.digest import blob_key, dead_letter_id, event_id, record_i
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive
 from headrace.schemas.reject import RejectCode
-from tests.conftest import free_port
 from tests.faults.acks import Ack, Attempt, Place
 from tests.faults.checker import check
 from tests.faults.growth import MIB, Growth, Look
@@ -35,6 +34,7 @@ from tests.faults.observed import (
     WatchFindings,
 )
 from tests.faults.watch import Standstill, Watch
+from tests.processes import free_port
 
 INPUT, OUTPUT, LETTERS = "edge.frames.v1", "ingested.frames.v1", "deadletters.v1"
 GROWN = Partition(INPUT, 0)

@@ -10,11 +10,11 @@ import pytest
 
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
-from tests.conftest import free_port
 from tests.faults.acks import Ack, Acks, Place
 from tests.faults.gather import gather
 from tests.faults.line import MESSAGES, Line, line_on
 from tests.faults.observed import Blob, Heard, WatchFindings
+from tests.processes import free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
 from tests.faults import netns
 from tests.faults.netns import Namespace
 from tests.faults.possible import NotPossibleError
 from tests.faults.test_toxiproxy import Echo, serve
 from tests.faults.toxiproxy import Toxiproxy
+from tests.processes import free_port
 
 ASK = """
 import socket, sys

@@ -9,9 +9,9 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import free_port
 from tests.faults import toxiproxy
 from tests.faults.toxiproxy import Toxiproxy
+from tests.processes import free_port
 
 ANSWER_S_MAX = 5.0
 DEAF_S = 0.7

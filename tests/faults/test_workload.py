@@ -17,10 +17,10 @@ from headrace.schemas.validate import check_media
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
-from tests.conftest import until_async
 from tests.faults.acks import Ack, AckFile, Attempt, Place, read_acks
 from tests.faults.plan import Mix, Planned, planned
 from tests.faults.workload import Workload
+from tests.waiting import until_async
 
 NOW_US = 1_760_000_000_000_000
 SMALL = Mix(bytes_max=50_000)

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from headrace.native.go_install import BuildError, GoProgram, go_install
 from headrace.runtime.errors import Exit, HeadraceError
-from tests.conftest import free_port
+from tests.processes import free_port
 
 VERSION = "v2.12.0"
 

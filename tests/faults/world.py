@@ -22,11 +22,12 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL
-from tests.conftest import environment_of, free_port, settings_of
 from tests.faults import small_disk, toxiproxy
 from tests.faults.catalog import Catalog
 from tests.faults.fleet import Fleet, Member
 from tests.faults.toxiproxy import Toxiproxy
+from tests.processes import environment_of, free_port
+from tests.servers import settings_of
 
 SESSION_S = 6.0
 """How soon Kafka gives up a member that fell silent; the broker allows no less, and 30 s would make hours of a run."""

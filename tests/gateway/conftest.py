@@ -1,38 +1,63 @@
-"""A stack with the whole service, and gateways in front of it, for the tests of this folder."""
+"""The whole service, and gateways in front of it, for the tests of this folder."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from headrace.native import StackInfo, temporary_stack
-from headrace.native.service import SERVICES
+from headrace.native import StackInfo
+from headrace.native.config import ServiceSpec
+from headrace.native.service import SERVICES as ALL_SERVICES
 from headrace.runtime.settings import Settings
-from tests.conftest import settings_of
+from tests.consumer_groups import skip_backlog
 from tests.gateway.canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
-from tests.gateway.gateway_world import Gateway
+from tests.gateway.gateway_world import Gateway, StartGateway
+from tests.processes import ServiceProcess
+from tests.servers import fresh_database
 
-StartGateway = Callable[..., Gateway]
-
-
-@pytest.fixture(scope="session")
-def service_stack() -> Iterator[StackInfo]:
-    """Servers, workers, relay and consumers of their own: they must not take what other tests publish."""
-    services = tuple(one for one in SERVICES if one.name not in {"gateway", "capture"})
-    with temporary_stack("minio", services=services, progress=lambda line: print(line, file=sys.stderr)) as info:
-        yield info
+SERVICES = tuple(service for service in ALL_SERVICES if service.name not in {"gateway", "capture"})
 
 
-@pytest.fixture(scope="session")
-def service_settings(service_stack: StackInfo) -> Settings:
-    return settings_of(service_stack, redis_url=service_stack.valkey_url, gateway_token_secret="t" * 40)
+@pytest.fixture(scope="package")
+def service_settings(
+    stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """The settings of a whole service that runs: workers, relay and consumers, with a database of its own.
+
+    It ends with the tests of this folder, because it would take what others publish.
+    """
+    own = {"redis_url": SecretStr(stack.valkey_url), "gateway_token_secret": SecretStr("t" * 40)}
+    logs = tmp_path_factory.mktemp("service")
+    with fresh_database(stack_settings.model_copy(update=own)) as settings:
+        skip_backlog(settings)
+        with running(settings, SERVICES, logs):
+            yield settings
 
 
-@pytest.fixture(scope="session")
+@contextmanager
+def running(settings: Settings, services: Sequence[ServiceSpec], logs: Path) -> Iterator[None]:
+    """Run processes of the service; each has to end well."""
+    processes: dict[str, ServiceProcess] = {}
+    try:
+        for service in services:
+            processes[service.name] = ServiceProcess(settings, *service.args, log=logs / f"{service.name}.log")
+        for process in processes.values():
+            process.wait_ready()
+        yield
+        for process in processes.values():
+            process.process.terminate()
+        assert {name: process.stop() for name, process in processes.items()} == dict.fromkeys(processes, 0)
+    finally:
+        for process in processes.values():
+            process.kill()
+
+
+@pytest.fixture(scope="package")
 def gateway(
-    service_stack: StackInfo, service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+    stack: StackInfo, service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     """A gateway whose limits no test reaches by accident.
 
@@ -45,7 +70,7 @@ def gateway(
         assert watch.seen == set()
         assert tables_with(started) == []
         assert topics_with(service_settings) == []
-        assert logs_with([tmp_path_factory.getbasetemp(), service_stack.state_dir]) == []
+        assert logs_with([tmp_path_factory.getbasetemp(), stack.state_dir]) == []
         assert CANARY not in httpx.get(f"{started.url}/metrics").text
 
 

@@ -20,7 +20,8 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.limits import MIB
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
-from tests.conftest import ServiceProcess, free_port, until
+from tests.processes import ServiceProcess, free_port
+from tests.waiting import until
 
 T = TypeVar("T")
 
@@ -76,6 +77,10 @@ class Gateway:
         """What the catalog holds."""
         with psycopg.connect(self.settings.postgres_dsn.get_secret_value(), autocommit=True) as connection:
             return connection.execute(sql, values).fetchall()
+
+
+StartGateway = Callable[..., Gateway]
+"""Starts a further gateway with settings of its own."""
 
 
 @contextmanager

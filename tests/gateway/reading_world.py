@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from headrace.producers.publisher import Publisher
 from headrace.schemas.digest import canonical_body, record_id, sha256_hex
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway, name, picture
 from tests.streams import streams_samples as samples
+from tests.waiting import until
 
 INGESTED_S_MAX = 90.0
 NOWHERE = "redis://127.0.0.1:1/0"

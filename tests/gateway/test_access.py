@@ -3,11 +3,8 @@
 import base64
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from headrace.runtime.settings import Settings
-from tests.conftest import environment_of, until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture
+from tests.commands import CommandResult, run_in_process
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -188,36 +185,26 @@ def test_two_credentials_at_once_are_refused(gateway: Gateway) -> None:
         assert client.get("/ingest/list", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
-def test_the_command_makes_rotates_lists_and_revokes(gateway: Gateway, tmp_path: Path) -> None:
-    environment = {**environment_of(gateway.settings), "PATH": ""}
-
-    def headrace(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "headrace", "keys", *args],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+def test_the_command_makes_rotates_lists_and_revokes(gateway: Gateway) -> None:
+    def headrace(*args: str) -> CommandResult:
+        return run_in_process(gateway.settings, "keys", *args)
 
     label = name("label")
-    made = json.loads(headrace("add", label, "--role", "operator", "--source", "*", "--json").stdout)
+    made = headrace("add", label, "--role", "operator", "--source", "*", "--json").json
     assert ask(gateway, made["key"]).status_code == 200
-    rotated = json.loads(headrace("rotate", made["key_id"], "--overlap-hours", "1", "--json").stdout)
+    rotated = headrace("rotate", made["key_id"], "--overlap-hours", "1", "--json").json
     assert ask(gateway, rotated["key"]).status_code == 200
     assert ask(gateway, made["key"]).status_code == 200, "the secret before it is good for an hour"
-    again = json.loads(headrace("rotate", made["key_id"], "--overlap-hours", "0", "--json").stdout)
+    again = headrace("rotate", made["key_id"], "--overlap-hours", "0", "--json").json
     assert ask(gateway, rotated["key"]).status_code == 401
-    listed = headrace("ls").stdout
+    listed = headrace("ls").out
     assert label in listed
     assert again["key"].split("_", 2)[2] not in listed
-    assert headrace("revoke", made["key_id"]).returncode == 0
+    assert headrace("revoke", made["key_id"]).code == 0
     assert ask(gateway, again["key"]).status_code == 401
     wrong = headrace("revoke", "nobody")
-    assert (wrong.returncode, "key_unknown" in wrong.stderr) == (1, True)
-    assert headrace("add", "x", "--role", "device", "--source", "nonsense").returncode == 2
+    assert (wrong.code, "key_unknown" in wrong.err) == (1, True)
+    assert headrace("add", "x", "--role", "device", "--source", "nonsense").code == 2
     actions = [row[0] for row in gateway.rows("select action from audit where action like 'keys %%' order by id")]
     assert [f"keys {what} {made['key_id']}" for what in ("add", "rotate", "rotate", "revoke")] == [
         one for one in actions if one.endswith(made["key_id"])

@@ -11,8 +11,7 @@ import pytest
 from headrace.gateway.queries.receipts import RECEIPT_AUDIENCE, verify
 from headrace.schemas.digest import blob_key, canonical_body
 from headrace.store.blobs.blob_store import Blobs
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
 from tests.gateway.reading_world import cid, digest_of, frame, ingest, ldo, passage, record_of
 
 pytestmark = pytest.mark.stack

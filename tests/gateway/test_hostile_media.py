@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from headrace.schemas.limits import MIB
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway, picture, unharmed_by
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

@@ -15,15 +15,14 @@ from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
 from headrace.schemas.digest import blob_key
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
-from tests.conftest import until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture, unharmed_by
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture, unharmed_by
 from tests.gateway.hostile_http import form, head, part, send, status
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("schemas", "runtime", "producers", "store", "streams", "gateway", "batch", "infra", "headrace")
+SOURCES = ("headrace",)
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from headrace.ldo_sink import from_env
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway, name
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

@@ -13,9 +13,7 @@ from websockets.sync.client import ClientConnection
 from headrace.gateway.live.resume_token import TOPICS, ResumeToken, parse_resume_token
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from tests.conftest import until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
 from tests.gateway.live_world import (
     close_frame,
     event_stream,
@@ -26,6 +24,7 @@ from tests.gateway.live_world import (
     watch,
     websocket,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 

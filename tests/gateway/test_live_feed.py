@@ -11,10 +11,9 @@ import pytest
 from websockets.sync.client import ClientConnection
 
 from headrace.schemas.limits import INLINE_BYTES_MAX
-from tests.conftest import until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
 from tests.gateway.live_world import ANSWER_S_MAX, close_frame, events, receive, watch, websocket
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 

@@ -18,6 +18,7 @@ EXAMPLES = int(os.environ.get("TEST_OPENAPI_EXAMPLES", "10"))
 SEED = os.environ.get("TEST_OPENAPI_SEED", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_schemathesis_finds_nothing(gateway: Gateway, tmp_path: Path) -> None:
     report = subprocess.run(

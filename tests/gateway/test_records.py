@@ -15,9 +15,9 @@ from headrace.schemas.events import InputEvent
 from headrace.schemas.headers import rfc3339
 from headrace.store.catalog.pagination import page_query
 from headrace.store.catalog.views import RecordFilters
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway, name, picture
 from tests.gateway.reading_world import NOWHERE, cid, clip, digest_of, frame, ingest, ldo, record_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

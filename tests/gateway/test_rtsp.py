@@ -14,10 +14,11 @@ from headrace.gateway.capture.capture_request import Mode, plan_for
 from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_requests import NewRequest
-from tests.conftest import ServiceProcess, free_port, until
 from tests.gateway.canary import CANARY, ProcessWatch, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, name
 from tests.gateway.rtsp_server import FakeCamera
+from tests.processes import ServiceProcess, free_port
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -15,12 +15,12 @@ from headrace.gateway.problems import Problem
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
-from tests.conftest import free_port, until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import name, picture
+from tests.gateway.gateway_world import StartGateway, name, picture
 from tests.gateway.live_world import receive, websocket
 from tests.gateway.tus_client import TusClient, parts_of
+from tests.processes import free_port
 from tests.streams.streams_samples import mp4
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

@@ -15,9 +15,9 @@ from headrace.schemas.codec import encode
 from headrace.schemas.events import CaptureRequest
 from headrace.schemas.registry import REGISTRY
 from headrace.schemas.topics import CAPTURE_REQUESTS, TOPICS
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway, name
 from tests.gateway.reading_world import cid, clip, frame, ingest, ldo
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

@@ -11,13 +11,12 @@ import pytest
 
 from headrace.schemas.digest import staging_prefix
 from headrace.schemas.limits import CLIP_BYTES_MAX, MIB
-from tests.conftest import until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name
+from tests.gateway.gateway_world import Gateway, StartGateway, name
 from tests.gateway.tus_client import TusClient, is_held, parts_of, stored
 from tests.streams.streams_samples import mp4
+from tests.waiting import until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SIZE_BYTES = int(os.environ.get("TEST_UPLOAD_BYTES", 192 * MIB))
 GROWTH_BYTES_MAX = 64 * MIB

@@ -15,12 +15,11 @@ from headrace.schemas.limits import KIB, MIB
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.uploads import UploadPart, Uploads
-from tests.conftest import until
-from tests.gateway.conftest import StartGateway
-from tests.gateway.gateway_world import Gateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
 from tests.gateway.hostile_http import head, part
 from tests.gateway.tus_client import TusClient, id_of, is_held, parts_of
 from tests.streams.streams_samples import mp4
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

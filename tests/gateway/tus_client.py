@@ -10,8 +10,8 @@ from typing import Any, Self
 import httpx
 
 from headrace.store.blobs.blob_store import Blobs
-from tests.conftest import until
 from tests.gateway.gateway_world import Gateway
+from tests.waiting import until
 
 PATH = "/api/v1/uploads"
 OCTETS = "application/offset+octet-stream"

@@ -11,8 +11,8 @@ import pytest
 from headrace.ldo_sink import LdoSink
 from headrace.ldo_sink import sink as sinks
 from headrace.ldo_sink.spool import LdoSpool, SpoolFullError
-from tests.conftest import until
 from tests.ldo_sink.ldo_service import WAIT_S, Server, nobody, waiting
+from tests.waiting import until
 
 
 def test_what_comes_while_a_service_does_not_answer_goes_to_the_spool(

@@ -11,7 +11,7 @@ from headrace.cli import publish
 from headrace.producers import Camera, Publisher
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
-from tests.conftest import free_port
+from tests.processes import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image, write_video
 

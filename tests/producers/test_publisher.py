@@ -18,7 +18,7 @@ from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import validate
 from headrace.store.blobs.blob_store import Blobs
-from tests.conftest import free_port
+from tests.processes import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image
 

@@ -20,7 +20,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Cid
 from headrace.schemas.limits import INLINE_BYTES_MAX
-from tests.conftest import free_port
+from tests.processes import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.test_publisher import CID, frame
 from tests.producers.test_spool import read_all

@@ -22,7 +22,7 @@ from headrace.schemas.events import Cid, Clip, Frame
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.store.blobs.blob_store import Blobs
-from tests.conftest import environment_of
+from tests.processes import environment_of
 from tests.producers.sample_media import image, write_video
 
 pytestmark = pytest.mark.stack

@@ -26,8 +26,8 @@ from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
-from tests.conftest import settings_of
 from tests.proofs.commands import Commands, connected
+from tests.servers import settings_of
 
 COUNT = 100_000
 COUNT_MIN = 12_000  # of fewer the archive makes too few packs for a run to be killed three times in its middle

@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 
 from headrace.runtime.settings import Settings
-from tests.conftest import ServiceProcess, environment_of, until
+from tests.processes import ServiceProcess, environment_of
+from tests.waiting import until
 
 _TURN_S = 0.02
 _ANNOUNCED_S_MAX = 300.0

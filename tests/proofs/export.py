@@ -30,8 +30,8 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
-from tests.conftest import settings_of
 from tests.proofs.commands import Commands
+from tests.servers import settings_of
 
 COUNT = 10_000
 

@@ -19,8 +19,10 @@ from headrace.runtime.settings import Settings
 from tests.batch.platform.alert_server import DAYS, FIRST_DAY, SEQUENCES, PlatformServer
 from tests.batch.platform.annotation_server import AnnotationServer
 from tests.batch.platform.api_server import Fault, served
-from tests.conftest import ServiceProcess, settings_of, until
+from tests.processes import ServiceProcess
 from tests.proofs.commands import Commands, announced, connected
+from tests.servers import settings_of
+from tests.waiting import until
 
 COUNT = SEQUENCES
 _ARRIVED_S_MAX = 60.0

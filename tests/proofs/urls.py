@@ -12,8 +12,8 @@ from headrace.initialize import initialize
 from headrace.native import temporary_stack
 from tests.batch.fetch.file_server import FileServer, Handler, file_server
 from tests.batch.fetch.web_servers import picture
-from tests.conftest import settings_of
 from tests.proofs.commands import Commands, announced, connected
+from tests.servers import settings_of
 
 COUNT = 10_000
 KILLED_AT = (0.25, 0.5)

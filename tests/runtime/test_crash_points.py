@@ -12,6 +12,8 @@ import pytest
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import VARIABLE, CrashPoint, armed, nowhere
 from headrace.runtime.errors import Exit, HeadraceError
+from tests.faults.experiments.crashes import RELAY, SPOOL, WORKER
+from tests.faults.experiments.pytest_runs import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("streams", "store", "producers", "batch")
@@ -37,6 +39,10 @@ def test_every_point_is_called_somewhere():
         name for package in PACKAGES for path in (ROOT / "headrace" / package).rglob("*.py") for name in calls_in(path)
     }
     assert called == {point.name for point in CrashPoint}
+
+
+def test_an_experiment_ends_a_process_at_every_point():
+    assert {*SPOOL, *WORKER, *RELAY, *COMMANDS} == set(CrashPoint)
 
 
 def test_nothing_is_armed_where_nothing_is_set():

@@ -15,7 +15,7 @@ from headrace.runtime.kafka import client_config, ensure_topics, require_topics,
 from headrace.runtime.settings import Settings, load_settings
 from headrace.runtime.wait_for_service import StoppedError, wait_for
 from headrace.schemas.topics import TOPICS
-from tests.conftest import free_port
+from tests.processes import free_port
 
 AWAY = HeadraceError("store_unreachable", "no connection", where="s3://b", exit_code=Exit.UNREACHABLE)
 REFUSED = HeadraceError("store_refused", "403", where="s3://b")

@@ -10,8 +10,8 @@ import pytest
 from headrace.runtime import watchdog as watchdog_module
 from headrace.runtime.errors import Exit
 from headrace.runtime.watchdog import Watchdog
-from tests.conftest import until
 from tests.runtime.runtime_scripts import run
+from tests.waiting import until
 
 HANGS = """
 import asyncio, sys, time

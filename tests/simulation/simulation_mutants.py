@@ -1,4 +1,7 @@
-"""Systems that lose or repeat something, each by one mistake that looks harmless. The simulation must find them all."""
+"""Systems that lose or repeat something, each by one mistake that looks harmless. The simulation must find them all.
+
+Beside each stands the smallest schedule in which a search found it, so that a short run need not search.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from headrace.streams.relay.outbox_publisher import OutboxPublisher
 from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent
-from tests.simulation.simulation_faults import Step
+from tests.simulation.simulation_faults import Effect, Fault, Schedule, Sent, Step
 from tests.simulation.simulation_run import System
 from tests.simulation.simulation_stores import CATALOG_AWAY
 
@@ -86,11 +89,23 @@ class NoLookBack(Relay):
         return
 
 
-MUTANTS = {
-    "ack before commit": System(pipeline=AckBeforeCommit),
-    "ack out of order": System(pipeline=AckOutOfOrder),
-    "publish before commit": System(ingest=PublishBeforeCommit),
-    "a dedupe that claims first": System(ingest=ClaimFirst),
-    "mark before send": System(relay=MarkBeforeSend),
-    "no look back": System(relay=NoLookBack),
+def one_fault(step: Step, effect: Effect, *, messages: int = 4) -> Schedule:
+    """Deliver the same scan a few times, one message a batch, while one step fails at its first time."""
+    return Schedule(
+        seed=0,
+        messages=(Sent(source=0, what="cid", number=0),) * messages,
+        faults=(Fault(step, nth=1, effect=effect, seconds=1),),
+        workers=1,
+        relays=1,
+        batch_max=1,
+    )
+
+
+MUTANTS: dict[str, tuple[System, Schedule]] = {
+    "ack before commit": (System(pipeline=AckBeforeCommit), one_fault(Step.PUT, Effect.FAIL, messages=5)),
+    "ack out of order": (System(pipeline=AckOutOfOrder), one_fault(Step.PUT, Effect.FAIL)),
+    "publish before commit": (System(ingest=PublishBeforeCommit), one_fault(Step.COMMIT, Effect.CRASH_BEFORE)),
+    "a dedupe that claims first": (System(ingest=ClaimFirst), one_fault(Step.COMMIT, Effect.CRASH_BEFORE)),
+    "mark before send": (System(relay=MarkBeforeSend), one_fault(Step.SEND, Effect.FAIL)),
+    "no look back": (System(relay=NoLookBack), one_fault(Step.END, Effect.LOST)),
 }

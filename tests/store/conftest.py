@@ -57,7 +57,7 @@ def minio_blobs(minio: Minio) -> Blobs:
     return open_minio(minio)
 
 
-@pytest.fixture(params=["local", "minio"])
+@pytest.fixture(params=["local", pytest.param("minio", marks=pytest.mark.stack)])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     """Every kind of store that the suite can run; a test states what holds for all of them."""
     if request.param == "local":

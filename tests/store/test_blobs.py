@@ -14,7 +14,7 @@ from headrace.schemas.digest import blob_key, staging_key
 from headrace.store.blobs import store_url
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
-from tests.conftest import free_port
+from tests.processes import free_port
 from tests.store.conftest import Minio, open_minio
 
 BODY = bytes(range(256)) * 10

@@ -15,7 +15,7 @@ from headrace.schemas.limits import CODE_BYTES_MAX
 from headrace.store.catalog import catalog as catalog_module
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
-from tests.conftest import free_port
+from tests.processes import free_port
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 Sql = Any  # asyncpg's connection, which is generic in its stubs only

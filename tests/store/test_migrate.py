@@ -9,7 +9,7 @@ from headrace.native.postgres import programs
 from headrace.store import migrate as migrate_module
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from headrace.store.migrate import migrate, newest
-from tests.conftest import free_port
+from tests.processes import free_port
 
 SCHEMA = Path(migrate_module.__file__).parent / "sql" / "schema.sql"
 

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.store.errors import CatalogUnavailableError
 from headrace.store.postgres import open_pool
-from tests.conftest import free_port
+from tests.processes import free_port
 
 
 async def test_a_pool_tells_nobody_with_a_traceback_that_postgresql_is_away() -> None:

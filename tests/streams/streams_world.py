@@ -1,13 +1,13 @@
 """The outside of running workers: what is published, and what arrives in the catalog and in the store."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import psycopg
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
@@ -15,7 +15,7 @@ from headrace.schemas.codec import encode
 from headrace.schemas.events import InputEvent, Kind, kind_of
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs, BlobStat
-from tests.conftest import until
+from tests.waiting import until
 
 ARRIVES_S_MAX = 90.0  # a member that was killed is missed for 30 s before its partitions go to another
 GROUPS = {
@@ -154,30 +154,6 @@ class World:
         finally:
             consumer.close()
         return found.offset
-
-    def skip_backlog(self, kind: Kind) -> None:
-        """Let a group begin at the end of its topics: what others published there would be counted too."""
-        consumer = Consumer(client_config(self.settings, group_id=GROUPS[kind], enable_auto_commit=False))
-        topics = [input_topic(one).name for one, group in GROUPS.items() if group == GROUPS[kind]]
-
-        def skipped() -> bool:
-            # A group may still have a member that was killed, and topics that were just made no leader yet.
-            try:
-                ends = [end for topic in topics for end in self._ends(consumer, topic)]
-                consumer.commit(offsets=ends, asynchronous=False)
-            except KafkaException:
-                return False
-            return True
-
-        try:
-            until(skipped, ARRIVES_S_MAX, "the group to have no members")
-        finally:
-            consumer.close()
-
-    def _ends(self, consumer: Consumer, topic: str) -> Iterator[TopicPartition]:
-        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            _, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-            yield TopicPartition(topic, number, high)
 
     def read(self, key: str, offset: int | None = None, length: int | None = None) -> bytes:
         return asyncio.run(self.blobs.get(key, offset=offset, length=length))

@@ -17,7 +17,8 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.membership import Membership
 from headrace.streams.worker.profile import REBALANCE_TIMEOUT_S, SMALL, faust_app
-from tests.conftest import ServiceProcess, until
+from tests.processes import ServiceProcess
+from tests.waiting import until
 
 CID = frozenset({Kind.CID})
 TOPIC = input_topic(Kind.CID).name

@@ -23,10 +23,11 @@ from headrace.schemas.digest import blob_key, canonical_body, sha256_hex, stagin
 from headrace.schemas.events import Frame, Kind, Ldo
 from headrace.schemas.limits import INLINE_BYTES_MAX, KIB
 from headrace.store.blobs import staging
-from tests.conftest import ServiceProcess, until
+from tests.processes import ServiceProcess
 from tests.streams.streams_batches import publish
 from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
 from tests.streams.streams_world import ARRIVES_S_MAX, Sent, World
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

@@ -1,7 +1,7 @@
 """How workers end: killed in the middle, stopped by the quota, asked to stop. Nothing is lost and nothing is doubled.
 
-Kafka misses a member that was killed for 30 seconds before it gives its partitions to another. So everything that
-must wait for that happens at once, in one fixture, and the tests look at what came of it.
+Kafka waits for a killed member until its session is over before it gives its partitions to another. So everything that
+waits for that happens at once, in one fixture, and the tests look at the outcome.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,18 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
 from headrace.schemas.events import Kind
-from tests.conftest import ServiceProcess, until
+from tests.consumer_groups import skip_backlog
+from tests.processes import ServiceProcess
 from tests.streams.streams_samples import cid, frame, png
-from tests.streams.streams_world import ARRIVES_S_MAX, Sent, World
+from tests.streams.streams_world import ARRIVES_S_MAX, GROUPS, Sent, World
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
 SCANS = 3000
 QUOTA = 5
 STOP_S_MAX = 20.0
+SESSION_S = 6.0  # the least that a broker allows: so long a worker that was killed is missed
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,18 @@ class Aftermath:
 def aftermath(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     logs = tmp_path_factory.mktemp("workers")
     with closing(World(module_settings)) as world, ExitStack() as running:
-        for kind in (Kind.CID, Kind.FRAME):
-            world.skip_backlog(kind)
+        skip_backlog(module_settings, {GROUPS[Kind.CID], GROUPS[Kind.FRAME]})
 
         def worker(name: str, kinds: str, **changes: object) -> ServiceProcess:
-            started = ServiceProcess(module_settings, "worker", "--kinds", kinds, log=logs / f"{name}.log", **changes)
+            started = ServiceProcess(
+                module_settings,
+                "worker",
+                "--kinds",
+                kinds,
+                log=logs / f"{name}.log",
+                kafka_session_s=SESSION_S,
+                **changes,
+            )
             running.callback(started.stop)
             return started
 

@@ -15,7 +15,7 @@ from headrace.runtime.settings import Settings, load_settings
 from headrace.schemas.events import Kind
 from headrace.streams.worker import app as worker
 from headrace.streams.worker.app import group_of, work
-from tests.conftest import ServiceProcess, free_port
+from tests.processes import ServiceProcess, free_port
 
 CANARY = "canary-of-the-start"
 LARGE = frozenset({Kind.FRAME, Kind.CLIP})

@@ -1,16 +1,12 @@
-"""Archive and restore on real servers, as commands: killed at each step, read over HTTP, checked by fsck."""
+"""Archive and restore on real servers, as commands: ended at each step, and checked by fsck."""
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from headrace.runtime.crash_points import VARIABLE, CrashPoint
+from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import canonical_body, sha256_hex
@@ -18,7 +14,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK
 from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line, frame
-from tests.conftest import environment_of
+from tests.commands import RunCommand, ended_at_each, run_in_process
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -33,19 +29,13 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update=changed)
 
 
-async def headrace(settings: Settings, *args: str, crash_at: str = "", code: int = 0) -> tuple[dict[str, Any], str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "headrace", *args],
-        env=env | environment_of(settings) | ({VARIABLE: crash_at} if crash_at else {}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert done.returncode == (Exit.CRASHED if crash_at else code), done.stderr
-    return (json.loads(done.stdout.splitlines()[-1]) if "--json" in args and done.stdout else {}), done.stderr
+async def headrace(
+    settings: Settings, *args: str, crash_at: str = "", code: int = 0, run: RunCommand = run_in_process
+) -> tuple[dict[str, Any], str]:
+    """Run a command, and end it at a crash point if one is named; returns its JSON and its messages."""
+    result = await asyncio.to_thread(run, settings, *args, crash_at=crash_at)
+    assert result.code == (Exit.CRASHED if crash_at else code), result.err
+    return (result.json if "--json" in args else {}), result.err
 
 
 async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
@@ -66,9 +56,9 @@ async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
     return result
 
 
-@pytest.mark.parametrize("point", POINTS)
+@ended_at_each(POINTS, process_at=CrashPoint.MOVE_BEFORE_NOTE)
 async def test_an_archive_that_is_killed_there_goes_on(
-    point: CrashPoint, settings: Settings, line: Line, sql: Any
+    run: RunCommand, point: CrashPoint, settings: Settings, line: Line, sql: Any
 ) -> None:
     tag = uuid4().hex
     old, young = [ldo(number, tag) for number in range(8)], [ldo(number, tag) for number in range(8, 12)]
@@ -77,7 +67,7 @@ async def test_an_archive_that_is_killed_there_goes_on(
     await line.take(*young)
     await line.take(frame(tag))
     await grow_old(sql, [item.ldo_id for item in old])
-    await headrace(settings, "archive", crash_at=str(point))
+    await headrace(settings, "archive", crash_at=str(point), run=run)
     await headrace(settings, "fsck")
 
     done, _ = await headrace(settings, "archive", "--json")
@@ -91,7 +81,7 @@ async def test_an_archive_that_is_killed_there_goes_on(
     assert (again["bodies"], again["objects_removed"]) == (0, 0)
 
     part = sorted(digest for digest, where in digests.items() if where == "cold")
-    await headrace(settings, "restore", *part, crash_at=str(point))
+    await headrace(settings, "restore", *part, crash_at=str(point), run=run)
     await headrace(settings, "restore", *part)
     digests |= dict.fromkeys(part, "hot")
     assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}

@@ -1,7 +1,6 @@
 """`headrace export` against a real catalog and store."""
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,7 +24,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
-from tests.conftest import environment_of
+from tests.commands import clean_environment, run_in_process
 from tests.store.store_rows import batch, record
 from tests.streams.consumers.consumer_samples import Found, new_name, results_of
 from tests.streams.consumers.consumer_samples import ingest as announce
@@ -43,10 +42,9 @@ def settings(settings: Settings) -> Settings:
 
 
 def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     return subprocess.Popen(
         [sys.executable, "-m", "headrace", "export", *args, "--json"],
-        env=env | environment_of(settings),
+        env=clean_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,10 +52,9 @@ def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
 
 
 def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
-    process = started(settings, *args)
-    out, err = process.communicate()
-    assert process.returncode == code, err
-    return dict(json.loads(out.splitlines()[-1])) if out else {"error": err}
+    done = run_in_process(settings, "export", *args, "--json")
+    assert done.code == code, done.err
+    return done.json or {"error": done.err}
 
 
 async def ingest(catalog: Catalog, blobs: Blobs) -> dict[str, bytes]:

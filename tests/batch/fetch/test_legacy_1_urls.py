@@ -31,8 +31,9 @@ from headrace.store.catalog.outbox import Outbox
 from tests.batch.fetch.announcements import Ear
 from tests.batch.fetch.file_server import FileServer, file_server
 from tests.batch.fetch.web_servers import picture
-from tests.conftest import ServiceProcess, until
+from tests.processes import ServiceProcess
 from tests.streams.streams_samples import mp4
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 

@@ -30,7 +30,8 @@ from headrace.store.requests.ingest_status import IngestStatus as Landing
 from headrace.store.requests.ingest_status import MessageRef
 from tests.batch.fetch.file_server import FileServer, file_server
 from tests.batch.fetch.web_servers import picture
-from tests.conftest import environment_of, until
+from tests.processes import environment_of
+from tests.waiting import until
 
 URLS = 400
 MISSING, ENDLESS, SAME = 20, 4, 80  # of each

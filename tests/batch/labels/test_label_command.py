@@ -1,9 +1,6 @@
 """`headrace label`, and exports of what it labelled, against a real catalog and store."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -20,7 +17,8 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, ExportSelection
-from tests.conftest import environment_of, free_port
+from tests.commands import RunCommand, run_as_process, run_in_process
+from tests.processes import free_port
 from tests.store.store_rows import record
 
 pytestmark = pytest.mark.stack
@@ -51,18 +49,13 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
 
 
-def headrace(settings: Settings, *args: str, code: int = 0, **more: str) -> tuple[dict[str, Any], str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "headrace", *args, "--json"],
-        env=env | environment_of(settings) | more,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert len(done.stdout.splitlines()) <= 1  # nothing but the object
-    return dict(json.loads(done.stdout)) if done.stdout else {}, done.stderr
+def headrace(
+    settings: Settings, *args: str, code: int = 0, run: RunCommand = run_in_process, **environment: str
+) -> tuple[dict[str, Any], str]:
+    done = run(settings, *args, "--json", **environment)
+    assert done.code == code, done.err
+    assert len(done.out.splitlines()) <= 1  # nothing but the object
+    return done.json, done.err
 
 
 def rules(tmp_path: Path, text: str = RULES) -> str:
@@ -208,15 +201,15 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(
         ),
     )
     for _ in range(2):
-        headrace(settings, *command, code=9, DIES_AFTER="600")
-    output, _ = headrace(settings, *command)
+        headrace(settings, *command, code=9, run=run_as_process, DIES_AFTER="600")
+    output, _ = headrace(settings, *command, run=run_as_process)
     assert output["records"] == len(numbers)
     lines = asked.read_text().splitlines()
     assert {UUID(line) for line in lines} == {row.record_id for row in rows}
     assert len(lines) - output["records"] < 2 * PAGE_ROWS  # of each run that was killed, less than a page
     kept = await sql.fetch("select label, count(*) from labels group by label order by label")
     assert [tuple(item) for item in kept] == [("cam-0", len(numbers) // 2), ("cam-1", len(numbers) // 2)]
-    assert headrace(settings, *command)[0] == output | {"added": 0}
+    assert headrace(settings, *command, run=run_as_process)[0] == output | {"added": 0}
     assert len(asked.read_text().splitlines()) == len(lines)
 
 
@@ -242,7 +235,7 @@ async def test_a_function_that_prints_or_forks_changes_nothing(
             return "parent" if child else "child"
     """,
     )
-    output, talk = headrace(settings, "label", "--with", noisy)
+    output, talk = headrace(settings, "label", "--with", noisy, run=run_as_process)
     assert output["labels"] == {"parent": 5}
     assert children.read_text().split() == ["0"] * 5
     assert talk.count("about ") >= 5

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from headrace.batch.platform.boxes import Generation
-from tests.conftest import until
+from tests.waiting import until
 
 LOGINS = {"reader": "reader-secret", "boss": "boss-secret", "admin": "admin12345"}
 WHO = web.RequestKey("who", str)

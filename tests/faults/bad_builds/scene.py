@@ -22,12 +22,15 @@ from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, kin
 from headrace.schemas.reject import RejectCode
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL, Group
-from tests.conftest import ServiceProcess, fresh_database, until
+from tests.consumer_groups import skip_backlog
 from tests.faults.acks import AckFile, Attempt, Place, read_acks
 from tests.faults.checker import Verdict, check
 from tests.faults.gather import INPUTS, gather
 from tests.faults.listener import OUTPUTS, Listener, offsets
 from tests.faults.observed import Partition, WatchFindings
+from tests.processes import ServiceProcess
+from tests.servers import fresh_database
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 SESSION_S = 6.0  # the least that a broker allows: so long a worker that was killed is missed
@@ -80,8 +83,7 @@ class Scene:
         self._dsn = settings.postgres_dsn.get_secret_value()
         self._sql = running.enter_context(psycopg.connect(self._dsn, autocommit=True))
         self._consumers = {group.name: _asking(settings, group, running) for group in (SMALL, LARGE)}
-        for group in (SMALL, LARGE):
-            _skip_backlog(settings, group, self._consumers[group.name])
+        skip_backlog(settings, (SMALL.name, LARGE.name))
         self._since = _ends(settings, [*INPUTS, *OUTPUTS])
         self._listener = Listener(settings, self._since)
         self._listener.start()
@@ -248,23 +250,6 @@ def _asking(settings: Settings, group: Group, running: ExitStack) -> Consumer:
     consumer = Consumer(client_config(settings, group_id=group.name, enable_auto_commit=False) | {"log_level": 0})
     running.callback(consumer.close)
     return consumer
-
-
-def _skip_backlog(settings: Settings, group: Group, consumer: Consumer) -> None:
-    """Let a group begin at the end of its topics: what stood there before is of no concern."""
-    ends = _ends(settings, [input_topic(kind).name for kind in group.kinds])
-
-    def skipped() -> bool:
-        # A group may still have a member that was killed; until it is missed, nobody else may commit.
-        try:
-            consumer.commit(
-                offsets=[TopicPartition(at.topic, at.partition, end) for at, end in ends.items()], asynchronous=False
-            )
-        except KafkaException:
-            return False
-        return True
-
-    until(skipped, COMES_S_MAX, f"{group.name} to have no members")
 
 
 def metric(process: ServiceProcess, name: str) -> float:

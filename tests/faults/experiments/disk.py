@@ -6,12 +6,12 @@ from contextlib import suppress
 from random import Random
 
 from headrace.runtime.errors import Exit
-from tests.conftest import until
 from tests.faults.experiments.spool import SEEDS, Edge, end
 from tests.faults.possible import NotPossibleError
 from tests.faults.registry import experiment
 from tests.faults.small_disk import SmallDisk
 from tests.faults.world import Shape, World
+from tests.waiting import until
 
 SIZE_MIB = 1024  # MinIO uses no smaller one
 _FULL_S = (2.0, 8.0)

@@ -8,7 +8,6 @@ from functools import partial
 from random import Random
 from urllib.parse import urlsplit
 
-from tests.conftest import environment_of, until
 from tests.faults import netns
 from tests.faults.fleet import Fleet, Member
 from tests.faults.netns import Namespace
@@ -16,6 +15,8 @@ from tests.faults.possible import NotPossibleError
 from tests.faults.registry import experiment
 from tests.faults.toxiproxy import Stream, Toxiproxy
 from tests.faults.world import EVENTS, MEDIA, READY_S_MAX, RELAY, World
+from tests.processes import environment_of
+from tests.waiting import until
 
 APART_S = (5.0, 40.0)
 _APART_S_SHORT = 12.0

@@ -7,9 +7,9 @@ from random import Random
 
 import psutil
 
-from tests.conftest import until
 from tests.faults.registry import experiment
 from tests.faults.world import READY_S_MAX, World
+from tests.waiting import until
 
 SHORT_S, LONG_S = 1.0, 90.0
 SLICE_S = 15.0

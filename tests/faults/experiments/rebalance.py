@@ -3,9 +3,9 @@ import time
 from collections import Counter
 from random import Random
 
-from tests.conftest import until
 from tests.faults.registry import experiment
 from tests.faults.world import READY_S_MAX, World
+from tests.waiting import until
 
 WORKERS_MIN, WORKERS_MAX = 1, 5
 _APART_S = (1.5, 6.0)

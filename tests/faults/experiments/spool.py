@@ -10,7 +10,6 @@ from random import Random
 from headrace.producers.spool.state import SpoolState
 from headrace.runtime.crash_points import VARIABLE, CrashPoint
 from headrace.runtime.errors import Exit
-from tests.conftest import environment_of, free_port
 from tests.faults.acks import read_acks
 from tests.faults.edge import DRAIN_S_MAX, THREAD_NUMBERS, THREADS
 from tests.faults.fleet import ROOT
@@ -18,6 +17,7 @@ from tests.faults.own import own_file, wait_recorded
 from tests.faults.registry import experiment
 from tests.faults.tearing import tear
 from tests.faults.world import World
+from tests.processes import environment_of, free_port
 
 _STARTED_S_MAX = 180.0
 _CRASH_S_MAX = 180.0

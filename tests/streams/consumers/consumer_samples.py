@@ -17,7 +17,7 @@ from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.headers import headers_for, new_traceparent
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.app import CONSUMERS
-from tests.conftest import until_async
+from tests.waiting import until_async
 
 TOPIC = "ingested.frames.v1"
 

@@ -13,8 +13,8 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers import Body
-from tests.conftest import until_async
 from tests.streams.consumers.consumer_samples import TOPIC, ingest, new_name
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.stack
 

@@ -18,8 +18,9 @@ from headrace.schemas.headers import traceparent_of
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.app import CONSUMERS
 from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch
-from tests.conftest import ServiceProcess, free_port, until, until_async
+from tests.processes import ServiceProcess, free_port
 from tests.streams.consumers.consumer_samples import Found, ingest, moving_block, new_name, results_of
+from tests.waiting import until, until_async
 
 pytestmark = pytest.mark.stack
 

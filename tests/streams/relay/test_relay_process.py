@@ -7,8 +7,9 @@ import pytest
 
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.catalog import Catalog
-from tests.conftest import ServiceProcess, until
+from tests.processes import ServiceProcess
 from tests.streams.relay.relay_samples import Said, rows
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 

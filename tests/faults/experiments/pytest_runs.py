@@ -1,0 +1,46 @@
+"""Experiments that are tests as well: pytest runs them, with other counts than in `make test`."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from random import Random
+
+from headrace.runtime.crash_points import CrashPoint
+from tests.faults.fleet import ROOT
+from tests.faults.registry import experiment
+from tests.faults.world import World
+
+COMMANDS = tuple(point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_")))
+_CRASHES = ("tests/batch/test_batch_crashes.py", "tests/batch/archive/test_archive_crashes.py")
+_SCHEDULES = "tests/simulation/test_simulation.py::test_nothing_is_lost_and_nothing_comes_twice"
+_LINES_SHOWN = 60
+
+
+@experiment("E15", "the end of a command at each of its crash points", ci=1, long=20, worldless=True)
+def every_crash_point_of_commands(_world: World, count: int, _random: Random) -> Counter[str]:
+    """End `headrace dlq redrive`, `fsck --repair`, `archive` and `restore` at each point; raises AssertionError."""
+    for _ in range(count):
+        _run_tests("-k", "process", *_CRASHES)
+    return Counter({f"crash {point}": count for point in COMMANDS})
+
+
+@experiment("E20", "simulated schedules of ingest and relay", ci=1000, long=100_000, worldless=True)
+def simulate(_world: World, count: int, random: Random) -> Counter[str]:
+    """Run so many schedules; raises AssertionError with the minimal trace of one that fails."""
+    _run_tests(f"--hypothesis-seed={random.randrange(2**32)}", _SCHEDULES, SIMULATION_SCHEDULES=str(count))
+    return Counter({"schedules": count})
+
+
+def _run_tests(*args: str, **environment: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *args],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        sys.stderr.write("\n".join(result.stdout.splitlines()[-_LINES_SHOWN:]) + "\n")
+        raise AssertionError("a promise is broken; the failure stands above")

@@ -1,0 +1,56 @@
+"""The servers that tests share: where their data is, settings for them, and a database for each test."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from headrace.native import StackInfo
+from headrace.runtime.settings import Settings, load_settings
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 4 * 1024**3
+TEMPLATE = "headrace"  # the stack's own database, migrated once and never written to
+
+
+def in_memory_directory() -> Path:
+    """A directory for servers' data, in memory where this machine has room: no test loses power."""
+    has_room = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN
+    return Path(tempfile.mkdtemp(prefix="headrace-", dir=MEMORY if has_room else None))
+
+
+def settings_of(stack: StackInfo, **changes: object) -> Settings:
+    prefix = len("HEADRACE_")
+    return load_settings(
+        _env_file=None, **{name[prefix:].lower(): value for name, value in stack.env().items()}, **changes
+    )
+
+
+@contextmanager
+def fresh_database(settings: Settings) -> Iterator[Settings]:
+    """Clone the migrated template, and drop the clone afterwards."""
+    template = settings.postgres_dsn.get_secret_value()
+    name = f"test_{uuid4().hex[:12]}"
+    server = template.rsplit("/", 1)[0]
+    _sql(f"{server}/postgres", f'create database "{name}" template "{TEMPLATE}"')
+    try:
+        yield settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)(f"{server}/{name}")})
+    finally:
+        _sql(f"{server}/postgres", f'drop database "{name}" with (force)')
+
+
+def _sql(dsn: str, text: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(text)
+        finally:
+            await connection.close()
+
+    asyncio.run(execute())
