@@ -1,4 +1,4 @@
-"""What the benchmarks publish: frames and LDOs of a given size that cannot be compressed or confused."""
+"""Frames and LDOs of a given size, incompressible and distinct, for the benchmarks."""
 
 from random import Random
 
@@ -11,18 +11,18 @@ from headrace.schemas.events import Frame, Ldo, Origin
 
 FRAME_BYTES = 200_000
 LDO_BYTES = 2_000
-SOURCES = 8  # so that every partition gets its share
+SOURCES = 8  # enough to spread over all partitions
 SITE = "bench"
 _GREY = np.full((360, 640, 3), 128, dtype=np.uint8)
 
 
 def small_jpeg() -> bytes:
-    """Return an image of 640 by 360 pixels, small enough to be padded to any size."""
+    """Return a small JPEG of 640 by 360 pixels, to be padded to any size."""
     return cv2.imencode(".jpg", _GREY)[1].tobytes()
 
 
 def frame(number: int, *, captured_at_us: int, random: Random, image: bytes) -> Frame:
-    """Return a frame of FRAME_BYTES: an image, and behind its end noise that no decoder looks at."""
+    """Return a frame of FRAME_BYTES: an image, padded with random bytes that decoders ignore."""
     body = image + random.randbytes(FRAME_BYTES - len(image))
     return describe_frame(body, _origin(number, captured_at_us))
 
@@ -30,12 +30,12 @@ def frame(number: int, *, captured_at_us: int, random: Random, image: bytes) -> 
 def ldo(number: int, *, captured_at_us: int, random: Random) -> Ldo:
     """Return an LDO of about LDO_BYTES."""
     readings: dict[str, object] = {"temperature_c": round(random.gauss(41.5, 1.0), 3)}
-    said = {
+    document = {
         "sensor_data": readings,
         "context": {"component": f"PART-B-{number:06d}", "recipe": "R-17"},
         "prediction": {"model": "bench", "label": "good", "confidence": round(random.random(), 4)},
     }
-    readings["trace"] = random.randbytes((LDO_BYTES - len(orjson.dumps(said))) // 2).hex()
+    readings["trace"] = random.randbytes((LDO_BYTES - len(orjson.dumps(document))) // 2).hex()
     origin = _origin(number, captured_at_us)
     return Ldo(
         source_id=origin.source_id,
@@ -43,7 +43,7 @@ def ldo(number: int, *, captured_at_us: int, random: Random) -> Ldo:
         captured_at_us=origin.captured_at_us,
         sequence=origin.sequence,
         ldo_id=f"bench-{captured_at_us:x}-{number}",
-        body=orjson.dumps(said),
+        body=orjson.dumps(document),
     )
 
 

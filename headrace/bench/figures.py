@@ -1,4 +1,4 @@
-"""Measured figures beside their peers and targets. No I/O."""
+"""Measured figures with their baselines and targets. No I/O."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured figure; `beside` says what else was measured in the same run, and the ratio to it."""
+    """A measured figure; `beside` names the baseline of the same run, `ratio` is the ratio to it."""
 
     name: str
     what: str
@@ -33,9 +33,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class CommittedRows:
-    """What the catalog says of a backlog: when its first and last batch were committed and announced, in seconds.
+    """The commits and announcements of a backlog; times in seconds since 1970.
 
-    The rows of the first batch are not counted in a rate, because the time before it was spent on starting.
+    Rates exclude the rows of the first batch, whose time includes the start-up.
     """
 
     rows: int
@@ -48,23 +48,23 @@ class CommittedRows:
 
     @property
     def batch_rows(self) -> float:
-        """Deliveries in one transaction, on average."""
+        """Average deliveries per transaction."""
         return self.rows / self.batches if self.batches else 0.0
 
     @property
     def per_s(self) -> float:
-        """Deliveries recorded in a second."""
+        """Deliveries recorded per second."""
         return rate(self.rows - self.first_rows, self.last_s - self.first_s)
 
     @property
     def through_per_s(self) -> float:
-        """Deliveries in a second until the last record was announced: the full job."""
+        """Deliveries per second until the last record was announced."""
         return rate(self.rows - self.first_rows, max(self.last_s, self.announced_last_s) - self.first_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What a worker process needed from its first commit on: CPU seconds, deliveries, and its largest memory."""
+    """The CPU seconds and deliveries of a worker since its first commit, and its peak memory."""
 
     cpu_s: float
     deliveries: int
@@ -72,25 +72,25 @@ class Worked:
 
     @property
     def cpu_ms_each(self) -> float:
-        """CPU milliseconds for one delivery."""
+        """CPU milliseconds per delivery."""
         return self.cpu_s * 1000 / self.deliveries if self.deliveries else 0.0
 
 
 def rate(count: int, seconds: float) -> float:
-    """Return how many a second; 0 where no time passed."""
+    """Return the rate per second; 0 for no time."""
     return count / seconds if seconds > 0 else 0.0
 
 
 def of_peer(value: float, peer: float) -> float | None:
-    """Return the ratio to a peer's figure; None where that was not measured."""
+    """Return the ratio to a baseline; None if it was not measured."""
     return round(value / peer, 2) if peer else None
 
 
 def rows(figures: Sequence[Figure]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the table: what, measured, beside it, target."""
-    for one in figures:
-        beside = f"{one.ratio} of {one.beside}" if one.ratio is not None else one.beside
-        yield one.what, f"{_shown(one.value)} {one.unit}", beside, one.target
+    """Yield the rows of the table: what, measured, baseline, target."""
+    for figure in figures:
+        beside = f"{figure.ratio} of {figure.beside}" if figure.ratio is not None else figure.beside
+        yield figure.what, f"{_shown(figure.value)} {figure.unit}", beside, figure.target
 
 
 def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any]:
@@ -98,15 +98,15 @@ def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any
     return {
         "machine": machine,
         "figures": {
-            one.name: {
-                "what": one.what,
-                "value": round(one.value, 3),
-                "unit": one.unit,
-                "beside": one.beside,
-                "ratio": one.ratio,
-                "target": one.target,
+            figure.name: {
+                "what": figure.what,
+                "value": round(figure.value, 3),
+                "unit": figure.unit,
+                "beside": figure.beside,
+                "ratio": figure.ratio,
+                "target": figure.target,
             }
-            for one in figures
+            for figure in figures
         },
     }
 

@@ -1,4 +1,4 @@
-"""Latency at a steady rate: from a message's arrival in Kafka to its announcement's, by Kafka's own clock."""
+"""Latency at a steady rate, from the arrival of a message in Kafka to its announcement, by Kafka's timestamps."""
 
 import time
 from contextlib import ExitStack
@@ -6,7 +6,7 @@ from random import Random
 
 from headrace.bench import bodies
 from headrace.bench.backlog import Bench
-from headrace.bench.processes import Watched, running
+from headrace.bench.processes import MeasuredProcess, running
 from headrace.demo.ledger import AckLedger
 from headrace.demo.listener import AnnouncementListener
 from headrace.demo.reconcile import latencies_ms
@@ -15,13 +15,13 @@ from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
 
 FRAMES_PER_S = 50
-_WARM_UP_FRAMES = 100  # published before it counts: connections are made, code is loaded
+_WARM_UP_FRAMES = 100  # warm-up: connections and imports
 _ARRIVE_S_MAX = 60.0
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 
 def live(bench: Bench, seconds: float) -> list[float]:
-    """Publish frames at FRAMES_PER_S through a worker and the relay; returns each one's latency in milliseconds."""
+    """Publish frames at FRAMES_PER_S through a worker and the relay; returns their latencies in milliseconds."""
     env = bench.info.env()
     with ExitStack() as stack:
         processes = [
@@ -30,14 +30,18 @@ def live(bench: Bench, seconds: float) -> list[float]:
         ]
         listener = stack.enter_context(AnnouncementListener(bench.settings))
         publisher = stack.enter_context(Publisher.from_settings(bench.settings))
-        _play(publisher, listener, AckLedger(), _WARM_UP_FRAMES, processes)
+        _publish(publisher, listener, AckLedger(), _WARM_UP_FRAMES, processes)
         ledger = AckLedger()
-        _play(publisher, listener, ledger, round(seconds * FRAMES_PER_S), processes)
+        _publish(publisher, listener, ledger, round(seconds * FRAMES_PER_S), processes)
         return latencies_ms(ledger.good, listener.heard)
 
 
-def _play(
-    publisher: Publisher, listener: AnnouncementListener, ledger: AckLedger, count: int, processes: list[Watched]
+def _publish(
+    publisher: Publisher,
+    listener: AnnouncementListener,
+    ledger: AckLedger,
+    count: int,
+    processes: list[MeasuredProcess],
 ) -> None:
     image = bodies.small_jpeg()
     began_us = unix_us()
@@ -49,10 +53,10 @@ def _play(
     ledger.settled(_ARRIVE_S_MAX)
     expected = frozenset(ledger.good.values())
     deadline = time.monotonic() + _ARRIVE_S_MAX
-    while left := sum(1 for one in expected if one not in listener.heard.announced_at_ms):
+    while left := sum(1 for record in expected if record not in listener.heard.announced_at_ms):
         listener.check()
         for process in processes:
-            process.look(1)
+            process.sample(1)
         if time.monotonic() > deadline:
             raise HeadraceError("bench_late", f"{left} of {count} frames are not announced after {_ARRIVE_S_MAX:.0f} s")
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""The processes that are measured: a worker and a relay, each as a deployment runs it."""
+"""The measured processes, run as in a deployment."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from headrace.runtime.errors import HeadraceError
 _STOP_S_MAX = 20
 _LOG_LINES_SHOWN = 3
 
-# As docker-compose.yml sets them: they stop a storm of page faults on large buffers.
+# As in docker-compose.yml: avoids page faults on large buffers.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -24,23 +24,23 @@ _MALLOC = {
 }
 
 
-class Watched:
-    """A process of ours, and what it needs."""
+class MeasuredProcess:
+    """A measured process of the service."""
 
     def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        """Watch a process that was just started."""
+        """Measure a process that has just started."""
         self._name = name
         self._process = process
         self._log = log
-        self._seen = psutil.Process(process.pid)
-        self._from: tuple[float, int] | None = None
+        self._usage = psutil.Process(process.pid)
+        self._start: tuple[float, int] | None = None
         self._rss_bytes_max = 0
 
-    def look(self, deliveries: int) -> None:
-        """Take down what it needs so far; counting begins when the first delivery is recorded.
+    def sample(self, deliveries: int) -> None:
+        """Sample CPU and memory; measuring starts with the first recorded delivery.
 
         Raises:
-            HeadraceError: it ended.
+            HeadraceError: the process ended.
         """
         if self._process.poll() is not None:
             lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
@@ -48,23 +48,23 @@ class Watched:
                 "process_ended",
                 f"{self._name} ended with exit code {self._process.returncode}; its log ends: {' | '.join(lines)}",
             )
-        self._rss_bytes_max = max(self._rss_bytes_max, self._seen.memory_info().rss)
-        if self._from is None and deliveries:
-            self._from = (self._cpu_s(), deliveries)
+        self._rss_bytes_max = max(self._rss_bytes_max, self._usage.memory_info().rss)
+        if self._start is None and deliveries:
+            self._start = (self._cpu_s(), deliveries)
 
     def worked(self, deliveries: int) -> Worked:
-        """Return what it needed since counting began."""
-        began_cpu_s, began_at = self._from or (self._cpu_s(), deliveries)
+        """Return the usage since measuring started."""
+        began_cpu_s, began_at = self._start or (self._cpu_s(), deliveries)
         return Worked(self._cpu_s() - began_cpu_s, deliveries - began_at, self._rss_bytes_max)
 
     def _cpu_s(self) -> float:
-        times = self._seen.cpu_times()
+        times = self._usage.cpu_times()
         return float(times.user + times.system)
 
 
 @contextmanager
-def running(args: tuple[str, ...], env: Mapping[str, str], folder: Path) -> Iterator[Watched]:
-    """Run `headrace <args>` while the block lasts."""
+def running(args: tuple[str, ...], env: Mapping[str, str], folder: Path) -> Iterator[MeasuredProcess]:
+    """Run `headrace <args>` in the context."""
     log = folder / f"{'-'.join(args).replace('/', '-')}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -75,7 +75,7 @@ def running(args: tuple[str, ...], env: Mapping[str, str], folder: Path) -> Iter
             stderr=output,
         )
     try:
-        yield Watched(args[0], process, log)
+        yield MeasuredProcess(args[0], process, log)
     finally:
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""The benchmarks, one after another, in a temporary stack of real servers."""
+"""Run the benchmarks in sequence, in a temporary stack of real servers."""
 
 import asyncio
 import os
@@ -33,13 +33,17 @@ FRAMES = 2000
 LDOS_PER_FRAME = 10
 SECONDS = 20.0
 _PREFIX = "HEADRACE_"
+PUTS_AT_ONCE = 16
+_READ_AT_ONCE = 1000
+_POLL_S = 0.02  # the last call waits this long in vain
+_REQUEST_S_MAX = 10
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What to measure: the store, how many frames (and ten times as many LDOs), how many seconds of latency."""
+    """The store, the number of frames (and ten times as many LDOs), and the seconds of latency and uploads."""
 
     store: Store
     frames: int = FRAMES
@@ -47,10 +51,10 @@ class BenchOptions:
 
 
 def run(cases: list[str], options: BenchOptions, say: Say) -> tuple[list[Figure], dict[str, Any]]:
-    """Measure; returns the figures, and what may explain them: cores, and how busy the machine was before.
+    """Run the benchmarks; returns the figures and the machine: cores, load average before the run, store.
 
     Raises:
-        HeadraceError: a server cannot be had, or a process ended.
+        HeadraceError: a server did not start, or a process ended.
     """
     machine: dict[str, Any] = {
         "cores": os.cpu_count(),
@@ -109,7 +113,7 @@ def _frames(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
 
 def _ldos(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     drained = _drained(bench, Kind.LDO, publish(bench.settings, ldos(options.frames * LDOS_PER_FRAME)), say)
-    say("ldos: reading the same topic with librdkafka alone")
+    say("ldos: reading the same topic with librdkafka only")
     peer = reads_per_s(bench.settings, input_topic(Kind.LDO).name, options.frames * LDOS_PER_FRAME)
     through, worker = drained.committed.through_per_s, drained.worker
     plain = f"librdkafka's plain reads ({peer:,.0f}/s)"
@@ -124,13 +128,13 @@ def _ldos(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
 
 def _latency(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     say(f"latency: {FRAMES_PER_S} frames a second for {options.seconds:.0f} s")
-    found = live(bench, options.seconds)
+    latencies = live(bench, options.seconds)
     what = f"published → announced, {FRAMES_PER_S} frames/s"
     return [
         Figure(
             f"latency_ms_p{name}",
             f"{what}, p{name}",
-            percentile(found, share) or 0.0,
+            percentile(latencies, share) or 0.0,
             "ms",
             "",
             None,
@@ -143,12 +147,12 @@ def _latency(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
 def _gateway(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
     peer = _put_peer(bench, options.frames, say)
     say(f"gateway: {CLIENTS} clients upload files of 200 KB for {options.seconds:.0f} s")
-    found = uploads(bench, options.seconds)
-    if found.failed:
-        raise HeadraceError("bench_failed", f"{found.failed} uploads were not ingested")
-    per_s = rate(len(found.answers_s), found.seconds)
+    figures = uploads(bench, options.seconds)
+    if figures.failed:
+        raise HeadraceError("bench_failed", f"{figures.failed} uploads were not ingested")
+    per_s = rate(len(figures.answers_s), figures.seconds)
     plain = f"the store's plain PUTs, {PUTS_AT_ONCE} at a time ({peer:.0f}/s)"
-    times_ms = sorted(one * 1000 for one in found.answers_s)
+    times_ms = sorted(answer_s * 1000 for answer_s in figures.answers_s)
     return [
         Figure(
             "gateway_per_s",
@@ -173,12 +177,12 @@ CASES: dict[str, Callable[[Bench, BenchOptions, Say], list[Figure]]] = {
 
 
 def _put_peer(bench: Bench, count: int, say: Say) -> float:
-    say("frames: putting the same bodies into the store, without us")
+    say("frames: writing the same bodies directly to the store")
     return puts_per_s(bench.settings, min(count, 1000))
 
 
 def _drained(bench: Bench, kind: Kind, count: int, say: Say) -> Drained:
-    say(f"{kind}s: {count} are published; a worker and the relay start")
+    say(f"{kind}s: {count} published; starting a worker and the relay")
     drained = drain(bench, kind, count)
     took_s = max(drained.committed.last_s, drained.committed.announced_last_s) - drained.committed.first_s
     say(f"{kind}s: {drained.committed.rows} recorded, {drained.committed.announced} announced in {took_s:.1f} s")
@@ -196,14 +200,8 @@ def _bench(store: Store, say: Say) -> Iterator[Bench]:
         yield Bench(info, settings, Path(folder))
 
 
-PUTS_AT_ONCE = 16
-_READ_AT_ONCE = 1000
-_POLL_S = 0.02  # what the last call waits for messages that do not come
-_REQUEST_S_MAX = 10
-
-
 def puts_per_s(settings: Settings, count: int) -> float:
-    """Put bodies of 200 KB into the store, 16 at a time; returns how many a second."""
+    """Write bodies of 200 KB to the store, 16 at a time; returns the writes per second."""
     return asyncio.run(_puts_per_s(settings, count))
 
 
@@ -223,27 +221,27 @@ async def _puts_per_s(settings: Settings, count: int) -> float:
 
 
 def reads_per_s(settings: Settings, topic: str, count: int) -> float:
-    """Read the last `count` messages of a topic with librdkafka and do nothing with them; returns how many a second."""
+    """Read the last `count` messages of a topic with librdkafka and discard them; returns the messages per second."""
     consumer = Consumer(
         client_config(settings, group_id="headrace-bench", enable_auto_commit=False, fetch_queue_backoff_ms=5)
     )
     try:
         partitions = consumer.list_topics(topic, timeout=_REQUEST_S_MAX).topics[topic].partitions
-        places = [TopicPartition(topic, number) for number in partitions]
+        assignment = [TopicPartition(topic, number) for number in partitions]
         left = 0
-        for place in places:
-            low, high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S_MAX)
-            place.offset = max(low, high - count // len(places))
-            left += high - place.offset
-        consumer.assign(places)
+        for partition in assignment:
+            low, high = consumer.get_watermark_offsets(partition, timeout=_REQUEST_S_MAX)
+            partition.offset = max(low, high - count // len(assignment))
+            left += high - partition.offset
+        consumer.assign(assignment)
         began = ended = 0.0
         read = 0
         while read < left:
-            some = consumer.consume(_READ_AT_ONCE, _POLL_S)
-            if some and not began:  # connecting is not reading
-                began, left = time.monotonic(), left - len(some)
-            elif some:
-                read, ended = read + len(some), time.monotonic()
+            messages = consumer.consume(_READ_AT_ONCE, _POLL_S)
+            if messages and not began:  # excludes the time to connect
+                began, left = time.monotonic(), left - len(messages)
+            elif messages:
+                read, ended = read + len(messages), time.monotonic()
         return rate(read, ended - began)
     finally:
         consumer.close()

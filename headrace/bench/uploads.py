@@ -1,4 +1,4 @@
-"""Uploads through the gateway: many clients, each sending one file after another and waiting until it is durable."""
+"""Upload throughput of the gateway: many clients, each waiting until a file is durable before the next."""
 
 import http.client
 import secrets
@@ -33,7 +33,7 @@ _TAIL = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 @dataclass(slots=True)
 class UploadFigures:
-    """What clients saw: how long each answer took, in seconds, and how many were none of success."""
+    """The seconds until each successful response, and the number of failed uploads."""
 
     answers_s: list[float] = field(default_factory=list)
     failed: int = 0
@@ -41,10 +41,10 @@ class UploadFigures:
 
 
 def uploads(bench: Bench, seconds: float) -> UploadFigures:
-    """Send files of 200 KB by CLIENTS clients for so long, through a gateway, a worker and the relay.
+    """Upload files of 200 KB with CLIENTS clients through a gateway, a worker and the relay.
 
     Raises:
-        HeadraceError: the gateway does not come up.
+        HeadraceError: the gateway does not become ready.
     """
     port = assign_ports(["gateway"], {})["gateway"]
     key = f"hr_bench_{secrets.token_urlsafe(32)}"
@@ -60,25 +60,26 @@ def uploads(bench: Bench, seconds: float) -> UploadFigures:
         for args in (("relay",), ("worker", "--kinds", "frames,clips"), ("gateway",)):
             stack.enter_context(running(args, env, bench.folder))
         _wait_ready(port)
-        _send(port, key, seconds=2.0, clients=4)  # connections are made, code is loaded
+        _send(port, key, seconds=2.0, clients=4)  # warm-up: connections and imports
         return _send(port, key, seconds=seconds, clients=CLIENTS)
 
 
 def _send(port: int, key: str, *, seconds: float, clients: int) -> UploadFigures:
-    seen = UploadFigures()
+    figures = UploadFigures()
     began = time.monotonic()
     threads = [
-        threading.Thread(target=_client, args=(port, key, number, began + seconds, seen)) for number in range(clients)
+        threading.Thread(target=_client, args=(port, key, number, began + seconds, figures))
+        for number in range(clients)
     ]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    seen.seconds = time.monotonic() - began
-    return seen
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    figures.seconds = time.monotonic() - began
+    return figures
 
 
-def _client(port: int, key: str, number: int, until: float, seen: UploadFigures) -> None:
+def _client(port: int, key: str, number: int, until: float, figures: UploadFigures) -> None:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_ANSWER_S_MAX * 2)
     headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}", "X-API-Key": key}
     for body in _forms(number):
@@ -89,9 +90,9 @@ def _client(port: int, key: str, number: int, until: float, seen: UploadFigures)
         answer = connection.getresponse()
         answer.read()
         if answer.status == http.client.OK:
-            seen.answers_s.append(time.monotonic() - began)
+            figures.answers_s.append(time.monotonic() - began)
         else:
-            seen.failed += 1
+            figures.failed += 1
     connection.close()
 
 

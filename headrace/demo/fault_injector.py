@@ -1,4 +1,4 @@
-"""Somebody's broken device: a poisoned message for every hundred good ones, and now and then a wrong digest."""
+"""A broken device: publishes one poison message for every hundred good ones, and some with a wrong digest."""
 
 import threading
 from functools import partial
@@ -19,15 +19,15 @@ from headrace.schemas.topics import TOPICS, input_topic
 GOOD_PER_POISON = 100  # 1 %
 GOOD_PER_WRONG_DIGEST = 250
 _SOURCE_ID = "old-device"
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _FLUSH_S_MAX = 30
 
 
 class FaultInjector:
-    """Publishes poison in proportion to what the ledger holds, until it is told to stop."""
+    """Publishes poison messages in proportion to the ledger, until it is stopped."""
 
     def __init__(self, settings: Settings, ledger: AckLedger, sources: Sources, *, site: str, seed: int) -> None:
-        """Prepare; it takes a frame that `sources` published as a model for its own."""
+        """Prepare; poison frames are made from a frame that `sources` published."""
         self._ledger = ledger
         self._sources = sources
         self._site = site
@@ -35,29 +35,29 @@ class FaultInjector:
         self._settings = settings
         self._poisons = self._digests = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="vandal", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="fault-injector", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start publishing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish what is still due, and end; may be repeated."""
+        """Publish what is due and stop; may be repeated."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _work(self) -> None:
         bytes_max = max(topic.message_bytes_max for topic in TOPICS.values())
-        # It lives no longer than this call: a producer that is kept goes on looking for a broker that is gone.
+        # A producer that outlives this call would keep trying to reach a stopped broker.
         producer = Producer(client_config(self._settings, enable_idempotence=True, message_max_bytes=bytes_max))
-        while not self._stop.wait(_LOOK_S):
+        while not self._stop.wait(_POLL_S):
             self._catch_up(producer)
         self._catch_up(producer)
         producer.flush(_FLUSH_S_MAX)
 
     def _catch_up(self, producer: Producer) -> None:
-        if self._sources.sample is None:  # its own frames are made from somebody else's
+        if self._sources.sample is None:  # poison frames are made from a good one
             return
         good = self._ledger.published
         while self._poisons < good // GOOD_PER_POISON:
@@ -85,6 +85,6 @@ class FaultInjector:
     def _settle(self, code: RejectCode, error: KafkaError | None, message: Message) -> None:
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         if error is not None or topic is None or partition is None or offset is None:
-            self._ledger.poison_failed(error.str() if error else "Kafka did not say where a message stands")
+            self._ledger.poison_failed(error.str() if error else "Kafka did not report the offset of a message")
             return
         self._ledger.poisoned(MessageOffset(topic, partition, offset), code)

@@ -1,4 +1,4 @@
-"""What Kafka acknowledged: the list against which everything else is checked."""
+"""The messages that Kafka acknowledged, against which everything else is checked."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ _KIND_OF = {input_topic(kind).name: kind for kind in Kind}
 
 @dataclass(frozen=True, slots=True, order=True)
 class MessageOffset:
-    """Where a message stands in Kafka."""
+    """The topic, partition and offset of a message."""
 
     topic: str
     partition: int
@@ -23,17 +23,17 @@ class MessageOffset:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RecordKey:
-    """What a record is: its kind and its digest."""
+    """The kind and the digest of a record."""
 
     kind: Kind
     digest: str
 
 
 class AckLedger:
-    """Takes down every acknowledged message; may be used from several threads."""
+    """Records every acknowledged message; thread-safe."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._changed = threading.Condition()
         self._open = 0
         self._good: dict[MessageOffset, RecordKey] = {}
@@ -42,61 +42,61 @@ class AckLedger:
 
     @property
     def good(self) -> dict[MessageOffset, RecordKey]:
-        """What should become, or be a sighting of, a record."""
+        """Messages that must become a record or a sighting of one."""
         with self._changed:
             return dict(self._good)
 
     @property
     def poison(self) -> dict[MessageOffset, RejectCode]:
-        """What should become a dead letter, with the code it should have."""
+        """Messages that must become a dead letter, with its expected code."""
         with self._changed:
             return dict(self._poison)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What was not acknowledged, and why; or what kept a source from publishing."""
+        """Why messages were not acknowledged or a source could not publish."""
         with self._changed:
             return tuple(self._faults)
 
     @property
     def published(self) -> int:
-        """How many messages Kafka acknowledged."""
+        """The number of messages that Kafka acknowledged."""
         return len(self._good) + len(self._poison)
 
     def dead_letters(self) -> dict[str, int]:
-        """Return how many dead letters there should be, by code."""
+        """Return the expected number of dead letters by code."""
         return {str(code): count for code, count in sorted(Counter(self.poison.values()).items())}
 
     def expect(self, delivery: Delivery) -> None:
-        """Take down a delivery once it is acknowledged."""
+        """Record a delivery once it is acknowledged."""
         with self._changed:
             self._open += 1
         delivery.add_done_callback(self._settle)
 
     def expect_poison(self) -> None:
-        """Note that poison is on its way; `poisoned` or `fail` follows."""
+        """Announce a poison message; `poisoned` or `poison_failed` must follow."""
         with self._changed:
             self._open += 1
 
-    def poisoned(self, place: MessageOffset, code: RejectCode) -> None:
-        """Take down poison that Kafka acknowledged."""
+    def poisoned(self, offset: MessageOffset, code: RejectCode) -> None:
+        """Record a poison message that Kafka acknowledged."""
         with self._changed:
-            self._poison[place] = code
+            self._poison[offset] = code
             self._close()
 
     def poison_failed(self, why: str) -> None:
-        """Take down poison that Kafka did not acknowledge."""
+        """Record a poison message that Kafka did not acknowledge."""
         with self._changed:
             self._faults.append(why)
             self._close()
 
     def fail(self, why: str) -> None:
-        """Take down what kept a source from publishing."""
+        """Record why a source could not publish."""
         with self._changed:
             self._faults.append(why)
 
     def settled(self, timeout_s: float) -> bool:
-        """Wait until nothing is on its way any more; False when the time is over before."""
+        """Wait until no delivery is pending; return False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open == 0, timeout_s)
 
@@ -105,9 +105,9 @@ class AckLedger:
         with self._changed:
             match error:
                 case None:
-                    at: Acknowledged = delivery.result()
-                    self._good[MessageOffset(at.topic, at.partition, at.offset)] = RecordKey(
-                        _KIND_OF[at.topic], at.digest
+                    acknowledged: Acknowledged = delivery.result()
+                    self._good[MessageOffset(acknowledged.topic, acknowledged.partition, acknowledged.offset)] = (
+                        RecordKey(_KIND_OF[acknowledged.topic], acknowledged.digest)
                     )
                 case NotDeliveredError():
                     self._faults.append(error.what)

@@ -1,6 +1,6 @@
-"""A production line that exists only as pictures: parts with QR codes pass a camera on a belt.
+"""A synthetic production line, where parts with QR codes pass a camera on a belt, and the readings of its devices.
 
-The same seed shows the same line. Pictures are BGR arrays of `HEIGHT` by `WIDTH` pixels.
+The same seed renders the same line. Pictures are BGR arrays of `HEIGHT` by `WIDTH` pixels.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ _NOISE = 6  # grey levels: enough to make each picture differ as a sensor's woul
 
 @dataclass(frozen=True, slots=True)
 class LinePart:
-    """One part on the belt; `code` is what its QR code says."""
+    """A part on the belt; `code` is the text of its QR code."""
 
     number: int
     code: str
@@ -46,10 +46,10 @@ class LinePart:
 
 
 class Line:
-    """The line of one site; `series` is the letter in its parts' codes, `label` is written into every picture."""
+    """The line of one site; `series` is the letter in the codes of its parts, `label` is drawn into every picture."""
 
     def __init__(self, series: str, label: str, *, seed: int) -> None:
-        """Set the line up; nothing is drawn yet."""
+        """Prepare the line; nothing is rendered yet."""
         self._series = series
         self._label = label
         self._seed = seed
@@ -60,56 +60,56 @@ class Line:
         self._belt = _belt()
 
     def part(self, index: int) -> LinePart:
-        """Return the part that is the `index`-th to come past."""
+        """Return the `index`-th part."""
         scratched = Random(f"{self._seed} {self._series} {index}").random() < _SCRATCHED_SHARE  # noqa: S311
         number = self._first_number + index
         return LinePart(number, f"PART-{self._series}-{number:06d}", scratched)
 
     def part_at(self, picture: int) -> LinePart:
-        """Return the part that entered the picture last."""
+        """Return the part that entered the picture most recently."""
         return self.part(picture * _SPEED // _SPACING)
 
     def picture(self, index: int) -> Pixels:
         """Return the `index`-th picture."""
         moved = index * _SPEED
-        shown = self._belt.copy()
+        image = self._belt.copy()
         stripes = np.arange(moved % 40, WIDTH, 40)
-        shown[_BELT_BOTTOM - 12 : _BELT_BOTTOM, stripes] = 90
+        image[_BELT_BOTTOM - 12 : _BELT_BOTTOM, stripes] = 90
         for number in range(moved // _SPACING, -1, -1):
             left = moved - number * _SPACING - _PART_WIDTH
             if left >= WIDTH:
                 break
-            _paste(shown, _picture_of(self.part(number)), left)
-        said = f"{self._label}  {index:06d}"
-        cv2.putText(shown, said, (12, 34), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (235, 235, 235), 1, cv2.LINE_AA)
+            _paste(image, _picture_of(self.part(number)), left)
+        caption = f"{self._label}  {index:06d}"
+        cv2.putText(image, caption, (12, 34), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (235, 235, 235), 1, cv2.LINE_AA)
         shift = index * 37 % WIDTH
-        return np.asarray(cv2.subtract(shown, self._noise[:, shift : shift + WIDTH]), dtype=np.uint8)
+        return np.asarray(cv2.subtract(image, self._noise[:, shift : shift + WIDTH]), dtype=np.uint8)
 
 
 def _belt() -> Pixels:
-    shown = np.full((HEIGHT, WIDTH, 3), 58, dtype=np.uint8)
-    shown[_BELT_TOP:_BELT_BOTTOM] = np.linspace(70, 118, _BELT_BOTTOM - _BELT_TOP).astype(np.uint8)[:, None, None]
-    return shown
+    image = np.full((HEIGHT, WIDTH, 3), 58, dtype=np.uint8)
+    image[_BELT_TOP:_BELT_BOTTOM] = np.linspace(70, 118, _BELT_BOTTOM - _BELT_TOP).astype(np.uint8)[:, None, None]
+    return image
 
 
-def _paste(shown: Pixels, part: Pixels, left: int) -> None:
+def _paste(image: Pixels, part: Pixels, left: int) -> None:
     begin, end = max(left, 0), min(left + _PART_WIDTH, WIDTH)
     if begin < end:
-        shown[_PART_TOP : _PART_TOP + _PART_HEIGHT, begin:end] = part[:, begin - left : end - left]
+        image[_PART_TOP : _PART_TOP + _PART_HEIGHT, begin:end] = part[:, begin - left : end - left]
 
 
 @lru_cache(maxsize=64)
 def _picture_of(part: LinePart) -> Pixels:
-    shown = np.full((_PART_HEIGHT, _PART_WIDTH, 3), 214, dtype=np.uint8)
-    cv2.rectangle(shown, (0, 0), (_PART_WIDTH - 1, _PART_HEIGHT - 1), (120, 130, 140), 3)
+    image = np.full((_PART_HEIGHT, _PART_WIDTH, 3), 214, dtype=np.uint8)
+    cv2.rectangle(image, (0, 0), (_PART_WIDTH - 1, _PART_HEIGHT - 1), (120, 130, 140), 3)
     code = _qr(part.code)
     side = code.shape[0]
     left = (_PART_WIDTH - side) // 2
-    shown[14 : 14 + side, left : left + side] = code[:, :, None]
-    cv2.putText(shown, part.code, (14, 156), cv2.FONT_HERSHEY_SIMPLEX, 0.46, (30, 30, 30), 1, cv2.LINE_AA)
+    image[14 : 14 + side, left : left + side] = code[:, :, None]
+    cv2.putText(image, part.code, (14, 156), cv2.FONT_HERSHEY_SIMPLEX, 0.46, (30, 30, 30), 1, cv2.LINE_AA)
     if part.scratched:
-        cv2.line(shown, (18, 182), (138, 164), (40, 40, 170), 2, cv2.LINE_AA)
-    return shown
+        cv2.line(image, (18, 182), (138, 164), (40, 40, 170), 2, cv2.LINE_AA)
+    return image
 
 
 def _qr(text: str) -> Pixels:
@@ -122,12 +122,12 @@ def _qr(text: str) -> Pixels:
 
 PICTURES_PER_S = 10
 _CLIP_S = 5
-_CLIP_EVERY_PICTURES = 2  # half the pictures show as much, and encoding them is what costs most in a demonstration
+_CLIP_EVERY_PICTURES = 2  # half the frame rate: encoding clips costs the most CPU in a demo
 _JPEG_QUALITY = 88
 
 
 def draw(line: Line, folder: Path, *, pictures: int) -> list[Path]:
-    """Write the line's pictures as JPEG files, in the order of their names."""
+    """Render the pictures of the line as JPEG files, ordered by name."""
     folder.mkdir(parents=True)
     paths = [folder / f"{index:06d}.jpg" for index in range(pictures)]
     for index, path in enumerate(paths):
@@ -136,26 +136,26 @@ def draw(line: Line, folder: Path, *, pictures: int) -> list[Path]:
 
 
 def clip_of(pictures: Sequence[Path], last: int) -> bytes | None:
-    """Return an MP4 of the 5 seconds up to the `last`-th picture; None where there is no picture yet."""
-    shown = pictures[max(0, last - _CLIP_S * PICTURES_PER_S) : last + 1 : _CLIP_EVERY_PICTURES]
+    """Return an MP4 of the 5 seconds up to the `last`-th picture; None if there is no picture yet."""
+    clip = pictures[max(0, last - _CLIP_S * PICTURES_PER_S) : last + 1 : _CLIP_EVERY_PICTURES]
     period_us = _CLIP_EVERY_PICTURES * 1_000_000 // PICTURES_PER_S
-    return cut([VideoFrame(path.read_bytes(), index * period_us, 0) for index, path in enumerate(shown)])
+    return cut([VideoFrame(path.read_bytes(), index * period_us, 0) for index, path in enumerate(clip)])
 
 
 def frames_in(video: Path) -> int:
-    """Return how many frames a video file has.
+    """Return the number of frames in a video file.
 
     Raises:
-        HeadraceError: it is not there, or is no video.
+        HeadraceError: the file does not exist or is not a video.
     """
     if not video.is_file():
-        raise _unusable(video, "there is no such file")
+        raise _unusable(video, "no such file")
     try:
         with av.open(f"file:{video}", options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise _unusable(video, "it has no video track")
             stream = container.streams.video[0]
-            # Not every container says how many there are; each packet of the ones we read holds one frame.
+            # Some containers do not store the number of frames; each packet holds one frame.
             return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
     except (FFmpegError, OSError) as error:
         raise _unusable(video, error.strerror or str(error)) from None
@@ -166,7 +166,7 @@ def _unusable(video: Path, why: str) -> HeadraceError:
         "video_unreadable",
         f"the video cannot be used: {why}",
         where=str(video),
-        hint="give the path of a video file, or leave --video out to see a synthetic line",
+        hint="pass the path of a video file, or omit --video to use a synthetic line",
         exit_code=Exit.USAGE,
     )
 
@@ -184,12 +184,12 @@ class Readings:
 
 
 def readings_of(part: LinePart, random: Random) -> Readings:
-    """Return plausible readings of a part; temperature in °C, vibration in mm/s, force in N."""
-    warm = 6.0 if part.scratched else 0.0
+    """Return plausible readings for a part: temperature in °C, vibration in mm/s, force in N."""
+    extra_c = 6.0 if part.scratched else 0.0
     confidence = random.uniform(0.81, 0.995)
     return Readings(
         sensor_data={
-            "temperature_c": round(random.gauss(41.5 + warm, 0.8), 2),
+            "temperature_c": round(random.gauss(41.5 + extra_c, 0.8), 2),
             "vibration_mm_s": round(abs(random.gauss(2.8 if part.scratched else 1.1, 0.3)), 3),
             "force_n": [round(random.gauss(118.0, 2.5), 1) for _ in range(16)],
         },

@@ -1,4 +1,4 @@
-"""A reader of everything that the service says, as any `read_committed` consumer would hear it."""
+"""A `read_committed` consumer of all topics, and waiting until everything published has arrived."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ _MESSAGES_MAX = 200
 
 @dataclass(slots=True)
 class Heard:
-    """What was heard. Times are Kafka's own, in milliseconds since 1970."""
+    """The messages received. Times are Kafka's timestamps, in milliseconds since 1970."""
 
     appended_at_ms: dict[MessageOffset, int] = field(default_factory=dict)
     announced_at_ms: dict[RecordKey, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Heard:
     faults: list[str] = field(default_factory=list)
 
     def take(self, message: Message) -> None:
-        """Take down one message."""
+        """Record a message."""
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
         at_ms = message.timestamp()[1]
@@ -58,9 +58,9 @@ class Heard:
         except RejectedError as rejected:
             self.faults.append(f"a message on {topic} cannot be read: {rejected.reason}")
             return
-        self._hear(event, at_ms)
+        self._add(event, at_ms)
 
-    def _hear(self, event: Event, at_ms: int) -> None:
+    def _add(self, event: Event, at_ms: int) -> None:
         match event:
             case Ingested():
                 record = RecordKey(Kind(event.kind), event.digest)
@@ -80,10 +80,10 @@ class Heard:
 
 
 class AnnouncementListener:
-    """Listens from now on, in a thread of its own, to all topics; use it in a `with` block."""
+    """Consumes all topics in its own thread from now on; a context manager."""
 
     def __init__(self, settings: Settings) -> None:
-        """Find the end of each topic; what is published from here on is heard.
+        """Start at the current end of each topic.
 
         Raises:
             HeadraceError: Kafka does not answer.
@@ -119,20 +119,20 @@ class AnnouncementListener:
         self._consumer.close()
 
     def check(self) -> None:
-        """Say whether it still hears.
+        """Check that the consumer works.
 
         Raises:
-            HeadraceError: Kafka went away, or refused.
+            HeadraceError: Kafka became unreachable or refused a request.
         """
         if self._fault is not None:
             raise kafka_unreachable(self._settings, self._fault)
 
     def _ends(self) -> list[TopicPartition]:
-        there = self._consumer.list_topics(timeout=_REQUEST_S_MAX).topics
-        missing = sorted(TOPICS.keys() - there.keys())
+        metadata = self._consumer.list_topics(timeout=_REQUEST_S_MAX).topics
+        missing = sorted(TOPICS.keys() - metadata.keys())
         if missing:
             raise HeadraceError("topics_missing", f"there is no topic {missing[0]}", hint="run `headrace init`")
-        keys = [(name, number) for name in TOPICS for number in there[name].partitions]
+        keys = [(name, number) for name in TOPICS for number in metadata[name].partitions]
         ends = offset_bounds(self._consumer, keys, timeout_s=_REQUEST_S_MAX)
         return [TopicPartition(*key, end) for key, (_, end) in ends.items()]
 
@@ -147,21 +147,20 @@ class AnnouncementListener:
                     return
 
 
-STILL_S_MAX = 30.0  # without anything new, what has not arrived will not
+STILL_S_MAX = 30.0  # nothing new for so long means that the rest will not arrive
 ARRIVE_S_MAX = 180.0
-_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """What must still be heard of: new records, the frames among them, and dead letters."""
+    """What must be announced: new records, the frames among them, and dead letters."""
 
     records: frozenset[RecordKey]
     frames: frozenset[str]
     dead_letters: int
 
     def missing(self, heard: Heard) -> int:
-        """Return how much of it has not been heard of yet."""
+        """Return how much of it has not been announced yet."""
         return (
             _absent(self.records, heard.announced_at_ms)
             + sum(_absent(self.frames, heard.frames[name]) for name in CONSUMERS)
@@ -170,17 +169,17 @@ class Awaited:
 
 
 def awaited(ledger: AckLedger, known_before: frozenset[RecordKey]) -> Awaited:
-    """Return what the ledger lets expect."""
+    """Return what must be announced after what the ledger holds."""
     records = frozenset(ledger.good.values()) - known_before
-    frames = frozenset(one.digest for one in records if one.kind is Kind.FRAME)
+    frames = frozenset(record.digest for record in records if record.kind is Kind.FRAME)
     return Awaited(records, frames, len(ledger.poison))
 
 
 class DemoBars:
-    """Three lines on standard error; nothing where that is no terminal."""
+    """Progress bars on standard error, shown only on a terminal."""
 
     def __init__(self, progress: Progress, ledger: AckLedger, heard: Heard) -> None:
-        """Begin at zero."""
+        """Add the bars at zero."""
         self._progress = progress
         self._ledger = ledger
         self._heard = heard
@@ -189,7 +188,7 @@ class DemoBars:
         self._consumed = {name: progress.add_task(name, total=None) for name in CONSUMERS}
 
     def show(self, expected: Awaited | None = None) -> None:
-        """Show the numbers as they are now."""
+        """Update the bars."""
         done = None if expected is None else self._ledger.published
         records = None if expected is None else len(expected.records)
         frames = None if expected is None else len(expected.frames)
@@ -201,26 +200,26 @@ class DemoBars:
 
 @contextmanager
 def bars(console: Console, ledger: AckLedger, heard: Heard) -> Iterator[DemoBars]:
-    """Show progress while the block runs."""
+    """Show progress bars in the context."""
     with count_bars(console, is_shown=console.is_terminal, description="{task.description:>13}") as progress:
         yield DemoBars(progress, ledger, heard)
 
 
-def wait_until_arrived(expected: Awaited, heard: Heard, look: Callable[[], None]) -> None:
-    """Wait until nothing is missing, or nothing has come for `STILL_S_MAX` seconds; `look` is called all the time."""
+def wait_until_arrived(expected: Awaited, heard: Heard, check: Callable[[], None]) -> None:
+    """Wait until nothing is missing, or nothing new came for `STILL_S_MAX` seconds; calls `check` repeatedly."""
     began = moved = time.monotonic()
     missing = expected.missing(heard)
     while missing:
         now = time.monotonic()
         if now > moved + STILL_S_MAX or now > began + ARRIVE_S_MAX:
             return
-        time.sleep(_LOOK_S)
-        look()
+        time.sleep(_POLL_S)
+        check()
         left = expected.missing(heard)
         moved = time.monotonic() if left < missing else moved
         missing = left
 
 
-def _absent(wanted: Iterable[object], there: Container[object]) -> int:
-    # One by one, because the listener adds to what is there meanwhile.
-    return sum(1 for one in wanted if one not in there)
+def _absent(expected: Iterable[object], received: Container[object]) -> int:
+    # One by one, because the listener's thread adds to `received` meanwhile.
+    return sum(1 for item in expected if item not in received)

@@ -1,6 +1,6 @@
-"""Messages that can never be ingested, each with the code that its dead letter must carry.
+"""Poison messages, which can never be ingested, each with the expected code of its dead letter.
 
-No producer of ours would send them, so they go to Kafka directly, as somebody else's broken device would send them.
+The producers of Headrace refuse them, so they are published to Kafka directly.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _NEVER_PUBLISHED_ID = (0x7FFFFFFF).to_bytes(4, "big")
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """One such message: on which kind's topic, its value, and the code it must be rejected with."""
+    """A poison message: the kind of its topic, its value, and the expected reject code."""
 
     code: RejectCode
     kind: Kind
@@ -30,7 +30,7 @@ class Poison:
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What poison is made of: whose it seems to be, a good frame, and chance."""
+    """What a poison message is built from: an origin, a good frame, and randomness."""
 
     origin: Origin
     frame: Frame
@@ -45,62 +45,62 @@ def empty_value(_: Ingredients) -> Poison:
     return Poison(RejectCode.EMPTY_VALUE, Kind.FRAME, None)
 
 
-def not_framed(given: Ingredients) -> Poison:
-    """Return bytes of another format altogether."""
-    return Poison(RejectCode.NOT_FRAMED, Kind.CID, b"{" + given.random.randbytes(40))
+def not_framed(parts: Ingredients) -> Poison:
+    """Return bytes in another format."""
+    return Poison(RejectCode.NOT_FRAMED, Kind.CID, b"{" + parts.random.randbytes(40))
 
 
-def unknown_schema(given: Ingredients) -> Poison:
-    """Return a message of a schema that was never published."""
-    return Poison(RejectCode.UNKNOWN_SCHEMA, Kind.LDO, b"\x00" + _NEVER_PUBLISHED_ID + given.random.randbytes(40))
+def unknown_schema(parts: Ingredients) -> Poison:
+    """Return a message with an unknown schema id."""
+    return Poison(RejectCode.UNKNOWN_SCHEMA, Kind.LDO, b"\x00" + _NEVER_PUBLISHED_ID + parts.random.randbytes(40))
 
 
-def undecodable(given: Ingredients) -> Poison:
-    """Return half a frame."""
-    whole = encode(given.frame)
+def undecodable(parts: Ingredients) -> Poison:
+    """Return a truncated frame."""
+    whole = encode(parts.frame)
     return Poison(RejectCode.UNDECODABLE, Kind.FRAME, whole[: len(whole) // 2])
 
 
-def missing_field(given: Ingredients) -> Poison:
+def missing_field(parts: Ingredients) -> Poison:
     """Return an LDO without its prediction."""
     body = b'{"sensor_data":{},"context":{}}'
-    return Poison(RejectCode.MISSING_FIELD, Kind.LDO, encode(replace(_ldo(given), body=body)))
+    return Poison(RejectCode.MISSING_FIELD, Kind.LDO, encode(replace(_ldo(parts), body=body)))
 
 
-def absurd_time(given: Ingredients) -> Poison:
-    """Return a scan by a clock that was never set."""
-    return Poison(RejectCode.ABSURD_TIME, Kind.CID, encode(replace(_cid(given), captured_at_us=_1999_US)))
+def absurd_time(parts: Ingredients) -> Poison:
+    """Return a scan from 1999, as by an unset clock."""
+    return Poison(RejectCode.ABSURD_TIME, Kind.CID, encode(replace(_cid(parts), captured_at_us=_1999_US)))
 
 
-def not_an_image(given: Ingredients) -> Poison:
-    """Return a frame whose bytes are text."""
-    return Poison(RejectCode.NOT_AN_IMAGE, Kind.FRAME, encode(_with_body(given.frame, b"no image " * 40)))
+def not_an_image(parts: Ingredients) -> Poison:
+    """Return a frame whose body is text."""
+    return Poison(RejectCode.NOT_AN_IMAGE, Kind.FRAME, encode(_with_body(parts.frame, b"no image " * 40)))
 
 
-def too_large(given: Ingredients) -> Poison:
-    """Return an LDO over its limit."""
+def too_large(parts: Ingredients) -> Poison:
+    """Return an LDO over the size limit."""
     body = _LDO_BODY.ljust(LDO_BODY_BYTES_MAX + 1)
-    return Poison(RejectCode.TOO_LARGE, Kind.LDO, encode(replace(_ldo(given), body=body)))
+    return Poison(RejectCode.TOO_LARGE, Kind.LDO, encode(replace(_ldo(parts), body=body)))
 
 
-def not_a_video(given: Ingredients) -> Poison:
-    """Return a clip whose bytes are an image."""
-    body = given.frame.body or b""
+def not_a_video(parts: Ingredients) -> Poison:
+    """Return a clip whose body is an image."""
+    body = parts.frame.body or b""
     clip = Clip(
-        **fields_of(given.origin), sha256=sha256_hex(body), duration_us=5_000_000, size_bytes=len(body), body=body
+        **fields_of(parts.origin), sha256=sha256_hex(body), duration_us=5_000_000, size_bytes=len(body), body=body
     )
     return Poison(RejectCode.NOT_A_VIDEO, Kind.CLIP, encode(clip))
 
 
-def wrong_event(given: Ingredients) -> Poison:
-    """Return a scan on the topic of frames."""
-    return Poison(RejectCode.WRONG_EVENT, Kind.FRAME, encode(_cid(given)))
+def wrong_event(parts: Ingredients) -> Poison:
+    """Return a scan on the frames topic."""
+    return Poison(RejectCode.WRONG_EVENT, Kind.FRAME, encode(_cid(parts)))
 
 
-def wrong_digest(given: Ingredients) -> Poison:
-    """Return a frame that hashes to another digest than it declares."""
+def wrong_digest(parts: Ingredients) -> Poison:
+    """Return a frame whose declared digest does not match its body."""
     return Poison(
-        RejectCode.DIGEST_MISMATCH, Kind.FRAME, encode(replace(given.frame, sha256=sha256_hex(b"another frame")))
+        RejectCode.DIGEST_MISMATCH, Kind.FRAME, encode(replace(parts.frame, sha256=sha256_hex(b"another frame")))
     )
 
 
@@ -118,12 +118,12 @@ POISONS: tuple[Build, ...] = (
 )
 
 
-def _cid(given: Ingredients) -> Cid:
-    return Cid(**fields_of(given.origin), code=f"PART-X-{given.random.randrange(1_000_000):06d}")
+def _cid(parts: Ingredients) -> Cid:
+    return Cid(**fields_of(parts.origin), code=f"PART-X-{parts.random.randrange(1_000_000):06d}")
 
 
-def _ldo(given: Ingredients) -> Ldo:
-    return Ldo(**fields_of(given.origin), ldo_id=f"broken-{given.random.randrange(1_000_000)}", body=_LDO_BODY)
+def _ldo(parts: Ingredients) -> Ldo:
+    return Ldo(**fields_of(parts.origin), ldo_id=f"broken-{parts.random.randrange(1_000_000)}", body=_LDO_BODY)
 
 
 def _with_body(frame: Frame, body: bytes) -> Frame:

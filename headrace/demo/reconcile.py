@@ -1,4 +1,4 @@
-"""From what was acknowledged, heard and found to the numbers of the report."""
+"""Reconcile what Kafka acknowledged with the announcements, the catalog and the blob store."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.demo.ledger import AckLedger, MessageOffset, RecordKey
 from headrace.demo.listener import CONSUMERS, Awaited, Heard
 from headrace.demo.report import Findings
-from headrace.demo.sources import Done
+from headrace.demo.sources import PublishedCounts
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import record_id, sha256_hex
@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What the sources had to publish, None where they were ended before, and what they published."""
+_SQL = statements(str(Path(__file__).parent / "reconcile"))
+_READS_AT_ONCE_MAX = 16
 
-    planned: Done | None
-    done: Done
+
+@dataclass(frozen=True, slots=True)
+class SourceCounts:
+    """What the sources planned to publish (None if they were stopped early) and what they published."""
+
+    planned: PublishedCounts | None
+    done: PublishedCounts
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCounts:
-    """A record and where its bytes are; `was_there` says that it was ingested before the demonstration began."""
+    """A record and the location of its bytes; `was_there` if it was ingested before the demo began."""
 
     identity: RecordKey
     was_there: bool
@@ -44,27 +48,27 @@ class StoredCounts:
 
 
 class DemoEvidence:
-    """Reads the catalog. Raises CatalogUnavailable or CatalogRefused."""
+    """Reads the catalog; raises CatalogUnavailableError or CatalogRefusedError."""
 
     def __init__(self, pool: Any, dsn: str, since: datetime) -> None:
-        """Use an opened pool; see `opened`."""
+        """Use an open pool; see `opened`."""
         self._pool = pool
         self._dsn = dsn
         self._since = since
 
-    async def sightings(self, places: Iterable[MessageOffset]) -> dict[MessageOffset, RecordKey]:
-        """Return which record was seen at each of these places."""
-        rows = await self._fetch("sightings", *_columns(places), self._since)
+    async def sightings(self, offsets: Iterable[MessageOffset]) -> dict[MessageOffset, RecordKey]:
+        """Return the record that was seen at each of these offsets."""
+        rows = await self._fetch("sightings", *_columns(offsets), self._since)
         return {MessageOffset(*row[:3]): RecordKey(Kind(row[3]), row[4]) for row in rows}
 
-    async def dead_letters(self, places: Iterable[MessageOffset]) -> dict[MessageOffset, str]:
-        """Return the code of the dead letter of each of these places."""
-        rows = await self._fetch("dead_letters", *_columns(places), self._since)
+    async def dead_letters(self, offsets: Iterable[MessageOffset]) -> dict[MessageOffset, str]:
+        """Return the code of the dead letter at each of these offsets."""
+        rows = await self._fetch("dead_letters", *_columns(offsets), self._since)
         return {MessageOffset(*row[:3]): row[3] for row in rows}
 
-    async def records(self, identities: Iterable[RecordKey]) -> list[StoredCounts]:
-        """Return the records that there are of these."""
-        ids = [record_id(one.kind, one.digest) for one in identities]
+    async def records(self, keys: Iterable[RecordKey]) -> list[StoredCounts]:
+        """Return those of the records that exist."""
+        ids = [record_id(key.kind, key.digest) for key in keys]
         rows = await self._fetch("records", ids, self._since)
         return [StoredCounts(RecordKey(Kind(row[0]), row[1]), *row[2:]) for row in rows]
 
@@ -73,41 +77,50 @@ class DemoEvidence:
             return list(await connection.fetch(_SQL[name], *values))
 
 
-async def weigh(
-    settings: Settings, evidence: DemoEvidence, ledger: AckLedger, heard: Heard, *, expected: Awaited, played: Played
-) -> Findings:
-    """Read catalog and store, and count."""
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """What a demo published, what it expected to be announced, and what was announced."""
+
+    ledger: AckLedger
+    heard: Heard
+    expected: Awaited
+    sources: SourceCounts
+
+
+async def reconcile(settings: Settings, evidence: DemoEvidence, outcome: DemoOutcome) -> Findings:
+    """Read the catalog and the store, and count."""
+    ledger, heard, sources = outcome.ledger, outcome.heard, outcome.sources
     good, poison = ledger.good, ledger.poison
     sightings = await evidence.sightings(good)
     letters = await evidence.dead_letters(poison)
     stored = await evidence.records(good.values())
-    new = {one.identity: one for one in stored if not one.was_there}
-    kept = {f"{one.identity.kind} {one.identity.digest}": one for one in new.values()}
-    lost = await verified(settings, kept)
-    # A frame that was known before this demonstration has its thumbnail from then.
+    new = {record.identity: record for record in stored if not record.was_there}
+    bodies = {f"{key.kind} {key.digest}": record for key, record in new.items()}
+    lost = await verified(settings, bodies)
+    # A frame that was ingested before this demo already has a thumbnail.
     lost_thumbnails = await verified(settings, heard.thumbnails)
-    wrong = [f"{place} was recorded as {sightings[place]}" for place in sightings if sightings[place] != good[place]]
-    frames = expected.frames
+    wrong = [f"{offset} was recorded as {key}" for offset, key in sightings.items() if key != good[offset]]
+    frames = outcome.expected.frames
     return Findings(
         published=ledger.published,
         unacknowledged=len(ledger.faults),
-        expected_distinct=len(expected.records),
+        expected_distinct=len(outcome.expected.records),
         expected_dead_letters=ledger.dead_letters(),
         recorded=len(sightings),
         distinct=len(new),
         known_before=len(stored) - len(new),
         dead_letters=dict(sorted(Counter(letters.values()).items())),
-        dead_letters_announced=sum(1 for place in letters if place in heard.dead_letters),
-        announced=sum(1 for one in new if one in heard.announcements),
+        dead_letters_announced=sum(1 for offset in letters if offset in heard.dead_letters),
+        announced=sum(1 for key in new if key in heard.announcements),
         announced_twice=sum(1 for count in heard.event_ids.values() if count > 1),
         frames_distinct=len(frames),
-        frames_published=played.done.frames,
-        frames_planned=played.planned.frames if played.planned else None,
-        reports_published=played.done.reports,
-        reports_planned=played.planned.reports if played.planned else None,
+        frames_published=sources.done.frames,
+        frames_planned=sources.planned.frames if sources.planned else None,
+        reports_published=sources.done.reports,
+        reports_planned=sources.planned.reports if sources.planned else None,
         consumed={name: len(heard.frames[name] & frames) for name in CONSUMERS},
-        blobs=len({one.identity.digest for one in new.values()}),
-        blobs_verified=len(kept) - len(lost),
+        blobs=len({key.digest for key in new}),
+        blobs_verified=len(bodies) - len(lost),
         thumbnails=len(heard.thumbnails),
         thumbnails_verified=len(heard.thumbnails) - len(lost_thumbnails),
         latencies_ms=latencies_ms(good, heard),
@@ -117,29 +130,25 @@ async def weigh(
 
 
 def latencies_ms(good: dict[MessageOffset, RecordKey], heard: Heard) -> list[float]:
-    """Return, for each record, the time from its first message's arrival in Kafka to its announcement's."""
+    """Return the milliseconds from the arrival of each record's first message in Kafka to its announcement."""
     first: dict[RecordKey, int] = {}
-    for place, identity in good.items():
-        at_ms = heard.appended_at_ms.get(place)
+    for offset, key in good.items():
+        at_ms = heard.appended_at_ms.get(offset)
         if at_ms is not None:
-            first[identity] = min(at_ms, first.get(identity, at_ms))
-    return [float(heard.announced_at_ms[one] - at_ms) for one, at_ms in first.items() if one in heard.announced_at_ms]
-
-
-_SQL = statements(str(Path(__file__).parent / "reconcile"))
-_READS_AT_ONCE_MAX = 16
+            first[key] = min(at_ms, first.get(key, at_ms))
+    return [float(heard.announced_at_ms[key] - at_ms) for key, at_ms in first.items() if key in heard.announced_at_ms]
 
 
 @asynccontextmanager
 async def opened(settings: Settings, since: datetime) -> AsyncIterator[DemoEvidence]:
-    """Connect to the catalog; what happened there before `since`, by its own clock, does not count."""
+    """Connect to the catalog; rows from before `since`, by its own clock, do not count."""
     dsn = settings.postgres_dsn.get_secret_value()
     async with _pool(settings, dsn) as pool:
         yield DemoEvidence(pool, dsn, since)
 
 
 async def catalog_now(settings: Settings) -> datetime:
-    """Return what the catalog's own clock says."""
+    """Return the time of the catalog's clock."""
     dsn = settings.postgres_dsn.get_secret_value()
     async with _pool(settings, dsn) as pool, borrowed(pool, dsn) as connection:
         now: datetime = await connection.fetchval(_SQL["now"])
@@ -147,15 +156,15 @@ async def catalog_now(settings: Settings) -> datetime:
 
 
 async def verified(settings: Settings, bodies: Mapping[str, StoredCounts | str]) -> list[str]:
-    """Read every body from the store and hash it; returns a sentence for each that is not what it should be.
+    """Read every body from the store and verify its digest; returns a sentence for each mismatch.
 
-    The keys are what to call a body in such a sentence; a value is a record, or the digest of the object of that key.
+    The keys name the bodies in these sentences; a value is a record, or the digest of the object with that key.
     """
     blobs = Blobs.from_settings(settings)
-    room = asyncio.Semaphore(_READS_AT_ONCE_MAX)
+    semaphore = asyncio.Semaphore(_READS_AT_ONCE_MAX)
 
     async def check(name: str, body: StoredCounts | str) -> str | None:
-        async with room:
+        async with semaphore:
             return await _fault(blobs, name, body)
 
     answers = await asyncio.gather(*(check(name, body) for name, body in bodies.items()))
@@ -165,18 +174,18 @@ async def verified(settings: Settings, bodies: Mapping[str, StoredCounts | str])
 async def _fault(blobs: Blobs, name: str, body: StoredCounts | str) -> str | None:
     match body:
         case str(digest):
-            key, place = name, None
-        case StoredCounts(identity, _, size_bytes, store_key, store_offset):
+            key, span = name, None
+        case StoredCounts(record_key, _, size_bytes, store_key, store_offset):
             if store_key is None:
                 return f"{name} has no blob in the catalog"
-            digest, key = identity.digest, store_key
-            place = None if store_offset is None else (store_offset, size_bytes)
+            digest, key = record_key.digest, store_key
+            span = None if store_offset is None else (store_offset, size_bytes)
     try:
-        data = await (blobs.get(key) if place is None else blobs.get(key, offset=place[0], length=place[1]))
+        data = await (blobs.get(key) if span is None else blobs.get(key, offset=span[0], length=span[1]))
     except HeadraceError as error:
         return f"{name} cannot be read: {error.what}"
-    found = sha256_hex(data)
-    return None if found == digest else f"{name} hashes to {found}, not to {digest}"
+    actual = sha256_hex(data)
+    return None if actual == digest else f"{name} hashes to {actual}, not to {digest}"
 
 
 def _pool(settings: Settings, dsn: str) -> "AbstractAsyncContextManager[Pool]":
@@ -185,6 +194,6 @@ def _pool(settings: Settings, dsn: str) -> "AbstractAsyncContextManager[Pool]":
     )
 
 
-def _columns(places: Iterable[MessageOffset]) -> tuple[list[str], list[int], list[int]]:
-    known = list(places)
-    return [one.topic for one in known], [one.partition for one in known], [one.offset for one in known]
+def _columns(offsets: Iterable[MessageOffset]) -> tuple[list[str], list[int], list[int]]:
+    rows = list(offsets)
+    return [row.topic for row in rows], [row.partition for row in rows], [row.offset for row in rows]

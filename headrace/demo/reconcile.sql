@@ -1,4 +1,4 @@
--- What the catalog says of the messages that a demonstration published.
+-- What the catalog holds of the messages that a demo published.
 
 -- now --
 select clock_timestamp()

@@ -1,17 +1,17 @@
-"""From what was counted to whether it adds up. No I/O."""
+"""The report of a demo: its counts, checks, JSON and table. No I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMED_MAX = 5  # faults of one kind that are shown
+NAMED_MAX = 5  # faults shown in the verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What was counted. `distinct` are the records that are new; frames and reports are counted once each.
+    """The counts of a demo. `distinct` is the number of new records; frames and reports are counted once each.
 
-    Everything named `expected_…` comes from what Kafka acknowledged, everything else from where it should have arrived.
+    Fields named `expected_…` come from what Kafka acknowledged, all others from where it should have arrived.
     """
 
     published: int
@@ -27,7 +27,7 @@ class Findings:
     announced_twice: int
     frames_distinct: int
     frames_published: int
-    frames_planned: int | None  # None where the sources were ended before they were done
+    frames_planned: int | None  # None if the sources were stopped early
     reports_published: int
     reports_planned: int | None
     consumed: Mapping[str, int]
@@ -52,7 +52,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold."""
+    """A comparison that must hold."""
 
     says: str
     expected: object
@@ -60,13 +60,13 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it does."""
+        """Whether it holds."""
         return self.expected == self.found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """How the run was: where the blobs went, from what, how fast, and how long each phase took, in seconds."""
+    """The blob store, the source, and the seconds of each phase."""
 
     store: str
     source: str
@@ -75,7 +75,7 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What happened, and whether it adds up."""
+    """The findings of a demo and its checks."""
 
     findings: Findings
     circumstances: Circumstances
@@ -83,7 +83,7 @@ class DemoReport:
 
     @property
     def good(self) -> bool:
-        """Whether every number adds up."""
+        """Whether all checks hold."""
         return all(check.holds for check in self.checks)
 
     @property
@@ -93,12 +93,12 @@ class DemoReport:
 
 
 def report_of(findings: Findings, circumstances: Circumstances) -> DemoReport:
-    """Hold the numbers against each other."""
+    """Return the report with its checks."""
     return DemoReport(findings, circumstances, tuple(_checks(findings)))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that at least this share of them do not exceed; None where there are none."""
+    """Return the smallest value that at least this share of the values do not exceed; None without values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -107,64 +107,69 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def as_json(report: DemoReport) -> dict[str, Any]:
     """Return the report as `headrace demo --json` prints it."""
-    found = report.findings
+    findings = report.findings
     seconds = report.circumstances.seconds
     publishing_s = seconds.get("publish", 0.0)
     return {
         "ok": report.good,
-        "published": found.published,
-        "distinct": found.distinct,
-        "duplicates": found.duplicates,
-        "dead_letters": dict(found.dead_letters),
-        "announced": found.announced,
-        "consumed": dict(found.consumed),
-        "blobs_verified": found.blobs_verified,
-        "latency_ms_p50": percentile(found.latencies_ms, 0.5),
-        "latency_ms_p99": percentile(found.latencies_ms, 0.99),
-        "messages_per_s": round(found.published / publishing_s, 1) if publishing_s else None,
+        "published": findings.published,
+        "distinct": findings.distinct,
+        "duplicates": findings.duplicates,
+        "dead_letters": dict(findings.dead_letters),
+        "announced": findings.announced,
+        "consumed": dict(findings.consumed),
+        "blobs_verified": findings.blobs_verified,
+        "latency_ms_p50": percentile(findings.latencies_ms, 0.5),
+        "latency_ms_p99": percentile(findings.latencies_ms, 0.99),
+        "messages_per_s": round(findings.published / publishing_s, 1) if publishing_s else None,
         "frames": {
-            "planned": found.frames_planned,
-            "published": found.frames_published,
-            "distinct": found.frames_distinct,
+            "planned": findings.frames_planned,
+            "published": findings.frames_published,
+            "distinct": findings.frames_distinct,
         },
-        "thumbnails_verified": found.thumbnails_verified,
-        "known_before": found.known_before,
+        "thumbnails_verified": findings.thumbnails_verified,
+        "known_before": findings.known_before,
         "source": report.circumstances.source,
         "store": report.circumstances.store,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "checks": [
-            {"check": one.says, "expected": one.expected, "found": one.found, "ok": one.holds} for one in report.checks
+            {"check": check.says, "expected": check.expected, "found": check.found, "ok": check.holds}
+            for check in report.checks
         ],
-        "faults": list(found.faults),
+        "faults": list(findings.faults),
     }
 
 
-def _checks(found: Findings) -> list[Check]:
+def _checks(findings: Findings) -> list[Check]:
     checks = [
-        Check("messages that Kafka did not acknowledge", 0, found.unacknowledged),
+        Check("messages that Kafka did not acknowledge", 0, findings.unacknowledged),
         Check(
             "published = distinct + duplicates + dead letters",
-            found.published,
-            found.distinct + found.duplicates + found.dead_letters_all,
+            findings.published,
+            findings.distinct + findings.duplicates + findings.dead_letters_all,
         ),
-        Check("distinct records in the catalog", found.expected_distinct, found.distinct),
-        Check("dead letters by code", dict(found.expected_dead_letters), dict(found.dead_letters)),
-        Check("dead letters told on deadletters.v1", found.dead_letters_all, found.dead_letters_announced),
-        Check("records announced", found.distinct, found.announced),
-        Check("records announced more than once", 0, found.announced_twice),
+        Check("distinct records in the catalog", findings.expected_distinct, findings.distinct),
+        Check("dead letters by code", dict(findings.expected_dead_letters), dict(findings.dead_letters)),
+        Check("dead letters told on deadletters.v1", findings.dead_letters_all, findings.dead_letters_announced),
+        Check("records announced", findings.distinct, findings.announced),
+        Check("records announced more than once", 0, findings.announced_twice),
         *(
-            Check(f"distinct frames that {name} received", found.frames_distinct, frames)
-            for name, frames in sorted(found.consumed.items())
+            Check(f"distinct frames that {name} received", findings.frames_distinct, frames)
+            for name, frames in sorted(findings.consumed.items())
         ),
-        Check("distinct blobs re-read and re-hashed", found.blobs, found.blobs_verified),
-        Check("distinct blobs = distinct records", found.distinct, found.blobs),
-        Check("thumbnails re-read and re-hashed", found.thumbnails, found.thumbnails_verified),
-        Check("anything else that went wrong", 0, found.strange),
+        Check("distinct blobs re-read and re-hashed", findings.blobs, findings.blobs_verified),
+        Check("distinct blobs = distinct records", findings.distinct, findings.blobs),
+        Check("thumbnails re-read and re-hashed", findings.thumbnails, findings.thumbnails_verified),
+        Check("anything else that went wrong", 0, findings.strange),
     ]
-    if found.frames_planned is not None:
-        checks.insert(0, Check("frames of the film that were published", found.frames_planned, found.frames_published))
-    if found.reports_planned:
-        checks.insert(1, Check("reports that the devices published", found.reports_planned, found.reports_published))
+    if findings.frames_planned is not None:
+        checks.insert(
+            0, Check("frames of the film that were published", findings.frames_planned, findings.frames_published)
+        )
+    if findings.reports_planned:
+        checks.insert(
+            1, Check("reports that the devices published", findings.reports_planned, findings.reports_published)
+        )
     return checks
 
 
@@ -172,38 +177,38 @@ Row = tuple[str, object]
 
 
 def rows(report: DemoReport) -> Iterator[Row]:
-    """Yield what was counted, line by line."""
-    found, seconds = report.findings, report.circumstances.seconds
+    """Yield the rows of the table."""
+    findings, seconds = report.findings, report.circumstances.seconds
     publishing_s = seconds.get("publish", 0.0)
-    rate = f", {found.published / publishing_s:.0f}/s for {publishing_s:.0f} s" if publishing_s else ""
-    yield "published", f"{found.published} (from {report.circumstances.source}{rate})"
-    if found.frames_planned is not None:
-        yield "  frames, each counted once", f"{found.frames_published} of {found.frames_planned}"
-    if found.reports_planned:
-        yield "  reports (LDOs), each counted once", f"{found.reports_published} of {found.reports_planned}"
-    yield "distinct", found.distinct
-    yield "duplicates", found.duplicates
-    if found.known_before:
-        yield "known before", f"{found.known_before} records, whose sightings count as duplicates"
-    yield "dead letters", found.dead_letters_all
-    for code, count in found.dead_letters.items():
+    rate = f", {findings.published / publishing_s:.0f}/s for {publishing_s:.0f} s" if publishing_s else ""
+    yield "published", f"{findings.published} (from {report.circumstances.source}{rate})"
+    if findings.frames_planned is not None:
+        yield "  frames, each counted once", f"{findings.frames_published} of {findings.frames_planned}"
+    if findings.reports_planned:
+        yield "  reports (LDOs), each counted once", f"{findings.reports_published} of {findings.reports_planned}"
+    yield "distinct", findings.distinct
+    yield "duplicates", findings.duplicates
+    if findings.known_before:
+        yield "known before", f"{findings.known_before} records, whose sightings count as duplicates"
+    yield "dead letters", findings.dead_letters_all
+    for code, count in findings.dead_letters.items():
         yield f"  {code}", count
-    yield "announced", found.announced
-    for name, frames in sorted(found.consumed.items()):
-        yield f"received by {name}", f"{frames} of {found.frames_distinct} frames"
+    yield "announced", findings.announced
+    for name, frames in sorted(findings.consumed.items()):
+        yield f"received by {name}", f"{frames} of {findings.frames_distinct} frames"
     yield (
         "blobs re-read and re-hashed",
-        f"{found.blobs_verified} of {found.blobs} (store: {report.circumstances.store})",
+        f"{findings.blobs_verified} of {findings.blobs} (store: {report.circumstances.store})",
     )
-    yield "thumbnails re-read and re-hashed", f"{found.thumbnails_verified} of {found.thumbnails}"
+    yield "thumbnails re-read and re-hashed", f"{findings.thumbnails_verified} of {findings.thumbnails}"
     for share in (0.5, 0.99):
-        at_ms = percentile(found.latencies_ms, share)
+        at_ms = percentile(findings.latencies_ms, share)
         yield f"published → announced p{share * 100:.0f}", "none" if at_ms is None else f"{at_ms:.0f} ms"
     yield "time", ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
 
 
 def verdict(report: DemoReport) -> Iterator[str]:
-    """Yield the sentences below the table: which checks failed, and what went wrong."""
+    """Yield the sentences below the table: the failed checks and the faults."""
     if report.good:
         yield f"Every number adds up: {len(report.checks)} checks hold."
         return
@@ -216,13 +221,13 @@ def verdict(report: DemoReport) -> Iterator[str]:
 
 
 def next_steps(*, keep: bool) -> tuple[str, ...]:
-    """Return where to look next."""
+    """Return hints on what to do next."""
     if keep:
         return (
-            "It goes on running. Look around: `headrace ls`, `headrace dlq ls`, `headrace cat ingested.frames.v1`.",
+            "The stack keeps running. Try `headrace ls`, `headrace dlq ls`, `headrace cat ingested.frames.v1`.",
             "Stop it with `headrace down`; `headrace down --purge` removes its data as well.",
         )
     return (
-        "Nothing is left running. `headrace demo --keep` leaves it for you to look around (`headrace ls`),",
-        "`headrace up` starts the service for your own cameras, and docs/ says how it works.",
+        "Nothing is left running. `headrace demo --keep` keeps the stack running (`headrace ls`),",
+        "`headrace up` starts the service for your own cameras; see docs/ for details.",
     )

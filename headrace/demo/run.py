@@ -1,4 +1,4 @@
-"""The demonstration from beginning to end."""
+"""Run the demo: start a stack, publish, wait until everything has arrived, and reconcile."""
 
 import asyncio
 import secrets
@@ -16,8 +16,8 @@ from rich.console import Console
 from headrace.demo.fault_injector import FaultInjector
 from headrace.demo.ledger import AckLedger
 from headrace.demo.line import PICTURES_PER_S, Line, draw, frames_in
-from headrace.demo.listener import AnnouncementListener, Awaited, Heard, awaited, bars, wait_until_arrived
-from headrace.demo.reconcile import Played, catalog_now, opened, weigh
+from headrace.demo.listener import AnnouncementListener, Awaited, awaited, bars, wait_until_arrived
+from headrace.demo.reconcile import DemoOutcome, SourceCounts, catalog_now, opened, reconcile
 from headrace.demo.report import Circumstances, DemoReport, Findings, report_of
 from headrace.demo.sources import Sources
 from headrace.native import SERVICES, StackInfo, StackOptions, Store, temporary_stack, up
@@ -30,7 +30,7 @@ _PREFIX = "HEADRACE_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What to show: a video or the synthetic line, for how long, on which store, and whether to leave it running."""
+    """The options of a demo; without a video it publishes a synthetic line, with `keep` the stack keeps running."""
 
     store: Store
     video: Path | None = None
@@ -40,9 +40,9 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What the cameras watch: a video, or each site's line with its pictures.
+    """What the cameras capture: a video, or the line of each site with its rendered frames.
 
-    `seconds_max` ends it before its own end, which is `video_frames` for a video.
+    `seconds_max` stops the sources early; a video has `video_frames` frames.
     """
 
     seed: int
@@ -53,45 +53,45 @@ class Scene:
 
 
 class Stopwatch:
-    """Notes how long each phase took, in seconds."""
+    """Measures the seconds of each phase."""
 
     def __init__(self) -> None:
-        """Begin now."""
+        """Start the first phase."""
         self.seconds: dict[str, float] = {}
         self._began = time.monotonic()
 
-    def ends(self, phase: str) -> None:
-        """Note that a phase ended, and the next one begins."""
+    def end(self, phase: str) -> None:
+        """End a phase and start the next one."""
         now = time.monotonic()
         self.seconds[phase] = now - self._began
         self._began = now
 
 
 def run(options: DemoOptions, state_dir: Path, console: Console) -> DemoReport:
-    """Start the service, publish, wait, and hold what arrived against what was sent.
+    """Start the service, publish, wait, and compare what arrived with what was published.
 
-    Without `keep` nothing is left running, or lying about, whatever happens; with it the stack of `state_dir` goes on.
-    `console` is where progress goes.
+    Without `keep`, all processes and files are removed even after an error; with it, the stack of `state_dir` keeps
+    running. Progress is printed on `console`.
 
     Raises:
-        HeadraceError: a server cannot be had or went away, or the video is of no use.
+        HeadraceError: a server does not start or became unreachable, or the video is unusable.
     """
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     video_frames = frames_in(options.video) if options.video else 0
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-")))
         drawing = stack.enter_context(ThreadPoolExecutor(1)).submit(_scene, options, video_frames, folder)
         info = stack.enter_context(_service(options, state_dir, console))
         scene = drawing.result()
-        watch.ends("start")
-        findings = perform(scene, _settings(info), watch, console)
-    watch.ends("stop")
+        stopwatch.end("start")
+        findings = perform(scene, _settings(info), stopwatch, console)
+    stopwatch.end("stop")
     source = options.video.name if options.video else "a synthetic line"
-    return report_of(findings, Circumstances(store=options.store, source=source, seconds=watch.seconds))
+    return report_of(findings, Circumstances(store=options.store, source=source, seconds=stopwatch.seconds))
 
 
 def _scene(options: DemoOptions, video_frames: int, folder: Path) -> Scene:
-    seed = secrets.randbits(32)  # another one each time, so that what an earlier demonstration left is not repeated
+    seed = secrets.randbits(32)  # differs between runs, so that records of an earlier demo are not repeated
     if options.video is not None:
         return Scene(seed=seed, seconds_max=options.seconds, video=options.video, video_frames=video_frames)
     seconds = options.seconds or SECONDS
@@ -104,17 +104,17 @@ def _scene(options: DemoOptions, video_frames: int, folder: Path) -> Scene:
 
 @contextmanager
 def _service(options: DemoOptions, state_dir: Path, console: Console) -> Iterator[StackInfo]:
-    say = _sayer(console)
+    say = _printer(console)
     if options.keep:
         yield up(StackOptions(state_dir, options.store), say)
         return
-    # Nothing of the demonstration comes over HTTP or from a camera's stream.
-    services = tuple(one for one in SERVICES if one.name not in {"gateway", "capture"})
+    # The demo uses neither HTTP nor camera streams.
+    services = tuple(service for service in SERVICES if service.name not in {"gateway", "capture"})
     with temporary_stack(options.store, services=services, progress=say) as info:
         yield info
 
 
-def _sayer(console: Console) -> Callable[[str], None]:
+def _printer(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
 
 
@@ -125,45 +125,46 @@ def _settings(info: StackInfo) -> Settings:
 SITES = {"plant-north": "N", "plant-south": "S"}
 DEVICES = ("device-1", "device-2")  # of each site
 _SETTLE_S_MAX = 150.0
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
-def perform(scene: Scene, settings: Settings, watch: Stopwatch, console: Console) -> Findings:
-    """Publish the scene, wait until it has arrived, and count. `console` is where progress goes.
+def perform(scene: Scene, settings: Settings, stopwatch: Stopwatch, console: Console) -> Findings:
+    """Publish the scene, wait until it has arrived, and count; progress is printed on `console`.
 
     Raises:
-        HeadraceError: a server went away.
+        HeadraceError: a server became unreachable.
     """
     since = asyncio.run(catalog_now(settings))
     ledger = AckLedger()
     with AnnouncementListener(settings) as listener, bars(console, ledger, listener.heard) as shown:
-        played = _publish(scene, settings, ledger, lambda: _both(listener.check, shown.show))
-        watch.ends("publish")
+        sources = _publish(scene, settings, ledger, lambda: _both(listener.check, shown.show))
+        stopwatch.end("publish")
         expected = asyncio.run(_expected(settings, ledger, since))
         wait_until_arrived(expected, listener.heard, lambda: _both(listener.check, lambda: shown.show(expected)))
-        watch.ends("arrive")
-    findings = asyncio.run(_weighed(settings, since, ledger, listener.heard, expected=expected, played=played))
-    watch.ends("verify")
+        stopwatch.end("arrive")
+    outcome = DemoOutcome(ledger, listener.heard, expected, sources)
+    findings = asyncio.run(_reconcile(settings, since, outcome))
+    stopwatch.end("verify")
     return findings
 
 
-def _publish(scene: Scene, settings: Settings, ledger: AckLedger, look: Callable[[], None]) -> Played:
-    """Let everything publish until the scene is over; returns what was planned and done."""
+def _publish(scene: Scene, settings: Settings, ledger: AckLedger, check: Callable[[], None]) -> SourceCounts:
+    """Publish until the scene ends; `check` is called repeatedly and may raise."""
     with Publisher.from_settings(settings) as publisher:
         sources = _sources(scene, publisher, ledger)
-        vandal = FaultInjector(settings, ledger, sources, site=next(iter(SITES)), seed=scene.seed)
+        fault_injector = FaultInjector(settings, ledger, sources, site=next(iter(SITES)), seed=scene.seed)
         ends_at = time.monotonic() + scene.seconds_max if scene.seconds_max else None
         sources.start()
-        vandal.start()
+        fault_injector.start()
         try:
             while sources.running and (ends_at is None or time.monotonic() < ends_at):
-                time.sleep(_LOOK_S)
-                look()
+                time.sleep(_POLL_S)
+                check()
         finally:
             sources.stop()
-            vandal.stop()
+            fault_injector.stop()
         ledger.settled(_SETTLE_S_MAX)
-    return Played(None if scene.seconds_max else sources.planned, sources.done)
+    return SourceCounts(None if scene.seconds_max else sources.planned, sources.done)
 
 
 def _sources(scene: Scene, publisher: Publisher, ledger: AckLedger) -> Sources:
@@ -178,17 +179,15 @@ def _sources(scene: Scene, publisher: Publisher, ledger: AckLedger) -> Sources:
 
 
 async def _expected(settings: Settings, ledger: AckLedger, since: datetime) -> Awaited:
-    identities = frozenset(ledger.good.values())
+    keys = frozenset(ledger.good.values())
     async with opened(settings, since) as evidence:
-        stored = await evidence.records(identities)
-    return awaited(ledger, frozenset(one.identity for one in stored if one.was_there))
+        stored = await evidence.records(keys)
+    return awaited(ledger, frozenset(record.identity for record in stored if record.was_there))
 
 
-async def _weighed(
-    settings: Settings, since: datetime, ledger: AckLedger, heard: Heard, *, expected: Awaited, played: Played
-) -> Findings:
+async def _reconcile(settings: Settings, since: datetime, outcome: DemoOutcome) -> Findings:
     async with opened(settings, since) as evidence:
-        return await weigh(settings, evidence, ledger, heard, expected=expected, played=played)
+        return await reconcile(settings, evidence, outcome)
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
