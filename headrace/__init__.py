@@ -1,9 +1,9 @@
-"""Headrace's public face.
+"""The public API of Headrace.
 
 >>> from headrace import Publisher, Device, Camera, IngestClient, consume
 
-Names are imported when they are first used, so that `headrace --help` and a device that only publishes do not load what
-they do not need.
+Names are imported at their first use, so that `headrace --help` and a device that only publishes load only what they
+need.
 """
 
 from importlib import import_module

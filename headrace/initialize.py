@@ -16,10 +16,10 @@ from headrace.store.requests.access import Access
 
 
 def initialize(settings: Settings) -> None:
-    """Create topics, tables and buckets where they are missing; may be repeated, also by two at once.
+    """Create missing topics, tables and buckets; may be repeated and run concurrently.
 
     Raises:
-        HeadraceError: a service stayed away for `start_wait_s_max`, or refused.
+        HeadraceError: a service was unreachable for `start_wait_s_max` seconds, or refused a request.
     """
     asyncio.run(_initialize(settings))
 
@@ -64,8 +64,8 @@ async def _admin_key(dsn: str, key: str) -> None:
     if parts is None:
         raise HeadraceError(
             "setting_invalid",
-            "HEADRACE_GATEWAY_ADMIN_KEY is no key",
-            hint="it has the form hr_<id>_<secret>, with a secret of 32 characters or more",
+            "HEADRACE_GATEWAY_ADMIN_KEY is not a valid key",
+            hint="use the form hr_<id>_<secret>, with a secret of 32 characters or more",
             exit_code=Exit.USAGE,
         )
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init") as pool:

@@ -50,7 +50,7 @@ def archive(
 
 
 @needs("service")
-def restore(  # noqa: PLR0913 - each is an option
+def restore(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, prefixes of them, digests or LDO ids.")
     ] = None,

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 @needs("service")
-def export(  # noqa: PLR0913 - each is an option
+def export(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
     target: Annotated[str, typer.Argument(help="A directory, or a store prefix such as s3://bucket/prefix.")],
     *,

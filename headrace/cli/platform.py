@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
 
 
 @needs("service")
-def import_platform(  # noqa: PLR0913 - each is an option of the command
+def import_platform(
     *,
     date_from: Day,
     date_end: LastDay = None,

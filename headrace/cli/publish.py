@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 @publish_app.command()
 @needs("camera")
-def frame(  # noqa: PLR0913 - each is an option of the command
+def frame(
     paths: Annotated[
         list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, or videos.", show_default=False)
     ] = None,

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import segno
 from av.error import FFmpegError
-from numpy.typing import NDArray
 
 from headrace.producers.clips import cut
-from headrace.producers.video_frames import VideoFrame, to_jpeg
+from headrace.producers.video_frames import Pixels, VideoFrame, to_jpeg
 from headrace.runtime.errors import Exit, HeadraceError
-
-Pixels: TypeAlias = NDArray[np.uint8]
 
 WIDTH = 640
 HEIGHT = 360
+PICTURES_PER_S = 10
+MODEL = "surface-check-2.1"
 
 _SPACING = 230  # pixels from one part to the next
 _SPEED = 14  # pixels that the belt moves from one picture to the next
@@ -34,6 +33,9 @@ _BELT_TOP, _BELT_BOTTOM = 76, 298
 _MODULE_PIXELS = 4  # of the QR code: 21 modules and a quiet zone of 4 on each side are 116 pixels
 _SCRATCHED_SHARE = 0.15
 _NOISE = 6  # grey levels: enough to make each picture differ as a sensor's would, too little to hide a code
+_CLIP_S = 5
+_CLIP_EVERY_PICTURES = 2  # half the frame rate: encoding clips costs the most CPU in a demo
+_JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,6 @@ def _qr(text: str) -> Pixels:
     return np.kron(light, np.ones((_MODULE_PIXELS, _MODULE_PIXELS), dtype=np.uint8)).astype(np.uint8)
 
 
-PICTURES_PER_S = 10
-_CLIP_S = 5
-_CLIP_EVERY_PICTURES = 2  # half the frame rate: encoding clips costs the most CPU in a demo
-_JPEG_QUALITY = 88
-
-
 def draw(line: Line, folder: Path, *, pictures: int) -> list[Path]:
     """Render the pictures of the line as JPEG files, ordered by name."""
     folder.mkdir(parents=True)
@@ -169,9 +165,6 @@ def _unusable(video: Path, why: str) -> HeadraceError:
         hint="pass the path of a video file, or omit --video to use a synthetic line",
         exit_code=Exit.USAGE,
     )
-
-
-MODEL = "surface-check-2.1"
 
 
 @dataclass(frozen=True, slots=True)

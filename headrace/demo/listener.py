@@ -30,6 +30,8 @@ _REQUEST_S_MAX = 10
 _POLL_S = 0.1
 _STOP_S_MAX = 10
 _MESSAGES_MAX = 200
+STILL_S_MAX = 30.0  # nothing new for so long means that the rest will not arrive
+ARRIVE_S_MAX = 180.0
 
 
 @dataclass(slots=True)
@@ -145,10 +147,6 @@ class AnnouncementListener:
                 elif error.fatal() or not error.retriable():
                     self._fault = error
                     return
-
-
-STILL_S_MAX = 30.0  # nothing new for so long means that the rest will not arrive
-ARRIVE_S_MAX = 180.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""Which network addresses may be connected to: the public internet's, and those of networks that an operator listed.
+"""The network addresses that may be connected to: public ones, and those of networks that an operator listed.
 
-An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) is as good as that one. Of
-the others only 2000::/3 is public: IANA has given out nothing else as global unicast, and what stands outside of it has
-local meanings, also those that a list of known networks would miss (IPv4-translated, a NAT64 prefix of one's own).
-No I/O.
+An IPv6 address that embeds an IPv4 address (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) is allowed if that one is.
+Of the others only 2000::/3 is public: IANA has assigned no other global unicast space, and addresses outside of it may
+have a local meaning (IPv4-translated, a local NAT64 prefix). Only `resolve` does I/O; a name is allowed only if all of
+its addresses are.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _UNICAST = IPv6Network("2000::/3")
-# IANA's registries say that these are not reachable from everywhere; Python 3.11 does not know it: protocol
-# assignments, relays of 6to4, documentation (RFC 9637).
+# Not globally reachable according to IANA's registries, but global in Python 3.11: protocol assignments, 6to4 relays,
+# documentation (RFC 9637).
 _NOT_GLOBAL = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"), IPv6Network("3fff::/20"))
 _NAT64 = IPv6Network("64:ff9b::/96")
 _COMPATIBLE = IPv6Network("::/96")
@@ -29,25 +29,25 @@ def networks_of(text: str) -> tuple[Network, ...]:
     """Return networks from a comma-separated list of CIDRs.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: a part is not a network.
     """
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def is_allowed(address: str, networks: Iterable[Network]) -> bool:
-    """Say whether a numeric address may be connected to."""
+    """Return whether a numeric address may be connected to."""
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return False
-    if _is_listed(found, networks):
+    if _is_listed(parsed, networks):
         return True
-    if getattr(found, "scope_id", None) is not None:
-        return False  # a zone is a link of this machine's, whatever stands before it
-    return all(_is_public(one) or _is_listed(one, networks) for one in (*_carried(found),) or (found,))
+    if getattr(parsed, "scope_id", None) is not None:
+        return False  # an address with a zone is link-local
+    return all(_is_public(part) or _is_listed(part, networks) for part in (*_embedded(parsed),) or (parsed,))
 
 
-def _carried(address: Address) -> Iterator[Address]:
+def _embedded(address: Address) -> Iterator[Address]:
     if isinstance(address, IPv4Address):
         return
     if address.ipv4_mapped is not None:
@@ -59,7 +59,7 @@ def _carried(address: Address) -> Iterator[Address]:
     if address in _COMPATIBLE or address in _NAT64:
         yield IPv4Address(int(address) & _LOW_32_BITS)
     if int(address) >> 32 & _LOW_32_BITS in _ISATAP:
-        # Its prefix may be anybody's, so it counts as well.
+        # The prefix is arbitrary, so the whole address is checked as well.
         yield address
         yield IPv4Address(int(address) & _LOW_32_BITS)
 
@@ -80,32 +80,32 @@ Lookup: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class UnresolvedHostError(Exception):
-    """The name has no address."""
+    """Raised when a name has no address."""
 
 
 class AddressNotAllowedError(Exception):
-    """One of the addresses may not be connected to."""
+    """Raised when an address may not be connected to."""
 
 
 async def system_lookup(host: str, port: int) -> list[str]:
-    """Return the addresses that the machine's own resolver knows; raises OSError or UnicodeError where it fails."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(one[4][0]) for one in found]
+    """Return the addresses from the system resolver; raises OSError or UnicodeError."""
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in entries]
 
 
 async def resolve(host: str, port: int, networks: Sequence[Network], lookup: Lookup = system_lookup) -> list[str]:
-    """Return every address of a host, numeric.
+    """Return all addresses of a host, in numeric form.
 
     Raises:
-        Unresolved: it has none, or nobody says so in time. AddressRefused: not every one of them is allowed, so that a
-            name with a good and a bad one is refused too.
+        UnresolvedHostError: the host has none, or the resolver timed out.
+        AddressNotAllowedError: an address is not allowed.
     """
     try:
         async with asyncio.timeout(RESOLVE_S_MAX):
-            found = await lookup(host, port)
+            resolved = await lookup(host, port)
     except (OSError, UnicodeError, TimeoutError):
         raise UnresolvedHostError from None
-    addresses = list(dict.fromkeys(found))
+    addresses = list(dict.fromkeys(resolved))
     if not addresses:
         raise UnresolvedHostError
     if not all(is_allowed(address, networks) for address in addresses):

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work, for as long as a context lasts."""
+"""A background task that runs as long as a context."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -8,7 +8,7 @@ from typing import Any
 
 @asynccontextmanager
 async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do the work until the context ends, and wait until it has been cancelled."""
+    """Run the coroutine until the context ends, then cancel it and wait for it."""
     task = asyncio.create_task(work)
     try:
         yield

@@ -1,8 +1,8 @@
-"""The places at which a process may be ended to prove that nothing is lost there: every one, in one list.
+"""The crash points: where tests end a process to prove that no data is lost there.
 
-`HEADRACE_CRASH_AT=<point>[:<nth>]` arms one of them: the process ends at its nth time there, the first by default, as
-if its power had been cut: nothing is flushed, nothing is closed. Only the environment can arm one, never `.env`. Where
-it is not set, `reached` is a function that does nothing.
+`HEADRACE_CRASH_AT=<point>[:<nth>]` arms one of them: the process ends when it reaches the point for the nth time (by
+default the first) without flushing or closing anything. Only the environment can arm a point, not `.env`. Without the
+variable, `reached` does nothing.
 """
 
 import os
@@ -17,7 +17,7 @@ VARIABLE = "HEADRACE_CRASH_AT"
 
 
 class CrashPoint(StrEnum):
-    """The durable steps, in their order; a test finds the call of each."""
+    """The durable steps in their order; a test checks that each is called."""
 
     # Spool, for each write to its disk, and for each event
     SPOOL_BEFORE_FSYNC = "spool_before_fsync"
@@ -69,20 +69,20 @@ Reached: TypeAlias = Callable[[CrashPoint], None]
 
 
 def nowhere(_point: CrashPoint) -> None:
-    """Do nothing: what `reached` is where no point is armed."""
+    """Do nothing: `reached` if no point is armed."""
 
 
 def armed(environment: Mapping[str, str], end: Callable[[CrashPoint, int], None]) -> Reached:
-    """Return what to call at each point; `end` is called with the point and the count when the armed one comes up.
+    """Return the function to call at each point; it calls `end` with the point and the count at the armed point.
 
     Raises:
-        HeadraceError: the variable names no point, or its count is no number from 1.
+        HeadraceError: the variable does not name a point, or its count is not a positive number.
     """
     text = environment.get(VARIABLE, "")
     if not text:
         return nowhere
-    name, _, given = text.partition(":")
-    nth = int(given) if given.isdecimal() else 0 if given else 1
+    name, _, count_text = text.partition(":")
+    nth = int(count_text) if count_text.isdecimal() else 0 if count_text else 1
     if name not in set(CrashPoint) or nth < 1:
         raise HeadraceError(
             "setting_invalid",
@@ -92,15 +92,15 @@ def armed(environment: Mapping[str, str], end: Callable[[CrashPoint, int], None]
         )
     point, hits = CrashPoint(name), count(1)  # the counter is safe to use from several threads
 
-    def reached(here: CrashPoint) -> None:
-        if here == point and next(hits) == nth:
+    def reached(current: CrashPoint) -> None:
+        if current == point and next(hits) == nth:
             end(point, nth)
 
     return reached
 
 
 def end_at_once(point: CrashPoint, nth: int) -> NoReturn:
-    """End this process without flushing or closing anything, but for one line that says so."""
+    """End this process without flushing or closing anything, after one line on standard error."""
     os.write(2, f"ended at the crash point {point}, time {nth}\n".encode())
     os._exit(Exit.CRASHED)
 

@@ -1,26 +1,26 @@
-"""Errors that a person reads: what happened, where, and what to do next."""
+"""User-facing errors and exit codes."""
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a process ends with. 0 to 3 are the command line's contract; the others tell the supervisor why."""
+    """Exit codes: 0 to 3 are the contract of the command line, the others are for the supervisor."""
 
     OK = 0
-    FAILED = 1  # some items failed; they are named
-    USAGE = 2  # wrong use, or a wrong setting
-    UNREACHABLE = 3  # a needed service is not reachable
-    STUCK = 70  # no progress although there was work: the watchdog ended the process
-    BROKEN = 71  # a fault that nobody foresaw; the log has it
-    TRANSIENT = 75  # a fault that should have passed did not within its deadline; the messages come again
-    QUOTA = 78  # too many dead letters in a row: probably a bad deploy
-    CRASHED = 79  # a test armed a crash point, and the process came there
+    FAILED = 1  # some items failed
+    USAGE = 2  # invalid usage or setting
+    UNREACHABLE = 3  # a required service is unreachable
+    STUCK = 70  # the watchdog ended the process: work but no progress
+    BROKEN = 71  # unexpected error; see the log
+    TRANSIENT = 75  # a transient fault exceeded its deadline; Kafka redelivers the messages
+    QUOTA = 78  # dead-letter quota exceeded: probably a bad deploy
+    CRASHED = 79  # the process reached a crash point that a test armed
 
 
 class HeadraceError(Exception):
-    """Something a person must know, in one sentence each: what happened, where, and what to do next.
+    """An error with a stable `code`, and what happened, where, and a hint on how to fix it, in a sentence each.
 
-    It never carries a secret. `code` is stable, for programs.
+    It never contains a secret.
     """
 
     def __init__(self, code: str, what: str, *, where: str = "", hint: str = "", exit_code: int = Exit.FAILED) -> None:
@@ -38,7 +38,7 @@ class HeadraceError(Exception):
 
 
 def unreachable(service: str, where: str, why: str, hint: str) -> HeadraceError:
-    """Return the error for a service that does not answer; `where` is its address without credentials."""
+    """Return the error for an unreachable service; `where` is its address without credentials."""
     return HeadraceError(
         f"{service}_unreachable",
         f"{service} does not answer: {why}",

@@ -1,8 +1,7 @@
-"""What an operator asks a process: /metrics, /livez (progress, not just a port) and /readyz (each dependency by name).
+"""Health endpoints of a process: /metrics, /livez (whether it makes progress) and /readyz (each dependency by name).
 
-/livez stays true while a dependency is away: who waits and asks again moves, and a restart would not bring it back.
-
-The server runs in a thread of its own, so it answers, and says that nothing moves, also when the event loop is blocked.
+/livez stays true while a dependency is unreachable, because a restart would not help. The server runs in its own
+thread, so that it answers even if the event loop is blocked.
 """
 
 import asyncio
@@ -21,6 +20,9 @@ Livez: TypeAlias = Callable[[], tuple[bool, str]]
 Readyz: TypeAlias = Callable[[], Mapping[str, str | None]]
 
 _REQUEST_S_MAX = 10
+_EVERY_S = 2.0
+_EVERY_S_WHILE_AWAY = 0.5  # so that a process becomes ready soon after its dependencies
+_ANSWER_S_MAX = 5.0
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -31,14 +33,14 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_S_MAX
 
     def log_message(self, *_args: Any) -> None:
-        """Say nothing: a probe every few seconds is no news."""
+        """Log nothing, because probes are frequent."""
 
 
 class HealthServer:
-    """Serves the three paths.
+    """Serves /metrics, /livez and /readyz.
 
-    `livez` returns whether the process moves, and a sentence. `readyz` returns each dependency's name with None when it
-    answers, or a sentence on why not. Both are called from a thread and must not block for long.
+    `livez` returns whether the process makes progress, and the reason. `readyz` returns None for each dependency that
+    answers, else the fault. Both are called from a thread and must not block.
     """
 
     def __init__(self, host: str, port: int, *, livez: Livez, readyz: Readyz) -> None:
@@ -58,15 +60,15 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port of the server."""
         return self._server.server_port
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the server."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering; the port is free afterwards."""
+        """Stop the server and free its port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -94,17 +96,10 @@ def _reply(start_response: Any, good: bool, body: object, bad: str = "503 Servic
     return [json.dumps(body).encode()]
 
 
-_EVERY_S = 2.0
-_EVERY_S_WHILE_AWAY = 0.5  # who waits for a process to become ready should not wait for its next look as well
-_ANSWER_S_MAX = 5.0
-
-
 class Probes:
-    """Asks each dependency every two seconds whether it answers, more often while one does not.
+    """Probes each dependency every two seconds, and more often while one is unreachable, so that `/readyz` never waits.
 
-    So `/readyz` itself never waits.
-
-    Each probe raises when its service does not answer.
+    A probe raises if its service does not answer.
     """
 
     def __init__(self, probes: Mapping[str, Callable[[], Awaitable[object]]]) -> None:
@@ -112,11 +107,11 @@ class Probes:
         self._faults: dict[str, str | None] = dict.fromkeys(probes, "not asked yet")
 
     def readyz(self) -> Mapping[str, str | None]:
-        """Return each dependency's name with None when it answers, or a sentence on why not."""
+        """Return None for each dependency that answers, else the fault."""
         return dict(self._faults)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Probe until cancelled."""
         while True:
             await asyncio.gather(*(self._ask(name, probe) for name, probe in self._probes.items()))
             away = any(fault is not None for fault in self._faults.values())
@@ -130,7 +125,7 @@ class Probes:
             self._faults[name] = f"no answer within {_ANSWER_S_MAX:.0f} s"
         except HeadraceError as error:
             self._faults[name] = error.what
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next question must still be asked
+        except Exception as error:  # noqa: BLE001 - an unexpected error must not end the probing
             self._faults[name] = f"{type(error).__name__} when it was asked"
         else:
             self._faults[name] = None

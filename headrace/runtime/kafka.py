@@ -1,4 +1,4 @@
-"""Kafka clients other than Faust's: librdkafka's configuration, waiting for the broker, creating topics."""
+"""Configuration of librdkafka clients, waiting for the broker, and creating topics."""
 
 import asyncio
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ _REQUEST_S = 10
 _PROBE_S = 2
 _HEARTBEAT_S_MAX = 3.0
 
-# Whoever answers so is not refusing: nobody was reached, or nobody in time.
-_AWAY = frozenset(
+# These errors mean that the broker is unreachable, not that it refused the request.
+_UNREACHABLE = frozenset(
     {
         KafkaError._TRANSPORT,  # noqa: SLF001
         KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
@@ -33,11 +33,11 @@ _AWAY = frozenset(
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
-    """Return librdkafka's configuration; names in `extra` have underscores where librdkafka has dots."""
+    """Return the configuration of a librdkafka client; `extra` has underscores where librdkafka has dots."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security,
-        "log_level": 3,  # errors; everything else shows in our own lines
+        "log_level": 3,  # errors only
         "socket.keepalive.enable": True,
     }
     if settings.kafka_security.startswith("SASL"):
@@ -52,7 +52,7 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
 
 
 def heartbeat_s(session_s: float) -> float:
-    """Return how often a member of a group shows that it lives: two that are lost in a row must not end its session."""
+    """Return the heartbeat interval of a group member, so that two lost heartbeats do not end its session."""
     return min(_HEARTBEAT_S_MAX, session_s / 3)
 
 
@@ -60,8 +60,8 @@ async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = Non
     """Return an admin client once Kafka answers.
 
     Raises:
-        HeadraceError: it did not within `start_wait_s_max` seconds.
-        Stopped: `stop` was set meanwhile.
+        HeadraceError: Kafka did not answer within `start_wait_s_max` seconds.
+        StoppedError: `stop` was set meanwhile.
     """
     return await wait_for(
         "kafka",
@@ -72,50 +72,50 @@ async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = Non
 
 
 def reach_kafka(settings: Settings) -> AdminClient:
-    """Ask Kafka once, and return the admin client that it answered.
+    """Check once that Kafka answers, and return an admin client.
 
     Raises:
-        HeadraceError: it does not answer within two seconds.
+        HeadraceError: Kafka does not answer within two seconds.
     """
-    admin = AdminClient(client_config(settings) | {"log_level": 0})  # whoever waits says so in one line of ours
+    admin = AdminClient(client_config(settings) | {"log_level": 0})  # `wait_for` logs the wait
     try:
         admin.list_topics(timeout=_PROBE_S)
     except KafkaException as error:
-        del admin  # ending it may take a moment, which belongs to this thread
+        del admin  # closing it blocks, so do it in this thread
         raise kafka_unreachable(settings, error.args[0]) from None
     return admin
 
 
 def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
-    """Return the error for a broker that does not answer."""
+    """Return the error for an unreachable broker."""
     return unreachable(
-        "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to where it is"
+        "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to its address"
     )
 
 
 def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
-    """Create the topics that are not there yet; returns their names. May be repeated.
+    """Create the missing topics and return their names; may be repeated.
 
     Raises:
-        HeadraceError: Kafka refused one, or does not answer.
+        HeadraceError: Kafka refused to create a topic, or does not answer.
     """
-    there = _topics_there(settings, admin)
-    missing = [topic for name, topic in TOPICS.items() if name not in there]
+    existing = _existing_topics(settings, admin)
+    missing = [topic for name, topic in TOPICS.items() if name not in existing]
     if not missing:
         return []
-    for name, made in admin.create_topics([_new(topic, settings) for topic in missing]).items():
-        _wait_made(settings, name, made)
+    for name, creation in admin.create_topics([_new(topic, settings) for topic in missing]).items():
+        _wait_until_created(settings, name, creation)
     return [topic.name for topic in missing]
 
 
 def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str]) -> None:
-    """Check that topics are there.
+    """Check that topics exist.
 
     Raises:
-        HeadraceError: one is missing, or Kafka does not answer.
+        HeadraceError: a topic is missing, or Kafka does not answer.
     """
-    there = _topics_there(settings, admin)
-    missing = sorted(name for name in names if name not in there)
+    existing = _existing_topics(settings, admin)
+    missing = sorted(name for name in names if name not in existing)
     if missing:
         raise HeadraceError(
             "topics_missing",
@@ -126,23 +126,23 @@ def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str])
         )
 
 
-def _topics_there(settings: Settings, admin: AdminClient) -> AbstractSet[str]:
+def _existing_topics(settings: Settings, admin: AdminClient) -> AbstractSet[str]:
     try:
         return admin.list_topics(timeout=_REQUEST_S).topics.keys()
     except KafkaException as error:
         raise kafka_unreachable(settings, error.args[0]) from None
 
 
-def _wait_made(settings: Settings, name: str, made: "Future[None]") -> None:
+def _wait_until_created(settings: Settings, name: str, creation: "Future[None]") -> None:
     try:
-        made.result(_REQUEST_S * 3)
+        creation.result(_REQUEST_S * 3)
     except FutureTimeout:
         raise kafka_unreachable(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
     except KafkaException as error:
         fault: KafkaError = error.args[0]
         if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return
-        if fault.retriable() or fault.code() in _AWAY:
+        if fault.retriable() or fault.code() in _UNREACHABLE:
             raise kafka_unreachable(settings, fault) from None
         raise HeadraceError(
             "topic_refused",
@@ -161,7 +161,7 @@ def _new(topic: Topic, settings: Settings) -> NewTopic:
             "max.message.bytes": str(topic.message_bytes_max),
             "retention.ms": str(topic.retention_s * 1000),
             "min.insync.replicas": "2" if settings.kafka_replicas >= 3 else "1",
-            # A source's own clock must not decide how long a message is kept.
+            # The retention of a message must not depend on the clock of its source.
             "message.timestamp.type": "LogAppendTime",
         },
     )

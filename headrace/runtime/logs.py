@@ -1,4 +1,4 @@
-"""Log lines: one vocabulary of actions, as JSON or for a console, on standard error."""
+"""Structured logs on standard error, as JSON or for a console, with a closed set of actions."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from headrace.runtime.settings import LogFormat
 
 
 class Action(StrEnum):
-    """Everything that a process may say it did. The list is closed, so a dashboard can rely on it."""
+    """The actions that log lines report; dashboards rely on this closed set."""
 
     STARTED = "started"
     WAITING = "waiting"
@@ -42,13 +42,13 @@ class Action(StrEnum):
     LIBRARY = "library"
 
 
-# user:password@ in any address that slips into a line, up to its last @, and values that are named as secrets.
+# Redacts user:password@ in URLs, up to the last @, and values whose name says that they are secret.
 _USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_NAMES = re.compile(r"password|secret|token|authorization|access_key", re.IGNORECASE)
 
 
 def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
-    """Send this process's log lines, and those of its libraries, to standard error."""
+    """Write the log lines of this process and its libraries to standard error."""
     renderer: structlog.types.Processor
     if log_format is LogFormat.JSON:
         renderer = structlog.processors.JSONRenderer()
@@ -72,9 +72,9 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
 
 
 def get_log() -> structlog.typing.FilteringBoundLogger:
-    """Return the logger; call it with an `Action` and named values."""
+    """Return the logger; its methods take an `Action` and named values."""
     if not structlog.is_configured():
-        # A command, or somebody's program that uses the library: standard output is theirs, for data.
+        # In commands and in programs that use the library, standard output is for data.
         structlog.configure(
             processors=[*_SHARED, structlog.dev.ConsoleRenderer(colors=False)],
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),

@@ -1,7 +1,6 @@
-"""Every metric of every process, in one closed vocabulary.
+"""All metrics of all processes.
 
-A metric is declared here or does not exist; its labels are typed, so a dashboard's query that type-checks once holds.
-Sizes are bytes, times are seconds. Source ids never become labels: their number is not bounded.
+Sizes are in bytes, times in seconds. Source ids are never labels, because their number is unbounded.
 """
 
 from enum import StrEnum
@@ -14,7 +13,7 @@ _SIZES = (1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_10
 
 
 class Step(StrEnum):
-    """Steps of a batch on its way into the store and the catalog."""
+    """The steps of ingesting a batch."""
 
     DECODE = "decode"
     BLOBS = "blobs"
@@ -22,7 +21,7 @@ class Step(StrEnum):
 
 
 class Dependency(StrEnum):
-    """What a retry may wait for."""
+    """The dependencies that a retry may wait for."""
 
     POSTGRES = "postgres"
     STORE = "store"
@@ -77,7 +76,7 @@ capture_frames_total = Counter("headrace_capture_frames_total", "Frames that cam
 capture_reconnects_total = Counter("headrace_capture_reconnects_total", "Connections to cameras that were made again.")
 capture_states_total = Counter("headrace_capture_states_total", "Changes of requests' states, by state.", ["state"])
 
-# Gateway. The first four are named as other services name them, so that a common dashboard shows them.
+# Gateway. The first four have the names that common dashboards expect.
 http_requests_total = Counter("http_requests_total", "Requests answered.", ["method", "handler", "status"])
 http_request_duration_seconds = Histogram(
     "http_request_duration_seconds", "Time until an answer was whole.", ["method", "handler"], buckets=_SECONDS

@@ -1,4 +1,4 @@
-"""How a process runs: signals, a bounded stop, and an exit code that says why it ended."""
+"""Run a process: signals, a bounded shutdown, exit codes, and returning free memory to the system."""
 
 import asyncio
 import ctypes
@@ -17,25 +17,30 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.wait_for_service import StoppedError
 
-STOP_S_MAX = 18.0  # a supervisor kills after 20 s; two seconds earlier we end by ourselves and say so
+STOP_S_MAX = 18.0  # supervisors kill after 20 s; end two seconds earlier, with a log line
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+
+LARGE_BLOCK_BYTES = 256 * 1024
+ARENAS_MAX = 4
+GIVE_BACK_EVERY_S = 10.0
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run `main` until it returns; SIGTERM and SIGINT set the event that it is given.
 
-    A process that has not drained `STOP_S_MAX` seconds after the signal ends at once. Returns the exit code: what
-    `main` returned, 0 where it was still waiting for a service (`Stopped`), or that of the `HeadraceError` that it
-    raised, printed without a traceback. What nobody foresaw goes to the log, which takes secrets out of it, and is
-    `Exit.BROKEN`.
+    A process that has not drained `STOP_S_MAX` seconds after the signal ends at once. Returns the exit code: that of
+    `main`, 0 if it was still waiting for a service (`StoppedError`), or that of the `HeadraceError` it raised, which is
+    printed without a traceback. Any other exception is logged, with secrets redacted, and returns `Exit.BROKEN`.
     """
     faulthandler.enable()
-    returning = return_what_is_free()
+    is_trimming = return_what_is_free()
     try:
-        return uvloop.run(_until_stopped(main, giving_back=returning))
+        return uvloop.run(_until_stopped(main, giving_back=is_trimming))
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the supervisor is to learn that it was not foreseen
+    except Exception as error:  # noqa: BLE001 - the exit code reports it to the supervisor
         get_log().error(Action.HALTED, exit_code=int(Exit.BROKEN), why=type(error).__name__, exc_info=error)
         return Exit.BROKEN
 
@@ -47,10 +52,10 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giv
     def on_signal() -> None:
         if not stop.is_set():
             get_log().info(Action.DRAINING)
-            # A thread, because an event loop that is blocked could not end itself.
-            last = Timer(STOP_S_MAX, _end_at_once)
-            last.daemon = True
-            last.start()
+            # A thread, because a blocked event loop could not end itself.
+            forced_stop = Timer(STOP_S_MAX, _end_at_once)
+            forced_stop.daemon = True
+            forced_stop.start()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,20 +77,13 @@ def _end_at_once() -> None:
     os._exit(Exit.STUCK)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
-
-LARGE_BLOCK_BYTES = 256 * 1024
-ARENAS_MAX = 4
-GIVE_BACK_EVERY_S = 10.0
-
-
 def return_what_is_free() -> bool:
-    """Let blocks of LARGE_BLOCK_BYTES and more go back to the system as soon as they are free; may be repeated.
+    """Configure glibc to return free blocks of LARGE_BLOCK_BYTES and more to the system; may be repeated.
 
-    By itself glibc raises that limit to the largest block that was ever freed, up to 32 MiB, and keeps a heap for each
-    of many threads: a worker that once held a burst of frames would look as if it still did. Whoever starts a process
-    may have chosen otherwise, as compose and systemd do for the worker of large events, which is faster when it keeps
-    what it has: a MALLOC_ variable wins. Returns whether anything was changed; other C libraries take no such wish.
+    By default glibc raises this threshold to the largest block that was ever freed, up to 32 MiB, and keeps a heap for
+    each of many threads, so that a worker keeps the memory of its largest burst. A MALLOC_ environment variable takes
+    precedence: compose and systemd set some for the worker of large events, which is faster when it keeps its memory.
+    Returns whether anything was changed; always False with other C libraries.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -102,10 +100,9 @@ def return_what_is_free() -> bool:
 
 
 def give_back() -> bool:
-    """Return free pages from the middle of the heaps too, which no limit does by itself; takes some milliseconds.
+    """Return free pages between used blocks to the system (`malloc_trim`); takes some milliseconds.
 
-    After a burst of uploads or frames a process would keep the pages between the few blocks that are still used.
-    Returns whether anything was returned; other C libraries have no such call.
+    Returns whether any memory was returned; always False with other C libraries.
     """
     with suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None).malloc_trim(0))
@@ -113,8 +110,8 @@ def give_back() -> bool:
 
 
 async def keep_giving_back() -> None:
-    """Give back every GIVE_BACK_EVERY_S, until cancelled."""
+    """Call `give_back` every GIVE_BACK_EVERY_S seconds, until cancelled."""
     while True:
         await asyncio.sleep(GIVE_BACK_EVERY_S)
-        with suppress(RuntimeError):  # there was no thread to be had; there will be
+        with suppress(RuntimeError):  # no thread available; try again later
             await asyncio.to_thread(give_back)

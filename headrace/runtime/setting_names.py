@@ -1,26 +1,25 @@
-"""A setting with a wrong name would silently be without effect, so it is refused."""
+"""Detects unknown setting names, which would otherwise be ignored silently."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 
-# Variables with our prefix that are no settings: by the first a supervisor finds its children again, the second tells a
-# process under test where to end.
+# Variables with the prefix that are not settings: one marks the processes of a stack, the other arms a crash point.
 NOT_SETTINGS = frozenset({"HEADRACE_STACK_ID", "HEADRACE_CRASH_AT"})
 
 _NEAREST_MAX = 3
 
 
 def unknown_name(prefix: str, known: Iterable[str], given: Mapping[str, Iterable[str]]) -> tuple[str, str] | None:
-    """Return the first name with our prefix that is not `known`, and a sentence that helps; else None.
+    """Return the first name with the prefix that is not `known`, and a hint; else None.
 
-    `given` holds the names by the place where they stand. Case does not matter, as it does not for the settings.
+    `given` holds the names by their origin, such as the environment. Case does not matter.
     """
     names = {name.upper() for name in known}
-    for place, found in given.items():
-        for name in sorted(one.upper() for one in found):
+    for origin, given_names in given.items():
+        for name in sorted(name.upper() for name in given_names):
             bare = name.removeprefix(prefix)
             if bare != name and bare not in names and name not in NOT_SETTINGS:
-                near = [prefix + one for one in difflib.get_close_matches(bare, names, _NEAREST_MAX)]
-                hint = f"Did you mean {' or '.join(near)}?" if near else "docs/settings.md lists them all."
-                return name, f"It stands in {place}. {hint}"
+                near = [prefix + match for match in difflib.get_close_matches(bare, names, _NEAREST_MAX)]
+                hint = f"Did you mean {' or '.join(near)}?" if near else "docs/settings.md lists all settings."
+                return name, f"It is set in {origin}. {hint}"
     return None

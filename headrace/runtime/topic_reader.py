@@ -1,4 +1,4 @@
-"""Reads topics from given offsets up to given ends, without joining a consumer group: nobody's offsets move.
+"""Reads topics from given offsets up to given ends, without joining a consumer group or committing offsets.
 
 Every call blocks and belongs on one thread.
 """

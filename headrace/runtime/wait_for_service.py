@@ -12,29 +12,29 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The process was told to stop while it waited; `headrace.runtime.process.run` ends it well."""
+    """Raised when the process is stopped while it waits; `headrace.runtime.process.run` then exits with 0."""
 
 
 async def wait_for(
     service: str, call: Callable[[], Awaitable[T]], *, wait_s_max: float, stop: asyncio.Event | None = None
 ) -> T:
-    """Repeat a call while the service it needs is away, saying so once.
+    """Repeat a call while its service is unreachable, and log the wait once.
 
     Raises:
-        HeadraceError: the service is still away after `wait_s_max` seconds, or refused; its own last error.
-        Stopped: `stop` was set meanwhile.
+        HeadraceError: the last error of the call, if the service is unreachable for `wait_s_max` seconds or refuses.
+        StoppedError: `stop` was set meanwhile.
     """
     deadline = time.monotonic() + wait_s_max
-    said = False
+    is_logged = False
     while True:
         try:
             return await _unless_stopped(call, stop)
         except HeadraceError as error:
             if error.exit_code != Exit.UNREACHABLE or time.monotonic() > deadline:
                 raise
-            if not said:
+            if not is_logged:
                 get_log().info(Action.WAITING, service=service, address=error.where, up_to_s=wait_s_max)
-                said = True
+                is_logged = True
         await _unless_stopped(lambda: asyncio.sleep(_PAUSE_S), stop)
 
 
@@ -43,12 +43,12 @@ async def _unless_stopped(call: Callable[[], Awaitable[T]], stop: asyncio.Event 
         return await call()
     if stop.is_set():
         raise StoppedError
-    calling, stopping = asyncio.ensure_future(call()), asyncio.ensure_future(stop.wait())
+    call_task, stop_task = asyncio.ensure_future(call()), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({calling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
+        await asyncio.wait({call_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+        if stop_task.done():
             raise StoppedError
-        return calling.result()
+        return call_task.result()
     finally:
-        calling.cancel()
-        stopping.cancel()
+        call_task.cancel()
+        stop_task.cancel()

@@ -77,7 +77,7 @@ def test_a_watchdog_that_cannot_look_says_so_once_and_goes_on(which: str) -> Non
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(watchdog_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog_module, "_POLL_S", 0.01)
     return codes
 
 
