@@ -1,6 +1,5 @@
 """`headrace export` against a real catalog and store."""
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -52,8 +51,8 @@ def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
     )
 
 
-async def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
-    done = await asyncio.to_thread(run_in_process, settings, "export", *args, "--json")
+def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
+    done = run_in_process(settings, "export", *args, "--json")
     assert done.code == code, done.err
     return done.json or {"error": done.err}
 

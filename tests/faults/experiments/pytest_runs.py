@@ -12,7 +12,7 @@ from tests.faults.registry import experiment
 from tests.faults.world import World
 
 COMMANDS = tuple(point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_")))
-_CRASHES = ("tests/batch/test_batch_crashes.py", "tests/batch/test_archive_crashes.py")
+_CRASHES = ("tests/batch/test_batch_crashes.py", "tests/batch/archive/test_archive_crashes.py")
 _SCHEDULES = "tests/simulation/test_simulation.py::test_nothing_is_lost_and_nothing_comes_twice"
 _LINES_SHOWN = 60
 
