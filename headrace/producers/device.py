@@ -52,7 +52,7 @@ class Device:
         origin = self._source.origin(captured_at_us)
         return self._publish(Cid(**fields_of(origin), code=code, symbology=symbology, seen_in=seen_in))
 
-    def report(
+    def report(  # noqa: PLR0913 - the parameters are the public interface
         self,
         ldo_id: str,
         *,

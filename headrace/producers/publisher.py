@@ -55,7 +55,7 @@ class Publisher:
         HeadraceError: kafka_unreachable with the address; no broker answered within `start_wait_s_max` seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parameters are the public interface
         self,
         bootstrap: str,
         *,

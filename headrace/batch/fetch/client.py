@@ -110,7 +110,7 @@ class IngestClient:
         origin = AssetOrigin(source=source, license=license, site=self._site)
         return self._background.run(self._job.ingest(target, origin)).as_dict()
 
-    def ingest_urls(
+    def ingest_urls(  # noqa: PLR0913 - the signature is an interface
         self,
         urls: Iterable[UrlInput],
         *,
