@@ -27,6 +27,8 @@ ANY_ID = "3f2a"  # how the documents write an id
 BOOTSTRAP = "kafka.factory-a:9092"  # how they write the address of Kafka
 DOCUMENTS = ["README.md", "docs/runbook.md"]
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a whole stack of the reader's own
+
 
 def blocks_of(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text("utf-8"), re.DOTALL | re.MULTILINE)
@@ -111,7 +113,6 @@ def running(installation: Installation) -> Installation:
     return installation
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_works_as_it_stands(running: Installation, document: str) -> None:
     commands = commands_of(document)
@@ -121,7 +122,6 @@ def test_every_command_works_as_it_stands(running: Installation, document: str) 
         assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
 
 
-@pytest.mark.timeout(600)
 def test_the_python_examples_of_the_readme_publish_and_consume(running: Installation) -> None:
     publish, consume = blocks_of("README.md", "python")
     published = running.program(publish)
