@@ -16,6 +16,7 @@ from headrace.runtime.topic_reader import (
     NO_END,
     PartitionKey,
     TopicReader,
+    headers_of,
     offset_bounds,
     partitions_of,
     reading_consumer,
@@ -87,10 +88,8 @@ def _raise_if_down(error: KafkaError) -> None:
 
 
 def _line(message: Message, topic: Topic) -> dict[str, Any]:
-    try:
-        pairs: list[tuple[str, bytes | None]] = list(message.headers() or [])  # type: ignore[arg-type]
-    except (SystemError, UnicodeDecodeError):
-        # The binding raises for all headers if one name is not UTF-8.
+    pairs = headers_of(message)
+    if pairs is None:
         pairs = [("undecodable", b"a header name of this message is not UTF-8")]
     line: dict[str, Any] = {
         "at": {

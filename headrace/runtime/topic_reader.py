@@ -3,6 +3,7 @@
 Every call blocks and belongs on one thread.
 """
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,9 @@ PartitionKey: TypeAlias = tuple[str, int]
 
 NO_END = sys.maxsize
 """As the end of a partition: read on as messages arrive."""
+
+Headers: TypeAlias = list[tuple[str, bytes | None]]
+"""A message's headers, as librdkafka returns them."""
 
 _REQUEST_S_MAX = 10.0
 _SILENCE_S_MAX = 30.0
@@ -83,6 +87,23 @@ def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST
     if metadata.error is not None:
         raise KafkaException(metadata.error)
     return [(topic, partition) for partition in metadata.partitions]
+
+
+def headers_of(message: Message) -> Headers | None:
+    """Return a message's headers, or None if a header's name is not UTF-8.
+
+    The binding signals such a name by an exception that a garbage collection in the same call discards; it then returns
+    a broken list, which ends the process. So nothing is collected meanwhile.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return list(message.headers() or [])  # type: ignore[arg-type]
+    except (SystemError, UnicodeDecodeError):
+        return None
+    finally:
+        if collects:
+            gc.enable()
 
 
 class TopicReader:

@@ -1,5 +1,6 @@
 """A bounded read against a scripted consumer; the tests of fsck, export, relay and gateway read from a real broker."""
 
+import gc
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
@@ -8,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from headrace.runtime import topic_reader
-from headrace.runtime.topic_reader import NO_END, TopicReader, offset_bounds, partitions_of
+from headrace.runtime.topic_reader import NO_END, TopicReader, headers_of, offset_bounds, partitions_of
 
 A, B = ("topic", 0), ("topic", 1)
 EOF = KafkaError(KafkaError._PARTITION_EOF)
@@ -134,3 +135,17 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_does_not_answer_are_error
         partitions_of(cast("Consumer", consumer), "topic")
     with pytest.raises(KafkaException):
         offset_bounds(cast("Consumer", consumer), [A])
+
+
+class ForeignMessage:
+    """A message with a header name that is not UTF-8, as the binding treats it."""
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        if gc.isenabled():
+            return []  # a collection may discard the exception
+        raise SystemError("<method 'headers'> returned a result with an exception set")
+
+
+def test_a_header_name_that_is_not_utf_8_is_no_header_at_all() -> None:
+    assert headers_of(ForeignMessage()) is None  # type: ignore[arg-type]
+    assert gc.isenabled()

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -17,12 +17,11 @@ from headrace.runtime.kafka import client_config, heartbeat_s
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import headers_of
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.reject import RejectedError
-
-RawHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 
 TopicPartitionKey: TypeAlias = tuple[str, int]
 """Topic and partition."""
@@ -191,7 +190,7 @@ class GroupConsumer:
             consumer_events_total.labels(self._group, "undecodable").inc()
             get_log().warning(Action.UNDECODABLE, topic=topic, partition=partition, offset=offset, why=rejected.reason)
             return
-        trace = traceparent_of(cast("RawHeaders", message.headers() or []))
+        trace = traceparent_of(headers_of(message) or [])
         batch.events.setdefault(key, []).append(PolledEvent(event, trace, key, offset))
 
     def _commit(self, next_offsets: Mapping[TopicPartitionKey, int]) -> None:

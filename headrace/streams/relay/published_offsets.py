@@ -6,7 +6,6 @@ it had at the start: the relay before was fenced by then and its last transactio
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
 from uuid import UUID
 
 from confluent_kafka import Consumer, IsolationLevel, TopicPartition
@@ -15,11 +14,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, TopicReader
+from headrace.runtime.topic_reader import PartitionKey, TopicReader, headers_of
 from headrace.streams.relay.announcement import OUTPUT_TOPICS, event_id_of
 from headrace.streams.transaction_errors import ProducerResetError, kafka_faults
-
-PublishedHeaders: TypeAlias = list[tuple[str, bytes | None]]  # what librdkafka gives, whatever its types admit
 
 READ_MESSAGES_MAX = 5_000  # event ids that are marked by one statement
 READ_S = 0.1
@@ -87,8 +84,7 @@ class PublishedOffsets:
             return None
         with kafka_faults("reading what is published"):
             messages = self._reader.read(READ_MESSAGES_MAX, READ_S)
-        headers = (cast("PublishedHeaders", message.headers() or []) for message in messages)
-        event_ids = [event_id for pairs in headers if (event_id := event_id_of(pairs))]
+        event_ids = [event_id for message in messages if (event_id := event_id_of(headers_of(message) or []))]
         moved = {key: at for key, at in self._reader.next_offsets.items() if at != self._reported[key]}
         self._reported |= moved
         return PublishedEvents(event_ids, moved)
