@@ -21,7 +21,7 @@ PartitionKey: TypeAlias = tuple[str, int]
 NO_END = sys.maxsize
 """As the end of a partition: read on as messages arrive."""
 
-Headers: TypeAlias = list[tuple[str, bytes | None]]
+MessageHeaders: TypeAlias = list[tuple[str, bytes | None]]
 """A message's headers, as librdkafka returns them."""
 
 _REQUEST_S_MAX = 10.0
@@ -89,7 +89,7 @@ def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST
     return [(topic, partition) for partition in metadata.partitions]
 
 
-def headers_of(message: Message) -> Headers | None:
+def headers_of(message: Message) -> MessageHeaders | None:
     """Return a message's headers, or None if a header's name is not UTF-8.
 
     The binding signals such a name by an exception that a garbage collection in the same call discards; it then returns

@@ -68,7 +68,7 @@ _FINITE = Field(allow_inf_nan=False)
 
 Number = Annotated[float, _FINITE, BeforeValidator(_number)]
 Row = Annotated[list[Number], Field(min_length=3, max_length=3)]
-Pixels = Annotated[int, Field(ge=1, le=FRAME_SIDE_PIXELS_MAX, strict=True)]
+PixelCount = Annotated[int, Field(ge=1, le=FRAME_SIDE_PIXELS_MAX, strict=True)]
 
 
 class _Strict(BaseModel):
@@ -78,8 +78,8 @@ class _Strict(BaseModel):
 class Resolution(_Strict):
     """The resolution in pixels."""
 
-    width: Pixels = Field(examples=[1920])
-    height: Pixels = Field(examples=[1080])
+    width: PixelCount = Field(examples=[1920])
+    height: PixelCount = Field(examples=[1080])
 
 
 class CameraSettings(_Strict):
@@ -103,8 +103,8 @@ class Calibration(_Strict):
     distortion_coefficients: list[Number] = Field(
         min_length=4, max_length=14, description="k1, k2, p1, p2, k3 …", examples=[[-0.3, 0.1, 0, 0, 0]]
     )
-    image_width: Pixels = Field(description="Width of the calibration images.", examples=[1920])
-    image_height: Pixels = Field(examples=[1080])
+    image_width: PixelCount = Field(description="Width of the calibration images.", examples=[1920])
+    image_height: PixelCount = Field(examples=[1080])
     reprojection_error: Annotated[float, _FINITE, Field(ge=0), BeforeValidator(_number)] | None = Field(
         None, description="Root mean square error in pixels."
     )

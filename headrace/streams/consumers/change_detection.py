@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.schemas.events import Region
 from headrace.schemas.limits import REGIONS_MAX
-from headrace.streams.consumers.pictures import Pixels, narrowed
+from headrace.streams.consumers.pictures import DecodedPixels, narrowed
 
 WORKING_WIDTH_MAX = 640
 THRESHOLD_MIN = 18  # of 255; sensor noise and JPEG artefacts after the blur stay below
@@ -30,7 +30,7 @@ _GAP = np.ones((9, 9), np.uint8)
 class Look:
     """A frame prepared for comparison; `width` and `height` are those of the original."""
 
-    grey: Pixels
+    grey: DecodedPixels
     width: int
     height: int
 
@@ -43,7 +43,7 @@ class Change:
     regions: tuple[Region, ...]
 
 
-def look(grey: Pixels, size: tuple[int, int] | None = None) -> Look:
+def look(grey: DecodedPixels, size: tuple[int, int] | None = None) -> Look:
     """Prepare a grey frame for comparison; `size` is its original width and height if it was reduced."""
     width, height = size or (grey.shape[1], grey.shape[0])
     blurred = cv2.GaussianBlur(narrowed(grey, WORKING_WIDTH_MAX), _BLUR, 0)
@@ -62,7 +62,7 @@ def change(before: Look, now: Look) -> Change | None:
     return _described(np.asarray(mask, np.uint8), now)
 
 
-def _described(mask: Pixels, now: Look) -> Change:
+def _described(mask: DecodedPixels, now: Look) -> Change:
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = stats[1:]  # the first is the unchanged background
     areas = areas[areas[:, cv2.CC_STAT_AREA] >= REGION_SHARE_MIN * mask.size]

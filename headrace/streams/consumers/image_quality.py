@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.streams.consumers.pictures import NotDecodableError, Pixels, decode, narrowed
+from headrace.streams.consumers.pictures import DecodedPixels, NotDecodableError, decode, narrowed
 
 DARK_MAX = 5  # grey values up to this are black to a person
 BRIGHT_MIN = 250  # and from this on white
@@ -62,7 +62,7 @@ def measure(data: bytes) -> FrameQuality:
     )
 
 
-def sharpness(grey: Pixels) -> float:
+def sharpness(grey: DecodedPixels) -> float:
     """Return the variance of the Laplacian, which is high for edges and low for blur.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000.
@@ -72,7 +72,7 @@ def sharpness(grey: Pixels) -> float:
     return float(deviation[0][0]) ** 2
 
 
-def perceptual_hash(grey: Pixels) -> str:
+def perceptual_hash(grey: DecodedPixels) -> str:
     """Return 64 bits, as 16 hexadecimal digits, that are alike for similar frames; compare by Hamming distance.
 
     The low frequencies of the picture's cosine transform, each against their median; the mean and the frequencies along
@@ -93,7 +93,7 @@ def hamming_distance(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
-def _thumbnail(colour: Pixels) -> Thumbnail:
+def _thumbnail(colour: DecodedPixels) -> Thumbnail:
     small = narrowed(colour, THUMBNAIL_WIDTH_MAX)
     done, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
     if not done:

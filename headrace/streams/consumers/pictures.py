@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX
 from headrace.schemas.media_probe import ImageHeader, image_header
 
-Pixels: TypeAlias = NDArray[np.uint8]
+DecodedPixels: TypeAlias = NDArray[np.uint8]
 """Rows, columns and, in colour, blue, green and red: 0 to 255."""
 
 # Larger pictures are measured at half their width and height: a JPEG is then decoded to that size at once, which takes
@@ -38,7 +38,7 @@ class NotDecodableError(ValueError):
 class DecodedFrame:
     """A decoded image with its orientation applied; `width` and `height` are those before it was reduced."""
 
-    pixels: Pixels
+    pixels: DecodedPixels
     width: int
     height: int
 
@@ -91,7 +91,7 @@ def _header(data: bytes) -> ImageHeader:
     return header
 
 
-def narrowed(pixels: Pixels, width_max: int) -> Pixels:
+def narrowed(pixels: DecodedPixels, width_max: int) -> DecodedPixels:
     """Return the image reduced to at most `width_max`, with its proportions."""
     height, width = pixels.shape[:2]
     if width <= width_max:
