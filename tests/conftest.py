@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 from xdist.remote import Producer
@@ -24,7 +25,12 @@ from tests.servers import fresh_database, in_memory_directory, settings_of
 from tests.waiting import until, until_async  # noqa: F401 - until every branch has moved
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
+COVERING = {"schemas", "streams"}  # the folders with the tests of what has to be covered
 STACK = pytest.StashKey[StackInfo]()
+
+# A test of many examples takes as long as the machine is busy: that is no fault of its strategy.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +46,11 @@ def restored_logging() -> Iterator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need servers."""
+    """Mark the tests that need servers, and those whose coverage does not count: tracing doubles their time."""
     if "stack" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.stack)
+    if item.path.parent.name not in COVERING:
+        item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,6 +14,7 @@ from headrace.schemas.digest import (
     blob_key,
     canonical_body,
     dead_letter_id,
+    derived_key,
     event_id,
     is_digest,
     pack_key,
@@ -188,6 +189,7 @@ def test_ids_never_change() -> None:
 
 
 def test_keys_name_the_bytes_by_their_digest() -> None:
+    assert derived_key("abcd" + "0" * 60) == f"derived/sha256/ab/cd/abcd{'0' * 60}"
     assert blob_key(DIGEST) == f"blobs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}"
     assert pack_key(DIGEST) == f"packs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}.tar"
     assert staging_key("plant", "camera-1", DIGEST) == f"staging/plant/camera-1/{DIGEST}"

@@ -13,7 +13,7 @@ from headrace.schemas.limits import (
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from headrace.schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic
+from headrace.schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic, kind_of_topic
 
 NAME = "n" * NAME_BYTES_MAX
 ORIGIN = {"source_id": NAME, "site": NAME, "captured_at_us": 2**62, "sequence": 2**62}
@@ -55,6 +55,14 @@ def test_every_rejected_message_fits_the_dead_letters(kind: Kind) -> None:
 def test_every_kind_has_a_topic_in_and_a_topic_out(kind: Kind) -> None:
     assert input_topic(kind).name == f"edge.{kind}s.v1"
     assert ingested_topic(kind).name == f"ingested.{kind}s.v1"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_topics_kind_is_known_with_and_without_the_prefix_of_a_site(kind: Kind) -> None:
+    name = input_topic(kind).name
+    assert kind_of_topic(name) is kind
+    assert kind_of_topic(f"factory-a.{name}") is kind
+    assert kind_of_topic(ingested_topic(kind).name) is None
 
 
 @pytest.mark.parametrize("topic", TOPICS.values(), ids=lambda topic: topic.name)

@@ -76,11 +76,11 @@ def examine_batch(
     accepted: list[AcceptedDelivery] = []
     refused: list[RefusedDelivery] = []
     for message in messages:
-        match examine(kind, message, now_us, decoded=decoded, hashed=hashed):
-            case AcceptedDelivery() as delivery:
-                accepted.append(delivery)
-            case RefusedDelivery() as refusal:
-                refused.append(refusal)
+        outcome = examine(kind, message, now_us, decoded=decoded, hashed=hashed)
+        if isinstance(outcome, AcceptedDelivery):
+            accepted.append(outcome)
+        else:
+            refused.append(outcome)
     return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(refused))
 
 
