@@ -20,9 +20,7 @@ from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
-from tests.processes import ServiceProcess, environment_of, free_port  # noqa: F401 - until every branch has moved
 from tests.servers import fresh_database, in_memory_directory, settings_of
-from tests.waiting import until, until_async  # noqa: F401 - until every branch has moved
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
 COVERING = {"schemas", "streams"}  # the folders with the tests of what has to be covered
