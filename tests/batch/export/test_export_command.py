@@ -115,7 +115,7 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
 ) -> None:
     bodies = await ingest(catalog, blobs)
     options = ("--kind", "frames,ldos", "--shard-samples", "16", "--validation", "0.2")
-    output = await export(settings, "webdataset", str(tmp_path / "out"), *options)
+    output = export(settings, "webdataset", str(tmp_path / "out"), *options)
     assert (output["samples"], output["failed"]) == (FRAMES + LDOS, {})
     seen: dict[str, bytes] = {}
     clips = 0
@@ -130,23 +130,23 @@ async def test_shards_in_a_directory_and_in_the_store_are_the_same(
     assert clips == LDOS // 2
     remote = f"{settings.store_url}/exports"
     until = ("--until", "2100-01-01T00:00:00")
-    assert "in the future" in (await export(settings, "webdataset", remote, *options, *until, code=2))["error"]
-    stored = await export(settings, "webdataset", remote, *options)
+    assert "in the future" in (export(settings, "webdataset", remote, *options, *until, code=2))["error"]
+    stored = export(settings, "webdataset", remote, *options)
     assert stored["splits"] == output["splits"]
-    assert (await export(settings, "webdataset", remote, *options))["written"] == 0
-    assert "another export" in (await export(settings, "jsonl", remote, *options, code=2))["error"]
+    assert (export(settings, "webdataset", remote, *options))["written"] == 0
+    assert "another export" in (export(settings, "jsonl", remote, *options, code=2))["error"]
 
 
 async def test_parquet_of_one_source_says_what_is_lost(
     settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
 ) -> None:
     await ingest(catalog, blobs)
-    output = await export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
+    output = export(settings, "parquet", str(tmp_path / "out"), "--source", "cam-1")
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert (len(rows), {row["source_id"] for row in rows}) == (output["samples"], {"cam-1"})
     assert sum(row["clip_digest"] is not None for row in rows) == LDOS // 2
     await blobs.delete("packs/one.tar")
-    lost = await export(settings, "jsonl", str(tmp_path / "lost"), "--source", "cam-1", code=1)
+    lost = export(settings, "jsonl", str(tmp_path / "lost"), "--source", "cam-1", code=1)
     assert (len(lost["failed"]), set(lost["failed"].values())) == (LDOS // 2, {"blob_missing"})
 
 
@@ -155,7 +155,7 @@ async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
 ) -> None:
     await ingest(catalog, blobs)
     command = ("webdataset", "--kind", "frames,ldos", "--shard-samples", "4")
-    whole = await export(settings, *command, str(tmp_path / "whole"))
+    whole = export(settings, *command, str(tmp_path / "whole"))
     until = ("--until", datetime.fromtimestamp(whole["until_us"] / 1_000_000, UTC).isoformat())  # as it is printed
     out = tmp_path / "out"
     killed = started(settings, *command, str(out), *until)
@@ -166,7 +166,7 @@ async def test_a_command_that_is_killed_goes_on_and_ends_the_same(
     left = {item.name for item in out.iterdir()}
     assert "_manifest.json" not in left
     assert "_shard-train-000000.tar.json" in left
-    output = await export(settings, *command, str(out), *until)
+    output = export(settings, *command, str(out), *until)
     assert 0 < output["written"] < output["shards"] == whole["shards"]
     assert {item.name: item.read_bytes() for item in out.iterdir()} == {
         item.name: item.read_bytes() for item in (tmp_path / "whole").iterdir()
@@ -185,12 +185,12 @@ async def test_a_clip_that_comes_later_changes_nothing_of_what_reaches_to_before
         RowBatch(blobs=[_blob(body, "application/json")], records=[ldo], sightings=[], dead_letters=[])
     )
     command = ("webdataset", "--kind", "ldos", "--label", "good")
-    before = await export(settings, *command, str(tmp_path / "before"))
+    before = export(settings, *command, str(tmp_path / "before"))
     row = _record(2, Kind.CLIP, sha256_hex(clip), "video/mp4", len(clip), None)
     await catalog.commit(RowBatch(blobs=[_blob(clip, "video/mp4")], records=[row], sightings=[], dead_letters=[]))
     until = ("--until", datetime.fromtimestamp(before["until_us"] / 1_000_000, UTC).isoformat())
-    assert (await export(settings, *command, str(tmp_path / "again"), *until))["splits"] == before["splits"]
-    after = await export(settings, *command, str(tmp_path / "after"))
+    assert (export(settings, *command, str(tmp_path / "again"), *until))["splits"] == before["splits"]
+    after = export(settings, *command, str(tmp_path / "after"))
     assert {name: len(shards) for name, shards in after["splits"].items()} == {
         name: len(shards) for name, shards in before["splits"].items()
     }
@@ -227,9 +227,7 @@ async def test_quality_is_what_the_preprocessing_consumer_measured(
     bound = sorted(measured.values())[5]
     chosen = {record: sharpness for record, sharpness in measured.items() if sharpness >= bound}
     assert 1 < len(chosen) < len(measured) == len(sent) - 1
-    output = await export(
-        settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}"
-    )
+    output = export(settings, "jsonl", str(tmp_path / "out"), "--kind", "frames", "--quality", f"sharpness>={bound}")
     rows = [
         json.loads(line) for shard in (tmp_path / "out").glob("*.jsonl") for line in shard.read_bytes().splitlines()
     ]
