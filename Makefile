@@ -20,6 +20,8 @@ MAKEFLAGS += --no-print-directory
 export PYTHON ?= python3
 # Compiled modules are kept whatever the environment says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
+# What tests write stays in memory where there is some to write to: hundreds of them wait for a disk otherwise.
+export PYTEST_DEBUG_TEMPROOT ?= $(wildcard /dev/shm)
 BIN := .venv/bin
 READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock

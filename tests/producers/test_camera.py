@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -26,11 +27,17 @@ def camera(recorder: Recorder, source: int | Path, **options: object) -> Camera:
     return Camera(recorder, source, "cam-1", **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    path = write_video(tmp_path / "v.mp4", 8, codes={"C-1": (2, 4), "C-2": (5, 5.5)})
+@pytest.fixture(scope="module")
+def encoded_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 8 seconds with two codes, encoded once."""
+    path = write_video(tmp_path_factory.mktemp("video") / "v.mp4", 8, codes={"C-1": (2, 4), "C-2": (5, 5.5)})
     os.utime(path, (WRITTEN_S, WRITTEN_S))
     return path
+
+
+@pytest.fixture
+def video(encoded_video: Path, tmp_path: Path) -> Path:
+    return shutil.copy2(encoded_video, tmp_path / "v.mp4")
 
 
 def test_a_folder_is_published_as_it_is_and_in_order(recorder: Recorder, tmp_path: Path):

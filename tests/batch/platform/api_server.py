@@ -5,13 +5,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import multipart, web
 
 from headrace.batch.platform.boxes import Generation
 from tests.waiting import until
+
+# aiohttp builds its pattern anew for every part of every form, which takes half the time of an import.
+multipart.parse_content_disposition = cache(multipart.parse_content_disposition)
 
 LOGINS = {"reader": "reader-secret", "boss": "boss-secret", "admin": "admin12345"}
 WHO = web.RequestKey("who", str)
