@@ -19,6 +19,8 @@ from headrace.runtime.wait_for_service import StoppedError
 
 STOP_S_MAX = 18.0  # supervisors kill after 20 s; end two seconds earlier, with a log line
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 
 LARGE_BLOCK_BYTES = 256 * 1024
@@ -32,6 +34,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     A process that has not drained `STOP_S_MAX` seconds after the signal ends at once. Returns the exit code: that of
     `main`, 0 if it was still waiting for a service (`StoppedError`), or that of the `HeadraceError` it raised, which is
     printed without a traceback. Any other exception is logged, with secrets redacted, and returns `Exit.BROKEN`.
+    Afterwards both signals are ignored: the process is about to end.
     """
     faulthandler.enable()
     is_trimming = return_what_is_free()
@@ -43,6 +46,10 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     except Exception as error:  # noqa: BLE001 - the exit code reports it to the supervisor
         get_log().error(Action.HALTED, exit_code=int(Exit.BROKEN), why=type(error).__name__, exc_info=error)
         return Exit.BROKEN
+    finally:
+        # The loop has removed its handlers. A second signal must not replace the exit code while the interpreter ends.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giving_back: bool) -> int:
@@ -58,7 +65,7 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giv
             forced_stop.start()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     async with AsyncExitStack() as stack:
         if giving_back:

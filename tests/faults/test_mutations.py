@@ -16,7 +16,7 @@ from tests.faults.line import MESSAGES, Line, line_on
 from tests.faults.observed import Blob, Heard, WatchFindings
 from tests.processes import free_port
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

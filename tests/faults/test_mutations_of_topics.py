@@ -17,7 +17,7 @@ from headrace.streams.worker.profile import LARGE
 from tests.faults.line import MESSAGES, Line, finish, line_on
 from tests.faults.observed import Partition
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

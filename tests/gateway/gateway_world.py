@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -49,6 +50,8 @@ class Gateway:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if "_catalog" in self.__dict__:
+            self._catalog.close()
         code = self.process.stop()
         if kind is None:
             assert code == 0
@@ -75,8 +78,11 @@ class Gateway:
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """What the catalog holds."""
-        with psycopg.connect(self.settings.postgres_dsn.get_secret_value(), autocommit=True) as connection:
-            return connection.execute(sql, values).fetchall()
+        return self._catalog.execute(sql, values).fetchall()
+
+    @cached_property
+    def _catalog(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        return psycopg.connect(self.settings.postgres_dsn.get_secret_value(), autocommit=True)
 
 
 StartGateway = Callable[..., Gateway]

@@ -194,6 +194,7 @@ def _read_to_the_end(socket_: ClientConnection, begin: str) -> tuple[str, int, i
         return last, read, 1006 if error.rcvd is None else error.rcvd.code
 
 
+@pytest.mark.slow
 def test_a_revoked_key_closes_its_streams(gateway: Gateway) -> None:
     key = gateway.key()
     with watch(gateway, key) as socket_, event_stream(gateway, key) as stream:

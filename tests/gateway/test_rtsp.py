@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
@@ -179,12 +179,8 @@ CASES = {
     "redirect_file": ({"fault": "redirect", "argument": "file:///etc/passwd"}, "failed", "redirected"),
     "control_file": ({"fault": "control", "argument": "file:///etc/passwd"}, "failed", "description_refused"),
     "multicast": ({"fault": "multicast"}, "ingested", None),
-    "never_answers": ({"fault": "mute"}, "failed", "silent"),
-    "drips": ({"fault": "drip"}, "failed", "silent"),
     "disconnects_every_2_s": ({"fault": "drop"}, "ingested", None),
     "changes_its_size": ({"fault": "resize"}, "ingested", None),
-    "picture_of_0_pixels": ({"fault": "sps", "argument": "0"}, None, None),
-    "picture_of_100000_pixels": ({"fault": "sps", "argument": "6250"}, "failed", "undecodable"),
     "time_wraps": ({"fault": "wrap"}, "ingested", None),
     "time_runs_backwards": ({"fault": "backwards"}, "ingested", None),
     "speaks_ssh": ({"fault": "not_rtsp"}, "failed", "not_rtsp"),
@@ -192,28 +188,56 @@ CASES = {
     "no_such_stream": ({"fault": "missing"}, "failed", "stream_unknown"),
     "wrong_password": ({"user": "user", "password": "another"}, "failed", "login_refused"),
 }
+# Each connection to these is given up only when its time is over.
+SLOW_CASES = {
+    "never_answers": ({"fault": "mute"}, "failed", "silent"),
+    "drips": ({"fault": "drip"}, "failed", "silent"),
+    "picture_of_0_pixels": ({"fault": "sps", "argument": "0"}, None, None),
+    "picture_of_100000_pixels": ({"fault": "sps", "argument": "6250"}, "failed", "undecodable"),
+}
 
 
-@pytest.fixture(scope="module")
-def outcomes(world: World) -> Iterator[dict[str, Any]]:
-    """All broken cameras at once, each with its request; and one to which no redirect may lead."""
+def outcomes_of(world: World, cases: Mapping[str, Any]) -> dict[str, Any]:
+    """Capture from all broken cameras at once: each with its request; and one to which no redirect may lead."""
     with ExitStack() as stack:
         other = stack.enter_context(FakeCamera())
         requests = {}
-        for case, (about, _, _) in CASES.items():
+        for case, (about, _, _) in cases.items():
             camera = stack.enter_context(
                 FakeCamera(**{key: value.format(other=other.port) for key, value in about.items()})
             )
             # More frames than a camera sends before it disconnects, and enough time on a busy machine.
             login = f"user:{quote(PASSWORD, safe='')}@"
             requests[case] = world.ask(camera.url(login), "burst", fps=20, frame_count=60, duration_s=300)
-        yield {"other": other} | {case: (request_id, world.end(request_id)) for case, request_id in requests.items()}
+        return {"other": other} | {case: (request_id, world.end(request_id)) for case, request_id in requests.items()}
+
+
+@pytest.fixture(scope="module")
+def outcomes(world: World) -> dict[str, Any]:
+    return outcomes_of(world, CASES)
+
+
+@pytest.fixture(scope="module")
+def slow_outcomes(world: World) -> dict[str, Any]:
+    return outcomes_of(world, SLOW_CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_broken_camera_ends_with_its_reason_or_is_captured(world: World, outcomes: dict[str, Any], case: str) -> None:
-    _, wanted, code = CASES[case]
-    request_id, (state, reason, evidence) = outcomes[case]
+    assert_outcome(world, CASES[case], case, outcomes[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW_CASES)
+def test_a_camera_that_keeps_a_connection_waiting_ends_with_its_reason(
+    world: World, slow_outcomes: dict[str, Any], case: str
+) -> None:
+    assert_outcome(world, SLOW_CASES[case], case, slow_outcomes[case])
+
+
+def assert_outcome(world: World, expected: tuple[Any, str | None, str | None], case: str, outcome: Any) -> None:
+    _, wanted, code = expected
+    request_id, (state, reason, evidence) = outcome
     print(case, state, reason, json.dumps(evidence))
     assert wanted in {None, state}, reason
     assert code is None or reason.startswith(f"{code}: ")
@@ -246,7 +270,7 @@ def test_an_unreachable_camera_fails_with_its_reason(world: World) -> None:
 
 def test_another_worker_takes_over_from_a_killed_one(world: World) -> None:
     with FakeCamera() as camera:
-        request_id = world.ask(camera.url(), "burst", fps=2, frame_count=40)
+        request_id = world.ask(camera.url(), "burst", fps=8, frame_count=40)
         world.reached(request_id, "recording")
         until(lambda: world.gateway.rows("select 1 from request_items where request_id = %s", request_id), 60, "frames")
         first = world.state(request_id)[2]["worker"]
@@ -261,7 +285,7 @@ def test_another_worker_takes_over_from_a_killed_one(world: World) -> None:
 
 def test_a_stopping_worker_releases_its_jobs(world: World) -> None:
     with FakeCamera() as camera:
-        request_id = world.ask(camera.url(), "continuous", fps=2, duration_s=15)
+        request_id = world.ask(camera.url(), "continuous", fps=4, duration_s=8)
         world.reached(request_id, "recording")
         assert world.worker.stop(18) == 0
         assert world.state(request_id)[0] == "requested"

@@ -8,7 +8,7 @@ from headrace.runtime.errors import Exit, HeadraceError, unreachable
 from tests.runtime.runtime_scripts import Ended, run, start, wait
 
 SCRIPT = """
-import asyncio, sys, time
+import asyncio, os, signal, sys, time
 from headrace.runtime import process
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import configure_logs
@@ -22,6 +22,14 @@ async def drains(stop):
     await stop.wait()
     await asyncio.sleep(0.05)
     return Exit.OK
+
+class Signals:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+
+async def is_signalled_again_at_its_end(stop):
+    process.deleted_by_the_interpreter = Signals()
+    return await drains(stop)
 
 async def ignores_the_signal(stop):
     print("running", flush=True)
@@ -75,6 +83,10 @@ def test_a_signal_lets_it_drain_and_end_well(number: signal.Signals, times: int)
     assert ended.err.count('"draining"') == 1
     assert '"stopped"' in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_signal_while_the_interpreter_ends_does_not_replace_the_exit_code() -> None:
+    assert signalled("is_signalled_again_at_its_end").code == Exit.OK
 
 
 def test_a_process_that_still_waits_for_a_service_ends_well() -> None:

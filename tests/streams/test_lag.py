@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from faust.types import TP
 
 from headrace.runtime.settings import load_settings
@@ -39,6 +39,12 @@ class Broker:
     def get_watermark_offsets(self, *_place: object, **_options: object) -> tuple[int, int]:
         return 0, 6
 
+    def assign(self, _places: list[TopicPartition]) -> None:
+        return
+
+    def unassign(self) -> None:
+        return
+
 
 @pytest.fixture(autouse=True)
 def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +53,39 @@ def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def watched(assigned: Any) -> Iterable[Partition]:
     return LagProbe(SETTINGS, "group", [TOPIC], assigned)._standings()
+
+
+class Answer:
+    """What a poll returned: a message, or the error of this code."""
+
+    def __init__(self, code: int | None = None) -> None:
+        self._code = code
+
+    def error(self) -> KafkaError | None:
+        return None if self._code is None else KafkaError(self._code)
+
+
+AT_THE_END = Answer(KafkaError._PARTITION_EOF)
+
+
+@pytest.mark.parametrize(
+    ("answers", "lag"),
+    [
+        ([AT_THE_END], 0),
+        ([Answer()], 1),
+        # An error that is not the partition's end answers nothing, and neither does silence: it is asked again.
+        ([Answer(KafkaError._TRANSPORT), None, Answer(KafkaError._ALL_BROKERS_DOWN), AT_THE_END], 0),
+    ],
+)
+def test_offsets_without_a_message_are_no_lag(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Answer | None], lag: int
+) -> None:
+    pending = iter(answers)
+    monkeypatch.setattr(Broker, "poll", lambda _broker, _seconds: next(pending), raising=False)
+    probe = LagProbe(SETTINGS, "group", [TOPIC], lambda: [(TOPIC, 0)])
+    lags = [probe._standings()[TOPIC, 0].lag for _ in (None, *answers, None)]
+    assert lags == [1] * len(answers) + [lag, lag]
+    assert next(pending, None) is None
 
 
 async def test_a_worker_that_stands_by_is_not_late_with_what_is_anothers() -> None:

@@ -162,7 +162,7 @@ class LagProbe:
         return Standing(standing.end, standing.end) if has_message is False else standing
 
     def _has_message(self, partition: TopicPartition, standing: Standing) -> bool | None:
-        """Return whether there is a message after the committed offset; None if the broker did not answer in time."""
+        """Return whether there is a message after the committed offset; None if the broker gave no answer in time."""
         self._consumer.assign([TopicPartition(partition.topic, partition.partition, standing.committed)])
         try:
             message = self._consumer.poll(_REQUEST_S)
@@ -170,8 +170,10 @@ class LagProbe:
             self._consumer.unassign()
         if message is None:
             return None
-        error = message.error()
-        return error is None or error.code() != KafkaError._PARTITION_EOF  # noqa: SLF001 - the binding's own name
+        if (error := message.error()) is None:
+            return True
+        # Any other error, such as a lost connection, answers nothing: it is tested again at the next query.
+        return False if error.code() == KafkaError._PARTITION_EOF else None  # noqa: SLF001 - the binding's own name
 
     def _partitions(self) -> list[TopicPartition]:
         partitions = []

@@ -66,6 +66,7 @@ async def test_perception_compares_each_frame_with_its_sources_frame_before(sett
     found.close()
 
 
+@pytest.mark.slow
 async def test_results_are_said_once_although_the_consumer_is_killed(settings: Settings, blobs: Blobs, tmp_path: Path):
     site = new_name("site")
     found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
