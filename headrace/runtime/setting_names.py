@@ -1,12 +1,19 @@
-"""Detects unknown setting names, which would otherwise be ignored silently."""
+"""The variables of settings; unknown ones are detected, which would otherwise be ignored silently."""
 
 import difflib
 from collections.abc import Iterable, Mapping
+
+PREFIX = "HEADRACE_"
 
 # Variables with the prefix that are not settings: one marks the processes of a stack, the other arms a crash point.
 NOT_SETTINGS = frozenset({"HEADRACE_STACK_ID", "HEADRACE_CRASH_AT"})
 
 _NEAREST_MAX = 3
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{PREFIX}{name.upper()}"
 
 
 def unknown_name(prefix: str, known: Iterable[str], given: Mapping[str, Iterable[str]]) -> tuple[str, str] | None:

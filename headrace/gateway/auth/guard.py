@@ -21,9 +21,10 @@ from headrace.gateway.auth.rate_limiter import RateLimit, RequestLimiter, mebiby
 from headrace.gateway.auth.tokens import InvalidTokenError, TokenVerifier
 from headrace.gateway.problems import Problem, ProblemCode, request_id_of
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.gateway_settings import LOOPBACK
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import gateway_audit_dropped_total
-from headrace.runtime.settings import LOOPBACK, Settings
+from headrace.runtime.settings import Settings
 from headrace.store.requests.access import Access, AuditRow
 
 AUDIT_ROWS_WAITING_MAX = 2000
