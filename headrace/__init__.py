@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace import ldo_sink
-    from headrace.batch.fetch import IngestClient, IngestError
-    from headrace.batch.labels import RecordView, labelling_function
+    from headrace.batch.fetch.client import IngestClient
+    from headrace.batch.fetch.errors import IngestError
+    from headrace.batch.labels.functions import labelling_function
+    from headrace.batch.labels.view import RecordView
     from headrace.producers import Camera, Device, Publisher
     from headrace.streams.consumers import consume
 
@@ -31,12 +33,12 @@ __all__ = [
 _HOMES = {
     "Camera": "headrace.producers",
     "Device": "headrace.producers",
-    "IngestClient": "headrace.batch.fetch",
-    "IngestError": "headrace.batch.fetch",
+    "IngestClient": "headrace.batch.fetch.client",
+    "IngestError": "headrace.batch.fetch.errors",
     "Publisher": "headrace.producers",
-    "RecordView": "headrace.batch.labels",
+    "RecordView": "headrace.batch.labels.view",
     "consume": "headrace.streams.consumers",
-    "labelling_function": "headrace.batch.labels",
+    "labelling_function": "headrace.batch.labels.functions",
 }
 _EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service"}
 

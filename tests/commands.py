@@ -107,7 +107,7 @@ def _raising_at(crash_at: str) -> Iterator[None]:
 
 
 def _exit_code() -> int:
-    from headrace.cli import main
+    from headrace.cli.app import main
 
     try:
         main()

@@ -15,32 +15,37 @@ import asyncio
 import base64
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
 
 import orjson
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace.runtime.crash_points import CrashPoint, reached
-from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key
-from headrace.schemas.events import Clip, Frame
-from headrace.schemas.headers import Redrive, redrive_headers
+from headrace.schemas.events import Clip, Frame, Kind
+from headrace.schemas.headers import Redrive, redrive_headers, unix_us_of
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.topics import TOPICS, kind_of_topic
+from headrace.schemas.topics import TOPICS, input_topic, kind_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, LetterFilters
+from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, DeadLetterState, LetterFilters
 
 GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are validated and published together
 GROUP_LETTERS_MAX = 100
 ACKNOWLEDGED_S_MAX = 30
 _REQUEST_S = 10
 _POLL_S_MAX = 0.2
+ALLOWED = ("id", "code", "source", "site", "topic", "since", "until", "state")
+_TOPICS = tuple(input_topic(kind).name for kind in Kind)
 
 
 @dataclass
@@ -64,40 +69,29 @@ class RedrivePublisher:
             HeadraceError: a message was not acknowledged; any of them may have been published.
         """
         producer = self._open_producer()
-        errors: list[KafkaError] = []
-
-        def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                errors.append(error)
-
+        errors = DeliveryErrors()
         try:
             for letter, attempt in letters:
                 self._throttle(producer)
                 reached(CrashPoint.REDRIVE_BEFORE_PUBLISH)
-                self._produce(producer, letter, attempt, on_delivery)
+                self._produce(producer, letter, attempt, errors)
             unacknowledged = producer.flush(ACKNOWLEDGED_S_MAX)
         except (KafkaException, BufferError) as error:
             raise self._error(error.args[0]) from None
-        if errors:
-            raise self._error(errors[0])
+        if errors.first is not None:
+            raise self._error(errors.first)
         if unacknowledged:
             raise self._error(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
         reached(CrashPoint.REDRIVE_AFTER_PUBLISH)
 
-    def _produce(
-        self,
-        producer: Producer,
-        letter: DeadLetterRow,
-        attempt: int,
-        on_delivery: Callable[[KafkaError | None, Message], None],
-    ) -> None:
+    def _produce(self, producer: Producer, letter: DeadLetterRow, attempt: int, errors: DeliveryErrors) -> None:
         redrive = Redrive(letter.dead_letter_id, attempt)
         partitions = self._partition_count(producer, letter.topic)
         # The original partition keeps a source's messages together, even without a key. -1 partitions by key.
         partition = letter.partition if letter.partition < partitions else -1
         headers = redrive_headers(original_headers(letter), redrive, (letter.topic, letter.partition, letter.offset))
         producer.produce(
-            letter.topic, letter.value, letter.key, partition=partition, on_delivery=on_delivery, headers=list(headers)
+            letter.topic, letter.value, letter.key, partition=partition, on_delivery=errors.note, headers=list(headers)
         )
 
     def _open_producer(self) -> Producer:
@@ -248,7 +242,7 @@ class RedriveRun:
 
 
 def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
-    """Return the event of a dead letter that the worker would accept now, or the code with which it would reject it."""
+    """Return the event of a dead letter that the worker would accept now, or the code of its refusal."""
     kind = kind_of_topic(letter.topic)
     if kind is None:
         return "unknown_topic"
@@ -261,3 +255,61 @@ def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
 def original_headers(letter: DeadLetterRow) -> tuple[tuple[str, bytes], ...]:
     """Return the headers of a dead letter's message."""
     return tuple((name, base64.b64decode(value)) for name, value in orjson.loads(letter.headers))
+
+
+def letter_filters(wheres: Iterable[str]) -> LetterFilters:
+    """Parse texts of the form `name=value,name=value`; times are ISO 8601, in UTC unless they have an offset.
+
+    Raises:
+        HeadraceError: a name or a value is not allowed; the hint names the allowed ones.
+    """
+    values: dict[str, str] = {}
+    for part in (part.strip() for where in wheres for part in where.split(",")):
+        if not part:
+            continue
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in ALLOWED or not equals or not value:
+            raise _invalid(f"{part!r} is not a filter", f"name=value, with one of: {', '.join(ALLOWED)}")
+        if name in values:
+            raise _invalid(f"{name} is given twice", "give each filter once")
+        values[name] = value
+    topic = values.get("topic")
+    if topic is not None and kind_of_topic(topic) is None:
+        raise _invalid(f"{topic!r} is not an input topic", f"one of: {', '.join(_TOPICS)}")
+    return LetterFilters(
+        id=_id(values["id"]) if "id" in values else None,
+        code=_one_of(RejectCode, "code", values.get("code")),
+        site=values.get("site"),
+        source=values.get("source"),
+        topic=topic,
+        since_us=_time_us("since", values.get("since")),
+        until_us=_time_us("until", values.get("until")),
+        state=DeadLetterState(state) if (state := _one_of(DeadLetterState, "state", values.get("state"))) else None,
+    )
+
+
+def _one_of(kind: type[StrEnum], name: str, value: str | None) -> str | None:
+    if value is not None and value not in {member.value for member in kind}:
+        raise _invalid(f"{value!r} is not a {name}", f"one of: {', '.join(member.value for member in kind)}")
+    return value
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise _invalid(f"{text!r} is not the id of a dead letter", "`headrace dlq ls` prints them") from None
+
+
+def _time_us(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise _invalid(f"{text!r} is not a time for {name}", "ISO 8601, for example 2026-11-21T03:00:00") from None
+    return unix_us_of(time)
+
+
+def _invalid(what: str, hint: str) -> HeadraceError:
+    return HeadraceError("filter_invalid", what, hint=hint, exit_code=Exit.USAGE)

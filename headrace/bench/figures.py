@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# As performance.md states them.
+# docs/benchmarks.md explains them.
 TARGETS = {
     "frames": "at least Redpanda Connect doing only Kafka → S3 on the same box (seen: 263 to 393/s, 53 to 79 MB/s)",
     "frames_half": "at least 1.7 times the rate of all distinct",
@@ -20,13 +20,13 @@ TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured figure; `beside` names the baseline of the same run, `ratio` is the ratio to it."""
+    """A measured figure; `baseline` names what was measured beside it in the same run, `ratio` is the ratio to it."""
 
     name: str
     what: str
     value: float
     unit: str
-    beside: str = ""
+    baseline: str = ""
     ratio: float | None = None
     target: str = ""
 
@@ -89,8 +89,8 @@ def of_peer(value: float, peer: float) -> float | None:
 def rows(figures: Sequence[Figure]) -> Iterator[tuple[str, str, str, str]]:
     """Yield the rows of the table: what, measured, baseline, target."""
     for figure in figures:
-        beside = f"{figure.ratio} of {figure.beside}" if figure.ratio is not None else figure.beside
-        yield figure.what, f"{_shown(figure.value)} {figure.unit}", beside, figure.target
+        baseline = f"{figure.ratio} of {figure.baseline}" if figure.ratio is not None else figure.baseline
+        yield figure.what, f"{_shown(figure.value)} {figure.unit}", baseline, figure.target
 
 
 def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any
                 "what": figure.what,
                 "value": round(figure.value, 3),
                 "unit": figure.unit,
-                "beside": figure.beside,
+                "beside": figure.baseline,
                 "ratio": figure.ratio,
                 "target": figure.target,
             }

@@ -1,30 +1,39 @@
-"""Run the benchmarks in sequence, in a temporary stack of real servers."""
+"""Run the benchmarks in sequence, in a temporary stack of real servers.
+
+Latency is measured at a steady rate, from the arrival of a message in Kafka to its announcement, by Kafka's timestamps.
+"""
 
 import asyncio
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count as numbers
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
+from headrace.bench import bodies
 from headrace.bench.backlog import Bench, Drained, drain, frames, ldos, publish
 from headrace.bench.bodies import FRAME_BYTES
 from headrace.bench.figures import TARGETS, Figure, of_peer, rate
-from headrace.bench.live import FRAMES_PER_S, live
+from headrace.bench.processes import MeasuredProcess, running
 from headrace.bench.uploads import CLIENTS, uploads
+from headrace.demo.acknowledgements import Acknowledgements
+from headrace.demo.listener import AnnouncementListener
+from headrace.demo.reconcile import latencies_ms
 from headrace.demo.report import percentile
 from headrace.initialize import initialize
 from headrace.native import Store, temporary_stack
+from headrace.producers import Publisher
+from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
@@ -36,9 +45,11 @@ _PREFIX = "HEADRACE_"
 PUTS_AT_ONCE = 16
 _READ_AT_ONCE = 1000
 _POLL_S = 0.02  # the last call waits this long in vain
-_REQUEST_S_MAX = 10
 
 Say = Callable[[str], None]
+FRAMES_PER_S = 50
+_WARM_UP_FRAMES = 100  # warm-up: connections and imports
+_ARRIVE_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,26 +233,64 @@ async def _puts_per_s(settings: Settings, count: int) -> float:
 
 def reads_per_s(settings: Settings, topic: str, count: int) -> float:
     """Read the last `count` messages of a topic with librdkafka and discard them; returns the messages per second."""
-    consumer = Consumer(
-        client_config(settings, group_id="headrace-bench", enable_auto_commit=False, fetch_queue_backoff_ms=5)
-    )
-    try:
-        partitions = consumer.list_topics(topic, timeout=_REQUEST_S_MAX).topics[topic].partitions
-        assignment = [TopicPartition(topic, number) for number in partitions]
+    with reading_consumer(settings, "headrace-bench", fetch_queue_backoff_ms=5) as consumer:
+        bounds = offset_bounds(consumer, partitions_of(consumer, topic))
+        assignment = []
         left = 0
-        for partition in assignment:
-            low, high = consumer.get_watermark_offsets(partition, timeout=_REQUEST_S_MAX)
-            partition.offset = max(low, high - count // len(assignment))
-            left += high - partition.offset
+        for key, (low, high) in bounds.items():
+            start = max(low, high - count // len(bounds))
+            assignment.append(TopicPartition(*key, start))
+            left += high - start
+        # Without a TopicReader, whose work for each message would count as librdkafka's.
         consumer.assign(assignment)
         began = ended = 0.0
         read = 0
         while read < left:
-            messages = consumer.consume(_READ_AT_ONCE, _POLL_S)
+            messages = [message for message in consumer.consume(_READ_AT_ONCE, _POLL_S) if message.error() is None]
             if messages and not began:  # excludes the time to connect
                 began, left = time.monotonic(), left - len(messages)
             elif messages:
                 read, ended = read + len(messages), time.monotonic()
         return rate(read, ended - began)
-    finally:
-        consumer.close()
+
+
+def live(bench: Bench, seconds: float) -> list[float]:
+    """Publish frames at FRAMES_PER_S through a worker and the relay; returns their latencies in milliseconds."""
+    env = bench.info.env()
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(running(("relay",), env, bench.folder)),
+            stack.enter_context(running(("worker", "--kinds", "frames,clips"), env, bench.folder)),
+        ]
+        listener = stack.enter_context(AnnouncementListener(bench.settings))
+        publisher = stack.enter_context(Publisher.from_settings(bench.settings))
+        _publish(publisher, listener, Acknowledgements(), _WARM_UP_FRAMES, processes)
+        acknowledgements = Acknowledgements()
+        _publish(publisher, listener, acknowledgements, round(seconds * FRAMES_PER_S), processes)
+        return latencies_ms(acknowledgements.good, listener.heard)
+
+
+def _publish(
+    publisher: Publisher,
+    listener: AnnouncementListener,
+    acknowledgements: Acknowledgements,
+    count: int,
+    processes: list[MeasuredProcess],
+) -> None:
+    image = bodies.small_jpeg()
+    began_us = unix_us()
+    began = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, began + number / FRAMES_PER_S - time.monotonic()))
+        frame = bodies.frame(number, captured_at_us=unix_us(), random=Random(began_us + number), image=image)  # noqa: S311
+        acknowledgements.expect(publisher.publish(frame))
+    acknowledgements.settled(_ARRIVE_S_MAX)
+    expected = frozenset(acknowledgements.good.values())
+    deadline = time.monotonic() + _ARRIVE_S_MAX
+    while left := sum(1 for record in expected if record not in listener.heard.announced_at_ms):
+        listener.check()
+        for process in processes:
+            process.sample(1)
+        if time.monotonic() > deadline:
+            raise HeadraceError("bench_late", f"{left} of {count} frames are not announced after {_ARRIVE_S_MAX:.0f} s")
+        time.sleep(_POLL_S)

@@ -1,3 +1,0 @@
-from headrace.cli.app import app, main
-
-__all__ = ["app", "main"]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.environment import client_settings, needs
-from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, Sites, Sources, selection
+from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, SiteNames, SourceIds, selection
 from headrace.cli.output import print_json, say
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from headrace.batch.archive import ArchiveReport
+    from headrace.batch.archive.move import ArchiveReport
 
 _FAILED_SHOWN_MAX = 20
 
@@ -42,7 +42,7 @@ def archive(
     """Move the bodies of old LDOs and clips to the archive; run it again to resume."""
     import asyncio
 
-    from headrace.batch.archive import archive as move
+    from headrace.batch.archive.job import archive as move
 
     _show(
         asyncio.run(move(client_settings(), dry_run=dry_run, shrink=shrink, progress=say)), "archived", as_json=as_json
@@ -56,8 +56,8 @@ def restore(
     ] = None,
     *,
     kind: Kinds = None,
-    site: Sites = None,
-    source: Sources = None,
+    site: SiteNames = None,
+    source: SourceIds = None,
     start: CapturedFrom = None,
     end: CapturedBefore = None,
     dry_run: DryRun = False,
@@ -67,7 +67,7 @@ def restore(
     """Restore bodies from the archive, by id or by the selection options."""
     import asyncio
 
-    from headrace.batch.archive import restore as move
+    from headrace.batch.archive.job import restore as move
     from headrace.store.catalog.archives import ArchiveSelection
 
     if not (ids or kind or site or source or start or end):

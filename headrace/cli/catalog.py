@@ -164,9 +164,9 @@ def cat(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this number of messages.")] = None,
 ) -> None:
     """Print the messages of a topic as JSON lines; a body is shown as its length."""
-    from headrace.cli.topic_dump import topic_lines
+    from headrace.cli.topic_dump import dump_topic
 
-    for number, line in enumerate(topic_lines(client_settings(), topic, start=start, end=end, follow=follow), 1):
+    for number, line in enumerate(dump_topic(client_settings(), topic, start=start, end=end, follow=follow), 1):
         print_json(line)
         if number == limit:
             break

@@ -42,14 +42,15 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the service end to end with simulated cameras and devices; exit 1 if a check fails."""
-    from headrace.demo import DemoOptions, next_steps, rows, run, verdict
-    from headrace.demo import as_json as json_of
+    from headrace.demo.report import as_json as json_of
+    from headrace.demo.report import conclusion, next_steps, rows
+    from headrace.demo.run import DemoOptions, run
     from headrace.runtime.settings import load_settings
 
     state_dir = load_settings().state_dir
     store_name = choose_store(store.value if store else None, state_dir, say)
     report = run(DemoOptions(store=store_name, video=video, seconds=seconds, keep=keep), state_dir, stderr_console())
-    for line in verdict(report):
+    for line in conclusion(report):
         say(line)
     if as_json:
         print_json(json_of(report))
@@ -85,8 +86,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure throughput, CPU and latency on this machine, and the same servers without Headrace."""
-    from headrace.bench import CASES, BenchOptions, rows, run
-    from headrace.bench import as_json as json_of
+    from headrace.bench.figures import as_json as json_of
+    from headrace.bench.figures import rows
+    from headrace.bench.run import CASES, BenchOptions, run
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.settings import LogFormat, load_settings
 

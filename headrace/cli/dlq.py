@@ -49,7 +49,7 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, with their number by state and code."""
-    from headrace.batch.filters import letter_filters
+    from headrace.batch.redrive import letter_filters
     from headrace.schemas.headers import rfc3339
 
     filters = letter_filters(where or [])
@@ -144,8 +144,7 @@ def redrive(
     as_json: Json = False,
 ) -> None:
     """Publish every dead letter that passes validation to its original topic again; may be repeated."""
-    from headrace.batch.filters import letter_filters
-    from headrace.batch.redrive import RedrivePublisher, RedriveResult, RedriveRun
+    from headrace.batch.redrive import RedrivePublisher, RedriveResult, RedriveRun, letter_filters
     from headrace.store.blobs.blob_store import Blobs
 
     filters = letter_filters(where or [])

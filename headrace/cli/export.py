@@ -13,8 +13,8 @@ from headrace.cli.options import (
     CapturedFrom,
     Json,
     Kinds,
-    Sites,
-    Sources,
+    SiteNames,
+    SourceIds,
     microseconds,
     selection,
     sorted_values,
@@ -22,11 +22,11 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import print_json, say
 from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.limits import MIB
 
 if TYPE_CHECKING:
-    from headrace.batch.export import ExportResult, Shard
+    from headrace.batch.export.manifest import ExportResult, Shard
 
-_MIB = 1024 * 1024
 _FAILED_SHOWN_MAX = 20
 
 
@@ -37,12 +37,12 @@ def register(app: typer.Typer) -> None:
 
 @needs("service")
 def export(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="webdataset, parquet or jsonl.")],
     target: Annotated[str, typer.Argument(help="A directory, or a store prefix such as s3://bucket/prefix.")],
     *,
     kind: Kinds = None,
-    site: Sites = None,
-    source: Sources = None,
+    site: SiteNames = None,
+    source: SourceIds = None,
     start: CapturedFrom = None,
     end: CapturedBefore = None,
     until: Annotated[
@@ -66,17 +66,17 @@ def export(
     """Write records and their bytes as shards with a manifest; run it again to resume."""
     import asyncio
 
-    from headrace.batch.export import ExportRequest, parse_bounds
-    from headrace.batch.export import export as write
+    from headrace.batch.export.request import ExportRequest, parse_bounds
+    from headrace.batch.export.run import export as write
     from headrace.store.catalog.exports import ExportSelection
 
     request = ExportRequest(
-        format=_format(form),
+        format=_parsed_format(format_),
         wanted=ExportSelection(until_us=0, **selection(kind, site, source, start, end), labelled=labelled),
         labels=sorted_values(label),
         quality=parse_bounds(quality) if quality else (),
         validation_share=validation,
-        shard_bytes_max=shard_mib * _MIB,
+        shard_bytes_max=shard_mib * MIB,
         shard_samples_max=shard_samples,
     )
     result = asyncio.run(write(client_settings(), request, target, until_us=microseconds(until), progress=_say_shard))
@@ -119,8 +119,8 @@ def _show(result: "ExportResult", target: str, *, as_json: bool) -> None:
         )
 
 
-def _format(text: str) -> Any:
-    from headrace.batch.export import ExportFormat
+def _parsed_format(text: str) -> Any:
+    from headrace.batch.export.request import ExportFormat
 
     if text not in set(ExportFormat):
         raise HeadraceError(

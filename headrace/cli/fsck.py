@@ -33,7 +33,8 @@ def fsck(
     """Find inconsistencies between store, catalog and topics; exit 1 if any remains."""
     import asyncio
 
-    from headrace.batch.fsck import Finding, FsckOptions, FsckReport, open_and_check
+    from headrace.batch.fsck.check import FsckOptions, open_and_check
+    from headrace.batch.fsck.findings import Finding, FsckReport
     from headrace.store.blobs.blob_store import Blobs
 
     if force and not repair:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.environment import client_settings, needs
-from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, Sites, Sources, selection
+from headrace.cli.options import CapturedBefore, CapturedFrom, Json, Kinds, SiteNames, SourceIds, selection
 from headrace.cli.output import print_json, print_table, say
 from headrace.runtime.errors import Exit
 
 if TYPE_CHECKING:
-    from headrace.batch.labels import LabelResult
+    from headrace.batch.labels.run import LabelResult
 
 _PROGRESS_EVERY_RECORDS = 10_000
 _LABELS_SHOWN_MAX = 10
@@ -37,15 +37,16 @@ def label(
         str | None, typer.Option(help="Name of this set of labels. [default: a digest of the module source]")
     ] = None,
     kind: Kinds = None,
-    site: Sites = None,
-    source: Sources = None,
+    site: SiteNames = None,
+    source: SourceIds = None,
     start: CapturedFrom = None,
     end: CapturedBefore = None,
     as_json: Json = False,
 ) -> None:
     """Label records by majority vote; run it again to label the records that the version has not seen."""
-    from headrace.batch.labels import LabelRequest, load_module
-    from headrace.batch.labels import label as run
+    from headrace.batch.labels.functions import load_module
+    from headrace.batch.labels.run import LabelRequest
+    from headrace.batch.labels.run import label as run
     from headrace.store.catalog.exports import ExportSelection
 
     selected = ExportSelection(until_us=0, **selection(kind, site, source, start, end))

@@ -1,6 +1,6 @@
 """Options that several commands share, and their parsed values."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
@@ -25,8 +25,8 @@ def time_option(name: str, help_: str) -> Any:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
 Kinds = Annotated[str | None, typer.Option("--kind", help="cids, frames, clips or ldos; several separated by commas.")]
-Sites = Annotated[list[str] | None, typer.Option("--site", help="Only records of this site; may be repeated.")]
-Sources = Annotated[
+SiteNames = Annotated[list[str] | None, typer.Option("--site", help="Only records of this site; may be repeated.")]
+SourceIds = Annotated[
     list[str] | None, typer.Option("--source", help="Only records of this camera or device; may be repeated.")
 ]
 CapturedFrom = Annotated[datetime | None, time_option("--from", "Only records captured at or after this time.")]
@@ -70,10 +70,9 @@ def sorted_values(values: list[str] | None) -> tuple[str, ...] | None:
 
 def microseconds(time: datetime | None) -> int | None:
     """Return a time in microseconds since 1970; a time without a zone is UTC."""
-    if time is None:
-        return None
-    zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return round(zoned.timestamp() * 1_000_000)
+    from headrace.schemas.headers import unix_us_of
+
+    return None if time is None else unix_us_of(time)
 
 
 def parse_kinds(text: str) -> "frozenset[Kind]":

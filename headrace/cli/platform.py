@@ -15,7 +15,8 @@ from headrace.runtime.errors import Exit, HeadraceError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from headrace.batch.platform import ImportEndpoints, ImportOptions, ImportRun, PublishFrame
+    from headrace.batch.platform.factory import ImportEndpoints
+    from headrace.batch.platform.run import ImportOptions, ImportRun, PublishFrame
     from headrace.producers.delivery import EventPublisher
     from headrace.runtime.settings import Settings
     from headrace.schemas.events import Origin
@@ -108,14 +109,10 @@ def import_platform(
     as_json: Json = False,
 ) -> None:
     """Import the sequences of a range of days; exit 1 if any is incomplete. Run it again to resume."""
-    from headrace.batch.platform import (
-        ClusterMethod,
-        ClusterRule,
-        ImportEndpoints,
-        ImportOptions,
-        load_credentials,
-        source_api,
-    )
+    from headrace.batch.platform.boxes import ClusterMethod, ClusterRule
+    from headrace.batch.platform.factory import ImportEndpoints, load_credentials
+    from headrace.batch.platform.payloads import source_api
+    from headrace.batch.platform.run import ImportOptions
     from headrace.runtime.addresses import networks_of
 
     first, last = date_from.date(), date_end.date() if date_end else _today()
@@ -167,7 +164,7 @@ def _run(
 ) -> "ImportRun":
     import asyncio
 
-    from headrace.batch.platform import open_import
+    from headrace.batch.platform.factory import open_import
     from headrace.producers import Publisher
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.progress import count_bars

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from headrace.cli.environment import client_settings, needs
+from headrace.cli.options import Json
 from headrace.cli.output import SummaryGroup, print_json, say, stderr_console
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.limits import LDO_BODY_BYTES_MAX
@@ -35,9 +36,8 @@ def _named(option: typer.CallbackParam, value: str) -> str:
     return value
 
 
-Source = Annotated[str, typer.Option(help="Source id: the camera or device.", callback=_named)]
-Site = Annotated[str, typer.Option(help="Site of the source, for example a factory.", callback=_named)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on standard output.")]
+SourceId = Annotated[str, typer.Option(help="Source id: the camera or device.", callback=_named)]
+SiteName = Annotated[str, typer.Option(help="Site of the source, for example a factory.", callback=_named)]
 
 SpoolDir = Annotated[
     Path | None,
@@ -61,8 +61,8 @@ def frame(
         list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, or videos.", show_default=False)
     ] = None,
     *,
-    source: Source,
-    site: Site = "default",
+    source: SourceId,
+    site: SiteName = "default",
     camera: Annotated[int | None, typer.Option(min=0, help="Index of a camera on this machine.")] = None,
     fps: Annotated[float | None, typer.Option(min=0.001, help="Frames per second. [default: all]")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of encoded frames.")] = 90,
@@ -71,7 +71,7 @@ def frame(
     realtime: Annotated[bool, typer.Option(help="Publish files at their frame rate, with the current time.")] = False,
     frames_max: Annotated[int | None, typer.Option(min=1, help="Maximum frames of each input.")] = None,
     spool: SpoolDir = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Publish images, or the frames of videos or a camera, and the QR codes in them."""
     from headrace.producers import Camera
@@ -79,7 +79,7 @@ def frame(
     feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
         raise typer.BadParameter("pass files, folders, videos or --camera")
-    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
+    with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
         for feed in feeds:
             source_camera = Camera(
                 publisher,
@@ -91,37 +91,37 @@ def frame(
                 find_codes=codes,
                 clip_on_code=clip_on_code,
                 realtime=realtime,
-                tally=tally,
+                tally=delivery_stats,
                 on_published=lambda *_: advance(),
             )
             with _stopped_by_ctrl_c(source_camera):
-                _attempt(tally, str(feed), partial(source_camera.run, frames_max))
+                _attempt(delivery_stats, str(feed), partial(source_camera.run, frames_max))
 
 
 @publish_app.command()
 def clip(
     paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="MP4 files.")],
     *,
-    source: Source,
-    site: Site = "default",
+    source: SourceId,
+    site: SiteName = "default",
     about: Annotated[str | None, typer.Option(help="LDO id or code that the clips belong to.")] = None,
     spool: SpoolDir = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Publish MP4 clips; the capture time is the modification time of the file."""
     from headrace.producers import describe_clip
-    from headrace.producers.source import Source as Origins
+    from headrace.producers.source import Source
     from headrace.producers.video_frames import written_at_us
 
-    origins = Origins(source, site)
-    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
+    origins = Source(source, site)
+    with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
 
         def hand_over(path: Path) -> None:
             event = describe_clip(path, origins.origin(written_at_us(path, origins.clock_us)), about=about)
-            tally.add(event, publisher.publish(event, body_path=path))
+            delivery_stats.add(event, publisher.publish(event, body_path=path))
 
         for path in paths:
-            _attempt(tally, str(path), partial(hand_over, path))
+            _attempt(delivery_stats, str(path), partial(hand_over, path))
             advance()
 
 
@@ -129,20 +129,20 @@ def clip(
 def cid(
     codes: Annotated[list[str], typer.Argument(help="Codes; '-' reads them from standard input, one per line.")],
     *,
-    source: Source,
-    site: Site = "default",
+    source: SourceId,
+    site: SiteName = "default",
     symbology: Annotated[str, typer.Option(help="Symbology of the codes.")] = "QRCode",
     spool: SpoolDir = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Publish component scans with the current time."""
     from headrace.producers import Device
 
-    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
-        device = Device(publisher, source, site, on_published=tally.add)
+    with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
+        device = Device(publisher, source, site, on_published=delivery_stats.add)
         for argument in codes:
             for code in _text_lines(sys.stdin.buffer) if argument == "-" else [argument]:
-                _attempt(tally, f"code {code!r}", partial(device.scan, code, symbology))
+                _attempt(delivery_stats, f"code {code!r}", partial(device.scan, code, symbology))
                 advance()
 
 
@@ -150,10 +150,10 @@ def cid(
 def ldo(
     paths: Annotated[list[Path], typer.Argument(help="Files of JSON lines; '-' is standard input.")],
     *,
-    source: Source,
-    site: Site = "default",
+    source: SourceId,
+    site: SiteName = "default",
     spool: SpoolDir = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Publish labelled data objects: one JSON object per line with ldo_id, sensor_data, context and prediction.
 
@@ -162,8 +162,8 @@ def ldo(
     from headrace.producers import Device
     from headrace.producers.bodies import parse_ldo_line
 
-    with _publishing(spool, as_json=as_json) as (publisher, tally, advance):
-        device = Device(publisher, source, site, on_published=tally.add)
+    with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
+        device = Device(publisher, source, site, on_published=delivery_stats.add)
 
         def hand_over(line: bytes, folder: Path) -> None:
             ldo_line = parse_ldo_line(line, folder)
@@ -174,11 +174,11 @@ def ldo(
         def hand_over_all(path: Path) -> None:
             with _opened(path) as lines:
                 for number, line in enumerate(_lines(lines), 1):
-                    _attempt(tally, f"{path}, line {number}", partial(hand_over, line, path.parent))
+                    _attempt(delivery_stats, f"{path}, line {number}", partial(hand_over, line, path.parent))
                     advance()
 
         for path in paths:
-            _attempt(tally, str(path), partial(hand_over_all, path))
+            _attempt(delivery_stats, str(path), partial(hand_over_all, path))
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def _publishing(
     from headrace.producers.delivery import DeliveryStats
 
     settings = client_settings()
-    tally = DeliveryStats()
+    delivery_stats = DeliveryStats()
     columns = (
         TextColumn("{task.fields[acknowledged]} acknowledged"),
         BarColumn(),
@@ -206,11 +206,11 @@ def _publishing(
         task = progress.add_task("", total=None, acknowledged=0)
 
         def advance() -> None:
-            counts = tally.counts()
+            counts = delivery_stats.counts()
             progress.update(task, completed=counts.bytes, acknowledged=counts.acknowledged)
 
-        yield publisher, tally, advance
-    _sum_up(tally, as_json=as_json)
+        yield publisher, delivery_stats, advance
+    _sum_up(delivery_stats, as_json=as_json)
 
 
 def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | SpooledPublisher":
@@ -221,8 +221,8 @@ def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | Spooled
     return Publisher.from_settings(settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max))
 
 
-def _sum_up(tally: "DeliveryStats", *, as_json: bool) -> None:
-    counts = tally.counts()
+def _sum_up(delivery_stats: "DeliveryStats", *, as_json: bool) -> None:
+    counts = delivery_stats.counts()
     for fault in counts.faults:
         say(f"failed: {fault}")
     kinds = ", ".join(f"{number} {kind}s" for kind, number in counts.by_kind.items() if number) or "nothing"
@@ -241,16 +241,16 @@ def _sum_up(tally: "DeliveryStats", *, as_json: bool) -> None:
     raise typer.Exit(Exit.FAILED if counts.failed else Exit.OK)
 
 
-def _attempt(tally: "DeliveryStats", what: str, hand_over: Callable[[], object]) -> None:
+def _attempt(delivery_stats: "DeliveryStats", what: str, hand_over: Callable[[], object]) -> None:
     """Publish one item; a failure is reported at the end and does not stop the others."""
     try:
         hand_over()
     except RejectedError as error:
-        tally.fail(f"{what}: {error.reason}")
+        delivery_stats.fail(f"{what}: {error.reason}")
     except HeadraceError as error:
-        tally.fail(f"{what}: {error}")
+        delivery_stats.fail(f"{what}: {error}")
     except OSError as error:
-        tally.fail(f"{what}: {error.strerror}")
+        delivery_stats.fail(f"{what}: {error.strerror}")
 
 
 @contextmanager

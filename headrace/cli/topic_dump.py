@@ -22,6 +22,7 @@ from headrace.runtime.topic_reader import (
     reading_consumer,
 )
 from headrace.schemas.codec import decode
+from headrace.schemas.headers import unix_us_of
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import TOPICS, Topic
 
@@ -30,7 +31,7 @@ _SHOWN_BYTES_MAX = 4096
 _MEASURED = frozenset({"body", "value"})  # shown as their length unless they are JSON
 
 
-def topic_lines(
+def dump_topic(
     settings: Settings, name: str, *, start: datetime | None, end: datetime | None, follow: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield each message as a JSON object: `at` (topic, partition, offset, time), `headers`, `event` or `undecodable`.
@@ -73,7 +74,7 @@ def _offsets_at(
     consumer: Consumer, bounds: Mapping[PartitionKey, tuple[int, int]], time: datetime
 ) -> dict[PartitionKey, int]:
     """Return the offset of each partition's first message at or after a time, or else the end of the partition."""
-    time_ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    time_ms = round(unix_us_of(time) / 1000)
     partitions = consumer.offsets_for_times([TopicPartition(*key, time_ms) for key in bounds], timeout=_REQUEST_S)
     return {
         (at.topic, at.partition): at.offset if at.offset >= 0 else bounds[at.topic, at.partition][1]

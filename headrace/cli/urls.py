@@ -37,9 +37,10 @@ def ingest_urls(
 
     If the store or the catalog is unreachable, the command exits with 3; with --state, run it again to resume.
     """
-    from headrace.batch.fetch import FetchTally, IngestClient
+    from headrace.batch.fetch.client import IngestClient
     from headrace.batch.fetch.errors import CatalogFailedError, StoreFailedError
     from headrace.batch.fetch.items import read_items
+    from headrace.batch.fetch.outcome import FetchTally
 
     tally = FetchTally()
     try:

@@ -4,20 +4,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message
 from rich.console import Console
 from rich.progress import Progress
 
-from headrace.demo.ledger import AckLedger, MessageOffset, RecordKey
+from headrace.demo.acknowledgements import Acknowledgements, MessageOffset, RecordKey
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.kafka import kafka_unreachable
 from headrace.runtime.progress import count_bars
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import offset_bounds
+from headrace.runtime.topic_reader import NO_END, PartitionKey, TopicReader, offset_bounds, reading_consumer
 from headrace.schemas.codec import decode
 from headrace.schemas.events import DeadLetter, Event, Ingested, Kind, PerceivedFrame, PreprocessedFrame
 from headrace.schemas.reject import RejectedError
@@ -93,23 +93,16 @@ class AnnouncementListener:
         self.heard = Heard()
         self._fault: KafkaError | None = None
         self._settings = settings
-        self._consumer = Consumer(
-            client_config(
-                settings,
-                group_id="headrace-demo",
-                isolation_level="read_committed",
-                enable_auto_commit=False,
-                fetch_queue_backoff_ms=5,
-                fetch_wait_max_ms=50,
-                auto_offset_reset="error",
-            )
-        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
-        try:
-            self._consumer.assign(self._ends())
-        except KafkaException as error:
-            raise kafka_unreachable(settings, error.args[0]) from None
+        low_latency = {"fetch_queue_backoff_ms": 5, "fetch_wait_max_ms": 50}
+        with ExitStack() as stack:
+            consumer = stack.enter_context(
+                reading_consumer(settings, "headrace-demo", **low_latency, auto_offset_reset="error")
+            )
+            ranges = {key: (end, NO_END) for key, end in _ends(consumer).items()}
+            self._reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=self._note_fault)
+            self._resources = stack.pop_all()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -118,7 +111,7 @@ class AnnouncementListener:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(_STOP_S_MAX)
-        self._consumer.close()
+        self._resources.close()
 
     def check(self) -> None:
         """Check that the consumer works.
@@ -129,24 +122,23 @@ class AnnouncementListener:
         if self._fault is not None:
             raise kafka_unreachable(self._settings, self._fault)
 
-    def _ends(self) -> list[TopicPartition]:
-        metadata = self._consumer.list_topics(timeout=_REQUEST_S_MAX).topics
-        missing = sorted(TOPICS.keys() - metadata.keys())
-        if missing:
-            raise HeadraceError("topics_missing", f"there is no topic {missing[0]}", hint="run `headrace init`")
-        keys = [(name, number) for name in TOPICS for number in metadata[name].partitions]
-        ends = offset_bounds(self._consumer, keys, timeout_s=_REQUEST_S_MAX)
-        return [TopicPartition(*key, end) for key, (_, end) in ends.items()]
-
     def _listen(self) -> None:
-        while not self._stop.is_set():
-            for message in self._consumer.consume(_MESSAGES_MAX, _POLL_S):
-                error = message.error()
-                if error is None:
-                    self.heard.take(message)
-                elif error.fatal() or not error.retriable():
-                    self._fault = error
-                    return
+        while not self._stop.is_set() and self._fault is None:
+            for message in self._reader.read(_MESSAGES_MAX, _POLL_S):
+                self.heard.take(message)
+
+    def _note_fault(self, error: KafkaError) -> None:
+        if error.fatal() or not error.retriable():
+            self._fault = error
+
+
+def _ends(consumer: Consumer) -> dict[PartitionKey, int]:
+    metadata = consumer.list_topics(timeout=_REQUEST_S_MAX).topics
+    missing = sorted(TOPICS.keys() - metadata.keys())
+    if missing:
+        raise HeadraceError("topics_missing", f"there is no topic {missing[0]}", hint="run `headrace init`")
+    keys = [(name, number) for name in TOPICS for number in metadata[name].partitions]
+    return {key: end for key, (_, end) in offset_bounds(consumer, keys, timeout_s=_REQUEST_S_MAX).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +158,20 @@ class Awaited:
         )
 
 
-def awaited(ledger: AckLedger, known_before: frozenset[RecordKey]) -> Awaited:
-    """Return what must be announced after what the ledger holds."""
-    records = frozenset(ledger.good.values()) - known_before
+def awaited(acknowledgements: Acknowledgements, known_before: frozenset[RecordKey]) -> Awaited:
+    """Return what must be announced after what the acknowledgements holds."""
+    records = frozenset(acknowledgements.good.values()) - known_before
     frames = frozenset(record.digest for record in records if record.kind is Kind.FRAME)
-    return Awaited(records, frames, len(ledger.poison))
+    return Awaited(records, frames, len(acknowledgements.poison))
 
 
 class DemoBars:
     """Progress bars on standard error, shown only on a terminal."""
 
-    def __init__(self, progress: Progress, ledger: AckLedger, heard: Heard) -> None:
+    def __init__(self, progress: Progress, acknowledgements: Acknowledgements, heard: Heard) -> None:
         """Add the bars at zero."""
         self._progress = progress
-        self._ledger = ledger
+        self._acknowledgements = acknowledgements
         self._heard = heard
         self._published = progress.add_task("published", total=None)
         self._announced = progress.add_task("announced", total=None)
@@ -187,20 +179,20 @@ class DemoBars:
 
     def show(self, expected: Awaited | None = None) -> None:
         """Update the bars."""
-        done = None if expected is None else self._ledger.published
+        done = None if expected is None else self._acknowledgements.published
         records = None if expected is None else len(expected.records)
         frames = None if expected is None else len(expected.frames)
-        self._progress.update(self._published, completed=self._ledger.published, total=done)
+        self._progress.update(self._published, completed=self._acknowledgements.published, total=done)
         self._progress.update(self._announced, completed=len(self._heard.announced_at_ms), total=records)
         for name, task in self._consumed.items():
             self._progress.update(task, completed=len(self._heard.frames[name]), total=frames)
 
 
 @contextmanager
-def bars(console: Console, ledger: AckLedger, heard: Heard) -> Iterator[DemoBars]:
+def bars(console: Console, acknowledgements: Acknowledgements, heard: Heard) -> Iterator[DemoBars]:
     """Show progress bars in the context."""
     with count_bars(console, is_shown=console.is_terminal, description="{task.description:>13}") as progress:
-        yield DemoBars(progress, ledger, heard)
+        yield DemoBars(progress, acknowledgements, heard)
 
 
 def wait_until_arrived(expected: Awaited, heard: Heard, check: Callable[[], None]) -> None:

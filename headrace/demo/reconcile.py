@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.demo.ledger import AckLedger, MessageOffset, RecordKey
+from headrace.demo.acknowledgements import Acknowledgements, MessageOffset, RecordKey
 from headrace.demo.listener import CONSUMERS, Awaited, Heard
 from headrace.demo.report import Findings
 from headrace.demo.sources import PublishedCounts
@@ -37,7 +37,7 @@ class SourceCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredCounts:
+class RecordLocation:
     """A record and the location of its bytes; `was_there` if it was ingested before the demo began."""
 
     identity: RecordKey
@@ -66,11 +66,11 @@ class DemoEvidence:
         rows = await self._fetch("dead_letters", *_columns(offsets), self._since)
         return {MessageOffset(*row[:3]): row[3] for row in rows}
 
-    async def records(self, keys: Iterable[RecordKey]) -> list[StoredCounts]:
+    async def records(self, keys: Iterable[RecordKey]) -> list[RecordLocation]:
         """Return those of the records that exist."""
         ids = [record_id(key.kind, key.digest) for key in keys]
         rows = await self._fetch("records", ids, self._since)
-        return [StoredCounts(RecordKey(Kind(row[0]), row[1]), *row[2:]) for row in rows]
+        return [RecordLocation(RecordKey(Kind(row[0]), row[1]), *row[2:]) for row in rows]
 
     async def _fetch(self, name: str, *values: object) -> list[Any]:
         async with borrowed(self._pool, self._dsn) as connection:
@@ -81,7 +81,7 @@ class DemoEvidence:
 class DemoOutcome:
     """What a demo published, what it expected to be announced, and what was announced."""
 
-    ledger: AckLedger
+    acknowledgements: Acknowledgements
     heard: Heard
     expected: Awaited
     sources: SourceCounts
@@ -89,8 +89,8 @@ class DemoOutcome:
 
 async def reconcile(settings: Settings, evidence: DemoEvidence, outcome: DemoOutcome) -> Findings:
     """Read the catalog and the store, and count."""
-    ledger, heard, sources = outcome.ledger, outcome.heard, outcome.sources
-    good, poison = ledger.good, ledger.poison
+    acknowledgements, heard, sources = outcome.acknowledgements, outcome.heard, outcome.sources
+    good, poison = acknowledgements.good, acknowledgements.poison
     sightings = await evidence.sightings(good)
     letters = await evidence.dead_letters(poison)
     stored = await evidence.records(good.values())
@@ -102,10 +102,10 @@ async def reconcile(settings: Settings, evidence: DemoEvidence, outcome: DemoOut
     wrong = [f"{offset} was recorded as {key}" for offset, key in sightings.items() if key != good[offset]]
     frames = outcome.expected.frames
     return Findings(
-        published=ledger.published,
-        unacknowledged=len(ledger.faults),
+        published=acknowledgements.published,
+        unacknowledged=len(acknowledgements.faults),
         expected_distinct=len(outcome.expected.records),
-        expected_dead_letters=ledger.dead_letters(),
+        expected_dead_letters=acknowledgements.dead_letters(),
         recorded=len(sightings),
         distinct=len(new),
         known_before=len(stored) - len(new),
@@ -125,7 +125,7 @@ async def reconcile(settings: Settings, evidence: DemoEvidence, outcome: DemoOut
         thumbnails_verified=len(heard.thumbnails) - len(lost_thumbnails),
         latencies_ms=latencies_ms(good, heard),
         strange=len(heard.faults) + len(wrong),
-        faults=[*ledger.faults, *heard.faults, *wrong, *lost, *lost_thumbnails],
+        faults=[*acknowledgements.faults, *heard.faults, *wrong, *lost, *lost_thumbnails],
     )
 
 
@@ -155,7 +155,7 @@ async def catalog_now(settings: Settings) -> datetime:
         return now
 
 
-async def verified(settings: Settings, bodies: Mapping[str, StoredCounts | str]) -> list[str]:
+async def verified(settings: Settings, bodies: Mapping[str, RecordLocation | str]) -> list[str]:
     """Read every body from the store and verify its digest; returns a sentence for each mismatch.
 
     The keys name the bodies in these sentences; a value is a record, or the digest of the object with that key.
@@ -163,7 +163,7 @@ async def verified(settings: Settings, bodies: Mapping[str, StoredCounts | str])
     blobs = Blobs.from_settings(settings)
     semaphore = asyncio.Semaphore(_READS_AT_ONCE_MAX)
 
-    async def check(name: str, body: StoredCounts | str) -> str | None:
+    async def check(name: str, body: RecordLocation | str) -> str | None:
         async with semaphore:
             return await _fault(blobs, name, body)
 
@@ -171,11 +171,11 @@ async def verified(settings: Settings, bodies: Mapping[str, StoredCounts | str])
     return [answer for answer in answers if answer is not None]
 
 
-async def _fault(blobs: Blobs, name: str, body: StoredCounts | str) -> str | None:
+async def _fault(blobs: Blobs, name: str, body: RecordLocation | str) -> str | None:
     match body:
         case str(digest):
             key, span = name, None
-        case StoredCounts(record_key, _, size_bytes, store_key, store_offset):
+        case RecordLocation(record_key, _, size_bytes, store_key, store_offset):
             if store_key is None:
                 return f"{name} has no blob in the catalog"
             digest, key = record_key.digest, store_key

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMED_MAX = 5  # faults shown in the verdict
+NAMED_MAX = 5  # faults shown below the table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +173,10 @@ def _checks(findings: Findings) -> list[Check]:
     return checks
 
 
-Row = tuple[str, object]
+TableRow = tuple[str, object]
 
 
-def rows(report: DemoReport) -> Iterator[Row]:
+def rows(report: DemoReport) -> Iterator[TableRow]:
     """Yield the rows of the table."""
     findings, seconds = report.findings, report.circumstances.seconds
     publishing_s = seconds.get("publish", 0.0)
@@ -207,7 +207,7 @@ def rows(report: DemoReport) -> Iterator[Row]:
     yield "time", ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
 
 
-def verdict(report: DemoReport) -> Iterator[str]:
+def conclusion(report: DemoReport) -> Iterator[str]:
     """Yield the sentences below the table: the failed checks and the faults."""
     if report.good:
         yield f"Every number adds up: {len(report.checks)} checks hold."

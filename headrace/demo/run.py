@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from headrace.demo.acknowledgements import Acknowledgements
 from headrace.demo.fault_injector import FaultInjector
-from headrace.demo.ledger import AckLedger
 from headrace.demo.line import PICTURES_PER_S, Line, draw, frames_in
 from headrace.demo.listener import AnnouncementListener, Awaited, awaited, bars, wait_until_arrived
 from headrace.demo.reconcile import DemoOutcome, SourceCounts, catalog_now, opened, reconcile
@@ -135,24 +135,26 @@ def perform(scene: Scene, settings: Settings, stopwatch: Stopwatch, console: Con
         HeadraceError: a server became unreachable.
     """
     since = asyncio.run(catalog_now(settings))
-    ledger = AckLedger()
-    with AnnouncementListener(settings) as listener, bars(console, ledger, listener.heard) as shown:
-        sources = _publish(scene, settings, ledger, lambda: _both(listener.check, shown.show))
+    acknowledgements = Acknowledgements()
+    with AnnouncementListener(settings) as listener, bars(console, acknowledgements, listener.heard) as shown:
+        sources = _publish(scene, settings, acknowledgements, lambda: _both(listener.check, shown.show))
         stopwatch.end("publish")
-        expected = asyncio.run(_expected(settings, ledger, since))
+        expected = asyncio.run(_expected(settings, acknowledgements, since))
         wait_until_arrived(expected, listener.heard, lambda: _both(listener.check, lambda: shown.show(expected)))
         stopwatch.end("arrive")
-    outcome = DemoOutcome(ledger, listener.heard, expected, sources)
+    outcome = DemoOutcome(acknowledgements, listener.heard, expected, sources)
     findings = asyncio.run(_reconcile(settings, since, outcome))
     stopwatch.end("verify")
     return findings
 
 
-def _publish(scene: Scene, settings: Settings, ledger: AckLedger, check: Callable[[], None]) -> SourceCounts:
+def _publish(
+    scene: Scene, settings: Settings, acknowledgements: Acknowledgements, check: Callable[[], None]
+) -> SourceCounts:
     """Publish until the scene ends; `check` is called repeatedly and may raise."""
     with Publisher.from_settings(settings) as publisher:
-        sources = _sources(scene, publisher, ledger)
-        fault_injector = FaultInjector(settings, ledger, sources, site=next(iter(SITES)), seed=scene.seed)
+        sources = _sources(scene, publisher, acknowledgements)
+        fault_injector = FaultInjector(settings, acknowledgements, sources, site=next(iter(SITES)), seed=scene.seed)
         ends_at = time.monotonic() + scene.seconds_max if scene.seconds_max else None
         sources.start()
         fault_injector.start()
@@ -163,12 +165,12 @@ def _publish(scene: Scene, settings: Settings, ledger: AckLedger, check: Callabl
         finally:
             sources.stop()
             fault_injector.stop()
-        ledger.settled(_SETTLE_S_MAX)
+        acknowledgements.settled(_SETTLE_S_MAX)
     return SourceCounts(None if scene.seconds_max else sources.planned, sources.done)
 
 
-def _sources(scene: Scene, publisher: Publisher, ledger: AckLedger) -> Sources:
-    sources = Sources(publisher, ledger, seed=scene.seed)
+def _sources(scene: Scene, publisher: Publisher, acknowledgements: Acknowledgements) -> Sources:
+    sources = Sources(publisher, acknowledgements, seed=scene.seed)
     if scene.video is not None:
         sources.add_camera(scene.video, "camera-1", next(iter(SITES)), frames=scene.video_frames)
     for site, (line, pictures) in scene.lines.items():
@@ -178,11 +180,11 @@ def _sources(scene: Scene, publisher: Publisher, ledger: AckLedger) -> Sources:
     return sources
 
 
-async def _expected(settings: Settings, ledger: AckLedger, since: datetime) -> Awaited:
-    keys = frozenset(ledger.good.values())
+async def _expected(settings: Settings, acknowledgements: Acknowledgements, since: datetime) -> Awaited:
+    keys = frozenset(acknowledgements.good.values())
     async with opened(settings, since) as evidence:
         stored = await evidence.records(keys)
-    return awaited(ledger, frozenset(record.identity for record in stored if record.was_there))
+    return awaited(acknowledgements, frozenset(record.identity for record in stored if record.was_there))
 
 
 async def _reconcile(settings: Settings, since: datetime, outcome: DemoOutcome) -> Findings:

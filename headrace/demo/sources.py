@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from headrace.demo.ledger import AckLedger
+from headrace.demo.acknowledgements import Acknowledgements
 from headrace.demo.line import PICTURES_PER_S, Line, LinePart, clip_of, readings_of
 from headrace.producers import Camera, Delivery, Device, Publisher
 from headrace.producers.source import unix_us
@@ -28,15 +28,15 @@ class PublishedCounts:
 
 
 class Sources:
-    """All cameras and devices of a demo; faults in their threads go to the ledger."""
+    """All cameras and devices of a demo; faults in their threads go to the acknowledgements."""
 
-    def __init__(self, publisher: Publisher, ledger: AckLedger, *, seed: int) -> None:
+    def __init__(self, publisher: Publisher, acknowledgements: Acknowledgements, *, seed: int) -> None:
         """Prepare; nothing is published before `start`."""
         self.planned = PublishedCounts()
         self.done = PublishedCounts()
         self.sample: Frame | None = None
         self._publisher = publisher
-        self._ledger = ledger
+        self._acknowledgements = acknowledgements
         self._seed = seed
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -49,21 +49,21 @@ class Sources:
         random = self._random(source_id, site)
 
         def on_published(event: InputEvent, delivery: Delivery) -> None:
-            self._ledger.expect(delivery)
+            self._acknowledgements.expect(delivery)
             if isinstance(event, Frame):
                 self._count(frames=1)
                 self.sample = self.sample or event
             with self._lock:  # clips and frames of a camera come from different threads
                 twice = random.random() < TWICE_SHARE
             if twice:
-                self._ledger.expect(self._publisher.publish(event))
+                self._acknowledgements.expect(self._publisher.publish(event))
 
         camera = Camera(self._publisher, media, source_id, site, fps=fps, realtime=True, on_published=on_published)
         self._ends.callback(camera.stop)
 
         def capture() -> None:
             for fault in camera.run().faults:
-                self._ledger.fail(f"{source_id} at {site}: {fault}")
+                self._acknowledgements.fail(f"{source_id} at {site}: {fault}")
 
         self._add(capture, f"{source_id} at {site}")
 
@@ -121,9 +121,9 @@ class Sources:
                 clip=clip,
                 captured_at_us=captured_at_us,
             )
-            self._ledger.expect(reported.ldo)
+            self._acknowledgements.expect(reported.ldo)
             if reported.clip is not None:
-                self._ledger.expect(reported.clip)
+                self._acknowledgements.expect(reported.clip)
         self._count(reports=1)
 
     def _count(self, *, frames: int = 0, reports: int = 0) -> None:
@@ -135,7 +135,7 @@ class Sources:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - any error of a source must appear in the report
-                self._ledger.fail(f"{name} ended: {type(error).__name__}: {error}")
+                self._acknowledgements.fail(f"{name} ended: {type(error).__name__}: {error}")
 
         self._threads.append(threading.Thread(target=guarded, name=name, daemon=True))
 

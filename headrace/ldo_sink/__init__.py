@@ -1,4 +1,3 @@
-from headrace.ldo_sink.environment import from_env
-from headrace.ldo_sink.sink import LdoSink, SinkCounts
+from headrace.ldo_sink.sink import LdoSink, SinkCounts, from_env
 
 __all__ = ["LdoSink", "SinkCounts", "from_env"]

@@ -11,10 +11,10 @@ from enum import Enum, auto
 from typing import Any
 
 from headrace.runtime.backoff import Backoff
+from headrace.schemas.limits import LDO_BODY_BYTES_MAX
 
 DELAY_S = 1.0
 DELAY_S_MAX = 60.0
-METADATA_BYTES_MAX = 1024 * 1024  # the contract's limit on an LDO
 
 _TIMES = frozenset({"captured_at", "timestamp"})
 # The LDO itself is invalid, so a retry would fail too. Any other error may be temporary (a key is corrected, a server
@@ -67,8 +67,8 @@ def metadata_of(
     if not _TIMES & metadata["context"].keys():
         metadata["captured_at"] = now_s
     data = json.dumps(metadata, allow_nan=False, ensure_ascii=False, default=_plain).encode()
-    if len(data) > METADATA_BYTES_MAX:
-        raise ValueError(f"the metadata of an LDO has at most {METADATA_BYTES_MAX} bytes")
+    if len(data) > LDO_BODY_BYTES_MAX:
+        raise ValueError(f"the metadata of an LDO has at most {LDO_BODY_BYTES_MAX} bytes")
     return data
 
 

@@ -5,10 +5,12 @@ counted. One background thread moves LDOs from the queue to the spool, and anoth
 so a slow service never keeps an LDO from the disk.
 """
 
+import atexit
 import logging
 import os
 import queue
 import random
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,6 +24,7 @@ from typing import Any
 from headrace.ldo_sink.post import Answer, LdoService
 from headrace.ldo_sink.request import PostOutcome, delay_s, metadata_of, outcome_of
 from headrace.ldo_sink.spool import LdoSpool, SpoolFullError
+from headrace.schemas.limits import MIB
 
 QUEUE_LDOS_MAX = 256
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
@@ -31,6 +34,15 @@ ATTEMPTS_MAX = 8  # consecutive, then the next LDO: one that breaks the service 
 _LOG_EVERY_S = 60.0
 _KEEP_AGAIN_S = 1.0  # after a disk error
 _LOOK_S = 0.2
+
+# The environment variables that configure the sink.
+SWITCH = "USE_DATA_INGESTION"
+URL = "DATA_INGESTION_URL"
+SPOOL = "DATA_INGESTION_SPOOL"
+SPOOL_MIB = "DATA_INGESTION_SPOOL_MIB"
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_SPOOL_MIB = 256
 
 log = logging.getLogger("headrace.ldo_sink")
 
@@ -45,12 +57,15 @@ class SinkCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ldo:
+class QueuedLdo:
+    """An LDO that is not in the spool yet."""
+
     metadata: bytes
     video: bytes | Path | None
 
     @property
     def size_bytes(self) -> int:
+        """The bytes that it holds in memory."""
         return len(self.metadata) + (len(self.video) if isinstance(self.video, bytes) else 0)
 
 
@@ -129,7 +144,7 @@ class LdoSink:
 
     def _accept(self, ldo_id: str, *parts: Any) -> bool:
         *objects, video = parts
-        ldo = _Ldo(metadata_of(ldo_id, *objects, now_s=time.time()), _video(video))
+        ldo = QueuedLdo(metadata_of(ldo_id, *objects, now_s=time.time()), _video(video))
         if self._service is None:
             self._drop("no_address", "DATA_INGESTION_URL is not usable")
             return False
@@ -139,22 +154,22 @@ class LdoSink:
         with self._counting:
             if self._thread is None:
                 self._start()
-            room = self._queued_bytes + ldo.size_bytes <= QUEUE_BYTES_MAX
-            if room:
+            has_space = self._queued_bytes + ldo.size_bytes <= QUEUE_BYTES_MAX
+            if has_space:
                 try:
                     self._queue.put_nowait(ldo)
                 except queue.Full:
-                    room = False
+                    has_space = False
                 else:
                     self._queued_bytes += ldo.size_bytes
-        if not room:
+        if not has_space:
             self._drop("queue_full", "LDOs arrive faster than they can be written")
             return False
         self._queued.set()
         return True
 
     def _begin(self) -> None:
-        self._queue: queue.Queue[_Ldo] = queue.Queue(QUEUE_LDOS_MAX)
+        self._queue: queue.Queue[QueuedLdo] = queue.Queue(QUEUE_LDOS_MAX)
         self._queued_bytes = 0
         self._counting = threading.Lock()
         self._keeping = threading.Lock()
@@ -295,3 +310,56 @@ def _video(video: Any) -> bytes | Path | None:
     if video is None or isinstance(video, bytes | Path):
         return video
     return bytes(video) if isinstance(video, bytearray | memoryview) else Path(video)
+
+
+def from_env(environment: Mapping[str, str] | None = None) -> LdoSink:
+    """Return the sink that the environment configures; it does nothing unless USE_DATA_INGESTION is true.
+
+    Never raises: an invalid DATA_INGESTION_URL is logged, and dropped LDOs are counted. When the process ends, the sink
+    sends for at most 5 seconds and leaves the rest in DATA_INGESTION_SPOOL for the next start.
+    """
+    variables = os.environ if environment is None else environment
+    spool = Path(variables.get(SPOOL) or _state_directory(variables))
+    bytes_max = _spool_mib(variables.get(SPOOL_MIB, "")) * MIB
+    if variables.get(SWITCH, "").strip().lower() not in _TRUE:
+        return LdoSink(None, lambda: _opened(spool, bytes_max), is_on=False)
+    sink = LdoSink(_service(variables.get(URL, "")), lambda: _opened(spool, bytes_max))
+    atexit.register(sink.close)
+    return sink
+
+
+def _opened(directory: Path, bytes_max: int) -> LdoSpool:
+    try:
+        return LdoSpool(directory, bytes_max)
+    except OSError as error:
+        log.error(  # noqa: TRY400 - the host's log gets one line, without a traceback
+            "ldo sink: cannot write to %s (%s): LDOs not sent when this process ends are lost; set %s",
+            directory,
+            error.strerror,
+            SPOOL,
+        )
+        return LdoSpool(Path(tempfile.mkdtemp(prefix="headrace-ldo-sink-")), bytes_max, is_temporary=True)
+
+
+def _service(url: str) -> LdoService | None:
+    try:
+        return LdoService(url.strip())
+    except ValueError:
+        # The value is not logged: it may contain a password.
+        log.error(  # noqa: TRY400
+            "ldo sink: %s is not usable: it must be http://host:port or https://host", URL
+        )
+        return None
+
+
+def _state_directory(variables: Mapping[str, str]) -> Path:
+    state = variables.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path(variables.get("HOME") or "/", ".local", "state")) / "headrace-ldo-sink"
+
+
+def _spool_mib(text: str) -> int:
+    if len(text) < 8 and text.isdecimal() and 1 <= int(text) <= 1_048_576:
+        return int(text)
+    if text:
+        log.error("ldo sink: %s is not usable: it must be a number of mebibytes from 1 to 1048576", SPOOL_MIB)
+    return _SPOOL_MIB

@@ -115,11 +115,11 @@ class ManagedProcess:
                 self._context.log(f"{self.spec.name}: could not be started: {error}")
                 return _COULD_NOT_START
             self._update(state=ProcessState.STARTING, pid=running.pid, ready_s=None)
-        watching = asyncio.create_task(self._watch_ready(began))
+        ready_task = asyncio.create_task(self._watch_ready(began))
         try:
             return await running.wait()
         finally:
-            watching.cancel()
+            ready_task.cancel()
 
     async def _start(self) -> asyncio.subprocess.Process:
         spec = self.spec

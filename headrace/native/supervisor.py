@@ -121,10 +121,10 @@ async def _supervise(state: StateDir, config: StackConfig, owner: psutil.Process
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watching = asyncio.create_task(watch_owner(owner, stop)) if owner else None
+    owner_task = asyncio.create_task(watch_owner(owner, stop)) if owner else None
     await Supervisor(process_specs(config, state), state, stack_id=config.stack_id, log=_log).run(stop)
-    if watching is not None:
-        watching.cancel()
+    if owner_task is not None:
+        owner_task.cancel()
     return owner is not None and not is_alive(owner)
 
 

@@ -2,19 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import cv2
+
 from headrace.producers.bodies import describe_clip, describe_frame
 from headrace.producers.clips import Clipper, cut
 from headrace.producers.delivery import Delivery, DeliveryStats, EventPublisher
 from headrace.producers.publisher import DELIVERY_S_MAX
-from headrace.producers.qr import Appearances, find_codes
 from headrace.producers.source import Source, fields_of, unix_us
 from headrace.producers.video_frames import (
+    Pixels,
     Skipped,
     VideoFrame,
     VideoFrames,
@@ -33,6 +35,7 @@ from headrace.schemas.reject import RejectCode, RejectedError
 _HEAD_BYTES = 64 * KIB  # enough to tell an image from a video
 
 OnPublished: TypeAlias = Callable[[InputEvent, Delivery], None]
+CODE_GONE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Camera:
         self._finds_codes = find_codes or clip_on_code
         self._clip_on_code = clip_on_code
         self._realtime = realtime and not isinstance(source, int)
-        self._tally_given = tally
+        self._given_stats = tally
         self._on_published = on_published
         self._stopped = threading.Event()
         self._begin()
@@ -110,7 +113,7 @@ class Camera:
             with closing(self._video_frames()) as video_frames:
                 for video_frame in video_frames:
                     if isinstance(video_frame, Skipped):
-                        self._tally.fail(f"{video_frame.name} was not published: {video_frame.why}")
+                        self._delivery_stats.fail(f"{video_frame.name} was not published: {video_frame.why}")
                         continue
                     self._take(self._paced(video_frame, began_s))
                     left = None if left is None else left - 1
@@ -118,8 +121,8 @@ class Camera:
                         break
         finally:
             self._clipper.finish()
-            self._tally.wait(DELIVERY_S_MAX + 1)
-        return _report(self._tally)
+            self._delivery_stats.wait(DELIVERY_S_MAX + 1)
+        return _report(self._delivery_stats)
 
     def clip(self, about: str | None = None) -> Delivery:
         """Cut an MP4 clip of CLIP_S seconds around now and publish it; may be called from any thread.
@@ -138,7 +141,7 @@ class Camera:
 
     def _begin(self) -> None:
         self._stopped.clear()
-        self._tally = self._tally_given or DeliveryStats()
+        self._delivery_stats = self._given_stats or DeliveryStats()
         self._appearances = Appearances()
         self._clipper = Clipper(self._publish_clip)
 
@@ -165,7 +168,7 @@ class Camera:
         try:
             self._publish(frame)
         except RejectedError as rejected:
-            self._tally.fail(f"a frame was not published: {rejected.reason}")
+            self._delivery_stats.fail(f"a frame was not published: {rejected.reason}")
             return
         self._clipper.see(video_frame)
         if not self._finds_codes:
@@ -177,7 +180,7 @@ class Camera:
             try:
                 self._publish(Cid(**fields_of(origin), code=code, seen_in=frame.sha256))
             except RejectedError as rejected:
-                self._tally.fail(f"a code was not published: {rejected.reason}")
+                self._delivery_stats.fail(f"a code was not published: {rejected.reason}")
                 continue
             if self._clip_on_code:
                 self._clipper.request(code)
@@ -190,19 +193,19 @@ class Camera:
             clip = describe_clip(body, self._source.origin(video_frames[0].captured_at_us), about=about)
             return self._publish(clip)
         except Exception as error:
-            self._tally.fail(f"the clip about {about} was not published: {error}")
+            self._delivery_stats.fail(f"the clip about {about} was not published: {error}")
             raise
 
     def _publish(self, event: InputEvent) -> Delivery:
         delivery = self._publisher.publish(event)
-        self._tally.add(event, delivery)
+        self._delivery_stats.add(event, delivery)
         if self._on_published is not None:
             self._on_published(event, delivery)
         return delivery
 
 
-def _report(tally: DeliveryStats) -> CameraReport:
-    counts = tally.counts()
+def _report(delivery_stats: DeliveryStats) -> CameraReport:
+    counts = delivery_stats.counts()
     return CameraReport(
         frames=counts.by_kind[Kind.FRAME],
         codes=counts.by_kind[Kind.CID],
@@ -230,3 +233,45 @@ def _is_image(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return head[:2] == b"\xff\xd8" or image_header(head) is not None
+
+
+def find_codes(pixels: Pixels) -> list[str]:
+    """Return the distinct texts of the QR codes in BGR pixels, in the order of detection."""
+    return list(dict.fromkeys(text for text in _texts(pixels) if text))
+
+
+class Appearances:
+    """Tracks the codes in view, so that a code that stays in view is reported once.
+
+    A code that was out of view for more than `gone_s` seconds is new again, and is forgotten after that time.
+    """
+
+    def __init__(self, gone_s: float = CODE_GONE_S) -> None:
+        """Begin with nothing in view."""
+        self._gone_us = round(gone_s * 1_000_000)
+        self._seen_at_us: dict[str, int] = {}
+
+    def new(self, codes: Iterable[str], at_us: int) -> list[str]:
+        """Return the codes in view now that were not in view before; times never decrease."""
+        since_us = at_us - self._gone_us
+        in_view = {code: seen for code, seen in self._seen_at_us.items() if seen >= since_us}
+        now = list(codes)
+        self._seen_at_us = in_view | dict.fromkeys(now, at_us)
+        return [code for code in now if code not in in_view]
+
+
+def _with_opencv(pixels: Pixels) -> list[str]:
+    _, texts, _, _ = cv2.QRCodeDetector().detectAndDecodeMulti(pixels)
+    return list(texts)
+
+
+def _qr_reader() -> Callable[[Pixels], list[str]]:
+    try:
+        import zxingcpp
+    except ImportError:
+        return _with_opencv  # there is no wheel for some machines; OpenCV finds fewer codes but is always installed
+    formats = zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode)
+    return lambda pixels: [barcode.text for barcode in zxingcpp.read_barcodes(pixels, formats=formats)]
+
+
+_texts = _qr_reader()

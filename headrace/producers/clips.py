@@ -129,7 +129,7 @@ class Clipper:
         self._last_us: int | None = None
         self._finished = False
         self._lock = threading.Lock()
-        self._room = threading.BoundedSemaphore(CLIPS_WAITING_MAX)
+        self._waiting_clips = threading.BoundedSemaphore(CLIPS_WAITING_MAX)
         self._cutter = ThreadPoolExecutor(1, "clips")
 
     def see(self, video_frame: VideoFrame) -> None:
@@ -174,8 +174,10 @@ class Clipper:
     def _hand_over(self, due: Sequence[_ClipRequest]) -> None:
         for request in due:
             video_frames = self._ring.between(request.at_us - _CLIP_US // 2, request.at_us + _CLIP_US // 2)
-            self._room.acquire()
-            self._cutter.submit(self._fulfil, request, video_frames).add_done_callback(lambda _: self._room.release())
+            self._waiting_clips.acquire()
+            self._cutter.submit(self._fulfil, request, video_frames).add_done_callback(
+                lambda _: self._waiting_clips.release()
+            )
 
     def _fulfil(self, request: _ClipRequest, video_frames: Sequence[VideoFrame]) -> None:
         try:

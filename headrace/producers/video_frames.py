@@ -13,8 +13,10 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from headrace.runtime.errors import HeadraceError
-from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN, FRAME_BYTES_MAX, FRAME_PIXELS_MAX
+from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX
 from headrace.schemas.media_probe import image_header
+from headrace.schemas.reject import RejectedError
+from headrace.schemas.validate import check_captured_at
 
 IMAGES_PER_S = 1.0  # of a folder, without `fps`
 _OWN_RATE = 25.0  # of a video whose frames have no times
@@ -90,7 +92,7 @@ def read_video(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Ca
         HeadraceError: video_unreadable; the frames before the fault are yielded.
     """
     began_us = written_at_us(path, clock_us)
-    pace = FrameSampler(fps)
+    sampler = FrameSampler(fps)
     try:
         # Only this file: a playlist disguised as a video must not open URLs.
         with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
@@ -107,7 +109,7 @@ def read_video(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Ca
                 at_us = max(at_us, now_us - first_us)
                 if frame.width * frame.height > FRAME_PIXELS_MAX:
                     raise _unreadable(path, f"frames of {frame.width} x {frame.height} pixels are too large")
-                if pace.takes(at_us):
+                if sampler.takes(at_us):
                     pixels = np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
                     yield VideoFrame(to_jpeg(pixels, jpeg_quality), at_us, began_us + at_us, pixels)
     except (FFmpegError, OSError) as error:
@@ -128,14 +130,14 @@ def read_camera(index: int, *, fps: float | None, jpeg_quality: int, clock_us: C
             raise _no_camera(index, "it cannot be opened")
         if fps:
             camera.set(cv2.CAP_PROP_FPS, fps)
-        pace = FrameSampler(fps)
+        sampler = FrameSampler(fps)
         began_ns = time.monotonic_ns()
         while True:
             good, pixels = camera.read()
             if not good:
                 raise _no_camera(index, "it delivers no more frames")
             at_us = (time.monotonic_ns() - began_ns) // 1000
-            if pace.takes(at_us):
+            if sampler.takes(at_us):
                 shown = np.asarray(pixels, dtype=np.uint8)
                 yield VideoFrame(to_jpeg(shown, jpeg_quality), at_us, clock_us(), shown)
     finally:
@@ -175,7 +177,11 @@ def written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
     """Return a file's modification time, or now if an event with that time would be rejected."""
     # Archives and reproducible builds set times before 2000; a wrong clock may have set one in the future.
     written_us, now_us = path.stat().st_mtime_ns // 1000, clock_us()
-    return written_us if CAPTURED_AT_US_MIN <= written_us <= now_us + CAPTURED_AHEAD_US_MAX else now_us
+    try:
+        check_captured_at(written_us, now_us)
+    except RejectedError:
+        return now_us
+    return written_us
 
 
 def _unreadable(path: Path, why: str) -> HeadraceError:

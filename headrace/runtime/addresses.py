@@ -34,6 +34,12 @@ def networks_of(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
+def authority_of(host: str, port: int, default_port: int) -> str:
+    """Return a URL's authority: the host, an IPv6 address in brackets, and the port unless it is the default."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port == default_port else f"{name}:{port}"
+
+
 def is_allowed(address: str, networks: Iterable[Network]) -> bool:
     """Return whether a numeric address may be connected to."""
     try:

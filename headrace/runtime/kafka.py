@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -91,6 +91,18 @@ def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
     return unreachable(
         "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to its address"
     )
+
+
+class DeliveryErrors:
+    """Keeps the first error of the messages that a producer could not deliver; `note` is their `on_delivery`."""
+
+    def __init__(self) -> None:
+        self.first: KafkaError | None = None
+
+    def note(self, error: KafkaError | None, _message: Message) -> None:
+        """Take one delivery report."""
+        if self.first is None:
+            self.first = error
 
 
 def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:

@@ -8,7 +8,7 @@ from headrace.schemas.events import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRow:
-    """The location of a blob in the store: an object of its own, or `size_bytes` from `store_offset` of a pack."""
+    """The place of a blob: an object of its own, or `size_bytes` from `store_offset` of a pack."""
 
     digest: bytes
     size_bytes: int
@@ -76,7 +76,7 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveRow:
-    """The outcome of a redriven dead letter: a record, or another rejection."""
+    """The outcome of a redriven dead letter: a record, or another refusal."""
 
     dead_letter_id: UUID
     attempt: int
@@ -87,7 +87,7 @@ class RedriveRow:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The original position of the message that this attempt redrives."""
+    """The original place of the message that this attempt redrives."""
 
     attempt: int
     topic: str
@@ -99,7 +99,7 @@ class Original:
 class RowBatch:
     """The rows of one transaction, each list in the order of the messages.
 
-    `collection_epoch` was read from the catalog before the first of the batch's objects was put
+    `generation` is the catalog's, read before the first of the batch's objects was put
     (`headrace/store/catalog/orphan_gc.py`).
     """
 
@@ -108,30 +108,22 @@ class RowBatch:
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
     redrives: list[RedriveRow] = field(default_factory=list)
-    collection_epoch: int | None = None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
     """The new rows of a transaction; a repeated batch has none."""
 
-    new_records: frozenset[UUID] = frozenset()
-    new_sightings: int = 0
-    duplicates: int = 0  # rows of the batch's records that the catalog, or the batch itself, had already
-    new_dead_letters: int = 0
-
-    def __add__(self, other: "CommitResult") -> "CommitResult":
-        return CommitResult(
-            self.new_records | other.new_records,
-            self.new_sightings + other.new_sightings,
-            self.duplicates + other.duplicates,
-            self.new_dead_letters + other.new_dead_letters,
-        )
+    new_records: frozenset[UUID]
+    new_sightings: int
+    duplicates: int  # rows of the batch's records that the catalog, or the batch itself, had already
+    new_dead_letters: int
 
 
 @dataclass(frozen=True, slots=True)
-class BlobLocation:
-    """The location of a blob: in the store, or with `archived_at_us` in the archive."""
+class BlobPlace:
+    """The place of a blob: in the store, or with `archived_at_us` in the archive."""
 
     digest: bytes
     size_bytes: int

@@ -50,6 +50,11 @@ def new_traceparent(random_bytes: bytes) -> str:
     return f"00-{random_bytes[:16].hex()}-{random_bytes[16:24].hex()}-01"
 
 
+def unix_us_of(time: datetime) -> int:
+    """Return a time in microseconds since 1970; a time without a zone is UTC."""
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
 def rfc3339(time_us: int) -> str:
     """Return microseconds since 1970 as RFC 3339 text in UTC."""
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat().replace("+00:00", "Z")

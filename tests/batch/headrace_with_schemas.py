@@ -11,6 +11,6 @@ from headrace.schemas.registry import REGISTRY
 if __name__ == "__main__":
     # Everything shares the one registry, so it is filled anew in its place.
     REGISTRY.__init__(Path(sys.argv.pop(1)))  # type: ignore[misc]
-    from headrace.cli import main
+    from headrace.cli.app import main
 
     main()

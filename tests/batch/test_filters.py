@@ -2,7 +2,7 @@ from uuid import UUID
 
 import pytest
 
-from headrace.batch.filters import letter_filters
+from headrace.batch.redrive import letter_filters
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.store.catalog.dead_letters import DeadLetterState, LetterFilters
 

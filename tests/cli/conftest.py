@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli import main
+from headrace.cli.app import main
 from tests.cli.command_runs import CANARY, Command, Ended
 from tests.processes import free_port
 

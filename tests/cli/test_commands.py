@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from headrace.cli import app
+from headrace.cli.app import app
 from headrace.runtime.errors import Exit
 from tests.cli.command_runs import CANARY, ENDS_S_MAX, Command, process
 

@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Blocker())
 """
 _COMMANDS = """
 import contextlib, io, json
-from headrace.cli import main
+from headrace.cli.app import main
 results = []
 for arguments in json.loads(sys.argv[1]):
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -108,9 +108,9 @@ def test_the_package_alone_loads_nothing_of_others() -> None:
         ("import headrace.streams.consumers.app", ("camera", "service"), (*MIGRATIONS, *BUCKETS, "av", "faust")),
         ("import headrace.gateway.app", ("gateway",), ("PIL",)),
         ("import headrace.gateway.capture.worker", ("camera", "gateway"), ("PIL", "redis", "uvicorn")),
-        ("import headrace.batch.archive, headrace.batch.fsck, headrace.batch.redrive", ("service",), ()),
+        ("import headrace.batch.archive.job, headrace.batch.fsck.check, headrace.batch.redrive", ("service",), ()),
         ("import headrace.batch.export.parquet", ("export",), ()),
-        ("import headrace.native, headrace.demo, headrace.bench", ("native",), ()),
+        ("import headrace.native, headrace.demo.run, headrace.bench.run", ("native",), ()),
     ],
 )
 def test_a_part_needs_no_package_beyond_its_extras(

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import headrace.bench
+import headrace.bench.run
 from headrace.bench import bodies
 from headrace.bench.backlog import frames, ldos
 from headrace.bench.figures import CommittedRows, Figure, Worked, as_json, of_peer, rate, rows
@@ -81,7 +81,7 @@ def test_the_json_has_each_figure_by_name():
 def test_the_command_prints_one_json_object_last(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        headrace.bench, "run", lambda cases, options, _: asked.append((cases, options)) or (FIGURES, {"cores": 2})
+        headrace.bench.run, "run", lambda cases, options, _: asked.append((cases, options)) or (FIGURES, {"cores": 2})
     )
     app = typer.Typer()
     demo.register(app)

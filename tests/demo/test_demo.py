@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from headrace.demo import DemoOptions, run, verdict
+from headrace.demo.report import conclusion
+from headrace.demo.run import DemoOptions, run
 from headrace.native.layout import StateDir
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -13,7 +14,7 @@ def test_a_short_demonstration_adds_up_and_leaves_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     talk = io.StringIO()
     report = run(DemoOptions(store="local", seconds=5), tmp_path / "state", Console(file=talk))
-    assert report.good, "\n".join(verdict(report))
+    assert report.good, "\n".join(conclusion(report))
     assert report.findings.published > 100
     assert report.findings.duplicates > 0
     assert report.findings.consumed == {"preprocessing": 100, "perception": 100}

@@ -4,7 +4,7 @@ import numpy as np
 import orjson
 
 from headrace.demo.line import HEIGHT, PICTURES_PER_S, WIDTH, Line, clip_of, draw, readings_of
-from headrace.producers.qr import find_codes
+from headrace.producers.camera import find_codes
 from headrace.producers.video_frames import from_image, to_jpeg
 from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Ldo

@@ -4,12 +4,12 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-import headrace.demo
+import headrace.demo.run
 from headrace.cli.app import app
-from headrace.demo.ledger import MessageOffset, RecordKey
+from headrace.demo.acknowledgements import MessageOffset, RecordKey
 from headrace.demo.listener import Heard
 from headrace.demo.reconcile import latencies_ms
-from headrace.demo.report import Circumstances, Findings, as_json, percentile, report_of, rows, verdict
+from headrace.demo.report import Circumstances, Findings, as_json, conclusion, percentile, report_of, rows
 from headrace.schemas.events import Kind
 
 GOOD = Findings(
@@ -60,7 +60,7 @@ def test_numbers_that_add_up_are_good():
     report = report_of(GOOD, HOW)
     assert report.good
     assert GOOD.duplicates == 27
-    assert next(verdict(report)).startswith("Every number adds up")
+    assert next(conclusion(report)).startswith("Every number adds up")
 
 
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN.keys())
@@ -68,7 +68,7 @@ def test_one_wrong_number_fails_and_is_named(change):
     report = report_of(replace(GOOD, **change), HOW)
     assert not report.good
     assert report.failed
-    said = list(verdict(report))
+    said = list(conclusion(report))
     assert all(any(check.says in line for line in said) for check in report.failed)
 
 
@@ -80,7 +80,7 @@ def test_a_demonstration_that_was_ended_early_has_no_plan_to_fulfil():
     ("findings", "code"), [(GOOD, 0), *((replace(GOOD, **change), 1) for change in BROKEN.values())]
 )
 def test_the_exit_code_and_the_last_line_say_so(monkeypatch, findings, code):
-    monkeypatch.setattr(headrace.demo, "run", lambda *_: report_of(findings, HOW))
+    monkeypatch.setattr(headrace.demo.run, "run", lambda *_: report_of(findings, HOW))
     result = CliRunner().invoke(app, ["demo", "--store", "local", "--json"])
     assert result.exit_code == code
     said = orjson.loads(result.stdout.splitlines()[-1])

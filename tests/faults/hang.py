@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 
-from headrace.cli import main
+from headrace.cli.app import main
 from headrace.schemas.events import Kind
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import DecodedBatch

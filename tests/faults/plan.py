@@ -7,7 +7,7 @@ from math import exp, log
 from random import Random
 from typing import assert_never
 
-from headrace.demo.poison import Build, Ingredients, wrong_digest
+from headrace.demo.fault_injector import Build, Ingredients, wrong_digest
 from headrace.producers import describe_clip, describe_frame
 from headrace.producers.source import fields_of
 from headrace.schemas.digest import canonical_body, record_id, sha256_hex

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headrace.demo.poison import POISONS, Build, Ingredients, Poison
+from headrace.demo.fault_injector import POISONS, Build, Ingredients, Poison
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import sha256_hex, staging_key
 from headrace.schemas.events import Kind

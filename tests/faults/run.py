@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from headrace.batch.fsck import FsckOptions, FsckProblem, open_and_check
+from headrace.batch.fsck.check import FsckOptions, open_and_check
+from headrace.batch.fsck.findings import FsckProblem
 from headrace.store.blobs.blob_store import Blobs
 from tests.faults.acks import Acks, read_acks
 from tests.faults.checker import Verdict, check

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from headrace.batch.fsck import Finding, FsckProblem, FsckReport
+from headrace.batch.fsck.findings import Finding, FsckProblem, FsckReport
 from tests.faults.experiments.collection import outcome_of
 
 KEYS = ("one", "two", "three")

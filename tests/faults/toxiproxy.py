@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from headrace.native.go_install import BuildError, GoProgram, go_install
+from headrace.native.minio import BuildError, GoProgram, go_install
 from headrace.runtime.errors import Exit, HeadraceError
 from tests.processes import free_port
 

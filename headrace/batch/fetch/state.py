@@ -29,7 +29,9 @@ _CONFIRM_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class StateLine:
+    """The line of one URL (by its digest) at a position of the file."""
+
     position: int
     url: bytes
     offset: int
@@ -71,7 +73,7 @@ class FetchState:
 
     async def confirm(self, statuses: IngestStatuses) -> None:
         """Look up which lines were committed; raises CatalogUnavailableError or CatalogRefusedError."""
-        lines: list[_Line] = []
+        lines: list[StateLine] = []
         for line in self._lines():
             lines.append(line)
             if len(lines) == _CONFIRM_LINES:
@@ -114,7 +116,7 @@ class FetchState:
         """Record that the line at a position was committed."""
         self._positions[_url_digest(url)] = position
 
-    async def _confirm_lines(self, statuses: IngestStatuses, lines: Sequence[_Line]) -> None:
+    async def _confirm_lines(self, statuses: IngestStatuses, lines: Sequence[StateLine]) -> None:
         if not lines:
             return
         refs = [MessageRef(FETCHED, 0, line.offset, UUID(line.result.id), 0.0) for line in lines]
@@ -138,7 +140,7 @@ class FetchState:
         self._file.truncate(end)
         return end
 
-    def _lines(self) -> Iterator[_Line]:
+    def _lines(self) -> Iterator[StateLine]:
         with self._reader() as file:
             position = len(file.readline())
             for line in file:
@@ -157,10 +159,10 @@ def _open_file(path: Path) -> FileIO:
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
 
 
-def _parse_line(position: int, text: bytes, path: Path) -> _Line:
+def _parse_line(position: int, text: bytes, path: Path) -> StateLine:
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         fields = orjson.loads(text)
-        line = _Line(position, bytes.fromhex(fields["url"]), fields["offset"], FetchResult(**fields["result"]))
+        line = StateLine(position, bytes.fromhex(fields["url"]), fields["offset"], FetchResult(**fields["result"]))
         UUID(line.result.id)
         if 0 <= line.offset < 1 << OFFSET_BITS:
             return line

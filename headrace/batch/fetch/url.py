@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urljoin
 import idna
 
 from headrace.batch.fetch.errors import UrlRefusedError
+from headrace.runtime.addresses import authority_of
 
 URL_CHARACTERS_MAX = 4096
 SHOWN_CHARACTERS_MAX = 300
@@ -51,8 +52,7 @@ class WebUrl:
     @property
     def authority(self) -> str:
         """The host, and the port unless it is the default."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return authority_of(self.host, self.port, DEFAULT_PORTS[self.scheme])
 
     @property
     def ip_address(self) -> str | None:

@@ -230,13 +230,21 @@ class ObjectCheck:
         if await self._queries.has_archived():
             orphans = [finding.name for finding in in_scope if finding.problem is FsckProblem.OBJECT_WITHOUT_ROW]
             stale |= {key for key in orphans if await self._blobs.stat(key) is None}
-        explained = {
-            id(finding)
-            for finding in in_scope
-            if (finding.problem is FsckProblem.OBJECT_MISSING and finding.name not in referenced)
-            or (finding.problem is FsckProblem.OBJECT_WITHOUT_ROW and finding.name in stale)
-        }
-        self._report.findings[:] = [finding for finding in self._report.findings if id(finding) not in explained]
+
+        def is_explained(finding: Finding) -> bool:
+            match finding.problem:
+                case FsckProblem.OBJECT_MISSING:
+                    return finding.name not in referenced
+                case FsckProblem.OBJECT_WITHOUT_ROW:
+                    return finding.name in stale
+                case _:
+                    return False
+
+        self._report.findings[:] = [
+            finding
+            for finding in self._report.findings
+            if finding.in_archive != self._scope.in_archive or not is_explained(finding)
+        ]
 
     def _add_without_row(self, stat: BlobStat) -> None:
         if stat.modified_at < self._scope.ages.orphans:

@@ -15,13 +15,14 @@ from headrace.batch.fsck.messages import TopicMessages
 from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import blob_key, canonical_body, sha256_hex
-from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo
+from headrace.schemas.events import Cid, Ldo
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.validate import INPUT_EVENTS
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import STAGING_PREFIX
 from headrace.store.blobs.verified_read import hash_of
-from headrace.store.catalog.fsck_queries import FsckQueries, MessagePosition, PackMember, RecordWithoutBlob, SingleBlob
+from headrace.store.catalog.fsck_queries import FsckQueries, MessagePlace, PackMember, RecordWithoutBlob, SingleBlob
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, OrphanGc
 from headrace.store.errors import BlobMissingError
 
@@ -32,7 +33,6 @@ _LOST = "no copy is left: Kafka no longer has its message; restore it from a rep
 _LOST_IN_ARCHIVE = "the archive has the only copy: restore the object from a replica or a backup of it"
 _ARCHIVE_ORPHAN = "a repair removes nothing from the archive: check that it is this catalog's, then remove it by hand"
 _BODY_MEDIA_TYPE = "application/json"
-_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, Kind.CLIP: Clip, Kind.LDO: Ldo}
 
 
 class BodyRecovery:
@@ -45,16 +45,16 @@ class BodyRecovery:
 
     async def body(self, digest: str) -> bytes | None:
         """Return the bytes with this digest from a retained message, or None."""
-        for position in await self._queries.positions(bytes.fromhex(digest)):
-            body = await self._body_at(position)
+        for place in await self._queries.places(bytes.fromhex(digest)):
+            body = await self._body_at(place)
             if body is not None and await asyncio.to_thread(sha256_hex, body) == digest:
                 return body
         return None
 
-    async def _body_at(self, position: MessagePosition) -> bytes | None:
-        value = await asyncio.to_thread(self._messages.value_at, position.topic, position.partition, position.offset)
+    async def _body_at(self, place: MessagePlace) -> bytes | None:
+        value = await asyncio.to_thread(self._messages.value_at, place.topic, place.partition, place.offset)
         try:
-            event = decode(value, _EVENTS[position.kind])
+            event = decode(value, INPUT_EVENTS[place.kind])
             if isinstance(event, Cid | Ldo):
                 return canonical_body(event)
         except RejectedError:

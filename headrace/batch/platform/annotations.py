@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from headrace.batch.platform.api import ApiClient, ApiRequest, PlatformApiError, PlatformImage
 from headrace.batch.platform.entities import (
@@ -17,6 +17,7 @@ from headrace.batch.platform.entities import (
     Annotation,
     AnnotationSequence,
     ApiEntity,
+    Entity,
     EntityPage,
     UploadedDetection,
 )
@@ -27,8 +28,6 @@ PAGES_MAX = 10_000
 _LABEL = "is_wildfire_alertapi"
 # New rows come last in this order, so none is missed between two pages.
 _OLDEST_FIRST: dict[str, str | int] = {"order_by": "created_at", "order_direction": "asc"}
-
-Row = TypeVar("Row", bound=ApiEntity)
 
 
 class AnnotationOutcome(StrEnum):
@@ -159,7 +158,7 @@ class AnnotationApi:
                     return sequence
         return None
 
-    async def _rows(self, path: str, kind: type[Row], params: Mapping[str, str | int]) -> AsyncIterator[Row]:
+    async def _rows(self, path: str, kind: type[Entity], params: Mapping[str, str | int]) -> AsyncIterator[Entity]:
         for number in range(1, PAGES_MAX + 1):
             page = await self._api.get(path, EntityPage[kind], **params, page=number, size=ROWS_MAX)  # type: ignore[valid-type]
             for row in page.items:

@@ -20,7 +20,7 @@ from yarl import URL
 
 from headrace.batch.fetch.errors import AddressRefusedError, ConnectionFailedError, UrlRefusedError
 from headrace.batch.fetch.url import parse_url
-from headrace.batch.platform.entities import ApiEntity, InvalidRow
+from headrace.batch.platform.entities import ApiEntity, Entity, InvalidRow
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
@@ -32,7 +32,6 @@ _TRANSIENT = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, 
 _SUCCESS = range(200, 300)
 
 T = TypeVar("T")
-Row = TypeVar("Row", bound=ApiEntity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class ApiClient:
         """Read a path and validate the answer as `kind`."""
         return self.validated(path, kind, await self.request(ApiRequest("GET", path, params=params)))
 
-    async def rows(self, path: str, kind: type[Row], **params: str | int) -> list[Row | InvalidRow]:
+    async def rows(self, path: str, kind: type[Entity], **params: str | int) -> list[Entity | InvalidRow]:
         """Read a list; an invalid row does not affect the others.
 
         Raises:
@@ -205,7 +204,7 @@ class ApiClient:
         except ValidationError as error:
             raise PlatformApiError(self.url, _describe_invalid(path, error)) from None
 
-    def _row(self, path: str, kind: type[Row], row: Any) -> Row | InvalidRow:
+    def _row(self, path: str, kind: type[Entity], row: Any) -> Entity | InvalidRow:
         try:
             return kind.model_validate(row)
         except ValidationError as error:

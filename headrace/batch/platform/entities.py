@@ -8,8 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from headrace.batch.platform.boxes import Box, Generation, ParsedBoxes, parse_boxes, valid_box
 
-Row = TypeVar("Row")
-
 WILDFIRE = "wildfire_smoke"
 _ID_MAX = 2**63 - 1  # the bigint of both APIs' databases, and the long of an event
 
@@ -31,6 +29,9 @@ class ApiEntity(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: int = Field(ge=0, le=_ID_MAX)
+
+
+Entity = TypeVar("Entity", bound=ApiEntity)
 
 
 class InvalidRow(ApiEntity):
@@ -186,9 +187,9 @@ class Annotation(ApiEntity):
     processing_stage: str
 
 
-class EntityPage(BaseModel, Generic[Row]):
+class EntityPage(BaseModel, Generic[Entity]):
     """One page of a list of the annotation API; the first page is 1."""
 
-    items: list[Row]
+    items: list[Entity]
     page: int = 1
     pages: int = 1

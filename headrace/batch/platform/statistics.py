@@ -37,8 +37,8 @@ class DayReport:
         if self.fault is not None:
             return f"{self.day}: not complete, cannot read its list: {self.fault}"
         parts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
-        verdict = "complete" if self.complete else "not complete" + ("" if self.adds_up else ", it does not add up")
-        return f"{self.day}: {self.fetched} fetched = {parts}: {verdict}"
+        status = "complete" if self.complete else "not complete" + ("" if self.adds_up else ", it does not add up")
+        return f"{self.day}: {self.fetched} fetched = {parts}: {status}"
 
 
 @dataclass(slots=True)

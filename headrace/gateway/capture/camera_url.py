@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from headrace.runtime.addresses import authority_of
+
 URL_CHARACTERS_MAX = 2048
 LOGIN_CHARACTERS_MAX = 120  # FFmpeg has room for 127 and a colon
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
@@ -79,8 +81,7 @@ class CameraUrl:
     @property
     def authority(self) -> str:
         """Host, and port unless it is the scheme's default."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return authority_of(self.host, self.port, DEFAULT_PORTS[self.scheme])
 
     @property
     def has_secrets(self) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from headrace.gateway.capture.capture_request import CapturePlan
-from headrace.runtime.kafka import client_config, heartbeat_s
+from headrace.runtime.kafka import DeliveryErrors, client_config, heartbeat_s
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import decode, encode
@@ -66,12 +66,7 @@ class Dispatcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _publish(self, event: CaptureRequest) -> bool:
-        errors: list[KafkaError] = []
-
-        def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                errors.append(error)
-
+        errors = DeliveryErrors()
         try:
             with self._lock:
                 producer = self._connect()
@@ -80,14 +75,16 @@ class Dispatcher:
                     key=event.source_id.encode(),
                     value=encode(event),
                     headers=[*headers_for(event, subject=event.request_id, traceparent=None)],
-                    on_delivery=on_delivery,
+                    on_delivery=errors.note,
                 )
                 pending = producer.flush(_DELIVERY_S_MAX + 1)
         except (KafkaException, BufferError) as error:
             get_log().warning(Action.RETRYING, service="kafka", why=type(error).__name__)
             return False
-        if pending or errors:
-            get_log().warning(Action.RETRYING, service="kafka", why=errors[0].str() if errors else "no answer")
+        if pending or errors.first is not None:
+            get_log().warning(
+                Action.RETRYING, service="kafka", why=errors.first.str() if errors.first is not None else "no answer"
+            )
             return False
         return True
 

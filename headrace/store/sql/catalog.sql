@@ -137,7 +137,7 @@ select
     array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
 from collection
 
--- collection_epoch --
+-- generation --
 select generation from collection
 
 -- check --

@@ -12,7 +12,7 @@ from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.streams.core.delivery import HeaderPairs
-from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery
+from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RefusedDelivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,8 @@ def store_plan(accepted: Iterable[AcceptedDelivery], known: Container[str]) -> S
     return StorePlan(tuple(alone.values()), tuple(packed.values()), tuple(claimed))
 
 
-def row_batch(
-    batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, collection_epoch: int | None = None
-) -> RowBatch:
-    """Return the rows of a batch, in the order of its messages; `stored_at` says where each new body was put."""
+def row_batch(batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, generation: int | None = None) -> RowBatch:
+    """Return the rows of a batch, in the order of its messages; `stored_at` has the place of each new body."""
     # Of several deliveries of one new body the last describes the blob; all of them say the same of it.
     new_blobs = {delivery.digest: delivery for delivery in batch.accepted if delivery.digest in stored_at}
     records = [_record(batch.kind, delivery) for delivery in batch.accepted]
@@ -68,20 +66,10 @@ def row_batch(
         blobs=[_blob(delivery, stored_at[digest]) for digest, delivery in new_blobs.items()],
         records=records,
         sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
-        dead_letters=[_dead_letter(rejection) for rejection in batch.rejected],
+        dead_letters=[_dead_letter(refusal) for refusal in batch.refused],
         redrives=list(_redrives(batch)),
-        collection_epoch=collection_epoch,
+        generation=generation,
     )
-
-
-def one_by_one(batch: DecodedBatch, rows: RowBatch) -> Iterator[tuple[DecodedBatch, RowBatch]]:
-    """Yield each message of a batch as a batch of its own, in order, with its rows; `rows` are those of the batch."""
-    stored_at = {blob.digest.hex(): StoredAt(blob.store_key, blob.store_offset) for blob in rows.blobs}
-    for message in batch.messages:
-        accepted = tuple(delivery for delivery in batch.accepted if delivery.message is message)
-        rejected = tuple(delivery for delivery in batch.rejected if delivery.message is message)
-        single = DecodedBatch(batch.kind, (message,), accepted, rejected)
-        yield single, row_batch(single, stored_at, collection_epoch=rows.collection_epoch)
 
 
 def headers_json(headers: HeaderPairs) -> bytes:
@@ -99,13 +87,13 @@ def _redrives(batch: DecodedBatch) -> Iterator[RedriveRow]:
                 attempt=redrive.attempt,
                 record_id=record_id(batch.kind, delivery.digest),
             )
-    for rejection in batch.rejected:
-        if (redrive := rejection.message.redrive) is not None:
+    for refusal in batch.refused:
+        if (redrive := refusal.message.redrive) is not None:
             yield RedriveRow(
                 dead_letter_id=redrive.dead_letter_id,
                 attempt=redrive.attempt,
-                code=rejection.code,
-                reason=rejection.reason,
+                code=refusal.code,
+                reason=refusal.reason,
             )
 
 
@@ -161,12 +149,12 @@ def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
     )
 
 
-def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
-    message = rejection.message
+def _dead_letter(refusal: RefusedDelivery) -> DeadLetterRow:
+    message = refusal.message
     return DeadLetterRow(
         dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
-        code=rejection.code,
-        reason=rejection.reason,
+        code=refusal.code,
+        reason=refusal.reason,
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
@@ -174,6 +162,6 @@ def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
         key=message.key,
         value=message.value,
         headers=headers_json(message.headers),
-        site=rejection.origin.site if rejection.origin else None,
-        source_id=rejection.origin.source_id if rejection.origin else None,
+        site=refusal.origin.site if refusal.origin else None,
+        source_id=refusal.origin.source_id if refusal.origin else None,
     )

@@ -1,4 +1,4 @@
-"""Decide whether a message can be ingested: decode it and validate its event, which also hashes the body."""
+"""From a message's bytes to what becomes of it: accepted with its digest, or refused with a reason."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class AcceptedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedDelivery:
+class RefusedDelivery:
     """A message that can never be ingested. `origin` is None where even that could not be read."""
 
     message: ConsumedMessage
@@ -42,24 +42,22 @@ class RejectedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """The messages of a batch, and the accepted and the rejected of them, each in the order of the messages."""
+    """The messages of a batch, and the accepted and the refused of them, each in the order of the messages."""
 
     kind: Kind
     messages: tuple[ConsumedMessage, ...]
     accepted: tuple[AcceptedDelivery, ...]
-    rejected: tuple[RejectedDelivery, ...]
+    refused: tuple[RefusedDelivery, ...]
 
-    def with_rejected(self, rejections: Iterable[RejectedDelivery]) -> "DecodedBatch":
-        """Return the batch with these of its accepted messages rejected."""
-        later = {rejection.message.position: rejection for rejection in rejections}
+    def with_refused(self, refusals: Iterable[RefusedDelivery]) -> "DecodedBatch":
+        """Return the batch with these of its accepted messages refused."""
+        later = {refusal.message.place: refusal for refusal in refusals}
         if not later:
             return self
-        index_by_position = {message.position: index for index, message in enumerate(self.messages)}
-        rejected = sorted(
-            (*self.rejected, *later.values()), key=lambda rejection: index_by_position[rejection.message.position]
-        )
-        accepted = tuple(delivery for delivery in self.accepted if delivery.message.position not in later)
-        return replace(self, accepted=accepted, rejected=tuple(rejected))
+        position = {message.place: index for index, message in enumerate(self.messages)}
+        refused = sorted((*self.refused, *later.values()), key=lambda refusal: position[refusal.message.place])
+        accepted = tuple(delivery for delivery in self.accepted if delivery.message.place not in later)
+        return replace(self, accepted=accepted, refused=tuple(refused))
 
 
 def _ignore() -> None:
@@ -74,16 +72,16 @@ def examine_batch(
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
 ) -> DecodedBatch:
-    """Examine the messages of a batch; see `examine`."""
+    """Decode, check and hash the messages of a batch; see `examine`."""
     accepted: list[AcceptedDelivery] = []
-    rejected: list[RejectedDelivery] = []
+    refused: list[RefusedDelivery] = []
     for message in messages:
         outcome = examine(kind, message, now_us, decoded=decoded, hashed=hashed)
         if isinstance(outcome, AcceptedDelivery):
             accepted.append(outcome)
         else:
-            rejected.append(outcome)
-    return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(rejected))
+            refused.append(outcome)
+    return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(refused))
 
 
 def examine(
@@ -93,25 +91,18 @@ def examine(
     *,
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
-) -> AcceptedDelivery | RejectedDelivery:
-    """Decode one message and validate its event; never raises for anything that a message can hold.
+) -> AcceptedDelivery | RefusedDelivery:
+    """Decode, check and hash one message; never raises for anything that a message can hold.
 
-    Validation computes the digest of an inline body. A staged body is not read here: its digest is the declared one,
-    which `headrace/store/blobs/staging.py` compares with the bytes when it promotes them. `decoded` is called once the
-    message is decoded, `hashed` once it is accepted.
+    `decoded` is called once the message is decoded, `hashed` once it is accepted.
     """
     event: InputEvent | None = None
     try:
         event = decode(message.value, INPUT_EVENTS[kind])
         decoded()
         valid = validate(event, now_us)
-        traceparent = traceparent_of(message.headers)
     except RejectedError as rejected:
-        return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event))
-    except MemoryError:
-        raise  # the process is at fault, not the message
-    except Exception as error:  # noqa: BLE001 - whatever a message causes must not stop the messages after it
-        return RejectedDelivery(message, RejectCode.UNDECODABLE, _unforeseen(error), _trusted(event))
+        return RefusedDelivery(message, rejected.code, rejected.reason, _trusted(event))
     hashed()
     return AcceptedDelivery(
         message,
@@ -120,22 +111,13 @@ def examine(
         valid.media_type,
         valid.size_bytes,
         valid.body,
-        traceparent,
+        traceparent_of(message.headers),
     )
 
 
-def reject(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RejectedDelivery:
-    """Reject an accepted message: its staged body is not what it declares, or the catalog cannot hold its values."""
-    return RejectedDelivery(accepted.message, code, reason, accepted.event)
-
-
-def _unforeseen(error: Exception) -> str:
-    # The text of the exception may hold anything, also the message; its type and place do not.
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    place = f" in {at.tb_frame.f_code.co_name}" if at is not None else ""
-    return f"checking the message raised {type(error).__name__}{place}"
+def refuse(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RefusedDelivery:
+    """Return the refusal of a message whose staged body is not what it declares."""
+    return RefusedDelivery(accepted.message, code, reason, accepted.event)
 
 
 def _trusted(event: InputEvent | None) -> Origin | None:

@@ -1,7 +1,7 @@
 """One topic's batches in flight: stored side by side, committed one after another, acknowledged last and in order.
 
 Kafka keeps one number for each partition: everything below it is done. So a batch is acknowledged only after the batch
-before it, and its events in the order in which they came, without an `await` between two acknowledgements.
+before it, and its events in the order in which they came, without giving way to anything else in between.
 """
 
 import asyncio
@@ -18,17 +18,13 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.events import Kind
-from headrace.schemas.reject import RejectCode
-from headrace.store.errors import BlobsCollectedError, CatalogRefusedError
-from headrace.streams.core.batch_plan import one_by_one, row_batch
+from headrace.store.errors import BlobsCollectedError
 from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
-from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
+from headrace.streams.core.examine import DecodedBatch
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent, StreamMessage
 from headrace.streams.worker.retry import HaltError
-
-_INT64_MAX = 2**63 - 1  # a producer's own time may be any number of milliseconds; the catalog holds microseconds
 
 HaltProcess: TypeAlias = Callable[[int, str], None]
 
@@ -120,7 +116,7 @@ class BatchPipeline:
             if previous is not None:
                 await _ended(previous)
             self._check_quota(stored)
-            stored, committed = await commit_or_store_again(self._ingest, decoded, stored)
+            stored, committed = await commit_batch(self._ingest, decoded, stored)
             report(self._kind, stored, committed, started_s)
             self._ingest.reached(CrashPoint.BEFORE_ACK)
             for event in events:
@@ -133,16 +129,15 @@ class BatchPipeline:
 
     def _check_quota(self, stored: StoredBatch) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
-        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.rejected)):
+        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.refused)):
             raise HaltError(
                 Exit.QUOTA,
                 f"more than {self._quota.dead_letters_max} messages of {self._kind} rejected within "
-                f"{self._quota.window_s:.0f} s, and more than were accepted; "
-                "a bad deploy is more likely than bad sources",
+                f"{self._quota.window_s:.0f} s, and more than were good: rather a bad deploy than bad sources",
             )
 
     def _end(self, error: BaseException) -> None:
-        # A group holds the faults of parallel PUTs; they have one cause, so the first is reported.
+        # A group holds the faults of parallel PUTs; the first tells as much as all of them.
         root = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
         if isinstance(root, HaltError):
             self._halt(root.exit_code, str(root))
@@ -163,47 +158,18 @@ class BatchPipeline:
         self._batch_ended.set()
 
 
-async def commit_or_store_again(
-    ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch
-) -> tuple[StoredBatch, CommitResult]:
-    """Commit a batch; if objects of it were collected as orphans since they were put, store its bodies again first.
+async def commit_batch(ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
+    """Commit a batch; where objects of it were collected as orphans since they were put, store its bodies again first.
 
     Returns the batch as it was committed, and the result.
     """
     attempts = ingest.retry.attempts()
     while True:
         try:
-            return await _commit(ingest, stored)
+            return stored, await ingest.commit(stored)
         except BlobsCollectedError as collected:
             await attempts.wait(collected)
         stored = await ingest.store_bodies(decoded)
-
-
-async def _commit(ingest: Ingest, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
-    try:
-        return stored, await ingest.commit(stored)
-    except CatalogRefusedError as refused:
-        if not (refused.is_of_data and stored.accepted):
-            raise
-    # PostgreSQL does not say which row it refuses. What was committed before is not written twice.
-    decoded, committed = stored.decoded, CommitResult()
-    for message, rows in one_by_one(decoded, stored.rows):
-        rejections, result = await _commit_message(ingest, StoredBatch(message, rows))
-        decoded, committed = decoded.with_rejected(rejections), committed + result
-    return StoredBatch(decoded, stored.rows), committed
-
-
-async def _commit_message(ingest: Ingest, stored: StoredBatch) -> tuple[list[RejectedDelivery], CommitResult]:
-    """Commit a batch of one message; where the catalog cannot hold its values, commit it as a dead letter."""
-    try:
-        return [], await ingest.commit(stored)
-    except CatalogRefusedError as refused:
-        if not (refused.is_of_data and stored.accepted):
-            raise
-        reason = f"the catalog cannot hold it: error {refused.sqlstate} of PostgreSQL"
-    rejections = [reject(delivery, RejectCode.UNDECODABLE, reason) for delivery in stored.accepted]
-    decoded = stored.decoded.with_rejected(rejections)
-    return rejections, await ingest.commit(StoredBatch(decoded, row_batch(decoded, {})))
 
 
 async def _ended(previous: "asyncio.Task[None]") -> None:
@@ -217,11 +183,11 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
     duplicates = committed.duplicates
     metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.new_records))
     metrics.worker_deliveries_total.labels(kind.value, "duplicate").inc(duplicates)
-    metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.rejected))
+    metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.refused))
     metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
-    for code, count in Counter(rejection.code for rejection in stored.rejected).items():
+    for code, count in Counter(refusal.code for refusal in stored.refused).items():
         metrics.worker_rejected_total.labels(kind.value, code.value).inc(count)
-        first = next(rejection for rejection in stored.rejected if rejection.code is code)
+        first = next(refusal for refusal in stored.refused if refusal.code is code)
         # One line for each code of a batch: a faulty source must not fill the disk with logs.
         get_log().warning(
             Action.REJECTED,
@@ -237,7 +203,7 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
         kind=kind.value,
         stored=len(committed.new_records),
         duplicates=duplicates,
-        rejected=len(stored.rejected),
+        rejected=len(stored.refused),
         seconds=round(time.monotonic() - started_s, 3),
     )
 
@@ -253,7 +219,7 @@ def delivery_of(message: StreamMessage) -> ConsumedMessage:
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
-        timestamp_us=max(-_INT64_MAX, min(round((message.timestamp or 0) * 1_000_000), _INT64_MAX)),
+        timestamp_us=round((message.timestamp or 0) * 1_000_000),
         key=message.key,
         value=message.value,
         headers=_pairs(message.headers),

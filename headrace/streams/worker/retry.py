@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Unavailable:
-    """A service is unavailable: a transient fault."""
+class Away:
+    """A service did not answer; the fault is transient."""
 
     service: Dependency
 
 
 @dataclass(frozen=True, slots=True)
-class Permanent:
-    """A fault that a retry cannot mend, or that is not known."""
+class Broken:
+    """An unforeseen fault, or one that does not pass by itself."""
 
 
-ServiceFault: TypeAlias = Unavailable | Permanent
+ServiceFault: TypeAlias = Away | Broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class RetryPolicy:
     deadline_s: float
 
 
-def next_step(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryPolicy) -> RetryAfter | Halt:
+def after(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryPolicy) -> RetryAfter | Halt:
     """Decide what follows the `attempt`-th failure, counted from 1, `elapsed_s` seconds after the first attempt."""
     match fault:
-        case Permanent():
+        case Broken():
             return Halt(Exit.BROKEN)
-        case Unavailable() if elapsed_s >= policy.deadline_s:
+        case Away() if elapsed_s >= policy.deadline_s:
             return Halt(Exit.TRANSIENT)
-        case Unavailable():
+        case Away():
             delay_s = Backoff(policy.delay_s, policy.delay_s_max).delay_s(attempt)
             return RetryAfter(min(delay_s, policy.deadline_s - elapsed_s))
         case _:
@@ -69,14 +69,14 @@ def next_step(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: Re
 
 
 def fault_of(error: BaseException) -> ServiceFault:
-    """Classify an error; one that is not known is `Permanent`."""
+    """Classify an error; anything unforeseen is `Broken`."""
     match error:
         case StoreUnavailableError():
-            return Unavailable(Dependency.STORE)
+            return Away(Dependency.STORE)
         case CatalogUnavailableError():
-            return Unavailable(Dependency.POSTGRES)
+            return Away(Dependency.POSTGRES)
         case _:
-            return Permanent()
+            return Broken()
 
 
 class HaltError(Exception):
@@ -104,7 +104,7 @@ class Attempts:
         self._failures += 1
         elapsed_s = time.monotonic() - self._started_s
         fault = fault_of(error)
-        match next_step(fault, attempt=self._failures, elapsed_s=elapsed_s, policy=self._policy):
+        match after(fault, attempt=self._failures, elapsed_s=elapsed_s, policy=self._policy):
             case Halt(exit_code):
                 raise HaltError(exit_code, f"gave up after {elapsed_s:.0f} s: {error.what} ({error.where})") from error
             case RetryAfter(delay_s):
@@ -114,7 +114,7 @@ class Attempts:
     def _report(
         self, fault: ServiceFault, error: StoreUnavailableError | CatalogUnavailableError, delay_s: float
     ) -> None:
-        service = fault.service.value if isinstance(fault, Unavailable) else ""
+        service = fault.service.value if isinstance(fault, Away) else ""
         metrics.worker_retries_total.labels(service).inc()
         get_log().warning(
             Action.RETRYING,

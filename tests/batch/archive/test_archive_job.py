@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from headrace.batch.archive import archive, restore
+from headrace.batch.archive.job import archive, restore
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import canonical_body, sha256_hex
 from headrace.schemas.events import Kind, Ldo

@@ -131,7 +131,7 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 def test_without_pyarrow_parquet_says_what_to_install_and_asks_nothing_of_the_service(tmp_path: Path) -> None:
     """As in the service's image, which has none."""
-    script = "import sys; sys.modules['pyarrow'] = None; from headrace.cli import main; main()"
+    script = "import sys; sys.modules['pyarrow'] = None; from headrace.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "export", "parquet", str(tmp_path / "out")],
         capture_output=True,

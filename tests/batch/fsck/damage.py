@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from headrace.batch.fsck import FsckOptions, FsckProblem, FsckReport, open_and_check
+from headrace.batch.fsck.check import FsckOptions, open_and_check
+from headrace.batch.fsck.findings import FsckProblem, FsckReport
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 

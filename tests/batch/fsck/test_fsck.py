@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from headrace.batch.fsck import FsckProblem
+from headrace.batch.fsck.findings import FsckProblem
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import blob_key, canonical_body, record_id, sha256_hex
 from headrace.schemas.events import Kind

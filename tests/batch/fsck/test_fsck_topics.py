@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from confluent_kafka import Producer
 
-from headrace.batch.fsck import FsckProblem
+from headrace.batch.fsck.findings import FsckProblem
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from headrace.batch.export import ExportFormat, ExportRequest, export
+from headrace.batch.export.request import ExportFormat, ExportRequest
+from headrace.batch.export.run import export
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import BlobRow, RecordRow, RowBatch
 from headrace.schemas.digest import blob_key, record_id, sha256_hex

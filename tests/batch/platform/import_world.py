@@ -9,14 +9,9 @@ from typing import Any
 
 import orjson
 
-from headrace.batch.platform import (
-    ImportEndpoints,
-    ImportOptions,
-    ImportRun,
-    RequestPolicy,
-    load_credentials,
-    open_import,
-)
+from headrace.batch.platform.api import RequestPolicy
+from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
+from headrace.batch.platform.run import ImportOptions, ImportRun
 from headrace.runtime.addresses import Network, networks_of
 from headrace.runtime.backoff import Backoff
 from headrace.schemas.events import Origin

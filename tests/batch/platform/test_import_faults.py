@@ -8,13 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.batch.platform import (
-    ImportEndpoints,
-    ImportOptions,
-    RequestPolicy,
-    load_credentials,
-    open_import,
-)
+from headrace.batch.platform.api import RequestPolicy
+from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
+from headrace.batch.platform.run import ImportOptions
 from headrace.runtime.errors import Exit, HeadraceError
 from tests.batch.platform.alert_server import FIRST_DAY, SEQUENCES, picture
 from tests.batch.platform.api_server import Fault

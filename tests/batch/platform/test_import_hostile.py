@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.batch.platform import (
-    alerts,
-)
+from headrace.batch.platform import alerts
 from tests.batch.platform.alert_server import FIRST_DAY, SEQUENCES
 from tests.batch.platform.api_server import Fault
 from tests.batch.platform.import_world import World, numbers

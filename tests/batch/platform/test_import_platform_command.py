@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headrace.batch.platform.boxes import Generation
-from headrace.cli import app, platform
+from headrace.cli import platform
+from headrace.cli.app import app
 from headrace.producers import Publisher
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings

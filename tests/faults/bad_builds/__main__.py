@@ -2,7 +2,7 @@
 
 import sys
 
-from headrace.cli import main
+from headrace.cli.app import main
 from tests.faults.bad_builds import become
 
 become(sys.argv.pop(1))

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from random import Random
 
-from headrace.batch.fsck import FsckOptions, FsckProblem, FsckReport, open_and_check
+from headrace.batch.fsck.check import FsckOptions, open_and_check
+from headrace.batch.fsck.findings import FsckProblem, FsckReport
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Frame

@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from headrace.cli import app
+from headrace.cli.app import app
 from headrace.cli.processes import parse_kinds
 from headrace.gateway.auth.api_keys import parse
 from headrace.gateway.uploads.inspection import CHILD_RSS_BYTES, CHILDREN

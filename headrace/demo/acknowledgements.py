@@ -29,7 +29,7 @@ class RecordKey:
     digest: str
 
 
-class AckLedger:
+class Acknowledgements:
     """Records every acknowledged message; thread-safe."""
 
     def __init__(self) -> None:
