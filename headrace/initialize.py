@@ -1,7 +1,7 @@
 import asyncio
 from functools import partial
 
-from headrace.gateway.auth.api_keys import parse, put
+from headrace.gateway.auth.api_keys import Grant, add_given, authenticate, parse
 from headrace.gateway.auth.principal import EVERYWHERE, Role
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import ensure_topics, wait_for_kafka
@@ -53,20 +53,40 @@ async def _stores(settings: Settings) -> None:
             wait_s_max=wait_s_max,
         )
     if settings.gateway_admin_key.get_secret_value():
-        await _admin_key(dsn, settings.gateway_admin_key.get_secret_value())
+        await add_admin_key(dsn, settings.gateway_admin_key.get_secret_value())
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=wait_s_max)
     get_log().info(Action.READY, service="store")
 
 
-async def _admin_key(dsn: str, key: str) -> None:
+async def add_admin_key(dsn: str, key: str) -> None:
+    """Add the admin key of the settings; a key that was revoked or rotated stays so.
+
+    Raises:
+        HeadraceError: the key is malformed or weak.
+    """
     parts = parse(key)
     if parts is None:
-        raise HeadraceError(
-            "setting_invalid",
-            "HEADRACE_GATEWAY_ADMIN_KEY is not a valid key",
-            hint="use the form hr_<id>_<secret>, with a secret of 32 characters or more",
-            exit_code=Exit.USAGE,
-        )
+        raise _invalid_key("should have the form hr_<id>_<secret>")
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace init") as pool:
-        await put(Access(pool, dsn), *parts, ("admin", Role.ADMIN, [EVERYWHERE]), None)
+        access = Access(pool, dsn)
+        try:
+            added = await add_given(access, parts, Grant("admin", Role.ADMIN, [EVERYWHERE]), actor="init")
+        except ValueError as error:
+            raise _invalid_key(f"has a weak secret, which {error}") from None
+        if not added and await authenticate(access, *parts) is None:
+            get_log().warning(
+                Action.REFUSED,
+                code="key_exists",
+                key_id=parts[0],
+                why="the key was revoked or rotated, or has another secret; HEADRACE_GATEWAY_ADMIN_KEY changes nothing",
+            )
+
+
+def _invalid_key(what: str) -> HeadraceError:
+    return HeadraceError(
+        "setting_invalid",
+        f"HEADRACE_GATEWAY_ADMIN_KEY {what}",
+        hint="`headrace keys add` makes keys; a new admin key here needs an id of its own",
+        exit_code=Exit.USAGE,
+    )

@@ -47,7 +47,7 @@ def uploads(bench: Bench, seconds: float) -> UploadFigures:
         HeadraceError: the gateway does not become ready.
     """
     port = assign_ports(["gateway"], {})["gateway"]
-    key = f"hr_bench_{secrets.token_urlsafe(32)}"
+    key = f"hr_bench{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
     env = {
         **bench.info.env(),
         "HEADRACE_GATEWAY_PORT": str(port),

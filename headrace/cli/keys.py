@@ -37,13 +37,15 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Create a key and print it once."""
-    from headrace.gateway.auth.api_keys import add as make
+    from headrace.gateway.auth.api_keys import Grant
+    from headrace.gateway.auth.api_keys import add as add_key
 
     try:
         sources = [check_source(text) for text in source]
     except ValueError as error:
         raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
-    new = _with_access(lambda access: make(access, name, role, sources, days), "keys add", None)
+    grant = Grant(name, role, sources, days)
+    new = _with_access(lambda access: add_key(access, grant, actor=_actor()))
     _show(new, as_json)
 
 
@@ -51,7 +53,7 @@ def add(
 @needs("service")
 def list_(*, as_json: Json = False) -> None:
     """List the keys without their secrets."""
-    keys = _with_access(lambda access: access.list_keys(), None, None)
+    keys = _with_access(lambda access: access.list_keys())
     if as_json:
         print_json({"keys": [{name: getattr(key, name) for name in key.__slots__} for key in keys]})
         return
@@ -82,7 +84,7 @@ def rotate(
     """Give a key a new secret and print it once."""
     from headrace.gateway.auth.api_keys import rotate as rotate_key
 
-    new = _with_access(lambda access: rotate_key(access, key_id, overlap_hours), "keys rotate", key_id)
+    new = _with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=_actor()))
     if new is None:
         raise _unknown(key_id)
     _show(new, as_json)
@@ -92,7 +94,7 @@ def rotate(
 @needs("service")
 def revoke(key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")]) -> None:
     """Revoke a key and the tokens issued for it, with immediate effect."""
-    if not _with_access(lambda access: access.revoke_key(key_id), "keys revoke", key_id):
+    if not _with_access(lambda access: access.revoke_key(key_id, _actor())):
         raise _unknown(key_id)
     say(f"the key {key_id} is revoked")
 
@@ -115,26 +117,22 @@ def _unknown(key_id: str) -> HeadraceError:
     return HeadraceError("key_unknown", f"no valid key has the id {key_id!r}", hint="`headrace keys ls` lists them")
 
 
-def _with_access(work: "Callable[[Access], Awaitable[T]]", action: str | None, key_id: str | None) -> T:
+def _actor() -> str:
+    import getpass
+
+    return f"user:{getpass.getuser()}"
+
+
+def _with_access(work: "Callable[[Access], Awaitable[T]]") -> T:
     import asyncio
 
-    return asyncio.run(_run(work, action, key_id))
+    return asyncio.run(_run(work))
 
 
-async def _run(work: "Callable[[Access], Awaitable[T]]", action: str | None, key_id: str | None) -> T:
-    import getpass
-    import time
-
-    from headrace.gateway.auth.api_keys import NewKey
+async def _run(work: "Callable[[Access], Awaitable[T]]") -> T:
     from headrace.store.postgres import opened_pool
-    from headrace.store.requests.access import Access, AuditRow
+    from headrace.store.requests.access import Access
 
     dsn = client_settings().postgres_dsn.get_secret_value()
     async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys") as pool:
-        access = Access(pool, dsn)
-        result = await work(access)
-        if action is not None:
-            audited_id = result.key_id if isinstance(result, NewKey) else key_id
-            user = f"user:{getpass.getuser()}"
-            await access.audit([AuditRow(time.time(), user, None, f"{action} {audited_id}", None, None)])
-        return result
+        return await work(Access(pool, dsn))

@@ -22,6 +22,7 @@ from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.middleware import Middleware
 from headrace.gateway.problems import ProblemBody, on_problem
 from headrace.gateway.queries.cache import Cache
+from headrace.gateway.queries.receipts import ReceiptSigner
 from headrace.gateway.routes import ROUTERS
 from headrace.gateway.server import BACKLOG, bind, server_for
 from headrace.gateway.tus import responses
@@ -212,7 +213,7 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
     guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
     await stack.enter_async_context(background_task(Janitor(settings, access, uploads, pipeline).run()))
-    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn))
+    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptSigner.from_settings(settings))
     return [settings, guard, access, requests, uploads, statuses, pipeline, blobs, cache, dispatcher, live, *queries]
 
 

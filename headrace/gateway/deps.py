@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from headrace.gateway.capture.request_topic import Dispatcher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.queries.cache import Cache
+from headrace.gateway.queries.receipts import ReceiptSigner
 from headrace.gateway.uploads.pipeline import UploadPipeline
 from headrace.runtime.health import Probes
 from headrace.runtime.settings import Settings
@@ -48,4 +49,5 @@ LdosDep = Annotated[Ldos, Depends(_component(Ldos))]
 LiveDep = Annotated[LiveConnections, Depends(_component(LiveConnections))]
 PipelineDep = Annotated[UploadPipeline, Depends(_component(UploadPipeline))]
 QueriesDep = Annotated[Queries, Depends(_component(Queries))]
+ReceiptSignerDep = Annotated[ReceiptSigner, Depends(_component(ReceiptSigner))]
 UploadsDep = Annotated[Uploads, Depends(_component(Uploads))]

@@ -47,6 +47,9 @@ class Secrets:
     store_secret_key: str = field(repr=False)
     gateway_token_secret: str = field(repr=False)
     gateway_admin_key: str = field(repr=False)
+    # Earlier versions wrote none of these.
+    gateway_seal_secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    gateway_receipt_secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     @classmethod
     def new(cls) -> "Secrets":

@@ -61,25 +61,35 @@ def gateway_url(config: StackConfig) -> str | None:
     return None if port is None else f"http://{LOOPBACK}:{port}"
 
 
-def _gateway_env(config: StackConfig) -> dict[str, str]:
-    return {
-        "HEADRACE_GATEWAY_HOST": LOOPBACK,
-        "HEADRACE_GATEWAY_PORT": str(config.ports.get(GATEWAY_HTTP, 0)),
-        "HEADRACE_GATEWAY_TOKEN_SECRET": config.secrets.gateway_token_secret,
-        "HEADRACE_GATEWAY_ADMIN_KEY": config.secrets.gateway_admin_key,
-        "HEADRACE_REDIS_URL": valkey.url(config),
-    }
+def _own_env(config: StackConfig, name: str) -> dict[str, str]:
+    """Return the secrets and addresses that this process alone needs."""
+    match name:
+        case "init":
+            return {"HEADRACE_GATEWAY_ADMIN_KEY": config.secrets.gateway_admin_key}
+        case "capture":
+            return {"HEADRACE_GATEWAY_SEAL_SECRET": config.secrets.gateway_seal_secret}
+        case "gateway":
+            return {
+                "HEADRACE_GATEWAY_HOST": LOOPBACK,
+                "HEADRACE_GATEWAY_PORT": str(config.ports.get(GATEWAY_HTTP, 0)),
+                "HEADRACE_GATEWAY_TOKEN_SECRET": config.secrets.gateway_token_secret,
+                "HEADRACE_GATEWAY_SEAL_SECRET": config.secrets.gateway_seal_secret,
+                "HEADRACE_GATEWAY_RECEIPT_SECRET": config.secrets.gateway_receipt_secret,
+                "HEADRACE_REDIS_URL": valkey.url(config),
+            }
+        case _:
+            return {}
 
 
 def processes(config: StackConfig, state: StateDir, servers: tuple[str, ...]) -> tuple[ProcessSpec, ...]:
     """Return the step that prepares topics and tables, and the processes of the service, which depend on it."""
     if not config.services:
         return ()
-    env = {**client_env(config, state), **_gateway_env(config), "HEADRACE_LOG_FORMAT": "json"}
+    env = {**client_env(config, state), "HEADRACE_LOG_FORMAT": "json"}
     init = ProcessSpec(
         name=INIT,
         argv=_argv((INIT,)),
-        env=env,
+        env={**env, **_own_env(config, INIT)},
         cwd=Path.cwd(),
         log=state.log(INIT),
         depends_on=servers,
@@ -93,7 +103,7 @@ def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: di
     return ProcessSpec(
         name=service.name,
         argv=_argv(service.args),
-        env={**env, "HEADRACE_HEALTH_PORT": str(port)},
+        env={**env, **_own_env(config, service.name), "HEADRACE_HEALTH_PORT": str(port)},
         # A `.env` with tuning may be in the directory where the stack was started.
         cwd=Path.cwd(),
         log=state.log(service.name),

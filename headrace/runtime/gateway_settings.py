@@ -8,7 +8,8 @@ from pydantic_settings import BaseSettings
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.setting_names import variable
 
-TOKEN_SECRET_CHARACTERS_MIN = 32  # an HMAC-SHA-256 key of 256 bits or more
+SECRET_CHARACTERS_MIN = 32  # 128 bits or more, written in hexadecimal digits
+SECRET_CHARACTERS_DISTINCT_MIN = 10  # 32 random hexadecimal digits have fewer once in 10,000
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MIB = 1024 * 1024
 
@@ -24,6 +25,30 @@ def checked_networks(text: str) -> str:
     except ValueError:
         raise ValueError("should be networks like 192.168.10.0/24, comma-separated") from None
     return text
+
+
+def checked_secret(secret: str) -> str:
+    """Return a secret that is hard to guess.
+
+    Raises:
+        ValueError: it is too short, or repeats a few characters; the secret is not in the message.
+    """
+    if len(secret) < SECRET_CHARACTERS_MIN or len(set(secret)) < SECRET_CHARACTERS_DISTINCT_MIN:
+        raise ValueError(
+            f"should be random: {SECRET_CHARACTERS_MIN} characters or more, {SECRET_CHARACTERS_DISTINCT_MIN} of them "
+            "different"
+        )
+    return secret
+
+
+def _checked_optional_secret(secret: SecretStr) -> SecretStr:
+    if secret.get_secret_value():
+        checked_secret(secret.get_secret_value())
+    return secret
+
+
+RandomSecret = Annotated[SecretStr, AfterValidator(_checked_optional_secret)]
+"""A secret of 32 random characters or more, or none."""
 
 
 class GatewaySettings(BaseSettings):
@@ -45,13 +70,25 @@ class GatewaySettings(BaseSettings):
     gateway_auth: Literal["on", "off"] = Field(
         "on", description="Whether callers must show a key or token; off only where the gateway listens on loopback."
     )
-    gateway_token_secret: SecretStr = Field(
+    gateway_token_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Signs the gateway's own tokens and seals camera passwords, 32 characters or more; "
-        "the same for every gateway and capture worker.",
+        description="Signs the gateway's own tokens, 32 characters or more; the same for every gateway, and for no "
+        "other process. Empty: it issues none.",
+    )
+    gateway_seal_secret: RandomSecret = Field(
+        SecretStr(""),
+        description="Encrypts the logins of cameras until they are captured, 32 characters or more; the same for every "
+        "gateway and capture worker. Empty: captures with a login are refused.",
+    )
+    gateway_receipt_secret: RandomSecret = Field(
+        SecretStr(""),
+        description="Derives the Ed25519 key that signs receipts, 32 characters or more; the same for every gateway, "
+        "and for no other process. Empty: receipts are not signed.",
     )
     gateway_admin_key: SecretStr = Field(
-        SecretStr(""), description="A key, hr_<id>_<secret>, that `headrace init` lets in as admin; empty: none."
+        SecretStr(""),
+        description="A key, hr_<id>_<secret>, that `headrace init` adds as admin if no key has its id; "
+        "it changes no key that is there. Empty: none.",
     )
     gateway_jwt_issuer: str = Field("", description="Whose bearer tokens are taken beside the gateway's own.")
     gateway_jwt_audience: str = Field("headrace", description="For whom such a token must be made.")
@@ -115,19 +152,20 @@ class GatewaySettings(BaseSettings):
     )
     capture_streams_max: int = Field(4, ge=1, le=64, description="Cameras that one capture worker captures at a time.")
 
-    @field_validator("gateway_token_secret")
-    @classmethod
-    def _long_enough(cls, secret: SecretStr) -> SecretStr:
-        if 0 < len(secret.get_secret_value()) < TOKEN_SECRET_CHARACTERS_MIN:
-            raise ValueError(f"should have {TOKEN_SECRET_CHARACTERS_MIN} characters or more")
-        return secret
-
     @field_validator("gateway_jwt_issuer")
     @classmethod
     def _not_ourselves(cls, issuer: str) -> str:
         if issuer == "headrace":
             raise ValueError("should not be headrace, which is what the gateway's own tokens say")
         return issuer
+
+    @model_validator(mode="after")
+    def _secrets_differ(self) -> Self:
+        names = ("gateway_token_secret", "gateway_seal_secret", "gateway_receipt_secret")
+        secrets = [secret for name in names if (secret := getattr(self, name).get_secret_value())]
+        if len(set(secrets)) < len(secrets):
+            raise ValueError(f"{', '.join(variable(name) for name in names)} should differ")
+        return self
 
     @model_validator(mode="after")
     def _open_to_this_machine_only(self) -> Self:

@@ -14,7 +14,7 @@ from headrace.native.service import SERVICES as ALL_SERVICES
 from headrace.runtime.settings import Settings
 from tests.consumer_groups import skip_backlog
 from tests.gateway.canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
-from tests.gateway.gateway_world import Gateway, StartGateway
+from tests.gateway.gateway_world import Gateway, StartGateway, secret_of
 from tests.processes import ServiceProcess
 from tests.servers import fresh_database
 
@@ -29,7 +29,9 @@ def service_settings(
 
     It ends with the tests of this folder, because it would take what others publish.
     """
-    own = {"redis_url": SecretStr(stack.valkey_url), "gateway_token_secret": SecretStr("t" * 40)}
+    own = {"redis_url": SecretStr(stack.valkey_url)} | {
+        f"gateway_{name}_secret": SecretStr(secret_of(name)) for name in ("token", "seal", "receipt")
+    }
     logs = tmp_path_factory.mktemp("service")
     with fresh_database(stack_settings.model_copy(update=own)) as settings:
         skip_backlog(settings)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -58,7 +59,8 @@ class Gateway:
 
     def key(self, role: str = "device", sources: Iterable[str] = ("*",), days: float | None = None) -> str:
         """A new key."""
-        return self.with_access(lambda access: api_keys.add(access, "test", Role(role), [*sources], days)).text
+        grant = api_keys.Grant("test", Role(role), [*sources], days)
+        return self.with_access(lambda access: api_keys.add(access, grant, actor="test")).text
 
     def with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
         return asyncio.run(self._with_access(work))
@@ -110,3 +112,8 @@ def picture(width: int = 64, height: int = 48, form: str = ".jpg") -> bytes:
 def name(prefix: str) -> str:
     """A source's name that no other test has."""
     return f"{prefix}-{uuid4().hex[:8]}"
+
+
+def secret_of(purpose: str) -> str:
+    """A secret of the gateways of the tests, which is the same for all of them."""
+    return sha256(purpose.encode()).hexdigest()

@@ -1,11 +1,13 @@
 """Who gets in, how far, and how often."""
 
+import asyncio
 import base64
 import contextlib
 import json
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -13,15 +15,17 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from headrace.initialize import add_admin_key
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from tests.commands import CommandResult, run_in_process
-from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture, secret_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
 ISSUER = "https://login.example"
-SECRET = "t" * 40  # the one of conftest.py
+SECRET = secret_of("token")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,7 @@ def test_a_key_is_traded_for_a_token_that_ends_with_it(gateway: Gateway) -> None
     body = traded.json()
     assert (body["token_type"], body["expires_in"]) == ("bearer", 900)
     assert ask(gateway, body["access_token"]).status_code == 200
-    assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1]))
+    assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1], "test"))
     assert ask(gateway, body["access_token"]).status_code == 401
 
 
@@ -171,7 +175,7 @@ def test_a_key_in_the_address_is_refused_even_if_it_is_good(gateway: Gateway, pa
 def test_a_revoked_key_is_refused_at_once(gateway: Gateway) -> None:
     key = gateway.key("operator")
     assert ask(gateway, key).status_code == 200
-    gateway.with_access(lambda access: access.revoke_key(key.split("_")[1]))
+    gateway.with_access(lambda access: access.revoke_key(key.split("_")[1], "test"))
     assert ask(gateway, key).status_code == 401
 
 
@@ -209,6 +213,25 @@ def test_the_command_makes_rotates_lists_and_revokes(gateway: Gateway) -> None:
     assert [f"keys {what} {made['key_id']}" for what in ("add", "rotate", "rotate", "revoke")] == [
         one for one in actions if one.endswith(made["key_id"])
     ]
+
+
+def test_init_neither_restores_a_revoked_key_nor_undoes_a_rotation(gateway: Gateway) -> None:
+    key_id = uuid4().hex[:12]
+    key = f"hr_{key_id}_{secret_of(key_id)}"
+    dsn = gateway.settings.postgres_dsn.get_secret_value()
+    asyncio.run(add_admin_key(dsn, key))
+    assert ask(gateway, key).status_code == 200
+    rotated = run_in_process(gateway.settings, "keys", "rotate", key_id, "--overlap-hours", "0", "--json").json["key"]
+    asyncio.run(add_admin_key(dsn, key))
+    assert [ask(gateway, which).status_code for which in (key, rotated)] == [401, 200]
+    run_in_process(gateway.settings, "keys", "revoke", key_id)
+    asyncio.run(add_admin_key(dsn, key))
+    assert [ask(gateway, which).status_code for which in (key, rotated)] == [401, 401]
+    acts = gateway.rows("select actor, action from audit where action like %s order by id", "keys %" + key_id)
+    assert acts[0] == ("init", f"keys add {key_id}")
+    assert [action for _, action in acts[1:]] == [f"keys {what} {key_id}" for what in ("rotate", "revoke")]
+    with pytest.raises(HeadraceError, match="weak"):
+        asyncio.run(add_admin_key(dsn, f"hr_{uuid4().hex}_{'a' * 40}"))
 
 
 def test_every_refusal_is_a_row_of_the_audit_trail(gateway: Gateway) -> None:

@@ -8,10 +8,10 @@ import httpx
 import jwt
 import pytest
 
-from headrace.gateway.queries.receipts import RECEIPT_AUDIENCE, verify
+from headrace.gateway.queries.receipts import RECEIPT_AUDIENCE, ReceiptSigner, verify
 from headrace.schemas.digest import blob_key, canonical_body
 from headrace.store.blobs.blob_store import Blobs
-from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
+from tests.gateway.gateway_world import Gateway, StartGateway, name, picture, secret_of
 from tests.gateway.reading_world import cid, digest_of, frame, ingest, ldo, passage, record_of
 
 pytestmark = pytest.mark.stack
@@ -203,11 +203,14 @@ def test_a_receipt_proves_that_bytes_are_durable(world: Gateway, client: httpx.C
     size = world.rows("select size_bytes from blobs where encode(sha256, 'hex') = %s", digest)[0][0]
     assert (one["record_id"], one["digest"], one["size_bytes"]) == (record_of(event), digest, size)  # type: ignore[arg-type]
     assert one["stored"] is True
-    secret = world.settings.gateway_token_secret.get_secret_value()
-    claims = verify(answer.json()["receipt"], secret=secret)
+    with world.anonymous() as anybody:
+        keys = anybody.get("/.well-known/jwks.json").json()
+    claims = verify(answer.json()["receipt"], keys)
     assert (claims["sub"], claims["receipts"]) == (digest, [one])
-    with pytest.raises(ValueError, match="invalid receipt"):
-        verify(answer.json()["receipt"], secret="u" * 40)
+    [other] = ReceiptSigner(secret_of("another")).keys["keys"]
+    for wrong in (other, other | {"kid": keys["keys"][0]["kid"]}):
+        with pytest.raises(ValueError, match="invalid receipt"):
+            verify(answer.json()["receipt"], {"keys": [wrong]})
 
 
 def test_a_receipt_lets_nobody_in(world: Gateway, client: httpx.Client) -> None:

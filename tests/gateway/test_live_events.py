@@ -199,7 +199,7 @@ def test_a_revoked_key_closes_its_streams(gateway: Gateway) -> None:
     key = gateway.key()
     with watch(gateway, key) as socket_, event_stream(gateway, key) as stream:
         receive(socket_)
-        assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1]))
+        assert gateway.with_access(lambda access: access.revoke_key(key.split("_")[1], "test"))
         assert close_frame(socket_)[0] == 1008
         assert json.loads(next_named(stream, "end")["data"])["code"] == 1008
         assert next(stream, None) is None

@@ -144,12 +144,14 @@ def test_the_start_after_too_many_wrong_messages_waits_and_no_other_does(code: E
     assert one(unit, "RuntimeDirectoryPreserve") == "restart"
 
 
-# Where the gateway listens and its secrets stand in headrace.env, as every address and secret does.
+# Where the gateway listens stands in headrace.env, as every address does; its secrets stand in gateway.env.
 FILED = {
     "HEADRACE_GATEWAY_HOST",
     "HEADRACE_GATEWAY_PORT",
     "HEADRACE_GATEWAY_LDO_PORT",
     "HEADRACE_GATEWAY_TOKEN_SECRET",
+    "HEADRACE_GATEWAY_SEAL_SECRET",
+    "HEADRACE_GATEWAY_RECEIPT_SECRET",
     "HEADRACE_REDIS_URL",
 }
 
@@ -183,7 +185,9 @@ def test_nothing_runs_as_root_or_may_write_elsewhere() -> None:
         assert one(unit, "ProtectSystem") == "strict"
         assert one(unit, "StateDirectory") == "headrace"
         assert one(unit, "CapabilityBoundingSet") == ""
-        assert one(unit, "EnvironmentFile") == "/etc/headrace/headrace.env"
+        shared, own = unit["Service.EnvironmentFile"]
+        assert shared == "/etc/headrace/headrace.env"
+        assert own in {"-/etc/headrace/%i.env", "-/etc/headrace/init.env"}
     keys = re.compile(r"Service\.(Protect|Private|Restrict[^P]|SystemCall|Lock|Dynamic|User|State|UMask|NoNew)")
     protected = [
         {key: value for key, value in unit.items() if keys.match(key) and key != "Service.Restart"}

@@ -75,9 +75,9 @@ def test_there_are_secrets_to_be_kept() -> None:
 
 def test_no_secret_is_shown_where_settings_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
-        monkeypatch.setenv(f"HEADRACE_{name.upper()}", CANARY)
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", f"{CANARY}-of-{name}")
     settings = load_settings()
-    assert all(getattr(settings, name).get_secret_value() == CANARY for name in SECRETS)
+    assert all(getattr(settings, name).get_secret_value() == f"{CANARY}-of-{name}" for name in SECRETS)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), f"{settings.model_dump()}"):
         assert CANARY not in shown
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from headrace.gateway.auth.principal import Principal, Role
+from headrace.runtime.gateway_settings import checked_secret
 from headrace.store.requests.access import Access, KeyDefinition, KeyRow
 
 _PREFIX = "hr"
@@ -31,29 +32,45 @@ def parse(text: str) -> tuple[str, str] | None:
     return None if match is None else (match[1], match[2])
 
 
-async def add(access: Access, name: str, role: Role, sources: Sequence[str], days: float | None) -> NewKey:
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a new API key is called and may do; it expires after `days`, if given."""
+
+    name: str
+    role: Role
+    sources: Sequence[str]
+    days: float | None = None
+
+
+async def add(access: Access, grant: Grant, *, actor: str) -> NewKey:
     """Create an API key."""
-    key_id = secrets.token_hex(_ID_BYTES)
-    return await put(access, key_id, secrets.token_urlsafe(_SECRET_BYTES), (name, role, sources), days)
-
-
-async def put(
-    access: Access, key_id: str, secret: str, grant: tuple[str, Role, Sequence[str]], days: float | None
-) -> NewKey:
-    """Store an API key with a given id and secret; `grant` is its name, role and sources."""
-    name, role, sources = grant
-    await access.add_key(
-        KeyDefinition(
-            key_id=key_id, name=name, role=role, sources=tuple(sources), secret_sha256=_digest(secret), days=days
-        )
-    )
+    key_id, secret = secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+    await add_given(access, (key_id, secret), grant, actor=actor)
     return NewKey(key_id, f"{_PREFIX}_{key_id}_{secret}")
 
 
-async def rotate(access: Access, key_id: str, overlap_hours: float) -> NewKey | None:
-    """Give an API key a new secret; returns None where the key does not exist."""
+async def add_given(access: Access, key: tuple[str, str], grant: Grant, *, actor: str) -> bool:
+    """Store an API key with a given id and secret; returns False if a key has the id, which stays as it is.
+
+    Raises:
+        ValueError: the secret is too weak.
+    """
+    key_id, secret = key
+    definition = KeyDefinition(
+        key_id=key_id,
+        name=grant.name,
+        role=grant.role,
+        sources=tuple(grant.sources),
+        secret_sha256=_digest(checked_secret(secret)),
+        days=grant.days,
+    )
+    return await access.add_key(definition, actor)
+
+
+async def rotate(access: Access, key_id: str, overlap_hours: float, *, actor: str) -> NewKey | None:
+    """Give an API key a new secret; returns None where the key does not exist or was revoked."""
     secret = secrets.token_urlsafe(_SECRET_BYTES)
-    if not await access.rotate_key(key_id, _digest(secret), overlap_hours):
+    if not await access.rotate_key(key_id, _digest(secret), overlap_hours, actor):
         return None
     return NewKey(key_id, f"{_PREFIX}_{key_id}_{secret}")
 

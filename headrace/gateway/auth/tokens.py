@@ -5,9 +5,11 @@ algorithm. The `kid` tells them apart, and each is verified with its own kind of
 a secret (key confusion). Headers that name keys (`jku`, `x5u` and so on) are ignored.
 """
 
+import http.client
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -28,10 +30,13 @@ TOKEN_CHARACTERS_MAX = 8192
 LEEWAY_S = 30
 _SUBJECT_CHARACTERS_MAX = 100
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-_JWKS_BYTES_MAX = 256 * 1024
-_JWKS_S_MAX = 5.0
+_KEY_SUBJECT = "key:"
+JWKS_BYTES_MAX = 256 * 1024
+_JWKS_READ_BYTES = 64 * 1024
+_JWKS_S_MAX = 5.0  # until the answer begins, and then until it is complete
 _JWKS_AGE_S_MAX = 300.0
 _JWKS_RETRY_S = 10.0
+_JWKS_UNKNOWN_KID_S = 30.0  # between two refreshes because of a `kid` that is not there
 
 
 class InvalidTokenError(Exception):
@@ -90,7 +95,11 @@ class TokenVerifier:
     def _own(self, token: str) -> Mapping[str, Any]:
         if not self._secret:
             raise InvalidTokenError("the gateway does not issue tokens")
-        return self._decode(token, self._secret, ["HS256"], ISSUER)
+        claims = self._decode(token, self._secret, ["HS256"], ISSUER)
+        # A longer validity, or another subject, is nothing that the gateway issues: somebody else has its secret.
+        if claims["exp"] - claims["iat"] > TOKEN_S or not str(claims["sub"]).startswith(_KEY_SUBJECT):
+            raise InvalidTokenError("the token is not one that the gateway issues")
+        return claims
 
     def _foreign(self, token: str, kid: object) -> Mapping[str, Any]:
         if self._keys is None or not self._issuer:
@@ -112,35 +121,49 @@ class TokenVerifier:
             audience=self._audience,
             issuer=issuer,
             leeway=LEEWAY_S,
-            options={"require": ["exp", "iat", "sub", "aud", "iss"]},
+            options={"require": ["exp", "iat", "sub", "aud", "iss"], "enforce_minimum_key_length": True},
         )
         return claims
 
 
 class KeySet:
-    """An issuer's public keys by `kid`, from a file or an https URL, refreshed once they are old."""
+    """An issuer's public keys by `kid`, from a file or an https URL.
+
+    They are refreshed once they are old, and when a token names an unknown `kid`, at most every 30 s.
+    """
 
     def __init__(self, location: str, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._location = location
         self._clock_s = clock_s
         self._keys: dict[str, jwt.PyJWK] = {}
         self._refresh_at_s = 0.0
+        self._refresh_for_unknown_at_s = 0.0
         self._refreshing = threading.Lock()
 
     def get(self, kid: object) -> jwt.PyJWK | None:
         """Return the key with this `kid`, or None."""
-        # One refresh at a time, and a pause after a failure: forged tokens must not make the gateway fetch the keys.
-        if self._clock_s() >= self._refresh_at_s and self._refreshing.acquire(blocking=False):
-            try:
-                self._refresh_at_s = self._clock_s() + (_JWKS_AGE_S_MAX if self._refresh() else _JWKS_RETRY_S)
-            finally:
-                self._refreshing.release()
-        return self._keys.get(kid) if isinstance(kid, str) else None
+        if not isinstance(kid, str):
+            return None
+        self._refresh_from(self._refresh_at_s)
+        if kid not in self._keys:
+            self._refresh_from(self._refresh_for_unknown_at_s)
+        return self._keys.get(kid)
+
+    def _refresh_from(self, at_s: float) -> None:
+        # One refresh at a time, and a pause after each: forged tokens must not make the gateway fetch the keys.
+        if self._clock_s() < at_s or not self._refreshing.acquire(blocking=False):
+            return
+        try:
+            is_refreshed, now_s = self._refresh(), self._clock_s()
+            self._refresh_at_s = now_s + (_JWKS_AGE_S_MAX if is_refreshed else _JWKS_RETRY_S)
+            self._refresh_for_unknown_at_s = now_s + (_JWKS_UNKNOWN_KID_S if is_refreshed else _JWKS_RETRY_S)
+        finally:
+            self._refreshing.release()
 
     def _refresh(self) -> bool:
         try:
-            keys = jwt.PyJWKSet.from_dict(_fetch_jwks(self._location)).keys
-        except (OSError, ValueError, jwt.PyJWTError) as error:
+            keys = _fetch_keys(self._location)
+        except (OSError, ValueError, RecursionError, http.client.HTTPException, jwt.PyJWTError) as error:
             # The known keys stay valid until the issuer answers again.
             get_log().warning(Action.RETRYING, service="jwks", why=type(error).__name__)
             return False
@@ -148,10 +171,37 @@ class KeySet:
         return True
 
 
-def _fetch_jwks(location: str) -> Any:
+def _fetch_keys(location: str) -> list[jwt.PyJWK]:
     if urlsplit(location).scheme == "https":
-        return jwt.PyJWKClient(location, cache_jwk_set=False, timeout=_JWKS_S_MAX).fetch_data()
-    return json.loads(Path(location).read_bytes()[:_JWKS_BYTES_MAX])
+        return _JwksClient(location, cache_jwk_set=False, timeout=_JWKS_S_MAX).get_signing_keys()
+    return jwt.PyJWKSet.from_dict(json.loads(Path(location).read_bytes()[:JWKS_BYTES_MAX])).keys
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: Any) -> None:
+        """Follow no redirect; the answer is an error then."""
+
+
+class _JwksClient(jwt.PyJWKClient):
+    """Fetches keys from the configured address alone: without redirects, and without the environment's proxies."""
+
+    def fetch_data(self) -> Any:
+        """Return the JSON of the answer.
+
+        Raises:
+            OSError, ValueError, HTTPException: there is no answer in time, it is too large, or it is not JSON.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+        body = bytearray()
+        with opener.open(self.uri, timeout=self.timeout) as response:
+            until_s = time.monotonic() + self.timeout
+            while chunk := response.read1(_JWKS_READ_BYTES):
+                body += chunk
+                if len(body) > JWKS_BYTES_MAX:
+                    raise ValueError(f"the answer has more than {JWKS_BYTES_MAX} bytes")
+                if time.monotonic() > until_s:
+                    raise TimeoutError
+        return json.loads(body)
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:

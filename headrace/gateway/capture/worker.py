@@ -175,7 +175,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> int:
 
 @asynccontextmanager
 async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[CaptureDeps]:
-    dsn, secret = settings.postgres_dsn.get_secret_value(), settings.gateway_token_secret.get_secret_value()
+    dsn, secret = settings.postgres_dsn.get_secret_value(), settings.gateway_seal_secret.get_secret_value()
     async with AsyncExitStack() as stack:
         pool = await wait_for(
             "postgres",

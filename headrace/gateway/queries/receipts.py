@@ -1,41 +1,86 @@
 """Receipts: a signed statement of the gateway that bytes were durable at that time.
 
-A receipt is a JWT (RFC 7519), signed with the gateway's secret (HS256). It has a `kid` and an audience of its own and
-no expiry, so it is not accepted as a token.
+A receipt is a JWT (RFC 7519), signed with Ed25519 (RFC 8037). Its key is derived from a secret that the gateways share;
+the public key is published as a JSON Web Key Set (RFC 7517), so that anybody can verify a receipt and nobody else can
+make one. It has an audience of its own and no expiry, so it is not accepted as a token.
 """
 
+import base64
+import time
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from headrace.gateway.auth.tokens import ISSUER
+from headrace.runtime.settings import Settings
 
-RECEIPT_KID = "headrace-receipt"
 RECEIPT_AUDIENCE = "headrace-receipt"
+KEYS_PATH = "/.well-known/jwks.json"
+_ALGORITHM = "EdDSA"
+_KEY_LABEL = b"headrace receipt key 1"  # every receipt depends on it
+_KEY_BYTES = 32
 
 
-def sign(digest: str, receipts: Sequence[Mapping[str, Any]], *, secret: str, now_s: float) -> str:
-    """Return a receipt for the records of a digest."""
-    claims = {"iss": ISSUER, "aud": RECEIPT_AUDIENCE, "sub": digest, "iat": int(now_s), "receipts": [*receipts]}
-    return jwt.encode(claims, secret, algorithm="HS256", headers={"kid": RECEIPT_KID})
+class ReceiptSigner:
+    """Signs receipts; without a secret it signs none, and publishes no key."""
+
+    def __init__(self, secret: str) -> None:
+        """Derive the key."""
+        self._key: Ed25519PrivateKey | None = None
+        self.keys: dict[str, Any] = {"keys": []}
+        if secret:
+            seed = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=_KEY_LABEL).derive(secret.encode())
+            self._key = Ed25519PrivateKey.from_private_bytes(seed)
+            self.keys = {"keys": [_public_jwk(self._key)]}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ReceiptSigner":
+        """Read the secret from the settings."""
+        return cls(settings.gateway_receipt_secret.get_secret_value())
+
+    def sign(self, digest: str, receipts: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return a receipt for the records of a digest, or None without a secret."""
+        if self._key is None:
+            return None
+        claims = {
+            "iss": ISSUER,
+            "aud": RECEIPT_AUDIENCE,
+            "sub": digest,
+            "iat": int(time.time()),
+            "receipts": [*receipts],
+        }
+        return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.keys["keys"][0]["kid"]})
 
 
-def verify(receipt: str, *, secret: str) -> Mapping[str, Any]:
-    """Return the claims of a receipt.
+def verify(receipt: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the claims of a receipt; `keys` is the key set that the gateway publishes.
 
     Raises:
-        ValueError: it is not a receipt, or was not signed with this secret.
+        ValueError: it is not a receipt, or was not signed with one of these keys.
     """
     try:
         claims: Mapping[str, Any] = jwt.decode(
             receipt,
-            secret,
-            algorithms=["HS256"],
+            jwt.PyJWKSet.from_dict(dict(keys))[jwt.get_unverified_header(receipt).get("kid", "")],
+            algorithms=[_ALGORITHM],
             audience=RECEIPT_AUDIENCE,
             issuer=ISSUER,
             options={"require": ["iat", "sub", "aud", "iss"]},
         )
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, KeyError) as error:
         raise ValueError(f"invalid receipt ({type(error).__name__})") from None
     return claims
+
+
+def _public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+    point = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    jwk = {"crv": "Ed25519", "kty": "OKP", "x": point}
+    # RFC 7638: the thumbprint of a key is its id.
+    thumbprint = base64.urlsafe_b64encode(sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest())
+    return {**jwk, "kid": thumbprint.rstrip(b"=").decode(), "use": "sig", "alg": _ALGORITHM}

@@ -1,15 +1,14 @@
 """`GET /api/v1/blobs/{sha256}`: download a blob. `GET /api/v1/receipts/{digest}`: proof that it is durable."""
 
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device
+from headrace.gateway.auth.guard import Device, limit_requests
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.deps import BlobsDep, QueriesDep, SettingsDep
+from headrace.gateway.deps import BlobsDep, QueriesDep, ReceiptSignerDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.blob_stream import is_stored, raise_store_problem, require_not_archived, stream_blob
 from headrace.gateway.queries.conditional import (
@@ -20,7 +19,7 @@ from headrace.gateway.queries.conditional import (
     requested_range,
 )
 from headrace.gateway.queries.parameters import Digest
-from headrace.gateway.queries.receipts import sign
+from headrace.gateway.queries.receipts import KEYS_PATH
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.schemas.catalog_rows import BlobPlace
 from headrace.schemas.digest import is_digest
@@ -31,7 +30,7 @@ from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["records"])
-receipts_router = APIRouter(prefix="/api/v1/receipts", tags=["records"])
+receipts_router = APIRouter(tags=["records"])
 
 LINK_S = 300  # validity of a presigned URL
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -54,7 +53,7 @@ class Receipts(BaseModel):
 
     digest: str
     receipts: list[Receipt]
-    receipt: str | None = Field(description="The same as a signed JWT (HS256); null if the gateway has no secret.")
+    receipt: str | None = Field(description="The same as a signed JWT (Ed25519); null if the gateway signs none.")
 
 
 _BYTES: dict[str, Any] = {
@@ -117,9 +116,9 @@ async def head_blob(request: Request, queries: QueriesDep, principal: Device, sh
     )
 
 
-@receipts_router.get("/{digest}", response_model=Receipts, responses=problem_responses(404, 409))
+@receipts_router.get("/api/v1/receipts/{digest}", response_model=Receipts, responses=problem_responses(404, 409))
 async def read_receipts(
-    queries: QueriesDep, blobs: BlobsDep, settings: SettingsDep, principal: Device, digest: Digest
+    queries: QueriesDep, blobs: BlobsDep, signer: ReceiptSignerDep, principal: Device, digest: Digest
 ) -> JSONResponse:
     """Confirm that a blob is durable: it is catalogued, and the store has it now. The answer is never cached."""
     place = await queries.blob(digest) if is_digest(digest) else None
@@ -152,9 +151,16 @@ async def read_receipts(
         ).model_dump()
         for record in records
     ]
-    secret = settings.gateway_token_secret.get_secret_value()
-    signed = sign(digest, receipts, secret=secret, now_s=time.time()) if secret else None
-    return JSONResponse({"digest": digest, "receipts": receipts, "receipt": signed}, headers=_NO_STORE)
+    return JSONResponse(
+        {"digest": digest, "receipts": receipts, "receipt": signer.sign(digest, receipts)}, headers=_NO_STORE
+    )
+
+
+@receipts_router.get(KEYS_PATH, openapi_extra={"security": []}, responses=problem_responses())
+async def read_receipt_keys(request: Request, signer: ReceiptSignerDep) -> dict[str, Any]:
+    """Return the public keys of receipts as a JSON Web Key Set (RFC 7517); without a secret it has none."""
+    await limit_requests(request, None)
+    return signer.keys
 
 
 async def _place(queries: Queries, principal: Principal, sha256: str) -> BlobPlace:

@@ -137,13 +137,13 @@ def _plan_for(body: CaptureAsked, url: CameraUrl) -> CapturePlan:
 
 
 def _cipher_for(settings: Settings, url: CameraUrl) -> CredentialCipher | None:
-    secret = settings.gateway_token_secret.get_secret_value()
+    secret = settings.gateway_seal_secret.get_secret_value()
     if not secret and url.has_secrets:
         raise Problem(
             503,
             ProblemCode.UNAVAILABLE,
             "this gateway has no secret to encrypt a camera's login",
-            hint="set HEADRACE_GATEWAY_TOKEN_SECRET for the gateways and the capture workers",
+            hint="set HEADRACE_GATEWAY_SEAL_SECRET for the gateways and the capture workers",
             headers={"Retry-After": "60"},
         )
     return CredentialCipher(secret) if secret else None

@@ -93,22 +93,22 @@ class Access:
             rows = await connection.fetch(self._sql["list_keys"])
         return [KeyListed(**{**row, "sources": tuple(row["sources"])}) for row in rows]
 
-    async def add_key(self, key: KeyDefinition) -> None:
-        """Insert a key, or replace the one with its id."""
+    async def add_key(self, key: KeyDefinition, actor: str) -> bool:
+        """Insert a key; return False if a key has the id, which stays as it is."""
         values = (key.key_id, key.name, key.role, [*key.sources], key.secret_sha256, key.days)
-        async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["add_key"], *values)
+        return await self._change_key("add_key", *values, actor)
 
-    async def rotate_key(self, key_id: str, secret_sha256: bytes, overlap_hours: float) -> bool:
+    async def rotate_key(self, key_id: str, secret_sha256: bytes, overlap_hours: float, actor: str) -> bool:
         """Replace a key's secret; the old one stays valid for `overlap_hours`. Return False if no key has the id."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            rotated = await connection.fetchval(self._sql["rotate_key"], key_id, secret_sha256, overlap_hours)
-        return rotated is not None
+        return await self._change_key("rotate_key", key_id, secret_sha256, overlap_hours, actor)
 
-    async def revoke_key(self, key_id: str) -> bool:
+    async def revoke_key(self, key_id: str, actor: str) -> bool:
         """Revoke a key at once; may be repeated. Return False if no key has the id."""
+        return await self._change_key("revoke_key", key_id, actor)
+
+    async def _change_key(self, statement: str, *values: object) -> bool:
         async with borrowed(self._pool, self._dsn) as connection:
-            return await connection.fetchval(self._sql["revoke_key"], key_id) is not None
+            return await connection.fetchval(self._sql[statement], *values) is not None
 
     async def audit(self, rows: Sequence[AuditRow]) -> None:
         """Append to the audit log."""

@@ -12,21 +12,32 @@ select key_id, name, role, sources, created_at, expires_at, revoked_at
 from api_keys
 order by created_at, key_id
 
+-- A key and its audit row are written by one statement: no change of a key goes unrecorded.
+
 -- add_key --
-insert into api_keys (key_id, name, role, sources, secret_sha256, expires_at)
-values ($1, $2, $3, $4, $5, now() + $6::double precision * interval '1 day')
-on conflict (key_id) do update
-set role = excluded.role, sources = excluded.sources, secret_sha256 = excluded.secret_sha256, revoked_at = null
+with added as (
+    insert into api_keys (key_id, name, role, sources, secret_sha256, expires_at)
+    values ($1, $2, $3, $4, $5, now() + $6::double precision * interval '1 day')
+    on conflict (key_id) do nothing
+    returning key_id
+)
+insert into audit (actor, action) select $7, 'keys add ' || key_id from added returning id
 
 -- rotate_key --
-update api_keys
-set previous_sha256 = secret_sha256, previous_until = now() + $3::double precision * interval '1 hour',
-    secret_sha256 = $2
-where key_id = $1 and revoked_at is null
-returning key_id
+with rotated as (
+    update api_keys
+    set previous_sha256 = secret_sha256, previous_until = now() + $3::double precision * interval '1 hour',
+        secret_sha256 = $2
+    where key_id = $1 and revoked_at is null
+    returning key_id
+)
+insert into audit (actor, action) select $4, 'keys rotate ' || key_id from rotated returning id
 
 -- revoke_key --
-update api_keys set revoked_at = coalesce(revoked_at, now()) where key_id = $1 returning key_id
+with revoked as (
+    update api_keys set revoked_at = coalesce(revoked_at, now()) where key_id = $1 returning key_id
+)
+insert into audit (actor, action) select $2, 'keys revoke ' || key_id from revoked returning id
 
 -- audit --
 insert into audit (at, actor, address, action, code, request_id)

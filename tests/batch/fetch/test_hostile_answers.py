@@ -6,15 +6,10 @@ hostile inputs.
 
 import asyncio
 import gzip
-import ssl
 import zlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from headrace.batch.fetch.decoding import BodyDecoder
 from headrace.batch.fetch.errors import (
@@ -29,6 +24,7 @@ from headrace.batch.fetch.errors import (
 from headrace.batch.fetch.fetcher import Fetcher
 from headrace.batch.fetch.url import parse_url
 from tests.batch.fetch.web_servers import Names, fetch, picture, plain, policy, redirect, routes, serving
+from tests.certificates import certificate
 
 pytestmark = pytest.mark.usefixtures("connected")
 
@@ -232,36 +228,6 @@ async def test_an_answer_that_is_no_http() -> None:
     async with serving(answer) as server:
         with pytest.raises(AnswerRefusedError):
             await fetch(server.url())
-
-
-def certificate(folder: Path, name: str, *, days: int = 1) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS with a certificate for a name, signed by itself; also as the file of who is trusted."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(now - timedelta(days=10))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / f"{name}.pem"
-    trusted = made.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + trusted)
-    authority = folder / f"{name}.ca.pem"
-    authority.write_bytes(trusted)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context, authority
 
 
 # 50
