@@ -242,7 +242,7 @@ class RedriveRun:
 
 
 def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
-    """Return the event of a dead letter that the worker would accept now, or the code of its refusal."""
+    """Return the event of a dead letter that the worker would accept now, or the code with which it would reject it."""
     kind = kind_of_topic(letter.topic)
     if kind is None:
         return "unknown_topic"

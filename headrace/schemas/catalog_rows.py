@@ -8,7 +8,7 @@ from headrace.schemas.events import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRow:
-    """The place of a blob: an object of its own, or `size_bytes` from `store_offset` of a pack."""
+    """The location of a blob in the store: an object of its own, or `size_bytes` from `store_offset` of a pack."""
 
     digest: bytes
     size_bytes: int
@@ -76,7 +76,7 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveRow:
-    """The outcome of a redriven dead letter: a record, or another refusal."""
+    """The outcome of a redriven dead letter: a record, or another rejection."""
 
     dead_letter_id: UUID
     attempt: int
@@ -87,7 +87,7 @@ class RedriveRow:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The original place of the message that this attempt redrives."""
+    """The original position of the message that this attempt redrives."""
 
     attempt: int
     topic: str
@@ -99,7 +99,7 @@ class Original:
 class RowBatch:
     """The rows of one transaction, each list in the order of the messages.
 
-    `generation` is the catalog's, read before the first of the batch's objects was put
+    `collection_epoch` was read from the catalog before the first of the batch's objects was put
     (`headrace/store/catalog/orphan_gc.py`).
     """
 
@@ -108,7 +108,7 @@ class RowBatch:
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
     redrives: list[RedriveRow] = field(default_factory=list)
-    generation: int | None = None
+    collection_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class CommitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class BlobPlace:
-    """The place of a blob: in the store, or with `archived_at_us` in the archive."""
+class BlobLocation:
+    """The location of a blob: in the store, or with `archived_at_us` in the archive."""
 
     digest: bytes
     size_bytes: int

@@ -117,7 +117,7 @@ def check_code(value: str, field: str) -> None:
         raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"{field} contains the character U+0000")
 
 
-def check_digest(value: str, field: str) -> None:
+def check_digest_format(value: str, field: str) -> None:
     """Check that a text has the form of a SHA-256.
 
     Raises:
@@ -238,7 +238,7 @@ def _check_cid(event: Cid) -> None:
     check_code(event.code, "code")
     check_name(event.symbology, "symbology")
     if event.seen_in is not None:
-        check_digest(event.seen_in, "seen_in")
+        check_digest_format(event.seen_in, "seen_in")
 
 
 def _check_ldo(event: Ldo) -> None:
@@ -248,7 +248,7 @@ def _check_ldo(event: Ldo) -> None:
     if len(event.body) > LDO_BODY_BYTES_MAX:
         raise RejectedError(RejectCode.TOO_LARGE, f"body has {len(event.body)} bytes, at most {LDO_BODY_BYTES_MAX}")
     if event.clip_sha256 is not None:
-        check_digest(event.clip_sha256, "clip_sha256")
+        check_digest_format(event.clip_sha256, "clip_sha256")
 
 
 def _check_frame(event: Frame) -> None:
@@ -274,7 +274,7 @@ def _check_clip(event: Clip) -> None:
 
 
 def _check_file(event: Frame | Clip, bytes_max: int) -> None:
-    check_digest(event.sha256, "sha256")
+    check_digest_format(event.sha256, "sha256")
     _check_attributes(event.attributes)
     if event.size_bytes > bytes_max:
         raise RejectedError(RejectCode.TOO_LARGE, f"the body has {event.size_bytes} bytes, at most {bytes_max}")

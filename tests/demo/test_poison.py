@@ -9,7 +9,7 @@ from headrace.producers.video_frames import to_jpeg
 from headrace.schemas.events import Origin
 from headrace.schemas.topics import input_topic
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.examine import RefusedDelivery, examine
+from headrace.streams.core.examine import RejectedDelivery, examine
 
 NOW_US = 1_760_000_000_000_000
 ORIGIN = Origin(source_id="old-device", site="plant", captured_at_us=NOW_US, sequence=3)
@@ -22,7 +22,7 @@ def test_poison_is_rejected_with_its_code(build):
     topic = input_topic(poison.kind)
     assert len(poison.value or b"") < topic.message_bytes_max
     verdict = examine(poison.kind, ConsumedMessage(topic.name, 0, 0, NOW_US, b"k", poison.value, ()), NOW_US)
-    assert isinstance(verdict, RefusedDelivery)
+    assert isinstance(verdict, RejectedDelivery)
     assert verdict.code == poison.code
 
 

@@ -16,7 +16,7 @@ from headrace.schemas.reject import RejectCode
 from headrace.schemas.validate import check_media
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine
+from headrace.streams.core.examine import AcceptedDelivery, RejectedDelivery, examine
 from tests.faults.acks import Ack, AckFile, Attempt, Place, read_acks
 from tests.faults.plan import Mix, Planned, planned
 from tests.faults.workload import Workload
@@ -58,7 +58,7 @@ def test_what_is_valid_is_accepted_and_poison_refused_with_its_code():
                     assert verdict.event.claim is not None
                 else:
                     assert found == (attempt.digest, attempt.size_bytes, attempt.record_id, attempt.expect)
-            case RefusedDelivery():
+            case RejectedDelivery():
                 value = message.value or b""
                 found_code = (verdict.code, sha256_hex(value), len(value))
                 assert found_code == (attempt.expect, attempt.digest, attempt.size_bytes)
@@ -186,6 +186,6 @@ def read(settings: Settings, places: set[Place]) -> dict[Place, tuple[bytes | No
     return found
 
 
-def examined(message: Planned, value: bytes | None) -> AcceptedDelivery | RefusedDelivery:
+def examined(message: Planned, value: bytes | None) -> AcceptedDelivery | RejectedDelivery:
     attempt = message.attempt
     return examine(attempt.kind, ConsumedMessage(attempt.topic, 0, 0, NOW_US, b"k", value, ()), NOW_US)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobPlace, CommitResult, RowBatch
+from headrace.schemas.catalog_rows import BlobLocation, CommitResult, RowBatch
 from headrace.schemas.digest import blob_key, event_id, pack_key, sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
@@ -86,11 +86,11 @@ class SimulatedCatalog(FakeCatalog):
         self.said: set[UUID] = set()
         self.say: Callable[[str, UUID], None] = lambda _topic, _event: None
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
-        def look() -> dict[bytes, BlobPlace]:
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
+        def look() -> dict[bytes, BlobLocation]:
             rows = [self.blobs[digest] for digest in digests if digest in self.blobs]
             return {
-                row.digest: BlobPlace(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
+                row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
                 for row in rows
             }
 

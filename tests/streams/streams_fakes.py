@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from headrace.schemas.catalog_rows import (
-    BlobPlace,
+    BlobLocation,
     BlobRow,
     CommitResult,
     DeadLetterRow,
@@ -130,18 +130,18 @@ class FakeCatalog:
         self.collected = 0  # commits that are still to find their objects gone
         self.lost_answers = 0
 
-    async def generation(self) -> int:
+    async def collection_epoch(self) -> int:
         return 0
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         return {key: original for key, original in self.redrives.items() if key[0] in ids}
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
         assert all(len(digest) == 32 for digest in digests)
         await self._journal.step("known", len(digests))
         found = [self.blobs[digest] for digest in digests if digest in self.blobs]
         return {
-            row.digest: BlobPlace(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
+            row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
             for row in found
         }
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency
 from headrace.streams.core.quota import Quota
-from headrace.streams.worker.lag import Partition, Stall, Standing
-from headrace.streams.worker.retry import Away, Broken, Halt, RetryAfter, RetryPolicy, after
+from headrace.streams.worker.lag import Partition, PartitionOffsets, ProgressTracker
+from headrace.streams.worker.retry import Halt, Permanent, RetryAfter, RetryPolicy, Unavailable, next_step
 
 WINDOW_S = 10.0
 COUNTS = st.integers(0, 8)
@@ -57,7 +57,7 @@ POLICIES = st.builds(RetryPolicy, st.floats(0.001, 60), st.floats(0.001, 300), s
 def test_a_service_that_is_away_is_asked_again_until_the_deadline_and_not_after(
     attempt: int, elapsed_s: float, policy: RetryPolicy
 ) -> None:
-    match after(Away(Dependency.STORE), attempt=attempt, elapsed_s=elapsed_s, policy=policy):
+    match next_step(Unavailable(Dependency.STORE), attempt=attempt, elapsed_s=elapsed_s, policy=policy):
         case RetryAfter(delay_s):
             assert elapsed_s < policy.deadline_s
             assert 0 < delay_s <= policy.delay_s_max
@@ -69,47 +69,49 @@ def test_a_service_that_is_away_is_asked_again_until_the_deadline_and_not_after(
 
 @given(attempt=st.integers(1, 100), elapsed_s=st.floats(0, 1e6), policy=POLICIES)
 def test_what_is_broken_ends_the_process_at_once(attempt: int, elapsed_s: float, policy: RetryPolicy) -> None:
-    assert after(Broken(), attempt=attempt, elapsed_s=elapsed_s, policy=policy) == Halt(Exit.BROKEN)
+    assert next_step(Permanent(), attempt=attempt, elapsed_s=elapsed_s, policy=policy) == Halt(Exit.BROKEN)
 
 
 @pytest.mark.parametrize(("attempt", "delay_s"), [(1, 0.2), (2, 0.4), (3, 0.8), (6, 5.0), (1000, 5.0)])
 def test_the_delay_doubles_up_to_its_limit(attempt: int, delay_s: float) -> None:
-    assert after(Away(Dependency.POSTGRES), attempt=attempt, elapsed_s=0, policy=POLICY) == RetryAfter(delay_s)
+    assert next_step(Unavailable(Dependency.POSTGRES), attempt=attempt, elapsed_s=0, policy=POLICY) == RetryAfter(
+        delay_s
+    )
 
 
 def test_the_last_delay_ends_at_the_deadline() -> None:
-    assert after(Away(Dependency.STORE), attempt=9, elapsed_s=119.0, policy=POLICY) == RetryAfter(1.0)
+    assert next_step(Unavailable(Dependency.STORE), attempt=9, elapsed_s=119.0, policy=POLICY) == RetryAfter(1.0)
 
 
 A, B = ("edge.frames.v1", 0), ("edge.frames.v1", 1)
 
 
 def test_what_has_no_lag_does_not_stand_still() -> None:
-    stall = Stall()
-    assert stall.observe(0, {}) is None
-    assert stall.observe(1, {A: Standing(5, 5)}) is None
-    assert stall.observe(2, {A: Standing(9, 5)}) is None  # the topic was made anew
+    tracker = ProgressTracker()
+    assert tracker.observe(0, {}) is None
+    assert tracker.observe(1, {A: PartitionOffsets(5, 5)}) is None
+    assert tracker.observe(2, {A: PartitionOffsets(9, 5)}) is None  # the topic was made anew
 
 
 def test_the_partition_that_stands_still_longest_is_named_with_its_offset() -> None:
-    stall = Stall()
-    assert stall.observe(0, {A: Standing(1, 5), B: Standing(7, 7)}) == (A, 1)
-    assert stall.observe(1, {A: Standing(1, 5), B: Standing(7, 9)}) == (A, 1)
-    assert stall.observe(2, {A: Standing(2, 5), B: Standing(7, 9)}) == (B, 7)
+    tracker = ProgressTracker()
+    assert tracker.observe(0, {A: PartitionOffsets(1, 5), B: PartitionOffsets(7, 7)}) == (A, 1)
+    assert tracker.observe(1, {A: PartitionOffsets(1, 5), B: PartitionOffsets(7, 9)}) == (A, 1)
+    assert tracker.observe(2, {A: PartitionOffsets(2, 5), B: PartitionOffsets(7, 9)}) == (B, 7)
 
 
 def test_a_busy_neighbour_does_not_hide_a_partition_that_stands_still() -> None:
-    stall = Stall()
-    stall.observe(0, {A: Standing(1, 500), B: Standing(7, 9)})
+    tracker = ProgressTracker()
+    tracker.observe(0, {A: PartitionOffsets(1, 500), B: PartitionOffsets(7, 9)})
     for second in range(1, 60):
-        assert stall.observe(second, {A: Standing(1 + second, 500), B: Standing(7, 9)}) == (B, 7)
+        assert tracker.observe(second, {A: PartitionOffsets(1 + second, 500), B: PartitionOffsets(7, 9)}) == (B, 7)
 
 
 def test_to_be_without_lag_for_a_moment_begins_the_count_anew() -> None:
-    stall = Stall()
-    stall.observe(0, {A: Standing(1, 5), B: Standing(3, 9)})
-    stall.observe(1, {A: Standing(1, 1), B: Standing(4, 9)})
-    assert stall.observe(2, {A: Standing(1, 5), B: Standing(4, 9)}) == (B, 4)
+    tracker = ProgressTracker()
+    tracker.observe(0, {A: PartitionOffsets(1, 5), B: PartitionOffsets(3, 9)})
+    tracker.observe(1, {A: PartitionOffsets(1, 1), B: PartitionOffsets(4, 9)})
+    assert tracker.observe(2, {A: PartitionOffsets(1, 5), B: PartitionOffsets(4, 9)}) == (B, 4)
 
 
 STEPS = st.lists(
@@ -120,21 +122,21 @@ STEPS = st.lists(
 
 @given(steps=STEPS)
 def test_the_longest_standing_is_found_whatever_happened(steps: list[dict[Partition, tuple[int, int]]]) -> None:
-    stall = Stall()
-    past: list[dict[Partition, Standing]] = []
+    tracker = ProgressTracker()
+    past: list[dict[Partition, PartitionOffsets]] = []
 
     def standing_since(partition: Partition) -> int:
         since = len(past) - 1
-        while since > 0 and past[since - 1].get(partition, Standing(0, 0)).lag:
+        while since > 0 and past[since - 1].get(partition, PartitionOffsets(0, 0)).lag:
             if past[since - 1][partition].committed != past[-1][partition].committed:
                 break
             since -= 1
         return since
 
     for second, step in enumerate(steps):
-        past.append({partition: Standing(*numbers) for partition, numbers in step.items()})
-        lagging = [partition for partition, standing in past[-1].items() if standing.lag]
-        found = stall.observe(second, past[-1])
+        past.append({partition: PartitionOffsets(*numbers) for partition, numbers in step.items()})
+        lagging = [partition for partition, offsets in past[-1].items() if offsets.lag]
+        found = tracker.observe(second, past[-1])
         if found is None:
             assert not lagging
         else:

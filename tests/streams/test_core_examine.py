@@ -25,7 +25,7 @@ from headrace.schemas.limits import (
     NAME_BYTES_MAX,
 )
 from headrace.schemas.reject import RejectCode as Code
-from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, examine, refuse
+from headrace.streams.core.examine import AcceptedDelivery, RejectedDelivery, examine, reject
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, good, ldo, mp4, png, raw_delivery
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
@@ -40,7 +40,7 @@ def said(**changes: Any) -> bytes:
     return orjson.dumps({"sensor_data": {}, "context": {}, "prediction": {}} | changes)
 
 
-def examined(event: InputEvent, **changes: Any) -> AcceptedDelivery | RefusedDelivery:
+def examined(event: InputEvent, **changes: Any) -> AcceptedDelivery | RejectedDelivery:
     return examine(kind_of(event), delivery(event, **changes), NOW_US)
 
 
@@ -202,7 +202,7 @@ REFUSED: list[tuple[Code, InputEvent]] = [
 )
 def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, event: InputEvent) -> None:
     one = examined(event, offset=3)
-    assert isinstance(one, RefusedDelivery)
+    assert isinstance(one, RejectedDelivery)
     assert one.code is code
     assert one.message.value == encode(event)
     assert 0 < len(one.reason) < 300
@@ -224,21 +224,21 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
 )
 def test_what_cannot_be_read_is_refused_without_an_origin(code: Code, value: bytes | None) -> None:
     one = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
-    assert isinstance(one, RefusedDelivery)
+    assert isinstance(one, RejectedDelivery)
     assert (one.code, one.origin) == (code, None)
 
 
 def test_a_refusal_names_its_source_where_the_names_are_sound() -> None:
     event = cid("")
     one = examined(event)
-    assert isinstance(one, RefusedDelivery)
+    assert isinstance(one, RejectedDelivery)
     assert one.origin == event
 
 
 @pytest.mark.parametrize("changes", [{"source_id": "a\0b"}, {"site": ""}, {"site": "x" * 201}, {"source_id": "\u202e"}])
 def test_a_refusal_names_no_source_that_could_not_be_shown(changes: dict[str, str]) -> None:
     one = examined(cid(**changes))
-    assert isinstance(one, RefusedDelivery)
+    assert isinstance(one, RejectedDelivery)
     assert one.origin is None
 
 
@@ -246,8 +246,8 @@ def test_a_refusal_after_the_check_keeps_message_and_origin() -> None:
     event = staged(frame())
     one = examined(event, offset=9)
     assert isinstance(one, AcceptedDelivery)
-    refused = refuse(one, Code.CLAIM_MISSING, "not there")
-    assert refused == RefusedDelivery(one.message, Code.CLAIM_MISSING, "not there", event)
+    rejected = reject(one, Code.CLAIM_MISSING, "not there")
+    assert rejected == RejectedDelivery(one.message, Code.CLAIM_MISSING, "not there", event)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "ä", "%2F", "a.b", "staging"])
@@ -255,7 +255,7 @@ def test_a_source_of_any_name_may_claim_from_its_own_staging_area_and_no_other_c
     key = staging_key("plant", name, "0" * 64)
     assert isinstance(examined(staged(frame(source_id=name), claim=key)), AcceptedDelivery)
     other = examined(staged(frame(source_id="other"), claim=key))
-    assert isinstance(other, RefusedDelivery)
+    assert isinstance(other, RejectedDelivery)
     assert other.code is Code.CLAIM_REFUSED
 
 
@@ -263,7 +263,7 @@ def test_a_source_of_any_name_may_claim_from_its_own_staging_area_and_no_other_c
 @given(kind=st.sampled_from(Kind), value=st.none() | st.binary(max_size=400))
 @example(kind=Kind.FRAME, value=b"\0" * 5)
 def test_no_bytes_at_all_make_it_raise(kind: Kind, value: bytes | None) -> None:
-    assert isinstance(examine(kind, raw_delivery(kind, value), NOW_US), RefusedDelivery)
+    assert isinstance(examine(kind, raw_delivery(kind, value), NOW_US), RejectedDelivery)
 
 
 @settings(max_examples=250, deadline=None)
@@ -279,7 +279,7 @@ def test_no_change_to_a_good_message_makes_it_raise(kind: Kind, data: st.DataObj
         case AcceptedDelivery():
             assert one.body is not None
             assert sha256_hex(one.body) == one.digest
-        case RefusedDelivery():
+        case RejectedDelivery():
             assert one.code in Code
 
 

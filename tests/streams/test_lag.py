@@ -52,7 +52,7 @@ def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def watched(assigned: Any) -> Iterable[Partition]:
-    return LagProbe(SETTINGS, "group", [TOPIC], assigned)._standings()
+    return LagProbe(SETTINGS, "group", [TOPIC], assigned)._read_offsets()
 
 
 class Answer:
@@ -83,7 +83,7 @@ def test_offsets_without_a_message_are_no_lag(
     pending = iter(answers)
     monkeypatch.setattr(Broker, "poll", lambda _broker, _seconds: next(pending), raising=False)
     probe = LagProbe(SETTINGS, "group", [TOPIC], lambda: [(TOPIC, 0)])
-    lags = [probe._standings()[TOPIC, 0].lag for _ in (None, *answers, None)]
+    lags = [probe._read_offsets()[TOPIC, 0].lag for _ in (None, *answers, None)]
     assert lags == [1] * len(answers) + [lag, lag]
     assert next(pending, None) is None
 

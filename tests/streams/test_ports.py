@@ -80,7 +80,7 @@ def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = 
     messages = [delivery(event, offset=first_offset + number) for number, event in enumerate(events)]
     messages += [raw_delivery(Kind.CID, value, offset=1000 + number) for number, value in enumerate(junk)]
     decoded = examine_batch(Kind.CID, messages, NOW_US)
-    assert (len(decoded.accepted), len(decoded.refused)) == (len(events), len(junk))
+    assert (len(decoded.accepted), len(decoded.rejected)) == (len(events), len(junk))
     return row_batch(decoded, {one.digest: StoredAt(blob_key(one.digest)) for one in decoded.accepted})
 
 

@@ -7,7 +7,7 @@ import pytest
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency, worker_retries_total
 from headrace.store.errors import BlobMissingError, CatalogRefusedError, ClaimMissingError, StoreRefusedError
-from headrace.streams.worker.retry import Away, Broken, HaltError, Retry, fault_of
+from headrace.streams.worker.retry import HaltError, Permanent, Retry, Unavailable, fault_of
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
 from tests.streams.streams_rig import HASTY, QUICK
 
@@ -69,7 +69,7 @@ async def test_whatever_else_a_step_raises_passes_through_at_once(fault: BaseExc
 
 
 def test_only_an_absent_service_is_expected_to_come_back() -> None:
-    assert fault_of(STORE_AWAY) == Away(Dependency.STORE)
-    assert fault_of(CATALOG_AWAY) == Away(Dependency.POSTGRES)
-    assert fault_of(StoreRefusedError("403", where=WHERE, hint="")) == Broken()
-    assert fault_of(KeyError("x")) == Broken()
+    assert fault_of(STORE_AWAY) == Unavailable(Dependency.STORE)
+    assert fault_of(CATALOG_AWAY) == Unavailable(Dependency.POSTGRES)
+    assert fault_of(StoreRefusedError("403", where=WHERE, hint="")) == Permanent()
+    assert fault_of(KeyError("x")) == Permanent()

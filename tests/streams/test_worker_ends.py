@@ -173,7 +173,7 @@ def test_too_many_dead_letters_end_the_worker_and_nothing_beyond_the_quota_is_ac
     assert aftermath.quota_exit == Exit.QUOTA
     assert aftermath.letters_at_quota <= QUOTA
     assert aftermath.committed_at_quota <= aftermath.junk[0].offset + aftermath.letters_at_quota
-    assert "rather a bad deploy than bad sources" in aftermath.quota_log
+    assert "a bad deploy is more likely than bad sources" in aftermath.quota_log
     assert "Traceback" not in aftermath.quota_log
 
 

@@ -9,7 +9,7 @@ from headrace.batch.archive.move import ArchiveReport, BodyMover, Route, Throttl
 from headrace.batch.archive.plan import ARCHIVED_KINDS, in_reading_order, is_due, is_separate
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
@@ -136,7 +136,7 @@ async def _open_mover(
         yield archives, BodyMover(archives, Route(stores, to, storage_class), throttle=throttle, report=report)
 
 
-async def _move_page(mover: BodyMover, bodies: Sequence[BlobPlace], report: ArchiveReport) -> None:
+async def _move_page(mover: BodyMover, bodies: Sequence[BlobLocation], report: ArchiveReport) -> None:
     if report.dry_run:
         report.bodies += len(bodies)
         report.body_bytes += sum(body.size_bytes for body in bodies)
@@ -146,7 +146,7 @@ async def _move_page(mover: BodyMover, bodies: Sequence[BlobPlace], report: Arch
 
 async def _due_pages(
     archives: Archives, kind: Kind, before_us: int, restored_days: float
-) -> AsyncIterator[list[BlobPlace]]:
+) -> AsyncIterator[list[BlobLocation]]:
     """Yield pages of the bodies of a kind that are due, oldest first."""
     after = (0, UUID(int=0))
     while page := await archives.due(kind, before_us=before_us, restored_days=restored_days, after=after):
@@ -156,7 +156,7 @@ async def _due_pages(
             yield in_reading_order(body for body in bodies if is_due(owners[body.digest], before_us))
 
 
-async def _owners_by_digest(archives: Archives, bodies: Sequence[BlobPlace]) -> dict[bytes, list[BodyOwner]]:
+async def _owners_by_digest(archives: Archives, bodies: Sequence[BlobLocation]) -> dict[bytes, list[BodyOwner]]:
     """Return the records of each digest; records of several kinds may share one."""
     owners: dict[bytes, list[BodyOwner]] = {body.digest: [] for body in bodies}
     for owner in await archives.owners([record_id(kind, body.digest.hex()) for body in bodies for kind in Kind]):
@@ -164,7 +164,7 @@ async def _owners_by_digest(archives: Archives, bodies: Sequence[BlobPlace]) -> 
     return owners
 
 
-async def _archived_pages(archives: Archives, selected: ArchiveSelection) -> AsyncIterator[list[BlobPlace]]:
+async def _archived_pages(archives: Archives, selected: ArchiveSelection) -> AsyncIterator[list[BlobLocation]]:
     after = UUID(int=0)
     while True:
         page = await archives.archived(selected, after=after)

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from headrace.batch.archive.plan import PackedMove, SingleMove, delay_s, plan_objects
 from headrace.runtime.crash_points import CrashPoint, reached
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import BULK_BYTES_MIN, Blobs
@@ -96,7 +96,7 @@ class BodyMover:
         self._throttle = throttle
         self._report = report
 
-    async def run(self, bodies: Sequence[BlobPlace]) -> None:
+    async def run(self, bodies: Sequence[BlobLocation]) -> None:
         """Move bodies; missing and corrupt ones stay in place and are named in the report.
 
         Raises:
@@ -123,7 +123,7 @@ class BodyMover:
                 self._report.objects_removed += 1
             await self._archives.settled(stale)
 
-    async def _readable(self, bodies: Sequence[BlobPlace]) -> Sequence[BlobPlace]:
+    async def _readable(self, bodies: Sequence[BlobLocation]) -> Sequence[BlobLocation]:
         """Return the bodies that can be read now, and request the others from their storage class."""
         storage_class = self._route.storage_class
         if storage_class is None or self._route.to is Location.ARCHIVE:
@@ -137,7 +137,7 @@ class BodyMover:
         self._report.waiting += sum(not is_readable[body.store_key] for body in bodies)
         return [body for body in bodies if is_readable[body.store_key]]
 
-    async def _move_single(self, body: BlobPlace) -> None:
+    async def _move_single(self, body: BlobLocation) -> None:
         digest = body.digest.hex()
         key = blob_key(digest)
         reached(CrashPoint.MOVE_BEFORE_PUT)
@@ -151,7 +151,7 @@ class BodyMover:
         await self._verify(key, digest, lambda: self._write(key, body, digest, overwrite=True))
         await self._record_move(MovedBodies(key, (body.digest,), (None,), (body.store_key,)), body.size_bytes)
 
-    async def _write(self, key: str, body: BlobPlace, digest: str, *, overwrite: bool = False) -> None:
+    async def _write(self, key: str, body: BlobLocation, digest: str, *, overwrite: bool = False) -> None:
         if body.size_bytes < BULK_BYTES_MIN:
             await self._throttle.acquire(body.size_bytes)
             data = await read_verified(
@@ -184,7 +184,7 @@ class BodyMover:
                 await self._throttle.acquire(len(chunk))
                 yield chunk
 
-    async def _move_packed(self, bodies: Sequence[BlobPlace]) -> None:
+    async def _move_packed(self, bodies: Sequence[BlobLocation]) -> None:
         data_by_digest = await self._read_bodies(bodies)
         intact = [body for body in bodies if body.digest in data_by_digest]
         if not intact:
@@ -207,7 +207,7 @@ class BodyMover:
         )
         await self._record_move(moved, sum(body.size_bytes for body in intact))
 
-    async def _read_bodies(self, bodies: Sequence[BlobPlace]) -> dict[bytes, bytes]:
+    async def _read_bodies(self, bodies: Sequence[BlobLocation]) -> dict[bytes, bytes]:
         """Return the intact bodies by digest; reads each object once."""
         data_by_digest: dict[bytes, bytes] = {}
         for key, group in groupby(bodies, key=lambda body: body.store_key):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB, PACKED_BYTES_MAX
 from headrace.store.blobs.staging import OWN_PREFIXES
@@ -20,14 +20,14 @@ _PACKED_MEDIA_TYPE = "application/json"
 class SingleMove:
     """A body that becomes an object of its own."""
 
-    body: BlobPlace
+    body: BlobLocation
 
 
 @dataclass(frozen=True, slots=True)
 class PackedMove:
     """Small bodies that become one pack, in this order."""
 
-    bodies: tuple[BlobPlace, ...]
+    bodies: tuple[BlobLocation, ...]
 
 
 def is_due(owners: Iterable[BodyOwner], before_us: int) -> bool:
@@ -35,12 +35,12 @@ def is_due(owners: Iterable[BodyOwner], before_us: int) -> bool:
     return all(owner.kind in ARCHIVED_KINDS and owner.ingested_at_us < before_us for owner in owners)
 
 
-def plan_objects(bodies: Sequence[BlobPlace]) -> Iterator[SingleMove | PackedMove]:
+def plan_objects(bodies: Sequence[BlobLocation]) -> Iterator[SingleMove | PackedMove]:
     """Yield the objects that bodies become, small bodies packed in the given order; each body is in one of them.
 
     It is deterministic, so a run that was killed finds the objects it has already written.
     """
-    packable: list[BlobPlace] = []
+    packable: list[BlobLocation] = []
     size_bytes = 0
     for body in bodies:
         if not _is_small(body):
@@ -55,7 +55,7 @@ def plan_objects(bodies: Sequence[BlobPlace]) -> Iterator[SingleMove | PackedMov
         yield _object(packable)
 
 
-def in_reading_order(bodies: Iterable[BlobPlace]) -> list[BlobPlace]:
+def in_reading_order(bodies: Iterable[BlobLocation]) -> list[BlobLocation]:
     """Return the distinct bodies, grouped by object and sorted by offset."""
     distinct = {body.digest: body for body in bodies}
     return sorted(distinct.values(), key=lambda body: (body.store_key, body.store_offset or 0, body.digest))
@@ -80,9 +80,9 @@ def is_separate(archive_url: str, store_url: str) -> bool:
     return bool(below) and f"{below[0]}/" not in OWN_PREFIXES
 
 
-def _is_small(body: BlobPlace) -> bool:
+def _is_small(body: BlobLocation) -> bool:
     return body.media_type == _PACKED_MEDIA_TYPE and body.size_bytes < PACKED_BYTES_MAX
 
 
-def _object(bodies: list[BlobPlace]) -> SingleMove | PackedMove:
+def _object(bodies: list[BlobLocation]) -> SingleMove | PackedMove:
     return SingleMove(bodies[0]) if len(bodies) == 1 else PackedMove(tuple(bodies))

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from headrace.batch.fetch.errors import ArgumentRefusedError, MediaRefusedError
-from headrace.schemas.catalog_rows import BlobPlace, BlobRow, RecordRow, RowBatch, SightingRow
+from headrace.schemas.catalog_rows import BlobLocation, BlobRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.schemas.media_probe import VideoHeader
@@ -90,8 +90,8 @@ def asset_of(body: bytes, url: str, origin: AssetOrigin, where: str) -> Asset:
     )
 
 
-def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobPlace | None, generation: int) -> RowBatch:
-    """Return the rows of an asset that was fetched at a time; `known` is the place of its bytes if they are stored."""
+def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobLocation | None, collection_epoch: int) -> RowBatch:
+    """Return the rows of an asset that was fetched at a time; `known` is where its bytes are, if they are stored."""
     blob = BlobRow(
         digest=bytes.fromhex(asset.digest),
         size_bytes=asset.size_bytes,
@@ -125,5 +125,9 @@ def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobPlace | None, 
         sequence=at_us,
     )
     return RowBatch(
-        blobs=[] if known else [blob], records=[record], sightings=[sighting], dead_letters=[], generation=generation
+        blobs=[] if known else [blob],
+        records=[record],
+        sightings=[sighting],
+        dead_letters=[],
+        collection_epoch=collection_epoch,
     )

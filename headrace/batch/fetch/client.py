@@ -75,12 +75,12 @@ class AssetStore:
             raise from_storage_error(error) from None
 
     async def _store_once(self, asset: Asset, body: bytes, offset: int, at_us: int) -> StoredAsset:
-        generation = await self._catalog.generation()
+        collection_epoch = await self._catalog.collection_epoch()
         digest = bytes.fromhex(asset.digest)
         known = (await self._catalog.known_blobs([digest])).get(digest)
         if known is None:
             await self._blobs.put(asset.key, body, media_type=asset.media_type)
-        batch = batch_of(asset, offset=offset, at_us=at_us, known=known, generation=generation)
+        batch = batch_of(asset, offset=offset, at_us=at_us, known=known, collection_epoch=collection_epoch)
         committed = await self._catalog.commit(batch)
         return StoredAsset(known.store_key if known else asset.key, duplicate=not committed.new_records)
 

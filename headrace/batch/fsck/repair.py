@@ -22,7 +22,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import STAGING_PREFIX
 from headrace.store.blobs.verified_read import hash_of
-from headrace.store.catalog.fsck_queries import FsckQueries, MessagePlace, PackMember, RecordWithoutBlob, SingleBlob
+from headrace.store.catalog.fsck_queries import FsckQueries, MessagePosition, PackMember, RecordWithoutBlob, SingleBlob
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, OrphanGc
 from headrace.store.errors import BlobMissingError
 
@@ -45,16 +45,16 @@ class BodyRecovery:
 
     async def body(self, digest: str) -> bytes | None:
         """Return the bytes with this digest from a retained message, or None."""
-        for place in await self._queries.places(bytes.fromhex(digest)):
-            body = await self._body_at(place)
+        for position in await self._queries.positions(bytes.fromhex(digest)):
+            body = await self._body_at(position)
             if body is not None and await asyncio.to_thread(sha256_hex, body) == digest:
                 return body
         return None
 
-    async def _body_at(self, place: MessagePlace) -> bytes | None:
-        value = await asyncio.to_thread(self._messages.value_at, place.topic, place.partition, place.offset)
+    async def _body_at(self, position: MessagePosition) -> bytes | None:
+        value = await asyncio.to_thread(self._messages.value_at, position.topic, position.partition, position.offset)
         try:
-            event = decode(value, INPUT_EVENTS[place.kind])
+            event = decode(value, INPUT_EVENTS[position.kind])
             if isinstance(event, Cid | Ldo):
                 return canonical_body(event)
         except RejectedError:

@@ -6,7 +6,7 @@ from typing import NoReturn
 from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
 from headrace.gateway.queries.conditional import ByteRange
 from headrace.runtime.logs import Action, get_log
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.limits import MIB
 from headrace.store.blobs.blob_store import Blobs
@@ -15,47 +15,47 @@ from headrace.store.errors import BlobCorruptError, BlobMissingError, StoreRefus
 CHUNK_BYTES = 1 * MIB  # one request to the store, and all that a download holds in memory
 
 
-async def stream_blob(blobs: Blobs, place: BlobPlace, part: ByteRange) -> AsyncIterator[bytes]:
+async def stream_blob(blobs: Blobs, location: BlobLocation, part: ByteRange) -> AsyncIterator[bytes]:
     """Return the bytes of a range. The first chunk is read before this returns, so that an error can be answered.
 
     Raises:
         Problem: the store is unavailable (503), or has lost the bytes (410).
     """
     try:
-        first = await _chunk(blobs, place, part.offset, min(part.length, CHUNK_BYTES))
+        first = await _chunk(blobs, location, part.offset, min(part.length, CHUNK_BYTES))
     except (StoreUnavailableError, StoreRefusedError, BlobMissingError, BlobCorruptError) as error:
         raise_store_problem(error)
-    return _chunks(blobs, place, part, first)
+    return _chunks(blobs, location, part, first)
 
 
-async def is_stored(blobs: Blobs, place: BlobPlace) -> bool:
+async def is_stored(blobs: Blobs, location: BlobLocation) -> bool:
     """Return whether the store has the object of a blob, with the expected size.
 
     Raises:
         Problem: the store is unavailable (503).
     """
     try:
-        stat = await blobs.stat(place.store_key)
+        stat = await blobs.stat(location.store_key)
     except (StoreUnavailableError, StoreRefusedError) as error:
         raise_store_problem(error)
     if stat is None:
         return False
-    if place.store_offset is None:
-        return stat.size_bytes == place.size_bytes
-    return stat.size_bytes >= place.store_offset + place.size_bytes
+    if location.store_offset is None:
+        return stat.size_bytes == location.size_bytes
+    return stat.size_bytes >= location.store_offset + location.size_bytes
 
 
-def require_not_archived(digest: str, place: BlobPlace) -> None:
+def require_not_archived(digest: str, location: BlobLocation) -> None:
     """Require that a blob is not archived.
 
     Raises:
         Problem: it is archived (409).
     """
-    if place.archived_at_us is not None:
+    if location.archived_at_us is not None:
         raise Problem(
             409,
             ProblemCode.ARCHIVED,
-            f"the blob was archived at {rfc3339(place.archived_at_us)}",
+            f"the blob was archived at {rfc3339(location.archived_at_us)}",
             hint=f"ask an operator to run `headrace restore {digest}`",
             headers={"Cache-Control": "no-store"},
         )
@@ -80,16 +80,16 @@ def raise_store_problem(
     )
 
 
-async def _chunks(blobs: Blobs, place: BlobPlace, part: ByteRange, first: bytes) -> AsyncIterator[bytes]:
+async def _chunks(blobs: Blobs, location: BlobLocation, part: ByteRange, first: bytes) -> AsyncIterator[bytes]:
     if first:
         yield first
     # A failure from here on closes the connection before Content-Length is reached, so the client notices it.
     for offset in range(part.offset + len(first), part.offset + part.length, CHUNK_BYTES):
-        yield await _chunk(blobs, place, offset, min(CHUNK_BYTES, part.offset + part.length - offset))
+        yield await _chunk(blobs, location, offset, min(CHUNK_BYTES, part.offset + part.length - offset))
 
 
-async def _chunk(blobs: Blobs, place: BlobPlace, offset: int, length: int) -> bytes:
-    data = await blobs.get(place.store_key, offset=(place.store_offset or 0) + offset, length=length)
+async def _chunk(blobs: Blobs, location: BlobLocation, offset: int, length: int) -> bytes:
+    data = await blobs.get(location.store_key, offset=(location.store_offset or 0) + offset, length=length)
     if len(data) != length:
-        raise BlobCorruptError(place.store_key, f"{len(data)} bytes instead of {length}", where=blobs.where)
+        raise BlobCorruptError(location.store_key, f"{len(data)} bytes instead of {length}", where=blobs.where)
     return data

@@ -21,7 +21,7 @@ from headrace.gateway.queries.conditional import (
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.receipts import KEYS_PATH
 from headrace.gateway.queries.scopes import scopes_of
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.validate import CLIP_MEDIA_TYPE, FRAME_MEDIA_TYPES
@@ -85,34 +85,34 @@ async def read_blob(
     ] = False,
 ) -> Response:
     """Return the bytes of a blob, or the range in `Range`."""
-    place = await _place(queries, principal, sha256)
+    location = await _location(queries, principal, sha256)
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"}
     if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
-    require_not_archived(sha256, place)
-    if redirect and (link := await _link(blobs, place)) is not None:
+    require_not_archived(sha256, location)
+    if redirect and (link := await _link(blobs, location)) is not None:
         return RedirectResponse(link, 307, _NO_STORE)
-    part = _requested_range(request, etag, place)
-    content = part or ByteRange(0, place.size_bytes)
+    part = _requested_range(request, etag, location)
+    content = part or ByteRange(0, location.size_bytes)
     headers |= _content_headers(sha256, content)
     if part is not None:
-        headers["Content-Range"] = part.content_range(place.size_bytes)
-    chunks = await stream_blob(blobs, place, content)
-    return StreamingResponse(chunks, 206 if part is not None else 200, headers, media_type=place.media_type)
+        headers["Content-Range"] = part.content_range(location.size_bytes)
+    chunks = await stream_blob(blobs, location, content)
+    return StreamingResponse(chunks, 206 if part is not None else 200, headers, media_type=location.media_type)
 
 
 @router.head("/{sha256}", response_class=Response, responses=_RESPONSES)
 async def head_blob(request: Request, queries: QueriesDep, principal: Device, sha256: Digest) -> Response:
     """Return the headers of a blob, without a request to the store."""
-    place = await _place(queries, principal, sha256)
+    location = await _location(queries, principal, sha256)
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"}
     if is_not_modified(request, etag):
         return Response(status_code=304, headers=headers)
-    require_not_archived(sha256, place)
+    require_not_archived(sha256, location)
     return Response(
-        headers=headers | _content_headers(sha256, ByteRange(0, place.size_bytes)), media_type=place.media_type
+        headers=headers | _content_headers(sha256, ByteRange(0, location.size_bytes)), media_type=location.media_type
     )
 
 
@@ -121,9 +121,9 @@ async def read_receipts(
     queries: QueriesDep, blobs: BlobsDep, signer: ReceiptSignerDep, principal: Device, digest: Digest
 ) -> JSONResponse:
     """Confirm that a blob is durable: it is catalogued, and the store has it now. The answer is never cached."""
-    place = await queries.blob(digest) if is_digest(digest) else None
-    records = await queries.records_of(digest, scopes_of(principal)) if place is not None else []
-    if place is None or not records:
+    location = await queries.blob(digest) if is_digest(digest) else None
+    records = await queries.records_of(digest, scopes_of(principal)) if location is not None else []
+    if location is None or not records:
         raise Problem(
             404,
             ProblemCode.NOT_FOUND,
@@ -131,8 +131,8 @@ async def read_receipts(
             hint="keep the copy, and ask again",
             headers=_NO_STORE,
         )
-    require_not_archived(digest, place)
-    if not await is_stored(blobs, place):
+    require_not_archived(digest, location)
+    if not await is_stored(blobs, location):
         raise Problem(
             404,
             ProblemCode.NOT_FOUND,
@@ -145,7 +145,7 @@ async def read_receipts(
             record_id=str(record.record_id),
             kind=record.kind,
             digest=digest,
-            size_bytes=place.size_bytes,
+            size_bytes=location.size_bytes,
             ingested_at=rfc3339(record.ingested_at_us),
             stored=True,
         ).model_dump()
@@ -163,19 +163,19 @@ async def read_receipt_keys(request: Request, signer: ReceiptSignerDep) -> dict[
     return signer.keys
 
 
-async def _place(queries: Queries, principal: Principal, sha256: str) -> BlobPlace:
+async def _location(queries: Queries, principal: Principal, sha256: str) -> BlobLocation:
     """Return the location of a blob.
 
     Raises:
         Problem: it does not exist, or no record of it is within the principal's scope (404).
     """
-    place = await queries.blob(sha256) if is_digest(sha256) else None
-    if place is None or not await queries.records_of(sha256, scopes_of(principal)):
+    location = await queries.blob(sha256) if is_digest(sha256) else None
+    if location is None or not await queries.records_of(sha256, scopes_of(principal)):
         raise Problem(404, ProblemCode.NOT_FOUND, "blob not found")
-    return place
+    return location
 
 
-def _requested_range(request: Request, etag: str, place: BlobPlace) -> ByteRange | None:
+def _requested_range(request: Request, etag: str, location: BlobLocation) -> ByteRange | None:
     """Return the requested range, or None for all bytes; an If-Range with another entity tag requests all bytes.
 
     Raises:
@@ -184,22 +184,22 @@ def _requested_range(request: Request, etag: str, place: BlobPlace) -> ByteRange
     if request.headers.get("if-range", etag).strip() != etag:
         return None
     try:
-        return requested_range(request.headers.get("range"), place.size_bytes)
+        return requested_range(request.headers.get("range"), location.size_bytes)
     except RangeNotSatisfiableError:
         raise Problem(
             416,
             ProblemCode.RANGE_NOT_SATISFIABLE,
-            f"the range has no byte of the blob, whose size is {place.size_bytes}",
-            headers={"Content-Range": f"bytes */{place.size_bytes}", "Accept-Ranges": "bytes"},
+            f"the range has no byte of the blob, whose size is {location.size_bytes}",
+            headers={"Content-Range": f"bytes */{location.size_bytes}", "Accept-Ranges": "bytes"},
         ) from None
 
 
-async def _link(blobs: Blobs, place: BlobPlace) -> str | None:
+async def _link(blobs: Blobs, location: BlobLocation) -> str | None:
     # A URL of a pack would expose other blobs.
-    if place.store_offset is not None:
+    if location.store_offset is not None:
         return None
     try:
-        return await blobs.presign(place.store_key, LINK_S)
+        return await blobs.presign(location.store_key, LINK_S)
     except (StoreUnavailableError, StoreRefusedError) as error:
         raise_store_problem(error)
 

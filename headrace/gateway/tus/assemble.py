@@ -56,12 +56,12 @@ async def assemble(
             await delete_parts(pipeline.receiver.blobs, upload.upload_id)
         raise
     assert item.digest and item.topic and item.partition is not None and item.offset is not None  # noqa: PT018
-    place = item.topic, item.partition, item.offset
+    position = item.topic, item.partition, item.offset
     if await uploads.finish(
         upload.upload_id,
         lock.holder,
         digest=item.digest,
-        place=place,
+        position=position,
     ):
         await delete_parts(pipeline.receiver.blobs, upload.upload_id)
 

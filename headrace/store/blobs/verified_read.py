@@ -16,7 +16,7 @@ HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more th
 
 
 class StoredBody(Protocol):
-    """A body and its place in the store, as the catalog has it."""
+    """A body and its location in the store, as the catalog has it."""
 
     @property
     def digest(self) -> str:

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import asyncpg
 
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.events import Kind
 from headrace.store.catalog.orphan_gc import leading
 from headrace.store.postgres import catalog_errors, statements
@@ -58,7 +58,7 @@ class DueRecord:
 
     record_id: UUID
     ingested_at_us: int
-    blob: BlobPlace | None
+    blob: BlobLocation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,13 @@ class Archives:
         record that was looked at comes too: where it may not go, without its blob. At the end there is none.
         """
         rows = await self._rows("due", kind, before_us, *after, restored_days, PAGE_ROWS)
-        return [DueRecord(row[0], row[1], None if row[2] is None else BlobPlace(*row[2:])) for row in rows]
+        return [DueRecord(row[0], row[1], None if row[2] is None else BlobLocation(*row[2:])) for row in rows]
 
     async def owners(self, ids: Sequence[UUID]) -> list[BodyOwner]:
         """Return the digests, kinds and times of the records with these ids that exist."""
         return [BodyOwner(row[0], Kind(row[1]), row[2]) for row in await self._rows("owners", ids)]
 
-    async def archived(self, selected: ArchiveSelection, *, after: UUID) -> list[tuple[UUID, BlobPlace]]:
+    async def archived(self, selected: ArchiveSelection, *, after: UUID) -> list[tuple[UUID, BlobLocation]]:
         """Return a page of the archived records by id, with the place of their bytes in the archive."""
         rows = await self._rows(
             "archived",
@@ -156,7 +156,7 @@ class Archives:
             selected.ids,
             PAGE_ROWS,
         )
-        return [(row[0], BlobPlace(*row[1:])) for row in rows]
+        return [(row[0], BlobLocation(*row[1:])) for row in rows]
 
     async def expect(self, place: Location, store_key: str) -> None:
         """Record that an object may exist without a row from now on."""

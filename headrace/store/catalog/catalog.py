@@ -14,7 +14,7 @@ import orjson
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.schemas.catalog_rows import (
-    BlobPlace,
+    BlobLocation,
     BlobRow,
     CommitResult,
     DeadLetterRow,
@@ -59,7 +59,7 @@ class Catalog:
         self._pool = pool
         self._dsn = dsn
         self._sql = statements("catalog")
-        self._generation: int | None = None
+        self._collection_epoch: int | None = None
 
     @classmethod
     async def open(
@@ -87,7 +87,7 @@ class Catalog:
 
         Raises:
             CatalogUnavailableError: repeat the batch. CatalogRefusedError: a row breaks a rule of the schema.
-            BlobsCollectedError: put the batch's objects again, under the generation of now, before it is repeated.
+            BlobsCollectedError: put the batch's objects again, under the current collection epoch, then repeat it.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()
@@ -115,24 +115,24 @@ class Catalog:
             new_dead_letters=len(new_letters),
         )
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
-        """Return the places of those blobs that the catalog has."""
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
+        """Return the locations of those blobs that the catalog has."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
-        return {row[0]: BlobPlace(*row) for row in rows}
+        return {row[0]: BlobLocation(*row) for row in rows}
 
-    async def generation(self) -> int:
-        """Return the generation under which objects are put; it may be the newest that this process has read."""
-        if self._generation is None:
+    async def collection_epoch(self) -> int:
+        """Return the collection epoch under which objects are put: the last one that this process read."""
+        if self._collection_epoch is None:
             async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
                 await take_over(connection)
-                generation = int(await connection.fetchval(self._sql["generation"]))
-            # Only after the transaction: what a rolled back one has read may become another generation's number.
-            self._generation = generation
-        return self._generation
+                collection_epoch = int(await connection.fetchval(self._sql["collection_epoch"]))
+            # Only after the transaction: the number that a rolled back one has read may be given to another epoch.
+            self._collection_epoch = collection_epoch
+        return self._collection_epoch
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
-        """Return the original places of redriven messages, by dead letter and attempt."""
+        """Return the original positions of redriven messages, by dead letter and attempt."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["originals"], ids)
         return {(row[0], row[1]): Original(*row[1:]) for row in rows}
@@ -147,8 +147,8 @@ class Catalog:
         await connection.execute(self._sql["enter"], ENTER_LOCK)
         row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
         assert row is not None, "the migration made this row"
-        if row["marked"] or batch.generation not in {None, row["generation"]}:
-            self._generation = None
+        if row["marked"] or batch.collection_epoch not in {None, row["generation"]}:
+            self._collection_epoch = None
             raise BlobsCollectedError(len(row["marked"]), where=address(self._dsn))
 
     async def _insert_blobs(self, connection: "Pooled", rows: list[BlobRow]) -> None:

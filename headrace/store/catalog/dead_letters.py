@@ -195,7 +195,7 @@ class DeadLetters:
             await holder.execute(self._sql["unlead"], REDRIVE_LOCK)
 
     async def candidates(self, filters: LetterFilters) -> AsyncGenerator[Candidate]:
-        """Yield the dead letters that may be redriven, in the order of their original places."""
+        """Yield the dead letters that may be redriven, in the order of their original positions."""
         after: tuple[str, int, int, UUID] = ("", -1, -1, _NONE)
         while True:
             conditions, values = self._where(filters, [CANDIDATES_PAGE, *after])

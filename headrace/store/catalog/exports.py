@@ -40,8 +40,8 @@ class ExportSelection:
 
 
 @dataclass(frozen=True, slots=True)
-class ClipPlace:
-    """The clip of an LDO and the place of its bytes."""
+class ClipLocation:
+    """The clip of an LDO and the location of its bytes."""
 
     digest: str
     size_bytes: int
@@ -59,7 +59,7 @@ class Exported:
     """
 
     record: StoredRecord
-    clip: ClipPlace | None
+    clip: ClipLocation | None
     label: str | None = None
     clip_sha256: str | None = None
 
@@ -137,5 +137,5 @@ def _filled(statement: str, selected: str) -> str:
 def _exported(row: "asyncpg.Record") -> Exported:
     values = tuple(row)
     clip, (label, clip_sha256) = values[_RECORD_COLUMNS:-2], values[-2:]
-    place = None if clip[0] is None else ClipPlace(*clip)
-    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), place, label, clip_sha256)
+    location = None if clip[0] is None else ClipLocation(*clip)
+    return Exported(StoredRecord(*values[:_RECORD_COLUMNS]), location, label, clip_sha256)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 5000
 FOUND_MAX = 10_000  # of one kind; the others are found after these are repaired
-PLACES_MAX = 10
+POSITIONS_MAX = 10
 _CONNECTIONS_MAX = 3
 
 
@@ -81,8 +81,8 @@ class AnnouncementWithoutRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class MessagePlace:
-    """The place of a sighting's message."""
+class MessagePosition:
+    """The position of a sighting's message, and its kind."""
 
     topic: str
     partition: int
@@ -188,10 +188,10 @@ class FsckQueries:
                 return
             after = rows[-1][0]
 
-    async def places(self, digest: bytes) -> list[MessagePlace]:
-        """Return the places of the messages with these bytes, the latest first."""
-        rows = await self._fetch("places", digest, PLACES_MAX)
-        return [MessagePlace(row[0], row[1], row[2], Kind(row[3])) for row in rows]
+    async def positions(self, digest: bytes) -> list[MessagePosition]:
+        """Return the positions of the messages with these bytes, the latest first."""
+        rows = await self._fetch("positions", digest, POSITIONS_MAX)
+        return [MessagePosition(row[0], row[1], row[2], Kind(row[3])) for row in rows]
 
     async def add_blob(self, row: SingleBlob) -> None:
         """Insert a blob's row if it is missing."""

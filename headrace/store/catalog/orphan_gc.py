@@ -10,19 +10,19 @@ So a collection of some keys goes like this, all of it by the one process that h
     mark     in one transaction, under ENTER_LOCK exclusively: write the keys to `collecting`
     recheck  drop the keys that a row refers to by now
     delete   the objects of the others
-    release  in one transaction: remove the marks, and add one to the generation
+    release  in one transaction: remove the marks, and add one to the collection epoch
 
-and a worker: it notes a generation *before* it puts, and its transaction takes ENTER_LOCK shared, as its first
-statement; it then refuses (`BlobsCollectedError`) if one of its keys is marked, or if the generation is another.
+and a worker: it reads the collection epoch *before* it puts, and its transaction takes ENTER_LOCK shared, as its first
+statement; it then refuses (`BlobsCollectedError`) if one of its keys is marked, or if the epoch has changed.
 
 Claim: if the worker's transaction commits a key, its object is there. Consider a collection of that key, and when the
 worker held ENTER_LOCK:
 * before the mark: the exclusive lock waited for the worker's transaction to end, so the recheck sees its row and the
   object stays;
 * between mark and release: the key is marked, and the transaction refuses;
-* after the release: the generation grew at the release. The worker's is the same as now, so it was noted after the
-  release, and its PUT came after the deletion: it wrote the object, or found one that was written after the deletion.
-A refused worker notes the generation anew, puts again and repeats its transaction.
+* after the release: the epoch grew at the release. The worker's is the current one, so it was read after the release,
+  and its PUT came after the deletion: it wrote the object, or found one that was written after the deletion.
+A refused worker reads the epoch again, puts again and repeats its transaction.
 
 Rows of `blobs` are never deleted, so a worker that skips the PUT because a row is there needs none of this.
 

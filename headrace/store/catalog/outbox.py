@@ -70,8 +70,8 @@ class Outbox:
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             answer = await connection.execute(self._sql["mark"], outbox_ids)
             if checkpoints:
-                places, offsets = zip(*sorted(checkpoints.items()), strict=True)
-                topics, partitions = zip(*places, strict=True)
+                partition_keys, offsets = zip(*sorted(checkpoints.items()), strict=True)
+                topics, partitions = zip(*partition_keys, strict=True)
                 await connection.execute(self._sql["save_checkpoints"], topics, partitions, offsets)
         return _count(answer)
 

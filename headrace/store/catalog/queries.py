@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest, record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.pagination import cursor_of, key_of, page_query, within
@@ -100,11 +100,11 @@ class Queries:
         """Return the records with this digest, at most one of each kind, newest first."""
         return await self._by_ids(await self._within([record_id(kind, digest) for kind in Kind], scopes))
 
-    async def blob(self, digest: str) -> BlobPlace | None:
-        """Return the place of the blob with this digest, or None if the catalog has none."""
+    async def blob(self, digest: str) -> BlobLocation | None:
+        """Return the location of the blob with this digest, or None if the catalog has none."""
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["blob"], bytes.fromhex(digest))
-        return None if row is None else BlobPlace(*row)
+        return None if row is None else BlobLocation(*row)
 
     async def counts(self) -> CatalogCounts:
         """Count records, sightings, dead letters and unpublished rows; about a second for ten million records."""

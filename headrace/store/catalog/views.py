@@ -13,7 +13,7 @@ def public_ldo_id(digest: str, captured_at_us: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record and the place of its bytes; `store_key` is None only if its blob's row was deleted.
+    """One record and the location of its bytes; `store_key` is None only if its blob's row was deleted.
 
     With `archived_at_us`, key and offset are those in the archive.
     """

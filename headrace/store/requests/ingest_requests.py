@@ -33,7 +33,7 @@ class NewRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestItem:
-    """A frame or clip of a request: the place of its message, or the reason why there is none."""
+    """A frame or clip of a request: the position of its message, or the reason why there is none."""
 
     index: int
     filename: str | None

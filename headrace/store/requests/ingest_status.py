@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MessageRef:
-    """The place of a message, the record that it becomes, and the earliest time of its write (Unix seconds)."""
+    """The position of a message, the record that it becomes, and the earliest time of its write (Unix seconds)."""
 
     topic: str
     partition: int
@@ -45,10 +45,10 @@ class IngestStatuses:
         self._dsn = dsn
         self._sql = statements("ingest_status")["outcomes"]
 
-    async def outcomes(self, places: Sequence[MessageRef]) -> list[IngestStatus]:
+    async def outcomes(self, messages: Sequence[MessageRef]) -> list[IngestStatus]:
         """Return the outcome of each message, in order."""
         columns = [
-            [getattr(place, name) for place in places]
+            [getattr(message, name) for message in messages]
             for name in ("topic", "partition", "offset", "record_id", "since_s")
         ]
         async with borrowed(self._pool, self._dsn) as connection:

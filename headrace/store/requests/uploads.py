@@ -123,9 +123,9 @@ class Uploads:
             rows = await connection.fetch(self._sql["parts"], upload_id)
         return [UploadPart(*row) for row in rows]
 
-    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, place: tuple[str, int, int]) -> bool:
-        """Record that the file was published as the message at `place`; its parts are no longer needed."""
-        return await self._whether("finish", upload_id, by, digest, *place)
+    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, position: tuple[str, int, int]) -> bool:
+        """Record that the file was published as the message at `position`; its parts are no longer needed."""
+        return await self._whether("finish", upload_id, by, digest, *position)
 
     async def fail(self, upload_id: UUID, by: UUID, code: str, reason: str) -> bool:
         """Record that the file can never be ingested; its parts are no longer needed."""

@@ -137,7 +137,7 @@ select
     array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
 from collection
 
--- generation --
+-- collection_epoch --
 select generation from collection
 
 -- check --

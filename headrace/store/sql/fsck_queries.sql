@@ -83,7 +83,7 @@ where o.published_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecon
 order by r.record_id
 limit $4
 
--- places --
+-- positions --
 -- Where the message stood that brought these bytes, the latest first: Kafka keeps it for longest.
 select s.topic, s.partition, s."offset", r.kind
 from records as r

@@ -25,7 +25,7 @@ async def preprocessing(settings: Settings, stop: asyncio.Event) -> int:
     blobs = Blobs.from_settings(settings)
     preprocessor = preprocessing_module.Preprocessing(blobs)
     consumer = DerivingConsumer(
-        settings, preprocessing_module.NAME, preprocessor.compute, blobs=blobs, forget=lambda _places: None
+        settings, preprocessing_module.NAME, preprocessor.compute, blobs=blobs, forget=lambda _partitions: None
     )
     return await _serve(settings, consumer, blobs, PREPROCESSED.name, stop)
 

@@ -28,7 +28,7 @@ class PreviousFrame:
 
     digest: str
     look: Look
-    place: TopicPartitionKey
+    partition: TopicPartitionKey
 
 
 class PreviousFrames:
@@ -48,9 +48,11 @@ class PreviousFrames:
             self._drop(next(iter(self._seen)))
         return before
 
-    def forget(self, places: set[TopicPartitionKey] | None) -> None:
+    def forget(self, partitions: set[TopicPartitionKey] | None) -> None:
         """Drop the sources of these partitions; None means all."""
-        for source in [source for source, seen in self._seen.items() if places is None or seen.place in places]:
+        for source in [
+            source for source, seen in self._seen.items() if partitions is None or seen.partition in partitions
+        ]:
             self._drop(source)
 
     def _drop(self, source: tuple[str, str]) -> PreviousFrame | None:
@@ -67,11 +69,11 @@ class Perception:
         self._budgets = FrameBudgets()
         self._last = PreviousFrames(LOOKS_BYTES_MAX)
 
-    def forget(self, places: set[TopicPartitionKey] | None) -> None:
+    def forget(self, partitions: set[TopicPartitionKey] | None) -> None:
         """Drop the sources of revoked partitions; None means all."""
-        self._last.forget(places)
+        self._last.forget(partitions)
 
-    async def compute(self, event: Ingested, body: Body, place: TopicPartitionKey) -> PerceivedFrame:
+    async def compute(self, event: Ingested, body: Body, partition: TopicPartitionKey) -> PerceivedFrame:
         """Return what changed, or a result with an error if the frame is not decodable.
 
         Raises:
@@ -81,7 +83,7 @@ class Perception:
             now = await self._look(body)
         except (NotDecodableError, BlobCorruptError, BlobMissingError) as error:
             return perceived(event, None, previous_digest=None, error=str(error).splitlines()[0])
-        before = self._last.swap((event.site, event.source_id), PreviousFrame(event.digest, now, place))
+        before = self._last.swap((event.site, event.source_id), PreviousFrame(event.digest, now, partition))
         changed = await asyncio.to_thread(change, before.look, now) if before else None
         return perceived(event, changed, previous_digest=before.digest if before and changed else None)
 

@@ -22,7 +22,7 @@ class Preprocessing:
         self._blobs = blobs
         self._budgets = FrameBudgets()
 
-    async def compute(self, event: Ingested, body: Body, _place: TopicPartitionKey) -> PreprocessedFrame:
+    async def compute(self, event: Ingested, body: Body, _partition: TopicPartitionKey) -> PreprocessedFrame:
         """Return the measurements of a frame, or a result with an error if it is not decodable.
 
         Raises:

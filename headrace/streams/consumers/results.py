@@ -83,7 +83,7 @@ class Results:
         """
         assert self._producer is not None
         producer = self._producer
-        positions = [TopicPartition(*place, offset) for place, offset in next_offsets.items()]
+        positions = [TopicPartition(*partition, offset) for partition, offset in next_offsets.items()]
         try:
             producer.begin_transaction()
             for message in messages:

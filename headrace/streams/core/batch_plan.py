@@ -12,7 +12,7 @@ from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.streams.core.delivery import HeaderPairs
-from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RefusedDelivery
+from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ def store_plan(accepted: Iterable[AcceptedDelivery], known: Container[str]) -> S
     return StorePlan(tuple(alone.values()), tuple(packed.values()), tuple(claimed))
 
 
-def row_batch(batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, generation: int | None = None) -> RowBatch:
-    """Return the rows of a batch, in the order of its messages; `stored_at` has the place of each new body."""
+def row_batch(
+    batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, collection_epoch: int | None = None
+) -> RowBatch:
+    """Return the rows of a batch, in the order of its messages; `stored_at` says where each new body was put."""
     # Of several deliveries of one new body the last describes the blob; all of them say the same of it.
     new_blobs = {delivery.digest: delivery for delivery in batch.accepted if delivery.digest in stored_at}
     records = [_record(batch.kind, delivery) for delivery in batch.accepted]
@@ -66,9 +68,9 @@ def row_batch(batch: DecodedBatch, stored_at: Mapping[str, StoredAt], *, generat
         blobs=[_blob(delivery, stored_at[digest]) for digest, delivery in new_blobs.items()],
         records=records,
         sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
-        dead_letters=[_dead_letter(refusal) for refusal in batch.refused],
+        dead_letters=[_dead_letter(rejection) for rejection in batch.rejected],
         redrives=list(_redrives(batch)),
-        generation=generation,
+        collection_epoch=collection_epoch,
     )
 
 
@@ -87,13 +89,13 @@ def _redrives(batch: DecodedBatch) -> Iterator[RedriveRow]:
                 attempt=redrive.attempt,
                 record_id=record_id(batch.kind, delivery.digest),
             )
-    for refusal in batch.refused:
-        if (redrive := refusal.message.redrive) is not None:
+    for rejection in batch.rejected:
+        if (redrive := rejection.message.redrive) is not None:
             yield RedriveRow(
                 dead_letter_id=redrive.dead_letter_id,
                 attempt=redrive.attempt,
-                code=refusal.code,
-                reason=refusal.reason,
+                code=rejection.code,
+                reason=rejection.reason,
             )
 
 
@@ -149,12 +151,12 @@ def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
     )
 
 
-def _dead_letter(refusal: RefusedDelivery) -> DeadLetterRow:
-    message = refusal.message
+def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
+    message = rejection.message
     return DeadLetterRow(
         dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
-        code=refusal.code,
-        reason=refusal.reason,
+        code=rejection.code,
+        reason=rejection.reason,
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
@@ -162,6 +164,6 @@ def _dead_letter(refusal: RefusedDelivery) -> DeadLetterRow:
         key=message.key,
         value=message.value,
         headers=headers_json(message.headers),
-        site=refusal.origin.site if refusal.origin else None,
-        source_id=refusal.origin.source_id if refusal.origin else None,
+        site=rejection.origin.site if rejection.origin else None,
+        source_id=rejection.origin.source_id if rejection.origin else None,
     )

@@ -1,9 +1,9 @@
-"""A message as Kafka delivered it, and the original place of one that was redriven.
+"""A message as Kafka delivered it, and the original position of one that was redriven.
 
 A redriven message is recorded where its source first published it: its sighting has the topic, partition and offset of
 that first delivery. So a redrive that publishes twice, because it was killed before it could note the first time, adds
-nothing: the sighting's key, or the dead letter's id, exists already. A message that is refused again remains the same
-dead letter, with one more attempt in its history.
+nothing: the sighting's key, or the dead letter's id, exists already. A message that is rejected again remains the
+same dead letter, with one more attempt in its history.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,9 @@ HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ConsumedMessage:
-    """One message as Kafka delivered it: its place and its bytes.
+    """One message as Kafka delivered it: its position and its bytes.
 
-    With `redrive` it is a redriven dead letter, and its place is that of its first delivery.
+    With `redrive` it is a redriven dead letter, and its position is that of its first delivery.
     """
 
     topic: str
@@ -35,14 +35,9 @@ class ConsumedMessage:
     redrive: Redrive | None = None
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def position(self) -> tuple[str, int, int]:
         """Topic, partition and offset."""
         return self.topic, self.partition, self.offset
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that it holds in memory, headers aside."""
-        return len(self.value or b"") + len(self.key or b"")
 
 
 def redrives_in(messages: Iterable[ConsumedMessage]) -> list[UUID]:
@@ -52,7 +47,7 @@ def redrives_in(messages: Iterable[ConsumedMessage]) -> list[UUID]:
 
 
 def as_original(message: ConsumedMessage, originals: Mapping[tuple[UUID, int], Original]) -> ConsumedMessage:
-    """Map a redriven message to its original place; return any other message unchanged."""
+    """Map a redriven message to its original position; return any other message unchanged."""
     declared = redrive_of(message.headers)
     original = originals.get((declared.dead_letter_id, declared.attempt)) if declared else None
     if declared is None or original is None or original.topic != message.topic:

@@ -1,4 +1,4 @@
-"""From a message's bytes to what becomes of it: accepted with its digest, or refused with a reason."""
+"""Decide whether a message can be ingested: decode it and validate its event, which also hashes the body."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class AcceptedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedDelivery:
+class RejectedDelivery:
     """A message that can never be ingested. `origin` is None where even that could not be read."""
 
     message: ConsumedMessage
@@ -42,22 +42,24 @@ class RefusedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """The messages of a batch, and the accepted and the refused of them, each in the order of the messages."""
+    """The messages of a batch, and the accepted and the rejected of them, each in the order of the messages."""
 
     kind: Kind
     messages: tuple[ConsumedMessage, ...]
     accepted: tuple[AcceptedDelivery, ...]
-    refused: tuple[RefusedDelivery, ...]
+    rejected: tuple[RejectedDelivery, ...]
 
-    def with_refused(self, refusals: Iterable[RefusedDelivery]) -> "DecodedBatch":
-        """Return the batch with these of its accepted messages refused."""
-        later = {refusal.message.place: refusal for refusal in refusals}
+    def with_rejected(self, rejections: Iterable[RejectedDelivery]) -> "DecodedBatch":
+        """Return the batch with these of its accepted messages rejected."""
+        later = {rejection.message.position: rejection for rejection in rejections}
         if not later:
             return self
-        position = {message.place: index for index, message in enumerate(self.messages)}
-        refused = sorted((*self.refused, *later.values()), key=lambda refusal: position[refusal.message.place])
-        accepted = tuple(delivery for delivery in self.accepted if delivery.message.place not in later)
-        return replace(self, accepted=accepted, refused=tuple(refused))
+        index_by_position = {message.position: index for index, message in enumerate(self.messages)}
+        rejected = sorted(
+            (*self.rejected, *later.values()), key=lambda rejection: index_by_position[rejection.message.position]
+        )
+        accepted = tuple(delivery for delivery in self.accepted if delivery.message.position not in later)
+        return replace(self, accepted=accepted, rejected=tuple(rejected))
 
 
 def _ignore() -> None:
@@ -72,16 +74,16 @@ def examine_batch(
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
 ) -> DecodedBatch:
-    """Decode, check and hash the messages of a batch; see `examine`."""
+    """Examine the messages of a batch; see `examine`."""
     accepted: list[AcceptedDelivery] = []
-    refused: list[RefusedDelivery] = []
+    rejected: list[RejectedDelivery] = []
     for message in messages:
         outcome = examine(kind, message, now_us, decoded=decoded, hashed=hashed)
         if isinstance(outcome, AcceptedDelivery):
             accepted.append(outcome)
         else:
-            refused.append(outcome)
-    return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(refused))
+            rejected.append(outcome)
+    return DecodedBatch(kind, tuple(messages), tuple(accepted), tuple(rejected))
 
 
 def examine(
@@ -91,10 +93,12 @@ def examine(
     *,
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
-) -> AcceptedDelivery | RefusedDelivery:
-    """Decode, check and hash one message; never raises for anything that a message can hold.
+) -> AcceptedDelivery | RejectedDelivery:
+    """Decode one message and validate its event; never raises for anything that a message can hold.
 
-    `decoded` is called once the message is decoded, `hashed` once it is accepted.
+    Validation computes the digest of an inline body. A staged body is not read here: its digest is the declared one,
+    which `headrace/store/blobs/staging.py` compares with the bytes when it promotes them. `decoded` is called once the
+    message is decoded, `hashed` once it is accepted.
     """
     event: InputEvent | None = None
     try:
@@ -102,7 +106,7 @@ def examine(
         decoded()
         valid = validate(event, now_us)
     except RejectedError as rejected:
-        return RefusedDelivery(message, rejected.code, rejected.reason, _trusted(event))
+        return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event))
     hashed()
     return AcceptedDelivery(
         message,
@@ -115,9 +119,9 @@ def examine(
     )
 
 
-def refuse(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RefusedDelivery:
-    """Return the refusal of a message whose staged body is not what it declares."""
-    return RefusedDelivery(accepted.message, code, reason, accepted.event)
+def reject(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RejectedDelivery:
+    """Reject an accepted message whose staged body is not what it declares."""
+    return RejectedDelivery(accepted.message, code, reason, accepted.event)
 
 
 def _trusted(event: InputEvent | None) -> Origin | None:

@@ -65,10 +65,13 @@ class PublishedOffsets:
             missing = [name for name in OUTPUT_TOPICS if name not in known or not known[name].partitions]
             if missing:
                 raise ProducerResetError(f"Kafka has no topic {missing[0]}")
-            places = [(name, partition) for name in OUTPUT_TOPICS for partition in known[name].partitions]
-            first = self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-            ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        ranges = {place: (_start(checkpoints.get(place), first[place], end), end) for place, end in ends.items()}
+            partitions = [(name, number) for name in OUTPUT_TOPICS for number in known[name].partitions]
+            first = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+            ends = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        ranges = {
+            partition: (_start(checkpoints.get(partition), first[partition], end), end)
+            for partition, end in ends.items()
+        }
         with kafka_faults("reading what is published"):
             self._reader = TopicReader(self._consumer, ranges, silence_s_max=SILENCE_S_MAX)
         self._reported = dict(self._reader.next_offsets)
@@ -95,14 +98,14 @@ class PublishedOffsets:
         if consumer is not None:
             consumer.close()
 
-    def _offsets(self, places: Iterable[PartitionKey], which: OffsetSpec) -> dict[PartitionKey, int]:
+    def _offsets(self, partitions: Iterable[PartitionKey], which: OffsetSpec) -> dict[PartitionKey, int]:
         # Uncommitted, so that a transaction which someone left open on our topics is waited for, not read around.
         asked = self._admin.list_offsets(
-            {TopicPartition(*place): which for place in places},
+            {TopicPartition(*partition): which for partition in partitions},
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=REQUEST_S_MAX,
         )
-        return {(place.topic, place.partition): answer.result().offset for place, answer in asked.items()}
+        return {(partition.topic, partition.partition): answer.result().offset for partition, answer in asked.items()}
 
 
 def _start(checkpoint: int | None, first: int, end: int) -> int:

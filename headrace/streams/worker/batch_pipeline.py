@@ -1,7 +1,7 @@
 """One topic's batches in flight: stored side by side, committed one after another, acknowledged last and in order.
 
 Kafka keeps one number for each partition: everything below it is done. So a batch is acknowledged only after the batch
-before it, and its events in the order in which they came, without giving way to anything else in between.
+before it, and its events in the order in which they came, without an `await` between two acknowledgements.
 """
 
 import asyncio
@@ -116,7 +116,7 @@ class BatchPipeline:
             if previous is not None:
                 await _ended(previous)
             self._check_quota(stored)
-            stored, committed = await commit_batch(self._ingest, decoded, stored)
+            stored, committed = await commit_or_store_again(self._ingest, decoded, stored)
             report(self._kind, stored, committed, started_s)
             self._ingest.reached(CrashPoint.BEFORE_ACK)
             for event in events:
@@ -129,15 +129,16 @@ class BatchPipeline:
 
     def _check_quota(self, stored: StoredBatch) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
-        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.refused)):
+        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.rejected)):
             raise HaltError(
                 Exit.QUOTA,
                 f"more than {self._quota.dead_letters_max} messages of {self._kind} rejected within "
-                f"{self._quota.window_s:.0f} s, and more than were good: rather a bad deploy than bad sources",
+                f"{self._quota.window_s:.0f} s, and more than were accepted; "
+                "a bad deploy is more likely than bad sources",
             )
 
     def _end(self, error: BaseException) -> None:
-        # A group holds the faults of parallel PUTs; the first tells as much as all of them.
+        # A group holds the faults of parallel PUTs; they have one cause, so the first is reported.
         root = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
         if isinstance(root, HaltError):
             self._halt(root.exit_code, str(root))
@@ -158,8 +159,10 @@ class BatchPipeline:
         self._batch_ended.set()
 
 
-async def commit_batch(ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
-    """Commit a batch; where objects of it were collected as orphans since they were put, store its bodies again first.
+async def commit_or_store_again(
+    ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch
+) -> tuple[StoredBatch, CommitResult]:
+    """Commit a batch; if objects of it were collected as orphans since they were put, store its bodies again first.
 
     Returns the batch as it was committed, and the result.
     """
@@ -183,11 +186,11 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
     duplicates = committed.duplicates
     metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.new_records))
     metrics.worker_deliveries_total.labels(kind.value, "duplicate").inc(duplicates)
-    metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.refused))
+    metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.rejected))
     metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
-    for code, count in Counter(refusal.code for refusal in stored.refused).items():
+    for code, count in Counter(rejection.code for rejection in stored.rejected).items():
         metrics.worker_rejected_total.labels(kind.value, code.value).inc(count)
-        first = next(refusal for refusal in stored.refused if refusal.code is code)
+        first = next(rejection for rejection in stored.rejected if rejection.code is code)
         # One line for each code of a batch: a faulty source must not fill the disk with logs.
         get_log().warning(
             Action.REJECTED,
@@ -203,7 +206,7 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
         kind=kind.value,
         stored=len(committed.new_records),
         duplicates=duplicates,
-        rejected=len(stored.refused),
+        rejected=len(stored.rejected),
         seconds=round(time.monotonic() - started_s, 3),
     )
 

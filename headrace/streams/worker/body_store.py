@@ -15,7 +15,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.staging import StagedBody
 from headrace.store.errors import ClaimMismatchError, ClaimMissingError
 from headrace.streams.core.batch_plan import StoredAt, StorePlan
-from headrace.streams.core.examine import AcceptedDelivery, RefusedDelivery, refuse
+from headrace.streams.core.examine import AcceptedDelivery, RejectedDelivery, reject
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry
 
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StoredBodies:
-    """The place of each body by its digest, and the messages whose staged body is not what they declare."""
+    """Where each body was put, by its digest, and the messages whose staged body is not what they declare."""
 
     stored_at: dict[str, StoredAt]
-    refused: tuple[RefusedDelivery, ...]
+    rejected: tuple[RejectedDelivery, ...]
 
 
 class BodyStore:
@@ -49,21 +49,21 @@ class BodyStore:
 
     async def store(self, kind: Kind, plan: StorePlan) -> StoredBodies:
         """Promote the staged bodies of a plan, then put the others; may be repeated."""
-        refusals = await _gather([self._promote(kind, delivery) for delivery in plan.claimed])
+        rejections = await _gather([self._promote(kind, delivery) for delivery in plan.claimed])
         stored_at = {
             delivery.digest: StoredAt(blob_key(delivery.digest))
-            for delivery, refusal in zip(plan.claimed, refusals, strict=True)
-            if refusal is None
+            for delivery, rejection in zip(plan.claimed, rejections, strict=True)
+            if rejection is None
         }
         puts = [self._put_alone(kind, delivery) for delivery in plan.alone]
         if plan.packed:
             puts.append(self._put_packed(kind, plan.packed))
-        for places in await _gather(puts):
-            stored_at |= places
-        return StoredBodies(stored_at, tuple(refusal for refusal in refusals if refusal is not None))
+        for stored in await _gather(puts):
+            stored_at |= stored
+        return StoredBodies(stored_at, tuple(rejection for rejection in rejections if rejection is not None))
 
-    async def _promote(self, kind: Kind, delivery: AcceptedDelivery) -> RefusedDelivery | None:
-        """Promote a staged body; return a refusal if it is not what its message declares."""
+    async def _promote(self, kind: Kind, delivery: AcceptedDelivery) -> RejectedDelivery | None:
+        """Promote a staged body; return a rejection if it is not what its message declares."""
         assert isinstance(delivery.event, Frame | Clip)
         assert delivery.claim is not None
         staged = StagedBody(delivery.claim, delivery.digest, delivery.size_bytes)
@@ -75,11 +75,11 @@ class BodyStore:
                 self._reached(CrashPoint.AFTER_PUT)
             check_media(delivery.event, head)
         except ClaimMissingError as fault:
-            return refuse(delivery, RejectCode.CLAIM_MISSING, fault.what)
+            return reject(delivery, RejectCode.CLAIM_MISSING, fault.what)
         except ClaimMismatchError as fault:
-            return refuse(delivery, RejectCode.DIGEST_MISMATCH, fault.what)
+            return reject(delivery, RejectCode.DIGEST_MISMATCH, fault.what)
         except RejectedError as rejected:
-            return refuse(delivery, rejected.code, rejected.reason)
+            return reject(delivery, rejected.code, rejected.reason)
         return None
 
     async def _put_alone(self, kind: Kind, delivery: AcceptedDelivery) -> dict[str, StoredAt]:

@@ -16,7 +16,7 @@ from headrace.schemas.catalog_rows import CommitResult, RowBatch
 from headrace.schemas.events import Kind
 from headrace.streams.core.batch_plan import row_batch, store_plan
 from headrace.streams.core.delivery import ConsumedMessage, as_original, redrives_in
-from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RefusedDelivery, examine_batch
+from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
 from headrace.streams.worker.body_store import BodyStore
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry
@@ -27,7 +27,7 @@ class StoredBatch:
     """A batch whose bodies are durable: what remains is its transaction."""
 
     accepted: tuple[AcceptedDelivery, ...]
-    refused: tuple[RefusedDelivery, ...]
+    rejected: tuple[RejectedDelivery, ...]
     rows: RowBatch
 
 
@@ -56,20 +56,22 @@ class Ingest:
         return self._bodies.steps
 
     async def decode(self, kind: Kind, messages: Sequence[ConsumedMessage]) -> DecodedBatch:
-        """Decode, check and hash messages; one that can never be ingested is refused, not raised."""
-        messages = await self._at_original_places(messages)
+        """Decode and validate messages; one that can never be ingested is rejected, without an exception."""
+        messages = await self._at_original_positions(messages)
         with worker_step_seconds.labels(Step.DECODE).time():
             return await asyncio.to_thread(self._examine, kind, messages)
 
     async def store_bodies(self, batch: DecodedBatch) -> StoredBatch:
-        """Make the bodies durable that the catalog does not know; a staged body that does not match is refused."""
-        generation = await self.retry(self._catalog.generation)
+        """Make the bodies durable that the catalog does not know; a message whose staged body does not match is
+        rejected.
+        """
+        collection_epoch = await self.retry(self._catalog.collection_epoch)
         with worker_step_seconds.labels(Step.BLOBS).time():
             known = await self._known_digests(batch.accepted)
             bodies = await self._bodies.store(batch.kind, store_plan(batch.accepted, known))
-        batch = batch.with_refused(bodies.refused)
-        rows = row_batch(batch, bodies.stored_at, generation=generation)
-        return StoredBatch(batch.accepted, batch.refused, rows)
+        batch = batch.with_rejected(bodies.rejected)
+        rows = row_batch(batch, bodies.stored_at, collection_epoch=collection_epoch)
+        return StoredBatch(batch.accepted, batch.rejected, rows)
 
     async def commit(self, batch: StoredBatch) -> CommitResult:
         """Write the rows of a batch in one transaction.
@@ -85,8 +87,8 @@ class Ingest:
         for claim in [delivery.claim for delivery in batch.accepted if delivery.claim]:
             await self.retry(partial(self._staged.discard, claim))
 
-    async def _at_original_places(self, messages: Sequence[ConsumedMessage]) -> Sequence[ConsumedMessage]:
-        """Map redriven messages to the place of their first delivery."""
+    async def _at_original_positions(self, messages: Sequence[ConsumedMessage]) -> Sequence[ConsumedMessage]:
+        """Map redriven messages to the position of their first delivery."""
         ids = redrives_in(messages)
         if not ids:
             return messages

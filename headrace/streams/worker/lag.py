@@ -22,8 +22,8 @@ Partition: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The group's committed offset of a partition and the partition's end."""
+class PartitionOffsets:
+    """The group's committed offset and the end offset of a partition."""
 
     committed: int
     end: int
@@ -35,18 +35,20 @@ class Standing:
 
 
 @dataclass(slots=True)
-class Stall:
-    """Keeps the time since which each lagging partition has made no progress; times are passed in, in seconds."""
+class ProgressTracker:
+    """Tracks since when each lagging partition has made no progress; times are passed in, in seconds."""
 
     _since: dict[Partition, tuple[int, float]] = field(default_factory=dict)
 
-    def observe(self, now_s: float, standings: Mapping[Partition, Standing]) -> tuple[Partition, int] | None:
+    def observe(
+        self, now_s: float, offsets_by_partition: Mapping[Partition, PartitionOffsets]
+    ) -> tuple[Partition, int] | None:
         """Record the offsets; return the partition without progress for longest and its offset, or None."""
         stalled: dict[Partition, tuple[int, float]] = {}
-        for partition, standing in standings.items():
-            if standing.lag:
-                offset, since = self._since.get(partition, (standing.committed, now_s))
-                stalled[partition] = (standing.committed, since if offset == standing.committed else now_s)
+        for partition, offsets in offsets_by_partition.items():
+            if offsets.lag:
+                offset, since = self._since.get(partition, (offsets.committed, now_s))
+                stalled[partition] = (offsets.committed, since if offset == offsets.committed else now_s)
         self._since = stalled
         if not stalled:
             return None
@@ -81,9 +83,9 @@ class LagProbe:
         )
         self._topics = tuple(topics)
         self._assigned = assigned
-        self._stall = Stall()
-        self._seen: dict[Partition, Standing] = {}
-        self._tested: dict[Partition, tuple[Standing, bool | None]] = {}
+        self._tracker = ProgressTracker()
+        self._seen: dict[Partition, PartitionOffsets] = {}
+        self._tested: dict[Partition, tuple[PartitionOffsets, bool | None]] = {}
         self._longest: tuple[Partition, int] | None = None
         self.answered = False
         """Whether the broker answered the last query."""
@@ -115,7 +117,7 @@ class LagProbe:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._longest = self._stall.observe(time.monotonic(), self._standings())
+                self._longest = self._tracker.observe(time.monotonic(), self._read_offsets())
                 self.answered = True
             except KafkaException:
                 # The broker is unavailable, which is no stall of this process; /readyz reports it.
@@ -128,42 +130,42 @@ class LagProbe:
             self._stopped.wait(_INTERVAL_S)
         self._consumer.close()
 
-    def _standings(self) -> dict[Partition, Standing]:
+    def _read_offsets(self) -> dict[Partition, PartitionOffsets]:
         partitions, assigned = self._partitions(), self._assigned()
         if assigned is not None:
             own = set(assigned)
             partitions = [partition for partition in partitions if (partition.topic, partition.partition) in own]
-        standings: dict[Partition, Standing] = {}
+        offsets_by_partition: dict[Partition, PartitionOffsets] = {}
         lags = dict.fromkeys(self._topics, 0)
         for committed in self._consumer.committed(partitions, timeout=_REQUEST_S):
             low, high = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
             # Without a committed offset it is negative; messages that retention deleted are no lag.
-            standing = self._without_markers(committed, Standing(max(committed.offset, low), high))
-            standings[committed.topic, committed.partition] = standing
-            lags[committed.topic] += standing.lag
+            offsets = self._without_markers(committed, PartitionOffsets(max(committed.offset, low), high))
+            offsets_by_partition[committed.topic, committed.partition] = offsets
+            lags[committed.topic] += offsets.lag
         for topic, lag in lags.items():
             metrics.worker_lag_messages.labels(topic).set(lag)
-        return standings
+        return offsets_by_partition
 
-    def _without_markers(self, partition: TopicPartition, standing: Standing) -> Standing:
-        """Return the standing without lag if only transaction markers or aborted messages remain.
+    def _without_markers(self, partition: TopicPartition, offsets: PartitionOffsets) -> PartitionOffsets:
+        """Return the offsets without lag if only transaction markers or aborted messages remain.
 
         They have offsets, but no consumer gets them. It is tested if there was no progress since the last query, and
         once for each offset.
         """
         key = partition.topic, partition.partition
-        before, self._seen[key] = self._seen.get(key), standing
-        if not standing.lag or standing != before:
-            return standing
+        before, self._seen[key] = self._seen.get(key), offsets
+        if not offsets.lag or offsets != before:
+            return offsets
         tested, has_message = self._tested.get(key, (None, None))
-        if tested != standing or has_message is None:
-            has_message = self._has_message(partition, standing)
-            self._tested[key] = standing, has_message
-        return Standing(standing.end, standing.end) if has_message is False else standing
+        if tested != offsets or has_message is None:
+            has_message = self._has_message(partition, offsets)
+            self._tested[key] = offsets, has_message
+        return PartitionOffsets(offsets.end, offsets.end) if has_message is False else offsets
 
-    def _has_message(self, partition: TopicPartition, standing: Standing) -> bool | None:
+    def _has_message(self, partition: TopicPartition, offsets: PartitionOffsets) -> bool | None:
         """Return whether there is a message after the committed offset; None if the broker gave no answer in time."""
-        self._consumer.assign([TopicPartition(partition.topic, partition.partition, standing.committed)])
+        self._consumer.assign([TopicPartition(partition.topic, partition.partition, offsets.committed)])
         try:
             message = self._consumer.poll(_REQUEST_S)
         finally:

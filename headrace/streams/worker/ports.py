@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobPlace, CommitResult, Original, RowBatch
+from headrace.schemas.catalog_rows import BlobLocation, CommitResult, Original, RowBatch
 from headrace.store.blobs.staging import StagedBody
 
 
@@ -36,14 +36,14 @@ class StagedBodyPort(Protocol):
 class CatalogPort(Protocol):
     """The catalog. Every method may be repeated; they raise CatalogUnavailableError or CatalogRefusedError."""
 
-    async def generation(self) -> int:
-        """Return the generation under which objects are put."""
+    async def collection_epoch(self) -> int:
+        """Return the collection epoch under which objects are put."""
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
-        """Return the original places of redriven messages, by dead letter and attempt."""
+        """Return the original positions of redriven messages, by dead letter and attempt."""
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobPlace]:
-        """Return the places of those blobs that the catalog has."""
+    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
+        """Return the locations of those blobs that the catalog has."""
 
     async def commit(self, batch: RowBatch) -> CommitResult:
         """Write a batch in one transaction; raises BlobsCollectedError where its objects must be put again first."""

@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
-    """A service did not answer; the fault is transient."""
+class Unavailable:
+    """A service is unavailable: a transient fault."""
 
     service: Dependency
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """An unforeseen fault, or one that does not pass by itself."""
+class Permanent:
+    """A fault that a retry cannot mend, or that is not known."""
 
 
-ServiceFault: TypeAlias = Away | Broken
+ServiceFault: TypeAlias = Unavailable | Permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class RetryPolicy:
     deadline_s: float
 
 
-def after(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryPolicy) -> RetryAfter | Halt:
+def next_step(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryPolicy) -> RetryAfter | Halt:
     """Decide what follows the `attempt`-th failure, counted from 1, `elapsed_s` seconds after the first attempt."""
     match fault:
-        case Broken():
+        case Permanent():
             return Halt(Exit.BROKEN)
-        case Away() if elapsed_s >= policy.deadline_s:
+        case Unavailable() if elapsed_s >= policy.deadline_s:
             return Halt(Exit.TRANSIENT)
-        case Away():
+        case Unavailable():
             delay_s = Backoff(policy.delay_s, policy.delay_s_max).delay_s(attempt)
             return RetryAfter(min(delay_s, policy.deadline_s - elapsed_s))
         case _:
@@ -69,14 +69,14 @@ def after(fault: ServiceFault, *, attempt: int, elapsed_s: float, policy: RetryP
 
 
 def fault_of(error: BaseException) -> ServiceFault:
-    """Classify an error; anything unforeseen is `Broken`."""
+    """Classify an error; one that is not known is `Permanent`."""
     match error:
         case StoreUnavailableError():
-            return Away(Dependency.STORE)
+            return Unavailable(Dependency.STORE)
         case CatalogUnavailableError():
-            return Away(Dependency.POSTGRES)
+            return Unavailable(Dependency.POSTGRES)
         case _:
-            return Broken()
+            return Permanent()
 
 
 class HaltError(Exception):
@@ -104,7 +104,7 @@ class Attempts:
         self._failures += 1
         elapsed_s = time.monotonic() - self._started_s
         fault = fault_of(error)
-        match after(fault, attempt=self._failures, elapsed_s=elapsed_s, policy=self._policy):
+        match next_step(fault, attempt=self._failures, elapsed_s=elapsed_s, policy=self._policy):
             case Halt(exit_code):
                 raise HaltError(exit_code, f"gave up after {elapsed_s:.0f} s: {error.what} ({error.where})") from error
             case RetryAfter(delay_s):
@@ -114,7 +114,7 @@ class Attempts:
     def _report(
         self, fault: ServiceFault, error: StoreUnavailableError | CatalogUnavailableError, delay_s: float
     ) -> None:
-        service = fault.service.value if isinstance(fault, Away) else ""
+        service = fault.service.value if isinstance(fault, Unavailable) else ""
         metrics.worker_retries_total.labels(service).inc()
         get_log().warning(
             Action.RETRYING,

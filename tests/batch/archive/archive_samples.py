@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from headrace.batch.archive.move import ArchiveReport, BodyMover, Route, Throttle
 from headrace.batch.archive.plan import in_reading_order
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.schemas.events import Ldo
 from headrace.store.blobs import pack
@@ -45,7 +45,7 @@ class Rows:
     """The rows of blobs and leavings, as `Archives` writes them."""
 
     def __init__(self) -> None:
-        self.blobs: dict[bytes, tuple[Location, BlobPlace]] = {}
+        self.blobs: dict[bytes, tuple[Location, BlobLocation]] = {}
         self.left: set[tuple[Location, str]] = set()
 
     async def expect(self, place: Location, store_key: str) -> None:
@@ -86,12 +86,12 @@ class Two:
         key = pack_key(sha256_hex(tar))
         await self.places[Location.STORE].put(key, tar)
         for body, (offset, length) in zip(bodies, places, strict=True):
-            self._row(body, BlobPlace(sha256(body).digest(), length, "application/json", key, offset))
+            self._row(body, BlobLocation(sha256(body).digest(), length, "application/json", key, offset))
 
     async def alone(self, body: bytes, media_type: str = "video/mp4") -> None:
         key = blob_key(sha256_hex(body))
         await self.places[Location.STORE].put(key, body)
-        self._row(body, BlobPlace(sha256(body).digest(), len(body), media_type, key, None))
+        self._row(body, BlobLocation(sha256(body).digest(), len(body), media_type, key, None))
 
     def mover(
         self, to: Location, report: ArchiveReport | None = None, storage_class: StorageClassStore | None = None
@@ -99,7 +99,7 @@ class Two:
         route = Route(self.places, to, storage_class)
         return BodyMover(self.rows, route, throttle=Throttle(1 << 40), report=report or ArchiveReport())  # type: ignore[arg-type]
 
-    def there(self, place: Location) -> list[BlobPlace]:
+    def there(self, place: Location) -> list[BlobLocation]:
         return in_reading_order(row for where, row in self.rows.blobs.values() if where is place)
 
     async def read_all(self) -> None:
@@ -116,6 +116,6 @@ class Two:
         named = {place: {row.store_key for row in self.there(place)} for place in Location}
         return not self.rows.left and all([named[place] == await self.objects(place) for place in Location])
 
-    def _row(self, body: bytes, row: BlobPlace) -> None:
+    def _row(self, body: bytes, row: BlobLocation) -> None:
         self.bodies[row.digest] = body
         self.rows.blobs[row.digest] = (Location.STORE, row)

@@ -21,7 +21,7 @@ from headrace.batch.archive.plan import (
 )
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import load_settings
-from headrace.schemas.catalog_rows import BlobPlace
+from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.store.catalog.archives import BodyOwner
@@ -29,9 +29,9 @@ from headrace.store.catalog.archives import BodyOwner
 BEFORE_US = 1_000_000
 
 
-def body(number: int, size_bytes: int = 100, media_type: str = "application/json") -> BlobPlace:
+def body(number: int, size_bytes: int = 100, media_type: str = "application/json") -> BlobLocation:
     digest = sha256(str(number).encode()).digest()
-    return BlobPlace(digest, size_bytes, media_type, f"packs/{number % 3}", number)
+    return BlobLocation(digest, size_bytes, media_type, f"packs/{number % 3}", number)
 
 
 def owner(kind: Kind, ingested_at_us: int) -> BodyOwner:

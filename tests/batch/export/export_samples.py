@@ -16,7 +16,7 @@ from headrace.batch.export.target import DirectoryTarget, ExportTarget
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.exports import ClipPlace, Exported, ExportSelection
+from headrace.store.catalog.exports import ClipLocation, Exported, ExportSelection
 from headrace.store.catalog.views import StoredRecord
 
 CAPTURED_AT_US = 1_790_000_000_123_456
@@ -60,7 +60,7 @@ class World:
 
     async def fill(self) -> "World":
         clip_digest = await self._put(CLIP)
-        clip = ClipPlace(clip_digest, len(CLIP), "video/mp4", blob_key(clip_digest), None)
+        clip = ClipLocation(clip_digest, len(CLIP), "video/mp4", blob_key(clip_digest), None)
         for number in range(self._numbers):
             kind = self._kinds[number % len(self._kinds)]
             body = body_of(number, kind)

@@ -89,8 +89,8 @@ def test_a_one_pixel_frame_can_be_compared():
     assert change(look(black), look(white)) is not None
 
 
-def seen(digest: str, place: tuple[str, int] = ("t", 0)) -> PreviousFrame:
-    return PreviousFrame(digest, look(np.zeros((10, 10), np.uint8)), place)
+def seen(digest: str, partition: tuple[str, int] = ("t", 0)) -> PreviousFrame:
+    return PreviousFrame(digest, look(np.zeros((10, 10), np.uint8)), partition)
 
 
 def test_each_source_has_its_own_last_frame():

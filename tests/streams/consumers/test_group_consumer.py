@@ -75,7 +75,7 @@ class Client:
 
 
 def taken(lost_in: str) -> list[int]:
-    consumer = GroupConsumer(load_settings(_env_file=None), "group", [PLACE[0]], on_revoked=lambda _places: None)
+    consumer = GroupConsumer(load_settings(_env_file=None), "group", [PLACE[0]], on_revoked=lambda _partitions: None)
     consumer._consumer = Client(consumer, lost_in)
     return [one.offset for one in consumer._poll(10).events.get(PLACE, [])]
 

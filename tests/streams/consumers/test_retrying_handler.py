@@ -14,7 +14,7 @@ QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.004, deadline_s=5.0)
 ONE, TWO = ("t", 0), ("t", 1)
 
 
-def taken(sequence: int, place: tuple[str, int]) -> PolledEvent:
+def taken(sequence: int, partition: tuple[str, int]) -> PolledEvent:
     event = Ingested(
         source_id="camera",
         site="here",
@@ -29,13 +29,15 @@ def taken(sequence: int, place: tuple[str, int]) -> PolledEvent:
         size_bytes=1,
         store_key="x",
     )
-    return PolledEvent(event, None, place, sequence)
+    return PolledEvent(event, None, partition, sequence)
 
 
 def batch(**counts: int) -> PolledBatch:
-    places = {"one": ONE, "two": TWO}
-    made = {places[name]: [taken(offset, places[name]) for offset in range(count)] for name, count in counts.items()}
-    return PolledBatch(made, {place: len(events) for place, events in made.items()})
+    partitions = {"one": ONE, "two": TWO}
+    made = {
+        partitions[name]: [taken(offset, partitions[name]) for offset in range(count)] for name, count in counts.items()
+    }
+    return PolledBatch(made, {partition: len(events) for partition, events in made.items()})
 
 
 async def handled_by(
@@ -55,7 +57,7 @@ async def test_a_partition_is_in_order_and_the_partitions_are_beside_each_other(
         order.append((event.partition, event.offset))
 
     done = await handled_by(handle, batch(one=3, two=3))
-    assert [offset for place, offset in order if place == ONE] == [0, 1, 2]
+    assert [offset for partition, offset in order if partition == ONE] == [0, 1, 2]
     assert done == Handled({ONE: 3, TWO: 3}, {}, [])
 
 
