@@ -3,9 +3,9 @@
 A reader that trusts an array's count can be made to build a list far larger than the message. `check_arrays` reads only
 lengths and counts, before decoding, and only for schemas with an array.
 
-fastavro uses the branch of a union as a Python index, so it reads -1 as the last branch where every other Avro reader
-refuses the message. `check_unions` runs after decoding, when every length is known to lie within the message, and
-follows a plan that is made once for each schema.
+fastavro uses the branch of a union as a Python index, so it reads -1 as the last branch, and it drops the bits of a
+number beyond 64; every other Avro reader refuses such messages. `check_fields` runs after decoding and follows a plan
+that is made once for each schema.
 """
 
 from typing import Any, TypeAlias
@@ -20,8 +20,8 @@ _SIZED = -1
 _WIDTHS = {"int": _VARINT, "long": _VARINT, "string": _SIZED, "bytes": _SIZED, "boolean": 1, "float": 4, "double": 8}
 _SHIFT_MAX = 63  # the tenth byte of a 64-bit number begins at bit 63
 
-# For each field up to the last union: whether it is a union, and the size of its value in bytes.
-UnionPlan: TypeAlias = tuple[tuple[bool, int], ...]
+# For each field: whether it is a union, and the size of its value in bytes.
+FieldPlan: TypeAlias = tuple[tuple[bool, int], ...]
 
 
 def check_arrays(schema: Any, raw: bytes, start: int) -> None:
@@ -85,6 +85,8 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
         byte = raw[at + index]
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
+            if value >> 64:
+                raise _undecodable("a number has more than 64 bits")
             return (value >> 1) ^ -(value & 1), at + index + 1
     raise _undecodable("a number is longer than ten bytes")
 
@@ -99,24 +101,21 @@ def _undecodable(reason: str) -> RejectedError:
     return RejectedError(RejectCode.UNDECODABLE, reason)
 
 
-def plan_of(fields: list[dict[str, Any]]) -> UnionPlan:
+def plan_of(fields: list[dict[str, Any]]) -> FieldPlan:
     """Return the plan of a record's fields; a union must be of null and one other type.
 
     Raises:
         KeyError: a field is of a type that has no plan: an array, a map, a record or an enumeration.
         ValueError: a union is of something else.
     """
-    steps = [_step(field["type"]) for field in fields]
-    while steps and not steps[-1][0]:
-        steps.pop()
-    return tuple(steps)
+    return tuple(_step(field["type"]) for field in fields)
 
 
-def check_unions(plan: UnionPlan, raw: bytes, at: int) -> None:
-    """Check the unions of a record that begins at `at` and has been decoded.
+def check_fields(plan: FieldPlan, raw: bytes, at: int) -> None:
+    """Check the unions and numbers of a record that begins at `at` and has been decoded.
 
     Raises:
-        RejectedError: a union names a branch that does not exist, or a number before it has more than 64 bits.
+        RejectedError: a union names a branch that does not exist, or a number has more than 64 bits.
     """
     for is_union, width in plan:
         if is_union:
@@ -136,6 +135,8 @@ def check_unions(plan: UnionPlan, raw: bytes, at: int) -> None:
             at += 1
             if shift > _SHIFT_MAX:
                 raise RejectedError(RejectCode.UNDECODABLE, "a number is longer than ten bytes")
+        if shift == _SHIFT_MAX and byte > 1:  # fastavro drops the bits beyond 64 and reads on elsewhere
+            raise RejectedError(RejectCode.UNDECODABLE, "a number has more than 64 bits")
         at += 1
         if width == _SIZED:
             at += (value | byte << shift) >> 1

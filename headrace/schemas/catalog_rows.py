@@ -115,10 +115,18 @@ class RowBatch:
 class CommitResult:
     """The new rows of a transaction; a repeated batch has none."""
 
-    new_records: frozenset[UUID]
-    new_sightings: int
-    duplicates: int  # rows of the batch's records that the catalog, or the batch itself, had already
-    new_dead_letters: int
+    new_records: frozenset[UUID] = frozenset()
+    new_sightings: int = 0
+    duplicates: int = 0  # rows of the batch's records that the catalog, or the batch itself, had already
+    new_dead_letters: int = 0
+
+    def __add__(self, other: "CommitResult") -> "CommitResult":
+        return CommitResult(
+            self.new_records | other.new_records,
+            self.new_sightings + other.new_sightings,
+            self.duplicates + other.duplicates,
+            self.new_dead_letters + other.new_dead_letters,
+        )
 
 
 @dataclass(frozen=True, slots=True)

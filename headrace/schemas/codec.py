@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastavro import schemaless_reader, schemaless_writer
 
-from headrace.schemas.avro_guard import check_arrays, check_unions
+from headrace.schemas.avro_guard import check_arrays, check_fields
 from headrace.schemas.events import (
     CaptureRequest,
     Cid,
@@ -88,7 +88,7 @@ def decode(raw: bytes | None, expected: type[E], registry: Registry = REGISTRY) 
         raise RejectedError(RejectCode.UNDECODABLE, f"the value does not follow its schema: {error}") from None
     if source.tell() != len(raw):
         raise RejectedError(RejectCode.UNDECODABLE, f"{len(raw) - source.tell()} bytes follow the end of the value")
-    check_unions(written.unions, raw, _PREFIX_BYTES)
+    check_fields(written.fields, raw, _PREFIX_BYTES)
     for name in _RENAMED.keys() & values.keys():
         values[_RENAMED[name]] = values.pop(name)
     if "regions" in values:

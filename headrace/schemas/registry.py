@@ -14,7 +14,7 @@ from typing import Any
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
-from headrace.schemas.avro_guard import UnionPlan, has_array, plan_of
+from headrace.schemas.avro_guard import FieldPlan, has_array, plan_of
 
 _FILE_NAME = re.compile(r"(?P<subject>[a-z_]+)\.v(?P<version>[0-9]+)\.avsc")
 
@@ -24,8 +24,8 @@ class Schema:
     """One version of one schema.
 
     `published` is the schema as other tools read it; `parsed` has no logical types, so that an invalid timestamp
-    reaches validation as a number instead of failing in the decoder. `unions` is the plan for checking unions; a schema
-    with an array has none, because `check_arrays` checks its unions too.
+    reaches validation as a number instead of failing in the decoder. `fields` is the plan of `check_fields`; a
+    schema with an array has none, because `check_arrays` checks its fields too.
     """
 
     id: int
@@ -35,7 +35,7 @@ class Schema:
     published: dict[str, Any]
     parsed: Any
     has_array: bool
-    unions: UnionPlan
+    fields: FieldPlan
 
 
 class Registry:
@@ -82,7 +82,7 @@ def _read(folder: Traversable) -> Iterator[Schema]:
                 published=published,
                 parsed=parse_schema(_without_logical_types(published)),
                 has_array=with_array,
-                unions=() if with_array else plan_of(published["fields"]),
+                fields=() if with_array else plan_of(published["fields"]),
             )
 
 

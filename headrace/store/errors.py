@@ -127,6 +127,11 @@ class CatalogRefusedError(HeadraceError):
         )
         self.sqlstate = sqlstate
 
+    @property
+    def is_of_data(self) -> bool:
+        """Whether values of the statement are at fault: a data exception, a limit of the server, or a check."""
+        return self.sqlstate[:2] in {"22", "54"} or self.sqlstate == "23514"
+
 
 class RecordMissingError(HeadraceError):
     """No record has this id."""

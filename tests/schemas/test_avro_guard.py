@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.schemas.avro_guard import check_arrays, check_unions, has_array, plan_of
+from headrace.schemas.avro_guard import check_arrays, check_fields, has_array, plan_of
 from headrace.schemas.reject import RejectedError
 
 
@@ -13,11 +13,10 @@ def record(*types: object) -> dict[str, object]:
 MAYBE_TEXT = ["null", "string"]
 
 
-def test_a_plan_ends_with_the_last_union() -> None:
+def test_a_plan_has_every_field_with_its_width() -> None:
     timestamp = {"type": "long", "logicalType": "timestamp-micros"}
     fields = record("string", timestamp, "boolean", "double", MAYBE_TEXT, "bytes")["fields"]
-    assert plan_of(fields) == ((False, -1), (False, 0), (False, 1), (False, 8), (True, -1))
-    assert plan_of(record("string", "int")["fields"]) == ()
+    assert plan_of(fields) == ((False, -1), (False, 0), (False, 1), (False, 8), (True, -1), (False, -1))
 
 
 @pytest.mark.parametrize("union", [["string", "null"], ["null"], ["null", "string", "long"]])
@@ -34,11 +33,22 @@ def test_an_array_has_no_plan() -> None:
 def test_unions_behind_values_of_every_width_are_found() -> None:
     plan = plan_of(record("double", "long", ["null", "double"], MAYBE_TEXT, ["null", "long"])["fields"])
     before = bytes(8) + b"\xfe\x03"
-    check_unions(plan, before + b"\x02" + bytes(8) + b"\x02\x02a" + b"\x02\x80\x01", 0)
-    check_unions(plan, before + b"\x00\x00\x00", 0)
+    check_fields(plan, before + b"\x02" + bytes(8) + b"\x02\x02a" + b"\x02\x80\x01", 0)
+    check_fields(plan, before + b"\x00\x00\x00", 0)
     for hostile in (b"\x01\x00\x00", b"\x00\x01\x00", b"\x00\x00\x03", b"\x02" + bytes(8) + b"\x04"):
         with pytest.raises(RejectedError, match="branch"):
-            check_unions(plan, before + hostile, 0)
+            check_fields(plan, before + hostile, 0)
+
+
+@pytest.mark.parametrize("last_byte", [0x02, 0x40, 0x7E, 0x7F])
+def test_a_number_with_bits_beyond_its_64th_is_refused_wherever_it_stands(last_byte: int) -> None:
+    beyond = b"\x82" + b"\x80" * 8 + bytes([last_byte])
+    for fields in (["string", MAYBE_TEXT], ["long"], [MAYBE_TEXT, "bytes"]):
+        before = b"\x00" if fields[0] == MAYBE_TEXT else b""
+        with pytest.raises(RejectedError, match="64 bits"):
+            check_fields(plan_of(record(*fields)["fields"]), before + beyond + b"a\x00", 0)
+    with pytest.raises(RejectedError, match="64 bits"):
+        check_arrays(record({"type": "array", "items": "long"}), b"\x02" + beyond + b"\x00", 0)
 
 
 def test_arrays_and_maps_are_seen() -> None:

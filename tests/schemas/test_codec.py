@@ -219,6 +219,13 @@ def test_a_number_longer_than_ten_bytes_is_rejected(sample: events.Event) -> Non
         )
 
 
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
+def test_a_length_with_bits_beyond_its_64th_is_rejected(sample: events.Event) -> None:
+    raw = encode(sample)
+    beyond = bytes([raw[5] | 0x80]) + b"\x80" * 8 + b"\x02"
+    assert rejection(raw[:5] + beyond + raw[6:], type(sample)).code == RejectCode.UNDECODABLE
+
+
 def test_text_that_is_not_utf8_is_rejected() -> None:
     assert rejection(HEAD + b"\x04\xff\xfe" + encode(CID)[5:], Cid).code == RejectCode.UNDECODABLE
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from headrace.runtime.errors import Exit
 from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Kind
+from headrace.store.errors import CatalogRefusedError
 from headrace.streams.worker.batch_pipeline import PipelineLimits, delivery_of, size_of
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
 from tests.streams.streams_rig import HASTY, Gate, Rig, settle, until_true
@@ -243,6 +244,35 @@ async def test_what_was_committed_before_the_failure_stays_acknowledged() -> Non
     assert rig.acked == [0]
 
 
+async def test_a_message_that_the_catalog_cannot_hold_is_a_dead_letter_and_the_others_are_recorded_in_order() -> None:
+    rig = Rig(kind=Kind.CID)
+    unkeepable = CatalogRefusedError("PostgreSQL answered 22P05", where="memory", sqlstate="22P05")
+
+    async def refuse_one_source(step: str, offsets: object) -> None:
+        if step == "commit" and 2 in offsets:  # type: ignore[operator]
+            raise unkeepable
+
+    rig.journal.before = refuse_one_source
+    await rig.run(*(cid(f"C-{number}") for number in range(4)))
+    assert rig.process.exit_code is None
+    assert sorted(row.offset for row in rig.catalog.sightings.values()) == [0, 1, 3]
+    (letter,) = rig.catalog.dead_letters.values()
+    assert (letter.code, letter.offset) == ("undecodable", 2)
+    assert "22P05" in letter.reason
+    assert rig.journal.of("commit") == [[0], [1], [], [3]]
+    assert rig.acked == [0, 1, 2, 3]
+
+
+async def test_a_catalog_that_refuses_everything_is_not_taken_for_a_fault_of_messages() -> None:
+    rig = Rig(kind=Kind.CID)
+    rig.journal.faults["commit"] = [CatalogRefusedError("no such table", where="memory", sqlstate="42P01")] * 10
+    await rig.take(cid("C-1"), cid("C-2"))
+    await rig.ended()
+    assert rig.process.exit_code == Exit.BROKEN
+    assert rig.catalog.dead_letters == {}
+    assert rig.acked == []
+
+
 async def test_after_a_batch_that_was_cancelled_nothing_is_acknowledged() -> None:
     rig = Rig(batches_max=3)
     gate = Gate(rig.journal, "put")
@@ -274,6 +304,12 @@ def test_a_message_keeps_its_place_its_bytes_and_its_headers(headers: object, pa
     assert (taken.topic, taken.partition, taken.offset) == ("edge.cids.v1", 2, 7)
     assert taken.timestamp_us == 1_790_000_000_123_456
     assert (taken.key, taken.value, taken.headers) == (b"k", None, pairs)
+
+
+@pytest.mark.parametrize("timestamp_ms", [2**63 - 1, -(2**63), -1, 0])
+def test_a_time_of_a_producer_is_kept_within_what_the_catalog_holds(timestamp_ms: int) -> None:
+    taken = delivery_of(FakeMessage("edge.cids.v1", 2, 7, timestamp_ms / 1000, None, None, None))
+    assert -(2**63) <= taken.timestamp_us < 2**63
 
 
 def test_a_message_weighs_what_its_key_and_value_do() -> None:

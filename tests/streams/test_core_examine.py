@@ -220,12 +220,37 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
         (Code.WRONG_EVENT, encode(ldo())),
         (Code.UNDECODABLE, encode(cid())[:-1]),
         (Code.UNDECODABLE, encode(cid()) + b"\0"),
+        (Code.UNDECODABLE, encode(cid())[:5] + b"\x80" * 9 + b"\x02" + encode(cid())[6:]),
     ],
 )
 def test_what_cannot_be_read_is_refused_without_an_origin(code: Code, value: bytes | None) -> None:
     one = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
     assert isinstance(one, RejectedDelivery)
     assert (one.code, one.origin) == (code, None)
+
+
+@pytest.mark.parametrize("step", ["decode", "validate", "traceparent_of"])
+@pytest.mark.parametrize("error", [IndexError("raw text"), RecursionError(), ValueError("a\nb"), OverflowError()])
+def test_whatever_a_message_raises_is_its_own_refusal(
+    monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"headrace.streams.core.examine.{step}", fail)
+    refused = examined(cid())
+    assert isinstance(refused, RejectedDelivery)
+    assert refused.code is Code.UNDECODABLE
+    assert refused.reason == f"checking the message raised {type(error).__name__} in fail"
+
+
+def test_a_lack_of_memory_is_not_the_messages_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("headrace.streams.core.examine.decode", fail)
+    with pytest.raises(MemoryError):
+        examined(cid())
 
 
 def test_a_refusal_names_its_source_where_the_names_are_sound() -> None:

@@ -74,6 +74,16 @@ def row_batch(
     )
 
 
+def one_by_one(batch: DecodedBatch, rows: RowBatch) -> Iterator[tuple[DecodedBatch, RowBatch]]:
+    """Yield each message of a batch as a batch of its own, in order, with its rows; `rows` are those of the batch."""
+    stored_at = {blob.digest.hex(): StoredAt(blob.store_key, blob.store_offset) for blob in rows.blobs}
+    for message in batch.messages:
+        accepted = tuple(delivery for delivery in batch.accepted if delivery.message is message)
+        rejected = tuple(delivery for delivery in batch.rejected if delivery.message is message)
+        single = DecodedBatch(batch.kind, (message,), accepted, rejected)
+        yield single, row_batch(single, stored_at, collection_epoch=rows.collection_epoch)
+
+
 def headers_json(headers: HeaderPairs) -> bytes:
     """Return headers as a JSON array of [name, base64 value] pairs; U+0000 in a name is shown as U+FFFD."""
     return orjson.dumps(

@@ -105,8 +105,13 @@ def examine(
         event = decode(message.value, INPUT_EVENTS[kind])
         decoded()
         valid = validate(event, now_us)
+        traceparent = traceparent_of(message.headers)
     except RejectedError as rejected:
         return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event))
+    except MemoryError:
+        raise  # the process is at fault, not the message
+    except Exception as error:  # noqa: BLE001 - whatever a message causes must not stop the messages after it
+        return RejectedDelivery(message, RejectCode.UNDECODABLE, _unforeseen(error), _trusted(event))
     hashed()
     return AcceptedDelivery(
         message,
@@ -115,13 +120,22 @@ def examine(
         valid.media_type,
         valid.size_bytes,
         valid.body,
-        traceparent_of(message.headers),
+        traceparent,
     )
 
 
 def reject(accepted: AcceptedDelivery, code: RejectCode, reason: str) -> RejectedDelivery:
-    """Reject an accepted message whose staged body is not what it declares."""
+    """Reject an accepted message: its staged body is not what it declares, or the catalog cannot hold its values."""
     return RejectedDelivery(accepted.message, code, reason, accepted.event)
+
+
+def _unforeseen(error: Exception) -> str:
+    # The text of the exception may hold anything, also the message; its type and place do not.
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f" in {at.tb_frame.f_code.co_name}" if at is not None else ""
+    return f"checking the message raised {type(error).__name__}{place}"
 
 
 def _trusted(event: InputEvent | None) -> Origin | None:

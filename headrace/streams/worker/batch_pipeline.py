@@ -18,13 +18,17 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.events import Kind
-from headrace.store.errors import BlobsCollectedError
+from headrace.schemas.reject import RejectCode
+from headrace.store.errors import BlobsCollectedError, CatalogRefusedError
+from headrace.streams.core.batch_plan import one_by_one, row_batch
 from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
-from headrace.streams.core.examine import DecodedBatch
+from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent, StreamMessage
 from headrace.streams.worker.retry import HaltError
+
+_INT64_MAX = 2**63 - 1  # a producer's own time may be any number of milliseconds; the catalog holds microseconds
 
 HaltProcess: TypeAlias = Callable[[int, str], None]
 
@@ -169,10 +173,37 @@ async def commit_or_store_again(
     attempts = ingest.retry.attempts()
     while True:
         try:
-            return stored, await ingest.commit(stored)
+            return await _commit(ingest, stored)
         except BlobsCollectedError as collected:
             await attempts.wait(collected)
         stored = await ingest.store_bodies(decoded)
+
+
+async def _commit(ingest: Ingest, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
+    try:
+        return stored, await ingest.commit(stored)
+    except CatalogRefusedError as refused:
+        if not (refused.is_of_data and stored.accepted):
+            raise
+    # PostgreSQL does not say which row it refuses. What was committed before is not written twice.
+    decoded, committed = stored.decoded, CommitResult()
+    for message, rows in one_by_one(decoded, stored.rows):
+        rejections, result = await _commit_message(ingest, StoredBatch(message, rows))
+        decoded, committed = decoded.with_rejected(rejections), committed + result
+    return StoredBatch(decoded, stored.rows), committed
+
+
+async def _commit_message(ingest: Ingest, stored: StoredBatch) -> tuple[list[RejectedDelivery], CommitResult]:
+    """Commit a batch of one message; where the catalog cannot hold its values, commit it as a dead letter."""
+    try:
+        return [], await ingest.commit(stored)
+    except CatalogRefusedError as refused:
+        if not (refused.is_of_data and stored.accepted):
+            raise
+        reason = f"the catalog cannot hold it: error {refused.sqlstate} of PostgreSQL"
+    rejections = [reject(delivery, RejectCode.UNDECODABLE, reason) for delivery in stored.accepted]
+    decoded = stored.decoded.with_rejected(rejections)
+    return rejections, await ingest.commit(StoredBatch(decoded, row_batch(decoded, {})))
 
 
 async def _ended(previous: "asyncio.Task[None]") -> None:
@@ -222,7 +253,7 @@ def delivery_of(message: StreamMessage) -> ConsumedMessage:
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
-        timestamp_us=round((message.timestamp or 0) * 1_000_000),
+        timestamp_us=max(-_INT64_MAX, min(round((message.timestamp or 0) * 1_000_000), _INT64_MAX)),
         key=message.key,
         value=message.value,
         headers=_pairs(message.headers),

@@ -26,9 +26,18 @@ from headrace.streams.worker.retry import Retry
 class StoredBatch:
     """A batch whose bodies are durable: what remains is its transaction."""
 
-    accepted: tuple[AcceptedDelivery, ...]
-    rejected: tuple[RejectedDelivery, ...]
+    decoded: DecodedBatch
     rows: RowBatch
+
+    @property
+    def accepted(self) -> tuple[AcceptedDelivery, ...]:
+        """The messages that become records."""
+        return self.decoded.accepted
+
+    @property
+    def rejected(self) -> tuple[RejectedDelivery, ...]:
+        """The messages that become dead letters."""
+        return self.decoded.rejected
 
 
 class Ingest:
@@ -71,7 +80,7 @@ class Ingest:
             bodies = await self._bodies.store(batch.kind, store_plan(batch.accepted, known))
         batch = batch.with_rejected(bodies.rejected)
         rows = row_batch(batch, bodies.stored_at, collection_epoch=collection_epoch)
-        return StoredBatch(batch.accepted, batch.rejected, rows)
+        return StoredBatch(batch, rows)
 
     async def commit(self, batch: StoredBatch) -> CommitResult:
         """Write the rows of a batch in one transaction.

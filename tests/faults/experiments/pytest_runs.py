@@ -1,5 +1,6 @@
-"""Experiments that are tests as well: pytest runs them, with other counts than in `make test`."""
+"""Experiments that run as processes of their own: tests with other counts than in `make test`, and fuzz targets."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,17 @@ def simulate(_world: World, count: int, random: Random) -> Counter[str]:
     """Run so many schedules; raises AssertionError with the minimal trace of one that fails."""
     _run_tests(f"--hypothesis-seed={random.randrange(2**32)}", _SCHEDULES, SIMULATION_SCHEDULES=str(count))
     return Counter({"schedules": count})
+
+
+@experiment("E19", "fuzzed messages and record batches", ci=120, long=3600, worldless=True)
+def fuzz(_world: World, count: int, random: Random) -> Counter[str]:
+    """Fuzz what a worker reads for `count` seconds; raises AssertionError with every finding above it."""
+    command = [sys.executable, "-m", "tests.fuzzing", "--seconds", str(count), "--seed", str(random.randrange(2**31))]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    sys.stderr.write(result.stdout)
+    assert result.returncode == 0, "a message stops a worker or is misread; the finding stands above"
+    figures = [json.loads(line) for line in result.stdout.splitlines()]
+    return Counter({f"fuzzed {line['target']}": line["executions"] for line in figures})
 
 
 def _run_tests(*args: str, **environment: str) -> None:
