@@ -52,111 +52,118 @@ RandomSecret = Annotated[SecretStr, AfterValidator(_checked_optional_secret)]
 
 
 class GatewaySettings(BaseSettings):
-    """What gateways and capture workers may be told, beside what every process may."""
+    """The settings of gateways and capture workers, besides those of every process."""
 
     gateway_host: str = Field(
         "127.0.0.1",
-        description="Where the gateway listens; it reads `HOST` too.",
+        description="Listen address; also read from `HOST`.",
     )
     gateway_port: int = Field(
         8000,
         ge=0,
         le=65535,
-        description="Its port, 0: any free one; it reads `PORT` too.",
+        description="Port; 0: any free port; also read from `PORT`.",
     )
     gateway_ldo_port: int = Field(
-        0, ge=0, le=65535, description="A second port with the same answers, for LDO clients that know 8001; 0: none."
+        0, ge=0, le=65535, description="Second port with the same routes, for LDO clients of port 8001; 0: none."
     )
     gateway_auth: Literal["on", "off"] = Field(
-        "on", description="Whether callers must show a key or token; off only where the gateway listens on loopback."
+        "on", description="Whether requests must be authenticated; off is allowed only on a loopback address."
     )
     gateway_token_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Signs the gateway's own tokens, 32 characters or more; the same for every gateway, and for no "
-        "other process. Empty: it issues none.",
+        description="Secret that signs the gateway's own tokens, 32 characters or more; the same for every gateway, and "
+        "for no other process. Empty: no tokens are issued.",
     )
     gateway_seal_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Encrypts the logins of cameras until they are captured, 32 characters or more; the same for every "
-        "gateway and capture worker. Empty: captures with a login are refused.",
+        description="Secret that encrypts the credentials of cameras in capture requests, 32 characters or more; the same "
+        "for every gateway and capture worker. Empty: captures with credentials are rejected.",
     )
     gateway_receipt_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Derives the Ed25519 key that signs receipts, 32 characters or more; the same for every gateway, "
-        "and for no other process. Empty: receipts are not signed.",
+        description="Secret from which the Ed25519 key of receipts is derived, 32 characters or more; the same for every "
+        "gateway, and for no other process. Empty: receipts are not signed.",
     )
     gateway_admin_key: SecretStr = Field(
         SecretStr(""),
-        description="A key, hr_<id>_<secret>, that `headrace init` adds as admin if no key has its id; "
-        "it changes no key that is there. Empty: none.",
+        description="API key, hr_<id>_<secret>, that `headrace init` creates with the role admin if no key has its id; "
+        "an existing key is not changed. Empty: none.",
     )
-    gateway_jwt_issuer: str = Field("", description="Whose bearer tokens are taken beside the gateway's own.")
-    gateway_jwt_audience: str = Field("headrace", description="For whom such a token must be made.")
-    gateway_jwks: str = Field("", description="The issuer's keys: a file, or an https:// address.")
-    gateway_site: str = Field("default", description="The site of callers that name none.")
-    gateway_cors_origins: str = Field("", description="Web pages that may call the gateway: origins, comma-separated.")
+    gateway_jwt_issuer: str = Field(
+        "", description="Issuer (iss) whose bearer tokens are accepted besides the gateway's own."
+    )
+    gateway_jwt_audience: str = Field("headrace", description="Audience (aud) that such a token must have.")
+    gateway_jwks: str = Field("", description="JSON Web Key Set of the issuer: a file or an https:// URL.")
+    gateway_site: str = Field("default", description="Default site of a request.")
+    gateway_cors_origins: str = Field("", description="Allowed CORS origins, comma-separated.")
     gateway_proxies: str = Field(
-        "", description="Proxies whose X-Forwarded-For is believed: addresses or networks, comma-separated."
+        "", description="Trusted proxies, whose X-Forwarded-For is used: addresses or networks, comma-separated."
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
-        description="Redis or Valkey, through which gateways share limits and cached lists; empty: each has its own; "
-        "the gateway reads `REDIS_URL` too.",
+        description="Redis or Valkey, in which gateways share rate limits and cached lists; empty: each has its own; "
+        "also read from `REDIS_URL`.",
     )
     gateway_requests_per_minute: int = Field(
-        6000, ge=1, le=10_000_000, description="Requests that one key, or one address without a key, may make."
+        6000, ge=1, le=10_000_000, description="Requests per minute of one API key, or of one address without a key."
     )
     gateway_ingest_per_minute: int = Field(
-        5, ge=1, le=1_000_000, description="Files that one address may send to POST /ingest in a minute."
+        5, ge=1, le=1_000_000, description="Files per minute that one address may send to POST /ingest."
     )
     gateway_upload_mib_per_hour: int = Field(
-        512_000, ge=1, le=1_000_000_000, description="Mebibytes that one key, or one address, may upload in an hour."
+        512_000,
+        ge=1,
+        le=1_000_000_000,
+        description="MiB per hour that one API key, or one address without a key, may upload.",
     )
     gateway_buffer_bytes_max: int = Field(
-        48 * _MIB, ge=16 * _MIB, le=4096 * _MIB, description="Bytes of uploads that are held in memory at a time."
+        48 * _MIB, ge=16 * _MIB, le=4096 * _MIB, description="Maximum bytes of uploads in memory."
     )
     gateway_answer_s_max: float = Field(
         10.0, ge=0, le=300, description="Seconds to wait for an upload to be durable before answering 202."
     )
     gateway_header_s_max: float = Field(
-        10.0, gt=0, le=300, description="Seconds that a request's head may take to come."
+        10.0, gt=0, le=300, description="Timeout in seconds for receiving the headers of a request."
     )
     gateway_body_stall_s_max: float = Field(
-        20.0, gt=0, le=3600, description="Seconds in which a body must bring at least 4 KiB, or its end."
+        20.0, gt=0, le=3600, description="Seconds in which a request body must send each 4 KiB or end."
     )
     gateway_upload_expiry_hours: float = Field(
         24.0, gt=0, le=720, description="Hours that an unfinished resumable upload, or an Idempotency-Key, is kept."
     )
     gateway_streams_max: int = Field(
-        200, ge=1, le=10_000, description="WebSockets and event streams that one gateway holds at a time."
+        200, ge=1, le=10_000, description="Maximum number of open WebSockets and event streams of one gateway."
     )
     gateway_feeds_max: int = Field(
         32,
         ge=1,
         le=1000,
-        description="Of them, feeds over /ws/ingest; each may hold a message of 9 MiB in memory while it comes.",
+        description="Maximum number of these that are feeds over /ws/ingest; each may buffer a message of 9 MiB.",
     )
     gateway_streams_per_caller_max: int = Field(
-        50, ge=1, le=10_000, description="Streams of events that one gateway holds at a time for one caller."
+        50, ge=1, le=10_000, description="Maximum number of open event streams of one caller at one gateway."
     )
     gateway_feeds_per_caller_max: int = Field(
-        8, ge=1, le=1000, description="Feeds that one gateway holds at a time for one caller."
+        8, ge=1, le=1000, description="Maximum number of open feeds of one caller at one gateway."
     )
     gateway_clamd: str = Field(
-        "", description="A clamd that scans uploads: host:port, or a socket's path; empty: none does."
+        "", description="clamd that scans uploads: host:port, or the path of a socket; empty: uploads are not scanned."
     )
     gateway_camera_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
-        description="Networks in which cameras may stand beside the public internet, for gateways and capture workers: "
-        "CIDRs, comma-separated, for example 192.168.10.0/24.",
+        description="Networks of cameras besides the public internet, for gateways and capture workers: CIDRs, "
+        "comma-separated, for example 192.168.10.0/24.",
     )
-    capture_streams_max: int = Field(4, ge=1, le=64, description="Cameras that one capture worker captures at a time.")
+    capture_streams_max: int = Field(
+        4, ge=1, le=64, description="Maximum number of cameras that one capture worker captures at the same time."
+    )
 
     @field_validator("gateway_jwt_issuer")
     @classmethod
     def _not_ourselves(cls, issuer: str) -> str:
         if issuer == "headrace":
-            raise ValueError("should not be headrace, which is what the gateway's own tokens say")
+            raise ValueError("should not be headrace, which is the issuer of the gateway's own tokens")
         return issuer
 
     @model_validator(mode="after")

@@ -87,7 +87,9 @@ gateway_file_bytes = Histogram("headrace_gateway_file_bytes", "Sizes of uploaded
 gateway_chunk_bytes_per_second = Histogram(
     "headrace_gateway_chunk_bytes_per_second", "How fast the chunks of uploads came.", buckets=_SIZES
 )
-gateway_refused_total = Counter("headrace_gateway_refused_total", "Requests refused, by problem.", ["code"])
+gateway_refused_total = Counter(
+    "headrace_gateway_refused_total", "Responses with a status of 400 or more, by status.", ["code"]
+)
 gateway_buffer_bytes = Gauge("headrace_gateway_buffer_bytes", "Bytes of uploads reserved in memory.")
 gateway_buffer_waiting = Gauge("headrace_gateway_buffer_waiting", "Uploads that wait for memory.")
 gateway_answers_waiting = Gauge("headrace_gateway_answers_waiting", "Uploads that wait to be durable.")

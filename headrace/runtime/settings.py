@@ -40,176 +40,212 @@ class LogFormat(StrEnum):
 
 
 class Settings(GatewaySettings):
-    """What a process may be told. Secrets print as `***` and belong into the environment, never into arguments."""
+    """The settings of all processes. Secrets print as `***`; set them in the environment, never as arguments."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
 
     # Kafka
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, host:port, comma-separated.")
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Bootstrap servers, as comma-separated host:port.")
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How to speak to Kafka."
+        "PLAINTEXT", description="Security protocol of the Kafka connection."
     )
     kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = Field(
-        "SCRAM-SHA-512", description="How to log in at Kafka, where kafka_security begins with SASL."
+        "SCRAM-SHA-512", description="SASL mechanism, if kafka_security is SASL_PLAINTEXT or SASL_SSL."
     )
-    kafka_username: str = Field("", description="Who logs in at Kafka.")
-    kafka_password: SecretStr = Field(SecretStr(""), description="The password for Kafka.")
-    kafka_ca_file: str = Field("", description="Certificate authorities for Kafka's TLS; empty: the system's.")
-    kafka_replicas: int = Field(1, ge=1, le=7, description="Replicas of each topic; 3 where there are three brokers.")
-    kafka_partitions: int = Field(4, ge=1, le=1024, description="Partitions of each topic when it is created.")
+    kafka_username: str = Field("", description="SASL user name.")
+    kafka_password: SecretStr = Field(SecretStr(""), description="SASL password.")
+    kafka_ca_file: str = Field(
+        "", description="File of CA certificates for TLS to Kafka (PEM); empty: those of the system."
+    )
+    kafka_replicas: int = Field(
+        1, ge=1, le=7, description="Replication factor of each topic; use 3 with three or more brokers."
+    )
+    kafka_partitions: int = Field(
+        4, ge=1, le=1024, description="Number of partitions with which each topic is created."
+    )
     kafka_session_s: float = Field(
-        # A broker allows no less than 6 s unless it is told so (group.min.session.timeout.ms).
+        # A broker allows no less than 6 s by default (group.min.session.timeout.ms).
         30.0,
         ge=6,
         le=300,
-        description="Seconds after which Kafka hands on the partitions of a member that fell silent; "
-        "less than watchdog_s.",
+        description="Session timeout of the consumer group in seconds, after which Kafka reassigns the partitions of a "
+        "member that sent no heartbeat; less than watchdog_s.",
     )
 
     # Catalog
     postgres_dsn: SecretStr = Field(
-        SecretStr("postgresql://headrace@127.0.0.1:5432/headrace"), description="Where the catalog is."
+        SecretStr("postgresql://headrace@127.0.0.1:5432/headrace"),
+        description="Connection URI of the PostgreSQL database.",
     )
-    postgres_connections_max: int = Field(6, ge=2, le=100, description="Connections that one process may hold.")
+    postgres_connections_max: int = Field(
+        6, ge=2, le=100, description="Maximum number of PostgreSQL connections of one process."
+    )
     postgres_statement_s_max: float = Field(
-        20.0, gt=0, le=150, description="Seconds after which a statement is ended; less than processing_deadline_s."
+        20.0, gt=0, le=150, description="Statement timeout in seconds; less than processing_deadline_s."
     )
 
     # Blob store
     store_url: Annotated[str, AfterValidator(_checked_store_url)] = Field(
-        "s3://headrace", description="Where blobs are: s3://bucket, gs://bucket, az://container or file:///directory."
+        "s3://headrace", description="Blob store: s3://bucket, gs://bucket, az://container or file:///directory."
     )
-    store_endpoint: str = Field(
-        "", description="The S3 endpoint's address where it is not Amazon's, for example MinIO."
-    )
-    store_region: str = Field("us-east-1", description="The bucket's region.")
-    store_access_key: SecretStr = Field(SecretStr(""), description="The store's access key.")
-    store_secret_key: SecretStr = Field(SecretStr(""), description="The store's secret key.")
+    store_endpoint: str = Field("", description="URL of an S3 endpoint other than AWS, for example MinIO.")
+    store_region: str = Field("us-east-1", description="Region of the bucket.")
+    store_access_key: SecretStr = Field(SecretStr(""), description="Access key of the store.")
+    store_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the store.")
 
     # Archive
     archive_url: Annotated[str, AfterValidator(_checked_archive_url)] = Field(
         "",
-        description="Where `headrace archive` puts old LDOs and clips: a bucket or prefix like store_url, apart from "
-        "it; the store's endpoint and keys open it; empty: nowhere.",
+        description="Bucket or prefix to which `headrace archive` moves old LDOs and clips, in the form of store_url "
+        "and different from it; it uses the endpoint and keys of the store; empty: no archive.",
     )
     archive_storage_class: str = Field(
         "",
         pattern=r"^[A-Z0-9_]{0,40}$",
-        description="The storage class of archived objects where archive_url is s3://, for example GLACIER; empty: the "
-        "bucket's own.",
+        description="Storage class of archived objects if archive_url is s3://, for example GLACIER; empty: the "
+        "default of the bucket.",
     )
     archive_after_days: float = Field(
-        90.0, ge=0, le=36_500, description="Days after which LDOs and clips go to the archive."
+        90.0, ge=0, le=36_500, description="Days after which LDOs and clips are archived."
     )
     archive_restored_days: float = Field(
-        30.0, ge=0, le=36_500, description="Days that restored bytes stay before they go to the archive again."
+        30.0, ge=0, le=36_500, description="Days after which restored bytes are archived again."
     )
     archive_bytes_per_s: int = Field(
-        32 * MIB, ge=1024, le=16_384 * MIB, description="Bytes a second that archive and restore read, at the most."
+        32 * MIB, ge=1024, le=16_384 * MIB, description="Maximum bytes per second that archive and restore read."
     )
 
     # Worker
-    batch_messages_max: int = Field(500, ge=1, le=5000, description="Small events (CIDs, LDOs) in one batch.")
-    batch_frames_max: int = Field(16, ge=1, le=500, description="Large events (frames, clips) in one batch.")
-    batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds a batch waits to become full.")
-    batches_in_flight_max: int = Field(4, ge=1, le=16, description="Batches of one topic that are stored at a time.")
+    batch_messages_max: int = Field(
+        500, ge=1, le=5000, description="Maximum number of small events (CIDs, LDOs) in a batch."
+    )
+    batch_frames_max: int = Field(
+        16, ge=1, le=500, description="Maximum number of large events (frames, clips) in a batch."
+    )
+    batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds that a batch waits for further events.")
+    batches_in_flight_max: int = Field(
+        4, ge=1, le=16, description="Maximum number of batches of one topic that are processed at the same time."
+    )
     buffer_bytes_max: int = Field(
-        128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages that wait in one topic's buffer."
+        128 * MIB, ge=16 * MIB, le=4096 * MIB, description="Maximum bytes of messages in the buffer of one topic."
     )
     in_flight_bytes_max: int = Field(
-        64 * MIB, ge=16 * MIB, le=4096 * MIB, description="Bytes of messages of one topic that are stored at a time."
+        64 * MIB,
+        ge=16 * MIB,
+        le=4096 * MIB,
+        description="Maximum bytes of messages of one topic that are processed at the same time.",
     )
-    retry_delay_s: float = Field(0.2, gt=0, le=60, description="Seconds before the first retry of a transient fault.")
-    retry_delay_s_max: float = Field(5.0, gt=0, le=300, description="Seconds that a retry waits at the most.")
+    retry_delay_s: float = Field(
+        0.2, gt=0, le=60, description="Delay before the first retry of a transient fault, in seconds."
+    )
+    retry_delay_s_max: float = Field(5.0, gt=0, le=300, description="Maximum delay between retries, in seconds.")
     processing_deadline_s: float = Field(
-        # Kafka hands partitions on after 180 s of a rebalance: what cannot be stored has ended the process before.
+        # Kafka reassigns partitions after 180 s of a rebalance; this ends the process earlier.
         45.0,
         gt=0,
         le=150,
-        description="Seconds after which a batch that cannot be stored ends the process; less than watchdog_s.",
+        description="Seconds of retries after which a step that still fails ends the process; less than watchdog_s.",
     )
     dead_letter_quota: int = Field(
         1000,
         ge=1,
-        description="Dead letters within the quota's window that halt the worker, if they outnumber the good.",
+        description="Number of dead letters within dead_letter_quota_s above which the worker halts, if they outnumber "
+        "the accepted messages.",
     )
-    dead_letter_quota_s: float = Field(60.0, gt=0, description="Seconds of the quota's window.")
+    dead_letter_quota_s: float = Field(60.0, gt=0, description="Window of dead_letter_quota in seconds.")
     watchdog_s: float = Field(
-        90.0, ge=5, le=3600, description="Seconds without progress, with work waiting, before exit."
+        90.0,
+        ge=5,
+        le=3600,
+        description="Seconds without progress, while work is waiting, after which the process exits.",
     )
 
     # Relay and consumers
-    relay_rows_max: int = Field(2000, ge=1, le=5000, description="Announcements in one Kafka transaction.")
+    relay_rows_max: int = Field(
+        2000, ge=1, le=5000, description="Maximum number of announcements in one Kafka transaction."
+    )
     relay_poll_s: float = Field(
-        1.0, gt=0, le=60, description="Seconds between looks at the outbox without a notification."
+        1.0, gt=0, le=60, description="Seconds between queries of the outbox without a notification."
     )
-    consumer_events_max: int = Field(64, ge=1, le=1000, description="Events that a consumer takes up at a time.")
+    consumer_events_max: int = Field(
+        64, ge=1, le=1000, description="Maximum number of events that a consumer polls at a time."
+    )
 
-    # Dead letters and cleaning up
-    redrive_attempts_max: int = Field(
-        5, ge=1, le=100, description="Times that a dead letter's message is published again, at the most."
-    )
+    # Dead letters and retention
+    redrive_attempts_max: int = Field(5, ge=1, le=100, description="Maximum number of redrives of one dead letter.")
     dead_letter_retention_days: int = Field(
         90,
         ge=1,
         le=36_500,
-        description="Days that a dead letter is kept with its bytes; `headrace fsck --repair` ends them.",
+        description="Days that a dead letter is kept; `headrace fsck --repair` deletes older ones.",
     )
     outbox_retention_days: int = Field(
-        30, ge=1, le=36_500, description="Days that the catalog remembers each announcement that is out."
+        30, ge=1, le=36_500, description="Days that published rows of the outbox are kept."
     )
     collect_grace_hours: float = Field(
-        24.0, ge=0, le=8760, description="Hours that an object without a row is left alone: it may be on its way."
+        24.0,
+        ge=0,
+        le=8760,
+        description="Hours before an object without a row is collected: its row may not be committed yet.",
     )
     staging_retention_days: float = Field(
-        8.0, ge=0, le=365, description="Days that a staged body is kept; longer than the input topics keep its message."
+        8.0, ge=0, le=365, description="Days that a staged body is kept; longer than the retention of the input topics."
     )
 
     # URLs
     url_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
-        description="Networks from which URLs may be fetched beside the public internet: CIDRs, comma-separated.",
+        description="Networks from which URLs may be fetched besides the public internet: CIDRs, comma-separated.",
     )
-    url_workers: int = Field(8, ge=1, le=64, description="URLs that one run fetches at a time; each is held in memory.")
+    url_workers: int = Field(
+        8, ge=1, le=64, description="Number of URLs that are fetched at the same time; each is held in memory."
+    )
     url_bytes_max: int = Field(
-        64 * MIB, ge=1, le=512 * MIB, description="Bytes that a URL may lead to, counted once they are decoded."
+        64 * MIB, ge=1, le=512 * MIB, description="Maximum size of a fetched file in bytes, after decoding."
     )
     url_total_s_max: float = Field(
-        120.0, gt=0, le=3600, description="Seconds that one URL may take, with its redirects, waiting turns left out."
+        120.0,
+        gt=0,
+        le=3600,
+        description="Timeout in seconds of one URL with its redirects, without the waits for its host.",
     )
     url_stall_s_max: float = Field(
-        15.0, gt=0, le=600, description="Seconds in which an answer must begin, and then bring 4 KiB, or its end."
+        15.0, gt=0, le=600, description="Seconds in which a response must begin, and then send each 4 KiB or end."
     )
-    url_attempts_max: int = Field(3, ge=1, le=20, description="Times that a URL is tried where that may help.")
-    url_retry_delay_s: float = Field(1.0, gt=0, le=60, description="Seconds before the second try; then twice as long.")
-    url_retry_delay_s_max: float = Field(60.0, gt=0, le=600, description="Seconds that a retry waits at the most.")
-    url_host_requests_max: int = Field(2, ge=1, le=64, description="Requests that one host gets at a time.")
+    url_attempts_max: int = Field(
+        3, ge=1, le=20, description="Maximum number of attempts for a URL with transient failures."
+    )
+    url_retry_delay_s: float = Field(
+        1.0, gt=0, le=60, description="Delay before the second attempt in seconds; it doubles with each attempt."
+    )
+    url_retry_delay_s_max: float = Field(60.0, gt=0, le=600, description="Maximum delay between attempts, in seconds.")
+    url_host_requests_max: int = Field(2, ge=1, le=64, description="Maximum number of concurrent requests to one host.")
     url_host_pause_s: float = Field(
-        0.2, ge=0, le=60, description="Seconds between the beginnings of two requests to one host."
+        0.2, ge=0, le=60, description="Minimum seconds between the starts of two requests to one host."
     )
-    url_robots: Literal["on", "off"] = Field("on", description="Whether robots.txt is read and kept to.")
+    url_robots: Literal["on", "off"] = Field("on", description="Whether robots.txt is obeyed.")
     url_opt_outs: Literal["on", "off"] = Field(
-        "on", description="Whether noai in X-Robots-Tag, and tdm-reservation, keep an answer from being taken."
+        "on", description="Whether responses with noai in X-Robots-Tag, or with tdm-reservation, are rejected."
     )
     url_agent: str = Field(
         "headrace",
         min_length=1,
         max_length=200,
         pattern=r"^[!-~]([ -~]*[!-~])?$",
-        description="The User-Agent of fetches; robots.txt knows it by what stands before the slash.",
+        description="User-Agent of fetches; in robots.txt, the part before the slash is the product token.",
     )
 
     # Every process
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
-    health_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
-    health_port: int = Field(0, ge=0, le=65535, description="Their port; 0: any free one.")
-    log_format: LogFormat = Field(LogFormat.CONSOLE, description="json or console.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    health_host: str = Field("127.0.0.1", description="Listen address of /metrics, /livez and /readyz.")
+    health_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0: any free port.")
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="Format of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
-        Path(".headrace"), description="Where the native stack keeps its state on this machine."
+        Path(".headrace"), description="Directory of the native stack's state."
     )
     minio_binary: str = Field(
-        "", description="The MinIO program of the native stack; empty: the one that was built before, or PATH's."
+        "", description="MinIO binary of the native stack; empty: the one that was built earlier, or the first in PATH."
     )
 
     @model_validator(mode="after")
@@ -222,11 +258,11 @@ class Settings(GatewaySettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        """Each of these ends what the next one would end without knowing why."""
+        """Require timeouts in ascending order: the inner one reports the cause, the outer one only ends the process."""
         for smaller, larger in (
             ("postgres_statement_s_max", "processing_deadline_s"),
             ("processing_deadline_s", "watchdog_s"),
-            # The others of a group stand still until a silent member's time is up: that must not end them too.
+            # A rebalance blocks the other members until the session of a lost one has timed out.
             ("kafka_session_s", "watchdog_s"),
         ):
             if getattr(self, smaller) >= getattr(self, larger):
@@ -241,8 +277,7 @@ def load_settings(**overrides: object) -> Settings:
     """Read the settings from the environment and `.env`; `overrides` win.
 
     Raises:
-        HeadraceError: a setting is wrong, or there is none of that name; it names the setting and what is allowed,
-            never a secret's value.
+        HeadraceError: a setting is invalid or unknown; the message names it and the allowed values, never a secret.
     """
     env_file: Any = overrides.get("_env_file", ENV_FILE)
     lines = DotEnvSettingsSource(Settings, env_file=env_file).env_vars if env_file else ()
@@ -256,13 +291,13 @@ def load_settings(**overrides: object) -> Settings:
 
 def _invalid(error: ValidationError) -> HeadraceError:
     first = error.errors(include_url=False, include_input=False)[0]
-    said = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return _wrong(said, "Correct one of them in the environment or in .env.")
+        return _wrong(message, "Correct one of them in the environment or in .env.")
     name = str(first["loc"][0])
     about = Settings.model_fields[name].description if name in Settings.model_fields else ""
     return _wrong(
-        f"{variable(name)} is not usable: {said[0].lower()}{said[1:]}",
+        f"{variable(name)} is not usable: {message[0].lower()}{message[1:]}",
         f"{about} Correct it in the environment or in .env.".strip(),
     )
 

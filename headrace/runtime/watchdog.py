@@ -45,8 +45,8 @@ class Watchdog:
         """Return whether the process makes progress, and the reason, for `/livez`."""
         still_s = time.monotonic() - self._still_since
         if still_s > self._limit_s / 2:
-            return False, f"work is waiting and nothing has moved for {still_s:.0f} s"
-        return True, "moving, or nothing to do"
+            return False, f"work is waiting and no progress was made for {still_s:.0f} s"
+        return True, "making progress, or no work is waiting"
 
     def _watch(self) -> None:
         last: object = None

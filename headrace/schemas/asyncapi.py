@@ -1,8 +1,7 @@
-"""The contract as an AsyncAPI 3.0 document, made of the topics and the Avro schemas and of nothing else.
+"""The contract as an AsyncAPI 3.0 document, generated from the topics and the Avro schemas alone.
 
-`python -m headrace.schemas.asyncapi` prints it; `docs/asyncapi.json` is that, committed, and a test holds the two
-together. It
-speaks as the service: it receives what sources publish and sends what it has to announce.
+`python -m headrace.schemas.asyncapi` prints it; a test compares it with the committed `docs/asyncapi.json`. The
+operations are those of the service: it receives what sources publish, and sends its announcements and results.
 """
 
 import json
@@ -15,23 +14,25 @@ from headrace.schemas.topics import TOPICS, Topic
 
 _CONTRACT_VERSION = "1.0.0"
 _BINDING_VERSION = "0.5.0"  # of AsyncAPI's Kafka bindings
-_AVRO = "application/vnd.apache.avro;version=1.9.0"  # the newest Avro that AsyncAPI 3.0 names; ours reads the same
+_AVRO = (
+    "application/vnd.apache.avro;version=1.9.0"  # the newest Avro version that AsyncAPI 3.0 lists; compatible with 1.12
+)
 _WIRE_FORMAT = "application/vnd.apache.avro+confluent"
 
 _ABOUT = (
-    "Every frame, clip, component scan and labelled data object that a device has handed over is stored once, "
+    "Every frame, clip, component scan and labelled data object that a device has published is stored once, "
     "catalogued, and announced once. Values are Avro in the registry wire format: 00, four bytes of schema id, body. "
-    "The id is the upper 31 bits of the schema's CRC-64-AVRO fingerprint, so no registry has to be asked for it. "
+    "The id is the upper 31 bits of the schema's CRC-64-AVRO fingerprint, so consumers need no schema registry. "
     "Delivery is at least once up to the catalog; announcements reach read_committed consumers exactly once."
 )
 _HEADERS = {
     "ce_specversion": "CloudEvents version.",
-    "ce_id": "A source's own number for what it publishes; the event's id for what the service says.",
-    "ce_source": "Who says it: /sites/<site>/sources/<source>, or /headrace for dead letters.",
-    "ce_type": "Which event it is.",
-    "ce_time": "When it was captured, ingested or rejected; RFC 3339, UTC.",
-    "ce_subject": "SHA-256 of what it speaks of.",
-    "content-type": "What the value is.",
+    "ce_id": "In events of a source, its sequence number; in events of the service, the event id.",
+    "ce_source": "The source, /sites/<site>/sources/<source>; /headrace in dead letters.",
+    "ce_type": "The type of the event.",
+    "ce_time": "Time of the capture, the ingest or the rejection; RFC 3339, UTC.",
+    "ce_subject": "SHA-256 of the record; in dead letters topic/partition/offset, in capture requests the request id.",
+    "content-type": "Media type of the value.",
 }
 
 
@@ -118,7 +119,7 @@ def _headers(schema: Schema) -> dict[str, Any]:
     properties["ce_specversion"]["const"] = "1.0"
     properties["ce_type"]["const"] = f"headrace.{schema.name.lower()}.v1"
     properties["content-type"]["const"] = _WIRE_FORMAT
-    properties[TRACEPARENT] = {"type": "string", "description": "W3C trace context, where there is one."}
+    properties[TRACEPARENT] = {"type": "string", "description": "W3C trace context; optional."}
     return {"type": "object", "required": list(_HEADERS), "properties": properties}
 
 

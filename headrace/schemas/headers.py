@@ -21,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Headers:
-    """Return the headers of an event; `subject` is the digest of its record."""
+    """Return the headers of an event; `subject` identifies the record, message or request that it is about."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", _id(event).encode()),

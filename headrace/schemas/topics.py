@@ -32,28 +32,28 @@ _INPUTS = {
     Kind.CID: Topic(
         name="edge.cids.v1",
         event=events.Cid,
-        purpose="Component scans, as devices and cameras publish them.",
+        purpose="Component scans, published by devices and cameras.",
         message_bytes_max=256 * KIB,
         retention_s=INPUT_RETENTION_S,
     ),
     Kind.FRAME: Topic(
         name="edge.frames.v1",
         event=events.Frame,
-        purpose="Still images, as cameras publish them.",
+        purpose="Still images, published by cameras.",
         message_bytes_max=_LARGE_BYTES_MAX,
         retention_s=INPUT_RETENTION_S,
     ),
     Kind.CLIP: Topic(
         name="edge.clips.v1",
         event=events.Clip,
-        purpose="Short videos around an event, as cameras publish them.",
+        purpose="Short videos around an event, published by cameras.",
         message_bytes_max=_LARGE_BYTES_MAX,
         retention_s=INPUT_RETENTION_S,
     ),
     Kind.LDO: Topic(
         name="edge.ldos.v1",
         event=events.Ldo,
-        purpose="Labelled data objects, as devices publish them.",
+        purpose="Labelled data objects, published by devices.",
         message_bytes_max=LDO_BODY_BYTES_MAX + 2 * ENVELOPE_BYTES_MAX,
         retention_s=INPUT_RETENTION_S,
     ),
@@ -63,7 +63,7 @@ _INGESTED = {
         name=f"ingested.{kind}s.v1",
         event=events.Ingested,
         retention_s=_RESULT_RETENTION_S,
-        purpose=f"Announces each {kind} once, when its bytes and its record are durable.",
+        purpose=f"Announcements: one for each {kind} whose bytes and record are durable.",
         message_bytes_max=256 * KIB,
     )
     for kind in Kind
@@ -72,7 +72,7 @@ DEAD_LETTERS = Topic(
     name="deadletters.v1",
     event=events.DeadLetter,
     key="source_id, or the topic where it is unknown",
-    purpose="What can never be ingested, with its bytes, its origin and the reason.",
+    purpose="Messages that can never be ingested, with their bytes, origin and reason.",
     # A whole rejected message with its key, its headers and the reason.
     message_bytes_max=_LARGE_BYTES_MAX + 2 * MIB,
     retention_s=_RESULT_RETENTION_S,
@@ -80,21 +80,21 @@ DEAD_LETTERS = Topic(
 PREPROCESSED = Topic(
     name="preprocessed.frames.v1",
     event=events.PreprocessedFrame,
-    purpose="What preprocessing measured in each frame.",
+    purpose="Measurements of preprocessing for each frame.",
     message_bytes_max=64 * KIB,
     retention_s=_RESULT_RETENTION_S,
 )
 PERCEIVED = Topic(
     name="perceived.frames.v1",
     event=events.PerceivedFrame,
-    purpose="What changed in each frame since its source's frame before.",
+    purpose="Changes in each frame since the previous frame of its source.",
     message_bytes_max=128 * KIB,
     retention_s=_RESULT_RETENTION_S,
 )
 CAPTURE_REQUESTS = Topic(
     name="capture.requests.v1",
     event=events.CaptureRequest,
-    purpose="Streams that callers of the gateway asked to capture, for the capture workers.",
+    purpose="Requests to the capture workers to capture a camera's stream.",
     message_bytes_max=64 * KIB,
     retention_s=INPUT_RETENTION_S,
 )

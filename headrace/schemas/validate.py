@@ -1,7 +1,7 @@
 """The rules an input event must satisfy to be ingested.
 
-`validate` is the decision of the worker: an event that it refuses becomes a dead letter. Producers and the gateway call
-it before they publish, and a redrive calls it before it publishes again, so all of them refuse the same events.
+`validate` is the decision of the worker: an event that it rejects becomes a dead letter. Producers and the gateway call
+it before they publish, and a redrive calls it before it publishes again, so all of them reject the same events.
 
 Cheap checks precede the digest, and the digest precedes the header of an image or video: a body that differs from its
 declared digest is always reported as `digest_mismatch`.

@@ -123,7 +123,7 @@ def test_half_way_to_the_end_it_is_no_longer_alive_and_moving_makes_it_so_again(
         watchdog._still_since = time.monotonic() - 0.6e6
         alive, why = watchdog.livez()
         assert not alive
-        assert "nothing has moved for 6" in why
+        assert "no progress was made for 6" in why
         moved[0] = 1
         until(lambda: watchdog.livez()[0], 20, "it to move again")
     assert exits == []
