@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from headrace.gateway.auth.guard import AuditLog, Guard
 from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
 from headrace.gateway.auth.tokens import TokenVerifier
-from headrace.gateway.capture.request_topic import Dispatcher
+from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.middleware import Middleware
 from headrace.gateway.problems import ProblemBody, on_problem
@@ -26,7 +26,7 @@ from headrace.gateway.queries.receipts import ReceiptSigner
 from headrace.gateway.routes import ROUTERS
 from headrace.gateway.server import BACKLOG, bind, server_for
 from headrace.gateway.tus import responses
-from headrace.gateway.tus.janitor import Janitor
+from headrace.gateway.tus.sweeper import Sweeper
 from headrace.gateway.uploads.inspection import Inspector
 from headrace.gateway.uploads.memory import UploadMemory
 from headrace.gateway.uploads.pipeline import UploadPipeline, UploadReceiver
@@ -198,8 +198,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     stack.push_async_callback(asyncio.to_thread, inspector.stop)
     cache = Cache(redis_url)
     stack.push_async_callback(cache.close)
-    dispatcher = Dispatcher(settings)
-    stack.push_async_callback(asyncio.to_thread, dispatcher.close)
+    request_publisher = CaptureRequestPublisher(settings)
+    stack.push_async_callback(asyncio.to_thread, request_publisher.close)
     live = LiveConnections(settings, requests, stopping)
     live.tail.start()
     stack.push_async_callback(live.tail.stop)
@@ -212,9 +212,10 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     )
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
     guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
-    await stack.enter_async_context(background_task(Janitor(settings, access, uploads, pipeline).run()))
+    await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
     queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptSigner.from_settings(settings))
-    return [settings, guard, access, requests, uploads, statuses, pipeline, blobs, cache, dispatcher, live, *queries]
+    clients = (blobs, cache, request_publisher, live)
+    return [settings, guard, access, requests, uploads, statuses, pipeline, *clients, *queries]
 
 
 async def _open_pool(settings: Settings, stack: AsyncExitStack) -> "Pool":

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from headrace.gateway.capture.request_topic import Dispatcher
+from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.queries.cache import Cache
 from headrace.gateway.queries.receipts import ReceiptSigner
@@ -30,8 +30,8 @@ C = TypeVar("C")
 
 def _component(kind: type[C]) -> Callable[[HTTPConnection], Awaitable[C]]:
     async def component(connection: HTTPConnection) -> C:
-        found: C = connection.app.state.components[kind]
-        return found
+        instance: C = connection.app.state.components[kind]
+        return instance
 
     return component
 
@@ -42,7 +42,7 @@ AccessDep = Annotated[Access, Depends(_component(Access))]
 BlobsDep = Annotated[Blobs, Depends(_component(Blobs))]
 CacheDep = Annotated[Cache, Depends(_component(Cache))]
 CamerasDep = Annotated[Cameras, Depends(_component(Cameras))]
-CapturePublisherDep = Annotated[Dispatcher, Depends(_component(Dispatcher))]
+CaptureRequestPublisherDep = Annotated[CaptureRequestPublisher, Depends(_component(CaptureRequestPublisher))]
 IngestRequestsDep = Annotated[IngestRequests, Depends(_component(IngestRequests))]
 IngestStatusesDep = Annotated[IngestStatuses, Depends(_component(IngestStatuses))]
 LdosDep = Annotated[Ldos, Depends(_component(Ldos))]

@@ -72,18 +72,18 @@ class GatewaySettings(BaseSettings):
     )
     gateway_token_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Secret that signs the gateway's own tokens, 32 characters or more; the same for every gateway, and "
-        "for no other process. Empty: no tokens are issued.",
+        description="Secret that signs the gateway's own tokens, 32 characters or more; the same for every gateway, "
+        "and for no other process. Empty: no tokens are issued.",
     )
     gateway_seal_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Secret that encrypts the credentials of cameras in capture requests, 32 characters or more; the same "
-        "for every gateway and capture worker. Empty: captures with credentials are rejected.",
+        description="Secret that encrypts the credentials of cameras in capture requests, 32 characters or more; the "
+        "same for every gateway and capture worker. Empty: captures with credentials are rejected.",
     )
     gateway_receipt_secret: RandomSecret = Field(
         SecretStr(""),
-        description="Secret from which the Ed25519 key of receipts is derived, 32 characters or more; the same for every "
-        "gateway, and for no other process. Empty: receipts are not signed.",
+        description="Secret from which the Ed25519 key of receipts is derived, 32 characters or more; the same for "
+        "every gateway, and for no other process. Empty: receipts are not signed.",
     )
     gateway_admin_key: SecretStr = Field(
         SecretStr(""),

@@ -1,4 +1,4 @@
-"""Run a process: signals, a bounded shutdown, exit codes, and returning free memory to the system."""
+"""Run a process: signals, a bounded shutdown, exit codes, and trimming of malloc's free memory."""
 
 import asyncio
 import ctypes
@@ -25,7 +25,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of g
 
 LARGE_BLOCK_BYTES = 256 * 1024
 ARENAS_MAX = 4
-GIVE_BACK_EVERY_S = 10.0
+TRIM_EVERY_S = 10.0
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
@@ -37,9 +37,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     Afterwards both signals are ignored: the process is about to end.
     """
     faulthandler.enable()
-    is_trimming = return_what_is_free()
+    is_trimming = configure_malloc()
     try:
-        return uvloop.run(_until_stopped(main, giving_back=is_trimming))
+        return uvloop.run(_until_stopped(main, is_trimming=is_trimming))
     except HeadraceError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -52,7 +52,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
             signal.signal(number, signal.SIG_IGN)
 
 
-async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giving_back: bool) -> int:
+async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, is_trimming: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -68,8 +68,8 @@ async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], *, giv
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     async with AsyncExitStack() as stack:
-        if giving_back:
-            await stack.enter_async_context(background_task(keep_giving_back()))
+        if is_trimming:
+            await stack.enter_async_context(background_task(trim_periodically()))
         try:
             code = await main(stop)
         except StoppedError:
@@ -84,8 +84,8 @@ def _end_at_once() -> None:
     os._exit(Exit.STUCK)
 
 
-def return_what_is_free() -> bool:
-    """Configure glibc to return free blocks of LARGE_BLOCK_BYTES and more to the system; may be repeated.
+def configure_malloc() -> bool:
+    """Configure glibc's malloc to return free blocks of LARGE_BLOCK_BYTES or more to the system; may be repeated.
 
     By default glibc raises this threshold to the largest block that was ever freed, up to 32 MiB, and keeps a heap for
     each of many threads, so that a worker keeps the memory of its largest burst. A MALLOC_ environment variable takes
@@ -106,8 +106,8 @@ def return_what_is_free() -> bool:
     return False
 
 
-def give_back() -> bool:
-    """Return free pages between used blocks to the system (`malloc_trim`); takes some milliseconds.
+def trim_malloc() -> bool:
+    """Call `malloc_trim`, which returns free pages between used blocks to the system; takes some milliseconds.
 
     Returns whether any memory was returned; always False with other C libraries.
     """
@@ -116,9 +116,9 @@ def give_back() -> bool:
     return False
 
 
-async def keep_giving_back() -> None:
-    """Call `give_back` every GIVE_BACK_EVERY_S seconds, until cancelled."""
+async def trim_periodically() -> None:
+    """Call `trim_malloc` every TRIM_EVERY_S seconds, until cancelled."""
     while True:
-        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        await asyncio.sleep(TRIM_EVERY_S)
         with suppress(RuntimeError):  # no thread available; try again later
-            await asyncio.to_thread(give_back)
+            await asyncio.to_thread(trim_malloc)

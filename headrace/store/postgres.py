@@ -5,8 +5,11 @@ SQL lives in `sql/*.sql`, many statements to a file, each below a line `-- name 
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
     Pooled: TypeAlias = PoolConnectionProxy[asyncpg.Record]
-import re
-from functools import cache
-from pathlib import Path
 
 CONNECT_TIMEOUT_S = 5
 ACQUIRE_TIMEOUT_S = 10
@@ -31,8 +31,7 @@ IDLE_CONNECTION_S_MAX = 300
 CONNECTIONS_MAX = 6
 STATEMENT_S_MAX = 30.0
 
-# By class: connection, rolled back (deadlock, serialization), out of resources, operator, system. The others: a lock
-# not had in time, a standby that was a primary a moment ago, a session ended for idling.
+# The docstring of `catalog_errors` lists them.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
 _TRANSIENT_STATES = frozenset({"55P03", "25006", "25P03", "57P05"})
 
@@ -128,8 +127,13 @@ def connect_errors(dsn: str) -> Iterator[None]:
 def catalog_errors(dsn: str) -> Iterator[None]:
     """Translate PostgreSQL's errors into ours.
 
+    Transient are the SQLSTATE classes 08 (connection exception), 40 (transaction rollback: deadlock, serialization
+    failure), 53 (insufficient resources), 57 (operator intervention) and 58 (system error), and the states 55P03 (lock
+    not available), 25006 (read-only transaction, after a failover), 25P03 and 57P05 (idle timeouts); also a lost
+    connection and a timeout. Every other error is permanent. Source: PostgreSQL documentation, appendix A.
+
     Raises:
-        CatalogUnavailableError: a repetition may succeed. CatalogRefusedError: it does not help.
+        CatalogUnavailableError: the error is transient; a retry may succeed. CatalogRefusedError: it is permanent.
     """
     try:
         yield

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from headrace.gateway.capture.capture_request import Mode, plan_for
-from headrace.gateway.capture.request_topic import Dispatcher
+from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_requests import NewRequest
 from tests.gateway.canary import CANARY, ProcessWatch, tables_with, topics_with
@@ -294,7 +294,7 @@ def test_a_stopping_worker_releases_its_jobs(world: World) -> None:
     assert len(world.catalogued(request_id)) >= 2
 
 
-def test_a_request_that_was_never_dispatched_is_recovered(world: World) -> None:
+def test_a_request_that_was_never_published_is_recovered(world: World) -> None:
     request_id = uuid4()
     with FakeCamera() as camera:
         plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
@@ -322,16 +322,16 @@ def test_a_redelivered_message_has_no_effect(world: World) -> None:
             state="requested",
             asked=plan.as_json(),
         )
-        dispatcher = Dispatcher(world.gateway.settings)
-        assert asyncio.run(dispatcher.dispatch(again))
+        request_publisher = CaptureRequestPublisher(world.gateway.settings)
+        assert asyncio.run(request_publisher.publish(again))
         # A later request of the same camera follows it in the same partition.
-        later = asyncio.run(_dispatched(world, dispatcher, camera))
+        later = asyncio.run(_published(world, request_publisher, camera))
         world.end(later)
     assert world.states(request_id) == before
     assert camera.connections == connections + 1
 
 
-async def _dispatched(world: World, dispatcher: Dispatcher, camera: FakeCamera) -> UUID:
+async def _published(world: World, request_publisher: CaptureRequestPublisher, camera: FakeCamera) -> UUID:
     request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
@@ -348,7 +348,7 @@ async def _dispatched(world: World, dispatcher: Dispatcher, camera: FakeCamera) 
         state="requested",
         asked=plan.as_json(),
     )
-    assert await dispatcher.dispatch(later)
+    assert await request_publisher.publish(later)
     return request_id
 
 

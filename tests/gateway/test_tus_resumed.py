@@ -148,7 +148,7 @@ def test_patch_takes_up_a_join_that_was_cut_short(client: TusClient, gateway: Ga
     assert (answer.status_code, answer.headers["Headrace-Status"]) == (204, "ingested")
 
 
-def test_the_sweeper_takes_up_a_join_that_was_cut_short(
+def test_the_sweeper_assembles_an_upload_whose_assembly_was_interrupted(
     client: TusClient, gateway: Gateway, start_gateway: StartGateway
 ) -> None:
     body = picture()

@@ -1,4 +1,4 @@
-"""Memory that is free again goes back to the system."""
+"""Free memory is returned to the system."""
 
 import os
 import platform
@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from headrace.runtime.process import give_back, return_what_is_free
+from headrace.runtime.process import configure_malloc, trim_malloc
 
 # Blocks that glibc would keep: it raises its limit with the first that is freed, and something behind holds the heap.
 BURST = """
 import resource, psutil
-from headrace.runtime.process import return_what_is_free
+from headrace.runtime.process import configure_malloc
 {call}
 rss = psutil.Process().memory_info
 def burst():
@@ -30,15 +30,15 @@ print((rss().rss - before) // 2**20)
 WITHOUT_WISHES = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
 
-def test_a_wish_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch):
+def test_a_malloc_variable_in_the_environment_takes_precedence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4294967296")
-    assert not return_what_is_free()
+    assert not configure_malloc()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes the wish")
-def test_a_burst_leaves_nothing_behind():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
+def test_the_memory_of_a_burst_is_returned():
     done = subprocess.run(
-        [sys.executable, "-c", BURST.format(call="assert return_what_is_free()")],
+        [sys.executable, "-c", BURST.format(call="assert configure_malloc()")],
         capture_output=True,
         text=True,
         check=True,
@@ -50,7 +50,7 @@ def test_a_burst_leaves_nothing_behind():
 # Small blocks, of which one in a thousand is still used: the heap cannot shrink from its end.
 SCATTERED = """
 import psutil
-from headrace.runtime.process import give_back
+from headrace.runtime.process import trim_malloc
 rss = psutil.Process().memory_info
 blocks = [bytes(1000) for _ in range(100_000)]
 kept = blocks[::1000]
@@ -62,8 +62,8 @@ print((before - rss().rss) // 2**20)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the call")
-@pytest.mark.parametrize(("call", "returned"), [("give_back()", True), ("pass", False)])
-def test_free_pages_between_used_blocks_are_given_back(call: str, returned: bool):
+@pytest.mark.parametrize(("call", "returned"), [("trim_malloc()", True), ("pass", False)])
+def test_free_pages_between_used_blocks_are_returned(call: str, returned: bool):
     done = subprocess.run(
         [sys.executable, "-c", SCATTERED.format(call=call)],
         capture_output=True,
@@ -75,16 +75,16 @@ def test_free_pages_between_used_blocks_are_given_back(call: str, returned: bool
     assert (int(done.stdout) > 50) == returned
 
 
-def test_giving_back_may_be_repeated():
-    give_back()
-    give_back()
+def test_trimming_may_be_repeated():
+    trim_malloc()
+    trim_malloc()
 
 
 # The same within a process of the service, which does it by itself.
 RUNNING = """
 import asyncio, psutil
 from headrace.runtime import process
-process.GIVE_BACK_EVERY_S = 0.1
+process.TRIM_EVERY_S = 0.1
 rss = psutil.Process().memory_info
 
 async def main(stop):
@@ -107,7 +107,7 @@ process.run(main)
 @pytest.mark.parametrize(
     ("wishes", "ticks", "returned"), [({}, 300, True), ({"MALLOC_TRIM_THRESHOLD_": "4294967296"}, 20, False)]
 )
-def test_a_running_process_gives_back_by_itself_unless_told_otherwise(
+def test_a_running_process_trims_by_itself_unless_malloc_is_configured(
     wishes: dict[str, str], ticks: int, returned: bool
 ):
     done = subprocess.run(

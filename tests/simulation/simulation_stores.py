@@ -25,7 +25,7 @@ from tests.streams.streams_samples import NOW_US
 
 STORE_AWAY = StoreUnavailableError("no connection", where="simulated store")
 CATALOG_AWAY = CatalogUnavailableError("no connection", where="simulated catalog")
-LEAD_NOTICED_S = 3.0  # until the server, or the relay, notices that the session of a lead is gone
+LEAD_NOTICED_S = 3.0  # until the server, or the relay, notices that the session of a leader_lock is gone
 
 
 class SimulatedBlobs(FakeBlobs):
@@ -172,7 +172,7 @@ class SimulatedOutbox:
     def __init__(self, weather: Weather, catalog: SimulatedCatalog) -> None:
         self._weather = weather
         self._catalog = catalog
-        self._lead: SimulatedLead | None = None
+        self._lead: SimulatedLeaderLock | None = None
         weather.on_pause.append(self._paused)
 
     async def pending(self, limit: int, *, bytes_max: int) -> list[Pending]:
@@ -213,30 +213,30 @@ class SimulatedOutbox:
             Step.CHECKPOINTS, lambda: dict(self._catalog.known_checkpoints), away=CATALOG_AWAY
         )
 
-    async def wait_to_lead(self) -> "SimulatedLead":
+    async def wait_for_leader_lock(self) -> "SimulatedLeaderLock":
         while True:
             try:
                 process = this_process()
-                lead = await self._weather.step(Step.LEAD, partial(self._take, process), away=CATALOG_AWAY)
+                leader_lock = await self._weather.step(Step.LEAD, partial(self._take, process), away=CATALOG_AWAY)
             except CatalogUnavailableError:
-                lead = None
-            if lead is not None:
-                lead.used = True
-                return lead
+                leader_lock = None
+            if leader_lock is not None:
+                leader_lock.used = True
+                return leader_lock
             await asyncio.sleep(1.0)
 
-    def _take(self, process: Process) -> "SimulatedLead | None":
+    def _take(self, process: Process) -> "SimulatedLeaderLock | None":
         """Let a session have the lock if it is free; the server frees it once it notices that the session ended."""
         if self._lead is not None:
             return None
-        self._lead = lead = SimulatedLead(self, process)
+        self._lead = leader_lock = SimulatedLeaderLock(self, process)
         # An answer that got lost, or a process that gave up waiting, leaves a session that nobody uses: it is cut.
-        self._weather.loop.call_later(LEAD_NOTICED_S, lambda: None if lead.used else self.free(lead))
-        process.on_death.append(lambda: self._weather.loop.call_later(LEAD_NOTICED_S, self.free, lead))
-        return lead
+        self._weather.loop.call_later(LEAD_NOTICED_S, lambda: None if leader_lock.used else self.free(leader_lock))
+        process.on_death.append(lambda: self._weather.loop.call_later(LEAD_NOTICED_S, self.free, leader_lock))
+        return leader_lock
 
-    def free(self, lead: "SimulatedLead") -> None:
-        if self._lead is lead:
+    def free(self, leader_lock: "SimulatedLeaderLock") -> None:
+        if self._lead is leader_lock:
             self._lead = None
 
     def listen(self) -> "SimulatedListener":
@@ -244,13 +244,13 @@ class SimulatedOutbox:
 
     def _paused(self, process: Any) -> None:
         """PostgreSQL ends the session of a process that stands still; the process hears of it later."""
-        lead = self._lead
-        if lead is not None and lead.process is process:
+        leader_lock = self._lead
+        if leader_lock is not None and leader_lock.process is process:
             self._lead = None
-            self._weather.loop.call_later(LEAD_NOTICED_S, lead.lost.set)
+            self._weather.loop.call_later(LEAD_NOTICED_S, leader_lock.lost.set)
 
 
-class SimulatedLead:
+class SimulatedLeaderLock:
     """The right to publish."""
 
     def __init__(self, outbox: SimulatedOutbox, process: Process) -> None:
@@ -268,11 +268,11 @@ class SimulatedListener:
 
     def __init__(self, catalog: SimulatedCatalog) -> None:
         self._catalog = catalog
-        self.heard = asyncio.Event()
+        self.notified = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._catalog.ears.append(self.heard)
+        self._catalog.ears.append(self.notified)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        self._catalog.ears.remove(self.heard)
+        self._catalog.ears.remove(self.notified)

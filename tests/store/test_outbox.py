@@ -10,7 +10,7 @@ from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.store.catalog import relay_session
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Outbox
-from headrace.store.catalog.relay_session import try_lead
+from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
@@ -108,28 +108,28 @@ async def test_what_was_seen_on_its_topic_is_marked(catalog: Catalog, outbox: Ou
 
 
 async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbox, postgres_dsn: str) -> None:
-    lead = await try_lead(postgres_dsn)
-    assert lead is not None
-    assert await try_lead(postgres_dsn) is None
-    waiting = asyncio.create_task(outbox.wait_to_lead())
+    leader_lock = await try_leader_lock(postgres_dsn)
+    assert leader_lock is not None
+    assert await try_leader_lock(postgres_dsn) is None
+    waiting = asyncio.create_task(outbox.wait_for_leader_lock())
     await asyncio.sleep(0)
-    await lead.release()
-    assert lead.lost.is_set()
+    await leader_lock.release()
+    assert leader_lock.lost.is_set()
     second = await asyncio.wait_for(waiting, 5)
     assert not second.lost.is_set()
     await second.release()
 
 
 async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, postgres_dsn: str, sql: Any) -> None:
-    lead = await try_lead(postgres_dsn)
-    assert lead is not None
+    leader_lock = await try_leader_lock(postgres_dsn)
+    assert leader_lock is not None
     await sql.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace relay session' "
         "and datname = current_database()"
     )
-    await asyncio.wait_for(lead.lost.wait(), 5)
-    await lead.release()
-    again = await outbox.wait_to_lead()
+    await asyncio.wait_for(leader_lock.lost.wait(), 5)
+    await leader_lock.release()
+    again = await outbox.wait_for_leader_lock()
     await again.release()
 
 
@@ -139,18 +139,18 @@ async def test_a_leader_whose_server_is_silent_gives_up(
     monkeypatch.setattr(relay_session, "PING_S", 0.05)
     monkeypatch.setattr(relay_session, "PING", "select pg_sleep(60)")
     monkeypatch.setattr(relay_session, "ANSWER_S_MAX", 0.2)
-    lead = await try_lead(postgres_dsn)
-    assert lead is not None
-    await asyncio.wait_for(lead.lost.wait(), 5)
-    await lead.release()
+    leader_lock = await try_leader_lock(postgres_dsn)
+    assert leader_lock is not None
+    await asyncio.wait_for(leader_lock.lost.wait(), 5)
+    await leader_lock.release()
 
 
 async def test_a_listener_hears_of_new_rows(catalog: Catalog, outbox: Outbox) -> None:
     async with outbox.listen() as listener:
-        await asyncio.wait_for(listener.heard.wait(), 5)  # a gap ended: it began to listen
-        listener.heard.clear()
+        await asyncio.wait_for(listener.notified.wait(), 5)  # a gap ended: it began to listen
+        listener.notified.clear()
         await catalog.commit(batch([1]))
-        await asyncio.wait_for(listener.heard.wait(), 5)
+        await asyncio.wait_for(listener.notified.wait(), 5)
 
 
 async def test_a_listener_connects_again_and_says_that_it_may_have_missed_something(
@@ -158,13 +158,13 @@ async def test_a_listener_connects_again_and_says_that_it_may_have_missed_someth
 ) -> None:
     monkeypatch.setattr(relay_session, "RETRY_S", 0.05)
     async with outbox.listen() as listener:
-        await asyncio.wait_for(listener.heard.wait(), 5)
-        listener.heard.clear()
+        await asyncio.wait_for(listener.notified.wait(), 5)
+        listener.notified.clear()
         await sql.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'headrace relay session' and datname = current_database()"
         )
-        await asyncio.wait_for(listener.heard.wait(), 5)
+        await asyncio.wait_for(listener.notified.wait(), 5)
 
 
 async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +180,9 @@ async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkey
     monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
     monkeypatch.setattr(asyncpg, "connect", flaky)
     with pytest.raises(CatalogUnavailableError):
-        await try_lead(postgres_dsn)
-    lead = await asyncio.wait_for(outbox.wait_to_lead(), 5)
-    await lead.release()
+        await try_leader_lock(postgres_dsn)
+    leader_lock = await asyncio.wait_for(outbox.wait_for_leader_lock(), 5)
+    await leader_lock.release()
 
 
 @pytest.mark.parametrize("fault", [CatalogRefusedError("no", where="here"), RuntimeError("unforeseen")])
@@ -200,4 +200,4 @@ async def test_a_listener_goes_on_whatever_failed(
     monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
     monkeypatch.setattr(relay_session, "_connect", failing_once)
     async with outbox.listen() as listener:
-        await asyncio.wait_for(listener.heard.wait(), 5)
+        await asyncio.wait_for(listener.notified.wait(), 5)

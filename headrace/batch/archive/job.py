@@ -51,7 +51,7 @@ async def archive(
             report.announcements_removed = await _expire_announcements(settings, archives)
         if shrink is not False and not dry_run:
             before_bytes = await archives.size_bytes()
-            await archives.shrink(anyway=shrink is True)
+            await archives.shrink(force=shrink is True)
             progress(f"shrunk the catalog's tables from {before_bytes} to {await archives.size_bytes()} bytes on disk")
     return report
 

@@ -98,7 +98,7 @@ class CaptureJob:
 
     async def _renew_lease(self) -> bool:
         progress = self.progress
-        return await self._store.captures.beat(
+        return await self._store.captures.renew_lease(
             self.request.request_id, progress.worker, progress.as_json(), ACTIVE_STATES
         )
 

@@ -1,7 +1,7 @@
-"""The topic of capture requests: the dispatcher publishes to it, the capture workers consume it as one group.
+"""The topic of capture requests: the gateway publishes to it, the capture workers consume it as one group.
 
 A message is only a pointer: the request's row in the catalog holds its state. A request that could not be published is
-dispatched again later by a worker with free capacity.
+published again later by a worker with free capacity.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _DELIVERY_S_MAX = 10.0
 _POLL_S = 0.3
 
 
-class Dispatcher:
+class CaptureRequestPublisher:
     """Publishes capture requests; connects on the first one."""
 
     def __init__(self, settings: Settings) -> None:
@@ -41,7 +41,7 @@ class Dispatcher:
         self._thread = ThreadPoolExecutor(1, "capture-requests")
         self._lock = threading.Lock()
 
-    async def dispatch(self, request: NewRequest | IngestRequest) -> bool:
+    async def publish(self, request: NewRequest | IngestRequest) -> bool:
         """Publish a request and wait for the acknowledgement; False if there is none. May be repeated."""
         plan = CapturePlan.from_json(request.asked)
         event = CaptureRequest(

@@ -17,7 +17,7 @@ from headrace.gateway.capture.capture_request import ACTIVE_STATES, PREDECESSORS
 from headrace.gateway.capture.job import LEASE_S, CaptureJob, JobStore, LeaseLostError
 from headrace.gateway.capture.media_publisher import PublishingDeps
 from headrace.gateway.capture.recorder import RecorderDeps, capture
-from headrace.gateway.capture.request_topic import CaptureRequestConsumer, Dispatcher
+from headrace.gateway.capture.request_topic import CaptureRequestConsumer, CaptureRequestPublisher
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
 from headrace.runtime.addresses import networks_of
@@ -36,7 +36,7 @@ from headrace.store.requests.ingest_requests import Captures, IngestRequests
 from headrace.store.requests.ingest_status import IngestStatuses
 
 RECOVERY_EVERY_S = 5.0
-UNACQUIRED_S_MAX = 30.0  # after which a request that no worker acquired is dispatched again
+UNACQUIRED_S_MAX = 30.0  # after which a request that no worker acquired is published again
 _RETRY_S = 1.0
 _STOP_S_MAX = 12.0  # of the 18 s that a process has to stop
 _CLOSE_S_MAX = 3.0
@@ -49,7 +49,7 @@ class CaptureDeps:
     consumer: CaptureRequestConsumer
     store: JobStore
     recorder: RecorderDeps
-    dispatcher: Dispatcher
+    request_publisher: CaptureRequestPublisher
 
 
 class CaptureWorker:
@@ -127,7 +127,7 @@ class CaptureWorker:
 
     async def _release(self, job: CaptureJob) -> None:
         if await job.release():
-            await self._deps.dispatcher.dispatch(job.request)
+            await self._deps.request_publisher.publish(job.request)
 
     async def _recover_requests(self) -> None:
         """Dispatch requests again whose lease expired or that no worker acquired."""
@@ -136,7 +136,7 @@ class CaptureWorker:
             return
         self._recovered_s = now_s
         store = self._deps.store
-        for request_id, progress in await store.captures.take_from_silent(ACTIVE_STATES, LEASE_S):
+        for request_id, progress in await store.captures.release_expired_leases(ACTIVE_STATES, LEASE_S):
             changed = await store.requests.advance(
                 request_id,
                 before=PREDECESSORS[CaptureState.REQUESTED],
@@ -145,9 +145,9 @@ class CaptureWorker:
             )
             request = await store.requests.get(request_id)
             if changed and request is not None:
-                await self._deps.dispatcher.dispatch(request)
-        for request in await store.captures.untold(CaptureState.REQUESTED, UNACQUIRED_S_MAX):
-            await self._deps.dispatcher.dispatch(request)
+                await self._deps.request_publisher.publish(request)
+        for request in await store.captures.unacquired(CaptureState.REQUESTED, UNACQUIRED_S_MAX):
+            await self._deps.request_publisher.publish(request)
 
 
 async def work(settings: Settings, stop: asyncio.Event) -> int:
@@ -193,8 +193,8 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
         stack.push_async_callback(asyncio.to_thread, publisher.close, _CLOSE_S_MAX)
         ingest_wait = IngestWait(IngestStatuses(pool, dsn))
         await stack.enter_async_context(background_task(ingest_wait.run()))
-        dispatcher = Dispatcher(settings)
-        stack.push_async_callback(asyncio.to_thread, dispatcher.close)
+        request_publisher = CaptureRequestPublisher(settings)
+        stack.push_async_callback(asyncio.to_thread, request_publisher.close)
         consumer = CaptureRequestConsumer(settings)
         stack.push_async_callback(consumer.close)
         await consumer.open()
@@ -207,7 +207,7 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
                 cipher=CredentialCipher(secret) if secret else None,
                 networks=networks_of(settings.gateway_camera_networks),
             ),
-            dispatcher=dispatcher,
+            request_publisher=request_publisher,
         )
 
 

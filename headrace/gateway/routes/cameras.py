@@ -121,7 +121,7 @@ async def change_camera(
         source.site, source.source_id, *stored_json(configuration), versions=if_match_versions(request)
     )
     if changed is None:
-        raise await _why_not(cameras, source)
+        raise await _precondition_problem(cameras, source)
     return _answer(changed, 200)
 
 
@@ -137,7 +137,7 @@ async def delete_camera(
     """Delete a camera's configuration; `If-Match` names the version to delete."""
     source = _writable_source(request, principal, (site, camera_id), settings)
     if not await cameras.delete(source.site, source.source_id, versions=if_match_versions(request)):
-        raise await _why_not(cameras, source)
+        raise await _precondition_problem(cameras, source)
     return Response(status_code=204)
 
 
@@ -163,7 +163,7 @@ def _writable_source(
     return source
 
 
-async def _why_not(cameras: Cameras, source: UploadSource) -> Problem:
+async def _precondition_problem(cameras: Cameras, source: UploadSource) -> Problem:
     camera = await cameras.get(source.site, source.source_id)
     if camera is None:
         return _missing()

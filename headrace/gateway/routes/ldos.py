@@ -173,7 +173,7 @@ async def list_ldos(
         {"cid": "string", "device_id": "string", "site": "string", "video": "binary"}, required=["cid", "device_id"]
     ),
 )
-async def take_cid(request: Request, upload: EventUpload) -> JSONResponse:
+async def ingest_cid(request: Request, upload: EventUpload) -> JSONResponse:
     """Ingest a scan of a component identifier, and optionally its video."""
     async with idempotent_request(request, upload.access, upload.principal) as first:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):

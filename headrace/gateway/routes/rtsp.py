@@ -28,7 +28,7 @@ from headrace.gateway.capture.capture_request import (
     Mode,
     plan_for,
 )
-from headrace.gateway.deps import AccessDep, CapturePublisherDep, IngestRequestsDep, SettingsDep
+from headrace.gateway.deps import AccessDep, CaptureRequestPublisherDep, IngestRequestsDep, SettingsDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import UploadSource, resolve_source
@@ -77,7 +77,7 @@ async def capture(
     request: Request,
     body: CaptureAsked,
     requests: IngestRequestsDep,
-    capture_publisher: CapturePublisherDep,
+    request_publisher: CaptureRequestPublisherDep,
     access: AccessDep,
     settings: SettingsDep,
     principal: Operator,
@@ -113,7 +113,7 @@ async def capture(
         await requests.add(stored)
         await first.keep_pending(response)
         # If Kafka is unavailable, a worker with free capacity finds the stored request later.
-        await capture_publisher.dispatch(stored)
+        await request_publisher.publish(stored)
         return response
 
 

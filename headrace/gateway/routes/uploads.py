@@ -50,7 +50,7 @@ class _ResumableUploads:
         if self.principal.actor != upload.actor and not self.principal.has_role(Role.OPERATOR):
             audit_refusal(self.request, ProblemCode.FORBIDDEN, self.principal)
             raise Problem(403, ProblemCode.FORBIDDEN, "the upload belongs to another principal")
-        if upload.is_over:
+        if upload.is_expired:
             raise Problem(410, ProblemCode.GONE, "the upload has expired; begin a new one")
         if upload.state == "failed":
             raise Problem(410, ProblemCode.GONE, f"the file was rejected ({upload.code}): {upload.reason}")
@@ -93,7 +93,7 @@ class _ResumableUploads:
 
     async def delete(self, upload_id: UUID) -> bool:
         """Delete an upload and its parts; returns False while it is being assembled."""
-        deleted = await self.uploads.remove(upload_id)
+        deleted = await self.uploads.delete(upload_id)
         if deleted:
             await delete_parts(self.pipeline.receiver.blobs, upload_id)
         return deleted
@@ -138,7 +138,7 @@ async def create(request: Request, resumable: ResumableUploads) -> Response:
             answer |= await resumable.append(new.upload_id, 0, checksum)
         except BaseException:
             # The client does not know the upload's address, so it could not continue it.
-            await resumable.uploads.remove(new.upload_id)
+            await resumable.uploads.delete(new.upload_id)
             await delete_parts(resumable.pipeline.receiver.blobs, new.upload_id)
             raise
     return Response(status_code=201, headers=answer)

@@ -1,7 +1,7 @@
 """Assemble the parts of a completed upload into one file, which is inspected and published like any other.
 
 Any holder of the lock of an upload in the state 'joining' may assemble it, and may repeat that: the request with the
-last byte, a later request after a gateway was killed, or the janitor. The ingest request has the upload's id, so a
+last byte, a later request after a gateway was killed, or the sweeper. The ingest request has the upload's id, so a
 repetition finds what was published before.
 """
 

@@ -36,7 +36,7 @@ class StoreFailure(Enum):
     TRANSIENT = auto()
 
 
-def fault_of(error: Exception) -> StoreFailure:
+def store_failure_of(error: Exception) -> StoreFailure:
     """Classify an error of obstore; an unknown one is transient, because the bytes can be sent again."""
     text = str(error)
     status = int(match[1]) if (match := _STATUS.search(text)) else None
@@ -68,7 +68,7 @@ def blob_errors(where: str, doing: str, *, key: str | None = None) -> Iterator[N
         yield
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
         text = str(error)
-        match fault_of(error):
+        match store_failure_of(error):
             case StoreFailure.MISSING if key is not None:
                 raise BlobMissingError(key, where=where) from None
             case StoreFailure.TRANSIENT:

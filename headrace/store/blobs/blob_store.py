@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from headrace.runtime.settings import Settings
-from headrace.store.blobs.blob_errors import StoreFailure, blob_errors, fault_of
+from headrace.store.blobs.blob_errors import StoreFailure, blob_errors, store_failure_of
 from headrace.store.blobs.store_url import OpenedStore, open_target
 from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 
@@ -221,7 +221,7 @@ class Blobs:
         except AlreadyExistsError:
             return False
         except Exception as error:
-            if not self._conditional or fault_of(error) is not StoreFailure.NOT_IMPLEMENTED:
+            if not self._conditional or store_failure_of(error) is not StoreFailure.NOT_IMPLEMENTED:
                 raise
             self._conditional = False
             await self._put(key, data, media_type, conditional=False)

@@ -1,23 +1,22 @@
-"""Where bodies are, while they move between the store and the archive: the argument why each stays readable.
+"""Move bodies between the store and the archive: why each stays readable.
 
-A move writes one object in the place where its bodies are to be, and takes these steps, all of it by the one process
-that holds COLLECTOR_LOCK, as a repair does:
+A move writes one object to the store or the archive. It takes these steps, in the one process that holds
+COLLECTOR_LOCK, as a repair does:
 
     expect   note in `leavings` that the new object may be there without a row
     put      write it, read it back, and verify it
     note     in one transaction: the rows name the new object, which leaves `leavings`; the old ones enter it
-    remove   whatever `leavings` holds that no row names goes from its place, then from `leavings`
+    remove   delete the objects in `leavings` to which no row refers, then their rows in `leavings`
 
-So the rows name verified bytes at each moment. Whatever a move that died has left, in either place, stands in
-`leavings`, and the next one removes it before it begins.
+So the rows refer to verified bytes at each moment. The objects that an interrupted move has left, in the store or the
+archive, are in `leavings`, and the next move deletes them before it begins.
 
 Nothing here is removed from under a worker. It puts only bytes whose digest has no row, and rows are never deleted: so
 it neither puts nor names an object that consists of bytes which have one, alone or as a pack.
 
 Every statement goes over the connection that holds the lock: where that is lost, the next step fails, and between two
-removals there is one. That leaves the gap of headrace/store/catalog/orphan_gc.py: a process that is frozen between
-its last statement
-and its DELETE, that loses its connection meanwhile, and whose object another one has brought back to that very place.
+removals there is one. That leaves the gap of headrace/store/catalog/orphan_gc.py: a process that is stopped between
+its last statement and its DELETE, that loses its connection meanwhile, and whose object another one has written again.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +30,7 @@ import asyncpg
 
 from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.events import Kind
-from headrace.store.catalog.orphan_gc import leading
+from headrace.store.catalog.orphan_gc import collector_lock
 from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ _SHRUNK = ("outbox", "blobs")
 
 
 class Location(StrEnum):
-    """The place of an object."""
+    """Whether an object is in the store or in the archive."""
 
     STORE = "store"
     ARCHIVE = "archive"
@@ -54,7 +53,7 @@ class Location(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DueRecord:
-    """A record that is old enough, and the place of its bytes if they may be archived; the time is in microseconds."""
+    """A record that is old enough, and the location of its bytes if they may be archived."""
 
     record_id: UUID
     ingested_at_us: int
@@ -121,7 +120,7 @@ class Archives:
         Raises:
             GcRunningError: another one is running. CatalogUnavailableError, CatalogRefusedError.
         """
-        async with leading(dsn, application="headrace archive") as holder:
+        async with collector_lock(dsn, application="headrace archive") as holder:
             yield cls(holder, dsn)
 
     async def now_us(self) -> int:
@@ -144,7 +143,7 @@ class Archives:
         return [BodyOwner(row[0], Kind(row[1]), row[2]) for row in await self._rows("owners", ids)]
 
     async def archived(self, selected: ArchiveSelection, *, after: UUID) -> list[tuple[UUID, BlobLocation]]:
-        """Return a page of the archived records by id, with the place of their bytes in the archive."""
+        """Return a page of the archived records by id, with the location of their bytes in the archive."""
         rows = await self._rows(
             "archived",
             after,
@@ -187,14 +186,14 @@ class Archives:
         """Return the size of the tables on disk, with their indexes."""
         return int(await self._value("size"))
 
-    async def shrink(self, *, anyway: bool) -> None:
+    async def shrink(self, *, force: bool) -> None:
         """Rewrite the tables that a run empties, so that the file system gets the space; commits wait meanwhile.
 
-        Without `anyway`, a table is skipped that is large, mostly full, or locked for seconds.
+        Without `force`, a table is skipped that is large, mostly full, or locked for seconds.
         """
-        await self._execute("lock_wait", f"{LOCK_S_MAX if anyway else LOCK_S_SHORT}s")
+        await self._execute("set_lock_timeout", f"{LOCK_S_MAX if force else LOCK_S_SHORT}s")
         for table in _SHRUNK:
-            if anyway:
+            if force:
                 await self._execute(f"shrink_{table}")
             elif await self._is_spare(table):
                 with catalog_errors(self._dsn), suppress(asyncpg.LockNotAvailableError):
@@ -204,7 +203,7 @@ class Archives:
         """Return whether a table can be rewritten within seconds and a good part of it is empty."""
         if (await self._rows("fill", table))[0][0] > SHRUNK_BYTES_MAX:
             return False
-        await self._execute(f"tidy_{table}")
+        await self._execute(f"vacuum_{table}")
         bytes_on_disk, bytes_used = (await self._rows("fill", table))[0]
         return bool(bytes_used < bytes_on_disk * FILLED_SHARE_MIN)
 

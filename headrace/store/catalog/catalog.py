@@ -144,7 +144,7 @@ class Catalog:
 
     async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
         """Check that no object of the batch was deleted since it was put, and lock out deletions until the commit."""
-        await connection.execute(self._sql["enter"], ENTER_LOCK)
+        await connection.execute(self._sql["lock_shared"], ENTER_LOCK)
         row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
         assert row is not None, "the migration made this row"
         if row["marked"] or batch.collection_epoch not in {None, row["generation"]}:

@@ -187,12 +187,12 @@ class DeadLetters:
             HeadraceError: another redrive is running.
         """
         async with borrowed(self._pool, self._dsn) as holder:
-            if not await holder.fetchval(self._sql["lead"], REDRIVE_LOCK):
+            if not await holder.fetchval(self._sql["try_lock"], REDRIVE_LOCK):
                 raise HeadraceError(
                     "redrive_running", "another redrive is running", hint="wait until it has ended, then run it again"
                 )
             yield Claims(holder, self._dsn, self._sql)
-            await holder.execute(self._sql["unlead"], REDRIVE_LOCK)
+            await holder.execute(self._sql["unlock"], REDRIVE_LOCK)
 
     async def candidates(self, filters: LetterFilters) -> AsyncGenerator[Candidate]:
         """Yield the dead letters that may be redriven, in the order of their original positions."""

@@ -1,4 +1,4 @@
-"""Deleting objects that no row names, while workers put and commit blobs: the argument why nothing is lost.
+"""Delete objects that no row refers to while workers put and commit blobs: why no blob is lost.
 
 An object that no row of `blobs` refers to is an orphan: a worker put it and died before its commit. The same bytes may
 come again at any moment. Then a worker's conditional PUT finds the object, counts that as success, and commits a row;
@@ -28,12 +28,12 @@ Rows of `blobs` are never deleted, so a worker that skips the PUT because a row 
 
 Mark and release go over the very connection that holds COLLECTOR_LOCK. A lock that was lost, with PostgreSQL or with
 the connection, is thus an error before the next deletion, and no release of an old collector removes a new one's marks.
-What was marked before may still be deleted: nobody takes a mark over that is younger than MARK_S_MAX.
+Objects that were marked before may still be deleted, because marks younger than MARK_S_MAX are never released.
 
-A collector that dies between mark and release, or does not know whether a deletion was carried out, leaves its marks
-behind: a request may still be on its way. They are released once they are older than MARK_S_MAX and nobody holds
-COLLECTOR_LOCK, by a worker that meets one or by the next collection (`take_over`). That leaves one gap, which no store
-without fenced deletion can close: a collector that is frozen after its last look at the clock and before its DELETE,
+A collector that dies between mark and release, or does not know whether a deletion was carried out, leaves its marks,
+because its request may still be in progress. Once they are older than MARK_S_MAX and COLLECTOR_LOCK is free, they are
+released by a worker that reads the epoch, or by the next collection (`take_over`). That leaves one gap, which no store
+without fenced deletion can close: a collector that is stopped after it last read the clock and before its DELETE,
 for longer than MARK_S_MAX, and that loses its connection to PostgreSQL meanwhile. `headrace fsck` would name the row
 without object, and restore it from Kafka.
 """
@@ -65,8 +65,8 @@ class GcRunningError(HeadraceError):
 
 
 @asynccontextmanager
-async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
-    """Hold COLLECTOR_LOCK on the yielded connection: only its holder deletes objects.
+async def collector_lock(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
+    """Hold COLLECTOR_LOCK on the yielded connection; only its holder deletes objects.
 
     Raises:
         GcRunningError: another process holds it, or ended a moment ago in the middle of a collection.
@@ -77,13 +77,13 @@ async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
         borrowed(pool, dsn) as holder,
     ):
         sql = statements("orphan_gc")
-        if not await holder.fetchval(sql["lead"], COLLECTOR_LOCK):
+        if not await holder.fetchval(sql["try_lock"], COLLECTOR_LOCK):
             raise GcRunningError(
                 "archive_running",
                 "another archive, restore or repair is running",
                 hint="wait until it has ended, then run it again",
             )
-        remaining_s = await holder.fetchval(sql["left"], MARK_S_MAX)
+        remaining_s = await holder.fetchval(sql["remaining_s"], MARK_S_MAX)
         if remaining_s is not None and remaining_s > 0:
             raise GcRunningError(
                 "repair_interrupted",
@@ -91,7 +91,7 @@ async def leading(dsn: str, *, application: str) -> AsyncIterator["Pooled"]:
                 hint=f"run it again in {remaining_s} s",
             )
         yield holder
-        await holder.execute(sql["unlead"], COLLECTOR_LOCK)
+        await holder.execute(sql["unlock"], COLLECTOR_LOCK)
 
 
 class OrphanGc:
@@ -109,9 +109,9 @@ class OrphanGc:
         """Become the collector, and release the expired marks of an earlier one.
 
         Raises:
-            GcRunningError: as `leading`. CatalogUnavailableError, CatalogRefusedError.
+            GcRunningError: as `collector_lock`. CatalogUnavailableError, CatalogRefusedError.
         """
-        async with leading(dsn, application="headrace collection") as holder:
+        async with collector_lock(dsn, application="headrace collection") as holder:
             collection = cls(holder, dsn)
             await collection.release()
             yield collection
@@ -124,8 +124,8 @@ class OrphanGc:
         """
         with catalog_errors(self._dsn):
             async with self._holder.transaction():
-                await self._holder.execute(self._sql["wait_max"])
-                await self._holder.execute(self._sql["exclude"], ENTER_LOCK)
+                await self._holder.execute(self._sql["set_lock_timeout"])
+                await self._holder.execute(self._sql["lock_exclusive"], ENTER_LOCK)
                 await self._holder.execute(self._sql["mark"], keys)
             rows = await self._holder.fetch(self._sql["unreferenced"], keys)
         return [row[0] for row in rows]

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from headrace.schemas.events import DeadLetter, Ingested
-from headrace.store.catalog.relay_session import Lead, OutboxListener, listen, wait_to_lead
+from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Outbox:
 
     @classmethod
     async def open(cls, dsn: str, *, statement_s_max: float = STATEMENT_S_MAX) -> Self:
-        """Connect; leading and listening use connections of their own."""
+        """Connect; the leader lock and the listener use connections of their own."""
         pool = await open_pool(
             dsn,
             connections_max=OUTBOX_CONNECTIONS_MAX,
@@ -94,9 +94,9 @@ class Outbox:
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._sql["unpublished"]))
 
-    async def wait_to_lead(self) -> Lead:
-        """Wait until this is the active relay, also through an outage; cancel it to stop."""
-        return await wait_to_lead(self._dsn)
+    async def wait_for_leader_lock(self) -> LeaderLock:
+        """Wait for the leader lock, also through an outage; cancel it to stop."""
+        return await wait_for_leader_lock(self._dsn)
 
     def listen(self) -> OutboxListener:
         """Return a listener for new rows; see `OutboxListener`."""

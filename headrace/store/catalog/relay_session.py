@@ -1,7 +1,7 @@
 """The sessions of a relay, each on a connection of its own: the leader lock, and the listener for new rows.
 
-The lock is a session's advisory lock, so it ends with the connection. It keeps two relays from fencing each other for
-ever; that two of them do no harm rests on Kafka's fencing by transactional id.
+The lock is a session's advisory lock, so it ends with the connection. It keeps two relays from fencing each other
+again and again; that two of them do no harm rests on Kafka's fencing by transactional id.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Connection
 
 CHANNEL = "headrace_outbox"
-RETRY_S = 1.0  # between attempts to lead, and to reconnect
+RETRY_S = 1.0  # between attempts to acquire the leader lock, and to reconnect
 PING = "select 1"
 PING_S = 5.0
 ANSWER_S_MAX = 5.0
-SESSION_IDLE_S_MAX = 30  # a stopped process loses the lead, because it no longer pings
+SESSION_IDLE_S_MAX = 30  # a stopped process loses the leader lock, because it no longer pings
 
-_LEAD_LOCK = 0x48_52_52_4C  # "HRRL"
+_LEADER_LOCK = 0x48_52_52_4C  # "HRRL"
 
 # TCP keepalive: the server probes after 5 idle seconds and closes the connection after 4 missed answers.
 _SESSION = {
@@ -71,11 +71,11 @@ class _Session:
         self.lost.set()
 
 
-class Lead:
-    """The leader lock. Stop publishing as soon as `lost` is set: another relay may lead from then on."""
+class LeaderLock:
+    """The leader lock. Stop publishing as soon as `lost` is set: another relay may hold it from then on."""
 
     def __init__(self, session: _Session) -> None:
-        """Wrap the session that holds the lock; see `try_lead`."""
+        """Wrap the session that holds the lock; see `try_leader_lock`."""
         self._session = session
         self.lost = session.lost
 
@@ -84,7 +84,7 @@ class Lead:
         await self._session.end()
 
 
-async def try_lead(dsn: str) -> Lead | None:
+async def try_leader_lock(dsn: str) -> LeaderLock | None:
     """Acquire the leader lock; return None while another session holds it.
 
     Raises:
@@ -93,9 +93,9 @@ async def try_lead(dsn: str) -> Lead | None:
     connection = await _connect(dsn)
     try:
         with catalog_errors(dsn):
-            led = await connection.fetchval(statements("outbox")["try_lead"], _LEAD_LOCK)
-        if led:
-            return Lead(_Session(connection))
+            is_acquired = await connection.fetchval(statements("outbox")["try_lock"], _LEADER_LOCK)
+        if is_acquired:
+            return LeaderLock(_Session(connection))
     except BaseException:
         connection.terminate()
         raise
@@ -104,25 +104,25 @@ async def try_lead(dsn: str) -> Lead | None:
     return None
 
 
-async def wait_to_lead(dsn: str) -> Lead:
+async def wait_for_leader_lock(dsn: str) -> LeaderLock:
     """Try once a second to acquire the leader lock, also through an outage of PostgreSQL."""
     while True:
         with suppress(CatalogUnavailableError):
-            lead = await try_lead(dsn)
-            if lead is not None:
-                return lead
+            leader_lock = await try_leader_lock(dsn)
+            if leader_lock is not None:
+                return leader_lock
         await asyncio.sleep(RETRY_S)
 
 
 class OutboxListener:
-    """Sets `heard` when rows were added to the outbox, and after a lost connection.
+    """Sets `notified` when rows were added to the outbox, and after a lost connection.
 
-    It reconnects by itself. Clear `heard` before a query, and query periodically without it: it is a hint.
+    It reconnects by itself. Clear `notified` before a query, and query periodically without it: it is a hint.
     """
 
     def __init__(self, dsn: str) -> None:
         """Listen once entered: `async with outbox.listen() as listener`."""
-        self.heard = asyncio.Event()
+        self.notified = asyncio.Event()
         self._dsn = dsn
         self._task: asyncio.Task[None] | None = None
 
@@ -155,13 +155,13 @@ class OutboxListener:
         try:
             with catalog_errors(self._dsn):
                 await connection.add_listener(CHANNEL, self._on_notice)
-            self.heard.set()
+            self.notified.set()
             await session.lost.wait()
         finally:
             await session.end()
 
     def _on_notice(self, *_notice: Any) -> None:
-        self.heard.set()
+        self.notified.set()
 
 
 def listen(dsn: str) -> OutboxListener:

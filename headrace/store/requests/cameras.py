@@ -43,7 +43,7 @@ class Cameras:
 
     async def get(self, site: str, camera_id: str) -> CameraRow | None:
         """Return a camera's configuration, or None."""
-        return await self._row("one", site, camera_id)
+        return await self._row("camera", site, camera_id)
 
     async def page(
         self, after: tuple[str, str], limit: int, *, site: str | None, scopes: Sequence[str] | None

@@ -122,7 +122,7 @@ class IngestRequests:
     async def get(self, request_id: UUID) -> IngestRequest | None:
         """Return a request, or None."""
         async with borrowed(self._pool, self._dsn) as connection:
-            row = await connection.fetchrow(self._sql["one"], request_id)
+            row = await connection.fetchrow(self._sql["request"], request_id)
         return None if row is None else IngestRequest(*row)
 
     async def items(self, request_id: UUID) -> list[RequestItem]:
@@ -180,19 +180,19 @@ class Captures:
         self._dsn = dsn
         self._sql = statements("ingest_requests")
 
-    async def beat(self, request_id: UUID, worker: str, evidence: str, running: Collection[str]) -> bool:
+    async def renew_lease(self, request_id: UUID, worker: str, evidence: str, running: Collection[str]) -> bool:
         """Renew a worker's lease of a request; return False if another worker holds it."""
         async with borrowed(self._pool, self._dsn) as connection:
-            return bool(await connection.fetchval(self._sql["beat"], request_id, worker, evidence, [*running]))
+            return bool(await connection.fetchval(self._sql["renew_lease"], request_id, worker, evidence, [*running]))
 
-    async def take_from_silent(self, running: Collection[str], silent_s: float) -> list[tuple[UUID, str]]:
+    async def release_expired_leases(self, running: Collection[str], silent_s: float) -> list[tuple[UUID, str]]:
         """Release the requests of workers without a heartbeat; return each with its evidence."""
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["take_from_silent"], [*running], silent_s, AT_ONCE_MAX)
+            rows = await connection.fetch(self._sql["release_expired_leases"], [*running], silent_s, AT_ONCE_MAX)
         return [(row["request_id"], row["evidence"]) for row in rows]
 
-    async def untold(self, state: str, since_s: float) -> list[IngestRequest]:
+    async def unacquired(self, state: str, since_s: float) -> list[IngestRequest]:
         """Return requests that have been in a state for `since_s`, each to one caller only."""
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["untold"], state, since_s, AT_ONCE_MAX)
+            rows = await connection.fetch(self._sql["unacquired"], state, since_s, AT_ONCE_MAX)
         return [IngestRequest(*row) for row in rows]

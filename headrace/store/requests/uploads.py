@@ -31,7 +31,7 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload and its state: 'open', 'joining' once it is complete, then 'done', or 'failed' with a code."""
+    """An upload and its state: 'open', 'joining' while it is assembled, then 'done' or 'failed'."""
 
     upload_id: UUID
     actor: str
@@ -44,7 +44,7 @@ class Upload:
     code: str | None
     reason: str | None
     is_held: bool
-    is_over: bool
+    is_expired: bool
     expires_at_s: float
 
 
@@ -84,7 +84,7 @@ class Uploads:
     async def get(self, upload_id: UUID) -> Upload | None:
         """Return an upload, or None."""
         async with borrowed(self._pool, self._dsn) as connection:
-            row = await connection.fetchrow(self._sql["one"], upload_id)
+            row = await connection.fetchrow(self._sql["upload"], upload_id)
         return None if row is None else Upload(*row)
 
     async def hold(self, upload_id: UUID, by: UUID, hold_s: float) -> Upload | None:
@@ -131,30 +131,30 @@ class Uploads:
         """Record that the file can never be ingested; its parts are no longer needed."""
         return await self._whether("fail", upload_id, by, code, reason)
 
-    async def remove(self, upload_id: UUID) -> bool:
-        """Delete an upload in any state; return False if it is being joined or does not exist."""
-        return await self._whether("remove", upload_id)
+    async def delete(self, upload_id: UUID) -> bool:
+        """Delete an upload in any state; return False if it is being assembled or does not exist."""
+        return await self._whether("delete", upload_id)
 
-    async def remove_over(self, upload_id: UUID) -> bool:
+    async def delete_expired(self, upload_id: UUID) -> bool:
         """Delete an expired upload; return False if a writer holds it."""
-        return await self._whether("remove_over", upload_id)
+        return await self._whether("delete_expired", upload_id)
 
-    async def over(self, limit: int) -> list[UUID]:
+    async def expired(self, limit: int) -> list[UUID]:
         """Return expired uploads without a writer."""
-        return await self._ids("over", limit)
+        return await self._ids("expired", limit)
 
-    async def unjoined(self, limit: int) -> list[UUID]:
-        """Return complete uploads that nobody joins."""
-        return await self._ids("unjoined", limit)
+    async def unassembled(self, limit: int) -> list[UUID]:
+        """Return complete uploads that no gateway is assembling."""
+        return await self._ids("unassembled", limit)
 
     @asynccontextmanager
-    async def leading(self) -> AsyncIterator[bool]:
+    async def sweep_lock(self) -> AsyncIterator[bool]:
         """Try to acquire SWEEP_LOCK; yield whether it was acquired. The lock ends with the connection."""
         async with borrowed(self._pool, self._dsn) as connection:
-            leads = bool(await connection.fetchval(self._sql["lead"], SWEEP_LOCK))
-            yield leads
-            if leads:
-                await connection.execute(self._sql["unlead"], SWEEP_LOCK)
+            is_acquired = bool(await connection.fetchval(self._sql["try_lock"], SWEEP_LOCK))
+            yield is_acquired
+            if is_acquired:
+                await connection.execute(self._sql["unlock"], SWEEP_LOCK)
 
     async def _whether(self, statement: str, *values: object) -> bool:
         async with borrowed(self._pool, self._dsn) as connection:

@@ -1,4 +1,4 @@
--- Keys of the gateway, its audit trail, and the answers that it gave under an Idempotency-Key.
+-- API keys of the gateway, its audit log, and the responses stored under an Idempotency-Key.
 
 -- find_key --
 select key_id, name, role, sources, secret_sha256, previous_sha256,
@@ -46,8 +46,8 @@ from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text
     as a (at_s, actor, address, action, code, request_id)
 
 -- claim_answer --
--- The first one to come gets the row; whoever comes later sees what it holds. A first request that died leaves a row
--- without an answer, which is taken over after as long as the largest upload may take. Its time tells whose the row is.
+-- The first request inserts the row; later ones read it. If the first request ended without a response, its row is
+-- taken over after the time that the largest upload may take; created_at identifies the owner.
 insert into idempotency (actor, key) values ($1, $2)
 on conflict (actor, key) do update set created_at = now(), fingerprint = null
 where idempotency.status is null and idempotency.created_at < now() - interval '6 hours'

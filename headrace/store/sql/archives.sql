@@ -1,9 +1,9 @@
--- What goes to the archive, and comes back from it; see headrace/store/catalog/archives.py.
+-- Statements of archive and restore; see headrace/store/catalog/archives.py.
 
 -- due --
--- Oldest first, by the index of the kind. What is still to be announced stays: its announcement says where it is. The
--- page is cut before it is joined: behind years of archived records it takes as long as at their beginning. Its last
--- record always comes, for the next page begins there.
+-- Oldest first, by the index of the kind. Records that are not announced yet are left out: their announcements have the
+-- location. The page is limited before the join, so a page after years of archived records is as fast as the first. Its
+-- last record is always returned, because the next page begins after it.
 with page as materialized (
     select record_id, digest, ingested_at
     from records
@@ -52,7 +52,7 @@ limit $8
 insert into leavings (place, store_key) values ($1, $2) on conflict do nothing
 
 -- to_archive --
--- A row that moved meanwhile stays as it is.
+-- A row that was moved in the meantime is not changed.
 update blobs as b
 set store_key = $1, store_offset = m.store_offset, archived_at = now(), restored_at = null
 from unnest($2::bytea[], $3::bigint[]) as m (sha256, store_offset)
@@ -73,8 +73,8 @@ on conflict do nothing
 delete from leavings where place = $1 and store_key = $2
 
 -- free --
--- Which of the leavings no row names there. An object of one body has its digest in its key, where the row is found; packs
--- are looked for among all blobs, once for all of them: an index by key would cost every insert for this alone.
+-- The leavings, and whether a row refers to each. The key of a single body has its digest, by which the row is found;
+-- for packs, one scan of all blobs: an index by key would slow down every insert.
 select l.place, l.store_key, not exists (
     select from blobs as b
     where b.sha256 = decode(right(l.store_key, 64), 'hex') and b.store_key = l.store_key
@@ -106,21 +106,22 @@ from pg_class as c
 join pg_namespace as n on n.oid = c.relnamespace
 where n.nspname = 'public' and c.relkind = 'r'
 
--- lock_wait --
+-- set_lock_timeout --
 select set_config('lock_timeout', $1, false)
 
 -- fill --
--- The bytes of a table on disk, and how many of them its rows take, by its statistics; a row's header and pointer are 28.
+-- The bytes of a table on disk, and how many of them its rows take, by its statistics; a row's header and pointer are
+-- 28.
 select pg_relation_size(c.oid), (c.reltuples * (28 + coalesce(sum(s.avg_width * (1 - s.null_frac)), 0)))::bigint
 from pg_class as c
 left join pg_stats as s on s.schemaname = 'public' and s.tablename = c.relname
 where c.relnamespace = 'public'::regnamespace and c.relname = $1
 group by c.oid, c.reltuples
 
--- tidy_outbox --
+-- vacuum_outbox --
 vacuum (analyze) outbox
 
--- tidy_blobs --
+-- vacuum_blobs --
 vacuum (analyze) blobs
 
 -- shrink_outbox --

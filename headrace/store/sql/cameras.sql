@@ -1,5 +1,5 @@
--- How cameras are set up. A change says which version it was made from, and is not made where there is a newer one.
--- The words in braces are filled in from the fixed parts at the end of this file.
+-- Configurations of cameras. A change is made only if the version it is based on is the current one.
+-- Words in braces are replaced by the fixed parts at the end of this file.
 
 -- add --
 insert into cameras (site, camera_id, settings, calibration)
@@ -7,11 +7,11 @@ values ($1, $2, $3::json, $4::json)
 on conflict do nothing
 returning {columns}
 
--- one --
+-- camera --
 select {columns} from cameras where site = $1 and camera_id = $2
 
 -- page --
--- $4: 'site/source' or 'site/*', as far as the reader reaches. A scope's site ends at its first '/'.
+-- $4: 'site/source' or 'site/*', the reader's scopes. A scope's site ends at its first '/'.
 select {columns}
 from cameras
 where (site, camera_id) > ($1, $2)

@@ -1,8 +1,8 @@
 -- The write path. Every statement may be repeated.
 --
--- Each column comes as one JSON array, an element a row. JSON carries text, numbers, UUIDs and nulls alike, and costs
--- 8 µs a row of eight columns where arrays of the wire protocol cost 13, for asyncpg builds those item by item. Times come
--- as microseconds since 1970: counting them as an interval is exact, for a double holds them up to the year 2255.
+-- Each column is a JSON array with one element for each row. A row of eight columns takes 8 µs, and 13 µs with arrays
+-- of the wire protocol, which asyncpg encodes item by item. Times are microseconds since 1970, added as an interval,
+-- which is exact up to the year 2255.
 
 -- insert_blobs --
 insert into blobs (sha256, size_bytes, media_type, store_key, store_offset)
@@ -67,7 +67,7 @@ with seen as (
 select count(*) from seen
 
 -- insert_dead_letters --
--- Their keys and values are bytes of any size, so these columns come as arrays of the wire protocol.
+-- Keys and values are bytes of any size, so these columns are arrays of the wire protocol.
 insert into dead_letters (
     dead_letter_id, code, reason, topic, partition, "offset", message_timestamp_us, key, value, headers, site, source_id
 )
@@ -85,8 +85,8 @@ on conflict do nothing
 returning dead_letter_id
 
 -- insert_outbox --
--- Identities are given out in the order of the input, which is the order of the announcements. Listeners hear of it
--- at the commit.
+-- Ids are assigned in the order of the input, which is the order of the announcements. Listeners are notified at the
+-- commit.
 with added as (
     insert into outbox (event_id, topic, record_id, dead_letter_id)
     select event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid
@@ -105,14 +105,14 @@ from blobs
 where sha256 = any($1::bytea[])
 
 -- originals --
--- Redrives that somebody really claimed: where each message first stood.
+-- The original positions of messages whose redrive was claimed.
 select r.dead_letter_id, r.attempt, d.topic, d.partition, d."offset"
 from redrives as r
 join dead_letters as d using (dead_letter_id)
 where r.dead_letter_id = any($1::uuid[])
 
 -- end_redrives --
--- A message that comes twice ends nothing twice. Only a redrive that ended as a record closes its dead letter.
+-- A redrive ends once, also if its message is delivered twice. Only one that became a record closes its dead letter.
 with given as (
     select * from unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::text[])
         as g (dead_letter_id, attempt, record_id, code, reason)
@@ -127,8 +127,9 @@ set redriven_at = now(), record_id = g.record_id
 from given as g
 where d.dead_letter_id = g.dead_letter_id and g.record_id is not null and d.record_id is null
 
--- enter --
--- See headrace/store/catalog/orphan_gc.py. A statement of its own: the next one must see everything that was committed before the lock.
+-- lock_shared --
+-- See headrace/store/catalog/orphan_gc.py. A separate statement, so that the next one sees everything that was
+-- committed before the lock was acquired.
 select pg_advisory_xact_lock_shared($1)
 
 -- collected --
@@ -141,5 +142,5 @@ from collection
 select generation from collection
 
 -- check --
--- An error names the table where the schema is not there; the newest table says that it is current.
+-- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
 select published_at, generation, labelled_at from outbox, collection, labels where false

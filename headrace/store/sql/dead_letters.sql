@@ -1,6 +1,6 @@
--- Dead letters, as people work with them. Times come out as microseconds since 1970; numeric keeps them exact.
--- {conditions} is filled in from the fixed parts at the end of this file, never from what a user gave.
--- What was published before {lost_before}, and has no end, Kafka need not hold any more: no worker may ever see it.
+-- Listing, redrive and expiry of dead letters. Times are returned as microseconds since 1970; numeric keeps them exact.
+-- {conditions} is replaced by the fixed parts at the end of this file, never by user input.
+-- A redrive that was published before {lost_before} and has not ended may have been deleted from Kafka unread.
 
 -- page --
 select
@@ -38,8 +38,8 @@ order by attempt
 select dead_letter_id from dead_letters where dead_letter_id between $1 and $2 order by dead_letter_id limit $3
 
 -- candidates --
--- In the order in which the messages first stood, page by page by key. A redrive that is out but not ended is left
--- alone: the worker has it before it, or will have, unless Kafka may have lost it.
+-- By original position, with keyset pagination. A published redrive that has not ended is left out, because a worker
+-- will still consume it, unless Kafka may have deleted it.
 select
     d.dead_letter_id, d.topic, d.partition, d."offset",
     coalesce(octet_length(d.value), 0) + coalesce(octet_length(d.key), 0) as bytes,
@@ -62,14 +62,15 @@ select
 from dead_letters
 where dead_letter_id = any($1::uuid[])
 
--- lead --
+-- try_lock --
 select pg_try_advisory_lock($1)
 
--- unlead --
+-- unlock --
 select pg_advisory_unlock($1)
 
 -- claim --
--- One that was lost begins anew under its number: a message of it that comes all the same is taken up once.
+-- A lost redrive is claimed again under the same attempt; if its first message is delivered after all, it is ingested
+-- once.
 insert into redrives as r (dead_letter_id, attempt)
 select * from unnest($1::uuid[], $2::integer[])
 on conflict (dead_letter_id, attempt) do update
@@ -92,7 +93,7 @@ where r.dead_letter_id = w.dead_letter_id and r.attempt = w.attempt and r.publis
 select count(*) from dead_letters as d {last} where {old}
 
 -- expire --
--- What is still to be announced, or is on its way back, stays. Its history goes with it.
+-- Dead letters that are not announced yet, or are being redriven, are kept. Their redrives are deleted with them.
 with gone as (
     delete from dead_letters
     where dead_letter_id in (select d.dead_letter_id from dead_letters as d {last} where {old} limit 1000)

@@ -1,5 +1,5 @@
--- What a job exports: every record of a selection, in the order of its id, which is a random one: shards are mixed by
--- themselves, and a page is found by the primary key. What stands in braces is filled in from queries.sql.
+-- The records of an export, by id. Ids are random, so shards are shuffled, and a page is found by the primary key.
+-- Words in braces are replaced by parts of queries.sql.
 
 -- page --
 select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_type, c.store_key, c.store_offset,
@@ -7,7 +7,7 @@ select {columns}, encode(c.sha256, 'hex') as clip_digest, c.size_bytes, c.media_
     l.label, encode(r.clip_sha256, 'hex') as clip_sha256
 from records as r
 left join blobs as b on b.sha256 = r.digest
--- A clip may come after its LDO; an export that reaches to before then has the LDO alone, whenever it is repeated.
+-- A clip may be ingested after its LDO; an export up to an earlier time has the LDO alone, also when it is repeated.
 left join blobs as c
     on c.sha256 = r.clip_sha256 and c.created_at < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
 left join labels as l
@@ -27,9 +27,9 @@ r.record_id > $1 and r.record_id <= $2
     and ($8::bigint is null or r.captured_at < timestamptz 'epoch' + $8 * interval '1 microsecond')
 
 -- settled_until --
--- A record's time is the beginning of its transaction, so what is being written now may still come in before this
--- moment. Our own transactions end within minutes; somebody's report that has run for hours holds nothing up. Of other
--- users PostgreSQL does not say when theirs began: an export logs in as the workers do.
+-- A record's time is the start of its transaction, so a transaction in progress may still add records from before now.
+-- Transactions of Headrace end within minutes; longer ones of others are ignored. PostgreSQL shows the start only of
+-- the same user's transactions: an export logs in as the workers do.
 select (extract(epoch from least(now(), min(xact_start))) * 1000000)::bigint
 from pg_stat_activity
 where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()

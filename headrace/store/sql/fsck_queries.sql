@@ -1,4 +1,4 @@
--- What `headrace fsck` compares, and what it mends.
+-- The comparisons and repairs of `headrace fsck`.
 
 -- alone --
 select sha256, size_bytes, media_type, store_key
@@ -42,7 +42,7 @@ order by r.record_id
 limit $1
 
 -- records_without_announcement --
--- Both rows are written by one transaction, so their times are the same: what pruning took away is not missed.
+-- Both rows are written by one transaction and have the same time, so pruned rows are not reported as missing.
 select r.record_id, r.kind
 from records as r, collection as c
 where r.ingested_at >= c.outbox_pruned_until
@@ -73,7 +73,7 @@ where not exists (select from records as r where r.record_id = a.record_id)
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint
 
 -- published_records --
--- What the catalog says is out, since a time at which the topics still hold everything.
+-- Published rows of the outbox, since a time from which the topics still have every message.
 select r.record_id, r.kind
 from records as r
 join outbox as o using (record_id)
@@ -84,7 +84,7 @@ order by r.record_id
 limit $4
 
 -- positions --
--- Where the message stood that brought these bytes, the latest first: Kafka keeps it for longest.
+-- The positions of the messages with these bytes, the latest first: Kafka keeps it for the longest time.
 select s.topic, s.partition, s."offset", r.kind
 from records as r
 join sightings as s using (record_id)

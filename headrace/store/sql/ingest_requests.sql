@@ -1,4 +1,4 @@
--- What callers asked the gateway to ingest.
+-- Ingest requests of the gateway: file uploads and captures.
 
 -- add --
 insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, sealed)
@@ -21,7 +21,7 @@ from unnest(
 )
 on conflict (request_id, index) do nothing
 
--- one --
+-- request --
 select
     request_id, kind, actor, site, source_id, state, reason, asked::text as asked, sealed, evidence::text as evidence,
     extract(epoch from created_at)::double precision as created_at_s,
@@ -39,7 +39,7 @@ order by index
 limit $2
 
 -- advance --
--- Only from a state that it may come from, so that a worker that was given up cannot speak for a request any more.
+-- Only from an allowed previous state, so that a worker that lost its lease cannot change the request.
 update ingest_requests
 set state = $3, reason = $4, evidence = $5::json, updated_at = now()
 where request_id = $1 and state = any($2::text[])
@@ -49,7 +49,7 @@ returning site, source_id
 insert into request_events (request_id, site, source_id, state, detail) values ($1, $2, $3, $4, $5::json)
 
 -- order_events --
--- Whoever adds an event holds this until the commit, so ids are in the order of the commits and none is passed over.
+-- Held until the commit by each transaction that adds an event, so ids are in the order of the commits.
 select pg_advisory_xact_lock($1)
 
 -- events_after --
@@ -72,15 +72,15 @@ with old as (
 )
 delete from request_events using old where request_events.request_id = old.request_id
 
--- beat --
--- Says that its worker is at it; nobody is there to say so for a request that was given to another.
+-- renew_lease --
+-- Renews the lease of a request; no row if another worker has acquired it.
 update ingest_requests
 set updated_at = now(), evidence = $3::json
 where request_id = $1 and evidence ->> 'worker' = $2 and state = any($4::text[])
 returning true
 
--- take_from_silent --
--- From here on the silent worker's own beats do not count, should it come back.
+-- release_expired_leases --
+-- From here on the previous worker can no longer renew its lease.
 update ingest_requests
 set updated_at = now(), evidence = (evidence::jsonb || '{"worker": ""}')::json
 where request_id in (
@@ -93,8 +93,8 @@ where request_id in (
 )
 returning request_id, evidence::text as evidence
 
--- untold --
--- Each is told by one worker, and not again for as long.
+-- unacquired --
+-- Each is published again by one worker, and not again for the same time.
 update ingest_requests
 set updated_at = now()
 where request_id in (

@@ -1,7 +1,7 @@
--- What became of messages that were published: ingested, refused, or not taken up yet.
+-- The status of published messages: ingested, rejected, or not consumed yet.
 
 -- outcomes --
--- A dead letter has no record; it is found by where its message stood, and it was refused after that was written.
+-- A dead letter has no record; it is found by the position of its message, and was rejected after that was published.
 select s.record_id is not null as ingested, d.code, d.reason
 from unnest($1::text[], $2::integer[], $3::bigint[], $4::uuid[], $5::double precision[]) with ordinality
     as w (topic, partition, message_offset, record_id, since_s, number)

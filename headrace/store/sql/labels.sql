@@ -1,4 +1,4 @@
--- What labelling functions said of records. What stands in braces is filled in from queries.sql and exports.sql.
+-- Labels of records. Words in braces are replaced by parts of queries.sql and exports.sql.
 
 -- begin --
 insert into label_versions (version, module_sha256, functions)
@@ -20,7 +20,7 @@ order by r.record_id
 limit $9
 
 -- add --
--- Two runs of a version may come to the same record; both would say the same.
+-- Two runs of a version may label the same record; the result is the same.
 insert into labels (version, record_id, label, votes, errors)
 select $1, w.record_id, w.label, w.votes::json, w.errors::json
 from unnest($2::uuid[], $3::text[], $4::text[], $5::text[]) as w (record_id, label, votes, errors)

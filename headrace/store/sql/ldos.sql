@@ -1,5 +1,5 @@
--- LDOs as the list of the LDO service shows them: newest first, by number, which that interface asks for.
--- What stands in braces is filled in from queries.sql.
+-- LDOs for the list of the LDO service: newest first, with offset pagination, as that interface requires.
+-- Words in braces are replaced by parts of queries.sql.
 
 -- page --
 select

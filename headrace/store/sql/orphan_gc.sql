@@ -1,19 +1,19 @@
--- Marking objects that are to be deleted; see headrace/store/catalog/orphan_gc.py.
+-- Marks of objects that are about to be deleted; see headrace/store/catalog/orphan_gc.py.
 
--- lead --
+-- try_lock --
 select pg_try_advisory_lock($1)
 
--- unlead --
+-- unlock --
 select pg_advisory_unlock($1)
 
--- left --
--- Seconds until the youngest mark that somebody left behind is old enough; null where there is none.
+-- remaining_s --
+-- Seconds until the youngest mark may be released; null if there is none.
 select ceil(extract(epoch from max(marked_at) + $1::integer * interval '1 second' - now()))::integer from collecting
 
--- wait_max --
+-- set_lock_timeout --
 set local lock_timeout = '10s'
 
--- exclude --
+-- lock_exclusive --
 select pg_advisory_xact_lock($1)
 
 -- mark --
@@ -22,7 +22,7 @@ select unnest($1::text[])
 on conflict (store_key) do update set marked_at = excluded.marked_at
 
 -- unreferenced --
--- It looks through all blobs, once for all of the keys: an index by key would cost every insert for this alone.
+-- A sequential scan of blobs, once for all keys: an index by key would slow down every insert.
 select wanted.store_key
 from unnest($1::text[]) as wanted (store_key)
 where not exists (select from blobs as b where b.store_key = wanted.store_key and b.archived_at is null)
@@ -34,7 +34,7 @@ set generation = generation + 1
 where exists (select from released)
 
 -- take_over --
--- The lock is looked at only where there is an old mark, and goes with the transaction.
+-- The lock is tried only if there is an expired mark, and ends with the transaction.
 with old as materialized (
     select count(*) as number from collecting where marked_at < now() - $2::integer * interval '1 second'
 ), free as materialized (

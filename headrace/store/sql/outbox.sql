@@ -1,8 +1,9 @@
 -- The relay's side of the catalog. Times come out as microseconds since 1970; numeric keeps them exact.
 
 -- pending --
--- As many rows as fit into a number of bytes, at least one; the length of a value is known without reading it. A row
--- whose record, blob or dead letter is gone comes too, with nulls: it must be seen, and not hide what is behind it.
+-- As many rows as fit into $2 bytes, at least one; the length of a value is known without reading it. A row whose
+-- record, blob or dead letter was deleted is included, with nulls, so that it can be skipped and does not block the
+-- rows after it.
 select * from (
     select
         o.id, o.event_id, o.topic,
@@ -44,7 +45,7 @@ select * from unnest($1::text[], $2::integer[], $3::bigint[])
 on conflict (topic, partition) do update set next_offset = excluded.next_offset
 
 -- mark_seen --
--- Looks through everything that is not out yet: for the start of a relay, not for each of its rounds.
+-- Scans all unpublished rows: for the start of a relay, not for each transaction.
 update outbox
 set published_at = now()
 where published_at is null and event_id = any($1::uuid[])
@@ -55,5 +56,5 @@ select topic, partition, next_offset from relay_checkpoints
 -- unpublished --
 select count(*) from outbox where published_at is null
 
--- try_lead --
+-- try_lock --
 select pg_try_advisory_lock($1)

@@ -1,8 +1,8 @@
--- The read side. Times come out as microseconds since 1970; numeric keeps them exact.
--- Words in braces are filled in from the fixed parts at the end of this file, never from what a user gave.
+-- The read side. Times are returned as microseconds since 1970; numeric keeps them exact.
+-- Words in braces are replaced by the fixed parts at the end of this file, never by user input.
 
 -- page --
--- Newest first, page by page by key, so the last page is as quick as the first. Each driver row (a kind, or a source)
+-- Newest first, with keyset pagination, so the last page is as fast as the first. Each driver row (a kind, or a source)
 -- has an index that gives the keys of its newest records; the page is merged from those, and only its records are read.
 select {columns}
 from (
@@ -50,7 +50,7 @@ order by ingested_at desc, record_id desc
 limit 1
 
 -- reached --
--- A record is reached through its own source, and through every source that delivered the same bytes.
+-- A record is visible through its own source, and through every source that delivered the same bytes.
 select r.record_id
 from records as r
 where r.record_id = any($1::uuid[]) and (

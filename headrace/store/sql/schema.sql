@@ -2,7 +2,7 @@
 -- Times are timestamptz; digests are the 32 bytes of a SHA-256. Names are compared byte by byte: it is faster, and an
 -- index does not break when the system's collations change.
 
--- One row for each camera or device that was ever heard. The fill factor leaves room for its updates in place.
+-- One row for each source that has ever published an event. The fill factor leaves room for HOT updates.
 create table sources (
     site text collate "C" not null,
     source_id text collate "C" not null,
@@ -21,14 +21,15 @@ create table blobs (
     store_key text not null,
     store_offset bigint check (store_offset >= 0),
     created_at timestamptz not null default now(),
-    -- Since when the bytes are in the archive, where key and offset then lie; null while they are in the store.
+    -- When the bytes were archived; store_key and store_offset then refer to the archive. Null while they are in the
+    -- store.
     archived_at timestamptz,
-    -- When the bytes came back from the archive; they stay for a while before they go there again.
+    -- When the bytes were restored from the archive; they stay for a while before they are archived again.
     restored_at timestamptz
 );
 
 -- One row for each distinct thing. record_id is UUIDv5 of kind and digest, so its primary key is also what makes the
--- pair unique; a second index in random order over every row would say nothing new and would cost every insert.
+-- pair unique; a second index would be redundant and slow down every insert.
 -- The digest names its blob without a foreign key: both rows are written by the same transaction, blob first.
 create table records (
     record_id uuid primary key,
@@ -46,8 +47,8 @@ create table records (
     ldo_id text collate "C",
     code text collate "C",
     about text,
-    -- json, not jsonb: it keeps the text as it came. jsonb writes 1e308 out as 309 digits, and the announcement would say
-    -- other bytes than the source did, up to fifty times as many.
+    -- json, not jsonb: it keeps the text unchanged. jsonb expands 1e308 to 309 digits, so the announcement would differ
+    -- from the source's bytes and could be fifty times as large.
     attributes json not null default '{}',
     traceparent text,
     ingested_at timestamptz not null default now(),
@@ -60,11 +61,11 @@ create table records (
 create index records_by_kind on records (kind, ingested_at, record_id);
 create index records_by_source on records (site, source_id, ingested_at, record_id);
 create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where ldo_id is not null;
--- Of codes only a hash is kept: a row of a btree holds 2.7 KB at the most, a code 4 KiB.
+-- A hash index, because an entry of a btree has at most 2.7 KB and a code up to 4 KiB.
 create index records_by_code on records using hash (code) where code is not null;
 
--- One row for each delivery. record_id belongs to the key: a topic that was made anew starts again at offset 0, and its
--- observations must not disappear behind the old ones, while a redelivery of one message carries the same record.
+-- One row for each delivery. record_id is part of the key: a topic that was created again starts at offset 0, and its
+-- sightings must not conflict with the old ones, while a redelivery of one message has the same record.
 create table sightings (
     topic text collate "C" not null,
     partition integer not null,
@@ -81,7 +82,7 @@ create table sightings (
 
 create index sightings_by_record on sightings (record_id);
 
--- Headers are json, not jsonb: jsonb has no place for U+0000, and a dead letter must always be kept.
+-- Headers are json, not jsonb: jsonb cannot store U+0000, and a dead letter must always be stored.
 create table dead_letters (
     dead_letter_id uuid primary key,
     code text collate "C" not null,
@@ -96,7 +97,7 @@ create table dead_letters (
     site text collate "C",
     source_id text collate "C",
     rejected_at timestamptz not null default now(),
-    -- What the message was ingested as after all, and when.
+    -- The record that a redrive led to, and when.
     redriven_at timestamptz,
     record_id uuid
 );
@@ -105,9 +106,8 @@ create index dead_letters_by_place on dead_letters (topic, partition, "offset", 
 create index dead_letters_by_time on dead_letters (rejected_at, dead_letter_id);
 create index dead_letters_by_code on dead_letters (code, rejected_at, dead_letter_id);
 
--- What is still to be announced, and what was. The relay asks for published_at is null, never for id > last, because
--- commit order is not id order. The one index holds only what is not out yet, so it stays small, and to mark a row as
--- published touches no index at all.
+-- Announcements, published or not. The relay selects published_at is null, never id > last, because commit order is not
+-- id order. The one index holds only unpublished rows, so it stays small, and an update of published_at adds no entry.
 create table outbox (
     id bigint generated always as identity,
     event_id uuid not null,
@@ -129,8 +129,8 @@ create table relay_checkpoints (
     primary key (topic, partition)
 );
 
--- One row for each time that a dead letter's message is published again. A row is written before the message is, so that
--- a redrive which was killed goes on where it stopped; the worker ends it, with the record or with the new refusal.
+-- One row for each redrive of a dead letter, inserted before its message is published, so that an interrupted redrive
+-- can resume. The worker completes it with the record, or with the code and reason of another rejection.
 create table redrives (
     dead_letter_id uuid not null,
     attempt integer not null check (attempt > 0),
@@ -143,8 +143,9 @@ create table redrives (
     primary key (dead_letter_id, attempt)
 );
 
--- One row in all. The generation grows whenever objects were deleted (headrace/store/catalog/orphan_gc.py). Rows of the outbox that were
--- written before outbox_pruned_until and published are gone: that a record so old has none means nothing.
+-- A single row. `generation` is the collection epoch: it grows whenever objects were deleted
+-- (headrace/store/catalog/orphan_gc.py). Published rows of the outbox from before outbox_pruned_until were deleted, so
+-- a missing one says nothing about such a record.
 create table collection (
     one boolean primary key default true check (one),
     generation bigint not null default 0,
@@ -159,8 +160,8 @@ create table collecting (
     marked_at timestamptz not null default now()
 );
 
--- Keys that let callers in at the gateway. Only the SHA-256 of a secret is kept: it is 32 random bytes, so nothing that is
--- made to be slow would add to it. After a rotation the secret before it is good until previous_until.
+-- API keys of the gateway. Only the SHA-256 of a secret is kept: it is 32 random bytes, so a slow password hash would
+-- add no protection. After a rotation the previous secret is valid until previous_until.
 create table api_keys (
     key_id text collate "C" primary key,
     name text not null,
@@ -175,7 +176,7 @@ create table api_keys (
     revoked_at timestamptz
 );
 
--- Every refusal at the gateway, and everything that was done to keys.
+-- Every request that the gateway denied, and every change of an API key.
 create table audit (
     id bigint generated always as identity primary key,
     at timestamptz not null default now(),
@@ -186,7 +187,7 @@ create table audit (
     request_id text
 );
 
--- Answers that were given under an Idempotency-Key; status is null while the first request is at work.
+-- Responses to requests with an Idempotency-Key; status is null while the first request is in progress.
 create table idempotency (
     actor text collate "C" not null,
     key text collate "C" not null,
@@ -199,7 +200,7 @@ create table idempotency (
 
 create index idempotency_by_time on idempotency (created_at);
 
--- What callers asked the gateway to ingest: files that they sent, or a camera's stream.
+-- Requests to the gateway to ingest files or a camera's stream.
 create table ingest_requests (
     request_id uuid primary key,
     kind text collate "C" not null check (kind in ('upload', 'rtsp')),
@@ -209,7 +210,7 @@ create table ingest_requests (
     state text collate "C" not null,
     reason text,
     asked json not null default '{}',
-    -- A camera's login, sealed; never in the clear.
+    -- A camera's credentials, encrypted.
     sealed bytea,
     evidence json not null default '{}',
     created_at timestamptz not null default now(),
@@ -218,7 +219,7 @@ create table ingest_requests (
 
 create index ingest_requests_by_time on ingest_requests (created_at, request_id);
 
--- The frames and clips of a request, each with where its message stands in Kafka, or why there is none.
+-- The frames and clips of a request, each with the position of its message, or the reason why it has none.
 create table request_items (
     request_id uuid not null,
     index integer not null,
@@ -238,7 +239,7 @@ create table request_items (
     primary key (request_id, index)
 );
 
--- Each change of a request's state, in the order of the commits: a lock makes whoever adds one wait for the others.
+-- Each change of a request's state, in the order of the commits: inserts wait for each other on a lock.
 create table request_events (
     id bigint generated always as identity primary key,
     request_id uuid not null,
@@ -249,7 +250,7 @@ create table request_events (
     at timestamptz not null default now()
 );
 
--- How each camera is set up, and its calibration; version counts the changes.
+-- The configuration and calibration of each camera; version counts the changes.
 create table cameras (
     site text collate "C" not null,
     camera_id text collate "C" not null,
@@ -261,7 +262,7 @@ create table cameras (
     primary key (site, camera_id)
 );
 
--- Resumable uploads, and the objects that hold what has come of each so far.
+-- Resumable uploads, and the objects with the bytes received so far.
 create table uploads (
     upload_id uuid primary key,
     actor text not null,
@@ -271,7 +272,7 @@ create table uploads (
     offset_bytes bigint not null default 0,
     metadata json not null default '{}',
     state text collate "C" not null default 'open' check (state in ('open', 'joining', 'done', 'failed')),
-    -- Who writes to it now, and since when: two requests must not add to one upload at a time.
+    -- The current writer, and until when it holds the lock: two requests must not append to one upload at a time.
     held_by uuid,
     held_until timestamptz,
     digest bytea check (octet_length(digest) = 32),
@@ -294,23 +295,24 @@ create table upload_parts (
     primary key (upload_id, offset_bytes)
 );
 
--- Objects that a move wrote, or is to remove: whatever no row names there goes (headrace/store/catalog/archives.py).
+-- Objects that a move wrote or has to delete: those to which no row refers are deleted
+-- (headrace/store/catalog/archives.py).
 create table leavings (
     place text collate "C" not null check (place in ('store', 'archive')),
     store_key text collate "C" not null,
     primary key (place, store_key)
 );
 
--- Sets of labelling functions; a version is never changed, so what it said of a record stays what it would say.
+-- Sets of labelling functions. A version never changes, so its labels of a record stay valid.
 create table label_versions (
     version text collate "C" primary key,
     module_sha256 bytea not null check (octet_length(module_sha256) = 32),
-    -- In the order of the module, which decides between labels that have as many votes.
+    -- In the order of the module, which decides between labels with the same number of votes.
     functions text[] not null,
     created_at timestamptz not null default now()
 );
 
--- What a version says of each record that it was shown. label is null where every function abstained or raised.
+-- The label of each record by version; null if every function abstained or raised.
 create table labels (
     version text collate "C" not null,
     record_id uuid not null,

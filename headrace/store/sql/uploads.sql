@@ -1,14 +1,14 @@
--- Resumable uploads. Whoever writes to one holds it for a while: `held_by` until `held_until`.
+-- Resumable uploads. The writer of one holds its lock: `held_by` until `held_until`.
 
 -- add --
 insert into uploads (upload_id, actor, site, source_id, length_bytes, metadata, expires_at)
 values ($1, $2, $3, $4, $5, $6::json, now() + $7::double precision * interval '1 hour')
 returning extract(epoch from expires_at)::double precision
 
--- one --
+-- upload --
 select
     upload_id, actor, site, source_id, length_bytes, offset_bytes, metadata::text as metadata, state, code, reason,
-    coalesce(held_until > now(), false) as is_held, expires_at <= now() as is_over,
+    coalesce(held_until > now(), false) as is_held, expires_at <= now() as is_expired,
     extract(epoch from expires_at)::double precision as expires_at_s
 from uploads
 where upload_id = $1
@@ -20,7 +20,7 @@ where upload_id = $1 and state in ('open', 'joining') and expires_at > now()
     and coalesce(held_until <= now(), true)
 returning
     upload_id, actor, site, source_id, length_bytes, offset_bytes, metadata::text as metadata, state, code, reason,
-    true as is_held, false as is_over, extract(epoch from expires_at)::double precision as expires_at_s
+    true as is_held, false as is_expired, extract(epoch from expires_at)::double precision as expires_at_s
 
 -- renew --
 update uploads
@@ -32,8 +32,7 @@ returning upload_id
 update uploads set held_by = null, held_until = null where upload_id = $1 and held_by = $2
 
 -- record --
--- The parts and the offset change together or not at all, and only where the one before it is what the writer thinks:
--- a writer whose time was over meanwhile adds nothing.
+-- Adds the parts and advances the offset, only if the caller still holds the lock and the offset is the one it expects.
 with moved as (
     update uploads
     set offset_bytes = offset_bytes + $4::bigint,
@@ -73,8 +72,9 @@ with ended as (
 )
 select upload_id from ended
 
--- remove --
--- Not while it is joined: its file may be on its way into Kafka. A writer finds out when it records its next part.
+-- delete --
+-- Not while the upload is assembled: its file may be about to be published. A writer learns of the deletion when it
+-- records its next part.
 with gone as (
     delete from uploads
     where upload_id = $1 and not (state = 'joining' and coalesce(held_until > now(), false))
@@ -84,7 +84,7 @@ with gone as (
 )
 select upload_id from gone
 
--- remove_over --
+-- delete_expired --
 with gone as (
     delete from uploads
     where upload_id = $1 and expires_at <= now() and coalesce(held_until <= now(), true)
@@ -94,22 +94,22 @@ with gone as (
 )
 select upload_id from gone
 
--- over --
+-- expired --
 select upload_id
 from uploads
 where expires_at <= now() and coalesce(held_until <= now(), true)
 order by expires_at
 limit $1
 
--- unjoined --
+-- unassembled --
 select upload_id
 from uploads
 where state = 'joining' and expires_at > now() and coalesce(held_until <= now(), true)
 order by expires_at
 limit $1
 
--- lead --
+-- try_lock --
 select pg_try_advisory_lock($1)
 
--- unlead --
+-- unlock --
 select pg_advisory_unlock($1)

@@ -17,7 +17,7 @@ OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested
 # The limit holds for the message as it stands in the log, with its key, headers and the batch around it.
 DEAD_LETTER_BYTES_MAX = DEAD_LETTERS.message_bytes_max - ENVELOPE_BYTES_MAX
 INGESTED_BYTES_MAX = min(ingested_topic(kind).message_bytes_max for kind in Kind) - ENVELOPE_BYTES_MAX
-ABRIDGED = "too large to be said here: the catalog has its bytes"
+ABRIDGED = "the message is too large to be announced; its bytes are in the catalog"
 ABRIDGED_ATTRIBUTES = b'{"headrace":"attributes too large to announce: the catalog has them"}'
 
 _HEADER_BYTES_MAX = 10  # two lengths around each header
@@ -37,7 +37,7 @@ class Announcement:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in the log, as a batch of its own."""
+        """Its size in Kafka's log, as a batch of its own."""
         headers = sum(len(name) + len(value) + _HEADER_BYTES_MAX for name, value in self.headers)
         return len(self.key) + len(self.value) + headers + _BATCH_BYTES_MAX
 
@@ -54,7 +54,7 @@ class AnnouncementBatch:
 def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
     """Return how many rows and how many bytes the next transaction may take, after so many failures in a row.
 
-    Each failure halves both, down to a single row: the same again could take a slow broker too long for ever.
+    Each failure halves both, down to a single row: a slow broker could time out again on as large a transaction.
     """
     return max(1, rows_max >> failures), max(1, PENDING_BYTES_MAX >> failures)
 
@@ -82,13 +82,13 @@ def announce_each(rows: Iterable[Pending]) -> AnnouncementBatch:
         try:
             batch.messages.append(announce(row))
             batch.rows.append(row)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it would be wrong again next time
+        except Exception as error:  # noqa: BLE001 - a retry of the row would fail again
             batch.skipped.append((row, f"{type(error).__name__}: {error}"))
     return batch
 
 
 def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
-    """Return the event id among a message's headers, or None where somebody else wrote the message."""
+    """Return the event id in a message's headers, or None if the relay did not write the message."""
     for name, value in headers:
         if name == _EVENT_ID and value is not None:
             try:
@@ -123,6 +123,6 @@ def _about(event: Ingested | DeadLetter) -> tuple[str, bytes]:
         case Ingested():
             return event.digest, event.source_id.encode()
         case DeadLetter():
-            # By the contract a message's key is its source; one that cannot be a name says nothing.
+            # By the contract a message's key is its source; one that cannot be a name is not used.
             key = event.key if event.key and len(event.key) <= NAME_BYTES_MAX else event.topic.encode()
             return f"{event.topic}/{event.partition}/{event.offset}", key

@@ -1,8 +1,8 @@
 """The relay: publishes the rows of the outbox, once each, in their order.
 
-A row is marked after Kafka committed it. A crash in between leaves rows that are published but not marked, so every
-start, and every new term, first reads what is published (`published_offsets.py`). Kafka's fencing keeps the topics from
-changing meanwhile (`outbox_publisher.py`); the lead in PostgreSQL keeps two relays from fencing each other for ever.
+A row is marked after Kafka committed it. A crash in between leaves rows that are published but not marked, so each new
+leader first reads what is published (`published_offsets.py`). Kafka's fencing keeps the topics from changing meanwhile
+(`outbox_publisher.py`); the leader lock in PostgreSQL keeps two relays from fencing each other again and again.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from headrace.runtime.metrics import (
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested
 from headrace.store.catalog.outbox import Outbox, Pending
-from headrace.store.catalog.relay_session import Lead, OutboxListener
+from headrace.store.catalog.relay_session import LeaderLock, OutboxListener
 from headrace.store.errors import CatalogUnavailableError
 from headrace.streams.relay.announcement import announce_each, transaction_limits
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
@@ -54,7 +54,7 @@ class Phase(StrEnum):
 
 
 class Relay:
-    """Publishes the outbox while it leads. `phase` and `steps` show its progress."""
+    """Publishes the outbox while it holds the leader lock. `phase` and `steps` show its progress."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Relay:
         return self.phase in {Phase.CATCHING_UP, Phase.ANNOUNCING}
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Lead, or stand by, until `stop` is set; returns the exit code."""
+        """Publish as the leader, or be on standby, until `stop` is set; returns the exit code."""
         counting = asyncio.create_task(self._count(), name="outbox backlog")
         try:
             async with self._outbox.listen() as listener:
@@ -106,15 +106,18 @@ class Relay:
             await asyncio.sleep(max(COUNT_EVERY_S, took_s / COUNT_SHARE_MAX))
 
     async def _term(self, listener: OutboxListener, stop: asyncio.Event) -> int | None:
-        """Lead for one term; return None when a new term is due."""
+        """Wait for the leader lock, then publish until it is lost or a fault occurs.
+
+        Returns the exit code, or None to wait for the lock again.
+        """
         self.phase = Phase.STANDING_BY
         get_log().info(Action.STANDING_BY)
-        lead = await _unless(stop, self._outbox.wait_to_lead())
-        if lead is None:
+        leader_lock = await _unless(stop, self._outbox.wait_for_leader_lock())
+        if leader_lock is None:
             return Exit.OK
         publisher = OutboxPublisher(self._settings, self._reached)
         try:
-            await self._lead(publisher, lead, listener, stop)
+            await self._lead(publisher, leader_lock, listener, stop)
         except FencedError as fenced:
             get_log().warning(Action.LEADERSHIP_LOST, why=str(fenced))
             return Exit.TRANSIENT
@@ -128,42 +131,42 @@ class Relay:
             again_in_s = self._delay_s()
             get_log().warning(Action.RETRYING, why=str(fault).splitlines()[0], again_in_s=again_in_s)
             await self._blocking(publisher.close)
-            await lead.release()
+            await leader_lock.release()
             await _unless(stop, asyncio.sleep(again_in_s))
             return None
         finally:
             relay_leading.set(0)
             await self._blocking(publisher.close)
-            await lead.release()
+            await leader_lock.release()
         return Exit.OK
 
     async def _lead(
-        self, publisher: OutboxPublisher, lead: Lead, listener: OutboxListener, stop: asyncio.Event
+        self, publisher: OutboxPublisher, leader_lock: LeaderLock, listener: OutboxListener, stop: asyncio.Event
     ) -> None:
         self._enter(Phase.CATCHING_UP)
         relay_leading.set(1)
         await self._blocking(publisher.open)
-        await self._catch_up(lead, stop)
+        await self._catch_up(leader_lock, stop)
         get_log().info(Action.LEADING)
         while not stop.is_set():
-            if lead.lost.is_set():
-                raise ProducerResetError("the lead was lost with its connection to PostgreSQL")
-            listener.heard.clear()
+            if leader_lock.lost.is_set():
+                raise ProducerResetError("the leader lock was lost with its connection to PostgreSQL")
+            listener.notified.clear()
             rows_max, bytes_max = transaction_limits(self._settings.relay_rows_max, self._failures)
             rows = await self._outbox.pending(rows_max, bytes_max=bytes_max)
             if rows:
                 await self._announce(publisher, rows)
             else:
                 self._enter(Phase.IDLE)
-                await _first(self._settings.relay_poll_s, listener.heard, lead.lost, stop)
+                await _first(self._settings.relay_poll_s, listener.notified, leader_lock.lost, stop)
 
-    async def _catch_up(self, lead: Lead, stop: asyncio.Event) -> None:
+    async def _catch_up(self, leader_lock: LeaderLock, stop: asyncio.Event) -> None:
         """Mark every row that is published already."""
         published, marked = PublishedOffsets(self._settings), 0
         try:
             await self._blocking(published.open, await self._outbox.checkpoints())
             while (events := await self._blocking(published.read)) is not None:
-                if lead.lost.is_set() or stop.is_set():
+                if leader_lock.lost.is_set() or stop.is_set():
                     raise ProducerResetError("interrupted while reading what is published")
                 if events.event_ids:
                     marked += await self._outbox.mark_seen(events.event_ids)

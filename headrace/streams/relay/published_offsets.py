@@ -1,7 +1,7 @@
-"""What is already out: the ends of the topics that the relay writes to, read once at its start.
+"""Read which announcements are published: the ends of the relay's topics, when it becomes the leader.
 
-Only what a `read_committed` reader sees counts. The reading is done when each partition has been read to the end that
-it had at the start: the relay before was fenced by then and its last transaction ended, so nothing of it can follow.
+Only committed messages count (`read_committed`). Reading is complete when each partition has been read to the end that
+it had at the start: by then the previous relay was fenced and its last transaction ended, so it can add no message.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ class PublishedOffsets:
         self._config = client_config(
             settings,
             reconnect_backoff_max_ms=1000,
-            group_id="headrace-relay",  # librdkafka wants one; nothing is ever committed to it
+            group_id="headrace-relay",  # librdkafka requires one; no offset is committed to it
             isolation_level="read_committed",
             enable_auto_commit=False,
             enable_partition_eof=True,
@@ -57,7 +57,7 @@ class PublishedOffsets:
         """Begin to read at the checkpoints, and at the beginning where there is none.
 
         Raises:
-            ProducerResetError: Kafka does not answer, or a topic is not there.
+            ProducerResetError: Kafka does not answer, or a topic does not exist.
         """
         self._consumer = Consumer(self._config)
         with kafka_faults("looking up the topics"):
@@ -77,7 +77,7 @@ class PublishedOffsets:
         self._reported = dict(self._reader.next_offsets)
 
     def read(self) -> PublishedEvents | None:
-        """Return what comes next, or None when every end was reached.
+        """Return the next events, or None when every end was reached.
 
         Raises:
             ProducerResetError: Kafka failed, or an end is not reached because a transaction does not end.
@@ -93,13 +93,13 @@ class PublishedOffsets:
         return PublishedEvents(event_ids, moved)
 
     def close(self) -> None:
-        """Leave; nothing is committed."""
+        """Close the consumer; no offset is committed."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
 
     def _offsets(self, partitions: Iterable[PartitionKey], which: OffsetSpec) -> dict[PartitionKey, int]:
-        # Uncommitted, so that a transaction which someone left open on our topics is waited for, not read around.
+        # Uncommitted, so that a transaction another producer left open on these topics is waited for.
         asked = self._admin.list_offsets(
             {TopicPartition(*partition): which for partition in partitions},
             isolation_level=IsolationLevel.READ_UNCOMMITTED,

@@ -1,7 +1,7 @@
 """One topic's batches in flight: stored side by side, committed one after another, acknowledged last and in order.
 
-Kafka keeps one number for each partition: everything below it is done. So a batch is acknowledged only after the batch
-before it, and its events in the order in which they came, without an `await` between two acknowledgements.
+Kafka stores one committed offset for each partition, which covers every message before it. So a batch is acknowledged
+only after the batch before it, and its events in the order in which they came, without an `await` in between.
 """
 
 import asyncio

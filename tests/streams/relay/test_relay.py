@@ -277,9 +277,9 @@ async def test_the_backlog_is_measured_whole(
     small = settings.model_copy(update={"relay_rows_max": 2})
     batch, _ = rows(30)
     await catalog.commit(batch)
-    lead = await outbox.wait_to_lead()
+    leader_lock = await outbox.wait_for_leader_lock()
     async with Running(small, outbox) as running:
         await wait_until(lambda: relay_pending_rows._value.get() == 30)
-        await lead.release()
+        await leader_lock.release()
         await running.idle()
         await wait_until(lambda: relay_pending_rows._value.get() == 0)

@@ -1,4 +1,4 @@
-"""The catalog's first tables."""
+"""Create the first tables of the catalog."""
 
 from headrace.store.migrations.steps import run
 

@@ -1,4 +1,4 @@
-"""What became of dead letters that were published again, and which objects are being collected."""
+"""Add the outcomes of redrives, and the marks of orphan collection."""
 
 from headrace.store.migrations.steps import run
 

@@ -1,4 +1,4 @@
-"""Who may come in through the gateway, and what came in through it."""
+"""Add the gateway's API keys, audit log, idempotency keys, ingest requests, cameras and uploads."""
 
 from headrace.store.migrations.steps import run
 

@@ -1,4 +1,4 @@
-"""Which blobs are in the archive, and which objects nothing may name any more."""
+"""Add which blobs are archived, and the objects that a move has to delete."""
 
 from headrace.store.migrations.steps import run
 

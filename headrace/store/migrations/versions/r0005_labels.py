@@ -1,4 +1,4 @@
-"""Labels that labelling functions gave to records."""
+"""Add the labels of records, by version of the labelling functions."""
 
 from headrace.store.migrations.steps import run
 

@@ -23,7 +23,7 @@ UPLOADS_PER_SWEEP_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Janitor:
+class Sweeper:
     """Sweeps the uploads of all gateways, once in a while."""
 
     settings: Settings
@@ -46,18 +46,18 @@ class Janitor:
 
     async def _delete_expired(self) -> None:
         """Delete what has expired; only the gateway that gets the lock does this."""
-        async with self.uploads.leading() as is_leader:
-            if not is_leader:
+        async with self.uploads.sweep_lock() as is_acquired:
+            if not is_acquired:
                 return
             await self.access.expire_answers(self.settings.gateway_upload_expiry_hours)
             await self.pipeline.results.requests.expire(self.settings.outbox_retention_days)
-            for upload_id in await self.uploads.over(UPLOADS_PER_SWEEP_MAX):
+            for upload_id in await self.uploads.expired(UPLOADS_PER_SWEEP_MAX):
                 # The row is deleted last, so that an interrupted sweep leaves no unknown objects.
                 await delete_parts(self.pipeline.receiver.blobs, upload_id)
-                await self.uploads.remove_over(upload_id)
+                await self.uploads.delete_expired(upload_id)
 
     async def _assemble_unfinished(self) -> None:
-        for upload_id in await self.uploads.unjoined(UPLOADS_PER_SWEEP_MAX):
+        for upload_id in await self.uploads.unassembled(UPLOADS_PER_SWEEP_MAX):
             try:
                 await self._assemble(upload_id)
             except HeadraceError as error:  # it may concern this upload only, so the others go on
