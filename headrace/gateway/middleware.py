@@ -39,6 +39,7 @@ STREAMED = ("/ingest", "/cid", "/api/v1/ingest/upload", "/api/v1/uploads")
 SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # their bodies are read before authentication
 SMALL_BYTES_MAX = 64 * KIB
 STALL_BYTES_MIN = 4 * KIB
+PARAMETERS_MAX = 100
 _QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes are not logged
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -120,9 +121,16 @@ def refuse_secrets_in_url(scope: Scope) -> None:
     """Require that the URL's query holds no secret.
 
     Raises:
-        Problem: it holds one (400).
+        Problem: it holds one, or too many parameters (400).
     """
-    names = (name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    query = scope["query_string"].decode("latin-1")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=PARAMETERS_MAX)
+    except ValueError:
+        raise Problem(
+            400, ProblemCode.BAD_REQUEST, f"the URL has more than {PARAMETERS_MAX} query parameters"
+        ) from None
+    names = (name.lower() for name, _ in pairs)
     if not _SECRET_PARAMETERS.isdisjoint(names):
         raise Problem(
             400,

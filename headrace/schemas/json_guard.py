@@ -17,6 +17,7 @@ NESTING_MAX = 250
 """Levels of a document; four are left for documents that embed it."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 # Between the members of an object that was parsed before.
 _AFTER_VALUE = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 _AFTER_NAME = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
@@ -60,6 +61,16 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
         at = _end(_AFTER_VALUE, text, end)
 
 
+def check_values(data: bytes, name: str, values_max: int) -> None:
+    """Check the number of values in JSON that is not parsed yet: parsing and searching take time for each.
+
+    Raises:
+        RejectedError: there may be more than `values_max`.
+    """
+    if _separators(data) > values_max and _separators(_STRING.sub(b"", data)) > values_max:
+        raise RejectedError(RejectCode.TOO_LARGE, f"{name} has more than {values_max} values")
+
+
 def canonical(value: dict[str, Any]) -> bytes:
     """Return JSON in canonical form: sorted keys, no spaces, UTF-8.
 
@@ -88,6 +99,10 @@ def _check_nesting(value: dict[str, Any], name: str) -> None:
         orjson.dumps([[[[value]]]])
     except orjson.JSONEncodeError:
         raise RejectedError(RejectCode.NOT_JSON, f"{name} is nested more than {NESTING_MAX} levels deep") from None
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -53,6 +53,22 @@ def image_header(data: bytes) -> ImageHeader | None:
     return ImageHeader(media_type, *size) if size and all(size) else None
 
 
+def has_more_chunks(data: bytes, chunks_max: int) -> bool:
+    """Return whether more than `chunks_max` segments or chunks precede the pixels of a JPEG, PNG or WebP."""
+    if data[:2] == b"\xff\xd8":
+        step, position = _jpeg_step, 2
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        step, position = _png_step, 8
+    else:
+        step, position = _webp_step, 12
+    for _ in range(chunks_max + 1):
+        size = step(data, position)
+        if not size:
+            return False
+        position += size
+    return True
+
+
 def video_header(data: bytes, size_bytes: int) -> VideoHeader | None:
     """Return the header of an MP4 file of `size_bytes`, else None; `data` is the file or its beginning.
 
@@ -92,6 +108,32 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         else:
             position += 2 + _number(data, position + 2, 2)
     return None
+
+
+def _jpeg_step(data: bytes, position: int) -> int:
+    """Return the size of a segment; 0 at the first scan, and where there is none."""
+    if data[position : position + 1] != b"\xff" or position + 4 > len(data):
+        return 0
+    marker = data[position + 1]
+    if marker == 0xFF:
+        return 1
+    if marker in _STANDALONE:
+        return 2
+    return 0 if marker in _NO_FRAME_AFTER else 2 + _number(data, position + 2, 2)
+
+
+def _png_step(data: bytes, position: int) -> int:
+    """Return the size of a chunk; 0 at the pixels, and where there is none."""
+    is_pixels = data[position + 4 : position + 8] == b"IDAT"
+    return 0 if is_pixels or position + 8 > len(data) else 12 + _number(data, position, 4)
+
+
+def _webp_step(data: bytes, position: int) -> int:
+    """Return the size of a chunk of RIFF, which is padded to an even number of bytes; 0 where there is none."""
+    if position + 8 > len(data):
+        return 0
+    size = int.from_bytes(data[position + 4 : position + 8], "little")
+    return 8 + size + size % 2
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:

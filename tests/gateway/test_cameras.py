@@ -177,7 +177,7 @@ def test_a_login_is_not_kept_with_a_camera(gateway: Gateway, client: httpx.Clien
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b'{"camera_id":"c","settings":{"extra":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}}", 422),
+        (b'{"camera_id":"c","settings":{"extra":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}}", 413),
         (b'{"camera_id":"c","settings":{"extra":{"a":' + b"[" * 300 + b"]" * 300 + b"}}}", 422),
         (b'{"camera_id":"c","settings":{"fps":1e400}}', 422),
         (b'{"camera_id":"c","settings":{"fps":NaN}}', 422),

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from headrace.schemas.json_guard import NESTING_MAX, canonical, check_keepable, members, parse_object
+from headrace.schemas.json_guard import NESTING_MAX, canonical, check_keepable, check_values, members, parse_object
 from headrace.schemas.reject import RejectCode, RejectedError
 
 
@@ -68,3 +68,15 @@ def test_the_character_that_postgresql_cannot_keep_is_rejected() -> None:
         with pytest.raises(RejectedError, match="U\\+0000") as caught:
             check_keepable(hostile, "attributes")
         assert caught.value.code == RejectCode.NOT_JSON
+
+
+@pytest.mark.parametrize("value", ["[]", "0", '{"":0}', "[" * 50 + "]" * 50])
+def test_too_many_values_are_refused_before_they_are_parsed(value: str) -> None:
+    check_values(b"[" + b",".join([value.encode()] * 15) + b"]", "the text", 1000)
+    with pytest.raises(RejectedError) as rejected:
+        check_values(b"[" + b",".join([value.encode()] * 1001) + b"]", "the text", 1000)
+    assert rejected.value.code is RejectCode.TOO_LARGE
+
+
+def test_commas_in_strings_are_no_values() -> None:
+    check_values(b'{"csv": "' + rb"\",[{" * 5000 + b'"}', "the text", 1000)

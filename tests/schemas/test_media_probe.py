@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.schemas.media_probe import ImageHeader, VideoHeader, image_header, video_header
+from headrace.schemas.media_probe import ImageHeader, VideoHeader, has_more_chunks, image_header, video_header
 
 WIDTH, HEIGHT = 66, 34
 PIXELS = np.arange(WIDTH * HEIGHT * 3, dtype=np.uint32).astype(np.uint8).reshape(HEIGHT, WIDTH, 3)
@@ -219,3 +219,24 @@ def test_mutations_of_valid_files_never_raise(valid: bytes, data: st.DataObject)
 def test_any_chain_of_boxes_ends(chain: list[tuple[bytes, int]]):
     data = b"".join(box(kind, bytes(size), size=size) for kind, size in chain)
     video_header(data, len(data))
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_WEBP = b"RIFF\0\0\0\0WEBP"
+
+
+@pytest.mark.parametrize(
+    ("data", "chunks"),
+    [
+        (b"\xff\xd8" + b"\xff\xfe\x00\x03a" * 9 + b"\xff\xda" + b"\xff\xfe\x00\x02" * 9, 9),
+        (b"\xff\xd8" + b"\xff\xd0" * 9 + b"\xff\xda\0\0", 9),
+        (b"\xff\xd8" + b"\xff" * 9, 6),
+        (b"\xff\xd8" + b"\xff\xd0" + b"\0" * 9, 1),
+        (_PNG + b"\0\0\0\x01tEXta\0\0\0\0" * 9 + b"\0\0\0\0IDAT\0\0\0\0" * 9, 9),
+        (_PNG + b"\0\0\0\x01tEXta\0\0\0\0" * 9, 9),
+        (_WEBP + b"ICCP\x01\0\0\0a\0" * 9, 9),
+    ],
+)
+def test_chunks_before_the_pixels_are_counted(data: bytes, chunks: int) -> None:
+    assert not has_more_chunks(data, chunks)
+    assert has_more_chunks(data, chunks - 1)

@@ -159,7 +159,7 @@ class Feed:
         receiver = self._pipeline.receiver
         if receiver.scanner is not None:
             await receiver.scanner.scan(body)
-        inspected = await receiver.inspector.inspect(body, len(body))
+        inspected = await receiver.inspector.inspect(body, len(body), caller=self._session.principal.actor)
         if inspected.kind is not Kind.FRAME:
             raise RejectedError(RejectCode.NOT_AN_IMAGE, "a feed accepts single images; send videos to POST /ingest")
         received = ReceivedBody(digest, len(body), body, body, None)
@@ -170,7 +170,7 @@ class Feed:
 
     async def _publish_ldo(self, raw: bytes) -> PublishedItem:
         await limit_upload_bytes(self._session.connection, self._session.principal, len(raw))
-        metadata = parse_ldo(raw)
+        metadata = await self._pipeline.parse_metadata(parse_ldo, raw, caller=self._session.principal.actor)
         source = self._source(metadata.site, metadata.source_id)
         origin = self._pipeline.publisher.origin(source, metadata.captured_at_us)
         event = Ldo(**fields_of(origin), ldo_id=metadata.ldo_id, body=metadata.body)

@@ -9,9 +9,9 @@ import orjson
 from starlette.status import WS_1007_INVALID_FRAME_PAYLOAD_DATA, WS_1008_POLICY_VIOLATION
 
 from headrace.gateway.live.session import CloseReason
-from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata, required_time_us
+from headrace.gateway.uploads.metadata import VALUES_MAX, LdoMetadata, parse_metadata, required_time_us
 from headrace.schemas.digest import is_digest
-from headrace.schemas.json_guard import members, parse_object
+from headrace.schemas.json_guard import check_values, members, parse_object
 from headrace.schemas.limits import INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 
@@ -92,6 +92,7 @@ def parse_header(raw: bytes) -> FeedHeader:
         FeedMessageError: it is not a JSON object within limits, or has no valid type and sequence number to answer.
     """
     try:
+        check_values(raw, "the message", VALUES_MAX)
         fields = parse_object(raw, "the message")
     except RejectedError as rejected:
         raise FeedMessageError(CloseReason(WS_1007_INVALID_FRAME_PAYLOAD_DATA, rejected.reason)) from None

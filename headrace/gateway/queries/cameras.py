@@ -22,12 +22,13 @@ from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.gateway.queries.parameters import Name
 from headrace.schemas.headers import rfc3339
-from headrace.schemas.json_guard import check_keepable, parse_object
+from headrace.schemas.json_guard import check_keepable, check_values, parse_object
 from headrace.schemas.limits import FRAME_SIDE_PIXELS_MAX, KIB, NAME_BYTES_MAX
 from headrace.schemas.validate import UNSHOWABLE
 from headrace.store.requests.cameras import CameraRow
 
 CONFIGURATION_BYTES_MAX = 64 * KIB
+VALUES_MAX = 5000  # of a configuration
 URL_CHARACTERS_MAX = 2048
 FPS_MAX = 240
 _SECRET_PARAMETERS = frozenset({"password", "passwd", "pwd", "pass", "token", "secret", "auth"})
@@ -200,6 +201,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _checked(model: type[M], body: bytes) -> M:
+    check_values(body, "the body", VALUES_MAX)
     parsed = parse_object(body, "the body")
     check_keepable(body, "the body")
     refuse_credentials(parsed, "the body")

@@ -1,5 +1,6 @@
 """LDOs and scans, in the API of the LDO service: `POST /ingest/ldo`, `GET /ingest/list`, `POST /cid`."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from headrace.gateway.deps import AccessDep, LdosDep, PipelineDep, SettingsDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.gateway.uploads.idempotency import IdempotentRequest, idempotent_request, request_fingerprint
-from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata
+from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata_now
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource, request_traceparent, resolve_source
 from headrace.gateway.uploads.results import status_of, status_path
 from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form, urlencoded_form
@@ -94,7 +95,7 @@ class _EventUpload:
         traceparent = request_traceparent(self.request)
         if form is None or video is None:
             return [await self.pipeline.publisher.publish(event, traceparent)]
-        validate(event, time.time_ns() // 1000)
+        await asyncio.to_thread(validate, event, time.time_ns() // 1000)
         about = event.code if isinstance(event, Cid) else event.ldo_id
         clip = await form.publish(video, source, index=1, about=about)
         return [await self.pipeline.publisher.publish(event, traceparent), clip]
@@ -131,7 +132,7 @@ async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
         idempotent_request(request, upload.access, upload.principal) as first,
         received_form(request, upload.principal, upload.pipeline, files_max=1) as form,
     ):
-        metadata = _metadata(form)
+        metadata = await _metadata(form, upload)
         video = form.file_or_none()
         source = upload.source(metadata.site, metadata.source_id)
         fingerprint = request_fingerprint(request, [form.fields, video.received.sha256 if video else None])
@@ -210,11 +211,11 @@ def _status(statuses: Sequence[IngestStatus]) -> str:
     return "ingested" if all(status_of(status) == "ingested" for status in statuses) else "accepted"
 
 
-def _metadata(form: ReceivedForm) -> LdoMetadata:
+async def _metadata(form: ReceivedForm, upload: _EventUpload) -> LdoMetadata:
     text = form.fields.get("metadata")
     if text is None:
         raise Problem(422, ProblemCode.INVALID, "the field metadata is required")
-    return parse_metadata(text, time.time_ns() // 1000)
+    return await upload.pipeline.parse_metadata(parse_metadata_now, text, caller=upload.principal.actor)
 
 
 def _answer(answer: BaseModel, request_id: object) -> JSONResponse:

@@ -84,7 +84,9 @@ async def _publish_file(
         received = await (_read(receiver, parts) if is_inline else _stage(receiver, upload, parts))
         declared.check(received.sha256)
         details = FileDetails(filename=declared.filename, about=declared.about, captured_at_us=declared.captured_at_us)
-        return await pipeline.publish_file(_source_of(upload), received, details, traceparent=traceparent)
+        return await pipeline.publish_file(
+            _source_of(upload), received, details, traceparent=traceparent, caller=upload.actor
+        )
     except BlobMissingError:
         raise RejectedError(RejectCode.CLAIM_MISSING, "a part of the upload is gone; begin a new one") from None
     finally:

@@ -1,22 +1,26 @@
-"""Probe files in child processes with limits of time and memory.
+"""Probe files and parse large JSON in child processes, with limits of time and memory, and a fair share per caller.
 
 Headers and EXIF are parsed, pixels are not decoded. A file that crashes a library or exceeds a limit affects only the
-child, and is rejected.
+child, and is rejected; one that takes too long is answered with 503, because the machine may only be busy.
 """
 
 import asyncio
 import multiprocessing
 import resource
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
-from headrace.schemas.media_probe import VideoHeader
+from headrace.schemas.media_probe import VideoHeader, has_more_chunks
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import media_header
 
@@ -28,6 +32,10 @@ INSPECT_S_MAX = 5.0
 EXIF_TAGS_MAX = 128
 EXIF_TEXT_CHARACTERS_MAX = 500
 FRAMES_MAX = 1000  # of an animated PNG or WebP
+CHUNKS_MAX = 4096  # before the pixels: each costs Pillow time; an EXIF or ICC profile of 60 MB has about 1,000
+TURN_S_MAX = 30.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +50,114 @@ class Inspected:
     exif: dict[str, Any] = field(default_factory=dict)
 
 
+class FairTurns:
+    """A number of turns at a time, of which no caller waits for more than one: the callers take them in rotation."""
+
+    def __init__(self, turns: int) -> None:
+        self._turns = asyncio.Semaphore(turns)
+        self._of_caller: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a turn.
+
+        Raises:
+            TimeoutError: none came within TURN_S_MAX seconds.
+        """
+        lock = self._of_caller.setdefault(caller, asyncio.Lock())
+        self._waiting[caller] += 1
+        try:
+            async with asyncio.timeout(TURN_S_MAX) as deadline, lock, self._turns:
+                deadline.reschedule(None)  # the work has a limit of its own
+                yield
+        finally:
+            self._waiting[caller] -= 1
+            if not self._waiting[caller]:
+                del self._waiting[caller], self._of_caller[caller]
+
+
 class Inspector:
-    """Probes files, at most CHILDREN at a time."""
+    """Runs work on what callers send in child processes, at most CHILDREN at a time and one for each caller."""
 
     def __init__(self) -> None:
         self._pool = _new_pool()
+        self._turns = FairTurns(CHILDREN)
 
     def stop(self) -> None:
         """Stop the children."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
 
-    async def inspect(self, head: bytes, size_bytes: int) -> Inspected:
+    async def inspect(self, head: bytes, size_bytes: int, *, caller: str) -> Inspected:
         """Return the properties of a file of `size_bytes`, of which `head` is all or the beginning.
 
         Raises:
-            RejectedError: the media type is not supported, or the file exceeds a limit, also while it is probed.
+            RejectedError: the media type is not supported, or the file exceeds a limit, also of memory.
+            Problem: the probe took too long (503).
         """
         try:
-            result = await self._probe(head, size_bytes)
-        except (FutureTimeout, TimeoutError, ProcessExpired, MemoryError):
-            raise RejectedError(RejectCode.NOT_AN_IMAGE, "probing timed out or exceeded its memory limit") from None
-        if isinstance(result, Inspected):
-            return result
-        raise RejectedError(RejectCode(result[0]), result[1])
+            return await self.run(probe, head, size_bytes, caller=caller)
+        except (ProcessExpired, MemoryError):
+            raise RejectedError(RejectCode.NOT_AN_IMAGE, "probing exceeded its memory limit") from None
 
-    async def _probe(self, head: bytes, size_bytes: int) -> Any:
-        if not self._pool.active:
-            # A child that dies while it is idle stops the whole pool.
-            self._pool = _new_pool()
-        return await asyncio.wrap_future(self._pool.schedule(probe, args=[head, size_bytes], timeout=INSPECT_S_MAX))
+    async def run(self, work: Callable[..., T], *args: object, caller: str) -> T:
+        """Return the result of a function of a module, in a child; it may raise RejectedError and Problem.
+
+        Raises:
+            RejectedError, Problem: as the function; a Problem (503) too where it took too long.
+            ProcessExpired, MemoryError: the child ended, or had too little memory.
+        """
+        try:
+            async with self._turns.turn(caller):
+                if not self._pool.active:
+                    # A child that dies while it is idle stops the whole pool.
+                    self._pool = _new_pool()
+                future = self._pool.schedule(_outcome, args=[work, args], timeout=INSPECT_S_MAX)
+                outcome = await asyncio.wrap_future(future)
+        except (FutureTimeout, TimeoutError):
+            raise Problem(
+                503,
+                ProblemCode.UNAVAILABLE,
+                "examining the upload took too long",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            ) from None
+        match outcome:
+            case _Rejected(code, reason):
+                raise RejectedError(RejectCode(code), reason)
+            case _Refused(status, code, detail, hint):
+                raise Problem(status, code, detail, hint=hint)
+            case _:
+                result: T = outcome
+                return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """A RejectedError, which cannot be unpickled."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A Problem, which cannot be unpickled."""
+
+    status: int
+    code: str
+    detail: str
+    hint: str | None
+
+
+def _outcome(work: Callable[..., T], args: tuple[object, ...]) -> T | _Rejected | _Refused:
+    """Run a function in the child."""
+    try:
+        return work(*args)
+    except RejectedError as rejected:
+        return _Rejected(rejected.code.value, rejected.reason)
+    except Problem as problem:
+        return _Refused(problem.status_code, problem.code, str(problem.detail), problem.hint)
 
 
 def _new_pool() -> ProcessPool:
@@ -83,15 +169,18 @@ def _new_pool() -> ProcessPool:
     )
 
 
-def probe(head: bytes, size_bytes: int) -> Inspected | tuple[str, str]:
-    """Return the properties of a file, or the code and the reason of its rejection; runs in the child."""
-    try:
-        header = media_header(head, size_bytes)
-        if isinstance(header, VideoHeader):
-            return Inspected(Kind.CLIP, header.media_type, header.width, header.height, header.duration_us)
-        return Inspected(Kind.FRAME, header.media_type, header.width, header.height, exif=_exif(head))
-    except RejectedError as rejected:  # an exception with two arguments cannot be unpickled
-        return rejected.code.value, rejected.reason
+def probe(head: bytes, size_bytes: int) -> Inspected:
+    """Return the properties of a file; runs in the child.
+
+    Raises:
+        RejectedError: the media type is not supported, or the file exceeds a limit.
+    """
+    header = media_header(head, size_bytes)
+    if isinstance(header, VideoHeader):
+        return Inspected(Kind.CLIP, header.media_type, header.width, header.height, header.duration_us)
+    if has_more_chunks(head, CHUNKS_MAX):
+        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"the image has more than {CHUNKS_MAX} chunks of metadata")
+    return Inspected(Kind.FRAME, header.media_type, header.width, header.height, exif=_exif(head))
 
 
 def _exif(head: bytes) -> dict[str, Any]:
@@ -101,7 +190,11 @@ def _exif(head: bytes) -> dict[str, Any]:
     try:
         with Image.open(BytesIO(head), formats=("JPEG", "PNG", "WEBP")) as image:
             frames = getattr(image, "n_frames", 1)
-            tags = dict(image.getexif()) if frames == 1 or image.format != "JPEG" else {}
+            exif = Image.Exif()
+            if frames == 1 or image.format != "JPEG":
+                # `image.getexif()` would decode the pixels of a PNG without EXIF.
+                exif.load(image.info.get("exif", b""))
+            tags = dict(exif)
     except Exception:  # noqa: BLE001 - a malformed file may raise any exception
         return {}
     if frames > FRAMES_MAX:

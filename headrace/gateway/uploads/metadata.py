@@ -1,9 +1,10 @@
-"""The metadata of an LDO: a JSON object with ldo_id, sensor_data, context and prediction. No I/O.
+"""The metadata of an LDO: a JSON object with ldo_id, sensor_data, context and prediction.
 
 The text is stored unchanged, without the members that the message has as fields.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ import orjson
 
 from headrace.gateway.credential_filter import refuse_credentials
 from headrace.schemas.digest import LDO_PARTS
-from headrace.schemas.json_guard import check_keepable, members, parse_object
+from headrace.schemas.json_guard import check_keepable, check_values, members, parse_object
 from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
 from headrace.schemas.reject import RejectCode, RejectedError
 
 # Fields of the message; another value in its body would be ambiguous.
 _MESSAGE_FIELDS = frozenset({"ldo_id", "site", "source_id", "captured_at", "captured_at_us", "clip_sha256", "kind"})
+VALUES_MAX = 100_000  # an LDO of 1 MiB with numbers of ten digits has fewer
 _SOURCES = ("source_id", "device_id", "camera_id")
 _TIMES = ("captured_at", "timestamp")
 
@@ -34,6 +36,11 @@ class LdoMetadata:
     captured_at_us: int | None
 
 
+def parse_metadata_now(text: str) -> LdoMetadata:
+    """Parse metadata that arrived now; raises as `parse_metadata`."""
+    return parse_metadata(text, time.time_ns() // 1000)
+
+
 def parse_metadata(text: str, now_us: int) -> LdoMetadata:
     """Parse metadata.
 
@@ -45,6 +52,7 @@ def parse_metadata(text: str, now_us: int) -> LdoMetadata:
         Problem: it holds credentials (422).
     """
     raw = text.encode(errors="surrogatepass")
+    check_values(raw, "metadata", VALUES_MAX)
     value = parse_object(raw, "metadata", required=LDO_PARTS)
     check_keepable(raw, "metadata")
     # The stored text may have duplicate names, which a parsed object hides.

@@ -1,15 +1,16 @@
 """Parse multipart/form-data (RFC 7578) as a stream: fields are held in memory, files are written to sinks.
 
-python-multipart splits the bytes; this module enforces the limits, and never holds a file.
+python-multipart splits the bytes and werkzeug parses the headers of parts, in linear time; this module enforces the
+limits, and never holds a file.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
+from werkzeug.http import parse_options_header
 
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.schemas.limits import KIB, LDO_BODY_BYTES_MAX
@@ -64,10 +65,10 @@ async def read_form(
 
 
 def _boundary(content_type: str) -> bytes:
-    media_type, options = parse_options_header(content_type.encode("latin-1"))
-    if media_type != b"multipart/form-data":
+    media_type, options = parse_options_header(content_type)
+    if media_type.lower() != "multipart/form-data":
         raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body must be multipart/form-data")
-    boundary = options.get(b"boundary", b"")
+    boundary = options.get("boundary", "").encode(errors="replace")
     if not 0 < len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise Problem(400, ProblemCode.BAD_REQUEST, "the boundary of the form must have 1 to 70 characters")
     return boundary
@@ -186,20 +187,10 @@ class _FormReader:
 
 
 def _part_of(headers: dict[str, str]) -> FormPart:
-    try:
-        return _read_part(headers)
-    except (ValueError, TypeError, LookupError):  # the standard library raises them for malformed parameters
-        raise Problem(400, ProblemCode.BAD_REQUEST, "the headers of a part are malformed") from None
-
-
-def _read_part(headers: dict[str, str]) -> FormPart:
-    # The standard library parses the parameters of RFC 2231 as well (filename*=UTF-8''…).
-    message = Message()
-    message["content-disposition"] = headers.get("content-disposition", "").replace("\r", " ").replace("\n", " ")
-    name = message.get_param("name", header="content-disposition")
-    if message.get_content_disposition() != "form-data" or not isinstance(name, str):
+    disposition, options = parse_options_header(headers.get("content-disposition"))
+    if disposition.lower() != "form-data" or "name" not in options:
         raise Problem(400, ProblemCode.BAD_REQUEST, "a part of the form has no name")
-    filename = message.get_filename()
+    filename = options.get("filename")
     media_type = headers.get("content-type")
     # A browser sends an empty filename for a file field without a file.
-    return FormPart(name, None if filename is None else filename[:FILENAME_CHARACTERS_MAX], media_type)
+    return FormPart(options["name"], None if filename is None else filename[:FILENAME_CHARACTERS_MAX], media_type)

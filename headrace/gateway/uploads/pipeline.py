@@ -1,14 +1,25 @@
 """The path of an upload: receive and inspect a file, publish it, and wait until it is durable."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+from pebble import ProcessExpired
 
 from headrace.gateway.uploads.inspection import Inspector
 from headrace.gateway.uploads.memory import UploadMemory
+from headrace.gateway.uploads.metadata import LdoMetadata
 from headrace.gateway.uploads.publish import FileDetails, PublishedItem, UploadPublisher, UploadSource
 from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.gateway.uploads.results import IngestResults
 from headrace.gateway.uploads.scanning import Scanner
+from headrace.schemas.limits import KIB
+from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.store.blobs.blob_store import Blobs
+
+PARSE_BYTES_MAX = 4 * KIB  # of JSON that is parsed on the event loop
+
+T = TypeVar("T", str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,28 @@ class UploadPipeline:
     results: IngestResults
 
     async def publish_file(
-        self, source: UploadSource, received: ReceivedBody, details: FileDetails, *, traceparent: str | None
+        self,
+        source: UploadSource,
+        received: ReceivedBody,
+        details: FileDetails,
+        *,
+        traceparent: str | None,
+        caller: str,
     ) -> PublishedItem:
         """Inspect a received file and publish it; raises as `Inspector.inspect` and `UploadPublisher.publish_file`."""
-        inspected = await self.receiver.inspector.inspect(received.head, received.size_bytes)
+        inspected = await self.receiver.inspector.inspect(received.head, received.size_bytes, caller=caller)
         return await self.publisher.publish_file(source, received, inspected, details, traceparent=traceparent)
+
+    async def parse_metadata(self, parse: Callable[[T], LdoMetadata], raw: T, *, caller: str) -> LdoMetadata:
+        """Parse the metadata of an LDO: large ones in a child, because the event loop serves every caller.
+
+        Raises:
+            RejectedError: they are invalid or too large.
+            Problem: they hold credentials (422), or parsing took too long (503).
+        """
+        if len(raw) <= PARSE_BYTES_MAX:
+            return parse(raw)
+        try:
+            return await self.receiver.inspector.run(parse, raw, caller=caller)
+        except (ProcessExpired, MemoryError):
+            raise RejectedError(RejectCode.TOO_LARGE, "parsing metadata exceeded its memory limit") from None

@@ -44,10 +44,16 @@ class ReceivedForm:
     """A received form; its files that are not published are deleted when the request ends."""
 
     def __init__(
-        self, pipeline: UploadPipeline, traceparent: str | None, form: MultipartForm, files: list[FormFile]
+        self,
+        request: Request,
+        principal: Principal,
+        pipeline: UploadPipeline,
+        form: MultipartForm,
+        files: list[FormFile],
     ) -> None:
         self._pipeline = pipeline
-        self._traceparent = traceparent
+        self._traceparent = request_traceparent(request)
+        self._caller = principal.actor
         self.fields: Mapping[str, str] = form.fields
         self.files: Sequence[FormFile] = files
 
@@ -76,7 +82,9 @@ class ReceivedForm:
         if not file.received.size_bytes:
             raise Problem(422, ProblemCode.INVALID, "the file is empty")
         details = FileDetails(index, display_name(file.part.filename), about)
-        return await self._pipeline.publish_file(source, file.received, details, traceparent=self._traceparent)
+        return await self._pipeline.publish_file(
+            source, file.received, details, traceparent=self._traceparent, caller=self._caller
+        )
 
 
 @asynccontextmanager
@@ -110,7 +118,7 @@ async def received_form(
         if length_bytes is None:  # a body of unknown length is counted afterwards, and delays the next request
             await limit_upload_bytes(request, principal, sum(file.received.size_bytes for file in files))
         _check_digest(form, files)
-        yield ReceivedForm(pipeline, request_traceparent(request), form, files)
+        yield ReceivedForm(request, principal, pipeline, form, files)
     except ClientDisconnect:
         raise Problem(400, ProblemCode.BAD_REQUEST, "the body is incomplete") from None
     finally:
