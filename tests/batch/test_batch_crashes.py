@@ -132,13 +132,13 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
     _, output = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
     assert "ended in the middle of a deletion a moment ago" in output
     # The bytes of one come again: until the marks are old, a deletion may still be on its way, so they wait.
-    taking = asyncio.create_task(line.take(again))
+    take_task = asyncio.create_task(line.take(again))
     await asyncio.sleep(1)
-    assert not taking.done()
+    assert not take_task.done()
     with psycopg.connect(postgres_dsn, autocommit=True) as sql:
         aged = sql.execute("update collecting set marked_at = marked_at - %s * interval '1 second'", (MARK_OLD_S,))
         assert aged.rowcount == 2
-        await taking
+        await take_task
         assert sql.execute("select count(*) from collecting").fetchone() == (0,)
 
     await asyncio.sleep(1.1)

@@ -22,12 +22,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capfdbinary.readouterr()
-        said = err.decode()
-        assert "Traceback" not in said
-        assert CANARY not in said + out.decode(errors="replace")
+        text = err.decode()
+        assert "Traceback" not in text
+        assert CANARY not in text + out.decode(errors="replace")
         code = ended.value.code
         assert code is None or isinstance(code, int)
-        return Ended(code or 0, out, said)
+        return Ended(code or 0, out, text)
 
     return run
 

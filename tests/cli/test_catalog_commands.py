@@ -107,7 +107,7 @@ def filled(module_settings: Settings) -> Filled:
 
 
 @pytest.fixture
-def there(filled: Filled, command: Command, monkeypatch: pytest.MonkeyPatch) -> Filled:
+def stocked(filled: Filled, command: Command, monkeypatch: pytest.MonkeyPatch) -> Filled:
     """The settings of the stack in the environment, as an operator would have them."""
     for name, value in environment_of(filled.settings).items():
         monkeypatch.setenv(name, value)
@@ -115,9 +115,9 @@ def there(filled: Filled, command: Command, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.stack
-def test_ls_lists_the_newest_first_and_counts_everything(command: Command, there: Filled) -> None:
+def test_ls_lists_the_newest_first_and_counts_everything(command: Command, stocked: Filled) -> None:
     page = command("ls", "--json").json
-    assert [one["record_id"] for one in page["records"]] == [there.scan, there.ldo, there.frame]
+    assert [record["record_id"] for record in page["records"]] == [stocked.scan, stocked.ldo, stocked.frame]
     assert page["cursor"] is None
     assert page["counts"]["records"] == {"cid": 1, "frame": 1, "clip": 0, "ldo": 1}
     assert page["counts"]["sightings"] == 5
@@ -125,18 +125,18 @@ def test_ls_lists_the_newest_first_and_counts_everything(command: Command, there
 
 
 @pytest.mark.stack
-def test_ls_is_a_table_for_people_and_says_how_many_there_are(command: Command, there: Filled) -> None:
+def test_ls_is_a_table_for_people_and_says_how_many_there_are(command: Command, stocked: Filled) -> None:
     ended = command("ls")
     assert ended.code == Exit.OK
     lines = ended.out.decode().splitlines()
     assert lines[0].split() == ["record", "kind", "site", "source", "captured", "bytes", "what"]
-    assert [line.split()[0] for line in lines[1:]] == [there.scan, there.ldo, there.frame]
+    assert [line.split()[0] for line in lines[1:]] == [stocked.scan, stocked.ldo, stocked.frame]
     assert "5 sightings" in ended.err
 
 
 @pytest.mark.stack
 @pytest.mark.parametrize(
-    ("args", "found"),
+    ("args", "expected"),
     [
         (("--kind", "frames"), ["frame"]),
         (("--kind", "frame,ldos"), ["ldo", "frame"]),
@@ -145,26 +145,26 @@ def test_ls_is_a_table_for_people_and_says_how_many_there_are(command: Command, 
         (("--site", "nowhere"), []),
     ],
 )
-@pytest.mark.usefixtures("there")
-def test_ls_shows_only_what_is_asked_for(command: Command, args: tuple[str, ...], found: list[str]) -> None:
-    assert [one["kind"] for one in command("ls", "--json", *args).json["records"]] == found
+@pytest.mark.usefixtures("stocked")
+def test_ls_shows_only_what_is_asked_for(command: Command, args: tuple[str, ...], expected: list[str]) -> None:
+    assert [record["kind"] for record in command("ls", "--json", *args).json["records"]] == expected
 
 
 @pytest.mark.stack
-def test_ls_goes_on_where_the_page_before_ended(command: Command, there: Filled) -> None:
+def test_ls_goes_on_where_the_page_before_ended(command: Command, stocked: Filled) -> None:
     seen: list[str] = []
     cursor: tuple[str, ...] = ()
     for _ in range(4):
         page = command("ls", "--json", "--limit", "1", *cursor).json
-        seen += [one["record_id"] for one in page["records"]]
+        seen += [record["record_id"] for record in page["records"]]
         if page["cursor"] is None:
             break
         cursor = ("--cursor", page["cursor"])
-    assert seen == [there.scan, there.ldo, there.frame]
+    assert seen == [stocked.scan, stocked.ldo, stocked.frame]
 
 
 @pytest.mark.stack
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_a_cursor_that_is_none_is_wrong_use(command: Command) -> None:
     ended = command("ls", "--cursor", "nonsense")
     assert ended.code == Exit.USAGE
@@ -172,20 +172,20 @@ def test_a_cursor_that_is_none_is_wrong_use(command: Command) -> None:
 
 
 @pytest.mark.stack
-def test_show_finds_a_record_by_anything_that_names_it(command: Command, there: Filled) -> None:
+def test_show_finds_a_record_by_anything_that_names_it(command: Command, stocked: Filled) -> None:
     digest = sha256_hex(PICTURE)
-    for wanted in (there.frame, there.frame[:8], there.frame.upper(), digest, digest[:12]):
+    for wanted in (stocked.frame, stocked.frame[:8], stocked.frame.upper(), digest, digest[:12]):
         detail = command("show", wanted, "--json").json
-        assert detail["record"]["record_id"] == there.frame
-        assert [one["source_id"] for one in detail["sightings"]] == ["camera-1", "camera-1", "camera-2"]
-    assert command("show", "L-1", "--json").json["record"]["record_id"] == there.ldo
-    assert command("show", "C-1", "--json").json["record"]["record_id"] == there.scan
+        assert detail["record"]["record_id"] == stocked.frame
+        assert [sighting["source_id"] for sighting in detail["sightings"]] == ["camera-1", "camera-1", "camera-2"]
+    assert command("show", "L-1", "--json").json["record"]["record_id"] == stocked.ldo
+    assert command("show", "C-1", "--json").json["record"]["record_id"] == stocked.scan
     public = f"ldo_{sha256_hex(SAID)[:12]}_{TIME_US // 1_000_000}"
-    assert command("show", public, "--json").json["record"]["record_id"] == there.ldo
+    assert command("show", public, "--json").json["record"]["record_id"] == stocked.ldo
 
 
 @pytest.mark.stack
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_show_is_readable_by_people(command: Command) -> None:
     out = command("show", "C-1").out.decode()
     assert re.search(r"code\s+C-1", out)
@@ -194,7 +194,7 @@ def test_show_is_readable_by_people(command: Command) -> None:
 
 @pytest.mark.stack
 @pytest.mark.parametrize("name", ["show", "get"])
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_what_is_not_there_is_named_and_ends_with_1(command: Command, name: str) -> None:
     ended = command(name, "f" * 64)
     assert ended.code == Exit.FAILED
@@ -204,7 +204,7 @@ def test_what_is_not_there_is_named_and_ends_with_1(command: Command, name: str)
 
 
 @pytest.mark.stack
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_get_gives_exactly_the_bytes(command: Command, tmp_path: Path) -> None:
     assert command("get", sha256_hex(PICTURE)).out == PICTURE
     assert command("get", "L-1").out == SAID
@@ -216,7 +216,7 @@ def test_get_gives_exactly_the_bytes(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_a_file_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
     ended = command("get", "C-1", "-o", str(tmp_path / "no" / "such" / "folder"))
     assert ended.code == Exit.USAGE
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_written_is_named(command: Command, tmp_path: Path
 
 
 @pytest.mark.stack
-def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: Command, there: Filled) -> None:
+def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: Command, stocked: Filled) -> None:
     body = PICTURE + uuid4().bytes
     digest = sha256_hex(body)
     key = blob_key(digest)
@@ -232,7 +232,7 @@ def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: C
     async def enter() -> None:
         record = row(Kind.FRAME, body, 9, media_type="image/png")
         blob = BlobRow(digest=record.digest, size_bytes=len(body), media_type="image/png", store_key=key)
-        catalog = await Catalog.open(there.settings.postgres_dsn.get_secret_value())
+        catalog = await Catalog.open(stocked.settings.postgres_dsn.get_secret_value())
         try:
             await catalog.commit(RowBatch(blobs=[blob], records=[record], sightings=[], dead_letters=[]))
         finally:
@@ -242,7 +242,7 @@ def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: C
         async def chunks() -> Any:
             yield data
 
-        await there.blobs.put_stream(key, chunks())
+        await stocked.blobs.put_stream(key, chunks())
 
     asyncio.run(enter())
     try:
@@ -256,7 +256,7 @@ def test_bytes_that_are_gone_or_changed_are_never_given_as_the_record(command: C
         asyncio.run(store(body))
         assert command("get", digest).out == body
     finally:
-        forget(there.settings, digest)
+        forget(stocked.settings, digest)
 
 
 def forget(settings: Settings, digest: str) -> None:
@@ -268,7 +268,7 @@ def forget(settings: Settings, digest: str) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("stocked")
 def test_a_store_that_is_away_is_named_and_ends_with_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("HEADRACE_STORE_ENDPOINT", f"http://127.0.0.1:{port}")

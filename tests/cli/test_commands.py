@@ -17,12 +17,12 @@ from tests.cli.command_runs import CANARY, ENDS_S_MAX, Command, process
 
 def names() -> list[tuple[str, ...]]:
     """Every command there is, with its subcommands."""
-    found: list[tuple[str, ...]] = []
+    commands: list[tuple[str, ...]] = []
     group: Any = typer.main.get_command(app)
-    for name, one in group.commands.items():
-        found.append((name,))
-        found += [(name, inner) for inner in getattr(one, "commands", {})]
-    return found
+    for name, command in group.commands.items():
+        commands.append((name,))
+        commands += [(name, inner) for inner in getattr(command, "commands", {})]
+    return commands
 
 
 def test_help_names_the_commands_of_the_contract(command: Command) -> None:

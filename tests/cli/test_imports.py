@@ -64,8 +64,8 @@ def distributions(*extras: str) -> set[str]:
 @cache
 def owners() -> dict[str, set[str]]:
     """Return the distributions that each top-level module comes from."""
-    found = metadata.packages_distributions()
-    return {module: {canonicalize_name(name) for name in names} for module, names in found.items()}
+    distributions_of = metadata.packages_distributions()
+    return {module: {canonicalize_name(name) for name in names} for module, names in distributions_of.items()}
 
 
 def run(

@@ -42,21 +42,21 @@ def test_cpu_is_counted_for_each_delivery():
 
 def test_frames_have_their_size_and_a_header():
     made = list(frames(3))
-    assert len({one.sha256 for one in made}) == 3
-    assert all(len(one.body) == bodies.FRAME_BYTES for one in made)
+    assert len({frame.sha256 for frame in made}) == 3
+    assert all(len(frame.body) == bodies.FRAME_BYTES for frame in made)
     assert image_header(made[0].body).width == made[0].width == 640
 
 
 def test_half_of_the_frames_are_duplicates():
     made = list(frames(40, distinct_share=0.5))
     assert len(made) == 40
-    assert len({one.sha256 for one in made}) == 20
+    assert len({frame.sha256 for frame in made}) == 20
 
 
 def test_ldos_have_about_two_kilobytes_and_are_distinct():
     made = list(islice(ldos(20), 20))
-    assert len({canonical_body(one) for one in made}) == 20
-    assert all(abs(len(one.body) - bodies.LDO_BYTES) < 50 for one in made)
+    assert len({canonical_body(event) for event in made}) == 20
+    assert all(abs(len(event.body) - bodies.LDO_BYTES) < 50 for event in made)
 
 
 def test_a_frame_repeats_from_its_seed():
@@ -73,9 +73,9 @@ def test_the_table_puts_ratio_and_target_beside_the_figure():
 
 
 def test_the_json_has_each_figure_by_name():
-    said = as_json(FIGURES, {"cores": 2})
-    assert said["figures"]["frames_per_s"]["ratio"] == 0.75
-    assert said["machine"] == {"cores": 2}
+    report = as_json(FIGURES, {"cores": 2})
+    assert report["figures"]["frames_per_s"]["ratio"] == 0.75
+    assert report["machine"] == {"cores": 2}
 
 
 def test_the_command_prints_one_json_object_last(monkeypatch):

@@ -14,10 +14,10 @@ from headrace.schemas.media_probe import video_header
 def test_a_camera_finds_the_code_of_every_part_that_came_past():
     line = Line("A", "plant", seed=7)
     pictures = [from_image(to_jpeg(line.picture(index), 88)) for index in range(120)]
-    found = {code for picture in pictures for code in find_codes(picture)}
-    assert found == {line.part(index).code for index in range(len(found))}
-    assert len(found) >= 6
-    assert all(code.startswith("PART-A-") for code in found)
+    codes = {code for picture in pictures for code in find_codes(picture)}
+    assert codes == {line.part(index).code for index in range(len(codes))}
+    assert len(codes) >= 6
+    assert all(code.startswith("PART-A-") for code in codes)
 
 
 def test_the_same_seed_shows_the_same_line_and_another_seed_another():
@@ -43,8 +43,10 @@ def test_a_clip_shows_the_last_five_seconds(tmp_path):
 
 def test_readings_make_an_ldo_that_can_be_ingested():
     line = Line("A", "plant", seed=7)
-    said = readings_of(line.part(3), Random(1))
-    body = orjson.dumps({"sensor_data": said.sensor_data, "context": said.context, "prediction": said.prediction})
+    readings = readings_of(line.part(3), Random(1))
+    body = orjson.dumps(
+        {"sensor_data": readings.sensor_data, "context": readings.context, "prediction": readings.prediction}
+    )
     ldo = Ldo(source_id="d", site="s", captured_at_us=1_700_000_000_000_000, sequence=1, ldo_id="d-1", body=body)
     assert line.part(3).code.encode() in canonical_body(ldo)
-    assert said.prediction["label"] == ("scratched" if line.part(3).scratched else "good")
+    assert readings.prediction["label"] == ("scratched" if line.part(3).scratched else "good")

@@ -68,8 +68,8 @@ def test_one_wrong_number_fails_and_is_named(change):
     report = report_of(replace(GOOD, **change), HOW)
     assert not report.good
     assert report.failed
-    said = list(conclusion(report))
-    assert all(any(check.says in line for line in said) for check in report.failed)
+    sentences = list(conclusion(report))
+    assert all(any(check.says in line for line in sentences) for check in report.failed)
 
 
 def test_a_demonstration_that_was_ended_early_has_no_plan_to_fulfil():
@@ -83,13 +83,13 @@ def test_the_exit_code_and_the_last_line_say_so(monkeypatch, findings, code):
     monkeypatch.setattr(headrace.demo.run, "run", lambda *_: report_of(findings, HOW))
     result = CliRunner().invoke(app, ["demo", "--store", "local", "--json"])
     assert result.exit_code == code
-    said = orjson.loads(result.stdout.splitlines()[-1])
-    assert said["ok"] is (code == 0)
-    assert said["duplicates"] == findings.duplicates
+    printed = orjson.loads(result.stdout.splitlines()[-1])
+    assert printed["ok"] is (code == 0)
+    assert printed["duplicates"] == findings.duplicates
 
 
 def test_the_json_has_what_the_contract_names():
-    said = as_json(report_of(GOOD, HOW))
+    report = as_json(report_of(GOOD, HOW))
     assert {
         "published",
         "distinct",
@@ -100,10 +100,10 @@ def test_the_json_has_what_the_contract_names():
         "blobs_verified",
         "latency_ms_p50",
         "latency_ms_p99",
-    } <= said.keys()
-    assert said["latency_ms_p50"] == 20.0
-    assert said["latency_ms_p99"] == 30.0
-    assert said["messages_per_s"] == 10.0
+    } <= report.keys()
+    assert report["latency_ms_p50"] == 20.0
+    assert report["latency_ms_p99"] == 30.0
+    assert report["messages_per_s"] == 10.0
 
 
 def test_the_table_shows_each_dead_letter_code_and_consumer():
@@ -121,10 +121,10 @@ def test_percentiles_are_values_that_were_measured(values, share, expected):
 
 
 def test_latency_counts_from_the_first_delivery():
-    one, other = RecordKey(Kind.FRAME, "a" * 64), RecordKey(Kind.CID, "b" * 64)
+    first, other = RecordKey(Kind.FRAME, "a" * 64), RecordKey(Kind.CID, "b" * 64)
     places = [MessageOffset("edge.frames.v1", 0, offset) for offset in range(3)]
     heard = Heard(
         appended_at_ms={places[0]: 1000, places[1]: 1040, places[2]: 1100},
-        announced_at_ms={one: 1050},
+        announced_at_ms={first: 1050},
     )
-    assert latencies_ms({places[1]: one, places[0]: one, places[2]: other}, heard) == [50.0]
+    assert latencies_ms({places[1]: first, places[0]: first, places[2]: other}, heard) == [50.0]

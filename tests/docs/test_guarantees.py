@@ -75,17 +75,17 @@ def _registered_as(node: ast.FunctionDef) -> Iterator[str]:
 def wrong_in(text: str) -> list[str]:
     """Return what the page names that does not exist, and what it leaves out."""
     rows = rows_of(text)
-    said = [f"{point} is no crash point" for row in rows for point in row.points if point not in set(CrashPoint)]
+    wrong_rows = [f"{point} is no crash point" for row in rows for point in row.points if point not in set(CrashPoint)]
     for row in rows:
         if not row.proofs:
-            said.append(f"a row of promise {row.promise} names no test")
+            wrong_rows.append(f"a row of promise {row.promise} names no test")
         if row.promise not in PROMISES:
-            said.append(f"there is no promise {row.promise!r}")
-        said += [f"{proof} does not exist" for proof in row.proofs if not exists(proof)]
+            wrong_rows.append(f"there is no promise {row.promise!r}")
+        wrong_rows += [f"{proof} does not exist" for proof in row.proofs if not exists(proof)]
     threatening = {point for row in rows for point in row.points}
-    said += [f"{point} threatens no promise" for point in CrashPoint if point not in threatening]
+    wrong_rows += [f"{point} threatens no promise" for point in CrashPoint if point not in threatening]
     kept = {row.promise for row in rows}
-    return said + [f"promise {promise} has no row" for promise in PROMISES if promise not in kept]
+    return wrong_rows + [f"promise {promise} has no row" for promise in PROMISES if promise not in kept]
 
 
 def exists(proof: str) -> bool:
@@ -105,7 +105,7 @@ def test_every_promise_has_its_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "wrong_rows"),
     [
         ("test_batch_pipeline.py::test_what", "test_batch_pipeline.py::test_that", "does not exist"),
         ("tests/streams/test_batch_pipeline.py", "tests/streams/test_batch_pipelines.py", "does not exist"),
@@ -116,9 +116,9 @@ def test_every_promise_has_its_words() -> None:
         ("### Promise 6:", "### Promise 8:", "there is no promise '8'"),
     ],
 )
-def test_a_wrong_name_is_found(right: str, wrong: str, said: str) -> None:
+def test_a_wrong_name_is_found(right: str, wrong: str, wrong_rows: str) -> None:
     assert right in TEXT
-    assert any(said in line for line in wrong_in(TEXT.replace(right, wrong)))
+    assert any(wrong_rows in line for line in wrong_in(TEXT.replace(right, wrong)))
 
 
 def test_an_argument_without_a_test_is_found() -> None:

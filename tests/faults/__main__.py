@@ -64,9 +64,14 @@ def main() -> int:
         parser.error(f"--rate should be above 0 and at most {RATE_HZ_MAX:g}")
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     tasks = [
-        Task(one, given.count or (one.long if given.long else one.ci or one.long), seed, given.rate or one.rate_hz)
-        for name, one in EXPERIMENTS.items()
-        if (name in given.names if given.names else (one.long if given.long else one.ci))
+        Task(
+            entry,
+            given.count or (entry.long if given.long else entry.ci or entry.long),
+            seed,
+            given.rate or entry.rate_hz,
+        )
+        for name, entry in EXPERIMENTS.items()
+        if (name in given.names if given.names else (entry.long if given.long else entry.ci))
     ]
     say = _Printing(given.json, seed)
     began = time.monotonic()

@@ -107,34 +107,34 @@ def read_acks(path: Path) -> Acks:
     Raises:
         ValueError: any other line is not what an AckFile writes.
     """
-    found = Acks()
+    acks = Acks()
     lines = path.read_bytes().split(b"\n")
     for index, line in enumerate(lines[:-1]):
         try:
-            _take(found, orjson.loads(line))
+            _take(acks, orjson.loads(line))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"line {index + 1} of {path.name} is no attempt and no acknowledgement: {error}") from None
-    return found
+    return acks
 
 
-def _take(found: Acks, content: dict[str, Any]) -> None:
+def _take(acks: Acks, content: dict[str, Any]) -> None:
     if "attempt" in content:
-        said = content["attempt"]
+        fields = content["attempt"]
         attempt = Attempt(
-            number=int(said["number"]),
-            kind=Kind(said["kind"]),
-            topic=str(said["topic"]),
-            source_id=str(said["source_id"]),
-            sequence=int(said["sequence"]),
-            digest=str(said["digest"]),
-            size_bytes=int(said["size_bytes"]),
-            record_id=None if said["record_id"] is None else UUID(said["record_id"]),
-            expect=None if said["expect"] is None else RejectCode(said["expect"]),
+            number=int(fields["number"]),
+            kind=Kind(fields["kind"]),
+            topic=str(fields["topic"]),
+            source_id=str(fields["source_id"]),
+            sequence=int(fields["sequence"]),
+            digest=str(fields["digest"]),
+            size_bytes=int(fields["size_bytes"]),
+            record_id=None if fields["record_id"] is None else UUID(fields["record_id"]),
+            expect=None if fields["expect"] is None else RejectCode(fields["expect"]),
         )
-        found.attempts[attempt.number] = attempt
+        acks.attempts[attempt.number] = attempt
     else:
         topic, partition, offset = content["place"]
-        found.acks.append(Ack(int(content["ack"]), Place(str(topic), int(partition), int(offset))))
+        acks.acks.append(Ack(int(content["ack"]), Place(str(topic), int(partition), int(offset))))
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bodies of any size at next to no cost: the beginning of a real image or film, a name that is unique, and filling."""
+"""Bodies of any size at next to no cost: the beginning of a real image or video, a name that is unique, and filling."""
 
 import struct
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def image(form: Form, name: bytes, size_bytes: int) -> bytes:
     return form.head + filling(name, max(size_bytes - len(form.head), len(name), 30))
 
 
-def film(name: bytes, size_bytes: int) -> bytes:
+def video(name: bytes, size_bytes: int) -> bytes:
     """Return an MP4 file whose media data is a name and filling; the movie header stands before it."""
     head = _box(b"ftyp", b"isom\x00\x00\x02\x00isommp42") + _box(b"moov", _box(b"mvhd", _movie_header()))
     return head + _box(b"mdat", filling(name, max(size_bytes - len(head) - 8, len(name))))

@@ -9,7 +9,7 @@ import asyncpg
 _ANSWER_S_MAX = 10.0
 
 
-class Catalog:
+class FaultsCatalog:
     """Asks the catalog, straight and not through the proxy. Every method raises OSError where it does not answer."""
 
     def __init__(self, dsn: str) -> None:

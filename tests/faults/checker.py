@@ -14,7 +14,7 @@ GRACE_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckResult:
     """How often each invariant was broken, with some examples; None where there was too little to judge by."""
 
     counts: dict[str, int | None]
@@ -31,7 +31,7 @@ class Verdict:
         return {name for name, count in self.counts.items() if count}
 
 
-def check(observed: Observed, *, grace_s: float = GRACE_S) -> Verdict:
+def check(observed: Observed, *, grace_s: float = GRACE_S) -> CheckResult:
     """Hold what was observed against I1 to I14.
 
     I7 leaves objects alone that are younger than `grace_s`, and is not judged where there are only such.
@@ -43,15 +43,15 @@ def check(observed: Observed, *, grace_s: float = GRACE_S) -> Verdict:
         raise ValueError("nothing was acknowledged: there is nothing to check")
     counts: dict[str, int | None] = {}
     examples: dict[str, list[str]] = {}
-    for name, found in _questions(observed, grace_s).items():
-        if found is None:
+    for name, sentences in _questions(observed, grace_s).items():
+        if sentences is None:
             counts[name] = None
             continue
-        said = [sentence[:300] for sentence in found]
-        counts[name] = len(said)
-        if said:
-            examples[name] = said[:EXAMPLES_MAX]
-    return Verdict(counts, examples)
+        shortened = [sentence[:300] for sentence in sentences]
+        counts[name] = len(shortened)
+        if shortened:
+            examples[name] = shortened[:EXAMPLES_MAX]
+    return CheckResult(counts, examples)
 
 
 def _questions(observed: Observed, grace_s: float) -> Mapping[str, Iterator[str] | None]:

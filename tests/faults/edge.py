@@ -35,10 +35,10 @@ def main() -> int:
     spool, acks, durable = map(Path, sys.argv[1:4])
     seed, first, count = map(int, sys.argv[4:7])
     settings = load_settings(_env_file=None)
-    told = os.open(durable, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    durable_file = os.open(durable, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with AckFile(acks) as file, SpooledPublisher.from_settings(settings, spool, spool_bytes_max=SPOOL_BYTES_MAX) as out:
         threads = [
-            threading.Thread(target=_publish, args=(out, file, told, islice(_plan(seed, first, index), count)))
+            threading.Thread(target=_publish, args=(out, file, durable_file, islice(_plan(seed, first, index), count)))
             for index in range(THREADS)
         ]
         for thread in threads:
@@ -52,12 +52,12 @@ def _plan(seed: int, first: int, index: int) -> Iterator[Planned]:
     return planned(seed, first=first + index * THREAD_NUMBERS, mix=replace(_MIX, names=f"edge-{index}-"))
 
 
-def _publish(out: SpooledPublisher, file: AckFile, told: int, messages: Iterable[Planned]) -> None:
+def _publish(out: SpooledPublisher, file: AckFile, durable_file: int, messages: Iterable[Planned]) -> None:
     for message in messages:
         assert message.event is not None
         file.attempt(message.attempt)
         delivery = out.publish(message.event)
-        os.write(told, b"%d\n" % message.attempt.number)
+        os.write(durable_file, b"%d\n" % message.attempt.number)
         delivery.add_done_callback(partial(_settle, file, message.attempt.number))
         time.sleep(_APART_S)
 

@@ -132,13 +132,13 @@ class Fleet:
 
     def pids(self) -> dict[str, int]:
         """The pid of each that runs and is not parked."""
-        found = {}
+        pids_found = {}
         active = set(self.active())
         for name, record in self.records().items():
             process = find_process(record.pid, self._stack_id) if name in active else None
             if process is not None:
-                found[name] = int(process.pid)
-        return found
+                pids_found[name] = int(process.pid)
+        return pids_found
 
     def all_ready(self) -> bool:
         """Whether all that are not parked serve."""
@@ -188,9 +188,9 @@ async def _supervise(state: StateDir) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    watching = asyncio.create_task(watch_owner(psutil.Process(content["owner_pid"]), stop))
+    owner_task = asyncio.create_task(watch_owner(psutil.Process(content["owner_pid"]), stop))
     await Supervisor(processes, state, stack_id=content["stack_id"], log=_say).run(stop)
-    watching.cancel()
+    owner_task.cancel()
 
 
 def _say(text: str) -> None:

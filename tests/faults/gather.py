@@ -24,7 +24,7 @@ from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import observed as seen
 from tests.faults.acks import Ack, Acks, Attempt, Place
 from tests.faults.listener import Offsets, read_all, read_to_end
-from tests.faults.observed import Heard, Observed, Partition, WatchFindings
+from tests.faults.observed import Observed, Partition, ReceivedMessages, WatchFindings
 
 INPUTS = tuple(input_topic(kind).name for kind in Kind)
 READS_AT_ONCE_MAX = 16
@@ -54,7 +54,7 @@ _UNPUBLISHED = "select count(*) from outbox where published_at is null"
 async def gather(
     settings: Settings,
     acks: Sequence[Acks],
-    heard: Heard,
+    heard: ReceivedMessages,
     watch: WatchFindings,
     *,
     since: Offsets | None = None,
@@ -73,17 +73,17 @@ async def gather(
     messages = await asyncio.to_thread(_messages, settings, of_letters, since)
     afterwards = await asyncio.to_thread(read_all, settings, since)
     blobs = Blobs.from_settings(settings)
-    objects = [seen.StoredObject(*_stat(one)) async for one in blobs.list("")]
+    objects = [seen.StoredObject(*_stat(stat)) async for stat in blobs.list("")]
     return Observed(
         attempts=attempts,
         acks=acked,
         messages=messages,
         sightings=tuple(_sighting(row) for row in rows["sightings"]),
         records={row["record_id"]: _record(row) for row in rows["records"]},
-        blobs=await _verified(blobs, rows["blobs"], {one.key: one.size_bytes for one in objects}),
+        blobs=await _verified(blobs, rows["blobs"], {stored.key: stored.size_bytes for stored in objects}),
         objects=tuple(objects),
         dead_letters=letters,
-        redrives={Redrive(row[0], row[1]): seen.RedriveRow(row[2], row[3], row[4]) for row in rows["redrives"]},
+        redrives={Redrive(row[0], row[1]): seen.ObservedRedrive(row[2], row[3], row[4]) for row in rows["redrives"]},
         unpublished=int(rows["unpublished"][0][0]),
         live=heard,
         afterwards=afterwards,
@@ -96,11 +96,11 @@ async def gather(
 def _joined(files: Iterable[Acks]) -> tuple[dict[int, Attempt], tuple[Ack, ...]]:
     attempts: dict[int, Attempt] = {}
     acks: list[Ack] = []
-    for one in files:
-        if twice := attempts.keys() & one.attempts.keys():
+    for acks_file in files:
+        if twice := attempts.keys() & acks_file.attempts.keys():
             raise ValueError(f"two workloads have used the number {min(twice)}")
-        attempts |= one.attempts
-        acks += one.acks
+        attempts |= acks_file.attempts
+        acks += acks_file.acks
     places: set[Place] = set()
     for ack in acks:
         if ack.number not in attempts:
@@ -113,27 +113,27 @@ def _joined(files: Iterable[Acks]) -> tuple[dict[int, Attempt], tuple[Ack, ...]]
 
 def committed_offsets(settings: Settings) -> dict[Partition, int]:
     """Return how far the worker groups have finished; raises KafkaException."""
-    found: dict[Partition, int] = {}
+    offsets: dict[Partition, int] = {}
     for group in (SMALL, LARGE):
         consumer = Consumer(client_config(settings, group_id=group.name, enable_auto_commit=False))
         try:
-            there = consumer.list_topics(timeout=_REQUEST_S).topics
+            topics = consumer.list_topics(timeout=_REQUEST_S).topics
             places = [
                 TopicPartition(name, number)
                 for name in (input_topic(kind).name for kind in sorted(group.kinds))
-                for number in there[name].partitions
+                for number in topics[name].partitions
             ]
-            for one in consumer.committed(places, timeout=_REQUEST_S):
-                if one.error is not None:
-                    raise KafkaException(one.error)
-                found[Partition(one.topic, one.partition)] = max(one.offset, 0)
+            for committed in consumer.committed(places, timeout=_REQUEST_S):
+                if committed.error is not None:
+                    raise KafkaException(committed.error)
+                offsets[Partition(committed.topic, committed.partition)] = max(committed.offset, 0)
         finally:
             consumer.close()
-    return found
+    return offsets
 
 
 def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets | None) -> dict[Place, seen.Message]:
-    found: dict[Place, seen.Message] = {}
+    messages: dict[Place, seen.Message] = {}
 
     def take(message: Message) -> None:
         topic, partition, offset = message.topic(), message.partition(), message.offset()
@@ -142,15 +142,15 @@ def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets |
         headers: Any = message.headers() or []
         key, redrive = message.key(), redrive_of(headers)
         if place not in of_letters:
-            found[place] = seen.Message(key, redrive)
+            messages[place] = seen.Message(key, redrive)
             return
         value = message.value()
         digest = None if value is None else sha256_hex(value)
-        told = tuple((name, value if value is not None else b"") for name, value in headers)
-        found[place] = seen.Message(key, redrive, digest, headers_json(told))
+        pairs = tuple((name, value if value is not None else b"") for name, value in headers)
+        messages[place] = seen.Message(key, redrive, digest, headers_json(pairs))
 
     read_to_end(settings, INPUTS, take, since)
-    return found
+    return messages
 
 
 @asynccontextmanager
@@ -180,9 +180,11 @@ async def _catalog(settings: Settings) -> dict[str, list[Any]]:
         return {name: list(await connection.fetch(text)) for name, text in texts.items()}
 
 
-def _sighting(row: Any) -> seen.Sighting:
+def _sighting(row: Any) -> seen.ObservedSighting:
     place = Place(row["topic"], row["partition"], row["offset"])
-    return seen.Sighting(place, row["record_id"], row["site"], row["source_id"], row["sequence"], row["seen_at_us"])
+    return seen.ObservedSighting(
+        place, row["record_id"], row["site"], row["source_id"], row["sequence"], row["seen_at_us"]
+    )
 
 
 def _record(row: Any) -> seen.Record:
@@ -204,8 +206,8 @@ def _letter(row: Any) -> seen.Letter:
     )
 
 
-def _stat(one: Any) -> tuple[str, int, int]:
-    return one.key, one.size_bytes, int(one.modified_at.timestamp() * 1_000_000)
+def _stat(stat: Any) -> tuple[str, int, int]:
+    return stat.key, stat.size_bytes, int(stat.modified_at.timestamp() * 1_000_000)
 
 
 async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int]) -> dict[str, seen.Blob]:
@@ -213,14 +215,14 @@ async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int])
     by_key: dict[str, list[Any]] = defaultdict(list)
     for row in rows:
         by_key[row["store_key"]].append(row)
-    found: dict[str, seen.Blob] = {}
+    blobs_found: dict[str, seen.Blob] = {}
     waiting = iter(sorted(by_key.items()))
 
     async def work() -> None:
         for key, members in waiting:
-            for row, there in zip(members, await _read(blobs, key, members, sizes.get(key, 0)), strict=True):
+            for row, stored in zip(members, await _read(blobs, key, members, sizes.get(key, 0)), strict=True):
                 digest = row["digest"]
-                found[digest] = seen.Blob(digest, row["size_bytes"], key, row["store_offset"], there)
+                blobs_found[digest] = seen.Blob(digest, row["size_bytes"], key, row["store_offset"], stored)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -229,32 +231,32 @@ async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int])
     except ExceptionGroup as group:
         # The first one says why; the others say the same.
         raise group.exceptions[0] from None
-    return found
+    return blobs_found
 
 
-async def _read(blobs: Blobs, key: str, members: Sequence[Any], size_bytes: int) -> list[seen.Found | None]:
+async def _read(blobs: Blobs, key: str, members: Sequence[Any], size_bytes: int) -> list[seen.StoredBytes | None]:
     try:
         if all(row["store_offset"] is None for row in members):
-            there = await _whole(blobs, key, size_bytes)
-            return [there for _ in members]
+            whole = await _whole(blobs, key, size_bytes)
+            return [whole for _ in members]
         pack = await blobs.get(key)
     except BlobMissingError:
         return [None for _ in members]
     return [_part(pack, row) for row in members]
 
 
-async def _whole(blobs: Blobs, key: str, size_bytes: int) -> seen.Found:
+async def _whole(blobs: Blobs, key: str, size_bytes: int) -> seen.StoredBytes:
     if size_bytes <= CHUNK_BYTES:
         body = await blobs.get(key)
-        return seen.Found(len(body), sha256_hex(body))
+        return seen.StoredBytes(len(body), sha256_hex(body))
     digest, found_bytes = sha256(), 0
     async for chunk in blobs.stream(key, CHUNK_BYTES):
         await asyncio.to_thread(digest.update, chunk)
         found_bytes += len(chunk)
-    return seen.Found(found_bytes, digest.hexdigest())
+    return seen.StoredBytes(found_bytes, digest.hexdigest())
 
 
-def _part(pack: bytes, row: Any) -> seen.Found:
+def _part(pack: bytes, row: Any) -> seen.StoredBytes:
     # A body that the end of the pack cuts off shows as too short.
     body = pack[row["store_offset"] or 0 :][: row["size_bytes"]]
-    return seen.Found(len(body), sha256_hex(body))
+    return seen.StoredBytes(len(body), sha256_hex(body))

@@ -52,7 +52,7 @@ class Look:
 
 
 @dataclass(slots=True)
-class Judgement:
+class GrowthResult:
     """What is wrong, what was judged, and why the rest was not."""
 
     wrong: list[str] = field(default_factory=list)
@@ -78,43 +78,43 @@ class Growth:
                 look = Look(time.time() - begun, process.memory_info().rss, process.num_fds(), process.num_threads())
                 self._looks.setdefault((name, pid, begun), []).append(look)
 
-    def judge(self) -> Judgement:
+    def evaluate(self) -> GrowthResult:
         """Say what grew."""
-        found = Judgement()
+        growth = GrowthResult()
         for (name, pid, _), looks in self._looks.items():
-            self._memory(f"{name} ({pid})", looks, found)
-            self._counts(f"{name} ({pid})", looks, found)
+            self._memory(f"{name} ({pid})", looks, growth)
+            self._counts(f"{name} ({pid})", looks, growth)
         for what in ("memory", "descriptors and threads"):
-            if not any(said.startswith(what) for said in found.judged):
+            if not any(process_name.startswith(what) for process_name in growth.judged):
                 needed = WARM_UP_S + SPAN_S_MIN if what == "memory" else START_UP_S + COUNTED_S_MIN
-                found.not_judged[what] = f"no process ran for {needed:.0f} s"
+                growth.not_judged[what] = f"no process ran for {needed:.0f} s"
         left = set(self._temporary(TEMPORARY_AGE_S_MIN)) - self._files
-        found.wrong += [f"the temporary file {path} was left behind" for path in sorted(left)]
-        return found
+        growth.wrong += [f"the temporary file {path} was left behind" for path in sorted(left)]
+        return growth
 
-    def _memory(self, name: str, looks: list[Look], found: Judgement) -> None:
+    def _memory(self, name: str, looks: list[Look], growth: GrowthResult) -> None:
         warm = [look for look in looks if look.age_s >= WARM_UP_S]
         if not warm or warm[-1].age_s - warm[0].age_s < SPAN_S_MIN:
             return
-        found.judged.append(f"memory of {name}")
+        growth.judged.append(f"memory of {name}")
         per_s, _ = linear_regression([look.age_s for look in warm], [float(look.rss_bytes) for look in warm])
         per_hour, total = per_s * 3600 / MIB, per_s * (warm[-1].age_s - warm[0].age_s) / MIB
-        found.mib_per_hour[name] = round(per_hour, 2)
+        growth.mib_per_hour[name] = round(per_hour, 2)
         if per_hour > GROWTH_MIB_PER_HOUR_MAX and total > GROWTH_MIB_MAX:
-            found.wrong.append(f"{name} grew by {total:.1f} MiB, {per_hour:.1f} MiB/h")
+            growth.wrong.append(f"{name} grew by {total:.1f} MiB, {per_hour:.1f} MiB/h")
 
-    def _counts(self, name: str, looks: list[Look], found: Judgement) -> None:
+    def _counts(self, name: str, looks: list[Look], growth: GrowthResult) -> None:
         up = [look for look in looks if look.age_s >= START_UP_S]
         if len(up) < 2 * LOOKS or up[-1].age_s - up[0].age_s < COUNTED_S_MIN:
             return
-        found.judged.append(f"descriptors and threads of {name}")
+        growth.judged.append(f"descriptors and threads of {name}")
         first, last = up[len(up) // 2 - LOOKS : len(up) // 2], up[-LOOKS:]
-        descriptors = min(one.descriptors for one in last) - max(one.descriptors for one in first)
-        threads = min(one.threads for one in last) - max(one.threads for one in first)
+        descriptors = min(look.descriptors for look in last) - max(look.descriptors for look in first)
+        threads = min(look.threads for look in last) - max(look.threads for look in first)
         if descriptors > DESCRIPTORS_GROWTH_MAX:
-            found.wrong.append(f"{name} holds {descriptors} more file descriptors than half-way")
+            growth.wrong.append(f"{name} holds {descriptors} more file descriptors than half-way")
         if threads > THREADS_GROWTH_MAX:
-            found.wrong.append(f"{name} has {threads} more threads than half-way")
+            growth.wrong.append(f"{name} has {threads} more threads than half-way")
 
     def _temporary(self, age_s_min: float) -> Iterator[str]:
         # Directories belong to stacks and to tests, which remove them at their end; the service makes none.

@@ -13,7 +13,7 @@ from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from headrace.store.blobs.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
 from tests.faults.acks import Place
 from tests.faults.lookup import Lookup, at
-from tests.faults.observed import Heard, Letter, Message, Partition
+from tests.faults.observed import Letter, Message, Partition, ReceivedMessages
 
 _OWN_PREFIXES = ("blobs/", "packs/")
 _STAGING_DAYS = 7  # less than any setting that makes sense: the input topics keep their messages so long
@@ -58,11 +58,11 @@ def invented(look: Lookup) -> Iterator[str]:
 def announced_twice(look: Lookup) -> Iterator[str]:
     """I3: one event id more than once, for one reader."""
     for reader, heard in _readers(look):
-        ids = Counter(one.event_id for one in heard.announcements)
-        ids.update(one.event_id for one in heard.letters)
-        for one, times in ids.items():
+        ids = Counter(announcement.event_id for announcement in heard.announcements)
+        ids.update(letter.event_id for letter in heard.letters)
+        for event, times in ids.items():
             for _ in range(times - 1):
-                yield f"{reader} heard event {one} {times} times"
+                yield f"{reader} heard event {event} {times} times"
 
 
 def announced_wrongly(look: Lookup) -> Iterator[str]:
@@ -72,34 +72,40 @@ def announced_wrongly(look: Lookup) -> Iterator[str]:
     readers_of: dict[str, list[str]] = defaultdict(list)
     for reader, heard in _readers(look):
         for kind, must, ids in (
-            ("a record", records, {one.event_id for one in heard.announcements}),
-            ("a dead letter", letters, {one.event_id for one in heard.letters}),
+            ("a record", records, {announcement.event_id for announcement in heard.announcements}),
+            ("a dead letter", letters, {letter.event_id for letter in heard.letters}),
         ):
-            for one in must.keys() - ids:
-                readers_of[f"{must[one]} was not announced to"].append(reader)
-            for one in ids - must.keys():
-                readers_of[f"event {one} announces {kind} that should not be, to"].append(reader)
-        for one in heard.unreadable:
-            readers_of[f"the message at {one} cannot be read by"].append(reader)
-        for said in _misannounced(look, heard):
-            readers_of[said].append(reader)
-    for said, readers in readers_of.items():
-        yield f"{said} {' and '.join(readers)}"
+            for event in must.keys() - ids:
+                readers_of[f"{must[event]} was not announced to"].append(reader)
+            for event in ids - must.keys():
+                readers_of[f"event {event} announces {kind} that should not be, to"].append(reader)
+        for event in heard.unreadable:
+            readers_of[f"the message at {event} cannot be read by"].append(reader)
+        for complaint in _misannounced(look, heard):
+            readers_of[complaint].append(reader)
+    for complaint, readers in readers_of.items():
+        yield f"{complaint} {' and '.join(readers)}"
 
 
-def _misannounced(look: Lookup, heard: Heard) -> Iterator[str]:
+def _misannounced(look: Lookup, heard: ReceivedMessages) -> Iterator[str]:
     by_event = {str(event_id(record.record_id)): record for record in look.all.records.values()}
-    for one in heard.announcements:
-        record = by_event.get(one.event_id)
+    for announcement in heard.announcements:
+        record = by_event.get(announcement.event_id)
         if record is None:
             continue
-        told = (one.record_id, one.digest, one.place.topic, one.site, one.source_id)
+        announced = (
+            announcement.record_id,
+            announcement.digest,
+            announcement.place.topic,
+            announcement.site,
+            announcement.source_id,
+        )
         topic = ingested_topic(record.kind).name
         kept = (str(record.record_id), record.digest, topic, record.site, record.source_id)
-        if told != kept:
-            parts = zip(_ANNOUNCED, told, kept, strict=True)
-            other = " and ".join(name for name, said, is_so in parts if said != is_so)
-            yield f"{at(one.place)} has another {other} than record {record.record_id}, for"
+        if announced != kept:
+            parts = zip(_ANNOUNCED, announced, kept, strict=True)
+            other = " and ".join(name for name, announced_part, is_so in parts if announced_part != is_so)
+            yield f"{at(announcement.place)} has another {other} than record {record.record_id}, for"
 
 
 def corrupt(look: Lookup) -> Iterator[str]:
@@ -118,8 +124,8 @@ def corrupt(look: Lookup) -> Iterator[str]:
         if sent is not None and sent.size_bytes != record.size_bytes:
             yield f"record {record.record_id} says {record.size_bytes} bytes, {sent.size_bytes} were sent"
         if sent is not None and (sent.kind, sent.digest) != (record.kind, record.digest):
-            said = f"{record.kind} {record.digest}, {sent.kind} {sent.digest} was sent"
-            yield f"record {record.record_id} says {said}"
+            difference = f"{record.kind} {record.digest}, {sent.kind} {sent.digest} was sent"
+            yield f"record {record.record_id} says {difference}"
 
 
 def without_object(look: Lookup) -> Iterator[str]:
@@ -128,7 +134,7 @@ def without_object(look: Lookup) -> Iterator[str]:
         if blob.found is None:
             yield f"there is no object {blob.store_key} for {blob.digest}"
     digests = {record.digest for record in look.all.records.values()}
-    digests |= {one.digest for _, heard in _readers(look) for one in heard.announcements}
+    digests |= {announcement.digest for _, heard in _readers(look) for announcement in heard.announcements}
     for digest in digests - look.all.blobs.keys():
         yield f"no row says where {digest} is"
 
@@ -148,13 +154,13 @@ def _grown(look: Lookup, grace_s: float) -> list[tuple[str, int]]:
     """Return the key and the age of each object that is too old to be left alone unless something names it."""
     grace_us = {prefix: round(grace_s * 1_000_000) for prefix in _OWN_PREFIXES}
     grace_us |= {STAGING_PREFIX: _STAGING_DAYS * _DAY_US, PROMOTING_PREFIX: PROMOTING_DAYS_MAX * _DAY_US}
-    found: list[tuple[str, int]] = []
-    for one in look.all.objects:
-        limit_us = next((limit for prefix, limit in grace_us.items() if one.key.startswith(prefix)), None)
-        age_us = look.all.gathered_at_us - one.modified_at_us
+    too_old: list[tuple[str, int]] = []
+    for stored in look.all.objects:
+        limit_us = next((limit for prefix, limit in grace_us.items() if stored.key.startswith(prefix)), None)
+        age_us = look.all.gathered_at_us - stored.modified_at_us
         if limit_us is not None and age_us >= limit_us:
-            found.append((one.key, age_us))
-    return found
+            too_old.append((stored.key, age_us))
+    return too_old
 
 
 def waiting(look: Lookup) -> Iterator[str]:
@@ -171,13 +177,16 @@ def unseen(look: Lookup) -> Iterator[str]:
     for place, attempt in look.acked:
         if attempt.record_id is None:
             continue
-        said = [one for one in look.sightings_at.get(place, ()) if one.record_id == attempt.record_id]
-        if not said:
+        sightings = [
+            sighting for sighting in look.sightings_at.get(place, ()) if sighting.record_id == attempt.record_id
+        ]
+        if not sightings:
             letter = look.letters_at.get(place)
             instead = f", but a dead letter: {letter.code}, {letter.reason}" if letter else ""
             yield f"number {attempt.number} at {at(place)} has no sighting of {attempt.record_id}{instead}"
-        elif (said[0].source_id, said[0].sequence) != (attempt.source_id, attempt.sequence):
-            yield f"the sighting of {at(place)} names {said[0].source_id} {said[0].sequence}, not what was sent"
+        elif (sightings[0].source_id, sightings[0].sequence) != (attempt.source_id, attempt.sequence):
+            first = sightings[0]
+            yield f"the sighting of {at(place)} names {first.source_id} {first.sequence}, not what was sent"
 
 
 def letters_wrong(look: Lookup) -> Iterator[str]:
@@ -197,11 +206,11 @@ def letters_wrong(look: Lookup) -> Iterator[str]:
             yield f"attempt {redrive.attempt} to redrive {redrive.dead_letter_id} has no end"
     for _, heard in _readers(look):
         by_event = {str(event_id(letter.letter_id)): letter for letter in look.all.dead_letters}
-        for one in heard.letters:
-            row_of = by_event.get(one.event_id)
-            told = (one.of, one.code, one.value_digest)
-            if row_of is not None and told != (row_of.place, row_of.code, row_of.value_digest):
-                yield f"{at(one.place)} on {DEAD_LETTERS.name} tells another story than the catalog"
+        for announced_letter in heard.letters:
+            row_of = by_event.get(announced_letter.event_id)
+            announced = (announced_letter.of, announced_letter.code, announced_letter.value_digest)
+            if row_of is not None and announced != (row_of.place, row_of.code, row_of.value_digest):
+                yield f"{at(announced_letter.place)} on {DEAD_LETTERS.name} tells another story than the catalog"
 
 
 def out_of_order(look: Lookup) -> Iterator[str]:
@@ -215,11 +224,11 @@ def out_of_order(look: Lookup) -> Iterator[str]:
 
 def _sequences(look: Lookup) -> Iterator[str]:
     # What was redriven was recorded late, and says where it first stood.
-    rows = [one for one in look.all.sightings if one.place not in look.redriven_from]
+    rows = [sighting for sighting in look.all.sightings if sighting.place not in look.redriven_from]
     last: dict[tuple[str, int, str, str], int] = {}
     known: set[tuple[str, str, object]] = set()
     latest: dict[tuple[str, int], int] = {}
-    for row in sorted(rows, key=lambda one: one.place):
+    for row in sorted(rows, key=lambda sighting: sighting.place):
         partition = (row.place.topic, row.place.partition)
         source, thing = (*partition, row.site, row.source_id), (row.site, row.source_id, row.record_id)
         # A source may send again what it has sent before.
@@ -240,13 +249,21 @@ def _announcements(look: Lookup) -> Iterator[str]:
         thing = (row.site, row.source_id, str(row.record_id))
         first[thing] = min(row.place, first.get(thing, row.place))
     last: dict[tuple[object, ...], Place] = {}
-    for one in sorted(look.all.afterwards.announcements, key=lambda one: one.place):
-        begun = first.get((one.site, one.source_id, one.record_id))
+    for announcement in sorted(look.all.afterwards.announcements, key=lambda announcement: announcement.place):
+        begun = first.get((announcement.site, announcement.source_id, announcement.record_id))
         if begun is None:
             continue
-        stream = (one.place.topic, one.place.partition, one.site, one.source_id, begun.topic, begun.partition)
+        stream = (
+            announcement.place.topic,
+            announcement.place.partition,
+            announcement.site,
+            announcement.source_id,
+            begun.topic,
+            begun.partition,
+        )
         if begun < last.get(stream, begun):
-            yield f"{at(one.place)} announces {one.source_id}'s {at(begun)} after its {at(last[stream])}"
+            source = f"{announcement.source_id}'s"
+            yield f"{at(announcement.place)} announces {source} {at(begun)} after its {at(last[stream])}"
         last[stream] = max(begun, last.get(stream, begun))
 
 
@@ -263,7 +280,7 @@ def passed_over(look: Lookup) -> Iterator[str]:
             yield f"{partition.topic}/{partition.partition} is committed up to {offset}, {unfinished} is not finished"
 
 
-def _readers(look: Lookup) -> Iterable[tuple[str, Heard]]:
+def _readers(look: Lookup) -> Iterable[tuple[str, ReceivedMessages]]:
     return zip(_READERS, (look.all.live, look.all.afterwards), strict=True)
 
 
@@ -278,5 +295,5 @@ def _differs(letter: Letter, message: Message) -> str:
 
 
 def _redriven_well(look: Lookup, letter: Letter) -> bool:
-    seen = {one.record_id for one in look.sightings_at.get(letter.place, ())}
+    seen = {sighting.record_id for sighting in look.sightings_at.get(letter.place, ())}
     return letter.redriven_as in look.all.records and letter.redriven_as in seen

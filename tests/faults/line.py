@@ -15,8 +15,8 @@ from headrace.runtime.settings import Settings
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
-from tests.faults.catalog import Catalog
-from tests.faults.checker import GRACE_S, Verdict, check
+from tests.faults.catalog import FaultsCatalog
+from tests.faults.checker import GRACE_S, CheckResult, check
 from tests.faults.gather import INPUTS, committed_offsets, gather
 from tests.faults.listener import OUTPUTS, Listener, Offsets, offsets
 from tests.faults.observed import Observed, WatchFindings
@@ -48,7 +48,7 @@ class Line:
     since: Offsets
     directory: Path
     listener: Listener
-    catalog: Catalog
+    catalog: FaultsCatalog
     seed: int = field(default_factory=lambda: secrets.randbelow(1_000_000_000))
     services: dict[str, ServiceProcess] = field(default_factory=dict)
     acks: list[Acks] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Line:
         self.listener.wait_quiet()
         return asyncio.run(gather(self.settings, self.acks, self.listener.heard(), self.findings, since=self.since))
 
-    def verdict(self, grace_s: float = GRACE_S) -> Verdict:
+    def verdict(self, grace_s: float = GRACE_S) -> CheckResult:
         """Check everything that was observed."""
         return check(self.observed(), grace_s=grace_s)
 
@@ -131,7 +131,7 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
         settings = fresh.model_copy(update=changes)
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
         skip_backlog(settings, (SMALL.name, LARGE.name))
-        catalog = Catalog(settings.postgres_dsn.get_secret_value())
+        catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)
         line.listener.start()
         try:

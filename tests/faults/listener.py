@@ -16,7 +16,7 @@ from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from tests.faults.acks import Place
-from tests.faults.observed import Announcement, Heard, LetterAnnouncement, Partition
+from tests.faults.observed import ObservedAnnouncement, ObservedLetter, Partition, ReceivedMessages
 
 OUTPUTS = (*(ingested_topic(kind).name for kind in Kind), DEAD_LETTERS.name)
 QUIET_S_MAX = 60.0
@@ -77,13 +77,13 @@ def offsets(settings: Settings, topics: Iterable[str]) -> tuple[dict[Partition, 
 
 
 def _offsets(consumer: Consumer, topics: Iterable[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
-    there = consumer.list_topics(timeout=_REQUEST_S).topics
+    metadata = consumer.list_topics(timeout=_REQUEST_S).topics
     begins: dict[Partition, int] = {}
     ends: dict[Partition, int] = {}
     for name in topics:
-        if name not in there or there[name].error is not None:
+        if name not in metadata or metadata[name].error is not None:
             raise LookupError(f"there is no topic {name}")
-        for number in there[name].partitions:
+        for number in metadata[name].partitions:
             at = Partition(name, number)
             marks = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=_REQUEST_S, cached=False)
             if marks is None:
@@ -116,8 +116,8 @@ class Taken:
     """What has been heard so far; decodes announcements."""
 
     def __init__(self) -> None:
-        self._announcements: list[Announcement] = []
-        self._letters: list[LetterAnnouncement] = []
+        self._announcements: list[ObservedAnnouncement] = []
+        self._letters: list[ObservedLetter] = []
         self._unreadable: list[str] = []
 
     def take(self, message: Message) -> None:
@@ -134,12 +134,12 @@ class Taken:
         except RejectedError as rejected:
             self._unreadable.append(f"{at.topic}/{at.partition} offset {offset}: {rejected.reason}")
 
-    def heard(self) -> Heard:
+    def heard(self) -> ReceivedMessages:
         """Return all of it."""
-        return Heard(tuple(self._announcements), tuple(self._letters), tuple(self._unreadable))
+        return ReceivedMessages(tuple(self._announcements), tuple(self._letters), tuple(self._unreadable))
 
 
-def read_all(settings: Settings, since: Offsets | None = None) -> Heard:
+def read_all(settings: Settings, since: Offsets | None = None) -> ReceivedMessages:
     """Return what a reader that comes only now hears. Raises what `read_to_end` raises."""
     taken = Taken()
     read_to_end(settings, OUTPUTS, taken.take, since)
@@ -162,7 +162,7 @@ class Listener:
         """Begin."""
         self._thread.start()
 
-    def heard(self) -> Heard:
+    def heard(self) -> ReceivedMessages:
         """Return what was heard so far."""
         with self._lock:
             return self._taken.heard()
@@ -238,11 +238,11 @@ def _partition(message: Message) -> Partition:
     return Partition(topic, partition)
 
 
-def _announcement(place: Place, event: Ingested) -> Announcement:
-    return Announcement(place, event.event_id, event.record_id, event.digest, event.site, event.source_id)
+def _announcement(place: Place, event: Ingested) -> ObservedAnnouncement:
+    return ObservedAnnouncement(place, event.event_id, event.record_id, event.digest, event.site, event.source_id)
 
 
-def _letter(place: Place, event: DeadLetter) -> LetterAnnouncement:
+def _letter(place: Place, event: DeadLetter) -> ObservedLetter:
     digest = None if event.value is None else sha256_hex(event.value)
     of = Place(event.topic, event.partition, event.offset)
-    return LetterAnnouncement(place, event.event_id, event.code, of, digest)
+    return ObservedLetter(place, event.event_id, event.code, of, digest)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from headrace.schemas.digest import event_id, sha256_hex
 from tests.faults.acks import Attempt, Place
-from tests.faults.observed import Letter, Observed, Sighting
+from tests.faults.observed import Letter, Observed, ObservedSighting
 
 _EMPTY = sha256_hex(b"")
 
@@ -16,7 +16,7 @@ class Lookup:
 
     def __init__(self, observed: Observed) -> None:
         self.all = observed
-        self.sightings_at: Mapping[Place, Sequence[Sighting]] = _by_place(observed.sightings)
+        self.sightings_at: Mapping[Place, Sequence[ObservedSighting]] = _by_place(observed.sightings)
         self.letters_at: Mapping[Place, Letter] = {letter.place: letter for letter in observed.dead_letters}
         self.letters: Mapping[UUID, Letter] = {letter.letter_id: letter for letter in observed.dead_letters}
         self.acked: list[tuple[Place, Attempt]] = [(ack.place, observed.attempts[ack.number]) for ack in observed.acks]
@@ -60,11 +60,11 @@ class Lookup:
         return {str(event_id(record)): f"record {record}" for record in records}
 
 
-def _by_place(sightings: Sequence[Sighting]) -> dict[Place, list[Sighting]]:
-    found: dict[Place, list[Sighting]] = defaultdict(list)
+def _by_place(sightings: Sequence[ObservedSighting]) -> dict[Place, list[ObservedSighting]]:
+    by_place: dict[Place, list[ObservedSighting]] = defaultdict(list)
     for sighting in sightings:
-        found[sighting.place].append(sighting)
-    return dict(found)
+        by_place[sighting.place].append(sighting)
+    return dict(by_place)
 
 
 def at(place: Place) -> str:

@@ -31,7 +31,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ObservedSighting:
     """A row of `sightings`.
 
     `seen_at_us` is when the transaction began that wrote it (`now()` in PostgreSQL), not when it was committed: of two
@@ -59,7 +59,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredBytes:
     """What the store really holds where a blob should be."""
 
     size_bytes: int
@@ -74,7 +74,7 @@ class Blob:
     size_bytes: int
     store_key: str
     store_offset: int | None
-    found: Found | None
+    found: StoredBytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class RedriveRow:
+class ObservedRedrive:
     """A row of `redrives`."""
 
     published: bool
@@ -110,7 +110,7 @@ class RedriveRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class ObservedAnnouncement:
     """A message of `ingested.*`."""
 
     place: Place
@@ -122,7 +122,7 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterAnnouncement:
+class ObservedLetter:
     """A message of `deadletters.v1`."""
 
     place: Place
@@ -133,11 +133,11 @@ class LetterAnnouncement:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReceivedMessages:
     """What a `read_committed` reader heard, in its order. `unreadable` says of each other message where it stands."""
 
-    announcements: tuple[Announcement, ...] = ()
-    letters: tuple[LetterAnnouncement, ...] = ()
+    announcements: tuple[ObservedAnnouncement, ...] = ()
+    letters: tuple[ObservedLetter, ...] = ()
     unreadable: tuple[str, ...] = ()
 
 
@@ -178,15 +178,15 @@ class Observed:
     attempts: Mapping[int, Attempt]
     acks: tuple[Ack, ...]
     messages: Mapping[Place, Message]
-    sightings: tuple[Sighting, ...]
+    sightings: tuple[ObservedSighting, ...]
     records: Mapping[UUID, Record]
     blobs: Mapping[str, Blob]
     objects: tuple[StoredObject, ...]
     dead_letters: tuple[Letter, ...]
-    redrives: Mapping[Redrive, RedriveRow]
+    redrives: Mapping[Redrive, ObservedRedrive]
     unpublished: int
-    live: Heard
-    afterwards: Heard
+    live: ReceivedMessages
+    afterwards: ReceivedMessages
     committed: Mapping[Partition, int]
     watch: WatchFindings
     gathered_at_us: int

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 from tests.faults.acks import Acks, Attempt, Place, read_acks
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 from tests.waiting import until
 
 PATTERN = "own-*.acks"
@@ -17,7 +17,7 @@ _APART = 10_000_000
 _ASKED_AT_ONCE = 5000
 
 
-def own_file(world: World, name: str) -> tuple[Path, int]:
+def own_file(world: FaultsWorld, name: str) -> tuple[Path, int]:
     """Return a file of acknowledgements of its own for an experiment, and the first number that is its own."""
     used = len(list(world.directory.glob(PATTERN)))
     path = world.directory / f"own-{used:04d}-{name}.acks"
@@ -25,12 +25,12 @@ def own_file(world: World, name: str) -> tuple[Path, int]:
     return path, _FIRST + used * _APART
 
 
-def read_own(world: World) -> list[Acks]:
+def read_own(world: FaultsWorld) -> list[Acks]:
     """Return everything that experiments published themselves until now."""
     return [read_acks(path) for path in sorted(world.directory.glob(PATTERN))]
 
 
-def wait_recorded(world: World, attempts: Iterable[Attempt], seconds: float = ARRIVED_S_MAX) -> None:
+def wait_recorded(world: FaultsWorld, attempts: Iterable[Attempt], seconds: float = ARRIVED_S_MAX) -> None:
     """Wait until each of them is in the catalog; raises AssertionError with those that are not."""
     missing = {attempt.record_id: attempt for attempt in attempts if attempt.record_id is not None}
 
@@ -42,11 +42,11 @@ def wait_recorded(world: World, attempts: Iterable[Attempt], seconds: float = AR
     try:
         until(lambda: _answered(all_there), seconds, "what was durable to be in the catalog")
     except AssertionError:
-        some = [f"{one.source_id} {one.sequence}" for one in list(missing.values())[:5]]
+        some = [f"{attempt.source_id} {attempt.sequence}" for attempt in list(missing.values())[:5]]
         raise AssertionError(f"{len(missing)} never came to be in the catalog, among them {', '.join(some)}") from None
 
 
-def wait_rejected(world: World, acks: Acks, seconds: float = ARRIVED_S_MAX) -> None:
+def wait_rejected(world: FaultsWorld, acks: Acks, seconds: float = ARRIVED_S_MAX) -> None:
     """Wait until each acknowledged message that can never be ingested is a dead letter with the code that it must have.
 
     Raises:
@@ -55,25 +55,25 @@ def wait_rejected(world: World, acks: Acks, seconds: float = ARRIVED_S_MAX) -> N
     expected = {
         ack.place: acks.attempts[ack.number].expect for ack in acks.acks if acks.attempts[ack.number].expect is not None
     }
-    found: dict[Place, str] = {}
+    codes: dict[Place, str] = {}
 
     def all_there() -> bool:
         rows = world.catalog.fetch('select topic, partition, "offset", code from dead_letters')
-        found.update({Place(row[0], row[1], row[2]): row[3] for row in rows})
-        return expected.keys() <= found.keys()
+        codes.update({Place(row[0], row[1], row[2]): row[3] for row in rows})
+        return expected.keys() <= codes.keys()
 
     until(lambda: _answered(all_there), seconds, f"{len(expected)} dead letters")
-    wrong = [f"{place}: {found[place]} instead of {code}" for place, code in expected.items() if found[place] != code]
+    wrong = [f"{place}: {codes[place]} instead of {code}" for place, code in expected.items() if codes[place] != code]
     assert not wrong, f"{len(wrong)} dead letters have another code, among them {wrong[0]}"
 
 
-def _recorded(world: World, records: list[UUID]) -> list[UUID]:
-    found: list[UUID] = []
+def _recorded(world: FaultsWorld, records: list[UUID]) -> list[UUID]:
+    recorded: list[UUID] = []
     for start in range(0, len(records), _ASKED_AT_ONCE):
         some = records[start : start + _ASKED_AT_ONCE]
         rows = world.catalog.fetch("select record_id from records where record_id = any($1::uuid[])", some)
-        found += [UUID(str(row[0])) for row in rows]
-    return found
+        recorded += [UUID(str(row[0])) for row in rows]
+    return recorded
 
 
 def _answered(ask: Callable[[], bool]) -> bool:

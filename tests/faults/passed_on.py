@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from headrace.runtime.kafka import client_config
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL, Group
-from tests.faults.world import SETTLE_S_MAX, World
+from tests.faults.world import SETTLE_S_MAX, FaultsWorld
 
 _T = TypeVar("_T")
 _Place = tuple[str, int]
@@ -21,7 +21,7 @@ _LAST = "select coalesce(max(id), 0) from outbox"
 _WAITING = "select count(*) from outbox where published_at is null and id <= $1"
 
 
-def wait_passed_on(world: World, seconds: float = SETTLE_S_MAX) -> None:
+def wait_passed_on(world: FaultsWorld, seconds: float = SETTLE_S_MAX) -> None:
     """Wait until what is in the input topics now is committed, and what that left in the outbox is published.
 
     Raises:
@@ -33,18 +33,20 @@ def wait_passed_on(world: World, seconds: float = SETTLE_S_MAX) -> None:
         for group in (SMALL, LARGE)
     }
     try:
-        ends = {group: _asked(partial(_ends, world, group, one), deadline) for group, one in consumers.items()}
-        for group, one in consumers.items():
-            _wait(partial(_committed, one, ends[group]), deadline, f"{group.name} to commit what waited for it")
+        ends = {
+            group: _asked(partial(_ends, world, group, consumer), deadline) for group, consumer in consumers.items()
+        }
+        for group, consumer in consumers.items():
+            _wait(partial(_committed, consumer, ends[group]), deadline, f"{group.name} to commit what waited for it")
     finally:
-        for one in consumers.values():
-            one.close()
+        for consumer in consumers.values():
+            consumer.close()
     # Only now, because what had waited in the topics is announced too.
     last = _asked(lambda: int(world.catalog.fetch(_LAST)[0][0]), deadline)
     _wait(lambda: world.catalog.fetch(_WAITING, last)[0][0] == 0, deadline, "the relay to publish what waited for it")
 
 
-def _ends(world: World, group: Group, consumer: Consumer) -> Mapping[_Place, int]:
+def _ends(world: FaultsWorld, group: Group, consumer: Consumer) -> Mapping[_Place, int]:
     """Return where each partition of a group ends; raises KafkaException where Kafka does not say."""
     ends: dict[_Place, int] = {}
     for topic in (input_topic(kind).name for kind in group.kinds):
@@ -62,8 +64,11 @@ def _ends(world: World, group: Group, consumer: Consumer) -> Mapping[_Place, int
 def _committed(consumer: Consumer, ends: Mapping[_Place, int]) -> bool:
     if not ends:
         return True
-    found = consumer.committed([TopicPartition(*place) for place in ends], timeout=_REQUEST_S)
-    return all(one.error is None and one.offset >= ends[one.topic, one.partition] for one in found)
+    committed = consumer.committed([TopicPartition(*place) for place in ends], timeout=_REQUEST_S)
+    return all(
+        partition.error is None and partition.offset >= ends[partition.topic, partition.partition]
+        for partition in committed
+    )
 
 
 def _asked(ask: Callable[[], _T], deadline: float) -> _T:

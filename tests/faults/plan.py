@@ -15,7 +15,7 @@ from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Ori
 from headrace.schemas.limits import CODE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
 from headrace.schemas.topics import input_topic
 from tests.faults.acks import Attempt
-from tests.faults.bodies import IMAGES, filling, film, image
+from tests.faults.bodies import IMAGES, filling, image, video
 from tests.faults.poisons import poison
 
 SITES = ("plant-north", "plant-south")
@@ -97,7 +97,7 @@ def _large(number: int, random: Random, mix: Mix) -> _Content:
 
 
 def _content(number: int, random: Random, mix: Mix) -> _Content:
-    kind = random.choices([one for one, _ in _KINDS], [share for _, share in _KINDS])[0]
+    kind = random.choices([known_kind for known_kind, _ in _KINDS], [share for _, share in _KINDS])[0]
     if random.random() < _MEDIUM_SHARE and mix.bytes_max > _SMALL_BYTES_MAX:
         size_bytes = _log_uniform(random, _SMALL_BYTES_MAX, min(mix.bytes_max, INLINE_BYTES_MAX))
     else:
@@ -168,7 +168,7 @@ def _event(content: _Content, origin: Origin, name: bytes) -> InputEvent:
         case Kind.FRAME:
             return describe_frame(image(IMAGES[content.number % len(IMAGES)], name, size_bytes), origin)
         case Kind.CLIP:
-            return describe_clip(film(name, size_bytes), origin)
+            return describe_clip(video(name, size_bytes), origin)
         case _:
             assert_never(content.kind)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from tests.faults.world import Shape, World
+from tests.faults.world import FaultsWorld, Shape
 
-Run: TypeAlias = Callable[[World, int, Random], Counter[str]]
+Run: TypeAlias = Callable[[FaultsWorld, int, Random], Counter[str]]
 
 
 @dataclass(frozen=True, slots=True)

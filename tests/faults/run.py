@@ -14,7 +14,7 @@ from headrace.batch.fsck.check import FsckOptions, open_and_check
 from headrace.batch.fsck.findings import FsckProblem
 from headrace.store.blobs.blob_store import Blobs
 from tests.faults.acks import Acks, read_acks
-from tests.faults.checker import Verdict, check
+from tests.faults.checker import CheckResult, check
 from tests.faults.gather import gather
 from tests.faults.listener import Listener
 from tests.faults.own import read_own
@@ -22,7 +22,7 @@ from tests.faults.possible import NotPossibleError
 from tests.faults.registry import Experiment
 from tests.faults.watch import Watch, WatchFindings
 from tests.faults.workload import Workload
-from tests.faults.world import SETTLE_S_MAX, Shape, World, open_world
+from tests.faults.world import SETTLE_S_MAX, FaultsWorld, Shape, open_world
 
 LEAD_S = 2.0
 """How long the workload runs before the first fault, and after the last."""
@@ -77,7 +77,7 @@ def carry_out(tasks: Sequence[Task], say: "Say") -> list[Result]:
         alone = [beside.submit(_alone, task) for task in tasks if task.experiment.worldless]
         for shape in dict.fromkeys(task.experiment.shape for task in inside):
             results += _in_one_world(shape, [task for task in inside if task.experiment.shape == shape], say)
-        results += [say.result(one.result()) for one in alone]
+        results += [say.result(experiment.result()) for experiment in alone]
     return results
 
 
@@ -96,10 +96,10 @@ class Say:
 
 def _alone(task: Task) -> Result:
     began = time.monotonic()
-    one = task.experiment
-    about = {"experiment": one.name, "title": one.title, "seed": task.seed, "count": task.count}
+    experiment = task.experiment
+    about = {"experiment": experiment.name, "title": experiment.title, "seed": task.seed, "count": task.count}
     try:
-        faults = one.run(None, task.count, Random(task.seed))  # type: ignore[arg-type]
+        faults = experiment.run(None, task.count, Random(task.seed))  # type: ignore[arg-type]
     except NotPossibleError as error:
         return Result(**about, faults={}, note=f"not possible here: {error}")  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - one experiment that fails must not keep the others from running
@@ -129,15 +129,17 @@ def _in_one_world(shape: Shape, tasks: Sequence[Task], say: Say) -> list[Result]
 
 
 def _without_world(task: Task, note: str) -> Result:
-    one = task.experiment
-    return Result(experiment=one.name, title=one.title, seed=task.seed, count=task.count, faults={}, note=note)
+    experiment = task.experiment
+    return Result(
+        experiment=experiment.name, title=experiment.title, seed=task.seed, count=task.count, faults={}, note=note
+    )
 
 
-def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say: Say) -> tuple[Result, Acks]:
-    one, began = task.experiment, time.monotonic()
-    say.progress(f"{one.name} {one.title}: {task.count} faults, seed {task.seed}")
+def _one(world: FaultsWorld, task: Task, listener: Listener, past: Sequence[Acks], say: Say) -> tuple[Result, Acks]:
+    experiment, began = task.experiment, time.monotonic()
+    say.progress(f"{experiment.name} {experiment.title}: {task.count} faults, seed {task.seed}")
     before = Counter(world.faults)
-    path = world.directory / f"{one.name}-{len(past)}.acks"
+    path = world.directory / f"{experiment.name}-{len(past)}.acks"
     workload = Workload(world.settings, path, task.seed, rate_hz=task.rate_hz, first=len(past) * _NUMBERS_APART)
     watch = Watch(world.settings, world.fleet.pids, world.well)
     note = ""
@@ -146,7 +148,7 @@ def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say
     own: Counter[str] = Counter()
     try:
         time.sleep(LEAD_S)
-        own = one.run(world, task.count, Random(task.seed))
+        own = experiment.run(world, task.count, Random(task.seed))
         time.sleep(LEAD_S)
     except NotPossibleError as error:
         note = f"not possible here: {error}"
@@ -164,7 +166,7 @@ def _one(world: World, task: Task, listener: Listener, past: Sequence[Acks], say
         findings = watch.stop()
     faults = dict(Counter(world.faults) - before + own)
     note = note or _vacuous(task, acks, faults, workload.given_up)
-    return _judged(world, task, acks, listener, [*past, acks, *read_own(world)], findings, faults, note, began), acks
+    return _evaluated(world, task, acks, listener, [*past, acks, *read_own(world)], findings, faults, note, began), acks
 
 
 def _vacuous(task: Task, acks: Acks, faults: dict[str, int], given_up: Sequence[str]) -> str:
@@ -177,16 +179,16 @@ def _vacuous(task: Task, acks: Acks, faults: dict[str, int], given_up: Sequence[
     return f"{len(given_up)} messages were given up, among them {given_up[0]}" if given_up else ""
 
 
-def _collected(world: World) -> str:
+def _collected(world: FaultsWorld) -> str:
     """Collect what crashes left behind, so that I7 can be judged; say what else the collection found, if anything."""
     settings = world.settings.model_copy(update={"collect_grace_hours": 0.0})
     options = FsckOptions(sample=_SAMPLE, repair=True, force=True)
     report = asyncio.run(open_and_check(settings, Blobs.from_settings(settings), options))
-    harm = [found for found in report.findings if found.problem not in _LEFT_BEHIND]
+    harm = [finding for finding in report.findings if finding.problem not in _LEFT_BEHIND]
     return f"fsck found {len(harm)} things wrong, among them {harm[0].problem} {harm[0].name}" if harm else ""
 
 
-def _healed(world: World) -> str:
+def _healed(world: FaultsWorld) -> str:
     try:
         world.wait_servers()
         world.fleet.wait_ready(SETTLE_S_MAX)
@@ -195,8 +197,8 @@ def _healed(world: World) -> str:
     return ""
 
 
-def _judged(
-    world: World,
+def _evaluated(
+    world: FaultsWorld,
     task: Task,
     acks: Acks,
     listener: Listener,
@@ -206,15 +208,15 @@ def _judged(
     note: str,
     began: float,
 ) -> Result:
-    one = task.experiment
+    experiment = task.experiment
     try:
         listener.wait_quiet()
         observed = asyncio.run(gather(world.settings, everything, listener.heard(), findings))
-        verdict: Verdict = check(observed, grace_s=0)
+        verdict: CheckResult = check(observed, grace_s=0)
     except Exception as error:  # noqa: BLE001 - what cannot be read fails the experiment, and is said
         return Result(
-            experiment=one.name,
-            title=one.title,
+            experiment=experiment.name,
+            title=experiment.title,
             seed=task.seed,
             count=task.count,
             faults=faults,
@@ -224,8 +226,8 @@ def _judged(
             note=_said(error),
         )
     return Result(
-        experiment=one.name,
-        title=one.title,
+        experiment=experiment.name,
+        title=experiment.title,
         seed=task.seed,
         count=task.count,
         faults=faults,

@@ -32,8 +32,8 @@ class SmallDisk:
     @property
     def free_bytes(self) -> int:
         """How much fits into it."""
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize
+        usage = os.statvfs(self.path)
+        return usage.f_bavail * usage.f_frsize
 
     def fill(self) -> None:
         """Take what is left, to the last block; may be repeated, because others give some back meanwhile."""
@@ -41,7 +41,7 @@ class SmallDisk:
         try:
             size = os.fstat(descriptor).st_size
             for step in _STEPS_BYTES:
-                with suppress(_Full):
+                with suppress(_DiskFullError):
                     while True:
                         _take(descriptor, size, step)
                         size += step
@@ -68,7 +68,7 @@ SmallDisks: TypeAlias = Mapping[str, SmallDisk]
 """By the name of the part: postgres, kafka, minio or spool."""
 
 
-class _Full(Exception):  # noqa: N818 - what was aimed at
+class _DiskFullError(Exception):
     """Nothing more fits."""
 
 
@@ -133,7 +133,7 @@ def _take(descriptor: int, offset: int, size: int) -> None:
         os.posix_fallocate(descriptor, offset, size)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _Full from None
+            raise _DiskFullError from None
         raise
 
 

@@ -15,10 +15,10 @@ def table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
     lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
     notes = [f"{result.experiment}: {result.note}" for result in results if result.note]
     notes += [
-        f"{result.experiment} {name}: {said}"
+        f"{result.experiment} {name}: {example}"
         for result in results
         for name, examples in result.examples.items()
-        for said in examples[:3]
+        for example in examples[:3]
     ]
     failed = [result.experiment for result in results if not result.ok]
     verdict = f"failed: {', '.join(failed)}" if failed else "every invariant held"
@@ -28,10 +28,10 @@ def table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
 def _row(result: Result) -> tuple[str, ...]:
     broken = [f"{name}={count}" for name, count in result.invariants.items() if count]
     unjudged = [name for name, count in result.invariants.items() if count is None]
-    said = " ".join(broken) or (
+    outcome = " ".join(broken) or (
         "none" if result.ok else "not judged" if not result.invariants else "none, but see below"
     )
-    said += f" ({', '.join(unjudged)} not judged)" if unjudged else ""
+    outcome += f" ({', '.join(unjudged)} not judged)" if unjudged else ""
     numbers = (result.acked, result.deliveries, result.duplicates_delivered, result.announced)
     shown = [str(number) if result.invariants else "" for number in numbers]
-    return (result.experiment, result.title, str(sum(result.faults.values())), *shown, said, f"{result.seconds:.0f}")
+    return (result.experiment, result.title, str(sum(result.faults.values())), *shown, outcome, f"{result.seconds:.0f}")

@@ -42,7 +42,7 @@ def tear(directory: Path, durable: Container[int], random: Random) -> Torn | Non
     safe = _safe_bytes(data, salt, durable)
     how, torn = _damaged(data, safe, random)
     path.write_bytes(torn)
-    before, after = ({one.number for one in entries(content, salt)} for content in (data, torn))
+    before, after = ({entry.number for entry in entries(content, salt)} for content in (data, torn))
     behind = max(after, default=0)
     return Torn(how, sum(state.acknowledged <= number < behind for number in before - after))
 
@@ -50,10 +50,10 @@ def tear(directory: Path, durable: Container[int], random: Random) -> Torn | Non
 def _safe_bytes(data: bytes, salt: bytes, durable: Container[int]) -> int:
     """Return where the last event ends that was said to be durable. A file that has none may be torn anywhere."""
     safe = 0
-    for found in entries(data, salt):
-        message = unpack(found.payload)
+    for entry in entries(data, salt):
+        message = unpack(entry.payload)
         if decode(message.value, _EVENTS[message.topic]).sequence in durable:
-            safe = found.end
+            safe = entry.end
     return safe
 
 

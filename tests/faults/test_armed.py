@@ -31,8 +31,8 @@ def test_what_is_laid_down_anew_is_not_written_over_by_a_start_that_takes_the_ol
     for number in range(STARTS):
         Control(tmp_path).queue(starts("old", 3))
         with ThreadPoolExecutor(2) as pool:
-            taking = pool.submit(Control(tmp_path).next)
+            taken = pool.submit(Control(tmp_path).next)
             pool.submit(Control(tmp_path).queue, starts(f"new-{number}", 3)).result()
         left = [start.env["NAME"] for start in iter(Control(tmp_path).next, Start())]
         expected = [start.env["NAME"] for start in starts(f"new-{number}", 3)]
-        assert left == (expected[1:] if taking.result().env["NAME"] == expected[0] else expected)
+        assert left == (expected[1:] if taken.result().env["NAME"] == expected[0] else expected)

@@ -12,7 +12,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
 from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.faults.bad_builds.registry import BUILDS
-from tests.faults.bad_builds.scene import COMES_S_MAX, Scene, cid_of, frame_of, metric, scene
+from tests.faults.bad_builds.scene import COMES_S_MAX, BadBuildScene, cid_of, frame_of, metric, scene
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
@@ -23,7 +23,7 @@ COMMITTED_S = 4.0  # a few of Faust's commits, which come every second
 TAKEN = "headrace_worker_batch_messages_sum"
 
 
-def later_message_first(it: Scene, build: str | None) -> None:
+def later_message_first(it: BadBuildScene, build: str | None) -> None:
     """A large message has no room while the small one behind it has; before the large one is written, a kill."""
     source = it.source()
     plugs = [frame_of(source, number, 5 * MIB) for number in range(3)]
@@ -47,7 +47,7 @@ def later_message_first(it: Scene, build: str | None) -> None:
     it.worker(LARGE)
 
 
-def wrong_message(it: Scene, build: str | None) -> None:
+def wrong_message(it: BadBuildScene, build: str | None) -> None:
     """A message that is none, alone in its batch, between two good ones."""
     worker = it.worker(SMALL, build, batch_messages_max=1).wait_ready()
     source = it.source()
@@ -59,7 +59,7 @@ def wrong_message(it: Scene, build: str | None) -> None:
     it.worker(SMALL)
 
 
-def good_messages(it: Scene, build: str | None) -> None:
+def good_messages(it: BadBuildScene, build: str | None) -> None:
     """A few scans, and nothing else."""
     worker = it.worker(SMALL, build).wait_ready()
     source = it.source()
@@ -69,7 +69,7 @@ def good_messages(it: Scene, build: str | None) -> None:
     it.worker(SMALL)
 
 
-def crash_at_the_transaction(it: Scene, build: str | None) -> None:
+def crash_at_the_transaction(it: BadBuildScene, build: str | None) -> None:
     """The worker ends where its first transaction began, and one as it should be takes over."""
     worker = it.worker(SMALL, build, crash_at="tx_began").wait_ready()
     it.publish(cid_of(it.source(), 0))
@@ -77,7 +77,7 @@ def crash_at_the_transaction(it: Scene, build: str | None) -> None:
     it.worker(SMALL)
 
 
-SCENARIOS: dict[str, tuple[Callable[[Scene, str | None], None], Group, set[str]]] = {
+SCENARIOS: dict[str, tuple[Callable[[BadBuildScene, str | None], None], Group, set[str]]] = {
     "concurrency": (later_message_first, LARGE, {"I1", "I4", "I9", "I14"}),
     "raising": (wrong_message, SMALL, {"I1", "I14"}),
     "json_values": (good_messages, SMALL, {"I1", "I4", "I9", "I14"}),

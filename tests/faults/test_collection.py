@@ -16,7 +16,7 @@ def orphan(name: str) -> Finding:
 
 def test_only_what_was_up_for_collection_counts() -> None:
     healed = [(orphan("one"), "removed"), (orphan("two"), "a row references it by now"), (orphan("other"), "removed")]
-    report = FsckReport(findings=[found for found, _ in healed], healed=healed)
+    report = FsckReport(findings=[finding for finding, _ in healed], healed=healed)
     assert outcome_of(report, KEYS) == Counter({"removed": 1, "a row references it by now": 1})
 
 
@@ -29,8 +29,8 @@ def test_an_orphan_that_stays_is_an_error() -> None:
 @pytest.mark.parametrize("problem", FsckProblem)
 def test_damage_is_an_error_although_it_was_mended(problem: FsckProblem) -> None:
     expected = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckProblem.ANNOUNCEMENT_LATE}
-    found = Finding(problem, "somewhere")
-    report = FsckReport(findings=[found], healed=[(found, "mended")])
+    finding = Finding(problem, "somewhere")
+    report = FsckReport(findings=[finding], healed=[(finding, "mended")])
     if problem in expected:
         assert outcome_of(report, KEYS) == Counter()
     else:

@@ -13,7 +13,7 @@ from headrace.store.blobs.blob_store import Blobs
 from tests.faults.acks import Ack, Acks, Place
 from tests.faults.gather import gather
 from tests.faults.line import MESSAGES, Line, line_on
-from tests.faults.observed import Blob, Heard, WatchFindings
+from tests.faults.observed import Blob, ReceivedMessages, WatchFindings
 from tests.processes import free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -97,7 +97,7 @@ def test_a_deleted_row_of_a_blob(settled: Line) -> None:
 
 def some_blob(line: Line, *, packed: bool) -> Blob:
     blobs = line.observed().blobs.values()
-    return next(one for one in blobs if (one.store_offset is not None) is packed and one.size_bytes > 0)
+    return next(blob for blob in blobs if (blob.store_offset is not None) is packed and blob.size_bytes > 0)
 
 
 async def overwrite(settings: Settings, key: str, data: bytes) -> None:
@@ -156,9 +156,11 @@ def test_a_source_that_cannot_be_read_never_passes(settled: Line, away: str) -> 
         "postgres": {"postgres_dsn": secret(f"postgresql://headrace@{nobody}/headrace")},
         "store": {"store_endpoint": f"http://{nobody}"},
     }
-    there = settings.model_copy(update=changes[away])
+    changed_settings = settings.model_copy(update=changes[away])
     with pytest.raises(Exception, match=r"(?i)kafka|transport|broker|timed out|postgresql|store"):
-        asyncio.run(gather(there, settled.acks, settled.listener.heard(), settled.findings, since=settled.since))
+        asyncio.run(
+            gather(changed_settings, settled.acks, settled.listener.heard(), settled.findings, since=settled.since)
+        )
 
 
 @pytest.mark.parametrize("wrong", ["acknowledged but never attempted", "acknowledged at", "used the number"])
@@ -171,4 +173,4 @@ async def test_acknowledgements_that_contradict_themselves_never_pass(settled: L
         "used the number": [acks, acks],
     }
     with pytest.raises(ValueError, match=wrong):
-        await gather(settled.settings, given[wrong], Heard(), WatchFindings(), since=settled.since)
+        await gather(settled.settings, given[wrong], ReceivedMessages(), WatchFindings(), since=settled.since)

@@ -34,7 +34,7 @@ def own(stack_settings: Settings, tmp_path: Path) -> Iterator[Line]:
 def test_a_duplicate_announcement(own: Line) -> None:
     own.stop()
     # The last one of a partition, so that nothing is out of order.
-    last = max(own.observed().afterwards.announcements, key=lambda one: one.place.offset)
+    last = max(own.observed().afterwards.announcements, key=lambda announcement: announcement.place.offset)
     producer = Producer(client_config(own.settings, acks="all"))
     again = Ingested(
         event_id=last.event_id,
@@ -70,7 +70,11 @@ def test_a_dropped_event(own: Line) -> None:
 def test_a_skipped_offset(own: Line) -> None:
     with own.watched():
         own.stop("worker-media")
-        frames = (one for one in own.plan() if one.attempt.kind is Kind.FRAME and one.attempt.expect is None)
+        frames = (
+            planned_message
+            for planned_message in own.plan()
+            if planned_message.attempt.kind is Kind.FRAME and planned_message.attempt.expect is None
+        )
         (ack,) = own.publish(frames, 1).acks
         at = Partition(ack.place.topic, ack.place.partition)
         finish(own.settings, LARGE.name, {at: ack.place.offset + 1})

@@ -19,12 +19,12 @@ MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=2000)
 
 
 def messages(first: int, count: int) -> list[SpoolEntry]:
-    dispatch, found = Dispatch(None), []
+    dispatch, read_entries = Dispatch(None), []
     for message in islice(planned(1, first=first, mix=MIX), count):
         assert message.event is not None
         going = dispatch.outgoing(message.event, None, None)
-        found.append(SpoolEntry(going.topic, going.key, going.headers, going.value))
-    return found
+        read_entries.append(SpoolEntry(going.topic, going.key, going.headers, going.value))
+    return read_entries
 
 
 def fill(directory: Path, first: int, count: int) -> None:
@@ -44,13 +44,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_all(directory: Path) -> tuple[list[int], int]:
     """Return the sequences of everything that comes out, and how many the spool says are damaged."""
-    spool, found = Spool(directory), []
+    spool, read_entries = Spool(directory), []
     while (read := spool.next(0)) is not None:
         event = decode(read[1].value, TOPICS[read[1].topic].event)
-        found.append(event.sequence)
+        read_entries.append(event.sequence)
     damaged = spool.damaged
     spool.close()
-    return found, damaged
+    return read_entries, damaged
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -59,10 +59,10 @@ def test_what_was_durable_is_left_and_what_is_damaged_is_counted(filled: Path, t
     torn = tear(spool, range(DURABLE), Random(seed))
     assert torn is not None
     fill(spool, 100, 3)
-    found, damaged = read_all(spool)
-    assert found[:DURABLE] == list(range(DURABLE))
-    assert found[-3:] == [100, 101, 102]
-    assert found == sorted(set(found))
+    read_entries, damaged = read_all(spool)
+    assert read_entries[:DURABLE] == list(range(DURABLE))
+    assert read_entries[-3:] == [100, 101, 102]
+    assert read_entries == sorted(set(read_entries))
     assert damaged == torn.damaged
 
 

@@ -67,17 +67,17 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), ANSWER_S_MAX)
 
 
-def heard(connection: socket.socket, said: bytes) -> bytes:
-    connection.sendall(said)
+def heard(connection: socket.socket, payload: bytes) -> bytes:
+    connection.sendall(payload)
     got = b""
-    while len(got) < len(said) and (more := connection.recv(65536)):
+    while len(got) < len(payload) and (more := connection.recv(65536)):
         got += more
     return got
 
 
-def took_s(connection: socket.socket, said: bytes) -> float:
+def took_s(connection: socket.socket, payload: bytes) -> float:
     began = time.monotonic()
-    assert heard(connection, said) == said
+    assert heard(connection, payload) == payload
     return time.monotonic() - began
 
 

@@ -37,12 +37,12 @@ def test_a_seed_replays_its_plan():
 
 def test_shares_are_what_was_asked_for():
     messages = plan(3, 4000)
-    codes = Counter(one.attempt.expect for one in messages)
-    valid = [one.attempt.record_id for one in messages if one.event is not None]
+    codes = Counter(message.attempt.expect for message in messages)
+    valid = [message.attempt.record_id for message in messages if message.event is not None]
     assert codes[RejectCode.DIGEST_MISMATCH] == pytest.approx(40, rel=0.5)
     assert len(messages) - len(valid) == pytest.approx(120, rel=0.3)
     assert len(valid) - len(set(valid)) == pytest.approx(1200, rel=0.1)
-    assert {one.attempt.kind for one in messages if one.event is not None} == set(Kind)
+    assert {message.attempt.kind for message in messages if message.event is not None} == set(Kind)
     assert len(codes.keys() - {None}) == 18
 
 
@@ -52,12 +52,12 @@ def test_what_is_valid_is_accepted_and_poison_refused_with_its_code():
         attempt = message.attempt
         match verdict:
             case AcceptedDelivery():
-                found = (verdict.digest, verdict.size_bytes, record_id(attempt.kind, verdict.digest), None)
+                judged = (verdict.digest, verdict.size_bytes, record_id(attempt.kind, verdict.digest), None)
                 if attempt.expect is RejectCode.CLAIM_MISSING:  # only the store can tell
                     assert isinstance(verdict.event, Frame)
                     assert verdict.event.claim is not None
                 else:
-                    assert found == (attempt.digest, attempt.size_bytes, attempt.record_id, attempt.expect)
+                    assert judged == (attempt.digest, attempt.size_bytes, attempt.record_id, attempt.expect)
             case RejectedDelivery():
                 value = message.value or b""
                 found_code = (verdict.code, sha256_hex(value), len(value))
@@ -66,55 +66,55 @@ def test_what_is_valid_is_accepted_and_poison_refused_with_its_code():
 
 def test_large_bodies_are_rare_valid_and_few_sources_have_them():
     messages = plan(1, 1601, Mix())
-    large = [one for one in messages if one.large]
+    large = [message for message in messages if message.large]
     assert len(large) >= 4
-    assert {one.attempt.source_id for one in large} <= {"large-0", "large-1"}
-    for one in large:
-        assert isinstance(one.event, Frame | Clip)
-        body = one.event.body
+    assert {message.attempt.source_id for message in large} <= {"large-0", "large-1"}
+    for message in large:
+        assert isinstance(message.event, Frame | Clip)
+        body = message.event.body
         assert body is not None
-        assert INLINE_BYTES_MAX < len(body) == one.attempt.size_bytes <= 20_000_000
-        check_media(one.event, body[:65536])
-    mean = sum(one.attempt.size_bytes for one in messages) / len(messages)
+        assert INLINE_BYTES_MAX < len(body) == message.attempt.size_bytes <= 20_000_000
+        check_media(message.event, body[:65536])
+    mean = sum(message.attempt.size_bytes for message in messages) / len(messages)
     assert 15_000 < mean < 120_000
 
 
 def test_no_source_is_shared_and_each_counts_upwards():
     messages = plan(2, 2000, first=50_000)
-    poisoned = {one.attempt.source_id for one in messages if one.event is None}
-    valid = {one.attempt.source_id for one in messages if one.event is not None}
+    poisoned = {message.attempt.source_id for message in messages if message.event is None}
+    valid = {message.attempt.source_id for message in messages if message.event is not None}
     assert not poisoned & valid
     assert all(name.startswith("poison-") for name in poisoned)
-    assert [one.attempt.sequence for one in messages] == list(range(50_000, 52_000))
-    assert all(one.attempt.source_id.startswith("x-") for one in plan(2, 200, Mix(bytes_max=1000, names="x-")))
+    assert [message.attempt.sequence for message in messages] == list(range(50_000, 52_000))
+    assert all(message.attempt.source_id.startswith("x-") for message in plan(2, 200, Mix(bytes_max=1000, names="x-")))
 
 
 def test_bytes_differ_from_seed_to_seed():
-    first, second = ({one.attempt.record_id for one in plan(seed, 500)} - {None} for seed in (11, 12))
+    first, second = ({message.attempt.record_id for message in plan(seed, 500)} - {None} for seed in (11, 12))
     assert not first & second
 
 
 def test_the_smallest_and_the_largest_pass():
-    sizes = [one.attempt.size_bytes for one in plan(9, 3000, Mix(bytes_max=INLINE_BYTES_MAX))]
+    sizes = [message.attempt.size_bytes for message in plan(9, 3000, Mix(bytes_max=INLINE_BYTES_MAX))]
     assert min(sizes) < 200
     assert max(sizes) > 1_000_000
 
 
 def test_acks_are_read_as_they_were_written(tmp_path: Path):
-    attempts = [one.attempt for one in plan(4, 60)]
+    attempts = [message.attempt for message in plan(4, 60)]
     path = tmp_path / "acks"
     with AckFile(path) as file:
         for attempt in attempts:
             file.attempt(attempt)
         file.ack(3, Place("edge.cids.v1", 2, 17))
-    found = read_acks(path)
-    assert list(found.attempts.values()) == attempts
-    assert found.acks == [Ack(3, Place("edge.cids.v1", 2, 17))]
+    acks = read_acks(path)
+    assert list(acks.attempts.values()) == attempts
+    assert acks.acks == [Ack(3, Place("edge.cids.v1", 2, 17))]
 
 
 def test_a_torn_last_line_was_never_written_and_the_next_writer_goes_on(tmp_path: Path):
     path = tmp_path / "acks"
-    first, second = (one.attempt for one in plan(4, 2))
+    first, second = (message.attempt for message in plan(4, 2))
     with AckFile(path) as file:
         file.attempt(first)
         file.attempt(second)
@@ -158,13 +158,13 @@ async def check_places(settings: Settings, blobs: Blobs, attempts: dict[int, Att
         if attempt.expect is not None:
             assert sha256_hex(value or b"") == attempt.digest
             continue
-        found = examine(attempt.kind, ConsumedMessage(*ack.place, NOW_US, key, value, ()), NOW_US)
-        assert isinstance(found, AcceptedDelivery)
-        assert (found.digest, found.size_bytes) == (attempt.digest, attempt.size_bytes)
-        if isinstance(found.event, Frame | Clip) and found.event.claim is not None:
+        examined = examine(attempt.kind, ConsumedMessage(*ack.place, NOW_US, key, value, ()), NOW_US)
+        assert isinstance(examined, AcceptedDelivery)
+        assert (examined.digest, examined.size_bytes) == (attempt.digest, attempt.size_bytes)
+        if isinstance(examined.event, Frame | Clip) and examined.event.claim is not None:
             large += 1
-            assert found.event.claim == staging_key(found.event.site, attempt.source_id, attempt.digest)
-            assert sha256_hex(await blobs.get(found.event.claim)) == attempt.digest
+            assert examined.event.claim == staging_key(examined.event.site, attempt.source_id, attempt.digest)
+            assert sha256_hex(await blobs.get(examined.event.claim)) == attempt.digest
     assert large >= 2
 
 
@@ -172,18 +172,21 @@ def read(settings: Settings, places: set[Place]) -> dict[Place, tuple[bytes | No
     first: dict[tuple[str, int], int] = {}
     for place in places:
         first[place[:2]] = min(place.offset, first.get(place[:2], place.offset))
-    found: dict[Place, tuple[bytes | None, bytes | None]] = {}
+    messages_read: dict[Place, tuple[bytes | None, bytes | None]] = {}
     consumer = Consumer(client_config(settings, group_id=f"test-{uuid4().hex}"))
     try:
         consumer.assign([TopicPartition(*partition, offset) for partition, offset in first.items()])
-        while places - found.keys():
+        while places - messages_read.keys():
             message = consumer.poll(20)
             assert message is not None
             assert message.error() is None
-            found[Place(message.topic(), message.partition(), message.offset())] = message.key(), message.value()
+            messages_read[Place(message.topic(), message.partition(), message.offset())] = (
+                message.key(),
+                message.value(),
+            )
     finally:
         consumer.close()
-    return found
+    return messages_read
 
 
 def examined(message: Planned, value: bytes | None) -> AcceptedDelivery | RejectedDelivery:

@@ -40,9 +40,9 @@ def binary(progress: Callable[[str], None] | None = None) -> Path:
 
     Raises HeadraceError when it cannot be had.
     """
-    found = shutil.which("toxiproxy-server")
-    if found:
-        return Path(found)
+    installed = shutil.which("toxiproxy-server")
+    if installed:
+        return Path(installed)
     if _PROGRAM.built.is_file():
         return _PROGRAM.built
     go = shutil.which("go")

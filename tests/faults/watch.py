@@ -13,7 +13,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL
-from tests.faults.catalog import Catalog
+from tests.faults.catalog import FaultsCatalog
 from tests.faults.growth import Growth
 from tests.faults.observed import Partition, WatchFindings
 
@@ -100,7 +100,7 @@ class Watch:
         if 2 * self._skipped_well > looks:
             blind.append(f"{self._skipped_well} of {looks} looks were skipped although no fault was open")
         stood = (*blind, *self._standstill.found)
-        growth = self._growth.judge()
+        growth = self._growth.evaluate()
         return WatchFindings(
             i12=stood if stood or self._standstill.looks_at_work else None,
             i13=tuple(growth.wrong) if growth.judged or growth.wrong else None,
@@ -114,7 +114,7 @@ class Watch:
         )
 
     def _run(self) -> None:
-        catalog = Catalog(self._settings.postgres_dsn.get_secret_value())
+        catalog = FaultsCatalog(self._settings.postgres_dsn.get_secret_value())
         consumers = {
             group: Consumer(client_config(self._settings, group_id=group.name, enable_auto_commit=False))
             for group in (SMALL, LARGE)
@@ -131,7 +131,7 @@ class Watch:
                 consumer.close()
             catalog.close()
 
-    def _look(self, catalog: Catalog, consumers: Mapping[str, Consumer]) -> None:
+    def _look(self, catalog: FaultsCatalog, consumers: Mapping[str, Consumer]) -> None:
         well = False
         try:
             well = self._healthy()
@@ -143,7 +143,7 @@ class Watch:
             self._skipped_well += well and self._healthy()
             self._standstill.reset()
 
-    def _sample(self, catalog: Catalog, consumers: Mapping[str, Consumer], *, well: bool) -> None:
+    def _sample(self, catalog: FaultsCatalog, consumers: Mapping[str, Consumer], *, well: bool) -> None:
         began = time.monotonic()
         self._growth.look(self._processes())
         committed: dict[Partition, int] = {}
@@ -153,14 +153,16 @@ class Watch:
             consumer = consumers[group.name]
             for kind in group.kinds:  # with several brokers it forgets whom to ask for a topic's ends
                 consumer.list_topics(input_topic(kind).name, timeout=_REQUEST_S)
-            for one in consumer.committed(self._partitions(group.kinds), timeout=_REQUEST_S):
-                if one.error is not None:
-                    raise KafkaException(one.error)
-                marks = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
+            for committed_partition in consumer.committed(self._partitions(group.kinds), timeout=_REQUEST_S):
+                if committed_partition.error is not None:
+                    raise KafkaException(committed_partition.error)
+                marks = consumer.get_watermark_offsets(committed_partition, timeout=_REQUEST_S, cached=False)
                 if marks is None:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-                committed[Partition(one.topic, one.partition)] = max(one.offset, marks[0])
-                lag += marks[1] - max(one.offset, marks[0])
+                committed[Partition(committed_partition.topic, committed_partition.partition)] = max(
+                    committed_partition.offset, marks[0]
+                )
+                lag += marks[1] - max(committed_partition.offset, marks[0])
         deliveries = catalog.deliveries()
         self._prove(catalog, committed)
         now = time.monotonic()
@@ -177,7 +179,7 @@ class Watch:
             for number in range(self._settings.kafka_partitions)
         ]
 
-    def _prove(self, catalog: Catalog, committed: Mapping[Partition, int]) -> None:
+    def _prove(self, catalog: FaultsCatalog, committed: Mapping[Partition, int]) -> None:
         """I14: everything below a committed offset is in the catalog; what was proven once needs no second look."""
         for at, offset in committed.items():
             proven = self._proven.setdefault(at, offset)
@@ -186,12 +188,12 @@ class Watch:
             gaps = [gap for (gap,) in catalog.fetch(_GAPS, at.topic, at.partition, proven, offset, _GAPS_MAX)]
             for gap in gaps:
                 if self._unfinished(catalog, at, gap) and len(self._early) < _FINDINGS_MAX:
-                    said = f"{at.topic}/{at.partition} was committed up to {offset}"
-                    self._early.append(f"{said} while {gap} was not finished")
+                    claim = f"{at.topic}/{at.partition} was committed up to {offset}"
+                    self._early.append(f"{claim} while {gap} was not finished")
             # There may be more gaps behind the last one that was asked for: the next look goes on there.
             self._proven[at] = offset if len(gaps) < _GAPS_MAX else gaps[-1] + 1
 
-    def _unfinished(self, catalog: Catalog, at: Partition, offset: int) -> bool:
+    def _unfinished(self, catalog: FaultsCatalog, at: Partition, offset: int) -> bool:
         """Whether a message stands there that has left nothing; a redriven one leaves it where it first stood."""
         stands, redrive = self._message_at(at, offset)
         if not stands or redrive is None:

@@ -23,7 +23,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import small_disk, toxiproxy
-from tests.faults.catalog import Catalog
+from tests.faults.catalog import FaultsCatalog
 from tests.faults.fleet import Fleet, Member
 from tests.faults.toxiproxy import Toxiproxy
 from tests.processes import environment_of, free_port
@@ -66,7 +66,7 @@ class Shape:
 
 
 @dataclass(slots=True)
-class World:
+class FaultsWorld:
     """A running Headrace; `settings` go straight to its servers, `service_settings` through the proxies."""
 
     shape: Shape
@@ -76,7 +76,7 @@ class World:
     proxies: Toxiproxy
     fleet: Fleet
     directory: Path
-    catalog: Catalog
+    catalog: FaultsCatalog
     disks: "small_disk.SmallDisks | None" = None
     faults: Counter[str] = field(default_factory=Counter)
     _open: int = 0
@@ -120,17 +120,18 @@ class World:
 
     def server(self, name: str) -> psutil.Process | None:
         """Return the process of a server of the stack, while it runs."""
-        found = [one for one in status(self.stack.state_dir).processes if one.name == name]
-        if not found or found[0].pid is None:
+        matching = [process for process in status(self.stack.state_dir).processes if process.name == name]
+        if not matching or matching[0].pid is None:
             return None
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(found[0].pid)
+            return psutil.Process(matching[0].pid)
         return None
 
     def servers_ready(self) -> bool:
         """Whether every server serves, as its supervisor knows."""
         return all(
-            one.state in {ProcessState.READY, ProcessState.DONE} for one in status(self.stack.state_dir).processes
+            process.state in {ProcessState.READY, ProcessState.DONE}
+            for process in status(self.stack.state_dir).processes
         )
 
     def wait_servers(self, seconds: float = READY_S_MAX) -> None:
@@ -138,7 +139,10 @@ class World:
         deadline = time.monotonic() + seconds
         while not self.servers_ready():
             if time.monotonic() > deadline:
-                states = {one.name: f"{one.state} {one.last_exit}" for one in status(self.stack.state_dir).processes}
+                states = {
+                    process.name: f"{process.state} {process.last_exit}"
+                    for process in status(self.stack.state_dir).processes
+                }
                 raise TimeoutError(f"not every server came back in {seconds:.0f} s: {states}")
             time.sleep(_POLL_S)
 
@@ -174,18 +178,18 @@ class World:
                     for kind in group.kinds
                     for number in range(self.settings.kafka_partitions)
                 ]
-                for one in consumer.committed(places, timeout=_REQUEST_S):
-                    ends = consumer.get_watermark_offsets(one, timeout=_REQUEST_S, cached=False)
-                    if one.error is not None or ends is None:
-                        raise KafkaException(one.error or KafkaError(KafkaError._TIMED_OUT))
-                    total += ends[1] - max(one.offset, ends[0])
+                for committed in consumer.committed(places, timeout=_REQUEST_S):
+                    ends = consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
+                    if committed.error is not None or ends is None:
+                        raise KafkaException(committed.error or KafkaError(KafkaError._TIMED_OUT))
+                    total += ends[1] - max(committed.offset, ends[0])
             finally:
                 consumer.close()
         return total
 
 
 @contextmanager
-def open_world(shape: Shape) -> Iterator[World]:
+def open_world(shape: Shape) -> Iterator[FaultsWorld]:
     """Start a world, and leave nothing of it behind."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-faults-")))
@@ -204,9 +208,9 @@ def open_world(shape: Shape) -> Iterator[World]:
         fleet.start()
         stack.callback(fleet.stop)
         fleet.wait_ready(READY_S_MAX)
-        catalog = Catalog(settings.postgres_dsn.get_secret_value())
+        catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         stack.callback(catalog.close)
-        yield World(shape, info, settings, service_settings, proxies, fleet, directory, catalog, disks)
+        yield FaultsWorld(shape, info, settings, service_settings, proxies, fleet, directory, catalog, disks)
 
 
 def _through(proxies: Toxiproxy, settings: Settings) -> Settings:

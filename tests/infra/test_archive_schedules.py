@@ -30,7 +30,7 @@ def test_it_runs_a_command_with_options_that_exist(place: str) -> None:
     name, *options = arguments()[place]
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
     assert name == "archive"
-    assert set(options) <= {option for one in command.params for option in one.opts}
+    assert set(options) <= {option for parameter in command.params for option in parameter.opts}
 
 
 def test_every_setting_that_they_name_exists() -> None:

@@ -224,7 +224,7 @@ def test_systemd_reads_them(wrong: str, tmp_path: Path) -> None:
         timeout=60,
     )
     newer = re.compile(r"Unknown key (name )?'Restart(Steps|MaxDelaySec)'")
-    said = [line for line in done.stderr.splitlines() if "headrace" in line and not newer.search(line)]
-    assert all("Mistaken" in line for line in said)
-    assert bool(said) == bool(wrong), "a mistake is seen wherever it stands"
+    complaints = [line for line in done.stderr.splitlines() if "headrace" in line and not newer.search(line)]
+    assert all("Mistaken" in line for line in complaints)
+    assert bool(complaints) == bool(wrong), "a mistake is seen wherever it stands"
     assert done.returncode == 0, done.stderr

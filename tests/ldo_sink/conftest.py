@@ -43,5 +43,5 @@ def sink_of(tmp_path: Path) -> Iterator[Callable[..., LdoSink]]:
         return opened[-1]
 
     yield make
-    for one in opened:
-        one.close(2.0)
+    for sink in opened:
+        sink.close(2.0)

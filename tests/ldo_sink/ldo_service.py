@@ -57,7 +57,7 @@ class Server:
         self._thread.start()
 
     def ids(self) -> list[str]:
-        return [one.metadata["ldo_id"] for one in self.received]
+        return [post.metadata["ldo_id"] for post in self.received]
 
     def close(self) -> None:
         self.pause.set()

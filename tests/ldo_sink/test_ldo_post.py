@@ -31,7 +31,7 @@ def test_a_login_in_the_address_is_sent_as_basic_and_said_nowhere(
     sink = sink_of(server.url.replace("//", "//edge:hr_s%40cret@"))
     sink.send("a")
     assert sink.flush(WAIT_S)
-    assert {one.login for one in server.received} == {"Basic ZWRnZTpocl9zQGNyZXQ="}
+    assert {post.login for post in server.received} == {"Basic ZWRnZTpocl9zQGNyZXQ="}
     assert "503" in caplog.text
     assert "cret" not in caplog.text
 
@@ -45,7 +45,7 @@ def test_what_may_pass_is_tried_again_under_the_same_key(
     sink.send("a")
     assert sink.flush(WAIT_S)
     assert server.ids() == ["a", "a", "a"]
-    assert len({one.key for one in server.received}) == 1
+    assert len({post.key for post in server.received}) == 1
     assert (sink.counts().sent, sink.counts().dropped) == (1, {})
 
 
@@ -92,7 +92,7 @@ def test_one_whose_first_request_is_still_at_work_lets_the_others_pass(
     server.pause.set()
     assert sink.flush(WAIT_S)
     assert server.ids() == ["a", "b", "c", "a"]
-    assert len({one.key for one in server.received}) == 3
+    assert len({post.key for post in server.received}) == 3
 
 
 def test_one_that_always_breaks_the_service_lets_the_others_pass(

@@ -36,7 +36,7 @@ def test_an_ldo_arrives_with_its_video(server: Server, sink_of: Callable[..., Ld
     }
     assert (first.video, second.video, third.video) == (b"\0\r\n", b"from a file\r\n--\x00", None)
     assert "captured_at" not in second.metadata
-    assert len({one.key for one in server.received}) == 3
+    assert len({post.key for post in server.received}) == 3
     assert (sink.counts().sent, sink.counts().waiting, sink.counts().dropped) == (3, 0, {})
     assert waiting(tmp_path) == 0
 

@@ -93,7 +93,7 @@ def test_what_is_not_sent_is_in_the_spool_and_goes_out_after_the_next_start(
         again = sink_of(url)
         assert again.flush(WAIT_S)
         assert server.ids() == [f"{number}" for number in range(20)]
-        assert [one.video for one in server.received] == [b"clip %d" % number for number in range(20)]
+        assert [post.video for post in server.received] == [b"clip %d" % number for number in range(20)]
         server.close()
 
 
@@ -130,15 +130,15 @@ def test_a_spool_that_cannot_be_written_is_replaced_and_a_video_that_is_gone_is_
 
 
 def test_processes_share_a_spool_and_take_over_what_others_left(tmp_path: Path) -> None:
-    one, other = LdoSpool(tmp_path, 100_000), LdoSpool(tmp_path, 100_000)
-    one.add(b"{}", None)
+    first, other = LdoSpool(tmp_path, 100_000), LdoSpool(tmp_path, 100_000)
+    first.add(b"{}", None)
     other.add(b"{}", b"clip")
     other.add(b"{}", None)
     other.close()
     (tmp_path / "001" / "1.part").write_bytes(b"of a process that was killed")
     third = LdoSpool(tmp_path, 100_000)
-    assert (len(one), len(third)) == (1, 2)
-    one.close()
+    assert (len(first), len(third)) == (1, 2)
+    first.close()
     third.close()
     fourth = LdoSpool(tmp_path, 100_000)
     assert len(fourth) == 3

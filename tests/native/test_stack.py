@@ -99,9 +99,9 @@ def test_secrets_stay_out_of_command_lines_and_reports(stack):
 
 def test_nothing_listens_beyond_the_loopback_address(stack):
     for process in stack_processes(stack_id(stack)):
-        for one in process.net_connections("inet"):
-            if one.status == psutil.CONN_LISTEN:
-                assert one.laddr.ip in {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, process.cmdline()
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, process.cmdline()
 
 
 def test_a_killed_server_comes_back_and_is_counted(stack):
@@ -123,22 +123,22 @@ def test_the_console_tools_work(stack, capfd):
 
 
 def test_up_on_a_running_stack_says_so(stack):
-    said: list[str] = []
-    pids = [one.pid for one in status(stack.state_dir).processes]
-    again = up(StackOptions(stack.state_dir, stack.store, services=()), said.append)
+    lines: list[str] = []
+    pids = [process.pid for process in status(stack.state_dir).processes]
+    again = up(StackOptions(stack.state_dir, stack.store, services=()), lines.append)
     assert again.public() == stack.public()
-    assert said == [f"already running in {stack.state_dir}"]
-    assert [one.pid for one in status(stack.state_dir).processes] == pids
+    assert lines == [f"already running in {stack.state_dir}"]
+    assert [process.pid for process in status(stack.state_dir).processes] == pids
     with pytest.raises(HeadraceError, match="another stack runs"):
-        up(StackOptions(stack.state_dir, stack.store, brokers=3, services=()), said.append)
+        up(StackOptions(stack.state_dir, stack.store, brokers=3, services=()), lines.append)
 
 
 def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_path, monkeypatch):
     """Beside the first one; also in a directory that an unprivileged PostgreSQL cannot pass through."""
     options = StackOptions(tmp_path / "state", "local", services=())
-    said: list[str] = []
+    lines: list[str] = []
     try:
-        first = up(options, said.append)
+        first = up(options, lines.append)
         assert first.kafka != stack.kafka
         create_topic(first, "kept")
         with psycopg.connect(first.postgres_dsn) as connection:
@@ -150,7 +150,7 @@ def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_pa
         # PostgreSQL got the signal of a fast shutdown, as from `down`.
         assert "database system is shut down" in (options.state_dir / "logs/postgres.log").read_text()
 
-        second = up(options, said.append)
+        second = up(options, lines.append)
         assert second.env() == first.env()
         assert {"kept"} <= topics(second)
         with psycopg.connect(second.postgres_dsn) as connection:
@@ -163,15 +163,15 @@ def test_a_second_stack_survives_a_killed_supervisor_with_its_data(stack, tmp_pa
         states = {process.name: process.state for process in status(options.state_dir).processes}
         assert states["kafka-1"] is ProcessState.LEFT_OVER
         monkeypatch.setattr(state_file, "_ORPHAN_STOP_S_MAX", 2.0)
-        said.clear()
-        assert down(options.state_dir, progress=said.append)
-        assert any(line.startswith("kafka-1: left over") for line in said)
+        lines.clear()
+        assert down(options.state_dir, progress=lines.append)
+        assert any(line.startswith("kafka-1: left over") for line in lines)
         assert stack_processes(stack_id(second)) == []
-        assert not down(options.state_dir, progress=said.append)
+        assert not down(options.state_dir, progress=lines.append)
         with pytest.raises(HeadraceError, match=r"holds a stack of 1 broker"):
-            up(StackOptions(options.state_dir, "local", brokers=3, services=()), said.append)
+            up(StackOptions(options.state_dir, "local", brokers=3, services=()), lines.append)
     finally:
-        down(options.state_dir, purge=True, progress=said.append)
+        down(options.state_dir, purge=True, progress=lines.append)
     assert not options.state_dir.exists()
     assert not StateDir.at(options.state_dir).outside.exists()
     assert status(stack.state_dir).healthy

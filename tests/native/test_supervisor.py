@@ -53,11 +53,11 @@ class Run:
 
 @pytest.fixture
 async def run(tmp_path):
-    one = Run(tmp_path)
-    yield one
-    one.stop.set()
-    if one.task:
-        await one.task
+    running = Run(tmp_path)
+    yield running
+    running.stop.set()
+    if running.task:
+        await running.task
 
 
 async def test_what_others_depend_on_starts_first_and_stops_last(run):
@@ -76,7 +76,7 @@ async def test_what_others_depend_on_starts_first_and_stops_last(run):
     run.stop.set()
     await run.task
     assert order.read_text() == "+a+b+c-c-b-a"
-    assert {one.state for one in read_state(run.state).processes} == {ProcessState.STOPPED}
+    assert {process.state for process in read_state(run.state).processes} == {ProcessState.STOPPED}
     assert read_state(run.state).supervisor_pid is None
 
 

@@ -11,7 +11,7 @@ from headrace.schemas.events import InputEvent
 MOCK = {"test.mock.num.brokers": 1}
 
 
-class Recorder:
+class EventRecorder:
     """Keeps what is handed over; every delivery is acknowledged at once, or fails with `fault`."""
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def recorder() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture

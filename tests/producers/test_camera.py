@@ -17,13 +17,13 @@ from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Cid, Clip, Frame
 from headrace.schemas.media_probe import image_header, video_header
 from headrace.schemas.reject import RejectedError
-from tests.producers.conftest import Recorder
+from tests.producers.conftest import EventRecorder
 from tests.producers.sample_media import image, picture, write_video
 
 WRITTEN_S = 1_700_000_000
 
 
-def camera(recorder: Recorder, source: int | Path, **options: object) -> Camera:
+def camera(recorder: EventRecorder, source: int | Path, **options: object) -> Camera:
     return Camera(recorder, source, "cam-1", **options)  # type: ignore[arg-type]
 
 
@@ -40,7 +40,7 @@ def video(encoded_video: Path, tmp_path: Path) -> Path:
     return shutil.copy2(encoded_video, tmp_path / "v.mp4")
 
 
-def test_a_folder_is_published_as_it_is_and_in_order(recorder: Recorder, tmp_path: Path):
+def test_a_folder_is_published_as_it_is_and_in_order(recorder: EventRecorder, tmp_path: Path):
     (tmp_path / "b").mkdir()
     bodies = {"b/1.jpg": image(1, kind=".jpg"), "a.png": image(2), "c.webp": image(3, kind=".webp")}
     for name, body in bodies.items():
@@ -58,7 +58,7 @@ def test_a_folder_is_published_as_it_is_and_in_order(recorder: Recorder, tmp_pat
     assert all(frame.sha256 == sha256_hex(frame.body) for frame in frames)
 
 
-def test_one_image_is_a_folder_of_one(recorder: Recorder, tmp_path: Path):
+def test_one_image_is_a_folder_of_one(recorder: EventRecorder, tmp_path: Path):
     path = tmp_path / "one.png"
     path.write_bytes(image(1))
     os.utime(path, (0, 0))
@@ -66,12 +66,12 @@ def test_one_image_is_a_folder_of_one(recorder: Recorder, tmp_path: Path):
     assert recorder.events[0].captured_at_us == WRITTEN_S * 1_000_000, "1970 is a time that no agent takes"
 
 
-def test_a_damaged_image_is_published_and_searched_for_codes_in_vain(recorder: Recorder, tmp_path: Path):
+def test_a_damaged_image_is_published_and_searched_for_codes_in_vain(recorder: EventRecorder, tmp_path: Path):
     (tmp_path / "cut.png").write_bytes(image(1)[:60])
     assert camera(recorder, tmp_path).run() == CameraReport(1, 0, 0, 1, 0, 60, ())
 
 
-def test_the_same_video_gives_the_same_bytes_codes_and_clips(recorder: Recorder, video: Path):
+def test_the_same_video_gives_the_same_bytes_codes_and_clips(recorder: EventRecorder, video: Path):
     runs = []
     for _ in range(2):
         recorder.events.clear()
@@ -82,7 +82,7 @@ def test_the_same_video_gives_the_same_bytes_codes_and_clips(recorder: Recorder,
     assert runs[:2] == runs[2:]
 
 
-def test_a_code_is_told_once_with_the_frame_that_shows_it(recorder: Recorder, video: Path):
+def test_a_code_is_told_once_with_the_frame_that_shows_it(recorder: EventRecorder, video: Path):
     camera(recorder, video).run()
     frames, codes = recorder.of(Frame), recorder.of(Cid)
     assert [code.code for code in codes] == ["C-1", "C-2"]
@@ -90,7 +90,7 @@ def test_a_code_is_told_once_with_the_frame_that_shows_it(recorder: Recorder, vi
     assert codes[0].captured_at_us == frames[20].captured_at_us == WRITTEN_S * 1_000_000 + 2_000_000
 
 
-def test_a_clip_holds_the_seconds_around_what_happened(recorder: Recorder, video: Path):
+def test_a_clip_holds_the_seconds_around_what_happened(recorder: EventRecorder, video: Path):
     camera(recorder, video, clip_on_code=True).run()
     first, second = sorted(recorder.of(Clip), key=lambda clip: clip.about or "")
     assert video_header(first.body, first.size_bytes).duration_us == pytest.approx(4_600_000, abs=110_000)
@@ -101,44 +101,44 @@ def test_a_clip_holds_the_seconds_around_what_happened(recorder: Recorder, video
     assert second.duration_us == pytest.approx(5_000_000, abs=150_000)
 
 
-def test_a_clip_can_be_asked_for_while_and_after_the_camera_runs(recorder: Recorder, video: Path):
+def test_a_clip_can_be_asked_for_while_and_after_the_camera_runs(recorder: EventRecorder, video: Path):
     wished = []
-    one = camera(recorder, video, find_codes=False, on_published=lambda event, _: ask(event))
+    tested_camera = camera(recorder, video, find_codes=False, on_published=lambda event, _: ask(event))
 
     def ask(event: object) -> None:
         if isinstance(event, Frame) and event.captured_at_us == WRITTEN_S * 1_000_000 + 4_000_000:
-            wished.append(one.clip("now"))
+            wished.append(tested_camera.clip("now"))
 
     with pytest.raises(HeadraceError, match="no_frames_yet"):
-        one.clip()
-    one.run()
+        tested_camera.clip()
+    tested_camera.run()
     assert wished[0].result(0).digest == recorder.of(Clip)[0].sha256
-    one.clip("after").result(0)
+    tested_camera.clip("after").result(0)
     assert [clip.about for clip in recorder.of(Clip)] == ["now", "after"]
 
 
-def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: Recorder, tmp_path: Path):
+def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: EventRecorder, tmp_path: Path):
     (tmp_path / "cut.png").write_bytes(image(1)[:60])
-    one = camera(recorder, tmp_path)
-    one.run()
+    tested_camera = camera(recorder, tmp_path)
+    tested_camera.run()
     with pytest.raises(RejectedError, match="no frame"):
-        one.clip("l-1").result(0)
+        tested_camera.clip("l-1").result(0)
 
 
-def test_frames_a_second_are_chosen_on_a_grid(recorder: Recorder, video: Path):
+def test_frames_a_second_are_chosen_on_a_grid(recorder: EventRecorder, video: Path):
     camera(recorder, video, fps=4, find_codes=False).run()
     at = [(frame.captured_at_us - WRITTEN_S * 1_000_000) / 1_000_000 for frame in recorder.of(Frame)]
     assert at[:5] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0])
     assert len(at) == 32
 
 
-def test_a_run_ends_after_so_many_frames_or_when_it_is_stopped(recorder: Recorder, video: Path):
+def test_a_run_ends_after_so_many_frames_or_when_it_is_stopped(recorder: EventRecorder, video: Path):
     assert camera(recorder, video).run(frames_max=7).frames == 7
-    one = camera(recorder, video, on_published=lambda *_: one.stop())
-    assert one.run().frames == 1
+    tested_camera = camera(recorder, video, on_published=lambda *_: tested_camera.stop())
+    assert tested_camera.run().frames == 1
 
 
-def test_at_its_own_pace_a_file_is_captured_now(recorder: Recorder, video: Path):
+def test_at_its_own_pace_a_file_is_captured_now(recorder: EventRecorder, video: Path):
     began_s = time.monotonic()
     camera(recorder, video, fps=5, realtime=True, find_codes=False).run(frames_max=4)
     assert 0.55 <= time.monotonic() - began_s < 30
@@ -147,19 +147,19 @@ def test_at_its_own_pace_a_file_is_captured_now(recorder: Recorder, video: Path)
     assert times[3] - times[0] >= 500_000
 
 
-def test_quality_decides_how_large_a_frame_is(recorder: Recorder, video: Path):
+def test_quality_decides_how_large_a_frame_is(recorder: EventRecorder, video: Path):
     sizes = [camera(recorder, video, jpeg_quality=quality).run(frames_max=3).bytes for quality in (10, 95)]
     assert sizes[0] < sizes[1]
     assert image_header(recorder.of(Frame)[0].body).media_type == "image/jpeg"
 
 
-def test_what_was_not_acknowledged_is_in_the_report(recorder: Recorder, video: Path):
+def test_what_was_not_acknowledged_is_in_the_report(recorder: EventRecorder, video: Path):
     recorder.fault = HeadraceError("not_delivered", "gone")
     report = camera(recorder, video).run(frames_max=2)
     assert (report.acknowledged, report.failed, report.faults) == (0, 2, ("not_delivered: gone",) * 2)
 
 
-def test_a_tally_counts_several_cameras_together(recorder: Recorder, video: Path):
+def test_a_tally_counts_several_cameras_together(recorder: EventRecorder, video: Path):
     tally = DeliveryStats()
     for _ in range(2):
         camera(recorder, video, tally=tally).run(frames_max=2)
@@ -187,7 +187,7 @@ class LocalCamera:
         self.released = True
 
 
-def test_a_camera_of_this_machine_is_captured_now(recorder: Recorder, monkeypatch: pytest.MonkeyPatch):
+def test_a_camera_of_this_machine_is_captured_now(recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch):
     local = LocalCamera(picture(number, "C-9") for number in range(5))
     monkeypatch.setattr(cv2, "VideoCapture", lambda index: local if index == 3 else None)
     with pytest.raises(HeadraceError, match="camera 3 is not available: it delivers no more frames"):
@@ -198,14 +198,14 @@ def test_a_camera_of_this_machine_is_captured_now(recorder: Recorder, monkeypatc
     assert recorder.events[0].captured_at_us == WRITTEN_S * 1_000_000
 
 
-def test_a_camera_that_is_not_there_is_named(recorder: Recorder):
+def test_a_camera_that_is_not_there_is_named(recorder: EventRecorder):
     with pytest.raises(HeadraceError, match="/dev/video97") as missing:
         camera(recorder, 97).run()
     assert missing.value.code == "camera_unavailable"
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n"])
-def test_what_is_no_video_is_named(recorder: Recorder, tmp_path: Path, content: bytes):
+def test_what_is_no_video_is_named(recorder: EventRecorder, tmp_path: Path, content: bytes):
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
     with pytest.raises(HeadraceError, match=r"x\.mp4") as unreadable:
@@ -214,7 +214,7 @@ def test_what_is_no_video_is_named(recorder: Recorder, tmp_path: Path, content: 
     assert recorder.events == []
 
 
-def test_wrong_use_is_said_at_once(recorder: Recorder, tmp_path: Path):
+def test_wrong_use_is_said_at_once(recorder: EventRecorder, tmp_path: Path):
     with pytest.raises(HeadraceError, match="source_missing") as missing:
         camera(recorder, tmp_path / "nowhere")
     assert missing.value.exit_code == Exit.USAGE
@@ -237,7 +237,7 @@ def test_a_gap_is_not_made_up_for():
     assert all(FrameSampler(None).takes(at) for at in (0, 0, 5))
 
 
-def test_no_thread_is_left(recorder: Recorder, video: Path):
+def test_no_thread_is_left(recorder: EventRecorder, video: Path):
     before = threading.active_count()
     camera(recorder, video, clip_on_code=True).run()
     assert threading.active_count() == before

@@ -7,20 +7,20 @@ from headrace.producers.source import SequenceCounter
 from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Cid, Clip, Ldo
 from headrace.schemas.reject import RejectCode, RejectedError
-from tests.producers.conftest import Recorder
+from tests.producers.conftest import EventRecorder
 from tests.producers.sample_media import write_video
 
 NOW_US = 1_700_000_000_000_000
 
 
-def device(recorder: Recorder) -> Device:
+def device(recorder: EventRecorder) -> Device:
     return Device(recorder, "dev-1", "halle", clock_us=lambda: NOW_US)  # type: ignore[arg-type]
 
 
-def test_a_scan_says_who_where_when_and_what(recorder: Recorder):
-    one = device(recorder)
-    one.scan("C-1")
-    one.scan("C-2", "DataMatrix", captured_at_us=NOW_US - 5)
+def test_a_scan_says_who_where_when_and_what(recorder: EventRecorder):
+    tested_device = device(recorder)
+    tested_device.scan("C-1")
+    tested_device.scan("C-2", "DataMatrix", captured_at_us=NOW_US - 5)
     assert recorder.events == [
         Cid(source_id="dev-1", site="halle", captured_at_us=NOW_US, sequence=NOW_US, code="C-1"),
         Cid(
@@ -34,26 +34,30 @@ def test_a_scan_says_who_where_when_and_what(recorder: Recorder):
     ]
 
 
-def test_a_report_with_a_clip_names_it(recorder: Recorder, tmp_path: Path):
+def test_a_report_with_a_clip_names_it(recorder: EventRecorder, tmp_path: Path):
     path = write_video(tmp_path / "clip.mp4", 1)
     for clip in (path, path.read_bytes()):
         recorder.events.clear()
         done = device(recorder).report("l-1", sensor_data={"t": 1}, context={}, prediction={"p": 0.5}, clip=clip)
-        ldo, film = recorder.events
+        ldo, sent_clip = recorder.events
         assert isinstance(ldo, Ldo)
-        assert isinstance(film, Clip)
-        assert ldo.clip_sha256 == film.sha256
-        assert (film.about, film.duration_us, film.captured_at_us) == ("l-1", 1_000_000, ldo.captured_at_us)
+        assert isinstance(sent_clip, Clip)
+        assert ldo.clip_sha256 == sent_clip.sha256
+        assert (sent_clip.about, sent_clip.duration_us, sent_clip.captured_at_us) == (
+            "l-1",
+            1_000_000,
+            ldo.captured_at_us,
+        )
         assert done.ldo.done()
         assert done.clip is not None
         canonical_body(ldo)
 
 
-def test_a_report_without_a_clip_has_no_second_delivery(recorder: Recorder):
+def test_a_report_without_a_clip_has_no_second_delivery(recorder: EventRecorder):
     assert device(recorder).report("l-1", sensor_data={}, context={}, prediction={}).clip is None
 
 
-def test_what_is_no_json_and_what_is_no_clip_is_refused(recorder: Recorder):
+def test_what_is_no_json_and_what_is_no_clip_is_refused(recorder: EventRecorder):
     with pytest.raises(RejectedError, match="JSON") as refused:
         device(recorder).report("l-1", sensor_data={"a": object()}, context={}, prediction={})
     assert refused.value.code is RejectCode.NOT_JSON
@@ -63,7 +67,7 @@ def test_what_is_no_json_and_what_is_no_clip_is_refused(recorder: Recorder):
     assert recorder.events == []
 
 
-def test_a_name_that_no_agent_would_take_is_refused_before_anything_is_published(recorder: Recorder):
+def test_a_name_that_no_agent_would_take_is_refused_before_anything_is_published(recorder: EventRecorder):
     with pytest.raises(RejectedError):
         Device(recorder, "a\nb")  # type: ignore[arg-type]
     with pytest.raises(RejectedError):

@@ -115,10 +115,10 @@ LINE = b'{"ldo_id":"l","sensor_data":{"a":1},"context":{},"prediction":{}'
 
 
 def test_a_line_is_an_ldo():
-    said = parse_ldo_line(LINE + b',"captured_at_us":5,"clip":"a/b.mp4"}', Path("folder"))
-    assert (said.ldo_id, said.captured_at_us) == ("l", 5)
-    assert said.body == b'{"sensor_data":{"a":1},"context":{},"prediction":{}}'
-    assert said.clip == Path("folder/a/b.mp4")
+    ldo_line = parse_ldo_line(LINE + b',"captured_at_us":5,"clip":"a/b.mp4"}', Path("folder"))
+    assert (ldo_line.ldo_id, ldo_line.captured_at_us) == ("l", 5)
+    assert ldo_line.body == b'{"sensor_data":{"a":1},"context":{},"prediction":{}}'
+    assert ldo_line.clip == Path("folder/a/b.mp4")
     assert parse_ldo_line(LINE + b"}", Path()).clip is None
 
 

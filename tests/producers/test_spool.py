@@ -28,17 +28,17 @@ def message(number: int, *, source: str = "cam-1", size_bytes: int = 20) -> Spoo
 
 
 def read_all(spool: Spool) -> list[tuple[int, SpoolEntry]]:
-    found = []
-    while (one := spool.next(0)) is not None:
-        found.append(one)
-    return found
+    entries = []
+    while (entry := spool.next(0)) is not None:
+        entries.append(entry)
+    return entries
 
 
 def filled(directory: Path, count: int, **options: int) -> list[SpoolEntry]:
     sent = [message(number, **options) for number in range(count)]
     spool = Spool(directory)
-    for one in sent:
-        spool.append(one)
+    for entry in sent:
+        spool.append(entry)
     spool.close()
     return sent
 
@@ -46,7 +46,7 @@ def filled(directory: Path, count: int, **options: int) -> list[SpoolEntry]:
 def test_what_was_appended_comes_out_in_order(tmp_path: Path):
     spool = Spool(tmp_path / "a" / "spool")
     sent = [message(number, size_bytes=number * 1000) for number in range(20)]
-    assert [spool.append(one) for one in sent] == list(range(20))
+    assert [spool.append(entry) for entry in sent] == list(range(20))
     assert spool.waiting == 20
     assert read_all(spool) == list(enumerate(sent))
     assert spool.next(0.01) is None
@@ -76,8 +76,8 @@ def test_files_go_when_everything_in_them_is_acknowledged(tmp_path: Path):
     spool = Spool(tmp_path, bytes_max=80_000)
     for number in range(30):
         spool.append(message(number, size_bytes=3000))
-        (one,) = read_all(spool)
-        spool.acknowledge(one[0])
+        (entry,) = read_all(spool)
+        spool.acknowledge(entry[0])
     assert spool.next(0) is None
     assert len(list(tmp_path.glob("*.segment"))) <= 2
     assert spool.waiting == 0
@@ -149,10 +149,10 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_accepted(tmp_path: Path,
             spool.append(message(1))
     assert refused.value.code == "spool_write_failed"
     assert spool.append(message(2)) == 1
-    assert [one for _, one in read_all(spool)] == [message(0), message(2)]
+    assert [entry for _, entry in read_all(spool)] == [message(0), message(2)]
     spool.close()
     again = Spool(tmp_path)
-    assert [one for _, one in read_all(again)] == [message(0), message(2)]
+    assert [entry for _, entry in read_all(again)] == [message(0), message(2)]
     again.close()
 
 
@@ -172,7 +172,7 @@ def test_many_threads_share_an_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyP
         thread.join()
     assert len(synced) < 20
     monkeypatch.undo()
-    assert sorted(one.value for _, one in read_all(spool)) == sorted(message(number).value for number in range(40))
+    assert sorted(entry.value for _, entry in read_all(spool)) == sorted(message(number).value for number in range(40))
     spool.close()
 
 
@@ -180,7 +180,7 @@ def test_a_lost_state_costs_repeats_and_nothing_else(tmp_path: Path):
     sent = filled(tmp_path, 5)
     (tmp_path / STATE).write_bytes(b"{}\n00000000")
     spool = Spool(tmp_path)
-    assert [one for _, one in read_all(spool)] == sent
+    assert [entry for _, entry in read_all(spool)] == sent
     spool.close()
 
 
@@ -214,8 +214,8 @@ def test_torn_or_flipped_at_any_byte(
     spool = Spool(directory)
     ends = []
     (path,) = directory.glob("*.segment")
-    for one in sent:
-        spool.append(one)
+    for entry in sent:
+        spool.append(entry)
         ends.append(path.stat().st_size)
     spool.close()
     position = int(at * (ends[-1] - 1))
@@ -225,14 +225,14 @@ def test_torn_or_flipped_at_any_byte(
         os.truncate(path, position)
     starts = [START_BYTES, *ends[:-1]]
     whole = [
-        one
-        for one, start, end in zip(sent, starts, ends, strict=True)
+        entry
+        for entry, start, end in zip(sent, starts, ends, strict=True)
         if (end <= position or (flipped and not start <= position < end))
     ]
     spool = Spool(directory)
-    found = read_all(spool)
-    assert [one for _, one in found] == whole
-    assert [sent.index(one) for _, one in found] == [number for number, _ in found]
+    entries = read_all(spool)
+    assert [entry for _, entry in entries] == whole
+    assert [sent.index(entry) for _, entry in entries] == [number for number, _ in entries]
     if flipped and whole and whole[-1] == sent[-1]:
         assert spool.damaged == len(sent) - len(whole), "what is missing is counted"
     new = message(99)
@@ -284,9 +284,9 @@ def test_what_was_accepted_survives_sigkill(tmp_path: Path):
     process.wait()
     process.stdout.close()
     spool = Spool(tmp_path)
-    found = [one for _, one in read_all(spool)]
-    assert found == [message(number, size_bytes=500) for number in range(len(found))]
-    assert len(found) in {accepted, accepted + 1}, "one more may be durable without having been said to be"
+    entries = [entry for _, entry in read_all(spool)]
+    assert entries == [message(number, size_bytes=500) for number in range(len(entries))]
+    assert len(entries) in {accepted, accepted + 1}, "one more may be durable without having been said to be"
     spool.close()
 
 
@@ -297,9 +297,9 @@ def test_a_crash_loses_nothing_that_was_accepted(tmp_path: Path, point: str):
     assert process.returncode == Exit.CRASHED
     accepted = len(out.splitlines())
     spool = Spool(tmp_path, bytes_max=20_000)
-    found = [one for _, one in read_all(spool)]
+    entries = [entry for _, entry in read_all(spool)]
     dropped = spool.dropped_of("cam-1")
-    assert accepted <= dropped + len(found) <= accepted + 1
-    assert found == [message(number, size_bytes=500) for number in range(dropped, dropped + len(found))]
+    assert accepted <= dropped + len(entries) <= accepted + 1
+    assert entries == [message(number, size_bytes=500) for number in range(dropped, dropped + len(entries))]
     assert spool.damaged == 0
     spool.close()

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 def broker() -> Iterator[str]:
     """The address of a broker: librdkafka's mock cluster speaks the real protocol on real ports."""
     with Publisher("mock", client=MOCK) as owner:
-        (found,) = owner._broker.producer.list_topics(timeout=10).brokers.values()
-        yield f"{found.host}:{found.port}"
+        (broker_metadata,) = owner._broker.producer.list_topics(timeout=10).brokers.values()
+        yield f"{broker_metadata.host}:{broker_metadata.port}"
 
 
 def arrived(bootstrap: str) -> list[tuple[Cid, dict[str, bytes]]]:
@@ -41,15 +41,15 @@ def arrived(bootstrap: str) -> list[tuple[Cid, dict[str, bytes]]]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "t", "enable.partition.eof": True, "log_level": 0})
     topic = consumer.list_topics("edge.cids.v1", timeout=10).topics["edge.cids.v1"]
     consumer.assign([TopicPartition("edge.cids.v1", partition, 0) for partition in topic.partitions])
-    ended, found = set(), []
+    ended, events = set(), []
     while len(ended) < len(topic.partitions):
-        for one in consumer.consume(100, 1.0):
-            if one.error() is None:
-                found.append((decode(one.value(), Cid), dict(one.headers())))
-            elif one.error().code() == KafkaError._PARTITION_EOF:
-                ended.add(one.partition())
+        for consumed in consumer.consume(100, 1.0):
+            if consumed.error() is None:
+                events.append((decode(consumed.value(), Cid), dict(consumed.headers())))
+            elif consumed.error().code() == KafkaError._PARTITION_EOF:
+                ended.add(consumed.partition())
     consumer.close()
-    return found
+    return events
 
 
 def nowhere() -> str:
@@ -109,15 +109,15 @@ def test_what_was_dropped_is_said_with_the_next_event(broker: str, tmp_path: Pat
     big = [replace(CID, sequence=number, code="x" * 4000) for number in range(60)]
     deliveries = [publisher.publish(event) for event in big]
     publisher.close(0.5)
-    dropped = [number for number, one in enumerate(deliveries) if "spool was full" in str(one.exception(0))]
+    dropped = [number for number, delivery in enumerate(deliveries) if "spool was full" in str(delivery.exception(0))]
     assert dropped
     with SpooledPublisher(broker, tmp_path) as publisher:
         publisher.publish(replace(CID, source_id="cam-2"))
         assert publisher.flush(20) == 0
-    found = arrived(broker)
-    assert {one.sequence for one, _ in found if one.source_id == "cam-1"} == set(range(60)) - set(dropped)
-    assert {headers.get(DROPPED) for one, headers in found if one.source_id == "cam-1"} == {b"%d" % len(dropped)}
-    assert [headers.get(DROPPED) for one, headers in found if one.source_id == "cam-2"] == [None]
+    events = arrived(broker)
+    assert {event.sequence for event, _ in events if event.source_id == "cam-1"} == set(range(60)) - set(dropped)
+    assert {headers.get(DROPPED) for event, headers in events if event.source_id == "cam-1"} == {b"%d" % len(dropped)}
+    assert [headers.get(DROPPED) for event, headers in events if event.source_id == "cam-2"] == [None]
 
 
 def test_a_large_body_needs_a_store(tmp_path: Path):

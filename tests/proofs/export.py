@@ -64,8 +64,8 @@ def prove(count: int, say: Callable[[str], None]) -> list[str]:
         items = {item.digest: item for item in _items(count)}
         asyncio.run(_fill(settings, [*items.values()]))
         say(
-            f"{len(items)} records in the catalog, {sum(len(one.body) for one in items.values()) / 1e6:.0f} MB in "
-            f"MinIO: {dict(Counter(one.kind.value for one in items.values()))}"
+            f"{len(items)} records in the catalog, {sum(len(item.body) for item in items.values()) / 1e6:.0f} MB in "
+            f"MinIO: {dict(Counter(item.kind.value for item in items.values()))}"
         )
         return Proof(settings, items, Path(place), say).run()
 

@@ -122,7 +122,7 @@ def test_what_main_returns_is_the_exit_code() -> None:
 
 
 def test_the_exit_codes_are_a_contract() -> None:
-    assert {one.name: one.value for one in Exit} == {
+    assert {exit_code.name: exit_code.value for exit_code in Exit} == {
         "OK": 0,
         "FAILED": 1,
         "USAGE": 2,

@@ -47,8 +47,8 @@ async def test_a_service_that_comes_back_is_waited_for_and_that_is_said_once(
     call = Call(AWAY, AWAY, AWAY)
     assert await wait_for("store", call, wait_s_max=60) == "answer"
     assert call.calls == 4
-    said = capsys.readouterr()
-    assert (said.out + said.err).count("waiting") == 1
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("waiting") == 1
 
 
 async def test_a_service_that_stays_away_is_given_up_with_its_own_last_error() -> None:
@@ -91,7 +91,7 @@ async def test_an_answer_is_returned_where_a_stop_may_come(capsys: pytest.Captur
     assert await wait_for("store", Call(AWAY), wait_s_max=60, stop=asyncio.Event()) == "answer"
 
 
-class Broker:
+class ReachedBroker:
     """An admin client whose broker goes away when it is asked, or when it was asked for topics."""
 
     def __init__(self, code: int, *, listed: bool) -> None:
@@ -112,9 +112,9 @@ class Broker:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: require_topics(kafka(), Broker(KafkaError._TRANSPORT, listed=False), TOPICS),
-        lambda: ensure_topics(kafka(), Broker(KafkaError._TRANSPORT, listed=False)),
-        lambda: ensure_topics(kafka(), Broker(KafkaError._TIMED_OUT, listed=True)),
+        lambda: require_topics(kafka(), ReachedBroker(KafkaError._TRANSPORT, listed=False), TOPICS),
+        lambda: ensure_topics(kafka(), ReachedBroker(KafkaError._TRANSPORT, listed=False)),
+        lambda: ensure_topics(kafka(), ReachedBroker(KafkaError._TIMED_OUT, listed=True)),
     ],
 )
 def test_a_kafka_that_goes_away_after_it_answered_is_unreachable(ask: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_kafka_that_goes_away_after_it_answered_is_unreachable(ask: Any) -> No
 
 def test_a_topic_that_kafka_refuses_is_named() -> None:
     with pytest.raises(HeadraceError, match="would not create the topic") as caught:
-        ensure_topics(kafka(), Broker(KafkaError.INVALID_REPLICATION_FACTOR, listed=True))
+        ensure_topics(kafka(), ReachedBroker(KafkaError.INVALID_REPLICATION_FACTOR, listed=True))
     assert caught.value.exit_code == Exit.FAILED
 
 
@@ -174,12 +174,12 @@ async def test_topics_are_made_once_as_the_contract_says(stack_settings: Setting
     require_topics(stack_settings, admin, TOPICS)
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in TOPICS]
     for resource, answer in admin.describe_configs(asked).items():
-        said = {name: entry.value for name, entry in answer.result(20).items()}
+        answers = {name: entry.value for name, entry in answer.result(20).items()}
         topic = TOPICS[resource.name]
-        assert said["max.message.bytes"] == str(topic.message_bytes_max)
-        assert said["retention.ms"] == str(topic.retention_s * 1000)
-        assert said["message.timestamp.type"] == "LogAppendTime"
-        assert said["cleanup.policy"] == "delete"
+        assert answers["max.message.bytes"] == str(topic.message_bytes_max)
+        assert answers["retention.ms"] == str(topic.retention_s * 1000)
+        assert answers["message.timestamp.type"] == "LogAppendTime"
+        assert answers["cleanup.policy"] == "delete"
 
 
 @pytest.mark.stack

@@ -42,7 +42,7 @@ class ScriptedConsumer:
         self.assigned: list[tuple[str, int, int]] = []
 
     def assign(self, partitions) -> None:
-        self.assigned = [(one.topic, one.partition, one.offset) for one in partitions]
+        self.assigned = [(partition.topic, partition.partition, partition.offset) for partition in partitions]
 
     def consume(self, _messages_max: int, _wait_s: float) -> list[ScriptedMessage]:
         return self._batches.pop(0) if self._batches else []

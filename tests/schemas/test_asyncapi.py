@@ -57,9 +57,9 @@ def test_it_holds_what_asyncapi_3_requires() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    found = list(references(DOCUMENT))
-    assert len(found) == 3 * len(TOPICS)
-    for target in found:
+    referenced = list(references(DOCUMENT))
+    assert len(referenced) == 3 * len(TOPICS)
+    for target in referenced:
         assert resolve(target)
 
 

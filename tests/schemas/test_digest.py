@@ -79,7 +79,7 @@ def with_number(number: str) -> Ldo:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         ("123456789012345678901", "123456789012345678902"),
         ("0.1", "0.10000000000000000001"),
@@ -87,9 +87,9 @@ def with_number(number: str) -> Ldo:
         ('1,"n":2', "2"),
     ],
 )
-def test_no_two_ldos_become_one_record(one: str, other: str) -> None:
-    assert digest(with_number(one)) != digest(with_number(other))
-    assert f'"n":{one}}}'.encode() in canonical_body(with_number(one))
+def test_no_two_ldos_become_one_record(first: str, other: str) -> None:
+    assert digest(with_number(first)) != digest(with_number(other))
+    assert f'"n":{first}}}'.encode() in canonical_body(with_number(first))
 
 
 OURS = {"captured_at_us", "clip_sha256", "kind", "ldo_id", "site", "source_id"}
@@ -97,9 +97,9 @@ NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).map(json.dumps)
 VALUES = st.recursive(
     NUMBERS | TEXTS | st.sampled_from(["true", "false", "null"]),
-    lambda one: (
-        st.lists(one, max_size=4).map(lambda many: f"[{' , '.join(many)}]")
-        | st.lists(st.tuples(TEXTS, one), max_size=4).map(
+    lambda sample: (
+        st.lists(sample, max_size=4).map(lambda many: f"[{' , '.join(many)}]")
+        | st.lists(st.tuples(TEXTS, sample), max_size=4).map(
             lambda many: "{" + ",".join(f"{name}: {value}" for name, value in many) + "}"
         )
     ),
@@ -113,13 +113,13 @@ def test_what_is_stored_says_what_the_body_said(more: list[tuple[str, str]], spa
     body = "{" + space + ",".join(own + [f"{name}{space}:{value}" for name, value in more]) + space + "}"
 
     def pairs(data: str | bytes) -> Any:
-        return json.loads(data, parse_int=str, parse_float=str, object_pairs_hook=lambda found: found)
+        return json.loads(data, parse_int=str, parse_float=str, object_pairs_hook=lambda members: members)
 
     assume(not OURS.intersection(json.loads(body)))
     stored = canonical_body(replace(LDO, body=body.encode()))
-    said = pairs(stored)
-    assert {name for name, _ in said[:6]} == OURS
-    assert said[6:] == pairs(body)
+    stored_pairs = pairs(stored)
+    assert {name for name, _ in stored_pairs[:6]} == OURS
+    assert stored_pairs[6:] == pairs(body)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_ids_repeat_and_differ_where_they_should() -> None:
     assert record == record_id(Kind.FRAME, DIGEST) != record_id(Kind.CLIP, DIGEST)
     ids = {record, event_id(record), result_id("preprocessing", record), result_id("perception", record)}
     assert len(ids) == 4
-    assert {one.version for one in ids} == {5}
+    assert {uuid.version for uuid in ids} == {5}
 
 
 def test_a_dead_letters_id_is_made_of_its_origin_and_its_bytes() -> None:
@@ -205,6 +205,6 @@ def test_a_name_is_one_harmless_segment_of_a_staging_key(name: str, segment: str
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=2, max_size=2, unique=True))
 def test_no_two_sources_share_a_staging_prefix(sources: list[tuple[str, str]]) -> None:
-    one, other = (staging_prefix(*source) for source in sources)
-    assert not one.startswith(other)
-    assert not other.startswith(one)
+    first, other = (staging_prefix(*source) for source in sources)
+    assert not first.startswith(other)
+    assert not other.startswith(first)

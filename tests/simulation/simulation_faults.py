@@ -8,12 +8,12 @@ from enum import StrEnum
 from random import Random
 from typing import TypeVar
 
-from tests.simulation.simulation_loop import Crashed, Process, VirtualLoop, this_process
+from tests.simulation.simulation_loop import CrashedError, Process, VirtualLoop, this_process
 
 T = TypeVar("T")
 
 
-class Step(StrEnum):
+class SimulationStep(StrEnum):
     """Every effect that a process has on the outside."""
 
     PUT = "put"
@@ -48,17 +48,17 @@ class Effect(StrEnum):
 
 
 SERVICE = {
-    Step.PUT: "store",
-    Step.PROMOTE: "store",
-    Step.DISCARD: "store",
-    Step.KNOWN: "catalog",
-    Step.COMMIT: "catalog",
-    Step.CLAIM: "catalog",
-    Step.LEAD: "catalog",
-    Step.CHECKPOINTS: "catalog",
-    Step.MARK_SEEN: "catalog",
-    Step.PENDING: "catalog",
-    Step.MARK: "catalog",
+    SimulationStep.PUT: "store",
+    SimulationStep.PROMOTE: "store",
+    SimulationStep.DISCARD: "store",
+    SimulationStep.KNOWN: "catalog",
+    SimulationStep.COMMIT: "catalog",
+    SimulationStep.CLAIM: "catalog",
+    SimulationStep.LEAD: "catalog",
+    SimulationStep.CHECKPOINTS: "catalog",
+    SimulationStep.MARK_SEEN: "catalog",
+    SimulationStep.PENDING: "catalog",
+    SimulationStep.MARK: "catalog",
 }
 
 
@@ -66,14 +66,14 @@ SERVICE = {
 class Fault:
     """The `nth` time that anybody comes to `step`, `effect` happens, for `seconds` where it takes time."""
 
-    step: Step
+    step: SimulationStep
     nth: int
     effect: Effect
     seconds: int
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentInput:
     """One message: what it holds, by whom. The same number is the same content."""
 
     source: int
@@ -86,7 +86,7 @@ class Schedule:
     """Everything that decides a run."""
 
     seed: int
-    messages: tuple[Sent, ...]
+    messages: tuple[SentInput, ...]
     faults: tuple[Fault, ...]
     workers: int = 1
     relays: int = 1
@@ -105,7 +105,7 @@ class Weather:
 
     def __post_init__(self) -> None:
         self._random = Random(self.schedule.seed)
-        self._hits: Counter[Step] = Counter()
+        self._hits: Counter[SimulationStep] = Counter()
         self._faults = {(fault.step, fault.nth): fault for fault in self.schedule.faults}
         self._away_until_s: dict[str, float] = {}
         self.loop = VirtualLoop(self.delay_s)
@@ -126,7 +126,7 @@ class Weather:
             self.note(f"VIOLATED {invariant}: {what}")
             self.violations.append(f"{invariant}: {what}")
 
-    async def step(self, step: Step, effect: Callable[[], T], *, away: Exception, about: object = "") -> T:
+    async def step(self, step: SimulationStep, effect: Callable[[], T], *, away: Exception, about: object = "") -> T:
         """Carry one effect out, with time before and after it."""
         process, fault = this_process(), self._due(step, about)
         await asyncio.sleep(self.delay_s())
@@ -138,27 +138,27 @@ class Weather:
             process.check()
         try:
             result = self._perform(step, fault, effect, away)
-        except Crashed:
+        except CrashedError:
             process.kill()
             raise asyncio.CancelledError from None
         await asyncio.sleep(self.delay_s())
         process.check()
         return result
 
-    def step_now(self, step: Step, effect: Callable[[], T], *, away: Exception, about: object = "") -> T:
+    def step_now(self, step: SimulationStep, effect: Callable[[], T], *, away: Exception, about: object = "") -> T:
         """Carry one effect out, for callers that cannot wait."""
         process, fault = this_process(), self._due(step, about)
         if not process.alive:
-            raise Crashed
+            raise CrashedError
         if fault is not None and fault.effect is Effect.PAUSE:
             for each in self.on_pause:
                 each(process)
         return self._perform(step, fault, effect, away)
 
-    def _perform(self, step: Step, fault: Fault | None, effect: Callable[[], T], away: Exception) -> T:
+    def _perform(self, step: SimulationStep, fault: Fault | None, effect: Callable[[], T], away: Exception) -> T:
         kind = fault.effect if fault else None
         if kind is Effect.CRASH_BEFORE:
-            raise Crashed
+            raise CrashedError
         if fault and kind is Effect.OUTAGE and step in SERVICE:
             self._away_until_s[SERVICE[step]] = self.loop.time() + fault.seconds
         if fault and kind is Effect.LATE:
@@ -167,21 +167,21 @@ class Weather:
             raise away
         result = effect()
         if kind is Effect.CRASH_AFTER:
-            raise Crashed
+            raise CrashedError
         if kind is Effect.LOST:
             raise away
         return result
 
-    def _late(self, step: Step, effect: Callable[[], object]) -> None:
+    def _late(self, step: SimulationStep, effect: Callable[[], object]) -> None:
         self.note(f"late {step} takes effect")
         try:
             effect()
         except Exception as error:  # noqa: BLE001 - nobody is there any more to whom it could be told
             self.note(f"late {step} is refused: {error}")
 
-    def _due(self, step: Step, about: object) -> Fault | None:
+    def _due(self, step: SimulationStep, about: object) -> Fault | None:
         self._hits[step] += 1
         fault = self._faults.get((step, self._hits[step]))
-        told = f"   <-- {fault.effect} ({fault.seconds} s)" if fault else ""
-        self.note(f"{this_process().name:9} {step} #{self._hits[step]} {about}{told}")
+        effect = f"   <-- {fault.effect} ({fault.seconds} s)" if fault else ""
+        self.note(f"{this_process().name:9} {step} #{self._hits[step]} {about}{effect}")
         return fault

@@ -15,8 +15,8 @@ from headrace.schemas.events import InputEvent, Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import AcceptedDelivery, examine
-from tests.simulation.simulation_faults import Sent, Step, Weather
-from tests.simulation.simulation_loop import Crashed, Process
+from tests.simulation.simulation_faults import SentInput, SimulationStep, Weather
+from tests.simulation.simulation_loop import CrashedError, Process
 from tests.streams.streams_samples import NOW_US, cid, frame, png, raw_delivery
 
 KINDS = (Kind.CID, Kind.FRAME)
@@ -42,7 +42,7 @@ class Expected:
 
 
 @cache
-def content(sent: Sent) -> tuple[Kind, bytes, tuple[str, bytes] | None]:
+def content(sent: SentInput) -> tuple[Kind, bytes, tuple[str, bytes] | None]:
     """The kind of a message, its bytes, and what has to be staged before."""
     source, body = {"source_id": f"camera-{sent.source}"}, png(shade=sent.number)
     key = staging_key("plant", source["source_id"], sha256_hex(body))
@@ -69,7 +69,7 @@ def content(sent: Sent) -> tuple[Kind, bytes, tuple[str, bytes] | None]:
 class Topics:
     """What is in the input topics, and what has to become of it."""
 
-    def __init__(self, messages: tuple[Sent, ...]) -> None:
+    def __init__(self, messages: tuple[SentInput, ...]) -> None:
         self.logs: dict[tuple[str, int], list[ConsumedMessage]] = {
             (input_topic(kind).name, partition): [] for kind in KINDS for partition in range(PARTITIONS)
         }
@@ -78,7 +78,7 @@ class Topics:
         for sent in messages:
             self._add(sent)
 
-    def _add(self, sent: Sent) -> None:
+    def _add(self, sent: SentInput) -> None:
         kind, value, staged = content(sent)
         if staged is not None:
             self.staged[staged[0]] = staged[1]
@@ -86,13 +86,13 @@ class Topics:
         delivery = raw_delivery(kind, value, offset=len(log), partition=sent.source % PARTITIONS)
         log.append(delivery)
         place = (delivery.topic, delivery.partition, delivery.offset)
-        one = examine(kind, delivery, NOW_US)
-        good = isinstance(one, AcceptedDelivery) and sent.what != "false_claim"
+        examined = examine(kind, delivery, NOW_US)
+        good = isinstance(examined, AcceptedDelivery) and sent.what != "false_claim"
         self.expected.append(
             Expected(
                 place,
                 f"camera-{sent.source}",
-                record_id(kind, one.digest) if good and isinstance(one, AcceptedDelivery) else None,
+                record_id(kind, examined.digest) if good and isinstance(examined, AcceptedDelivery) else None,
                 None if good else dead_letter_id(*place, value),
             )
         )
@@ -107,7 +107,7 @@ class Member:
     acked: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
-class Group:
+class SimulationGroup:
     """Who reads which partition, and how far each is committed."""
 
     def __init__(self, weather: Weather, topics: Topics) -> None:
@@ -159,7 +159,7 @@ class Group:
             self._rebalance()
 
     def _missed(self, process: Process) -> None:
-        for member in [one for one in self._members if one.process is process]:
+        for member in [member for member in self._members if member.process is process]:
             self._left(member)
 
     def _left(self, member: Member) -> None:
@@ -170,7 +170,7 @@ class Group:
             self._rebalance()
 
     def _rebalance(self) -> None:
-        self._weather.note(f"rebalance among {[one.process.name for one in self._members]}")
+        self._weather.note(f"rebalance among {[member.process.name for member in self._members]}")
         for member in self._members:
             member.positions.clear()
             member.acked.clear()
@@ -182,7 +182,7 @@ class Group:
 class InputEventHandle:
     """Faust's event."""
 
-    def __init__(self, weather: Weather, group: Group, member: Member, delivery: ConsumedMessage) -> None:
+    def __init__(self, weather: Weather, group: SimulationGroup, member: Member, delivery: ConsumedMessage) -> None:
         self._weather, self._group, self._member, self._delivery = weather, group, member, delivery
         self.message = _Message(delivery)
 
@@ -191,11 +191,11 @@ class InputEventHandle:
         about = delivery.topic, delivery.partition, delivery.offset
         try:
             self._weather.step_now(
-                Step.ACK, lambda: self._group.ack(self._member, delivery), away=KAFKA_AWAY, about=about
+                SimulationStep.ACK, lambda: self._group.ack(self._member, delivery), away=KAFKA_AWAY, about=about
             )
         except ConnectionError:
             self._group.ack(self._member, delivery)  # a note in memory, which only the process's end can prevent
-        except Crashed:
+        except CrashedError:
             self._member.process.kill()
             raise CancelledError from None
         return True

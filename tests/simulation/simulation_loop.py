@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 
-class Crashed(BaseException):
+class CrashedError(BaseException):
     """Ends a process from inside a call that does not await."""
 
 
@@ -73,7 +73,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return
         try:
             outcome, failed = call(), None
-        except Crashed:
+        except CrashedError:
             process.kill()
             return
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits

@@ -17,7 +17,7 @@ from headrace.streams.relay.outbox_publisher import OutboxPublisher
 from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent
-from tests.simulation.simulation_faults import Effect, Fault, Schedule, Sent, Step
+from tests.simulation.simulation_faults import Effect, Fault, Schedule, SentInput, SimulationStep
 from tests.simulation.simulation_run import System
 from tests.simulation.simulation_stores import CATALOG_AWAY
 
@@ -69,7 +69,7 @@ class ClaimFirst(Ingest):
             catalog.claimed |= new
             return new
 
-        new = await self.retry(lambda: catalog.weather.step(Step.CLAIM, claim, away=CATALOG_AWAY))
+        new = await self.retry(lambda: catalog.weather.step(SimulationStep.CLAIM, claim, away=CATALOG_AWAY))
         records = [row for row in batch.rows.records if row.record_id in new]
         return await super().commit(replace(batch, rows=replace(batch.rows, records=records)))
 
@@ -89,11 +89,11 @@ class NoLookBack(Relay):
         return
 
 
-def one_fault(step: Step, effect: Effect, *, messages: int = 4) -> Schedule:
+def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4) -> Schedule:
     """Deliver the same scan a few times, one message a batch, while one step fails at its first time."""
     return Schedule(
         seed=0,
-        messages=(Sent(source=0, what="cid", number=0),) * messages,
+        messages=(SentInput(source=0, what="cid", number=0),) * messages,
         faults=(Fault(step, nth=1, effect=effect, seconds=1),),
         workers=1,
         relays=1,
@@ -102,10 +102,13 @@ def one_fault(step: Step, effect: Effect, *, messages: int = 4) -> Schedule:
 
 
 MUTANTS: dict[str, tuple[System, Schedule]] = {
-    "ack before commit": (System(pipeline=AckBeforeCommit), one_fault(Step.PUT, Effect.FAIL, messages=5)),
-    "ack out of order": (System(pipeline=AckOutOfOrder), one_fault(Step.PUT, Effect.FAIL)),
-    "publish before commit": (System(ingest=PublishBeforeCommit), one_fault(Step.COMMIT, Effect.CRASH_BEFORE)),
-    "a dedupe that claims first": (System(ingest=ClaimFirst), one_fault(Step.COMMIT, Effect.CRASH_BEFORE)),
-    "mark before send": (System(relay=MarkBeforeSend), one_fault(Step.SEND, Effect.FAIL)),
-    "no look back": (System(relay=NoLookBack), one_fault(Step.END, Effect.LOST)),
+    "ack before commit": (System(pipeline=AckBeforeCommit), one_fault(SimulationStep.PUT, Effect.FAIL, messages=5)),
+    "ack out of order": (System(pipeline=AckOutOfOrder), one_fault(SimulationStep.PUT, Effect.FAIL)),
+    "publish before commit": (
+        System(ingest=PublishBeforeCommit),
+        one_fault(SimulationStep.COMMIT, Effect.CRASH_BEFORE),
+    ),
+    "a dedupe that claims first": (System(ingest=ClaimFirst), one_fault(SimulationStep.COMMIT, Effect.CRASH_BEFORE)),
+    "mark before send": (System(relay=MarkBeforeSend), one_fault(SimulationStep.SEND, Effect.FAIL)),
+    "no look back": (System(relay=NoLookBack), one_fault(SimulationStep.END, Effect.LOST)),
 }

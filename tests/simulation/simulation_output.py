@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.outbox_publisher import TRANSACTION_S_MAX
-from tests.simulation.simulation_faults import Step, Weather
+from tests.simulation.simulation_faults import SimulationStep, Weather
 from tests.simulation.simulation_loop import this_process
 
 PARTITIONS = 2
@@ -118,7 +118,7 @@ class Told:
 
     place: tuple[str, int]
     at: int
-    said: list[tuple[str, bytes]] | None = None
+    opened: list[tuple[str, bytes]] | None = None
     fault: KafkaError | None = None
 
     def topic(self) -> str:
@@ -147,7 +147,7 @@ class SimulatedProducer:
         self._waiting: list[tuple[tuple[str, int], list[tuple[str, bytes]], Callable[..., None]]] = []
 
     def init_transactions(self, _timeout: float) -> None:
-        self._epoch = self._weather.step_now(Step.INIT, self._output.init, away=TIMED_OUT)
+        self._epoch = self._weather.step_now(SimulationStep.INIT, self._output.init, away=TIMED_OUT)
 
     def begin_transaction(self) -> None:
         self._waiting = []
@@ -160,12 +160,12 @@ class SimulatedProducer:
     def commit_transaction(self, _timeout: float) -> None:
         for place, headers, on_delivery in self._waiting:
             at = self._weather.step_now(
-                Step.SEND,
+                SimulationStep.SEND,
                 lambda place=place, headers=headers: self._output.send(self._epoch, place, headers),  # type: ignore[misc]
                 away=TIMED_OUT,
             )
             on_delivery(None, Told(place, at))
-        self._weather.step_now(Step.END, lambda: self._output.end(self._epoch), away=TIMED_OUT)
+        self._weather.step_now(SimulationStep.END, lambda: self._output.end(self._epoch), away=TIMED_OUT)
 
     def purge(self) -> None:
         self._waiting = []
@@ -195,26 +195,26 @@ class SimulatedConsumer:
         self._positions = {(place.topic, place.partition): place.offset for place in places}
 
     def consume(self, upto: int, _timeout: float) -> list[Told]:
-        return self._weather.step_now(Step.TAIL, lambda: self._next(min(upto, 3)), away=TIMED_OUT)
+        return self._weather.step_now(SimulationStep.TAIL, lambda: self._next(min(upto, 3)), away=TIMED_OUT)
 
     def close(self) -> None:
         self._positions = {}
 
     def _next(self, upto: int) -> list[Told]:
-        told: list[Told] = []
+        reports: list[Told] = []
         for place, position in self._positions.items():
             end = self._output.stable_end(place)
             for at in range(position, end):
-                if len(told) == upto:
-                    return told
+                if len(reports) == upto:
+                    return reports
                 entry = self._output.logs[place][at]
                 self._positions[place] = at + 1
                 if entry.headers is not None and entry.transaction.state == "committed":
-                    told.append(Told(place, at, entry.headers))
-            if place not in self._ended and len(told) < upto:
+                    reports.append(Told(place, at, entry.headers))
+            if place not in self._ended and len(reports) < upto:
                 self._ended.add(place)
-                told.append(Told(place, self._positions[place], fault=KafkaError(KafkaError._PARTITION_EOF)))
-        return told
+                reports.append(Told(place, self._positions[place], fault=KafkaError(KafkaError._PARTITION_EOF)))
+        return reports
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
-from tests.simulation.simulation_faults import Schedule, Step, Weather
-from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, Group, InputEventHandle, Member, Topics
+from tests.simulation.simulation_faults import Schedule, SimulationStep, Weather
+from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, InputEventHandle, Member, SimulationGroup, Topics
 from tests.simulation.simulation_loop import PROCESS, Process, this_process
 from tests.simulation.simulation_output import Output, SimulatedAdmin, SimulatedConsumer, SimulatedProducer
 from tests.simulation.simulation_stores import SimulatedBlobs, SimulatedCatalog, SimulatedOutbox
@@ -49,7 +49,7 @@ class System:
 
 
 @dataclass
-class World:
+class SimulationWorld:
     """Everything outside the processes."""
 
     schedule: Schedule
@@ -59,7 +59,7 @@ class World:
     def __post_init__(self) -> None:
         self.weather = Weather(self.schedule)
         self.topics = Topics(self.schedule.messages)
-        self.group = Group(self.weather, self.topics)
+        self.group = SimulationGroup(self.weather, self.topics)
         self.blobs = SimulatedBlobs(self.weather, self.topics)
         self.catalog = SimulatedCatalog(self.weather, self.blobs, self.group)
         self.outbox = SimulatedOutbox(self.weather, self.catalog)
@@ -70,9 +70,9 @@ class World:
         return self.group.finished() and all(row.published for row in self.catalog.outbox.values())
 
 
-def simulate(schedule: Schedule, system: System | None = None) -> World:
+def simulate(schedule: Schedule, system: System | None = None) -> SimulationWorld:
     """Run a schedule; what does not hold is in `world.weather.violations`."""
-    world = World(schedule, system or System())
+    world = SimulationWorld(schedule, system or System())
     loop = world.weather.loop
     try:
         with _patched(world):
@@ -83,8 +83,8 @@ def simulate(schedule: Schedule, system: System | None = None) -> World:
     return world
 
 
-async def _live(world: World) -> None:
-    roles: dict[str, Callable[[World], Awaitable[None]]] = {
+async def _live(world: SimulationWorld) -> None:
+    roles: dict[str, Callable[[SimulationWorld], Awaitable[None]]] = {
         **{f"worker-{number}": _worker for number in range(world.schedule.workers)},
         **{f"relay-{number}": _relay for number in range(world.schedule.relays)},
     }
@@ -97,7 +97,7 @@ async def _live(world: World) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _until_calm(world: World) -> None:
+async def _until_calm(world: SimulationWorld) -> None:
     calm_since_s = world.weather.loop.time()
     while world.weather.loop.time() - calm_since_s < CALM_S:
         if world.weather.violations:
@@ -110,7 +110,7 @@ async def _until_calm(world: World) -> None:
                 return
 
 
-async def _supervise(world: World, name: str, main: Callable[[World], Awaitable[None]]) -> None:
+async def _supervise(world: SimulationWorld, name: str, main: Callable[[SimulationWorld], Awaitable[None]]) -> None:
     while True:
         process = Process(name)
         context = copy_context()
@@ -122,14 +122,14 @@ async def _supervise(world: World, name: str, main: Callable[[World], Awaitable[
                 world.weather.hold("fault", f"{name} ended with {error!r}", holds=False)
         finally:
             process.kill()
-            left = [one for one in process.tasks if not one.done()]
+            left = [task for task in process.tasks if not task.done()]
             if left:
                 await asyncio.wait(left)
         world.weather.note(f"{name:9} starts again")
         await asyncio.sleep(1.0)
 
 
-async def _worker(world: World) -> None:
+async def _worker(world: SimulationWorld) -> None:
     process = this_process()
     member = world.group.join(process)
     ports = IngestPorts(world.blobs, world.blobs, world.catalog)
@@ -149,7 +149,7 @@ async def _worker(world: World) -> None:
         group.create_task(_commit_offsets(world, member))
 
 
-async def _agent(world: World, member: Member, kind: Kind, pipeline: BatchPipeline) -> None:
+async def _agent(world: SimulationWorld, member: Member, kind: Kind, pipeline: BatchPipeline) -> None:
     topic = input_topic(kind).name
     while True:
         taken = world.group.take(member, topic, world.weather.choose(world.schedule.batch_max))
@@ -157,19 +157,19 @@ async def _agent(world: World, member: Member, kind: Kind, pipeline: BatchPipeli
             await asyncio.sleep(2.0)
             world.group.rejoin(member)
             continue
-        await pipeline.submit([InputEventHandle(world.weather, world.group, member, one) for one in taken])
+        await pipeline.submit([InputEventHandle(world.weather, world.group, member, event) for event in taken])
         await asyncio.sleep(world.weather.delay_s())
 
 
-async def _commit_offsets(world: World, member: Member) -> None:
+async def _commit_offsets(world: SimulationWorld, member: Member) -> None:
     while True:
         await asyncio.sleep(1.0)
         if member.acked:
             with contextlib.suppress(ConnectionError):
-                await world.weather.step(Step.OFFSETS, lambda: world.group.commit(member), away=KAFKA_AWAY)
+                await world.weather.step(SimulationStep.OFFSETS, lambda: world.group.commit(member), away=KAFKA_AWAY)
 
 
-async def _relay(world: World) -> None:
+async def _relay(world: SimulationWorld) -> None:
     outbox: Any = world.outbox
     relay = world.system.relay(SETTINGS, outbox, now_us=lambda: NOW_US)
     code = await relay.run(asyncio.Event())
@@ -177,7 +177,7 @@ async def _relay(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _patched(world: World) -> Iterator[None]:
+def _patched(world: SimulationWorld) -> Iterator[None]:
     clock = types.SimpleNamespace(monotonic=world.weather.loop.time)
     with contextlib.ExitStack() as stack:
         for module in (
@@ -204,22 +204,26 @@ def _patched(world: World) -> Iterator[None]:
         yield
 
 
-def _check(world: World) -> None:
+def _check(world: SimulationWorld) -> None:
     """Compare what is there in the end with what has to be."""
     hold, catalog, expected = world.weather.hold, world.catalog, world.topics.expected
     places = {key[:3]: row.record_id for key, row in catalog.sightings.items()}
-    for one in expected:
-        there = one.record in catalog.records if one.record else one.letter in catalog.dead_letters
-        hold("I1", f"{one.place} is neither in the catalog nor in the dead letters", holds=there)
-        if one.record:
-            hold("I9", f"{one.place} has no sighting", holds=places.get(one.place) == one.record)
-    known = {one.record or one.letter for one in expected}
+    for expectation in expected:
+        is_there = (
+            expectation.record in catalog.records if expectation.record else expectation.letter in catalog.dead_letters
+        )
+        hold("I1", f"{expectation.place} is neither in the catalog nor in the dead letters", holds=is_there)
+        if expectation.record:
+            hold(
+                "I9", f"{expectation.place} has no sighting", holds=places.get(expectation.place) == expectation.record
+            )
+    known = {expectation.record or expectation.letter for expectation in expected}
     extra = (catalog.records.keys() | catalog.dead_letters.keys()) - known
     hold("I2", f"nobody sent {extra}", holds=not extra)
-    hold("I2", "a sighting that nobody sent", holds=places.keys() <= {one.place for one in expected})
+    hold("I2", "a sighting that nobody sent", holds=places.keys() <= {expectation.place for expectation in expected})
     announced = world.output.announced()
     hold("I3", "something was announced twice", holds=len(set(announced)) == len(announced))
-    wanted = {str(one.event) for one in expected}
+    wanted = {str(expectation.event) for expectation in expected}
     hold("I4", f"missing {wanted - set(announced)}, too many {set(announced) - wanted}", holds=wanted == set(announced))
     for blob in catalog.blobs.values():
         try:

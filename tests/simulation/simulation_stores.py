@@ -17,8 +17,8 @@ from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from headrace.store.blobs.staging import StagedBody
 from headrace.store.catalog.outbox import Pending
 from headrace.store.errors import CatalogUnavailableError, ClaimMismatchError, ClaimMissingError, StoreUnavailableError
-from tests.simulation.simulation_faults import Step, Weather
-from tests.simulation.simulation_input import Group, Topics
+from tests.simulation.simulation_faults import SimulationStep, Weather
+from tests.simulation.simulation_input import SimulationGroup, Topics
 from tests.simulation.simulation_loop import Process, this_process
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, Journal
 from tests.streams.streams_samples import NOW_US
@@ -39,16 +39,20 @@ class SimulatedBlobs(FakeBlobs):
     async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
         assert key in {blob_key(sha256_hex(data)), pack_key(sha256_hex(data))}, "not the address of these bytes"
         return await self._weather.step(
-            Step.PUT, lambda: self.objects.setdefault(key, data) is data, away=STORE_AWAY, about=key[-8:]
+            SimulationStep.PUT, lambda: self.objects.setdefault(key, data) is data, away=STORE_AWAY, about=key[-8:]
         )
 
     async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        head = await self._weather.step(Step.PROMOTE, lambda: self._promoted(staged, head_bytes), away=STORE_AWAY)
+        head = await self._weather.step(
+            SimulationStep.PROMOTE, lambda: self._promoted(staged, head_bytes), away=STORE_AWAY
+        )
         moved()
         return head
 
     async def discard(self, claim: str) -> None:
-        await self._weather.step(Step.DISCARD, lambda: self.staged.pop(claim, None), away=STORE_AWAY, about=claim[-8:])
+        await self._weather.step(
+            SimulationStep.DISCARD, lambda: self.staged.pop(claim, None), away=STORE_AWAY, about=claim[-8:]
+        )
 
     def _promoted(self, staged: StagedBody, head_bytes: int) -> bytes:
         key = blob_key(staged.sha256_hex)
@@ -72,7 +76,7 @@ class OutboxRow:
 class SimulatedCatalog(FakeCatalog):
     """Rows and the outbox. Ids are taken when a transaction begins, so they become visible in another order."""
 
-    def __init__(self, weather: Weather, blobs: SimulatedBlobs, group: Group) -> None:
+    def __init__(self, weather: Weather, blobs: SimulatedBlobs, group: SimulationGroup) -> None:
         super().__init__(Journal(), blobs)
         self._weather = weather
         self._group = group
@@ -94,7 +98,7 @@ class SimulatedCatalog(FakeCatalog):
                 for row in rows
             }
 
-        return await self._weather.step(Step.KNOWN, look, away=CATALOG_AWAY)
+        return await self._weather.step(SimulationStep.KNOWN, look, away=CATALOG_AWAY)
 
     async def commit(self, batch: RowBatch) -> CommitResult:
         first_id = self._next_id
@@ -103,7 +107,7 @@ class SimulatedCatalog(FakeCatalog):
             (row.topic.split(".")[1], row.partition, row.offset) for row in (*batch.sightings, *batch.dead_letters)
         ]
         return await self._weather.step(
-            Step.COMMIT, lambda: self._apply(batch, first_id), away=CATALOG_AWAY, about=about
+            SimulationStep.COMMIT, lambda: self._apply(batch, first_id), away=CATALOG_AWAY, about=about
         )
 
     def _apply(self, batch: RowBatch, first_id: int) -> CommitResult:
@@ -182,7 +186,7 @@ class SimulatedOutbox:
             rows = [row.pending for _, row in sorted(self._catalog.outbox.items()) if not row.published]
             return rows[:limit]
 
-        return await self._weather.step(Step.PENDING, look, away=CATALOG_AWAY)
+        return await self._weather.step(SimulationStep.PENDING, look, away=CATALOG_AWAY)
 
     async def mark(self, ids: Sequence[int], checkpoints: Mapping[tuple[str, int], int] | None = None) -> int:
         def write() -> int:
@@ -191,7 +195,7 @@ class SimulatedOutbox:
             self._catalog.known_checkpoints.update(checkpoints or {})
             return len(ids)
 
-        return await self._weather.step(Step.MARK, write, away=CATALOG_AWAY, about=list(ids))
+        return await self._weather.step(SimulationStep.MARK, write, away=CATALOG_AWAY, about=list(ids))
 
     async def unpublished(self) -> int:
         # Only a gauge asks for it: what goes wrong here must not take the place of a fault at a look that matters.
@@ -201,23 +205,25 @@ class SimulatedOutbox:
         wanted = set(ids)
 
         def write() -> int:
-            found = [row for row in self._catalog.outbox.values() if row.pending.event_id in wanted]
-            for row in found:
+            rows = [row for row in self._catalog.outbox.values() if row.pending.event_id in wanted]
+            for row in rows:
                 row.published = True
-            return len(found)
+            return len(rows)
 
-        return await self._weather.step(Step.MARK_SEEN, write, away=CATALOG_AWAY, about=len(wanted))
+        return await self._weather.step(SimulationStep.MARK_SEEN, write, away=CATALOG_AWAY, about=len(wanted))
 
     async def checkpoints(self) -> dict[tuple[str, int], int]:
         return await self._weather.step(
-            Step.CHECKPOINTS, lambda: dict(self._catalog.known_checkpoints), away=CATALOG_AWAY
+            SimulationStep.CHECKPOINTS, lambda: dict(self._catalog.known_checkpoints), away=CATALOG_AWAY
         )
 
     async def wait_for_leader_lock(self) -> "SimulatedLeaderLock":
         while True:
             try:
                 process = this_process()
-                leader_lock = await self._weather.step(Step.LEAD, partial(self._take, process), away=CATALOG_AWAY)
+                leader_lock = await self._weather.step(
+                    SimulationStep.LEAD, partial(self._take, process), away=CATALOG_AWAY
+                )
             except CatalogUnavailableError:
                 leader_lock = None
             if leader_lock is not None:

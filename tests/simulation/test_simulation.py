@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from tests.simulation.simulation_faults import Effect, Fault, Schedule, Sent, Step
+from tests.simulation.simulation_faults import Effect, Fault, Schedule, SentInput, SimulationStep
 from tests.simulation.simulation_input import WHATS
 from tests.simulation.simulation_mutants import MUTANTS
 from tests.simulation.simulation_run import System, simulate
@@ -25,11 +25,11 @@ MUTANT_SCHEDULES = 3000  # the most that a mutant may need; the slowest needs so
 
 LINES_MAX = 400  # of a trace that is shown
 
-NOTHING_AT = {Step.CLAIM}  # what only mutants do
-SENT = st.builds(Sent, st.integers(0, 3), st.sampled_from(WHATS), st.integers(0, 3))
+NOTHING_AT = {SimulationStep.CLAIM}  # what only mutants do
+SENT = st.builds(SentInput, st.integers(0, 3), st.sampled_from(WHATS), st.integers(0, 3))
 FAULT = st.builds(
     Fault,
-    st.sampled_from([step for step in Step if step not in NOTHING_AT]),
+    st.sampled_from([step for step in SimulationStep if step not in NOTHING_AT]),
     st.integers(1, 4) | st.integers(1, 12),
     st.sampled_from(list(Effect)),
     st.sampled_from([1, 10, 40]),
@@ -70,8 +70,8 @@ def story(schedule: Schedule, system: System | None = None) -> str:
 )
 @given(SCHEDULE)
 def test_nothing_is_lost_and_nothing_comes_twice(schedule: Schedule):
-    told = story(schedule)
-    assert not told, told
+    text = story(schedule)
+    assert not text, text
 
 
 def test_a_schedule_says_everything_that_happens():
@@ -79,14 +79,14 @@ def test_a_schedule_says_everything_that_happens():
     assert simulate(schedule).weather.trace == simulate(schedule).weather.trace
 
 
-@pytest.mark.parametrize("step", [step for step in Step if step not in NOTHING_AT])
+@pytest.mark.parametrize("step", [step for step in SimulationStep if step not in NOTHING_AT])
 @pytest.mark.parametrize("effect", Effect)
-def test_every_fault_at_every_step_happens_and_is_survived(step: Step, effect: Effect):
+def test_every_fault_at_every_step_happens_and_is_survived(step: SimulationStep, effect: Effect):
     """At the first, the second and the third time that anybody comes there."""
-    messages = tuple(Sent(source, what, source) for source in range(3) for what in WHATS)
+    messages = tuple(SentInput(source, what, source) for source in range(3) for what in WHATS)
     # Whatever is read back at a start is only there after an earlier one failed.
-    faults = (Fault(Step.END, 1, Effect.LOST, 1), *(Fault(step, nth, effect, 10) for nth in (1, 2, 3)))
-    schedule = Schedule(3, messages, tuple({(one.step, one.nth): one for one in faults}.values()), 2, 2)
+    faults = (Fault(SimulationStep.END, 1, Effect.LOST, 1), *(Fault(step, nth, effect, 10) for nth in (1, 2, 3)))
+    schedule = Schedule(3, messages, tuple({(fault.step, fault.nth): fault for fault in faults}.values()), 2, 2)
     world = simulate(schedule)
     assert not world.weather.violations, story(schedule)
     assert any(f"<-- {effect} " in line and f" {step} #" in line for line in world.weather.trace)
@@ -127,10 +127,12 @@ def find_violation(system: System) -> Schedule | None:
 
 def some_schedule(random: Random, *, messages: int, faults: int) -> Schedule:
     """A schedule without Hypothesis."""
-    steps = [step for step in Step if step not in NOTHING_AT]
+    steps = [step for step in SimulationStep if step not in NOTHING_AT]
     return Schedule(
         seed=random.randrange(2**32),
-        messages=tuple(Sent(random.randrange(4), random.choice(WHATS), random.randrange(4)) for _ in range(messages)),
+        messages=tuple(
+            SentInput(random.randrange(4), random.choice(WHATS), random.randrange(4)) for _ in range(messages)
+        ),
         faults=tuple(
             Fault(random.choice(steps), random.randint(1, 12), random.choice(list(Effect)), 10) for _ in range(faults)
         ),

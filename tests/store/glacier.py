@@ -141,13 +141,13 @@ class Glacier:
 
     def _list(self, bucket: str, prefix: str) -> web.Response:
         keys = sorted(path.removeprefix(f"{bucket}/") for path in self.objects if path.startswith(f"{bucket}/{prefix}"))
-        found = "".join(
+        entries = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[f'{bucket}/{key}'])}</Size><ETag>tag</ETag>"
             "<LastModified>2026-11-23T00:00:00.000Z</LastModified></Contents>"
             for key in keys
         )
         return web.Response(
-            text=f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>",
+            text=f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>",
             content_type="application/xml",
         )
 

@@ -202,7 +202,7 @@ async def test_workers_with_the_same_digests_in_other_orders_do_not_deadlock(cat
         return batch(numbers)
 
     done = await asyncio.gather(*(catalog.commit(shuffled(seed)) for seed in range(6)))
-    assert sum(len(one.new_records) for one in done) == 150
+    assert sum(len(committed.new_records) for committed in done) == 150
     assert await counts(sql) == {"blobs": 150, "records": 150, "sightings": 150, "outbox": 150, "dead_letters": 0}
 
 

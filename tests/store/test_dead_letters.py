@@ -16,8 +16,8 @@ async def test_the_newest_come_first_and_filters_choose(catalog: Catalog, postgr
         some = await letters.page(LetterFilters(), 4)
         assert len(some) == 4
         assert (some[0].code, some[0].value_bytes, some[0].site, some[0].state) == ("too_large", None, "s", "waiting")
-        assert sorted(one.offset for one in await letters.page(LetterFilters(), 10)) == [0, 1, 2, 3, 4, 9]
-        assert [one.offset for one in await letters.page(LetterFilters(code="too_large"), 10)] == [9]
+        assert sorted(letter.offset for letter in await letters.page(LetterFilters(), 10)) == [0, 1, 2, 3, 4, 9]
+        assert [letter.offset for letter in await letters.page(LetterFilters(code="too_large"), 10)] == [9]
 
 
 async def test_a_dead_letter_comes_back_as_it_was(catalog: Catalog, postgres_dsn: str) -> None:
@@ -37,16 +37,16 @@ async def test_an_attempt_that_kafka_may_have_lost_is_claimed_again_under_its_nu
         assert await claims.claim([attempt]) == {kept.dead_letter_id}
         await letters.published([attempt])
         await published_ago(sql, INPUT_RETENTION_S - 60)
-        assert [one async for one in letters.candidates(LetterFilters())] == []
+        assert [candidate async for candidate in letters.candidates(LetterFilters())] == []
         assert await claims.claim([attempt]) == set()
 
         await published_ago(sql, INPUT_RETENTION_S + 60)
-        (candidate,) = [one async for one in letters.candidates(LetterFilters())]
+        (candidate,) = [candidate async for candidate in letters.candidates(LetterFilters())]
         assert candidate.ended == 0
         assert await claims.claim([attempt]) == {kept.dead_letter_id}
         await letters.published([attempt])
-        assert [one async for one in letters.candidates(LetterFilters())] == []
-        assert [one.attempt for one in await letters.history(kept.dead_letter_id)] == [1]
+        assert [candidate async for candidate in letters.candidates(LetterFilters())] == []
+        assert [attempt.attempt for attempt in await letters.history(kept.dead_letter_id)] == [1]
 
 
 async def test_an_attempt_that_kafka_may_have_lost_keeps_no_letter_from_ending(

@@ -16,8 +16,8 @@ from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, r
 
 
 async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:
-    said = record(1, kind=Kind.LDO, ldo_id="a-1", attributes=b'{"a": 1}', traceparent="00-aa-bb-01")
-    await catalog.commit(RowBatch(blobs=[blob(1)], records=[said], sightings=[], dead_letters=[]))
+    announced_record = record(1, kind=Kind.LDO, ldo_id="a-1", attributes=b'{"a": 1}', traceparent="00-aa-bb-01")
+    await catalog.commit(RowBatch(blobs=[blob(1)], records=[announced_record], sightings=[], dead_letters=[]))
     [pending] = await outbox.pending(10)
     event = pending.event
     assert isinstance(event, Ingested)
@@ -25,9 +25,9 @@ async def test_pending_carries_everything_an_announcement_says(catalog: Catalog,
     assert pending.event_id == event_id(id_of(1, Kind.LDO))
     assert event == Ingested(
         event_id=str(pending.event_id),
-        record_id=str(said.record_id),
+        record_id=str(announced_record.record_id),
         kind="ldo",
-        digest=said.digest.hex(),
+        digest=announced_record.digest.hex(),
         source_id="cam-1",
         site="factory",
         captured_at_us=CAPTURED_AT_US + 1,

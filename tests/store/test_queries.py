@@ -25,7 +25,7 @@ async def add(catalog: Catalog, number: int, **more: object) -> UUID:
 
 
 async def ids(queries: Queries, filters: RecordFilters) -> list[UUID]:
-    return [one.record_id for one in (await queries.list_records(filters)).records]
+    return [record.record_id for record in (await queries.list_records(filters)).records]
 
 
 async def test_the_newest_comes_first(catalog: Catalog, queries: Queries) -> None:
@@ -40,7 +40,7 @@ async def test_pages_hold_each_record_once_whatever_arrives_meanwhile(catalog: C
     cursor, filters = None, RecordFilters()
     while True:
         page = await queries.list_records(filters, cursor=cursor, limit=7)
-        seen += [one.record_id for one in page.records]
+        seen += [record.record_id for record in page.records]
         await add(catalog, 1000 + len(seen))
         cursor = page.cursor
         if cursor is None:
@@ -74,7 +74,7 @@ async def test_filters(catalog: Catalog, queries: Queries, filters: RecordFilter
         await add(catalog, 4, kind=Kind.LDO, source_id="cell-2", ldo_id="part-7", site="north"): 4,
         await add(catalog, 5, kind=Kind.CID, source_id="scan-1", code="QR-1"): 5,
     }
-    assert {added[found] for found in await ids(queries, filters)} == expected
+    assert {added[record_id] for record_id in await ids(queries, filters)} == expected
 
 
 async def test_times_bound_the_list_exactly(catalog: Catalog, queries: Queries) -> None:
@@ -99,11 +99,11 @@ async def test_a_cursor_of_another_kind_is_refused(queries: Queries, cursor: str
 async def test_a_record_is_found_by_every_name_it_has(catalog: Catalog, queries: Queries) -> None:
     wanted = await add(catalog, 1, kind=Kind.LDO, ldo_id="part-7", code="QR-9")
     await add(catalog, 2)
-    found = (await queries.record(str(wanted))).record
+    found_record = (await queries.record(str(wanted))).record
     digest = digest_of(1).hex()
-    names = [wanted.hex, str(wanted)[:9], digest, digest[:8], found.public_id, "part-7", "QR-9", f" {wanted} "]
-    assert [(await queries.record(name)).record for name in names] == [found] * len(names)
-    assert found.public_id == f"ldo_{digest[:12]}_1790000000"
+    names = [wanted.hex, str(wanted)[:9], digest, digest[:8], found_record.public_id, "part-7", "QR-9", f" {wanted} "]
+    assert [(await queries.record(name)).record for name in names] == [found_record] * len(names)
+    assert found_record.public_id == f"ldo_{digest[:12]}_1790000000"
 
 
 async def test_a_revised_ldo_is_shown_in_its_newest_revision(catalog: Catalog, queries: Queries) -> None:
@@ -117,7 +117,7 @@ async def test_a_record_shows_its_sightings_oldest_first(catalog: Catalog, queri
     again = sighting(1, source_id="cam-2", offset=9, partition=3)
     await catalog.commit(RowBatch(blobs=[], records=[], sightings=[again], dead_letters=[]))
     seen = (await queries.record(str(wanted))).sightings
-    assert [(one.source_id, one.partition, one.offset, one.sequence) for one in seen] == [
+    assert [(sighting.source_id, sighting.partition, sighting.offset, sighting.sequence) for sighting in seen] == [
         ("cam-1", 0, 1, 1),
         ("cam-2", 3, 9, 1),
     ]

@@ -98,10 +98,10 @@ class FakeClaims:
         key = blob_key(staged.sha256_hex)
         body = self.staged.get(name) if name.startswith(STAGING_PREFIX) else None
         if body is None:
-            there = self._blobs.objects.get(key)
-            if there is None or len(there) != staged.size_bytes:
+            stored = self._blobs.objects.get(key)
+            if stored is None or len(stored) != staged.size_bytes:
                 raise ClaimMissingError(name, where=WHERE)
-            return there[:head_bytes]
+            return stored[:head_bytes]
         if len(body) != staged.size_bytes:
             raise ClaimMismatchError(name, f"{len(body)} bytes instead of {staged.size_bytes}", where=WHERE)
         if sha256_hex(body) != staged.sha256_hex:
@@ -139,10 +139,10 @@ class FakeCatalog:
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
         assert all(len(digest) == 32 for digest in digests)
         await self._journal.step("known", len(digests))
-        found = [self.blobs[digest] for digest in digests if digest in self.blobs]
+        known = [self.blobs[digest] for digest in digests if digest in self.blobs]
         return {
             row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
-            for row in found
+            for row in known
         }
 
     async def commit(self, batch: RowBatch) -> CommitResult:

@@ -52,7 +52,7 @@ class Rig:
     async def take(self, *messages: InputEvent | bytes | None) -> None:
         """Hand over some messages at once; bytes stand for a value that is no event."""
         async with asyncio.timeout(ANSWER_S_MAX):
-            await self.pipeline.submit([FakeEvent(one, self.journal) for one in self.deliveries(messages)])
+            await self.pipeline.submit([FakeEvent(delivery, self.journal) for delivery in self.deliveries(messages)])
 
     def deliveries(self, messages: Sequence[InputEvent | bytes | None]) -> list[ConsumedMessage]:
         made = []

@@ -67,8 +67,8 @@ def cid(code: str = "C-1", **changes: Any) -> Cid:
 
 
 def ldo(ldo_id: str = "L-1", **changes: Any) -> Ldo:
-    said = {"sensor_data": {"t": 21.5}, "context": {"line": 3}, "prediction": {"ok": True}}
-    return Ldo(**({**ORIGIN, "ldo_id": ldo_id, "body": orjson.dumps(said)} | changes))
+    content = {"sensor_data": {"t": 21.5}, "context": {"line": 3}, "prediction": {"ok": True}}
+    return Ldo(**({**ORIGIN, "ldo_id": ldo_id, "body": orjson.dumps(content)} | changes))
 
 
 def good(kind: Kind) -> InputEvent:

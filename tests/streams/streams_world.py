@@ -80,20 +80,20 @@ class World:
         **options: Any,
     ) -> list[Sent]:
         """Publish values in their order, to one partition; returns once each is acknowledged."""
-        told: list[tuple[KafkaError | None, Message]] = []
+        delivered: list[tuple[KafkaError | None, Message]] = []
         for value in values:
             self._producer.produce(
                 input_topic(kind).name,
                 value=value,
                 key=key,
                 headers=list(headers),
-                on_delivery=lambda error, message: told.append((error, message)),
+                on_delivery=lambda error, message: delivered.append((error, message)),
                 **options,
             )
         assert self._producer.flush(30) == 0
-        for error, _ in told:
+        for error, _ in delivered:
             assert error is None, error
-        places = sorted((message.offset() or 0, message.partition() or 0) for _, message in told)
+        places = sorted((message.offset() or 0, message.partition() or 0) for _, message in delivered)
         return [
             Sent(kind, partition, offset, key, value, headers)
             for (offset, partition), value in zip(places, values, strict=True)
@@ -104,12 +104,12 @@ class World:
 
     def refused_by_kafka(self, kind: Kind, value: bytes) -> KafkaError:
         """Publish what the broker does not take."""
-        told: list[KafkaError | None] = []
+        errors: list[KafkaError | None] = []
         self._producer.produce(
-            input_topic(kind).name, value=value, on_delivery=lambda error, _message: told.append(error)
+            input_topic(kind).name, value=value, on_delivery=lambda error, _message: errors.append(error)
         )
         assert self._producer.flush(30) == 0
-        (error,) = told
+        (error,) = errors
         assert error is not None
         return error
 
@@ -119,13 +119,13 @@ class World:
 
     def sighting(self, sent: Sent) -> dict[str, Any] | None:
         """The record that a message became, with its sighting and where its bytes are."""
-        found = self.rows(
+        stored = self.rows(
             "select s.source_id as seen_by, r.*, b.store_key, b.store_offset, b.size_bytes as blob_bytes"
             " from sightings s join records r using (record_id) join blobs b on b.sha256 = r.digest"
             ' where s.topic = %s and s.partition = %s and s."offset" = %s',
             *sent.place,
         )
-        return found[0] if found else None
+        return stored[0] if stored else None
 
     def dead_letters(self, sent: Sent) -> list[dict[str, Any]]:
         return self.rows(
@@ -135,9 +135,9 @@ class World:
     def stored(self, sent: Sent) -> dict[str, Any]:
         """Wait until a message is in the catalog as a record."""
         until(lambda: self.sighting(sent) or self.dead_letters(sent), ARRIVES_S_MAX, f"{sent.place} to arrive")
-        found = self.sighting(sent)
-        assert found is not None, self.dead_letters(sent)
-        return found
+        seen = self.sighting(sent)
+        assert seen is not None, self.dead_letters(sent)
+        return seen
 
     def dead(self, sent: Sent) -> dict[str, Any]:
         """Wait until a message is a dead letter."""
@@ -150,10 +150,10 @@ class World:
         """The group's offset in the partition of a message: everything below it is done."""
         consumer = Consumer(client_config(self.settings, group_id=GROUPS[sent.kind], enable_auto_commit=False))
         try:
-            (found,) = consumer.committed([TopicPartition(sent.topic, sent.partition)], timeout=10)
+            (committed,) = consumer.committed([TopicPartition(sent.topic, sent.partition)], timeout=10)
         finally:
             consumer.close()
-        return found.offset
+        return committed.offset
 
     def read(self, key: str, offset: int | None = None, length: int | None = None) -> bytes:
         return asyncio.run(self.blobs.get(key, offset=offset, length=length))

@@ -136,13 +136,13 @@ async def test_a_batch_larger_than_the_limit_goes_alone() -> None:
 async def test_what_comes_at_once_is_let_in_as_far_as_there_is_room() -> None:
     rig = Rig(bytes_max=25_000)
     gate = Gate(rig.journal, "commit")
-    taking = asyncio.create_task(rig.take(*(frame(png(shade=shade, padding_bytes=10_000)) for shade in range(5))))
+    take_task = asyncio.create_task(rig.take(*(frame(png(shade=shade, padding_bytes=10_000)) for shade in range(5))))
     await until_true(lambda: gate.held == 1)
     await settle()
-    assert not taking.done()
+    assert not take_task.done()
     assert len(rig.journal.of("put")) == 2, "more bytes were let in than the limit"
     gate.open()
-    await taking
+    await take_task
     await rig.drain()
     assert [len(batch) for batch in rig.journal.of("commit")] == [2, 2, 1]
     assert rig.acked == [0, 1, 2, 3, 4]
@@ -158,7 +158,7 @@ async def test_a_message_larger_than_the_limit_goes_alone_among_what_comes_with_
 async def test_while_draining_what_had_found_no_room_stays_out() -> None:
     rig = Rig(bytes_max=25_000)
     gate = Gate(rig.journal, "commit")
-    taking = asyncio.create_task(rig.take(*[frame(png(padding_bytes=10_000))] * 3))
+    take_task = asyncio.create_task(rig.take(*[frame(png(padding_bytes=10_000))] * 3))
     await until_true(lambda: gate.held == 1)
     draining = asyncio.create_task(rig.drain())
     await settle()
@@ -166,8 +166,8 @@ async def test_while_draining_what_had_found_no_room_stays_out() -> None:
     await draining
     await settle()
     assert rig.acked == [0, 1]
-    assert not taking.done()
-    taking.cancel()
+    assert not take_task.done()
+    take_task.cancel()
 
 
 async def test_draining_waits_for_everything_taken_and_takes_nothing_more() -> None:

@@ -20,23 +20,23 @@ EMPTY = StorePlan((), (), ())
 
 
 def accepted(event: InputEvent, *, offset: int = 0, **changes: Any) -> AcceptedDelivery:
-    one = examine(kind_of(event), delivery(event, offset=offset, **changes), NOW_US)
-    assert isinstance(one, AcceptedDelivery)
-    return one
+    examined = examine(kind_of(event), delivery(event, offset=offset, **changes), NOW_US)
+    assert isinstance(examined, AcceptedDelivery)
+    return examined
 
 
 def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> RejectedDelivery:
-    one = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes), NOW_US)
-    assert isinstance(one, RejectedDelivery)
-    return one
+    examined = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes), NOW_US)
+    assert isinstance(examined, RejectedDelivery)
+    return examined
 
 
 def decoded(kind: Kind, *examined: AcceptedDelivery | RejectedDelivery) -> DecodedBatch:
     return DecodedBatch(
         kind,
-        messages=tuple(one.message for one in examined),
-        accepted=tuple(one for one in examined if isinstance(one, AcceptedDelivery)),
-        rejected=tuple(one for one in examined if isinstance(one, RejectedDelivery)),
+        messages=tuple(result.message for result in examined),
+        accepted=tuple(result for result in examined if isinstance(result, AcceptedDelivery)),
+        rejected=tuple(result for result in examined if isinstance(result, RejectedDelivery)),
     )
 
 
@@ -45,14 +45,21 @@ def staged(event: Any, name: str = "a", **changes: Any) -> Any:
 
 
 def large_ldo(size_bytes: int) -> InputEvent:
-    said = {"sensor_data": {}, "context": {}, "prediction": {}, "more": ""}
-    empty = accepted(ldo(body=orjson.dumps(said)))
-    return ldo(body=orjson.dumps(said | {"more": "x" * (size_bytes - empty.size_bytes)}))
+    content = {"sensor_data": {}, "context": {}, "prediction": {}, "more": ""}
+    empty = accepted(ldo(body=orjson.dumps(content)))
+    return ldo(body=orjson.dumps(content | {"more": "x" * (size_bytes - empty.size_bytes)}))
 
 
 def test_small_bodies_are_packed_and_pictures_and_videos_stand_alone() -> None:
-    one, two, three, four = accepted(cid()), accepted(ldo()), accepted(frame()), accepted(clip())
-    assert store_plan([one, two, three, four], {}) == StorePlan(alone=(three, four), packed=(one, two), claimed=())
+    cid_event, ldo_event, frame_event, clip_event = (
+        accepted(cid()),
+        accepted(ldo()),
+        accepted(frame()),
+        accepted(clip()),
+    )
+    assert store_plan([cid_event, ldo_event, frame_event, clip_event], {}) == StorePlan(
+        alone=(frame_event, clip_event), packed=(cid_event, ldo_event), claimed=()
+    )
 
 
 def test_a_body_is_packed_below_the_limit_and_stands_alone_from_it_on() -> None:
@@ -68,33 +75,33 @@ def test_what_comes_twice_is_put_once() -> None:
 
 def test_what_the_catalog_knows_is_not_put_again() -> None:
     for event in (cid(), ldo(), frame(), clip()):
-        one = accepted(event)
-        assert store_plan([one], {one.digest}) == EMPTY
+        accepted_event = accepted(event)
+        assert store_plan([accepted_event], {accepted_event.digest}) == EMPTY
 
 
 def test_every_claim_is_promoted_by_itself() -> None:
-    one, two = accepted(staged(frame())), accepted(staged(frame(source_id="camera-2")), offset=1)
+    first, second = accepted(staged(frame())), accepted(staged(frame(source_id="camera-2")), offset=1)
     inline = accepted(frame(), offset=2)
-    assert store_plan([one, two, inline], {}) == StorePlan(alone=(inline,), packed=(), claimed=(one, two))
+    assert store_plan([first, second, inline], {}) == StorePlan(alone=(inline,), packed=(), claimed=(first, second))
 
 
 def test_a_claim_is_looked_at_even_where_its_digest_is_known() -> None:
-    one = accepted(staged(frame()))
-    assert store_plan([one], {one.digest}).claimed == (one,)
+    claimed = accepted(staged(frame()))
+    assert store_plan([claimed], {claimed.digest}).claimed == (claimed,)
 
 
 def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
     event = frame(attributes=b'{"lens":1}')
-    one = accepted(
+    claimed = accepted(
         event, offset=5, partition=2, headers=(("traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),)
     )
-    batch = row_batch(decoded(Kind.FRAME, one), {one.digest: StoredAt("key")})
+    batch = row_batch(decoded(Kind.FRAME, claimed), {claimed.digest: StoredAt("key")})
     (blob,), (record,), (sighting,) = batch.blobs, batch.records, batch.sightings
-    assert (blob.digest.hex(), blob.size_bytes, blob.media_type) == (one.digest, one.size_bytes, "image/png")
+    assert (blob.digest.hex(), blob.size_bytes, blob.media_type) == (claimed.digest, claimed.size_bytes, "image/png")
     assert (blob.store_key, blob.store_offset) == ("key", None)
-    assert record.record_id == record_id(Kind.FRAME, one.digest) == sighting.record_id
+    assert record.record_id == record_id(Kind.FRAME, claimed.digest) == sighting.record_id
     assert (record.width, record.height, record.attributes) == (4, 3, b'{"lens":1}')
-    assert record.traceparent == one.traceparent is not None
+    assert record.traceparent == claimed.traceparent is not None
     assert (sighting.topic, sighting.partition, sighting.offset) == ("edge.frames.v1", 2, 5)
     for row in (record, sighting):
         assert (row.site, row.source_id) == (event.site, event.source_id)
@@ -104,8 +111,8 @@ def test_a_frame_becomes_a_blob_a_record_and_a_sighting() -> None:
 
 def test_a_record_says_what_its_kind_says() -> None:
     def only(event: InputEvent) -> Any:
-        one = accepted(event)
-        return row_batch(decoded(kind_of(event), one), {}).records[0]
+        accepted_event = accepted(event)
+        return row_batch(decoded(kind_of(event), accepted_event), {}).records[0]
 
     assert only(cid("C-9")).code == "C-9"
     assert only(ldo("L-9")).ldo_id == "L-9"
@@ -114,11 +121,11 @@ def test_a_record_says_what_its_kind_says() -> None:
 
 
 def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
-    one = refused(b"junk", offset=9, partition=3, key=b"k", headers=(("a\0b", b"\xff"), ("a", b"")))
-    batch = row_batch(decoded(Kind.CID, one), {})
+    refused_message = refused(b"junk", offset=9, partition=3, key=b"k", headers=(("a\0b", b"\xff"), ("a", b"")))
+    batch = row_batch(decoded(Kind.CID, refused_message), {})
     (row,) = batch.dead_letters
     assert (row.topic, row.partition, row.offset, row.message_timestamp_us) == ("edge.cids.v1", 3, 9, NOW_US)
-    assert (row.key, row.value, row.code, row.reason) == (b"k", b"junk", one.code, one.reason)
+    assert (row.key, row.value, row.code, row.reason) == (b"k", b"junk", refused_message.code, refused_message.reason)
     assert orjson.loads(row.headers) == [["a\ufffdb", base64.b64encode(b"\xff").decode()], ["a", ""]]
     assert row.dead_letter_id == dead_letter_id("edge.cids.v1", 3, 9, b"junk")
     assert (row.site, row.source_id) == (None, None)
@@ -126,8 +133,8 @@ def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
 
 
 def test_a_dead_letter_names_its_source_where_it_is_known() -> None:
-    one = examine(Kind.CID, delivery(cid("")), NOW_US)
-    (row,) = row_batch(decoded(Kind.CID, one), {}).dead_letters
+    examined = examine(Kind.CID, delivery(cid("")), NOW_US)
+    (row,) = row_batch(decoded(Kind.CID, examined), {}).dead_letters
     assert (row.site, row.source_id) == ("plant", "camera-1")
 
 
@@ -165,25 +172,27 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
                 examined.append(accepted(staged(event), offset=offset))
             case _:
                 examined.append(refused(b"junk", offset=offset))
-    there: Container[str] = {accepted(frame(png(shade=shade))).digest for shade in known_shades}
-    good = [one for one in examined if isinstance(one, AcceptedDelivery)]
-    todo = store_plan(good, there)
+    stored_digests: Container[str] = {accepted(frame(png(shade=shade))).digest for shade in known_shades}
+    good = [delivery for delivery in examined if isinstance(delivery, AcceptedDelivery)]
+    todo = store_plan(good, stored_digests)
 
-    to_put = [one.digest for one in (*todo.alone, *todo.packed)]
+    to_put = [delivery.digest for delivery in (*todo.alone, *todo.packed)]
     assert len(to_put) == len(set(to_put)), "each body is put once"
-    inline = {one.digest for one in good if one.body is not None}
-    assert set(to_put) == {digest for digest in inline if digest not in there}, "what is new is put, and only that"
-    assert todo.claimed == tuple(one for one in good if one.body is None), "every claim is looked at"
-    needed = {*to_put, *(one.digest for one in todo.claimed)}
+    inline = {delivery.digest for delivery in good if delivery.body is not None}
+    assert set(to_put) == {digest for digest in inline if digest not in stored_digests}, (
+        "what is new is put, and only that"
+    )
+    assert todo.claimed == tuple(delivery for delivery in good if delivery.body is None), "every claim is looked at"
+    needed = {*to_put, *(delivery.digest for delivery in todo.claimed)}
 
     places = {digest: StoredAt(blob_key(digest)) for digest in needed}
     batch = row_batch(decoded(Kind.FRAME, *examined), places)
     assert {blob.digest.hex() for blob in batch.blobs} == needed
     assert len(batch.blobs) == len(needed)
-    assert [row.offset for row in batch.sightings] == [one.message.offset for one in good]
-    assert [row.digest.hex() for row in batch.records] == [one.digest for one in good]
-    told = [row.offset for row in batch.sightings] + [row.offset for row in batch.dead_letters]
-    assert sorted(told) == list(range(len(messages)))
+    assert [row.offset for row in batch.sightings] == [delivery.message.offset for delivery in good]
+    assert [row.digest.hex() for row in batch.records] == [delivery.digest for delivery in good]
+    offsets = [row.offset for row in batch.sightings] + [row.offset for row in batch.dead_letters]
+    assert sorted(offsets) == list(range(len(messages)))
 
 
 def test_two_kinds_never_share_a_record() -> None:

@@ -25,8 +25,8 @@ def test_the_quota_counts_exactly_what_the_window_holds(
     for pause_s, good, bad in batches:
         now_s += pause_s
         seen.append((now_s, good, bad))
-        held = [one for one in seen if one[0] > now_s - WINDOW_S]
-        bad_held, good_held = sum(one[2] for one in held), sum(one[1] for one in held)
+        held = [sample for sample in seen if sample[0] > now_s - WINDOW_S]
+        bad_held, good_held = sum(sample[2] for sample in held), sum(sample[1] for sample in held)
         assert quota.exceeded(now_s, good=good, bad=bad) == (bad_held > dead_letters_max and bad_held > good_held)
 
 
@@ -136,10 +136,10 @@ def test_the_longest_standing_is_found_whatever_happened(steps: list[dict[Partit
     for second, step in enumerate(steps):
         past.append({partition: PartitionOffsets(*numbers) for partition, numbers in step.items()})
         lagging = [partition for partition, offsets in past[-1].items() if offsets.lag]
-        found = tracker.observe(second, past[-1])
-        if found is None:
+        stalled = tracker.observe(second, past[-1])
+        if stalled is None:
             assert not lagging
         else:
-            partition, offset = found
+            partition, offset = stalled
             assert offset == past[-1][partition].committed
             assert standing_since(partition) == min(map(standing_since, lagging))

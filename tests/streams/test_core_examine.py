@@ -47,36 +47,36 @@ def examined(event: InputEvent, **changes: Any) -> AcceptedDelivery | RejectedDe
 @pytest.mark.parametrize("kind", Kind)
 def test_a_good_message_is_accepted_with_what_is_to_be_stored(kind: Kind) -> None:
     event = good(kind)
-    one = examined(event, offset=17)
-    assert isinstance(one, AcceptedDelivery)
-    assert one.event == event
-    assert one.message.offset == 17
-    assert one.body is not None
-    assert one.digest == sha256_hex(one.body)
-    assert one.size_bytes == len(one.body)
+    result = examined(event, offset=17)
+    assert isinstance(result, AcceptedDelivery)
+    assert result.event == event
+    assert result.message.offset == 17
+    assert result.body is not None
+    assert result.digest == sha256_hex(result.body)
+    assert result.size_bytes == len(result.body)
 
 
 @pytest.mark.parametrize("event", [cid(), ldo()])
 def test_what_is_stored_of_a_small_event_is_its_canonical_body(event: Any) -> None:
-    one = examined(event)
-    assert isinstance(one, AcceptedDelivery)
-    assert one.body == canonical_body(event)
-    assert one.media_type == "application/json"
+    result = examined(event)
+    assert isinstance(result, AcceptedDelivery)
+    assert result.body == canonical_body(event)
+    assert result.media_type == "application/json"
 
 
 @pytest.mark.parametrize("event", [frame(), clip()])
 def test_a_staged_body_is_accepted_without_its_bytes(event: Any) -> None:
-    one = examined(staged(event))
-    assert isinstance(one, AcceptedDelivery)
-    assert one.body is None
-    assert (one.digest, one.size_bytes) == (event.sha256, event.size_bytes)
+    result = examined(staged(event))
+    assert isinstance(result, AcceptedDelivery)
+    assert result.body is None
+    assert (result.digest, result.size_bytes) == (event.sha256, event.size_bytes)
 
 
 def test_of_a_body_and_a_claim_the_body_counts() -> None:
     event = frame(claim="blobs/sha256/somebody-elses")
-    one = examined(event)
-    assert isinstance(one, AcceptedDelivery)
-    assert one.body == event.body
+    result = examined(event)
+    assert isinstance(result, AcceptedDelivery)
+    assert result.body == event.body
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_of_a_body_and_a_claim_the_body_counts() -> None:
     ],
 )
 def test_the_trace_context_is_taken_over_where_it_is_one(headers: Any, kept: str | None) -> None:
-    one = examined(cid(), headers=headers)
-    assert isinstance(one, AcceptedDelivery)
-    assert one.traceparent == kept
+    result = examined(cid(), headers=headers)
+    assert isinstance(result, AcceptedDelivery)
+    assert result.traceparent == kept
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ REFUSED: list[tuple[Code, InputEvent]] = [
     ("code", "event"), REFUSED, ids=[f"{number}-{code}" for number, (code, _) in enumerate(REFUSED)]
 )
 def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, event: InputEvent) -> None:
-    one = examined(event, offset=3)
-    assert isinstance(one, RejectedDelivery)
-    assert one.code is code
-    assert one.message.value == encode(event)
-    assert 0 < len(one.reason) < 300
-    assert one.reason.isprintable()
+    result = examined(event, offset=3)
+    assert isinstance(result, RejectedDelivery)
+    assert result.code is code
+    assert result.message.value == encode(event)
+    assert 0 < len(result.reason) < 300
+    assert result.reason.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -224,9 +224,9 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
     ],
 )
 def test_what_cannot_be_read_is_refused_without_an_origin(code: Code, value: bytes | None) -> None:
-    one = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
-    assert isinstance(one, RejectedDelivery)
-    assert (one.code, one.origin) == (code, None)
+    result = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
+    assert isinstance(result, RejectedDelivery)
+    assert (result.code, result.origin) == (code, None)
 
 
 @pytest.mark.parametrize("step", ["decode", "validate", "traceparent_of"])
@@ -255,24 +255,24 @@ def test_a_lack_of_memory_is_not_the_messages_fault(monkeypatch: pytest.MonkeyPa
 
 def test_a_refusal_names_its_source_where_the_names_are_sound() -> None:
     event = cid("")
-    one = examined(event)
-    assert isinstance(one, RejectedDelivery)
-    assert one.origin == event
+    result = examined(event)
+    assert isinstance(result, RejectedDelivery)
+    assert result.origin == event
 
 
 @pytest.mark.parametrize("changes", [{"source_id": "a\0b"}, {"site": ""}, {"site": "x" * 201}, {"source_id": "\u202e"}])
 def test_a_refusal_names_no_source_that_could_not_be_shown(changes: dict[str, str]) -> None:
-    one = examined(cid(**changes))
-    assert isinstance(one, RejectedDelivery)
-    assert one.origin is None
+    result = examined(cid(**changes))
+    assert isinstance(result, RejectedDelivery)
+    assert result.origin is None
 
 
 def test_a_refusal_after_the_check_keeps_message_and_origin() -> None:
     event = staged(frame())
-    one = examined(event, offset=9)
-    assert isinstance(one, AcceptedDelivery)
-    rejected = reject(one, Code.CLAIM_MISSING, "not there")
-    assert rejected == RejectedDelivery(one.message, Code.CLAIM_MISSING, "not there", event)
+    result = examined(event, offset=9)
+    assert isinstance(result, AcceptedDelivery)
+    rejected = reject(result, Code.CLAIM_MISSING, "not there")
+    assert rejected == RejectedDelivery(result.message, Code.CLAIM_MISSING, "not there", event)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "ä", "%2F", "a.b", "staging"])
@@ -299,13 +299,13 @@ def test_no_change_to_a_good_message_makes_it_raise(kind: Kind, data: st.DataObj
         at = data.draw(st.integers(0, len(value)))
         gone = data.draw(st.integers(0, 3))
         value = value[:at] + data.draw(st.binary(max_size=8)) + value[at + gone :]
-    one = examine(kind, raw_delivery(kind, value), NOW_US)
-    match one:
+    result = examine(kind, raw_delivery(kind, value), NOW_US)
+    match result:
         case AcceptedDelivery():
-            assert one.body is not None
-            assert sha256_hex(one.body) == one.digest
+            assert result.body is not None
+            assert sha256_hex(result.body) == result.digest
         case RejectedDelivery():
-            assert one.code in Code
+            assert result.code in Code
 
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
@@ -332,7 +332,7 @@ ANY_EVENT = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(event=ANY_EVENT)
 def test_nothing_that_an_event_can_say_makes_it_raise(event: InputEvent) -> None:
-    one = examine(kind_of(event), delivery(event), NOW_US)
-    if isinstance(one, AcceptedDelivery):
-        assert one.event == event
-        assert one.size_bytes > 0
+    result = examine(kind_of(event), delivery(event), NOW_US)
+    if isinstance(result, AcceptedDelivery):
+        assert result.event == event
+        assert result.size_bytes > 0

@@ -55,7 +55,7 @@ def test_only_messages_that_say_so_are_asked_for() -> None:
         (FIRST, known()),
         (again(), {}),
         (again(attempt=2), known()),
-        (again(), {key: replace(one, topic="edge.ldos.v1") for key, one in known().items()}),
+        (again(), {key: replace(origin, topic="edge.ldos.v1") for key, origin in known().items()}),
         (replace(again(), value=encode(cid("B"))), known()),
     ],
     ids=["says nothing", "unknown", "another attempt", "another topic", "other bytes"],

@@ -71,10 +71,10 @@ async def test_small_events_go_into_one_object_from_which_each_can_be_read() -> 
 
 
 async def test_the_same_small_events_again_give_the_same_object() -> None:
-    one, two = Rig(Kind.CID), Rig(Kind.CID)
-    for rig in (one, two):
+    first, two = Rig(Kind.CID), Rig(Kind.CID)
+    for rig in (first, two):
         await rig.run(cid("A"), cid("B"))
-    assert one.blobs.objects == two.blobs.objects
+    assert first.blobs.objects == two.blobs.objects
 
 
 async def test_pictures_and_videos_are_objects_of_their_own() -> None:
@@ -286,7 +286,9 @@ async def test_every_message_is_counted_once_by_what_became_of_it() -> None:
     counted = metrics.worker_deliveries_total
 
     def counts() -> dict[str, float]:
-        return {one: counted.labels("frame", one)._value.get() for one in ("stored", "duplicate", "rejected")}
+        return {
+            outcome: counted.labels("frame", outcome)._value.get() for outcome in ("stored", "duplicate", "rejected")
+        }
 
     before = counts()
     await rig.run(frame(), frame(), b"junk")

@@ -20,7 +20,7 @@ TOPIC = input_topic(Kind.CLIP).name
 SETTINGS = load_settings(_env_file=None)
 
 
-class Broker:
+class LagBroker:
     """A topic of two partitions, each with one message that nobody has finished."""
 
     partitions = (0, 1)
@@ -28,7 +28,7 @@ class Broker:
     def __init__(self, *_config: object) -> None:
         self.topics = {TOPIC: self}
 
-    def list_topics(self, _topic: str, *, timeout: float) -> "Broker":
+    def list_topics(self, _topic: str, *, timeout: float) -> "LagBroker":
         assert timeout
         return self
 
@@ -48,7 +48,7 @@ class Broker:
 
 @pytest.fixture(autouse=True)
 def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.streams.worker.lag.Consumer", Broker)
+    monkeypatch.setattr("headrace.streams.worker.lag.Consumer", LagBroker)
 
 
 def watched(assigned: Any) -> Iterable[Partition]:
@@ -81,7 +81,7 @@ def test_offsets_without_a_message_are_no_lag(
     monkeypatch: pytest.MonkeyPatch, answers: list[Answer | None], lag: int
 ) -> None:
     pending = iter(answers)
-    monkeypatch.setattr(Broker, "poll", lambda _broker, _seconds: next(pending), raising=False)
+    monkeypatch.setattr(LagBroker, "poll", lambda _broker, _seconds: next(pending), raising=False)
     probe = LagProbe(SETTINGS, "group", [TOPIC], lambda: [(TOPIC, 0)])
     lags = [probe._read_offsets()[TOPIC, 0].lag for _ in (None, *answers, None)]
     assert lags == [1] * len(answers) + [lag, lag]
@@ -105,8 +105,8 @@ class Client:
 
     held: tuple[TopicPartition, ...] = ()
 
-    def subscribe(self, _topics: list[str], **told: Any) -> None:
-        self.told = told
+    def subscribe(self, _topics: list[str], **callbacks: Any) -> None:
+        self.told = callbacks
 
     def poll(self, _seconds: float) -> None:
         return

@@ -81,7 +81,10 @@ def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = 
     messages += [raw_delivery(Kind.CID, value, offset=1000 + number) for number, value in enumerate(junk)]
     decoded = examine_batch(Kind.CID, messages, NOW_US)
     assert (len(decoded.accepted), len(decoded.rejected)) == (len(events), len(junk))
-    return row_batch(decoded, {one.digest: StoredAt(blob_key(one.digest)) for one in decoded.accepted})
+    return row_batch(
+        decoded,
+        {accepted_event.digest: StoredAt(blob_key(accepted_event.digest)) for accepted_event in decoded.accepted},
+    )
 
 
 async def test_the_second_put_of_the_same_bytes_finds_them_there(bodies: Bodies) -> None:

@@ -12,7 +12,7 @@ from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, WHERE
 from tests.streams.streams_rig import HASTY, QUICK
 
 
-class Step:
+class RetriedStep:
     """Fails as often as it is told to."""
 
     def __init__(self, *faults: BaseException) -> None:
@@ -27,22 +27,22 @@ class Step:
 
 
 async def test_a_step_that_succeeds_is_done_once() -> None:
-    step = Step()
+    step = RetriedStep()
     assert await Retry(QUICK)(step) == "done"
     assert step.calls == 1
 
 
 async def test_a_step_is_repeated_until_both_services_are_back() -> None:
-    counted = {one: worker_retries_total.labels(one)._value for one in ("store", "postgres")}
-    before = {one: value.get() for one, value in counted.items()}
-    step = Step(STORE_AWAY, CATALOG_AWAY, STORE_AWAY)
+    counted = {service: worker_retries_total.labels(service)._value for service in ("store", "postgres")}
+    before = {service: value.get() for service, value in counted.items()}
+    step = RetriedStep(STORE_AWAY, CATALOG_AWAY, STORE_AWAY)
     assert await Retry(QUICK)(step) == "done"
     assert step.calls == 4
-    assert {one: value.get() - before[one] for one, value in counted.items()} == {"store": 2, "postgres": 1}
+    assert {service: value.get() - before[service] for service, value in counted.items()} == {"store": 2, "postgres": 1}
 
 
 async def test_after_the_deadline_the_process_must_end_and_it_is_said_what_was_away() -> None:
-    step = Step(*[STORE_AWAY] * 10**5)
+    step = RetriedStep(*[STORE_AWAY] * 10**5)
     with pytest.raises(HaltError, match="PUT failed: no connection") as caught:
         await Retry(HASTY)(step)
     assert caught.value.exit_code == Exit.TRANSIENT
@@ -62,7 +62,7 @@ async def test_after_the_deadline_the_process_must_end_and_it_is_said_what_was_a
     ],
 )
 async def test_whatever_else_a_step_raises_passes_through_at_once(fault: BaseException) -> None:
-    step = Step(fault)
+    step = RetriedStep(fault)
     with pytest.raises(type(fault)):
         await Retry(QUICK)(step)
     assert step.calls == 1

@@ -16,7 +16,7 @@ from tests.batch.archive.archive_samples import Two
 from tests.store.glacier import SLEEPING, Glacier
 
 
-class Ended(BaseException):
+class EndedError(BaseException):
     """Nobody catches it, as nobody catches the end of a process."""
 
 
@@ -40,7 +40,7 @@ def settings(glacier: Glacier) -> Settings:
 
 
 @pytest.fixture
-async def cold(settings: Settings) -> AsyncIterator[StorageClassStore]:
+async def storage_class(settings: Settings) -> AsyncIterator[StorageClassStore]:
     async with StorageClassStore.open(settings) as opened:
         yield opened
 
@@ -56,9 +56,9 @@ async def two(settings: Settings) -> Two:
 
 
 async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
-    two: Two, glacier: Glacier, cold: StorageClassStore
+    two: Two, glacier: Glacier, storage_class: StorageClassStore
 ) -> None:
-    await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
+    await two.mover(Location.ARCHIVE, storage_class=storage_class).run(two.there(Location.STORE))
     assert set(glacier.classes.values()) == {SLEEPING}
     assert len(glacier.objects) == 3
     with pytest.raises(StoreRefusedError):
@@ -66,43 +66,45 @@ async def test_what_sleeps_is_asked_for_once_and_comes_when_it_is_awake(
 
     for _ in range(2):
         report = ArchiveReport()
-        await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+        await two.mover(Location.STORE, report, storage_class).run(two.there(Location.ARCHIVE))
         assert (report.bodies, report.waiting, report.failed) == (0, 7, {})
     assert sorted(glacier.asked) == sorted(glacier.objects)
 
     glacier.wake()
     report = ArchiveReport()
-    await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+    await two.mover(Location.STORE, report, storage_class).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (7, 0)
     await two.read_all()
     assert two.there(Location.ARCHIVE) == []
     assert await two.is_tidy()
 
 
-async def test_what_is_awake_comes_before_the_others(two: Two, glacier: Glacier, cold: StorageClassStore) -> None:
-    await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
+async def test_what_is_awake_comes_before_the_others(
+    two: Two, glacier: Glacier, storage_class: StorageClassStore
+) -> None:
+    await two.mover(Location.ARCHIVE, storage_class=storage_class).run(two.there(Location.STORE))
     alone = next(row for row in two.there(Location.ARCHIVE) if row.store_offset is None)
-    assert not await cold.is_awake(alone.store_key)
+    assert not await storage_class.is_awake(alone.store_key)
     glacier.wake()
     report = ArchiveReport()
-    await two.mover(Location.STORE, report, cold).run(two.there(Location.ARCHIVE))
+    await two.mover(Location.STORE, report, storage_class).run(two.there(Location.ARCHIVE))
     assert (report.bodies, report.waiting) == (1, 6)
     assert [row.digest for row in two.there(Location.STORE)] == [alone.digest]
 
 
 @pytest.mark.parametrize("point", [point for point in CrashPoint if point.startswith("move_")])
 async def test_a_move_into_a_class_that_is_ended_there_goes_on(
-    two: Two, glacier: Glacier, cold: StorageClassStore, point: CrashPoint, monkeypatch: pytest.MonkeyPatch
+    two: Two, glacier: Glacier, storage_class: StorageClassStore, point: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reached(local: CrashPoint) -> None:
         if local is point:
-            raise Ended
+            raise EndedError
 
     with monkeypatch.context() as armed:
         armed.setattr(move_module, "reached", reached)
-        with pytest.raises(Ended):
-            await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
-    again = two.mover(Location.ARCHIVE, storage_class=cold)
+        with pytest.raises(EndedError):
+            await two.mover(Location.ARCHIVE, storage_class=storage_class).run(two.there(Location.STORE))
+    again = two.mover(Location.ARCHIVE, storage_class=storage_class)
     await again.delete_stale_objects()
     await again.run(two.there(Location.STORE))
     assert len(two.there(Location.ARCHIVE)) == 7
@@ -111,10 +113,10 @@ async def test_a_move_into_a_class_that_is_ended_there_goes_on(
 
 
 async def test_an_object_that_its_class_changes_is_named_by_no_row_and_stays_in_the_store(
-    two: Two, glacier: Glacier, cold: StorageClassStore
+    two: Two, glacier: Glacier, storage_class: StorageClassStore
 ) -> None:
     glacier.shortened_by = 1
     with pytest.raises(StoreRefusedError, match="was not moved to the storage class GLACIER"):
-        await two.mover(Location.ARCHIVE, storage_class=cold).run(two.there(Location.STORE))
+        await two.mover(Location.ARCHIVE, storage_class=storage_class).run(two.there(Location.STORE))
     assert two.there(Location.ARCHIVE) == []
     await two.read_all()

@@ -18,7 +18,7 @@ POINTS = [point for point in CrashPoint if point.startswith("move_")]
 DIRECTIONS = list(Location)
 
 
-class Ended(BaseException):
+class EndedError(BaseException):
     """Nobody catches it, as nobody catches the end of a process."""
 
 
@@ -64,11 +64,11 @@ async def test_a_move_that_is_ended_there_loses_nothing_and_goes_on(
         nonlocal hits
         hits += local is point
         if local is point and hits == nth:
-            raise Ended
+            raise EndedError
 
     with monkeypatch.context() as armed:
         armed.setattr(move_module, "reached", reached)
-        with pytest.raises(Ended):
+        with pytest.raises(EndedError):
             await two.mover(to).run(two.there(origin))
     await two.read_all()
 

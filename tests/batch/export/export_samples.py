@@ -47,7 +47,7 @@ def body_of(number: int, kind: Kind) -> bytes:
     return b"\xff\xd8 picture %d " % number * (number % 7 + 1)
 
 
-class World:
+class ExportWorld:
     """Records and their bytes."""
 
     def __init__(self, path: Path, numbers: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
@@ -58,7 +58,7 @@ class World:
         self._kinds = kinds
         self._numbers = numbers
 
-    async def fill(self) -> "World":
+    async def fill(self) -> "ExportWorld":
         clip_digest = await self._put(CLIP)
         clip = ClipLocation(clip_digest, len(CLIP), "video/mp4", blob_key(clip_digest), None)
         for number in range(self._numbers):
@@ -113,7 +113,7 @@ class World:
                 result.add(item.record.record_id)
         return result
 
-    def without_clips(self) -> "World":
+    def without_clips(self) -> "ExportWorld":
         """Return the same records before their clips have come."""
         before = copy(self)
         before._exported = [replace(item, clip=None) for item in self._exported]
@@ -126,7 +126,11 @@ class World:
 
 
 async def run(
-    world: World, target: ExportTarget, asked: ExportRequest, *, quality: dict[UUID, MeasuredQuality] | None = None
+    world: ExportWorld,
+    target: ExportTarget,
+    asked: ExportRequest,
+    *,
+    quality: dict[UUID, MeasuredQuality] | None = None,
 ) -> tuple[ExportResult, list[Shard]]:
     """Export, as the job does it, and return what it says of each shard on the way."""
     form = writer_for(asked.format)

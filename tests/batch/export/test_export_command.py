@@ -26,7 +26,7 @@ from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
 from tests.commands import clean_environment, run_in_process
 from tests.store.store_rows import batch, record
-from tests.streams.consumers.consumer_samples import Found, new_name, results_of
+from tests.streams.consumers.consumer_samples import ResultReader, new_name, results_of
 from tests.streams.consumers.consumer_samples import ingest as announce
 
 pytestmark = pytest.mark.stack
@@ -220,7 +220,7 @@ async def test_quality_is_what_the_preprocessing_consumer_measured(
             dead_letters=[],
         )
     )
-    matches = Found(settings, PREPROCESSED.name, PreprocessedFrame, site)
+    matches = ResultReader(settings, PREPROCESSED.name, PreprocessedFrame, site)
     await results_of("preprocessing", settings, matches, len(sent))
     measured = {result.record_id: result.sharpness for result in matches.results if result.error is None}
     matches.close()

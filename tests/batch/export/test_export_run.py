@@ -20,19 +20,19 @@ from headrace.runtime.errors import HeadraceError
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.exports import ExportSelection
-from tests.batch.export.export_samples import CLIP, World, directory, files, request, run
+from tests.batch.export.export_samples import CLIP, ExportWorld, directory, files, request, run
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> World:
-    return await World(tmp_path / "store", 120).fill()
+async def world(tmp_path: Path) -> ExportWorld:
+    return await ExportWorld(tmp_path / "store", 120).fill()
 
 
 def shards(result: ExportResult) -> list[str]:
     return [shard.name for split in result.splits.values() for shard in split]
 
 
-async def test_webdataset_reads_every_sample_with_its_bytes(world: World, tmp_path: Path) -> None:
+async def test_webdataset_reads_every_sample_with_its_bytes(world: ExportWorld, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request())
     seen = {}
     for name in shards(result):
@@ -53,7 +53,9 @@ async def test_webdataset_reads_every_sample_with_its_bytes(world: World, tmp_pa
     assert sum(bool(json.loads(item["json"])["clip_digest"]) for item in seen.values()) == 15
 
 
-async def test_webdataset_itself_decodes_shards(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_webdataset_itself_decodes_shards(
+    world: ExportWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Its own reader of files leaves them open.
     held = lambda url, *_, **__: io.BytesIO((tmp_path / url.removeprefix("held:")).read_bytes())  # noqa: E731
     monkeypatch.setitem(webdataset.gopen_schemes, "held", held)
@@ -65,7 +67,7 @@ async def test_webdataset_itself_decodes_shards(world: World, tmp_path: Path, mo
     assert all(line["ldo_id"] == content["ldo_id"] and line["label"] for line, content in result)
 
 
-async def test_parquet_is_read_as_one_directory(world: World, tmp_path: Path) -> None:
+async def test_parquet_is_read_as_one_directory(world: ExportWorld, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(ExportFormat.PARQUET))
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert len(rows) == result.samples == 120
@@ -77,7 +79,7 @@ async def test_parquet_is_read_as_one_directory(world: World, tmp_path: Path) ->
     assert rows[0]["captured_at"].tzinfo is not None
 
 
-async def test_json_lines_hold_what_was_said_digit_by_digit(world: World, tmp_path: Path) -> None:
+async def test_json_lines_hold_what_was_said_digit_by_digit(world: ExportWorld, tmp_path: Path) -> None:
     await run(world, directory(tmp_path / "out"), request(ExportFormat.JSONL))
     lines = b"".join(data for name, data in files(tmp_path / "out").items() if name.endswith("jsonl")).splitlines()
     rows = [json.loads(line) for line in lines]
@@ -87,14 +89,14 @@ async def test_json_lines_hold_what_was_said_digit_by_digit(world: World, tmp_pa
 
 
 @pytest.mark.parametrize("form", ExportFormat)
-async def test_the_same_request_writes_the_same_bytes(world: World, tmp_path: Path, form: ExportFormat) -> None:
+async def test_the_same_request_writes_the_same_bytes(world: ExportWorld, tmp_path: Path, form: ExportFormat) -> None:
     for name in ("one", "other"):
         await run(world, directory(tmp_path / name), request(form))
     assert files(tmp_path / "one") == files(tmp_path / "other")
     assert len(files(tmp_path / "one")) > 5
 
 
-async def test_the_manifest_names_every_shard_and_nothing_else_is_left(world: World, tmp_path: Path) -> None:
+async def test_the_manifest_names_every_shard_and_nothing_else_is_left(world: ExportWorld, tmp_path: Path) -> None:
     result, output = await run(world, directory(tmp_path / "out"), request())
     stored = files(tmp_path / "out")
     manifest = json.loads(stored.pop("_manifest.json"))
@@ -122,20 +124,20 @@ class Full(DirectoryTarget):
 
 
 @pytest.mark.parametrize(
-    ("form", "room"),
+    ("form", "files_max"),
     [
-        *((ExportFormat.WEBDATASET, room) for room in (1, 2, 3, 6, 11, 15)),
+        *((ExportFormat.WEBDATASET, files_max) for files_max in (1, 2, 3, 6, 11, 15)),
         (ExportFormat.PARQUET, 5),
         (ExportFormat.JSONL, 5),
     ],
 )
 async def test_a_run_that_ended_anywhere_goes_on_and_ends_the_same(
-    world: World, tmp_path: Path, form: ExportFormat, room: int
+    world: ExportWorld, tmp_path: Path, form: ExportFormat, files_max: int
 ) -> None:
     await run(world, directory(tmp_path / "whole"), request(form))
     (tmp_path / "out").mkdir()
     full = Full(tmp_path / "out")
-    full.left = room
+    full.left = files_max
     with pytest.raises(HeadraceError, match="No space left"):
         await run(world, full, request(form))
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")}
@@ -150,7 +152,7 @@ async def test_a_run_that_ended_anywhere_goes_on_and_ends_the_same(
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == kept[name] for name in done)
 
 
-async def test_what_is_complete_says_so_and_another_request_is_refused(world: World, tmp_path: Path) -> None:
+async def test_what_is_complete_says_so_and_another_request_is_refused(world: ExportWorld, tmp_path: Path) -> None:
     target = directory(tmp_path / "out")
     assert await finished_export(target) is None
     result, _ = await run(world, target, request())
@@ -182,7 +184,7 @@ async def test_of_two_runs_that_begin_at_once_in_a_store_one_says_until_when_the
     assert asked.wanted.until_us == 2
 
 
-async def test_shards_of_something_else_are_not_written_over(world: World, tmp_path: Path) -> None:
+async def test_shards_of_something_else_are_not_written_over(world: ExportWorld, tmp_path: Path) -> None:
     target = directory(tmp_path / "out")
     (tmp_path / "out" / "train-000000.tar").write_bytes(b"somebody's")
     with pytest.raises(HeadraceError, match="shards of something else"):
@@ -190,7 +192,7 @@ async def test_shards_of_something_else_are_not_written_over(world: World, tmp_p
     assert files(tmp_path / "out") == {"train-000000.tar": b"somebody's"}
 
 
-async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: World, tmp_path: Path) -> None:
+async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: ExportWorld, tmp_path: Path) -> None:
     gone = {str(await world.lose(number)): "blob_missing" for number in (0, 57, 119)}
     result, _ = await run(world, directory(tmp_path / "out"), request())
     assert (result.failed, result.samples) == (gone, 117)
@@ -198,7 +200,7 @@ async def test_bytes_that_are_gone_are_named_and_the_rest_is_written(world: Worl
     assert {item["record_id"]: item["code"] for item in manifest["failed"]} == gone
 
 
-async def test_bytes_that_are_others_do_not_go_into_a_shard(world: World, tmp_path: Path) -> None:
+async def test_bytes_that_are_others_do_not_go_into_a_shard(world: ExportWorld, tmp_path: Path) -> None:
     damaged = {str(await world.damage(number)): "blob_corrupt" for number in (3, 60)}
     result, _ = await run(world, directory(tmp_path / "out"), request())
     assert (result.failed, result.samples) == (damaged, 118)
@@ -207,7 +209,7 @@ async def test_bytes_that_are_others_do_not_go_into_a_shard(world: World, tmp_pa
             assert not {name.split(".")[0] for name in tar.getnames()} & damaged.keys()
 
 
-async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: World, tmp_path: Path) -> None:
+async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: ExportWorld, tmp_path: Path) -> None:
     moved = {await world.move(number) for number in (0, 33, 119)}
     asked = request(validation_share=0.0)
     result, _ = await run(world, directory(tmp_path / "out"), asked)
@@ -215,7 +217,9 @@ async def test_bytes_that_move_meanwhile_are_found_where_they_are(world: World, 
     assert (result.failed, result.samples) == ({}, 120)
 
 
-async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(world: World, tmp_path: Path) -> None:
+async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(
+    world: ExportWorld, tmp_path: Path
+) -> None:
     ldos = world.archive_clip()
     result, _ = await run(world, directory(tmp_path / "out"), request())
     assert result.failed == {str(ldo): "blob_archived" for ldo in ldos}
@@ -223,7 +227,7 @@ async def test_an_ldo_whose_clip_is_archived_is_named_where_the_clip_is_wanted(w
     assert (lines.failed, lines.samples) == ({}, 120)
 
 
-async def test_an_ldo_is_in_the_split_of_its_clip_before_that_has_come(world: World, tmp_path: Path) -> None:
+async def test_an_ldo_is_in_the_split_of_its_clip_before_that_has_come(world: ExportWorld, tmp_path: Path) -> None:
     asked = request(ExportFormat.JSONL, wanted=ExportSelection(until_us=1, kinds=(Kind.LDO,)), validation_share=0.5)
     splits = []
     for name, records in (("before", world.without_clips()), ("after", world)):
@@ -244,7 +248,7 @@ async def test_an_ldo_is_in_the_split_of_its_clip_before_that_has_come(world: Wo
     "text", [b"", b"no json", b"[]", b"{}", b'{"selection": 7}', b'{"request": {"selection": {}}}']
 )
 async def test_what_another_program_left_there_is_not_written_over(
-    world: World, tmp_path: Path, name: str, text: bytes
+    world: ExportWorld, tmp_path: Path, name: str, text: bytes
 ) -> None:
     target = directory(tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(text)
@@ -253,7 +257,7 @@ async def test_what_another_program_left_there_is_not_written_over(
     assert files(tmp_path / "out") == {name: text}
 
 
-async def test_a_note_that_is_gone_or_damaged_costs_only_its_shard(world: World, tmp_path: Path) -> None:
+async def test_a_note_that_is_gone_or_damaged_costs_only_its_shard(world: ExportWorld, tmp_path: Path) -> None:
     await run(world, directory(tmp_path / "whole"), request())
     for damage in (lambda note: note.write_bytes(b"no json"), lambda note: note.unlink()):
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -270,7 +274,7 @@ async def test_a_note_that_is_gone_or_damaged_costs_only_its_shard(world: World,
             left.unlink()
 
 
-async def test_labels_choose_ldos_by_what_they_predict(world: World, tmp_path: Path) -> None:
+async def test_labels_choose_ldos_by_what_they_predict(world: ExportWorld, tmp_path: Path) -> None:
     asked = request(ExportFormat.JSONL, labels=("smoke",), validation_share=0.0)
     await run(world, directory(tmp_path / "out"), asked)
     rows = [json.loads(line) for line in (tmp_path / "out/train-000000.jsonl").read_bytes().splitlines()]
@@ -279,7 +283,7 @@ async def test_labels_choose_ldos_by_what_they_predict(world: World, tmp_path: P
     assert result.samples == 30
 
 
-async def test_only_frames_that_were_measured_well_are_written(world: World, tmp_path: Path) -> None:
+async def test_only_frames_that_were_measured_well_are_written(world: ExportWorld, tmp_path: Path) -> None:
     chosen = list(world.bodies)[1:40:4]
     measured = {record: {"sharpness": 80.5, "width": 640} for record in chosen}
     asked = request(ExportFormat.JSONL, quality=parse_bounds("sharpness>=50"), validation_share=0.0)
@@ -289,14 +293,14 @@ async def test_only_frames_that_were_measured_well_are_written(world: World, tmp
     assert {row["quality"]["sharpness"] for row in rows} == {80.5}
 
 
-async def test_a_shard_is_cut_at_its_bytes_too(world: World, tmp_path: Path) -> None:
+async def test_a_shard_is_cut_at_its_bytes_too(world: ExportWorld, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(shard_bytes_max=10 * 1024))
     for split in result.splits.values():
         assert all(shard.size_bytes <= 10 * 1024 + 1024 or shard.samples == 1 for shard in split)
     assert len(shards(result)) > 12
 
 
-async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) -> None:
+async def test_a_member_is_nobodys_and_of_no_time(world: ExportWorld, tmp_path: Path) -> None:
     await run(world, directory(tmp_path / "out"), request())
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "out/train-000000.tar").read_bytes())) as tar:
         assert {(item.mtime, item.uid, item.gid, item.uname, item.gname, item.mode) for item in tar} == {
@@ -305,7 +309,7 @@ async def test_a_member_is_nobodys_and_of_no_time(world: World, tmp_path: Path) 
         assert tar.getnames() == sorted(tar.getnames(), key=lambda name: name.split(".")[0])
 
 
-async def test_an_export_of_nothing_is_a_manifest(world: World, tmp_path: Path) -> None:
+async def test_an_export_of_nothing_is_a_manifest(world: ExportWorld, tmp_path: Path) -> None:
     result, _ = await run(world, directory(tmp_path / "out"), request(labels=("nobody says this",)))
     assert (result.samples, [*files(tmp_path / "out")]) == (0, ["_manifest.json"])
     matches, _ = await run(world, directory(tmp_path / "out"), request(labels=("smoke",)))
@@ -313,7 +317,7 @@ async def test_an_export_of_nothing_is_a_manifest(world: World, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", [Kind.FRAME, Kind.LDO])
-async def test_every_record_is_in_the_split_of_its_digest(world: World, tmp_path: Path, kind: Kind) -> None:
+async def test_every_record_is_in_the_split_of_its_digest(world: ExportWorld, tmp_path: Path, kind: Kind) -> None:
     asked = request(ExportFormat.JSONL, wanted=ExportSelection(until_us=1, kinds=(kind,)))
     await run(world, directory(tmp_path / "out"), asked)
     for name, data in files(tmp_path / "out").items():

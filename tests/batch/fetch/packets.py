@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 _NUMERIC = {None, "127.0.0.1", "::1"}  # a look-up of these asks nobody
 
 
-class PacketRefused(Exception):  # noqa: N818 - what was done about it
+class PacketRefusedError(Exception):
     """Something would have left this machine."""
 
 
@@ -25,7 +25,7 @@ class Watch:
     refused: list[str] = field(default_factory=list)
 
     def hear(self, event: str, args: tuple[object, ...]) -> None:
-        """Note one request, and raise PacketRefused unless it stays on loopback."""
+        """Note one request, and raise PacketRefusedError unless it stays on loopback."""
         if event in {"socket.connect", "socket.sendto", "socket.sendmsg"}:
             address = args[1]
             if not isinstance(address, tuple):
@@ -39,7 +39,7 @@ class Watch:
             is_fine = args[0] in _NUMERIC
         if not is_fine:
             self.refused.append(f"{event} {host}")
-            raise PacketRefused(f"a packet would have left this machine: {event} {host}")
+            raise PacketRefusedError(f"a packet would have left this machine: {event} {host}")
 
 
 _EVENTS = frozenset(

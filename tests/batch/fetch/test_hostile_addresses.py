@@ -27,7 +27,7 @@ from headrace.batch.fetch.fetcher import Fetcher
 from headrace.batch.fetch.pinned_connector import create_connector
 from headrace.batch.fetch.url import parse_url
 from headrace.runtime.addresses import is_allowed, networks_of
-from tests.batch.fetch.packets import PacketRefused, watched
+from tests.batch.fetch.packets import PacketRefusedError, watched
 from tests.batch.fetch.web_servers import (
     Names,
     fetch,
@@ -72,7 +72,7 @@ async def swallow_the_error() -> None:
     ids=lambda item: item.__name__,
 )
 async def test_a_packet_that_would_leave_does_not_and_fails_its_test(leave: Callable[[], Awaitable[None]]) -> None:
-    with pytest.raises((PacketRefused, AssertionError)), watched():
+    with pytest.raises((PacketRefusedError, AssertionError)), watched():
         await leave()
 
 

@@ -109,7 +109,7 @@ class Shrinking:
 
 
 class Asked:
-    """An inventory that notes since when it is asked for."""
+    """Queries that note since when it is asked for."""
 
     since_us = 0
 
@@ -124,6 +124,6 @@ class Asked:
 
 
 async def test_what_was_removed_during_the_reading_is_not_missed() -> None:
-    inventory = Asked()
-    await check_topics(cast("FsckQueries", inventory), cast("TopicMessages", Shrinking()), FsckReport())
-    assert inventory.since_us == 2_000
+    asked = Asked()
+    await check_topics(cast("FsckQueries", asked), cast("TopicMessages", Shrinking()), FsckReport())
+    assert asked.since_us == 2_000

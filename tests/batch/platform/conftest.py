@@ -10,7 +10,7 @@ from headrace.batch.platform.boxes import Generation
 from tests.batch.platform.alert_server import PlatformServer
 from tests.batch.platform.annotation_server import AnnotationServer
 from tests.batch.platform.api_server import served
-from tests.batch.platform.import_world import World
+from tests.batch.platform.import_world import ImportWorld
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=Generation)
-def world(request: pytest.FixtureRequest, tmp_path: Path, credentials: None) -> Iterator[World]:
-    made = World(PlatformServer(request.param), AnnotationServer(request.param), tmp_path)
+def world(request: pytest.FixtureRequest, tmp_path: Path, credentials: None) -> Iterator[ImportWorld]:
+    made = ImportWorld(PlatformServer(request.param), AnnotationServer(request.param), tmp_path)
     with served(made.platform, made.annotation):
         yield made

@@ -39,8 +39,8 @@ async def main(platform_url: str, annotation_url: str, folder: Path, first: date
         policy=RequestPolicy(backoff=Backoff(0.01, 60.0)),
     )
     options = ImportOptions(first=first, last=last, source="pyronear_french")
-    async with open_import(endpoints, options, Silent(), publish=publish, state_folder=folder) as one:
-        await one.run()
+    async with open_import(endpoints, options, Silent(), publish=publish, state_folder=folder) as opened_import:
+        await opened_import.run()
 
 
 if __name__ == "__main__":

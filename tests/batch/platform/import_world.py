@@ -26,7 +26,7 @@ POLICY = RequestPolicy(backoff=QUICK_RETRIES, answer_s_max=5)
 
 
 @dataclass
-class World:
+class ImportWorld:
     """The two servers, and what was published here: by detection, the picture and its attributes."""
 
     platform: PlatformServer

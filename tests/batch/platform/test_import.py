@@ -5,10 +5,10 @@ from pathlib import Path
 
 from headrace.batch.platform.boxes import Generation
 from tests.batch.platform.alert_server import DAYS, FIRST_DAY, PAGE_ROWS_MAX, SEQUENCES, picture
-from tests.batch.platform.import_world import DETECTIONS, World, numbers
+from tests.batch.platform.import_world import DETECTIONS, ImportWorld, numbers
 
 
-def test_everything_arrives_and_a_second_run_changes_nothing(world: World) -> None:
+def test_everything_arrives_and_a_second_run_changes_nothing(world: ImportWorld) -> None:
     first = world.run()
     assert numbers(first) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
     assert first.statistics.complete
@@ -21,7 +21,7 @@ def test_everything_arrives_and_a_second_run_changes_nothing(world: World) -> No
     assert world.publications == DETECTIONS
 
 
-def test_a_second_run_without_the_state_changes_nothing_there_either(world: World, tmp_path: Path) -> None:
+def test_a_second_run_without_the_state_changes_nothing_there_either(world: ImportWorld, tmp_path: Path) -> None:
     world.run()
     content, changes = world.annotation.content(), world.annotation.changes
     world.folder = tmp_path / "another"
@@ -31,7 +31,7 @@ def test_a_second_run_without_the_state_changes_nothing_there_either(world: Worl
     assert world.is_whole()
 
 
-def test_what_a_record_says_of_its_frame(world: World) -> None:
+def test_what_a_record_says_of_its_frame(world: ImportWorld) -> None:
     world.run(last=FIRST_DAY.date())
     body, origin, output = world.published[10]
     assert body == picture(10)
@@ -54,7 +54,7 @@ def test_what_a_record_says_of_its_frame(world: World) -> None:
     assert form.get("temporal_model_score") == (None if world.platform.generation is Generation.FIRST else "0.42")
 
 
-def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
+def test_boxes_of_a_sequence_become_tracks(world: ImportWorld) -> None:
     world.run(last=FIRST_DAY.date())
     _, tracks = world.annotation.content()[1]
     expected = [[10, 11, 12], [10, 11, 12]] if world.platform.generation is Generation.FIRST else [[10, 11, 12]]
@@ -64,7 +64,7 @@ def test_boxes_of_a_sequence_become_tracks(world: World) -> None:
     assert all(track["is_smoke"] for track in item["annotation"]["sequences_bbox"])
 
 
-def test_what_is_added_while_pages_are_read_is_imported_too(world: World) -> None:
+def test_what_is_added_while_pages_are_read_is_imported_too(world: ImportWorld) -> None:
     assert SEQUENCES / DAYS > PAGE_ROWS_MAX
     world.platform.inserted = lambda: world.platform.add(99, FIRST_DAY + timedelta(hours=20))
     done = world.run()
@@ -72,7 +72,7 @@ def test_what_is_added_while_pages_are_read_is_imported_too(world: World) -> Non
     assert world.is_whole()
 
 
-def test_a_sequence_that_went_on_is_completed_and_annotated_anew(world: World) -> None:
+def test_a_sequence_that_went_on_is_completed_and_annotated_anew(world: ImportWorld) -> None:
     world.run()
     row = world.platform.sequences[0]
     row["last_seen_at"] = (FIRST_DAY + timedelta(minutes=9)).isoformat()
@@ -84,7 +84,7 @@ def test_a_sequence_that_went_on_is_completed_and_annotated_anew(world: World) -
     assert world.is_whole()
 
 
-def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: World, tmp_path: Path) -> None:
+def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: ImportWorld, tmp_path: Path) -> None:
     world.run(last=FIRST_DAY.date())
     annotation = next(iter(world.annotation.annotations.values()))
     annotation["processing_stage"] = "annotated"
@@ -96,7 +96,7 @@ def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: Wo
     assert annotation["processing_stage"] == "ready_to_annotate"
 
 
-def test_a_dry_run_says_what_would_come_and_writes_nothing(world: World) -> None:
+def test_a_dry_run_says_what_would_come_and_writes_nothing(world: ImportWorld) -> None:
     dry = world.run(last=FIRST_DAY.date(), dry_run=True)
     assert (world.annotation.asked, world.publications, list(world.folder.iterdir())) == ([], 0, [])
     assert numbers(dry) == (10, 10, 0, 0)
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_come_and_writes_nothing(world: World) -> None
     assert {number: tracks[:-1] for number, (_, tracks) in world.annotation.content().items()} == planned
 
 
-def test_without_the_platform_what_is_there_is_annotated_again(world: World) -> None:
+def test_without_the_platform_what_is_there_is_annotated_again(world: ImportWorld) -> None:
     world.run(last=FIRST_DAY.date())
     world.annotation.annotations.clear()
     asked = len(world.platform.asked)
@@ -118,7 +118,7 @@ def test_without_the_platform_what_is_there_is_annotated_again(world: World) -> 
     assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (10, 10, 0, 0)
 
 
-def test_boxes_of_one_picture_are_joined_as_before_when_annotated_again(world: World) -> None:
+def test_boxes_of_one_picture_are_joined_as_before_when_annotated_again(world: ImportWorld) -> None:
     """Only the annotation API's own answers say then which generation it is."""
     for row in world.platform.detections[1]:
         for name in {"bbox", "bboxes"} & set(row):
@@ -132,7 +132,7 @@ def test_boxes_of_one_picture_are_joined_as_before_when_annotated_again(world: W
     assert boxes == (6 if world.platform.generation is Generation.FIRST else 3)
 
 
-def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: World) -> None:
+def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: ImportWorld) -> None:
     rows = world.platform.detections[1]
     rows.append(rows[0] | {"id": 19, "bbox": "[(0.700,0.700,0.900,0.900,0.8)]", "others_bboxes": rows[0].get("bbox")})
     world.run(last=FIRST_DAY.date(), detections_max=3)
@@ -149,7 +149,7 @@ def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: 
         assert uploaded["others_bboxes"] is None
 
 
-def test_more_detections_than_a_page_has_are_read_page_by_page(world: World) -> None:
+def test_more_detections_than_a_page_has_are_read_page_by_page(world: ImportWorld) -> None:
     begin = FIRST_DAY + timedelta(minutes=1)
     world.platform.detections[1] = [
         world.platform._detection(1_000_000 + number, begin + timedelta(seconds=number)) for number in range(230)
@@ -161,27 +161,27 @@ def test_more_detections_than_a_page_has_are_read_page_by_page(world: World) -> 
     assert ids == set(range(1_000_000, 1_000_000 + expected))
 
 
-def test_a_limit_takes_the_first_or_the_last_detections(world: World) -> None:
+def test_a_limit_takes_the_first_or_the_last_detections(world: ImportWorld) -> None:
     world.run(last=FIRST_DAY.date(), detections_max=2)
     assert world.annotation.content()[1][0] == [10, 11]
     world.run(last=FIRST_DAY.date(), detections_max=2, newest_first=True)
     assert world.annotation.content()[1][0] == [10, 11, 12]
 
 
-def test_what_the_platform_holds_for_unlikely_is_imported_too(world: World) -> None:
+def test_what_the_platform_holds_for_unlikely_is_imported_too(world: ImportWorld) -> None:
     world.platform.unlikely = {2, 3}
     assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
     assert world.is_whole()
 
 
-def test_an_api_whose_labels_are_yes_or_no_is_given_those(world: World) -> None:
+def test_an_api_whose_labels_are_yes_or_no_is_given_those(world: ImportWorld) -> None:
     world.annotation.labels_have_names = False
     assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
     labels = {row["alert_api_id"]: row.get("is_wildfire_alertapi") for row in world.annotation.sequences.values()}
     assert (labels[1], labels[2], labels[3]) == ("true", "false", None)
 
 
-def test_a_sequence_over_midnight_is_of_the_day_on_which_it_began(world: World) -> None:
+def test_a_sequence_over_midnight_is_of_the_day_on_which_it_began(world: ImportWorld) -> None:
     world.platform.add(99, FIRST_DAY + timedelta(hours=23, minutes=59, seconds=50))
     assert str(world.platform.detections[99][2]["created_at"]).startswith("2026-01-11")
     assert numbers(world.run(last=FIRST_DAY.date())) == (11, 11, 0, 11)

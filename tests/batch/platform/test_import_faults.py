@@ -15,12 +15,12 @@ from headrace.runtime.errors import Exit, HeadraceError
 from tests.batch.platform.alert_server import FIRST_DAY, SEQUENCES, picture
 from tests.batch.platform.api_server import Fault
 from tests.batch.platform.import_program import Silent
-from tests.batch.platform.import_world import LAST_DAY, QUICK_RETRIES, World, numbers
+from tests.batch.platform.import_world import LAST_DAY, QUICK_RETRIES, ImportWorld, numbers
 
 PROGRAM = Path(__file__).with_name("import_program.py")
 
 
-def test_one_login_each_and_another_only_when_it_has_ended(world: World) -> None:
+def test_one_login_each_and_another_only_when_it_has_ended(world: ImportWorld) -> None:
     world.run(last=FIRST_DAY.date())
     assert sorted(world.platform.logins) == ["boss", "reader"]
     assert world.annotation.logins == ["admin"]
@@ -60,7 +60,7 @@ def again(faults: list[Fault]) -> list[Fault]:
     return [Fault(fault.begins, fault.do, fault.times, fault.after) for fault in faults]
 
 
-def test_faults_that_pass_are_waited_out_and_nothing_comes_twice(world: World) -> None:
+def test_faults_that_pass_are_waited_out_and_nothing_comes_twice(world: ImportWorld) -> None:
     world.platform.faults = again(PASSING)
     world.annotation.faults = again(PASSING_THERE)
     done = world.run()
@@ -70,7 +70,7 @@ def test_faults_that_pass_are_waited_out_and_nothing_comes_twice(world: World) -
     assert world.is_whole()
 
 
-def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -> None:
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/all", "stall")]
     world.annotation.faults = [Fault("POST /detections", "stall", 1, after=2)]
     done = world.run(last=FIRST_DAY.date(), policy=RequestPolicy(backoff=QUICK_RETRIES, answer_s_max=1))
@@ -78,7 +78,7 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: World) -
 
 
 @pytest.mark.parametrize("do", ["html", "redirect", "endless", "cut", 500, 404])
-def test_what_is_no_answer_is_never_taken_for_one(world: World, do: str | int) -> None:
+def test_what_is_no_answer_is_never_taken_for_one(world: ImportWorld, do: str | int) -> None:
     world.platform.faults = [
         Fault("GET /sequences/all", do, 1, after=1),
         Fault("GET /sequences/25/", do),
@@ -101,7 +101,7 @@ def test_what_is_no_answer_is_never_taken_for_one(world: World, do: str | int) -
     assert world.is_whole()
 
 
-def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(world: World) -> None:
+def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/all", 500, 1, after=3)]  # the second day's list, or its second page
     done = world.run()
     days = done.statistics.days
@@ -115,7 +115,7 @@ def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(worl
     assert world.is_whole()
 
 
-def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_others(world: World) -> None:
+def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_others(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/7/", 500)]
     world.annotation.faults = [Fault("POST /detections", 422, 1, after=40)]
     done = world.run()
@@ -128,7 +128,7 @@ def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_oth
 
 
 @pytest.mark.parametrize("path", ["sequences", "detections", "annotations"])
-def test_a_409_that_no_read_confirms_is_a_failure(world: World, path: str) -> None:
+def test_a_409_that_no_read_confirms_is_a_failure(world: ImportWorld, path: str) -> None:
     world.annotation.faults = [Fault(f"POST /{path}", 409)]
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (10, 9, 1, 9)
@@ -137,7 +137,7 @@ def test_a_409_that_no_read_confirms_is_a_failure(world: World, path: str) -> No
 
 @pytest.mark.parametrize("ends_after", [1, 50])
 def test_a_run_that_is_killed_and_repeated_ends_as_one_that_was_not(
-    world: World, tmp_path: Path, ends_after: int
+    world: ImportWorld, tmp_path: Path, ends_after: int
 ) -> None:
     ended = subprocess.run(
         [
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_and_repeated_ends_as_one_that_was_not(
     assert world.annotation.changes == changes
 
 
-def test_a_wrong_login_is_named_and_no_secret_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_login_is_named_and_no_secret_is_shown(world: ImportWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_ADMIN_PASSWORD", "canary-password")
     with pytest.raises(HeadraceError) as refused:
         world.run()
@@ -175,7 +175,7 @@ def test_a_wrong_login_is_named_and_no_secret_is_shown(world: World, monkeypatch
     assert "canary-password" not in str(refused.value)
 
 
-def test_a_login_that_is_refused_in_the_middle_is_not_tried_again(world: World) -> None:
+def test_a_login_that_is_refused_in_the_middle_is_not_tried_again(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/", 401, 99, after=4), Fault("POST /login", 401, 99, after=2)]
     done = world.run(workers=1)
     assert world.platform.number_of("POST /login") == 3
@@ -183,14 +183,14 @@ def test_a_login_that_is_refused_in_the_middle_is_not_tried_again(world: World) 
     assert all("refuses the login" in fault for fault in done.statistics.faults)
 
 
-def test_an_api_that_is_not_there_is_named(world: World) -> None:
+def test_an_api_that_is_not_there_is_named(world: ImportWorld) -> None:
     with pytest.raises(HeadraceError) as away:
         world.run(platform_url="http://127.0.0.1:1")
     assert away.value.exit_code == Exit.UNREACHABLE
     assert "http://127.0.0.1:1" in str(away.value)
 
 
-def test_only_one_import_between_the_same_two_runs_at_a_time(world: World) -> None:
+def test_only_one_import_between_the_same_two_runs_at_a_time(world: ImportWorld) -> None:
     endpoints = ImportEndpoints(
         platform_url=world.platform.url,
         annotation_url=world.annotation.url,

@@ -8,10 +8,10 @@ import pytest
 from headrace.batch.platform import alerts
 from tests.batch.platform.alert_server import FIRST_DAY, SEQUENCES
 from tests.batch.platform.api_server import Fault
-from tests.batch.platform.import_world import World, numbers
+from tests.batch.platform.import_world import ImportWorld, numbers
 
 
-def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: World) -> None:
+def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /bucket/20", 500, 9)]
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done)[2] == 1
@@ -19,7 +19,7 @@ def test_a_picture_that_cannot_be_had_is_named_without_its_signature(world: Worl
     assert "canary" not in str(done.statistics)
 
 
-def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: World) -> None:
+def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: ImportWorld) -> None:
     world.networks = ()
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (10, 0, 10, 0)
@@ -45,7 +45,7 @@ HOSTILE = [
 ]
 
 
-def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_come(world: World) -> None:
+def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_come(world: ImportWorld) -> None:
     numbers_of = dict(zip(range(1, 11), HOSTILE, strict=False)) | dict(zip(range(11, 21), HOSTILE[10:], strict=False))
     world.platform.addresses = {number * 10: url for number, url in numbers_of.items()}
     done = world.run()
@@ -57,7 +57,7 @@ def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_co
     assert world.is_whole()
 
 
-def test_a_detection_without_a_picture_is_named(world: World) -> None:
+def test_a_detection_without_a_picture_is_named(world: ImportWorld) -> None:
     world.platform.addresses = {20: None}
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (10, 9, 1, 9)
@@ -77,7 +77,7 @@ ABSURD: list[dict[str, Any]] = [
 ]
 
 
-def test_a_row_that_is_absurd_fails_alone(world: World) -> None:
+def test_a_row_that_is_absurd_fails_alone(world: ImportWorld) -> None:
     for row, change in zip(world.platform.sequences, ABSURD, strict=False):
         row.update(change)
     done = world.run(last=FIRST_DAY.date())
@@ -87,7 +87,7 @@ def test_a_row_that_is_absurd_fails_alone(world: World) -> None:
     assert len(done.statistics.faults) == failed
 
 
-def test_a_camera_without_a_place_fails_its_own_sequences_only(world: World) -> None:
+def test_a_camera_without_a_place_fails_its_own_sequences_only(world: ImportWorld) -> None:
     world.platform.cameras[0]["lat"] = None
     world.platform.organisations.append({"id": 3, "name": None})
     done = world.run()
@@ -95,13 +95,13 @@ def test_a_camera_without_a_place_fails_its_own_sequences_only(world: World) -> 
     assert all("lat" in fault for fault in done.statistics.faults)
 
 
-def test_times_of_detections_that_are_none_fail_their_sequence(world: World) -> None:
+def test_times_of_detections_that_are_none_fail_their_sequence(world: ImportWorld) -> None:
     world.platform.detections[1][0]["created_at"] = "9999-12-31T23:59:59-14:00"
     world.platform.detections[2][0]["id"] = 2**63
     assert numbers(world.run(last=FIRST_DAY.date())) == (10, 8, 2, 8)
 
 
-def test_a_list_that_has_no_end_is_not_read_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_has_no_end_is_not_read_for_ever(world: ImportWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts, "SEQUENCES_MAX", 25)
     for number in range(100, 120):
         world.platform.add(number, FIRST_DAY + timedelta(hours=1, minutes=number))

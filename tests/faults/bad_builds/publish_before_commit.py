@@ -51,8 +51,8 @@ def apply() -> None:
 
 def _publish(announcements: Sequence[Announcement]) -> None:
     producer = Producer(client_config(load_settings(), acks="all", enable_idempotence=True))
-    for one in announcements:
-        producer.produce(one.topic, one.value, one.key, headers=list(one.headers))
+    for announcement in announcements:
+        producer.produce(announcement.topic, announcement.value, announcement.key, headers=list(announcement.headers))
     assert producer.flush(_FLUSH_S_MAX) == 0
 
 

@@ -24,7 +24,7 @@ from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.consumer_groups import skip_backlog
 from tests.faults.acks import AckFile, Attempt, Place, read_acks
-from tests.faults.checker import Verdict, check
+from tests.faults.checker import CheckResult, check
 from tests.faults.gather import INPUTS, gather
 from tests.faults.listener import OUTPUTS, Listener, offsets
 from tests.faults.observed import Partition, WatchFindings
@@ -68,7 +68,7 @@ class Build(ServiceProcess):
         return super().is_alive()
 
 
-class Scene:
+class BadBuildScene:
     """What a scenario acts on. Every message goes to one partition of its topic, in the order of the calls."""
 
     def __init__(self, settings: Settings, directory: Path, running: ExitStack) -> None:
@@ -148,8 +148,8 @@ class Scene:
 
     def committed(self, group: Group, place: Place) -> int:
         """The group's offset in the partition of a message: Kafka does not deliver again what is below it."""
-        (found,) = self._consumers[group.name].committed([TopicPartition(place.topic, place.partition)], timeout=10)
-        return int(found.offset)
+        (committed,) = self._consumers[group.name].committed([TopicPartition(place.topic, place.partition)], timeout=10)
+        return int(committed.offset)
 
     def passed(self, group: Group, place: Place, seconds: float = COMES_S_MAX) -> bool:
         """Whether the group's offset gets past a message in so many seconds."""
@@ -184,7 +184,7 @@ class Scene:
                     assert self.passed(group, place), f"{place} was never finished"
         until(self._nothing_unpublished, COMES_S_MAX, "the outbox to be empty")
 
-    def verdict(self, groups: tuple[Group, ...]) -> Verdict:
+    def verdict(self, groups: tuple[Group, ...]) -> CheckResult:
         """Let the checker judge once everything is at rest."""
         self.rest(groups)
         self._acks.sync()
@@ -195,13 +195,17 @@ class Scene:
         return check(observed)
 
     def _publish(self, attempt: Attempt, key: bytes, value: bytes) -> Place:
-        told: list[Message] = []
+        delivered: list[Message] = []
         self._acks.attempt(attempt)
         self._producer.produce(
-            attempt.topic, value, key, partition=PARTITION, on_delivery=lambda _error, message: told.append(message)
+            attempt.topic,
+            value,
+            key,
+            partition=PARTITION,
+            on_delivery=lambda _error, message: delivered.append(message),
         )
         assert self._producer.flush(30) == 0
-        (message,) = told
+        (message,) = delivered
         assert message.error() is None, message.error()
         place = Place(attempt.topic, PARTITION, message.offset() or 0)
         self._acks.ack(attempt.number, place)
@@ -219,11 +223,11 @@ class Scene:
 
 
 @contextmanager
-def scene(stack_settings: Settings, directory: Path) -> Iterator[Scene]:
+def scene(stack_settings: Settings, directory: Path) -> Iterator[BadBuildScene]:
     """Open a scene with a database of its own; at the end its processes are stopped."""
     quick = stack_settings.model_copy(update={"kafka_session_s": SESSION_S})
     with fresh_database(quick) as settings, ExitStack() as running:
-        yield Scene(settings, directory, running)
+        yield BadBuildScene(settings, directory, running)
 
 
 def _kind_of(topic: str) -> Kind:
@@ -232,17 +236,17 @@ def _kind_of(topic: str) -> Kind:
 
 def _ends(settings: Settings, topics: Sequence[str]) -> dict[Partition, int]:
     """Where the topics end; partitions that were made a moment ago may have no leader yet."""
-    found: dict[Partition, int] = {}
+    committed_offsets: dict[Partition, int] = {}
 
     def told() -> bool:
         try:
-            found.update(offsets(settings, topics)[1])
+            committed_offsets.update(offsets(settings, topics)[1])
         except KafkaException:
             return False
         return True
 
     until(told, COMES_S_MAX, "the topics to have leaders")
-    return found
+    return committed_offsets
 
 
 def _asking(settings: Settings, group: Group, running: ExitStack) -> Consumer:

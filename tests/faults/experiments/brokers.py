@@ -12,7 +12,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE
 from tests.faults.registry import experiment
-from tests.faults.world import Shape, World
+from tests.faults.world import FaultsWorld, Shape
 
 THREE = Shape(brokers=3)
 _IN_SYNC_S_MAX = 120.0
@@ -23,7 +23,7 @@ _QUORUM_STATE = "kafka/*/data/__cluster_metadata-0/quorum-state"
 
 
 @experiment("E3", "SIGKILL of a broker: leader, coordinator or controller of 3", ci=3, long=60, shape=THREE, rate_hz=15)
-def kill_brokers(world: World, count: int, random: Random) -> Counter[str]:
+def kill_brokers(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Kill the broker that holds a role, and wait until its logs are in sync again before the next."""
     roles = ["leader", "coordinator", "controller"]
     for index in range(count):
@@ -41,7 +41,7 @@ def kill_brokers(world: World, count: int, random: Random) -> Counter[str]:
 
 
 @experiment("E4", "2 of 3 brokers down for 60 s, and all 3 killed at once", ci=0, long=20, shape=THREE, rate_hz=15)
-def lose_the_majority(world: World, count: int, random: Random) -> Counter[str]:
+def lose_the_majority(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """In turn: hold two brokers down, and kill all three; nothing that was acknowledged may be gone afterwards."""
     for index in range(count):
         if index % 2:
@@ -64,36 +64,36 @@ def lose_the_majority(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _kill(world: World, node: int) -> bool:
+def _kill(world: FaultsWorld, node: int) -> bool:
     process = world.server(f"kafka-{node}")
     if process is not None:
         process.send_signal(signal.SIGKILL)
     return process is not None
 
 
-def _admin(world: World) -> AdminClient:
+def _admin(world: FaultsWorld) -> AdminClient:
     return AdminClient(client_config(world.settings))
 
 
-def _holder(world: World, role: str) -> int:
+def _holder(world: FaultsWorld, role: str) -> int:
     """Return the number of the broker that leads a partition of frames, coordinates their workers, or is controller."""
     admin = _admin(world)
     topic = input_topic(Kind.FRAME).name
     if role == "leader":
         return int(admin.list_topics(topic, timeout=_REQUEST_S).topics[topic].partitions[0].leader)
     if role == "coordinator":
-        found = admin.describe_consumer_groups([LARGE.name], request_timeout=_REQUEST_S)[LARGE.name].result()
-        return int(found.coordinator.id)
+        description = admin.describe_consumer_groups([LARGE.name], request_timeout=_REQUEST_S)[LARGE.name].result()
+        return int(description.coordinator.id)
     return _controller(world)
 
 
-def _controller(world: World) -> int:
+def _controller(world: FaultsWorld) -> int:
     """Return who leads the controllers, as their own states say: a broker that is asked names any broker."""
     states = [json.loads(path.read_text()) for path in world.stack.state_dir.glob(_QUORUM_STATE)]
     return int(max(states, key=lambda state: state["leaderEpoch"])["leaderId"])
 
 
-def _wait_in_sync(world: World) -> None:
+def _wait_in_sync(world: FaultsWorld) -> None:
     deadline = time.monotonic() + _IN_SYNC_S_MAX
     while True:
         try:

@@ -15,7 +15,7 @@ from tests.faults.own import own_file, wait_recorded
 from tests.faults.plan import Mix, Planned, planned
 from tests.faults.registry import experiment
 from tests.faults.workload import Publishing
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 _AT_ONCE_SHORT, _AT_ONCE_LONG = 10, 100
 _LONG_FROM = 1000
@@ -32,7 +32,7 @@ _EXPECTED = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckP
 
 
 @experiment("E16", "orphans collected while the same bytes are uploaded again", ci=100, long=10_000)
-def collect_against_uploads(world: World, count: int, random: Random) -> Counter[str]:
+def collect_against_uploads(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Leave bodies in the store without a row, and collect them just as they arrive from a camera.
 
     It goes on until `count` of them were up for collection; one whose row the check saw already is no fault.
@@ -104,12 +104,12 @@ def outcome_of(report: FsckReport, keys: Collection[str]) -> Counter[str]:
     Raises:
         AssertionError: an orphan could not be collected, or the check found something else wrong.
     """
-    damage = [f"{found.problem} {found.name}" for found in report.findings if found.problem not in _EXPECTED]
+    damage = [f"{finding.problem} {finding.name}" for finding in report.findings if finding.problem not in _EXPECTED]
     assert not damage, f"fsck found {len(damage)} things wrong, among them {damage[0]}"
-    left = [f"{found.name}: {why}" for found, why in report.unhealed if found.name in keys]
+    left = [f"{finding.name}: {why}" for finding, why in report.unhealed if finding.name in keys]
     assert not left, f"{len(left)} orphans could not be collected, among them {left[0]}"
-    healed = [(found, how) for found, how in report.healed if found.problem is FsckProblem.OBJECT_WITHOUT_ROW]
-    return Counter(how for found, how in healed if found.name in keys)
+    healed = [(finding, how) for finding, how in report.healed if finding.problem is FsckProblem.OBJECT_WITHOUT_ROW]
+    return Counter(how for finding, how in healed if finding.name in keys)
 
 
 async def _check_bodies(settings: Settings, digests: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from headrace.runtime.crash_points import VARIABLE, CrashPoint
 from tests.faults.armed import Start
 from tests.faults.experiments.spool import spool_crash
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 CRASH_S_MAX = 60.0
 """How long one crash may take, with the pause of the supervisor and the start before it."""
@@ -24,7 +24,7 @@ WORKER = tuple(
 
 
 @experiment("E2", "the end at every crash point", ci=1, long=20)
-def every_crash_point(world: World, count: int, random: Random) -> Counter[str]:
+def every_crash_point(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let workers and relays come to each of their points `count` times, and the edge's spool to its own."""
     # The edge's events have to arrive, which they do not while every worker ends again and again.
     crashes = Counter({f"crash {point}": spool_crash(world, point, count, random) for point in SPOOL})
@@ -38,7 +38,7 @@ def every_crash_point(world: World, count: int, random: Random) -> Counter[str]:
     return crashes + Counter({f"crash {point}": times for point, times in _seen(world).items()})
 
 
-def _arm(world: World, points: Counter[CrashPoint], random: Random) -> None:
+def _arm(world: FaultsWorld, points: Counter[CrashPoint], random: Random) -> None:
     """Deal the points out: each worker gets its share of every worker's point, and so the relays."""
     for prefix, own in (("worker-", WORKER), ("relay-", RELAY)):
         names = [name for name in world.fleet.active() if name.startswith(prefix)]
@@ -58,7 +58,7 @@ def _start(point: CrashPoint, random: Random) -> Start:
     return Start(env={VARIABLE: f"{point}:{random.randint(1, _NTH_MAX)}"})
 
 
-def _wait_until_spent(world: World) -> None:
+def _wait_until_spent(world: FaultsWorld) -> None:
     """Wait until nothing is laid down any more and nobody has ended for a while.
 
     Some starts are spent without coming to their point: a process may have no work, or end for another reason.
@@ -74,7 +74,7 @@ def _wait_until_spent(world: World) -> None:
             return
 
 
-def _seen(world: World) -> Counter[CrashPoint]:
+def _seen(world: FaultsWorld) -> Counter[CrashPoint]:
     """Return the points at which processes of the service say that they ended."""
     mark = "ended at the crash point "
     lines = (line for name in world.fleet.members for line in world.fleet.log(name).splitlines() if mark in line)

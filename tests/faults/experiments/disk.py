@@ -10,7 +10,7 @@ from tests.faults.experiments.spool import SEEDS, Edge, end
 from tests.faults.possible import NotPossibleError
 from tests.faults.registry import experiment
 from tests.faults.small_disk import SmallDisk
-from tests.faults.world import Shape, World
+from tests.faults.world import FaultsWorld, Shape
 from tests.waiting import until
 
 SIZE_MIB = 1024  # MinIO uses no smaller one
@@ -33,7 +33,7 @@ _PARTS = ("minio", "postgres", "kafka", "spool")
     long=25,
     shape=Shape(small_disk=frozenset(_PARTS), small_disk_mib=SIZE_MIB),
 )
-def fill_disks(world: World, count: int, random: Random) -> Counter[str]:
+def fill_disks(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Fill the disk of one part after another until it fails, go on publishing, and give the room back."""
     if world.disks is None:
         raise NotPossibleError("this world has no small disks")
@@ -50,7 +50,7 @@ def fill_disks(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _fill_server(world: World, part: str, disk: SmallDisk, seconds: float) -> None:
+def _fill_server(world: FaultsWorld, part: str, disk: SmallDisk, seconds: float) -> None:
     failures = _failures(world, part)
     before = failures()
     try:
@@ -83,7 +83,7 @@ def _fill_until(disk: SmallDisk, failed: Callable[[], bool], what: str) -> None:
     until(full_and_failed, _FAILS_S_MAX, what)
 
 
-def _failures(world: World, part: str) -> Callable[[], int]:
+def _failures(world: FaultsWorld, part: str) -> Callable[[], int]:
     """How often a server said that its disk was full; MinIO says it to those that ask, who log it."""
     if part == "minio":
         return lambda: sum(world.fleet.log(name).count(_STORE_FULL) for name in world.fleet.members)

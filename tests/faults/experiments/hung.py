@@ -8,7 +8,7 @@ from headrace.runtime.errors import Exit
 from tests.faults.armed import Start
 from tests.faults.hang import Hang
 from tests.faults.registry import experiment
-from tests.faults.world import READY_S_MAX, World
+from tests.faults.world import READY_S_MAX, FaultsWorld
 
 WATCHDOG_S = 8
 _SOONER = {
@@ -24,7 +24,7 @@ _POLL_S = 0.2
 
 
 @experiment("E14", "a hung agent, a blocked event loop, a stuck rejoin", ci=1, long=20)
-def hang_workers(world: World, count: int, random: Random) -> Counter[str]:
+def hang_workers(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let each thing hang `count` times: the process has to end by itself with all stacks in its log, and come back."""
     for _ in range(count):
         for what in Hang:
@@ -35,7 +35,7 @@ def hang_workers(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _hang(world: World, what: Hang, name: str, group: list[str]) -> None:
+def _hang(world: FaultsWorld, what: Hang, name: str, group: list[str]) -> None:
     """Let a worker hang, and wait until it has ended by itself and serves again."""
     before, logged = _restarts(world, name), len(world.fleet.log(name))
     control = world.fleet.control(name)
@@ -60,7 +60,7 @@ def _hang(world: World, what: Hang, name: str, group: list[str]) -> None:
     world.fleet.wait_ready(READY_S_MAX)
 
 
-def _restarts(world: World, name: str) -> int:
+def _restarts(world: FaultsWorld, name: str) -> int:
     return world.fleet.records()[name].restarts
 
 

@@ -14,7 +14,7 @@ from tests.faults.netns import Namespace
 from tests.faults.possible import NotPossibleError
 from tests.faults.registry import experiment
 from tests.faults.toxiproxy import Stream, Toxiproxy
-from tests.faults.world import EVENTS, MEDIA, READY_S_MAX, RELAY, World
+from tests.faults.world import EVENTS, MEDIA, READY_S_MAX, RELAY, FaultsWorld
 from tests.processes import environment_of
 from tests.waiting import until
 
@@ -41,7 +41,7 @@ class Far:
 
 
 @experiment("E9", "network partitions between pairs, one way or both, 5 % loss, 300 ms jitter", ci=0, long=60)
-def part_networks(world: World, count: int, random: Random) -> Counter[str]:
+def part_networks(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Run two workers and the relay in a network of their own, and part them from servers, all or one."""
     longest_s = _APART_S_SHORT if count < _SHORT_BELOW else APART_S[1]
     with _far_side(world) as far:
@@ -60,7 +60,7 @@ def part_networks(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _let_lead(world: World, far: Far) -> None:
+def _let_lead(world: FaultsWorld, far: Far) -> None:
     """Let the relay on the other side be the one that announces, and those on this side stand by again."""
     for name in _RELAYS:
         world.fleet.control(name).park()
@@ -101,7 +101,7 @@ def _jitter(far: Far) -> Iterator[None]:
 
 
 @contextmanager
-def _far_side(world: World) -> Iterator[Far]:
+def _far_side(world: FaultsWorld) -> Iterator[Far]:
     """Start the processes on the other side, and let the relay there lead."""
     servers = _servers(world)
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def _far_side(world: World) -> Iterator[Far]:
         yield Far(space, near, fleet, tuple(servers))
 
 
-def _servers(world: World) -> dict[str, int]:
+def _servers(world: FaultsWorld) -> dict[str, int]:
     """The ports by which the servers are known on both sides."""
     settings = world.settings
     servers = {"postgres": urlsplit(settings.postgres_dsn.get_secret_value()).port}

@@ -8,7 +8,7 @@ from random import Random
 import psutil
 
 from tests.faults.registry import experiment
-from tests.faults.world import READY_S_MAX, World
+from tests.faults.world import READY_S_MAX, FaultsWorld
 from tests.waiting import until
 
 SHORT_S, LONG_S = 1.0, 90.0
@@ -19,7 +19,7 @@ _SERVERS = ("kafka-1", "minio", "postgres")
 
 
 @experiment("E5", "SIGSTOP and SIGCONT of a worker, relay, broker, MinIO or PostgreSQL", ci=3, long=100)
-def pause_processes(world: World, count: int, random: Random) -> Counter[str]:
+def pause_processes(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Stop a process and all that it started, and let it go on as if nothing had been."""
     longest_s = LONG_S if count >= _LONG_FROM else SLICE_S
     targets: list[str] = []
@@ -34,27 +34,27 @@ def pause_processes(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def pause(world: World, target: str, seconds: float, random: Random) -> bool:
+def pause(world: FaultsWorld, target: str, seconds: float, random: Random) -> bool:
     """Stop one process for so long, of the relays the one that leads; False where none runs just then."""
     try:
-        found = _found(world, target, random)
-        if found is None:
+        process = _found(world, target, random)
+        if process is None:
             return False
         with world.fault(f"pause {target}"):
-            _pause(found, seconds)
+            _pause(process, seconds)
     except psutil.NoSuchProcess:  # it ended before it could be stopped, so nothing was done to it
         return False
     return True
 
 
-def _found(world: World, target: str, random: Random) -> psutil.Process | None:
+def _found(world: FaultsWorld, target: str, random: Random) -> psutil.Process | None:
     if target in _SERVERS:
         return world.server(target)
     pids = world.fleet.pids()
     if target == "relay":
         name = world.leader()
     else:
-        name = random.choice([one for one in pids if one.startswith(target)] or [None])
+        name = random.choice([process_name for process_name in pids if process_name.startswith(target)] or [None])
     return psutil.Process(pids[name]) if name in pids else None
 
 

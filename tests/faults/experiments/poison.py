@@ -7,7 +7,7 @@ from tests.faults.own import ARRIVED_S_MAX, own_file, wait_recorded, wait_reject
 from tests.faults.plan import MIX, planned
 from tests.faults.registry import experiment
 from tests.faults.workload import publish_all
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 IN_A_ROW_SHORT, IN_A_ROW_LONG = 40, 1000
 _LONG_FROM = 10_000
@@ -16,7 +16,7 @@ _EVENT_BYTES_MAX = 20_000  # as many as these should not take hours
 
 
 @experiment("E13", "poison: two in a hundred, and many in a row", ci=300, long=50_000, of_messages=True)
-def poison_topics(world: World, count: int, random: Random) -> Counter[str]:
+def poison_topics(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Publish `count` messages of which 2 % are poison, then poison alone; no worker may halt over it."""
     in_a_row = IN_A_ROW_LONG if count >= _LONG_FROM else IN_A_ROW_SHORT
     mixed = replace(MIX, poison=0.02, wrong_digests=0.01, bytes_max=_EVENT_BYTES_MAX, names="mixed-")
@@ -41,9 +41,9 @@ def _by_code(acks: Acks) -> Counter[str]:
     return Counter(f"poison {attempt.expect}" for attempt in acks.attempts.values() if attempt.expect is not None)
 
 
-def _restarts(world: World) -> dict[str, int]:
+def _restarts(world: FaultsWorld) -> dict[str, int]:
     return {name: record.restarts for name, record in world.fleet.records().items()}
 
 
-def _exits(world: World) -> dict[str, str | None]:
+def _exits(world: FaultsWorld) -> dict[str, str | None]:
     return {name: record.last_exit for name, record in world.fleet.records().items() if record.last_exit}

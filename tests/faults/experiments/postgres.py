@@ -10,7 +10,7 @@ import asyncpg
 import psutil
 
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 _LOCK_S_SHORT = 10.0
 _LOCK_S_LONG = 60.0
@@ -37,9 +37,9 @@ where application_name = 'headrace-worker' and state = 'active' and query ilike 
 @experiment(
     "E8", "PostgreSQL: immediate restart, backend killed, cut at COMMIT, lock, out of connections", ci=5, long=220
 )
-def harm_postgres(world: World, count: int, random: Random) -> Counter[str]:
+def harm_postgres(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let PostgreSQL go away, and be there and of no use, one after another."""
-    kinds: list[Callable[[World, Random], None]] = []
+    kinds: list[Callable[[FaultsWorld, Random], None]] = []
     for index in range(count):
         if not kinds:
             kinds = [_restarted, _backend_killed, _cut_at_commit, _locked(count, index), _full]
@@ -50,7 +50,7 @@ def harm_postgres(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _restarted(world: World, _random: Random) -> None:
+def _restarted(world: FaultsWorld, _random: Random) -> None:
     process = world.server("postgres")
     if process is not None:
         with world.fault("postgres immediate restart"):
@@ -59,7 +59,7 @@ def _restarted(world: World, _random: Random) -> None:
             world.wait_servers()
 
 
-def _backend_killed(world: World, random: Random) -> None:
+def _backend_killed(world: FaultsWorld, random: Random) -> None:
     while True:
         with suppress(OSError, psutil.NoSuchProcess):
             rows = world.catalog.fetch("select pid from pg_stat_activity where application_name like 'headrace%'")
@@ -70,7 +70,7 @@ def _backend_killed(world: World, random: Random) -> None:
         time.sleep(0.2)
 
 
-def _end_backend(world: World, pid: int, random: Random) -> None:
+def _end_backend(world: FaultsWorld, pid: int, random: Random) -> None:
     if random.random() < 0.5:
         world.catalog.fetch("select pg_terminate_backend($1)", pid)
     else:  # SIGKILL of one lets PostgreSQL end all and recover
@@ -78,7 +78,7 @@ def _end_backend(world: World, pid: int, random: Random) -> None:
         time.sleep(0.5)
 
 
-def _cut_at_commit(world: World, _random: Random) -> None:
+def _cut_at_commit(world: FaultsWorld, _random: Random) -> None:
     """Cut the connections while a COMMIT is under way: it becomes durable, and nobody is told."""
     with world.fault("connection cut at COMMIT"):
         _execute(world, _SLOW_COMMIT)
@@ -93,17 +93,17 @@ def _cut_at_commit(world: World, _random: Random) -> None:
             _execute(world, _PLAIN_COMMIT)
 
 
-def _committing(world: World) -> bool:
+def _committing(world: FaultsWorld) -> bool:
     with suppress(OSError):
         return bool(world.catalog.fetch(_COMMITTING)[0][0])
     return False
 
 
-def _locked(count: int, index: int) -> Callable[[World, Random], None]:
+def _locked(count: int, index: int) -> Callable[[FaultsWorld, Random], None]:
     """Hold the outbox for as long as the issue says in a long run, and for less in a short one."""
     longest_s = _LOCK_S_LONG if count >= 50 and index % 4 == 0 else _LOCK_S_SHORT
 
-    def lock(world: World, random: Random) -> None:
+    def lock(world: FaultsWorld, random: Random) -> None:
         seconds = longest_s if longest_s == _LOCK_S_LONG else random.uniform(3, longest_s)
         with world.fault("postgres lock"), _session(world) as execute:
             execute("begin; lock table outbox in access exclusive mode")
@@ -113,12 +113,12 @@ def _locked(count: int, index: int) -> Callable[[World, Random], None]:
     return lock
 
 
-def _full(world: World, random: Random) -> None:
+def _full(world: FaultsWorld, random: Random) -> None:
     with world.fault("postgres out of connections"):
         asyncio.run(_take_all_connections(world, random.uniform(*_FULL_S)))
 
 
-async def _take_all_connections(world: World, seconds: float) -> None:
+async def _take_all_connections(world: FaultsWorld, seconds: float) -> None:
     """Take every connection that is left, and then those of the service, which finds none when it comes back."""
     dsn = world.settings.postgres_dsn.get_secret_value()
     taken = [await _connected(dsn)]
@@ -138,13 +138,13 @@ async def _take_all_connections(world: World, seconds: float) -> None:
             connection.terminate()
 
 
-def _execute(world: World, text: str) -> None:
+def _execute(world: FaultsWorld, text: str) -> None:
     with _session(world) as execute:
         execute(text)
 
 
 @contextmanager
-def _session(world: World) -> Iterator[Callable[[str], None]]:
+def _session(world: FaultsWorld) -> Iterator[Callable[[str], None]]:
     loop = asyncio.new_event_loop()
     connection = loop.run_until_complete(_connected(world.settings.postgres_dsn.get_secret_value()))
 

@@ -10,7 +10,7 @@ from random import Random
 from headrace.runtime.crash_points import CrashPoint
 from tests.faults.fleet import ROOT
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 COMMANDS = tuple(point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_")))
 _CRASHES = ("tests/batch/test_batch_crashes.py", "tests/batch/archive/test_archive_crashes.py")
@@ -19,7 +19,7 @@ _LINES_SHOWN = 60
 
 
 @experiment("E15", "the end of a command at each of its crash points", ci=1, long=20, worldless=True)
-def every_crash_point_of_commands(_world: World, count: int, _random: Random) -> Counter[str]:
+def every_crash_point_of_commands(_world: FaultsWorld, count: int, _random: Random) -> Counter[str]:
     """End `headrace dlq redrive`, `fsck --repair`, `archive` and `restore` at each point; raises AssertionError."""
     for _ in range(count):
         _run_tests("-k", "process", *_CRASHES)
@@ -27,14 +27,14 @@ def every_crash_point_of_commands(_world: World, count: int, _random: Random) ->
 
 
 @experiment("E20", "simulated schedules of ingest and relay", ci=1000, long=100_000, worldless=True)
-def simulate(_world: World, count: int, random: Random) -> Counter[str]:
+def simulate(_world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Run so many schedules; raises AssertionError with the minimal trace of one that fails."""
     _run_tests(f"--hypothesis-seed={random.randrange(2**32)}", _SCHEDULES, SIMULATION_SCHEDULES=str(count))
     return Counter({"schedules": count})
 
 
 @experiment("E19", "fuzzed messages and record batches", ci=120, long=3600, worldless=True)
-def fuzz(_world: World, count: int, random: Random) -> Counter[str]:
+def fuzz(_world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Fuzz what a worker reads for `count` seconds; raises AssertionError with every finding above it."""
     command = [sys.executable, "-m", "tests.fuzzing", "--seconds", str(count), "--seed", str(random.randrange(2**31))]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)

@@ -4,7 +4,7 @@ from collections import Counter
 from random import Random
 
 from tests.faults.registry import experiment
-from tests.faults.world import READY_S_MAX, World
+from tests.faults.world import READY_S_MAX, FaultsWorld
 from tests.waiting import until
 
 WORKERS_MIN, WORKERS_MAX = 1, 5
@@ -12,7 +12,7 @@ _APART_S = (1.5, 6.0)
 
 
 @experiment("E6", "rebalance storm, 2 to 5 to 1 workers of each group", ci=10, long=200)
-def storm(world: World, count: int, random: Random) -> Counter[str]:
+def storm(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let workers come and go, by SIGTERM or SIGKILL, up to five of a group and down to one."""
     wanted = {"events": 2, "media": 2}
     direction = dict.fromkeys(wanted, 1)
@@ -38,17 +38,17 @@ def storm(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _active(world: World, group: str) -> list[str]:
+def _active(world: FaultsWorld, group: str) -> list[str]:
     return [name for name in world.fleet.active() if name.startswith(f"worker-{group}")]
 
 
-def _add(world: World, group: str) -> None:
+def _add(world: FaultsWorld, group: str) -> None:
     active = _active(world, group)
     parked = [name for name in world.fleet.members if name.startswith(f"worker-{group}") and name not in active]
     world.fleet.control(parked[0]).unpark()
 
 
-def _remove(world: World, group: str, number: signal.Signals, random: Random) -> None:
+def _remove(world: FaultsWorld, group: str, number: signal.Signals, random: Random) -> None:
     def removed() -> bool:
         name = random.choice(_active(world, group))
         world.fleet.control(name).park()

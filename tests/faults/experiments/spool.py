@@ -16,7 +16,7 @@ from tests.faults.fleet import ROOT
 from tests.faults.own import own_file, wait_recorded
 from tests.faults.registry import experiment
 from tests.faults.tearing import tear
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 from tests.processes import environment_of, free_port
 
 _STARTED_S_MAX = 180.0
@@ -37,7 +37,7 @@ _POLL_S = 0.02
 class Edge:
     """A spool, and the processes that use it one after another."""
 
-    def __init__(self, world: World, name: str, seed: int) -> None:
+    def __init__(self, world: FaultsWorld, name: str, seed: int) -> None:
         """Give it a directory of its own; nothing is started yet. `seed` is that of the events."""
         self._world = world
         self._seed = seed
@@ -118,7 +118,7 @@ class Edge:
 
 
 @experiment("E11", "a spool torn at a random byte after its process was killed", ci=10, long=50)
-def tear_spools(world: World, count: int, random: Random) -> Counter[str]:
+def tear_spools(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Kill the edge and damage what its spool had not said to be durable; everything else has to arrive."""
     edge, damages, damaged = Edge(world, "torn", random.randrange(SEEDS)), Counter[str](), 0
     for _ in range(_ROUNDS_OF * count):
@@ -136,7 +136,7 @@ def tear_spools(world: World, count: int, random: Random) -> Counter[str]:
     return damages
 
 
-def spool_crash(world: World, point: CrashPoint, count: int, random: Random) -> int:
+def spool_crash(world: FaultsWorld, point: CrashPoint, count: int, random: Random) -> int:
     """End the edge `count` times at a crash point of the spool; return how often. What was durable has to arrive."""
     edge = Edge(world, str(point), random.randrange(SEEDS))
     for _ in range(count):

@@ -9,7 +9,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 from tests.faults.registry import experiment
-from tests.faults.world import World
+from tests.faults.world import FaultsWorld
 
 LASTS_S = (3.0, 9.0)
 _APART_S = (1.0, 3.0)
@@ -20,9 +20,9 @@ _LATENCY_MS = 5000
 
 
 @experiment("E7", "store: killed, 503, black hole, reset, cut mid-body, 5 s latency, 50 KB/s", ci=7, long=200)
-def harm_the_store(world: World, count: int, random: Random) -> Counter[str]:
+def harm_the_store(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let the store be away, refuse, hang, cut and crawl, one after another."""
-    kinds: list[Callable[[World, float], None]] = []
+    kinds: list[Callable[[FaultsWorld, float], None]] = []
     for _ in range(count):
         if not kinds:
             kinds = [_killed, _refusing, _black_hole, _reset, _cut, _late, _slow]
@@ -33,7 +33,7 @@ def harm_the_store(world: World, count: int, random: Random) -> Counter[str]:
     return Counter()
 
 
-def _killed(world: World, _seconds: float) -> None:
+def _killed(world: FaultsWorld, _seconds: float) -> None:
     process = world.server("minio")
     if process is not None:
         with world.fault("store killed"):
@@ -42,7 +42,7 @@ def _killed(world: World, _seconds: float) -> None:
             world.wait_servers()
 
 
-def _refusing(world: World, seconds: float) -> None:
+def _refusing(world: FaultsWorld, seconds: float) -> None:
     real = f"127.0.0.1:{urlsplit(world.settings.store_endpoint).port}"
     with world.fault("store 503"), _answering_503() as address:
         try:
@@ -52,27 +52,27 @@ def _refusing(world: World, seconds: float) -> None:
             world.proxies.set_upstream("store", real)
 
 
-def _black_hole(world: World, seconds: float) -> None:
+def _black_hole(world: FaultsWorld, seconds: float) -> None:
     with world.fault("store black hole"), world.proxies.black_hole("store"):
         time.sleep(seconds)
 
 
-def _cut(world: World, seconds: float) -> None:
+def _cut(world: FaultsWorld, seconds: float) -> None:
     with world.fault("store cut mid-body"), world.proxies.limit_data("store", _CUT_BYTES, stream="upstream"):
         time.sleep(seconds)
 
 
-def _reset(world: World, seconds: float) -> None:
+def _reset(world: FaultsWorld, seconds: float) -> None:
     with world.fault("store reset"), world.proxies.reset_peer("store", _RESET_MS):
         time.sleep(seconds)
 
 
-def _late(world: World, seconds: float) -> None:
+def _late(world: FaultsWorld, seconds: float) -> None:
     with world.fault("store 5 s late"), world.proxies.latency("store", _LATENCY_MS):
         time.sleep(seconds + 2 * _LATENCY_MS / 1000)  # long enough for answers to arrive, late
 
 
-def _slow(world: World, seconds: float) -> None:
+def _slow(world: FaultsWorld, seconds: float) -> None:
     with world.fault("store 50 KB/s"), world.proxies.bandwidth("store", _SLOW_KB_S):
         time.sleep(seconds)
 

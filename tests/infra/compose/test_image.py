@@ -121,9 +121,12 @@ def names(requirements: list[str]) -> set[str]:
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    deployed = [*project["dependencies"], *(one for name in ("camera", "gateway", "service") for one in extras[name])]
+    deployed = [
+        *project["dependencies"],
+        *(requirement for name in ("camera", "gateway", "service") for requirement in extras[name]),
+    ]
     assert names(deployed) <= set(locked("requirements-service.lock"))
-    wanted = names([*project["dependencies"], *(one for extra in extras.values() for one in extra)])
+    wanted = names([*project["dependencies"], *(requirement for extra in extras.values() for requirement in extra)])
     assert wanted - {project["name"]} <= set(locked("requirements.lock"))  # an extra may name others of the project
     assert names(PROJECT["build-system"]["requires"]) <= set(locked("requirements-bootstrap.lock"))
 

@@ -71,7 +71,7 @@ def new_name(prefix: str) -> str:
     return f"{prefix}-{uuid4().hex[:8]}"
 
 
-class Found:
+class ResultReader:
     """The results of one site that a `read_committed` reader finds on a topic."""
 
     def __init__(self, settings: Settings, topic: str, event: type, site: str) -> None:
@@ -97,16 +97,16 @@ class Found:
         self._consumer.close()
 
 
-async def results_of(name: str, settings: Settings, found: Found, count: int) -> None:
+async def results_of(name: str, settings: Settings, results: ResultReader, count: int) -> None:
     """Run a consumer in this process until so many results are there."""
     stop = asyncio.Event()
     running = asyncio.create_task(CONSUMERS[name](settings, stop))
     try:
-        await until_async(lambda: _more(found, count), 60, f"{count} results")
+        await until_async(lambda: _more(results, count), 60, f"{count} results")
     finally:
         stop.set()
         assert await asyncio.wait_for(running, 20) == 0
 
 
-async def _more(found: Found, count: int) -> bool:
-    return await asyncio.to_thread(found.more) >= count
+async def _more(results: ResultReader, count: int) -> bool:
+    return await asyncio.to_thread(results.more) >= count

@@ -26,23 +26,23 @@ def noisy(image: np.ndarray, seed: int) -> np.ndarray:
 
 
 def test_the_same_frame_has_not_changed():
-    found = change(look(scene()), look(scene()))
-    assert found is not None
-    assert (found.score, found.regions) == (0.0, ())
+    detected = change(look(scene()), look(scene()))
+    assert detected is not None
+    assert (detected.score, detected.regions) == (0.0, ())
 
 
 def test_sensor_noise_is_no_change():
-    found = change(look(noisy(scene(), 1)), look(noisy(scene(), 2)))
-    assert found is not None
-    assert found.score == 0.0
+    detected = change(look(noisy(scene(), 1)), look(noisy(scene(), 2)))
+    assert detected is not None
+    assert detected.score == 0.0
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1180), st.integers(0, 620))
 def test_a_block_that_appears_is_found_where_it_is(x: int, y: int):
-    found = change(look(noisy(scene(), 1)), look(noisy(with_block(scene(), x, y), 2)))
-    assert found is not None
-    region = found.regions[0]
+    detected = change(look(noisy(scene(), 1)), look(noisy(with_block(scene(), x, y), 2)))
+    assert detected is not None
+    region = detected.regions[0]
     assert abs(region.x - x) <= 20
     assert abs(region.y - y) <= 20
     assert abs(region.x + region.width - (x + 100)) <= 20
@@ -50,21 +50,21 @@ def test_a_block_that_appears_is_found_where_it_is(x: int, y: int):
     assert region.x + region.width <= 1280
     assert region.y + region.height <= 720
     assert 0.5 < region.score <= 1
-    assert found.score == pytest.approx(100 * 100 / (1280 * 720), rel=0.5)
+    assert detected.score == pytest.approx(100 * 100 / (1280 * 720), rel=0.5)
 
 
 def test_a_block_that_moved_is_found_at_both_places():
-    found = change(look(with_block(scene(), 100, 100)), look(with_block(scene(), 900, 500)))
-    assert found is not None
-    assert len(found.regions) == 2
-    assert {(region.x // 200, region.y // 200) for region in found.regions} == {(0, 0), (4, 2)}
+    detected = change(look(with_block(scene(), 100, 100)), look(with_block(scene(), 900, 500)))
+    assert detected is not None
+    assert len(detected.regions) == 2
+    assert {(region.x // 200, region.y // 200) for region in detected.regions} == {(0, 0), (4, 2)}
 
 
 def test_regions_come_largest_first():
     now = with_block(with_block(with_block(scene(), 100, 100, 40), 400, 300, 160), 900, 100, 80)
-    found = change(look(scene()), look(now))
-    assert found is not None
-    sizes = [region.width * region.height for region in found.regions]
+    detected = change(look(scene()), look(now))
+    assert detected is not None
+    sizes = [region.width * region.height for region in detected.regions]
     assert len(sizes) == 3
     assert sizes == sorted(sizes, reverse=True)
 
@@ -74,9 +74,9 @@ def test_no_more_regions_than_the_contract_allows():
     for x in range(0, 1280, 32):
         for y in range(0, 720, 32):
             now = with_block(now, x, y, 14)
-    found = change(look(np.zeros_like(now)), look(np.where(now == 255, 255, 0).astype(np.uint8)))
-    assert found is not None
-    assert len(found.regions) == REGIONS_MAX
+    detected = change(look(np.zeros_like(now)), look(np.where(now == 255, 255, 0).astype(np.uint8)))
+    assert detected is not None
+    assert len(detected.regions) == REGIONS_MAX
 
 
 def test_frames_of_other_proportions_are_not_compared():

@@ -102,14 +102,14 @@ async def test_members_share_the_work_and_one_that_leaves_loses_nothing(settings
     async def slowly(_event: Ingested, _body: Body) -> None:
         await asyncio.sleep(0.005)
 
-    one, other = Member(few, group, site, 10_000, slowly), Member(few, group, site, 60, slowly)
+    first, other = Member(few, group, site, 10_000, slowly), Member(few, group, site, 60, slowly)
     sent = await ingest(settings, blobs, [f"{site}{number}".encode() for number in range(600)], site=site, sources=16)
-    await until_async(lambda: len({event.event_id for event in one.seen + other.seen}) == 600, 60, "600 events")
-    one.stop.set()
+    await until_async(lambda: len({event.event_id for event in first.seen + other.seen}) == 600, 60, "600 events")
+    first.stop.set()
     other.stop.set()
-    counts = Counter(event.event_id for event in await one.ended() + await other.ended())
+    counts = Counter(event.event_id for event in await first.ended() + await other.ended())
     assert set(counts) == {event.event_id for event in sent}
-    assert one.seen
+    assert first.seen
     assert max(counts.values()) == 1, "a partition changed hands before what was handled was committed"
 
 

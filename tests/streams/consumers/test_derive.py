@@ -19,7 +19,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.app import CONSUMERS
 from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch
 from tests.processes import ServiceProcess, free_port
-from tests.streams.consumers.consumer_samples import Found, ingest, moving_block, new_name, results_of
+from tests.streams.consumers.consumer_samples import ResultReader, ingest, moving_block, new_name, results_of
 from tests.waiting import until, until_async
 
 pytestmark = pytest.mark.stack
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.stack
 async def test_preprocessing_says_something_of_every_frame(settings: Settings, blobs: Blobs):
     site = new_name("site")
     sent = await ingest(settings, blobs, [*moving_block(9), b"no picture"], site=site)
-    found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
-    await results_of("preprocessing", settings, found, 10)
-    by_record = {result.record_id: result for result in found.results}
+    results = ResultReader(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
+    await results_of("preprocessing", settings, results, 10)
+    by_record = {result.record_id: result for result in results.results}
     for event in sent[:9]:
         result = by_record[event.record_id]
         assert result.error is None
@@ -39,21 +39,21 @@ async def test_preprocessing_says_something_of_every_frame(settings: Settings, b
         thumbnail = await blobs.get(result.thumbnail_key)
         assert thumbnail.startswith(b"\xff\xd8")
     assert by_record[sent[9].record_id].error == "no JPEG, PNG or WebP header"
-    assert all(traceparent_of(message.headers()) for message in found.messages)
+    assert all(traceparent_of(message.headers()) for message in results.messages)
     assert all(
         message.key() == result.source_id.encode()
-        for message, result in zip(found.messages, found.results, strict=True)
+        for message, result in zip(results.messages, results.results, strict=True)
     )
-    found.close()
+    results.close()
 
 
 async def test_perception_compares_each_frame_with_its_sources_frame_before(settings: Settings, blobs: Blobs):
     site = new_name("site")
     sent = await ingest(settings, blobs, [body for body in moving_block(6) for _ in range(2)], site=site, sources=2)
-    found = Found(settings, "perceived.frames.v1", PerceivedFrame, site)
-    await results_of("perception", settings, found, 12)
+    perceived = ResultReader(settings, "perceived.frames.v1", PerceivedFrame, site)
+    await results_of("perception", settings, perceived, 12)
     by_source = defaultdict(list)
-    for result in found.results:
+    for result in perceived.results:
         by_source[result.source_id].append(result)
     assert [len(results) for results in by_source.values()] == [6, 6]
     for results in by_source.values():
@@ -62,14 +62,14 @@ async def test_perception_compares_each_frame_with_its_sources_frame_before(sett
             assert result.previous_digest == before.digest
             assert result.score > 0
             assert 1 <= len(result.regions) <= 2
-    assert {result.record_id for result in found.results} == {event.record_id for event in sent}
-    found.close()
+    assert {result.record_id for result in perceived.results} == {event.record_id for event in sent}
+    perceived.close()
 
 
 @pytest.mark.slow
 async def test_results_are_said_once_although_the_consumer_is_killed(settings: Settings, blobs: Blobs, tmp_path: Path):
     site = new_name("site")
-    found = Found(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
+    results = ResultReader(settings, "preprocessed.frames.v1", PreprocessedFrame, site)
     body = moving_block(1)[0]
     process = ServiceProcess(
         settings, "consumer", "preprocessing", log=tmp_path / "log", consumer_events_max=16, kafka_session_s=6
@@ -80,12 +80,12 @@ async def test_results_are_said_once_although_the_consumer_is_killed(settings: S
         await asyncio.sleep(random.uniform(0.1, 0.6))
         process.kill()
         process.restart()
-    until(lambda: found.more() >= 600, 90, "600 results")
+    until(lambda: results.more() >= 600, 90, "600 results")
     assert process.stop() == 0
-    found.more()
-    assert len(found.results) == 600
-    assert len({result.event_id for result in found.results}) == 600
-    found.close()
+    results.more()
+    assert len(results.results) == 600
+    assert len({result.event_id for result in results.results}) == 600
+    results.close()
 
 
 async def test_a_member_that_is_given_nothing_while_frames_wait_is_not_alive(

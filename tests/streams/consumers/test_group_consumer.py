@@ -27,7 +27,7 @@ EVENT = Ingested(
 
 
 @dataclass
-class Sent:
+class PolledMessage:
     """A message as librdkafka gives it."""
 
     place: int
@@ -62,13 +62,13 @@ class Client:
         if self._lost_in == during:
             self._consumer._on_revoked(self, [TopicPartition(*PLACE)])
 
-    def poll(self, _seconds: float) -> Sent:
+    def poll(self, _seconds: float) -> PolledMessage:
         self._lose("poll")
-        return Sent(10)
+        return PolledMessage(10)
 
-    def consume(self, _count: int, _seconds: float) -> list[Sent]:
+    def consume(self, _count: int, _seconds: float) -> list[PolledMessage]:
         self._lose("consume")
-        return [Sent(11), Sent(12)]
+        return [PolledMessage(11), PolledMessage(12)]
 
     def assignment(self) -> list[TopicPartition]:
         return [TopicPartition(*PLACE)]
@@ -77,7 +77,7 @@ class Client:
 def taken(lost_in: str) -> list[int]:
     consumer = GroupConsumer(load_settings(_env_file=None), "group", [PLACE[0]], on_revoked=lambda _partitions: None)
     consumer._consumer = Client(consumer, lost_in)
-    return [one.offset for one in consumer._poll(10).events.get(PLACE, [])]
+    return [event.offset for event in consumer._poll(10).events.get(PLACE, [])]
 
 
 def test_a_partition_that_went_and_came_back_within_a_call_loses_nothing() -> None:

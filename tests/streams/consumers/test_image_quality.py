@@ -66,7 +66,9 @@ def test_the_hash_survives_another_encoding_and_size():
 def test_the_hash_tells_other_pictures_apart():
     hashes = [measure(jpeg(picture(seed))).perceptual_hash for seed in range(8)]
     assert all(len(each) == 16 for each in hashes)
-    distances = [hamming_distance(one, other) for i, one in enumerate(hashes) for other in hashes[i + 1 :]]
+    distances = [
+        hamming_distance(image_hash, other) for i, image_hash in enumerate(hashes) for other in hashes[i + 1 :]
+    ]
     assert min(distances) > 10
 
 
@@ -113,11 +115,11 @@ def test_a_large_picture_is_reduced_and_keeps_its_size_and_looks(kind: str):
     image = cv2.resize(picture(7), (8000, 4500))
     large = cv2.imencode(kind, image, [cv2.IMWRITE_PNG_COMPRESSION, 1] if kind == ".png" else [])[1].tobytes()
     assert decode(large, colour=True).pixels.shape == (2250, 4000, 3)
-    found, small = measure(large), measure(jpeg(picture(7)))
-    assert (found.width, found.height) == (8000, 4500)
-    assert (found.thumbnail.width, found.thumbnail.height) == (320, 180)
-    assert found.brightness == pytest.approx(small.brightness, abs=0.01)
-    assert hamming_distance(found.perceptual_hash, small.perceptual_hash) <= 6
+    measured, small = measure(large), measure(jpeg(picture(7)))
+    assert (measured.width, measured.height) == (8000, 4500)
+    assert (measured.thumbnail.width, measured.thumbnail.height) == (320, 180)
+    assert measured.brightness == pytest.approx(small.brightness, abs=0.01)
+    assert hamming_distance(measured.perceptual_hash, small.perceptual_hash) <= 6
 
 
 def test_a_large_picture_on_its_side_has_its_width_and_height_as_it_is_seen():

@@ -80,7 +80,7 @@ def dead_letters(count: int, value_bytes: int) -> tuple[RowBatch, list[UUID]]:
     return batch, [letter.dead_letter_id for letter in letters]
 
 
-class Said:
+class AnnouncementReader:
     """What a `read_committed` reader finds on topics, from now on."""
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ class Said:
 async def wait_until(condition, seconds: float = 30, every: float = 0.02) -> None:
     async with asyncio.timeout(seconds):
         while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
+            result = condition()
+            if await result if asyncio.iscoroutine(result) else result:
                 return
             await asyncio.sleep(every)

@@ -58,20 +58,20 @@ def pending(event: Ingested | DeadLetter, topic: str, traceparent: str | None = 
 
 def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
     event = ingested()
-    said = announce(pending(event, "ingested.frames.v1"))
-    assert (said.topic, said.key) == ("ingested.frames.v1", "camera-é".encode())
-    assert decode(said.value, Ingested) == event
-    assert traceparent_of(said.headers) == TRACEPARENT
-    assert dict(said.headers)["ce_subject"] == event.digest.encode()
-    assert event_id_of(said.headers) == UUID(event.event_id)
+    announcement = announce(pending(event, "ingested.frames.v1"))
+    assert (announcement.topic, announcement.key) == ("ingested.frames.v1", "camera-é".encode())
+    assert decode(announcement.value, Ingested) == event
+    assert traceparent_of(announcement.headers) == TRACEPARENT
+    assert dict(announcement.headers)["ce_subject"] == event.digest.encode()
+    assert event_id_of(announcement.headers) == UUID(event.event_id)
 
 
 def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
     event = dead_letter(b"camera-1")
-    said = announce(pending(event, "deadletters.v1", None))
-    assert said.key == b"camera-1"
-    assert decode(said.value, DeadLetter) == event
-    assert event_id_of(said.headers) == UUID(event.event_id)
+    announcement = announce(pending(event, "deadletters.v1", None))
+    assert announcement.key == b"camera-1"
+    assert decode(announcement.value, DeadLetter) == event
+    assert event_id_of(announcement.headers) == UUID(event.event_id)
 
 
 def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
@@ -81,17 +81,17 @@ def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
 
 def test_a_dead_letter_too_large_for_its_topic_is_said_without_its_bytes():
     event = replace(dead_letter(b"camera-1"), value=bytes(DEAD_LETTER_BYTES_MAX), headers=b'[["a","b"]]')
-    said = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
-    assert said == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
+    announcement = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
+    assert announcement == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
     fits = replace(event, value=bytes(DEAD_LETTER_BYTES_MAX - 1000))
     assert decode(announce(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
 
 
 def test_attributes_too_large_for_the_topic_are_left_out():
     event = replace(ingested(), attributes=b'{"a":"%s"}' % (b"x" * 3_000_000))
-    said = announce(pending(event, "ingested.frames.v1"))
-    assert decode(said.value, Ingested) == replace(event, attributes=ABRIDGED_ATTRIBUTES)
-    assert said.size_bytes < OUTPUT_TOPICS["ingested.frames.v1"].message_bytes_max
+    announcement = announce(pending(event, "ingested.frames.v1"))
+    assert decode(announcement.value, Ingested) == replace(event, attributes=ABRIDGED_ATTRIBUTES)
+    assert announcement.size_bytes < OUTPUT_TOPICS["ingested.frames.v1"].message_bytes_max
 
 
 def test_a_row_that_cannot_be_said_holds_up_no_other():

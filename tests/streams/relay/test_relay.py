@@ -23,14 +23,14 @@ from headrace.streams.relay.announcement import Announcement
 from headrace.streams.relay.loop import Phase, Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
 from headrace.streams.transaction_errors import ProducerResetError
-from tests.streams.relay.relay_samples import TRACEPARENT, Said, dead_letters, rows, wait_until
+from tests.streams.relay.relay_samples import TRACEPARENT, AnnouncementReader, dead_letters, rows, wait_until
 
 pytestmark = pytest.mark.stack
 
 LDOS = "ingested.ldos.v1"
 
 
-class Crashed(Exception):  # noqa: N818 - named for what happened
+class CrashedError(Exception):
     """Stands for the end of a process: nothing after the point was done."""
 
 
@@ -42,8 +42,8 @@ async def outbox(settings: Settings) -> AsyncIterator[Outbox]:
 
 
 @pytest.fixture
-def said(settings: Settings) -> Iterator[Said]:
-    reader = Said(settings, [LDOS, "deadletters.v1"])
+def announced(settings: Settings) -> Iterator[AnnouncementReader]:
+    reader = AnnouncementReader(settings, [LDOS, "deadletters.v1"])
     yield reader
     reader.close()
 
@@ -73,13 +73,13 @@ class Running:
 def crash_at(point: str) -> Callable[[str], None]:
     def reached(passed: str) -> None:
         if passed == point:
-            raise Crashed(point)
+            raise CrashedError(point)
 
     return reached
 
 
 async def test_each_row_is_announced_once_in_its_sources_order(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     before, first = rows(700)
     await catalog.commit(before)
@@ -87,13 +87,13 @@ async def test_each_row_is_announced_once_in_its_sources_order(
         await running.idle()
         live, second = rows(40, first=700)
         await catalog.commit(live)
-        found = await said.read(740)
+        events = await announced.read(740)
         await wait_until(lambda: running.relay.announced == 740)
-    assert sorted(found) == sorted(first + second)
+    assert sorted(events) == sorted(first + second)
     assert await outbox.unpublished() == 0
     assert running.task.result() == Exit.OK
     by_source = defaultdict(list)
-    for message in said.messages:
+    for message in announced.messages:
         event = decode(message.value(), Ingested)
         assert message.key() == event.source_id.encode()
         assert traceparent_of(message.headers()) == TRACEPARENT
@@ -101,7 +101,9 @@ async def test_each_row_is_announced_once_in_its_sources_order(
     assert all(sequences == sorted(sequences) for sequences in by_source.values())
 
 
-async def test_a_new_row_is_announced_at_once(settings: Settings, catalog: Catalog, outbox: Outbox, said: Said):
+async def test_a_new_row_is_announced_at_once(
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
+):
     slow_poll = settings.model_copy(update={"relay_poll_s": 60.0})
     async with Running(slow_poll, outbox) as running:
         await running.idle()
@@ -109,31 +111,31 @@ async def test_a_new_row_is_announced_at_once(settings: Settings, catalog: Catal
         batch, ids = rows(1)
         began = time.monotonic()
         await catalog.commit(batch)
-        assert await said.read(1, 10) == ids
+        assert await announced.read(1, 10) == ids
     assert time.monotonic() - began < 5, "heard of it by polling"
 
 
 @pytest.mark.parametrize("point", ["relay_before_send", "relay_before_commit", "relay_before_mark", "relay_after_mark"])
 async def test_a_crash_anywhere_neither_loses_nor_repeats(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said, point: str
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader, point: str
 ):
     batch, ids = rows(30)
     await catalog.commit(batch)
     async with Running(settings, outbox, crash_at(point)) as crashing:
         await wait_until(crashing.task.done)
-    with pytest.raises(Crashed):
+    with pytest.raises(CrashedError):
         crashing.task.result()
     assert await outbox.unpublished() == (0 if point == "relay_after_mark" else 30)
     more, others = rows(5, first=30)
     await catalog.commit(more)
     async with Running(settings, outbox) as running:
         await running.idle()
-        assert sorted(await said.read(35)) == sorted(ids + others)
+        assert sorted(await announced.read(35)) == sorted(ids + others)
     assert await outbox.unpublished() == 0
 
 
 async def test_what_was_left_open_is_aborted_and_unseen(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     """A relay that dies between its messages and their commit leaves a transaction; the next one ends it."""
     batch, ids = rows(10)
@@ -143,34 +145,34 @@ async def test_what_was_left_open_is_aborted_and_unseen(
     for _ in range(3):
         async with Running(settings, outbox) as running:
             await running.idle()
-    assert sorted(await said.read(10)) == sorted(ids)
+    assert sorted(await announced.read(10)) == sorted(ids)
 
 
 async def test_a_second_relay_stands_by_and_takes_over(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     async with Running(settings, outbox) as leader:
         await leader.idle()
         async with Running(settings, outbox) as standby:
             first, ids = rows(20)
             await catalog.commit(first)
-            await said.read(20)
+            await announced.read(20)
             assert standby.relay.phase is Phase.STANDING_BY
             leader.stop.set()
             await standby.idle()
             second, others = rows(20, first=20)
             await catalog.commit(second)
-            assert sorted(await said.read(40)) == sorted(ids + others)
+            assert sorted(await announced.read(40)) == sorted(ids + others)
             assert standby.relay.announced == 20
 
 
 async def test_a_lead_that_is_cut_again_and_again_announces_once(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said, postgres_dsn: str
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader, postgres_dsn: str
 ):
     ids = []
     connection = await asyncpg.connect(postgres_dsn)
-    async with Running(settings, outbox) as one, Running(settings, outbox) as other:
-        await wait_until(lambda: Phase.IDLE in {one.relay.phase, other.relay.phase})
+    async with Running(settings, outbox) as leading, Running(settings, outbox) as other:
+        await wait_until(lambda: Phase.IDLE in {leading.relay.phase, other.relay.phase})
         for first in range(0, 400, 40):
             batch, some = rows(40, first=first)
             ids += some
@@ -182,16 +184,16 @@ async def test_a_lead_that_is_cut_again_and_again_announces_once(
                     "(select oid from pg_database where datname = current_database())"
                 )
             await asyncio.sleep(0.1)
-        found = await said.read(400, 60)
-        await wait_until(lambda: Phase.IDLE in {one.relay.phase, other.relay.phase})
+        events = await announced.read(400, 60)
+        await wait_until(lambda: Phase.IDLE in {leading.relay.phase, other.relay.phase})
     await connection.close()
-    assert sorted(found) == sorted(ids)
-    assert sorted(await said.read(400)) == sorted(ids)
+    assert sorted(events) == sorted(ids)
+    assert sorted(await announced.read(400)) == sorted(ids)
     assert await outbox.unpublished() == 0
 
 
 async def test_a_fenced_relay_ends_so_that_it_can_stand_by(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     usurper = OutboxPublisher(settings, lambda _point: None)
     async with Running(settings, outbox) as running:
@@ -203,25 +205,25 @@ async def test_a_fenced_relay_ends_so_that_it_can_stand_by(
     assert running.task.result() == Exit.TRANSIENT
     await asyncio.to_thread(usurper.close)
     async with Running(settings, outbox):
-        assert sorted(await said.read(3)) == sorted(ids)
+        assert sorted(await announced.read(3)) == sorted(ids)
 
 
 async def test_large_dead_letters_go_out_in_bounded_transactions(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     batch, _ = dead_letters(6, 9 * 1024 * 1024)
     await catalog.commit(batch)
     async with Running(settings, outbox) as running:
-        await said.read(6, 60)
+        await announced.read(6, 60)
         await running.idle()
     assert await outbox.unpublished() == 0
-    letters = [decode(message.value(), DeadLetter) for message in said.messages]
+    letters = [decode(message.value(), DeadLetter) for message in announced.messages]
     assert sorted(letter.value for letter in letters) == sorted(row.value for row in batch.dead_letters)
-    assert {message.key() for message in said.messages} == {b"camera-1"}
+    assert {message.key() for message in announced.messages} == {b"camera-1"}
 
 
 async def test_what_a_slow_broker_cannot_take_at_once_goes_out_in_smaller_transactions(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader, monkeypatch: pytest.MonkeyPatch
 ):
     batch, ids = rows(12)
     await catalog.commit(batch)
@@ -235,16 +237,16 @@ async def test_what_a_slow_broker_cannot_take_at_once_goes_out_in_smaller_transa
         return announce(self, announcements)
 
     async def looked_at(limit: int, *, bytes_max: int) -> list[Pending]:
-        found = await pending(limit, bytes_max=bytes_max)
-        if found:
+        rows = await pending(limit, bytes_max=bytes_max)
+        if rows:
             bytes_max_given.append(bytes_max)
-        return found
+        return rows
 
     monkeypatch.setattr(OutboxPublisher, "announce", slowly)
     monkeypatch.setattr(outbox, "pending", looked_at)
     hasty = settings.model_copy(update={"relay_rows_max": 16, "retry_delay_s": 0.01})
     async with Running(hasty, outbox) as running:
-        assert sorted(await said.read(12, 60)) == sorted(ids)
+        assert sorted(await announced.read(12, 60)) == sorted(ids)
         await running.idle()
     assert tried == [12, 8, 4, 8, 8, 4, 4]
     assert bytes_max_given == [PENDING_BYTES_MAX // part for part in (1, 2, 4, 1, 2, 4, 1)]
@@ -252,7 +254,7 @@ async def test_what_a_slow_broker_cannot_take_at_once_goes_out_in_smaller_transa
 
 
 async def test_rows_that_cannot_be_announced_hide_nothing(
-    settings: Settings, catalog: Catalog, outbox: Outbox, said: Said
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
     """More rows whose records are gone than one look takes, and one whose attributes no topic takes."""
     small = settings.model_copy(update={"relay_rows_max": 5})
@@ -264,7 +266,7 @@ async def test_rows_that_cannot_be_announced_hide_nothing(
     connection = await asyncpg.connect(settings.postgres_dsn.get_secret_value())
     await connection.execute("delete from records where sequence < 12")
     async with Running(small, outbox) as running:
-        assert sorted(await said.read(3)) == sorted(ids)
+        assert sorted(await announced.read(3)) == sorted(ids)
         await running.idle()
     assert await outbox.unpublished() == 0
     await connection.close()

@@ -8,7 +8,7 @@ import pytest
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.catalog import Catalog
 from tests.processes import ServiceProcess
-from tests.streams.relay.relay_samples import Said, rows
+from tests.streams.relay.relay_samples import AnnouncementReader, rows
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stack
 async def test_a_killed_relay_is_followed_by_the_one_that_stands_by(
     settings: Settings, catalog: Catalog, tmp_path: Path
 ):
-    said = Said(settings, ["ingested.ldos.v1"])
+    announced = AnnouncementReader(settings, ["ingested.ldos.v1"])
     relays = [ServiceProcess(settings, "relay", log=tmp_path / f"relay-{number}.log") for number in range(2)]
     for relay in relays:
         relay.wait_ready()
@@ -32,11 +32,11 @@ async def test_a_killed_relay_is_followed_by_the_one_that_stands_by(
         leader.kill()
         leader.restart()
         await asyncio.sleep(0.2)
-    found = await said.read(600, 60)
-    assert sorted(found) == sorted(ids)
+    events = await announced.read(600, 60)
+    assert sorted(events) == sorted(ids)
     assert [relay.stop() for relay in relays] == [0, 0]
-    assert sorted(await said.read(600)) == sorted(ids)
-    said.close()
+    assert sorted(await announced.read(600)) == sorted(ids)
+    announced.close()
 
 
 def _leads(relay: ServiceProcess) -> bool:
