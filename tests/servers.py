@@ -33,12 +33,11 @@ def settings_of(stack: StackInfo, **changes: object) -> Settings:
 
 
 @contextmanager
-def fresh_database(settings: Settings) -> Iterator[Settings]:
-    """Clone the migrated template, and drop the clone afterwards."""
-    template = settings.postgres_dsn.get_secret_value()
+def fresh_database(settings: Settings, *, template: str = TEMPLATE) -> Iterator[Settings]:
+    """Clone the migrated template, or another database that nobody is connected to, and drop the clone afterwards."""
     name = f"test_{uuid4().hex[:12]}"
-    server = template.rsplit("/", 1)[0]
-    _sql(f"{server}/postgres", f'create database "{name}" template "{TEMPLATE}"')
+    server = settings.postgres_dsn.get_secret_value().rsplit("/", 1)[0]
+    _sql(f"{server}/postgres", f'create database "{name}" template "{template}"')
     try:
         yield settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)(f"{server}/{name}")})
     finally:

@@ -1,4 +1,4 @@
-"""`headrace ls`, `show`, `get` and `cat`: read the catalog, the store and the topics."""
+"""`headrace ls`, `show`, `get`, `cat` and `lost`: read the catalog, the store and the topics."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(get)
     app.command()(cat)
+    app.command()(lost)
 
 
 @needs("service")
@@ -185,3 +186,42 @@ def _query(query: "Callable[[Queries], Awaitable[None]]", settings: "Settings | 
             await queries.close()
 
     asyncio.run(main())
+
+
+@needs("service")
+def lost(*, as_json: Json = False) -> None:
+    """List the offsets that Kafka deleted before they were ingested, newest first; exit 1 if there are any."""
+    import asyncio
+
+    from headrace.schemas.headers import rfc3339
+    from headrace.store.catalog.ingest_progress import IngestProgress, LostRange
+
+    settings = client_settings()
+
+    async def query() -> list[LostRange]:
+        dsn, statement_s_max = settings.postgres_dsn.get_secret_value(), settings.postgres_statement_s_max
+        async with IngestProgress.open(dsn, statement_s_max=statement_s_max) as progress:
+            return await progress.lost()
+
+    ranges = asyncio.run(query())
+    if as_json:
+        print_json({"lost": [json_value(lost_range) | {"count": lost_range.count} for lost_range in ranges]})
+    elif ranges:
+        print_table(
+            ("topic", "partition", "first offset", "last offset", "count", "noticed"),
+            [
+                (
+                    lost_range.topic,
+                    lost_range.partition,
+                    lost_range.first_offset,
+                    lost_range.last_offset,
+                    lost_range.count,
+                    rfc3339(lost_range.noticed_at_us),
+                )
+                for lost_range in ranges
+            ],
+        )
+    else:
+        say("nothing is lost")
+    if ranges:
+        raise typer.Exit(Exit.FAILED)

@@ -31,6 +31,7 @@ _EXIT_MEANINGS: dict[int, str] = {
     Exit.UNREACHABLE: "a needed service was not reachable",
     Exit.STUCK: "no progress although there was work",
     Exit.TRANSIENT: "a fault did not pass within its deadline",
+    Exit.REVERTED: "the catalog went back in time: run `headrace recover`",
     Exit.QUOTA: "too many dead letters in a row",
     Exit.CRASHED: "a test ended it at a crash point",
     _COULD_NOT_START: "the program could not be started",
@@ -183,7 +184,7 @@ class RestartBackoff:
     """Decides how long to wait before a process is restarted: twice as long each time, within bounds.
 
     A process that exceeded its dead-letter quota waits long: it would go on where it ended, and turn a whole topic
-    into dead letters one quota at a time, faster than anybody can look.
+    into dead letters one quota at a time, faster than anybody can look. So does one that found an older catalog.
     """
 
     def __init__(self) -> None:
@@ -192,7 +193,7 @@ class RestartBackoff:
 
     def next_delay_s(self, code: int, ran_s: float) -> float:
         """Return the seconds to wait after the process ended with `code`, having run for `ran_s` seconds."""
-        if code == Exit.QUOTA:
+        if code in {Exit.QUOTA, Exit.REVERTED}:
             self._quota_failures = 1 if ran_s > QUOTA_RESTART.max_s else self._quota_failures + 1
             return QUOTA_RESTART.delay_s(self._quota_failures)
         self._failures = 1 if ran_s > HEALTHY_S else self._failures + 1

@@ -13,6 +13,7 @@ class Exit(IntEnum):
     STUCK = 70  # the watchdog ended the process: work but no progress
     BROKEN = 71  # unexpected error; see the log
     TRANSIENT = 75  # a transient fault exceeded its deadline; Kafka redelivers the messages
+    REVERTED = 77  # the catalog went back in time; `headrace recover` mends it
     QUOTA = 78  # dead-letter quota exceeded: probably a bad deploy
     CRASHED = 79  # the process reached a crash point that a test armed
 

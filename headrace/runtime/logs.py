@@ -27,6 +27,8 @@ class Action(StrEnum):
     RETRYING = "retrying"
     BATCH_STORED = "batch_stored"
     REJECTED = "rejected"
+    LOST = "lost"
+    TOPIC_RESTARTED = "topic_restarted"
     MIGRATED = "migrated"
     TOPICS_CREATED = "topics_created"
     LEADING = "leading"

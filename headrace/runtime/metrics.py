@@ -41,6 +41,9 @@ worker_batch_messages = Histogram(
 )
 worker_batches_in_flight = Gauge("headrace_worker_batches_in_flight", "Batches being stored.", ["kind"])
 worker_retries_total = Counter("headrace_worker_retries_total", "Retries of transient faults.", ["service"])
+worker_lost_messages_total = Counter(
+    "headrace_worker_lost_messages_total", "Offsets that retention deleted before they were ingested.", ["topic"]
+)
 worker_lag_messages = Gauge("headrace_worker_lag_messages", "Messages behind the end of the topic.", ["topic"])
 
 # Relay

@@ -1,5 +1,6 @@
 """The rows of the catalog as plain values. Times are microseconds since 1970, UTC; digests 32 bytes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -100,7 +101,8 @@ class RowBatch:
     """The rows of one transaction, each list in the order of the messages.
 
     `collection_epoch` was read from the catalog before the first of the batch's objects was put
-    (`headrace/store/catalog/orphan_gc.py`).
+    (`headrace/store/catalog/orphan_gc.py`). `progress` is the offset after the batch's last message of each (topic,
+    partition).
     """
 
     blobs: list[BlobRow]
@@ -108,6 +110,7 @@ class RowBatch:
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
     redrives: list[RedriveRow] = field(default_factory=list)
+    progress: Mapping[tuple[str, int], int] = field(default_factory=dict)
     collection_epoch: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 - `StoreUnavailableError`, `CatalogUnavailableError`: transient; repeat the call.
 - `StoreRefusedError`, `CatalogRefusedError`: repeating does not help; an operator must act.
+- `CatalogRevertedError`: the process must end; `headrace recover` mends it.
 - `BlobsCollectedError`: transient too, but the batch's objects must be put again first.
 - `BlobMissingError`, `BlobCorruptError`: no object has that key, or it holds other bytes.
 - `ClaimMissingError`, `ClaimMismatchError`: the message is at fault; it becomes a dead letter.
@@ -112,6 +113,19 @@ class BlobsCollectedError(CatalogUnavailableError):
         super().__init__(
             f"{keys} objects of the batch are being deleted as orphans" if keys else "orphans were deleted meanwhile",
             where=where,
+        )
+
+
+class CatalogRevertedError(HeadraceError):
+    """The catalog is older than it was: a restored backup, or a standby that lagged. To go on loses messages."""
+
+    def __init__(self, what: str, *, where: str) -> None:
+        super().__init__(
+            "catalog_reverted",
+            f"the catalog went back in time: {what}",
+            where=where,
+            hint="Stop all workers and relays, then run `headrace recover`, which reads again what is missing.",
+            exit_code=Exit.REVERTED,
         )
 
 

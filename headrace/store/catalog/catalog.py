@@ -4,7 +4,7 @@ The unique keys are the deduplication. Rows are inserted in the order of their k
 same digests wait for each other instead of deadlocking; only the outbox follows the order of the input.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
@@ -27,8 +27,9 @@ from headrace.schemas.catalog_rows import (
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.store.catalog.ingest_progress import advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
-from headrace.store.errors import BlobsCollectedError, address
+from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Catalog:
         self._dsn = dsn
         self._sql = statements("catalog")
         self._collection_epoch: int | None = None
+        self._progress: dict[tuple[str, int], int] = {}
 
     @classmethod
     async def open(
@@ -88,6 +90,7 @@ class Catalog:
         Raises:
             CatalogUnavailableError: repeat the batch. CatalogRefusedError: a row breaks a rule of the schema.
             BlobsCollectedError: put the batch's objects again, under the current collection epoch, then repeat it.
+            CatalogRevertedError: the catalog lacks what this process committed before.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()
@@ -105,8 +108,10 @@ class Catalog:
             await self._end_redrives(connection, batch.redrives)
             await self._insert_outbox(connection, batch, new_records, new_letters)
             reached(CrashPoint.AFTER_OUTBOX)
+            await self._advance(connection, batch.progress)
             reached(CrashPoint.BEFORE_COMMIT)
             await transaction.commit()
+            self._progress |= {key: max(at, self._progress.get(key, 0)) for key, at in batch.progress.items()}
             reached(CrashPoint.AFTER_COMMIT)
         return CommitResult(
             new_records=frozenset(new_records),
@@ -114,6 +119,10 @@ class Catalog:
             duplicates=len(batch.records) - len(new_records),
             new_dead_letters=len(new_letters),
         )
+
+    def forget_progress(self, key: tuple[str, int]) -> None:
+        """Expect nothing of a partition any more: its topic was made anew."""
+        self._progress.pop(key, None)
 
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
         """Return the locations of those blobs that the catalog has."""
@@ -141,6 +150,17 @@ class Catalog:
         """Check that PostgreSQL answers and has the schema; for readiness."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.fetch(self._sql["check"])
+
+    async def _advance(self, connection: "Pooled", progress: Mapping[tuple[str, int], int]) -> None:
+        """Move the progress on; an older one than this process has committed belongs to an older catalog."""
+        if not progress:
+            return
+        before = await advance(connection, progress)
+        for key, next_offset in before.items():
+            committed = self._progress.get(key, 0)
+            if (next_offset or 0) < committed:
+                where = f"{key[0]} [{key[1]}] was ingested to offset {committed}, and is now to {next_offset or 0}"
+                raise CatalogRevertedError(where, where=address(self._dsn))
 
     async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
         """Check that no object of the batch was deleted since it was put, and lock out deletions until the commit."""

@@ -143,4 +143,4 @@ select generation from collection
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select published_at, generation, labelled_at from outbox, collection, labels where false
+select published_at, generation, next_offset from outbox, collection, ingest_progress where false

@@ -70,17 +70,22 @@ def row_batch(
         sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
         dead_letters=[_dead_letter(rejection) for rejection in batch.rejected],
         redrives=list(_redrives(batch)),
+        progress=batch.progress,
         collection_epoch=collection_epoch,
     )
 
 
 def one_by_one(batch: DecodedBatch, rows: RowBatch) -> Iterator[tuple[DecodedBatch, RowBatch]]:
-    """Yield each message of a batch as a batch of its own, in order, with its rows; `rows` are those of the batch."""
+    """Yield each message of a batch as a batch of its own, in order, with its rows; `rows` are those of the batch.
+
+    The last one has the progress of them all.
+    """
     stored_at = {blob.digest.hex(): StoredAt(blob.store_key, blob.store_offset) for blob in rows.blobs}
     for message in batch.messages:
         accepted = tuple(delivery for delivery in batch.accepted if delivery.message is message)
         rejected = tuple(delivery for delivery in batch.rejected if delivery.message is message)
-        single = DecodedBatch(batch.kind, (message,), accepted, rejected)
+        progress = batch.progress if message is batch.messages[-1] else {}
+        single = DecodedBatch(batch.kind, (message,), accepted, rejected, progress)
         yield single, row_batch(single, stored_at, collection_epoch=rows.collection_epoch)
 
 

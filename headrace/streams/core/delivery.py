@@ -40,6 +40,15 @@ class ConsumedMessage:
         return self.topic, self.partition, self.offset
 
 
+def progress_of(messages: Iterable[ConsumedMessage]) -> dict[tuple[str, int], int]:
+    """Return the offset after the last of the messages of each (topic, partition), at the places of their delivery."""
+    progress: dict[tuple[str, int], int] = {}
+    for message in messages:
+        key = message.topic, message.partition
+        progress[key] = max(progress.get(key, 0), message.offset + 1)
+    return dict(sorted(progress.items()))
+
+
 def redrives_in(messages: Iterable[ConsumedMessage]) -> list[UUID]:
     """Return the ids of the dead letters that messages of a batch declare to be, sorted."""
     declared = (redrive_of(message.headers) for message in messages if message.headers)

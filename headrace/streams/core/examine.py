@@ -1,7 +1,7 @@
 """Decide whether a message can be ingested: decode it and validate its event, which also hashes the body."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin
@@ -42,12 +42,16 @@ class RejectedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """The messages of a batch, and the accepted and the rejected of them, each in the order of the messages."""
+    """The messages of a batch, and the accepted and the rejected of them, each in the order of the messages.
+
+    `progress` is the offset after the last message of each (topic, partition), as Kafka delivered them.
+    """
 
     kind: Kind
     messages: tuple[ConsumedMessage, ...]
     accepted: tuple[AcceptedDelivery, ...]
     rejected: tuple[RejectedDelivery, ...]
+    progress: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
     def with_rejected(self, rejections: Iterable[RejectedDelivery]) -> "DecodedBatch":
         """Return the batch with these of its accepted messages rejected."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from headrace.runtime.errors import Exit, HeadraceError
@@ -20,10 +21,12 @@ from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.ingest_progress import IngestProgress
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
+from headrace.streams.worker.input_check import CheckedStores, InputCheck
 from headrace.streams.worker.lag import LagProbe
 from headrace.streams.worker.membership import Membership
 from headrace.streams.worker.ports import IngestPorts
@@ -41,6 +44,7 @@ class Stores:
 
     blobs: Blobs
     catalog: Catalog
+    progress: IngestProgress
 
 
 def group_of(kinds: frozenset[Kind]) -> Group:
@@ -74,6 +78,8 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         app = faust_app(settings, group, kinds)
         membership = Membership(app)
         ingest = _ingest(settings, stores)
+        check = InputCheck(settings, group.name, CheckedStores(stores.catalog, stores.progress), ingest.retry, _halt)
+        app.on_assigned, app.on_deleted = check.on_assigned, check.on_deleted
         pipelines = _pipelines(settings, kinds, ingest)
         for kind, pipeline in pipelines.items():
             agents.register(
@@ -84,6 +90,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
                 linger_s=settings.batch_linger_s,
             )
         lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.assignment)
+        lag.on_markers = partial(check.on_markers, asyncio.get_running_loop())
         lag.start()
         stack.push_async_callback(asyncio.to_thread, lag.stop)
         await stack.enter_async_context(
@@ -113,9 +120,11 @@ async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterato
     catalog = await wait_for(
         "postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop
     )
+    dsn = settings.postgres_dsn.get_secret_value()
     try:
         await catalog.check()
-        yield Stores(blobs, catalog)
+        async with IngestProgress.open(dsn, statement_s_max=settings.postgres_statement_s_max) as progress:
+            yield Stores(blobs, catalog, progress)
     finally:
         await catalog.close()
 

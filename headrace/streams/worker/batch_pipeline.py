@@ -19,7 +19,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.events import Kind
 from headrace.schemas.reject import RejectCode
-from headrace.store.errors import BlobsCollectedError, CatalogRefusedError
+from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
 from headrace.streams.core.batch_plan import one_by_one, row_batch
 from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
 from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
@@ -144,7 +144,7 @@ class BatchPipeline:
     def _end(self, error: BaseException) -> None:
         # A group holds the faults of parallel PUTs; they have one cause, so the first is reported.
         root = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(root, HaltError):
+        if isinstance(root, HaltError | CatalogRevertedError):
             self._halt(root.exit_code, str(root))
         else:
             get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)

@@ -6,7 +6,7 @@ loop that runs the steps, and acknowledges, is in `batch_pipeline.py`.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from headrace.runtime import crash_points
@@ -15,7 +15,7 @@ from headrace.runtime.metrics import Step, worker_step_seconds
 from headrace.schemas.catalog_rows import CommitResult, RowBatch
 from headrace.schemas.events import Kind
 from headrace.streams.core.batch_plan import row_batch, store_plan
-from headrace.streams.core.delivery import ConsumedMessage, as_original, redrives_in
+from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
 from headrace.streams.worker.body_store import BodyStore
 from headrace.streams.worker.ports import IngestPorts
@@ -66,9 +66,11 @@ class Ingest:
 
     async def decode(self, kind: Kind, messages: Sequence[ConsumedMessage]) -> DecodedBatch:
         """Decode and validate messages; one that can never be ingested is rejected, without an exception."""
+        progress = progress_of(messages)
         messages = await self._at_original_positions(messages)
         with worker_step_seconds.labels(Step.DECODE).time():
-            return await asyncio.to_thread(self._examine, kind, messages)
+            batch = await asyncio.to_thread(self._examine, kind, messages)
+        return replace(batch, progress=progress)
 
     async def store_bodies(self, batch: DecodedBatch) -> StoredBatch:
         """Make the bodies durable that the catalog does not know; a message whose staged body does not match is

@@ -83,6 +83,8 @@ class LagProbe:
         )
         self._topics = tuple(topics)
         self._assigned = assigned
+        self.on_markers: Callable[[Partition, int], bool] = lambda _partition, _end: True
+        """Called where only offsets without a message remain below the end; returns False if it is to be repeated."""
         self._tracker = ProgressTracker()
         self._seen: dict[Partition, PartitionOffsets] = {}
         self._tested: dict[Partition, tuple[PartitionOffsets, bool | None]] = {}
@@ -160,7 +162,8 @@ class LagProbe:
         tested, has_message = self._tested.get(key, (None, None))
         if tested != offsets or has_message is None:
             has_message = self._has_message(partition, offsets)
-            self._tested[key] = offsets, has_message
+            is_noted = has_message is not False or self.on_markers(key, offsets.end)
+            self._tested[key] = offsets, has_message if is_noted else None
         return PartitionOffsets(offsets.end, offsets.end) if has_message is False else offsets
 
     def _has_message(self, partition: TopicPartition, offsets: PartitionOffsets) -> bool | None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
 from headrace.runtime import metrics
 
-DASHBOARD = json.loads(
-    (Path(__file__).parents[3] / "infra/compose/grafana/dashboards/headrace.json").read_text("utf-8")
-)
+ROOT = Path(__file__).parents[3]
+DASHBOARD = json.loads((ROOT / "infra/compose/grafana/dashboards/headrace.json").read_text("utf-8"))
 DECLARED = {
     f"{metric._name}_total" if isinstance(metric, Counter) else metric._name: metric
     for metric in vars(metrics).values()
@@ -46,6 +46,17 @@ def test_every_metric_of_the_service_is_shown() -> None:
     shown = {name for _, expression in QUERIES for name in asked(expression)}
     # Producers run at the edge, where this composition does not scrape.
     assert {name for name in DECLARED if not name.startswith("headrace_producer_")} == shown
+
+
+def test_every_alert_is_of_a_metric_that_exists_and_has_an_entry_in_the_runbook() -> None:
+    runbook = (ROOT / "docs/runbook.md").read_text("utf-8")
+    (group,) = yaml.safe_load((ROOT / "infra/compose/alerts.yml").read_text("utf-8"))["groups"]
+    for rule in group["rules"]:
+        assert set(asked(rule["expr"])) <= set(DECLARED), rule["alert"]
+        entry = re.search(r"docs/runbook.md, ([\w ]+)\.", rule["annotations"]["description"])
+        assert entry, rule["alert"]
+        assert f"\n## {entry[1]}\n" in runbook
+    assert yaml.safe_load((ROOT / "infra/compose/prometheus.yml").read_text("utf-8"))["rule_files"] == ["alerts.yml"]
 
 
 def test_panels_do_not_overlap() -> None:

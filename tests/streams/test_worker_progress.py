@@ -1,0 +1,121 @@
+"""A worker compares catalog, group and topic before it ingests: an older catalog ends it, deleted input is lost."""
+
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from headrace.runtime.errors import Exit
+from headrace.runtime.kafka import client_config
+from headrace.runtime.settings import Settings
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from headrace.streams.worker.profile import SMALL
+from tests.commands import run_in_process
+from tests.consumer_groups import skip_backlog
+from tests.processes import ServiceProcess
+from tests.servers import fresh_database
+from tests.streams.streams_samples import cid
+from tests.streams.streams_world import Sent, World
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+TOPIC = input_topic(Kind.CID).name
+LOST_METRIC = f'headrace_worker_lost_messages_total{{topic="{TOPIC}"}}'
+ENDS_S_MAX = 60.0
+
+
+def worker(settings: Settings, log: Path) -> ServiceProcess:
+    return ServiceProcess(settings, "worker", "--kinds", "cids,ldos", log=log, kafka_session_s=6.0)
+
+
+def send(settings: Settings, *names: str) -> list[Sent]:
+    with closing(World(settings)) as world:
+        return [world.send(cid(f"{world.tag}-{name}")) for name in names]
+
+
+def ingest(settings: Settings, log: Path, *names: str) -> list[Sent]:
+    """Send scans, and run a worker until they are in the catalog and acknowledged."""
+    sent = send(settings, *names)
+    running = worker(settings, log)
+    try:
+        with closing(World(settings)) as world:
+            for scan in sent:
+                world.stored(scan)
+    finally:
+        assert running.stop() == 0
+    return sent
+
+
+def delete_up_to(settings: Settings, sent: Sent) -> None:
+    """Delete a message and those before it, as retention would."""
+    admin = AdminClient(client_config(settings))
+    after = TopicPartition(sent.topic, sent.partition, sent.offset + 1)
+    (deleted,) = admin.delete_records([after]).values()
+    assert deleted.result(30).low_watermark == sent.offset + 1
+
+
+def database(settings: Settings) -> str:
+    return settings.postgres_dsn.get_secret_value().rsplit("/", 1)[1]
+
+
+def test_a_worker_notices_deleted_input_and_an_older_catalog(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    skip_backlog(settings, {SMALL.name})
+    (kept,) = ingest(settings, log, "kept")
+    assert run_in_process(settings, "lost").code == Exit.OK
+    with fresh_database(settings, template=database(settings)) as older:
+        gone = send(settings, "gone-1", "gone-2", "gone-3")
+        delete_up_to(settings, gone[-1])
+        running = worker(settings, log).wait_ready()
+        try:
+            noticed_at_start(settings, running, gone)
+            noticed_while_reading(settings, running)
+        finally:
+            assert running.stop() == 0
+        refused_by_name(older, log, kept)
+
+
+def noticed_at_start(settings: Settings, running: ServiceProcess, gone: list[Sent]) -> None:
+    assert lost(settings) == [(gone[0].partition, gone[0].offset, gone[-1].offset)], "a source has one partition"
+    assert f"{LOST_METRIC} 3.0" in running.get("/metrics")[1]
+    with closing(World(settings)) as world:
+        world.stored(world.send(cid(f"{world.tag}-after")))
+
+
+def noticed_while_reading(settings: Settings, running: ServiceProcess) -> None:
+    before = lost(settings)
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        gone = send(settings, "overtaken-1", "overtaken-2")
+        delete_up_to(settings, gone[-1])
+    finally:
+        running.process.send_signal(signal.SIGCONT)
+    with closing(World(settings)) as world:
+        world.stored(world.send(cid(f"{world.tag}-next")))
+    # A fetch that was under way when the process was stopped may have brought the first of them.
+    (noticed,) = set(lost(settings)) - set(before)
+    assert noticed in {(sent.partition, sent.offset, gone[-1].offset) for sent in gone}
+
+
+def refused_by_name(older: Settings, log: Path, kept: Sent) -> None:
+    """A worker with the catalog as it was after the first message must not go on."""
+    refused = worker(older, log)
+    try:
+        assert refused.process.wait(ENDS_S_MAX) == Exit.REVERTED
+    finally:
+        refused.kill()
+    said = log.read_text()
+    assert f"it has {TOPIC} [{kept.partition}] to offset {kept.offset + 1}, and the group committed" in said
+    assert "headrace recover" in said
+    with closing(World(older)) as world:
+        assert len(world.rows("select from records")) == 1
+
+
+def lost(settings: Settings) -> list[tuple[int, int, int]]:
+    listed = run_in_process(settings, "lost", "--json")
+    assert listed.code == Exit.FAILED
+    return sorted((row["partition"], row["first_offset"], row["last_offset"]) for row in listed.json["lost"])
