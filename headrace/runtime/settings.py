@@ -150,7 +150,7 @@ class Settings(GatewaySettings):
         1000,
         ge=1,
         description="Number of dead letters within dead_letter_quota_s above which the worker halts, if they outnumber "
-        "the accepted messages.",
+        "the accepted messages; of each source, at most half the quota counts.",
     )
     dead_letter_quota_s: float = Field(60.0, gt=0, description="Window of dead_letter_quota in seconds.")
     watchdog_s: float = Field(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from uuid import UUID
 
 from headrace.schemas.events import Kind
@@ -152,3 +153,17 @@ class Labelled:
     label: str | None
     votes: dict[str, str]
     errors: dict[str, str]
+
+
+SourceKey: TypeAlias = tuple[str, str] | bytes
+"""Site and source of a message; the first KEY_BYTES of its key where these could not be read."""
+
+KEY_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The good messages and the rejected ones, by source."""
+
+    good: int
+    bad: Mapping[SourceKey, int]

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.schemas.catalog_rows import RowBatch
+from headrace.schemas.catalog_rows import Outcomes, RowBatch
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
@@ -213,6 +213,16 @@ async def test_known_blobs_says_where_they_are(catalog: Catalog) -> None:
     place = known[digest_of(1)]
     assert (place.store_key, place.store_offset, place.size_bytes) == (blob(1).store_key, None, 1001)
     assert await catalog.known_blobs([]) == {}
+
+
+async def test_recent_outcomes_are_counted_by_source_and_else_by_key(catalog: Catalog, sql: Sql) -> None:
+    letters = [letter(number, site="factory", source_id="cam-2") for number in range(3)]
+    letters += [letter(3, key=b"k" * 200), letter(4, key=None)]
+    await catalog.commit(batch([1, 2], letters=letters))
+    await sql.execute("update dead_letters set rejected_at = now() - interval '2 minutes' where \"offset\" = 0")
+    outcomes = await catalog.recent_outcomes(Kind.FRAME, 60.0)
+    assert outcomes == Outcomes(2, {("factory", "cam-2"): 2, b"k" * 128: 1, b"": 1})
+    assert await catalog.recent_outcomes(Kind.CID, 60.0) == Outcomes(0, {})
 
 
 @pytest.mark.parametrize("point", POINTS)

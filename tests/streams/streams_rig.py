@@ -40,11 +40,12 @@ class Rig:
         self.process = FakeProcess()
         ports = IngestPorts(self.blobs, self.claims, self.catalog)
         self.ingest = Ingest(ports, retry=Retry(policy), now_us=lambda: NOW_US)
+        self.quota = Quota(dead_letter_quota, 60.0)
         self.pipeline = BatchPipeline(
             kind,
             self.ingest,
             limits=PipelineLimits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
-            quota=Quota(dead_letter_quota, 60.0),
+            quota=self.quota,
             halt=self.process.halt,
         )
         self._offset = 0

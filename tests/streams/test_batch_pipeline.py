@@ -1,6 +1,7 @@
 """Batches in flight: prepared side by side, committed one after another, acknowledged last and in order."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.runtime.errors import Exit
+from headrace.schemas.catalog_rows import Outcomes
 from headrace.schemas.digest import blob_key, sha256_hex
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Frame, Kind
 from headrace.store.errors import CatalogRefusedError
 from headrace.streams.worker.batch_pipeline import PipelineLimits, delivery_of, size_of
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
@@ -191,9 +193,15 @@ async def test_draining_with_nothing_in_flight_returns_at_once() -> None:
     await Rig().drain()
 
 
+def rejected(count: int) -> list[Frame]:
+    """Frames of as many sources, of a media type that is not accepted."""
+    return [frame(source_id=f"camera-{number}", media_type="text/plain") for number in range(count)]
+
+
 async def test_too_many_dead_letters_end_the_process_before_they_are_committed() -> None:
     rig = Rig(dead_letter_quota=5)
-    await rig.take(*[b"junk"] * 6)
+    rig.quota.count(time.monotonic(), Outcomes(0, {b"another": 1}))  # a batch that is the first one passes
+    await rig.take(*rejected(6))
     await rig.take(frame())
     await rig.ended()
     assert rig.process.exit_code == Exit.QUOTA
@@ -203,11 +211,20 @@ async def test_too_many_dead_letters_end_the_process_before_they_are_committed()
 
 async def test_dead_letters_within_the_quota_are_committed_and_what_exceeds_it_is_not() -> None:
     rig = Rig(dead_letter_quota=5)
-    await rig.take(*[b"junk"] * 5)
-    await rig.take(b"junk")
+    await rig.take(*rejected(5))
+    await rig.take(*rejected(1))
     await rig.ended()
     assert rig.process.exit_code == Exit.QUOTA
     assert rig.acked == [0, 1, 2, 3, 4]
+
+
+async def test_one_bad_source_does_not_end_the_process() -> None:
+    rig = Rig(dead_letter_quota=5)
+    for _ in range(10):
+        await rig.take(*[frame(media_type="text/plain")] * 10)
+    await rig.drain()
+    assert len(rig.acked) == 100
+    assert rig.process.exit_code is None
 
 
 async def test_many_dead_letters_among_more_good_messages_go_through() -> None:

@@ -1,52 +1,76 @@
 """Quota, stall and faults: decisions about times that are passed in."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency
+from headrace.schemas.catalog_rows import Outcomes, SourceKey
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.lag import Partition, PartitionOffsets, ProgressTracker
 from headrace.streams.worker.retry import Halt, Permanent, RetryAfter, RetryPolicy, Unavailable, next_step
 
 WINDOW_S = 10.0
-COUNTS = st.integers(0, 8)
-BATCHES = st.lists(st.tuples(st.floats(0, 8), COUNTS, COUNTS), max_size=30)
+BAD = st.dictionaries(st.sampled_from([("plant", "a"), ("plant", "b"), b"key"]), st.integers(1, 8))
+BATCHES = st.lists(st.tuples(st.floats(0, 8), st.builds(Outcomes, st.integers(0, 8), BAD)), max_size=30)
+
+
+def of_sources(*counts: int, good: int = 0) -> Outcomes:
+    return Outcomes(good, {("plant", str(number)): count for number, count in enumerate(counts) if count})
 
 
 @given(batches=BATCHES, dead_letters_max=st.integers(1, 10))
 def test_the_quota_counts_exactly_what_the_window_holds(
-    batches: list[tuple[float, int, int]], dead_letters_max: int
+    batches: list[tuple[float, Outcomes]], dead_letters_max: int
 ) -> None:
     quota = Quota(dead_letters_max, WINDOW_S)
     now_s = 0.0
-    seen: list[tuple[float, int, int]] = []
-    for pause_s, good, bad in batches:
+    seen: list[tuple[float, Outcomes]] = []
+    for pause_s, batch in batches:
         now_s += pause_s
-        seen.append((now_s, good, bad))
-        held = [sample for sample in seen if sample[0] > now_s - WINDOW_S]
-        bad_held, good_held = sum(sample[2] for sample in held), sum(sample[1] for sample in held)
-        assert quota.exceeded(now_s, good=good, bad=bad) == (bad_held > dead_letters_max and bad_held > good_held)
+        before = [outcomes for time_s, outcomes in seen if time_s > now_s - WINDOW_S]
+        seen.append((now_s, batch))
+        bad: Counter[SourceKey] = Counter()
+        for outcomes in (*before, batch):
+            bad.update(outcomes.bad)
+        counted = sum(min(count, (dead_letters_max + 1) // 2) for count in bad.values())
+        good = sum(outcomes.good for outcomes in (*before, batch))
+        is_first = not any(outcomes.bad for outcomes in before)
+        exceeds = counted > dead_letters_max and counted > good and bool(batch.bad) and not is_first
+        assert quota.exceeded(now_s, batch) == exceeds
 
 
-def test_a_few_dead_letters_are_within_the_quota() -> None:
-    assert not Quota(5, WINDOW_S).exceeded(0, good=0, bad=5)
+def exceeded(*batches: Outcomes, dead_letters_max: int = 6) -> list[bool]:
+    quota = Quota(dead_letters_max, WINDOW_S)
+    return [quota.exceeded(number / 100, batch) for number, batch in enumerate(batches)]
 
 
 def test_one_more_than_the_quota_exceeds_it() -> None:
-    assert Quota(5, WINDOW_S).exceeded(0, good=0, bad=6)
+    assert exceeded(of_sources(3, 1), of_sources(0, 2), of_sources(0, 0, 1)) == [False, False, True]
+
+
+def test_one_bad_source_counts_for_half_the_quota_and_does_not_halt_the_others() -> None:
+    assert exceeded(*[of_sources(100)] * 5, of_sources(100, good=1)) == [False] * 6
+
+
+def test_the_first_batch_with_dead_letters_within_the_window_passes_and_so_does_each_without() -> None:
+    bad = of_sources(100, 100, 100)
+    assert exceeded(of_sources(good=1), bad, of_sources(good=1), bad) == [False, False, False, True]
 
 
 def test_many_dead_letters_among_more_that_is_good_do_not() -> None:
-    assert not Quota(5, WINDOW_S).exceeded(0, good=100, bad=100)
+    assert exceeded(*[of_sources(30, 30, 40, good=100)] * 2) == [False, False]
 
 
 def test_what_is_older_than_the_window_does_not_count() -> None:
     quota = Quota(5, WINDOW_S)
-    assert not quota.exceeded(0, good=0, bad=5)
-    assert not quota.exceeded(WINDOW_S, good=0, bad=5)
-    assert quota.exceeded(WINDOW_S + 1, good=0, bad=1)
+    quota.count(0, of_sources(3, 3))
+    assert quota.exceeded(WINDOW_S - 1, of_sources(1))
+    assert not quota.exceeded(WINDOW_S, of_sources(3, 1))
+    assert quota.exceeded(WINDOW_S + 1, of_sources(0, 2))
 
 
 POLICY = RetryPolicy(delay_s=0.2, delay_s_max=5.0, deadline_s=120.0)

@@ -41,6 +41,8 @@ class Aftermath:
     quota_log: str
     committed_at_quota: int
     letters_at_quota: int
+    quota_exit_again: int
+    letters_again: int
     small: ServiceProcess
 
 
@@ -64,19 +66,29 @@ def aftermath(module_settings: Settings, tmp_path_factory: pytest.TempPathFactor
             return started
 
         small = worker("small", "cids,ldos", batch_messages_max=20)
-        quota = worker("quota", "frames,clips", dead_letter_quota=QUOTA, batch_frames_max=3)
+        quota = worker("quota", "frames,clips", dead_letter_quota=QUOTA, dead_letter_quota_s=600, batch_frames_max=3)
         scans, stored = killed_in_the_middle(world, small.wait_ready())
         good, junk = stopped_by_the_quota(world, quota.wait_ready())
+        exit_code, log, committed, dead = (
+            quota.process.returncode,
+            quota.log.read_text(),
+            world.committed(junk[0]),
+            letters(world, junk),
+        )
+        quota.process = quota._start()
+        until(lambda: quota.process.poll() is not None, ARRIVES_S_MAX, "the quota to end the worker again")
         seen = Aftermath(
             world=world,
             scans=scans,
             stored_when_killed=stored,
             good=good,
             junk=junk,
-            quota_exit=quota.process.returncode,
-            quota_log=quota.log.read_text(),
-            committed_at_quota=world.committed(junk[0]),
-            letters_at_quota=letters(world, junk),
+            quota_exit=exit_code,
+            quota_log=log,
+            committed_at_quota=committed,
+            letters_at_quota=dead,
+            quota_exit_again=quota.process.returncode,
+            letters_again=letters(world, junk),
             small=small,
         )
         large = worker("large", "frames,clips")
@@ -109,7 +121,11 @@ def stopped_by_the_quota(world: World, worker: ServiceProcess) -> tuple[list[Sen
     )
     for one in good:
         world.stored(one)
-    junk = world.send_all(Kind.FRAME, [b"junk %d" % number for number in range(40)], partition=0)
+    junk = [
+        sent
+        for number in range(40)
+        for sent in world.send_all(Kind.FRAME, [b"junk"], key=b"source %d" % number, partition=0)
+    ]
     until(lambda: worker.process.poll() is not None, ARRIVES_S_MAX, "the quota to end the worker")
     return good, junk
 
@@ -175,6 +191,11 @@ def test_too_many_dead_letters_end_the_worker_and_nothing_beyond_the_quota_is_ac
     assert aftermath.committed_at_quota <= aftermath.junk[0].offset + aftermath.letters_at_quota
     assert "a bad deploy is more likely than bad sources" in aftermath.quota_log
     assert "Traceback" not in aftermath.quota_log
+
+
+def test_a_restart_does_not_begin_the_quota_anew(aftermath: Aftermath) -> None:
+    assert aftermath.quota_exit_again == Exit.QUOTA
+    assert aftermath.letters_again == aftermath.letters_at_quota
 
 
 def test_a_worker_with_another_quota_takes_up_what_the_quota_left(aftermath: Aftermath) -> None:

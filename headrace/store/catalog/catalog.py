@@ -14,11 +14,13 @@ import orjson
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.schemas.catalog_rows import (
+    KEY_BYTES,
     BlobLocation,
     BlobRow,
     CommitResult,
     DeadLetterRow,
     Original,
+    Outcomes,
     RecordRow,
     RedriveRow,
     RowBatch,
@@ -26,7 +28,7 @@ from headrace.schemas.catalog_rows import (
 )
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.schemas.topics import DEAD_LETTERS, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
@@ -161,6 +163,14 @@ class Catalog:
             if (next_offset or 0) < committed:
                 where = f"{key[0]} [{key[1]}] was ingested to offset {committed}, and is now to {next_offset or 0}"
                 raise CatalogRevertedError(where, where=address(self._dsn))
+
+    async def recent_outcomes(self, kind: Kind, window_s: float) -> Outcomes:
+        """Count the new records and the dead letters of a kind within the last `window_s` seconds."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            records = await connection.fetchval(self._sql["recent_records"], kind.value, window_s)
+            rows = await connection.fetch(self._sql["recent_dead_letters"], input_topic(kind).name, window_s, KEY_BYTES)
+        bad = {row["key"] if row["site"] is None else (row["site"], row["source_id"]): row["count"] for row in rows}
+        return Outcomes(int(records), bad)
 
     async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
         """Check that no object of the batch was deleted since it was put, and lock out deletions until the commit."""

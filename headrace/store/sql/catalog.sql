@@ -141,6 +141,18 @@ from collection
 -- collection_epoch --
 select generation from collection
 
+-- recent_records --
+select count(*) from records where kind = $1 and ingested_at > now() - $2::double precision * interval '1 second'
+
+-- recent_dead_letters --
+select site, source_id, key, count(*)
+from (
+    select site, source_id, case when site is null then coalesce(substring(key for $3::integer), '') end as key
+    from dead_letters
+    where topic = $1 and rejected_at > now() - $2::double precision * interval '1 second'
+) as recent
+group by site, source_id, key
+
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
 select published_at, generation, next_offset from outbox, collection, ingest_progress where false

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -80,7 +80,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         ingest = _ingest(settings, stores)
         check = InputCheck(settings, group.name, CheckedStores(stores.catalog, stores.progress), ingest.retry, _halt)
         app.on_assigned, app.on_deleted = check.on_assigned, check.on_deleted
-        pipelines = _pipelines(settings, kinds, ingest)
+        pipelines = _pipelines(settings, ingest, await _quotas(settings, kinds, stores.catalog))
         for kind, pipeline in pipelines.items():
             agents.register(
                 app,
@@ -144,20 +144,29 @@ def _ingest(settings: Settings, stores: Stores) -> Ingest:
     return Ingest(ports, retry=Retry(policy), now_us=lambda: time.time_ns() // 1000)
 
 
-def _pipelines(settings: Settings, kinds: frozenset[Kind], ingest: Ingest) -> dict[Kind, BatchPipeline]:
+async def _quotas(settings: Settings, kinds: frozenset[Kind], catalog: Catalog) -> dict[Kind, Quota]:
+    """Return the quota of each kind, with what the catalog has of the window: a restart must not begin it anew."""
+    quotas = {}
+    for kind in sorted(kinds):
+        quotas[kind] = Quota(settings.dead_letter_quota, settings.dead_letter_quota_s)
+        quotas[kind].count(time.monotonic(), await catalog.recent_outcomes(kind, settings.dead_letter_quota_s))
+    return quotas
+
+
+def _pipelines(settings: Settings, ingest: Ingest, quotas: Mapping[Kind, Quota]) -> dict[Kind, BatchPipeline]:
     return {
         kind: BatchPipeline(
             kind,
             ingest,
             limits=PipelineLimits(
                 batches_max=settings.batches_in_flight_max,
-                messages_max=_batch_max(settings, kinds),
+                messages_max=_batch_max(settings, frozenset(quotas)),
                 bytes_max=settings.in_flight_bytes_max,
             ),
-            quota=Quota(settings.dead_letter_quota, settings.dead_letter_quota_s),
+            quota=quota,
             halt=_halt,
         )
-        for kind in sorted(kinds)
+        for kind, quota in quotas.items()
     }
 
 

@@ -16,7 +16,7 @@ from headrace.runtime import metrics
 from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
-from headrace.schemas.catalog_rows import CommitResult
+from headrace.schemas.catalog_rows import KEY_BYTES, CommitResult, Outcomes, SourceKey
 from headrace.schemas.events import Kind
 from headrace.schemas.reject import RejectCode
 from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
@@ -133,10 +133,11 @@ class BatchPipeline:
 
     def _check_quota(self, stored: StoredBatch) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
-        if self._quota.exceeded(time.monotonic(), good=len(stored.accepted), bad=len(stored.rejected)):
+        bad = Counter(map(_source_of, stored.rejected))
+        if self._quota.exceeded(time.monotonic(), Outcomes(len(stored.accepted), bad)):
             raise HaltError(
                 Exit.QUOTA,
-                f"more than {self._quota.dead_letters_max} messages of {self._kind} rejected within "
+                f"more than {self._quota.dead_letters_max} messages of several sources of {self._kind} rejected within "
                 f"{self._quota.window_s:.0f} s, and more than were accepted; "
                 "a bad deploy is more likely than bad sources",
             )
@@ -161,6 +162,12 @@ class BatchPipeline:
             return
         self._start_batches()
         self._batch_ended.set()
+
+
+def _source_of(rejected: RejectedDelivery) -> SourceKey:
+    if rejected.origin is not None:
+        return rejected.origin.site, rejected.origin.source_id
+    return (rejected.message.key or b"")[:KEY_BYTES]
 
 
 async def commit_or_store_again(
