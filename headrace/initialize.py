@@ -6,8 +6,10 @@ from headrace.gateway.auth.principal import EVERYWHERE, Role
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import ensure_topics, wait_for_kafka
 from headrace.runtime.logs import Action, get_log
+from headrace.runtime.setting_names import variable
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
+from headrace.schemas.topics import DAY_S, INPUT_RETENTION_S
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.bucket import ensure_bucket
 from headrace.store.migrate import migrate
@@ -19,8 +21,19 @@ def initialize(settings: Settings) -> None:
     """Create missing topics, tables and buckets; may be repeated and run concurrently.
 
     Raises:
-        HeadraceError: a service was unreachable for `start_wait_s_max` seconds, or refused a request.
+        HeadraceError: a service was unreachable for `start_wait_s_max` seconds, or refused a request; or staged bodies
+            would be deleted before the message that claims them can be ingested.
     """
+    required_days = settings.spool_days_max + INPUT_RETENTION_S / DAY_S
+    if settings.staging_retention_days < required_days:
+        raise HeadraceError(
+            "settings_contradict",
+            f"staged bodies are deleted after {settings.staging_retention_days:g} days, while messages that claim them "
+            f"may wait {required_days:g} days in a spool and in their topic",
+            hint=f"set {variable('staging_retention_days')} to at least {required_days:g}, "
+            f"or lower {variable('spool_days_max')}",
+            exit_code=Exit.USAGE,
+        )
     asyncio.run(_initialize(settings))
 
 

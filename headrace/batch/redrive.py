@@ -30,7 +30,6 @@ from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_unreacha
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
-from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Clip, Frame, Kind
 from headrace.schemas.headers import Redrive, redrive_headers, unix_us_of
 from headrace.schemas.reject import RejectCode, RejectedError
@@ -213,15 +212,13 @@ class RedriveRun:
         return [_validate(letter, self._now_us) for letter in letters]
 
     async def _claim_code(self, valid: ValidEvent) -> str | None:
-        """Return `claim_missing` if an event claims a body that is neither staged nor ingested, else None."""
+        """Return `claim_missing` if an event claims a body that is not staged, else None."""
         event = valid.event
         if not isinstance(event, Frame | Clip) or valid.body is not None or event.claim is None:
             return None
-        for key in (event.claim, blob_key(valid.digest)):
-            stored = await self._blobs.stat(key)
-            if stored is not None and stored.size_bytes == valid.size_bytes:
-                return None
-        return RejectCode.CLAIM_MISSING.value
+        stored = await self._blobs.stat(event.claim)
+        is_staged = stored is not None and stored.size_bytes == valid.size_bytes
+        return None if is_staged else RejectCode.CLAIM_MISSING.value
 
     async def _groups(self, filters: LetterFilters, result: RedriveResult) -> AsyncIterator[list[Candidate]]:
         """Yield candidates in groups of bounded size, without those whose attempts are exhausted."""

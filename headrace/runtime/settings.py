@@ -189,7 +189,13 @@ class Settings(GatewaySettings):
         description="Hours before an object without a row is collected: its row may not be committed yet.",
     )
     staging_retention_days: float = Field(
-        8.0, ge=0, le=365, description="Days that a staged body is kept; longer than the retention of the input topics."
+        8.0,
+        ge=0,
+        le=1000,
+        description="Days that a staged body is kept: at least the 7 days of the input topics and `spool_days_max`.",
+    )
+    spool_days_max: float = Field(
+        1.0, ge=0, le=365, description="Days that a device's spool may hold an event, such as its longest time offline."
     )
 
     # URLs
@@ -270,6 +276,11 @@ class Settings(GatewaySettings):
                     f"{variable(smaller)} ({getattr(self, smaller):g} s) should be less than "
                     f"{variable(larger)} ({getattr(self, larger):g} s)"
                 )
+        if self.retry_delay_s > self.retry_delay_s_max:
+            raise ValueError(
+                f"{variable('retry_delay_s')} ({self.retry_delay_s:g} s) should be at most "
+                f"{variable('retry_delay_s_max')} ({self.retry_delay_s_max:g} s)"
+            )
         return self
 
 

@@ -43,6 +43,15 @@ class RecordRow:
     clip_sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SightingKey:
+    """A record, and the source that may have sent it."""
+
+    record_id: UUID
+    site: str
+    source_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SightingRow:
     """One delivery of a record. `index` distinguishes the items of one message."""

@@ -6,7 +6,7 @@ from headrace.schemas import events
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import ENVELOPE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX, MIB
 
-_DAY_S = 86_400
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ class Topic:
 # A body at its limit must fit with the largest envelope, and a slightly larger one too, so that it reaches the agent
 # and becomes a dead letter.
 _LARGE_BYTES_MAX = INLINE_BYTES_MAX + ENVELOPE_BYTES_MAX + MIB
-INPUT_RETENTION_S = 7 * _DAY_S
-_RESULT_RETENTION_S = 30 * _DAY_S
+INPUT_RETENTION_S = 7 * DAY_S
+_RESULT_RETENTION_S = 30 * DAY_S
 
 _INPUTS = {
     Kind.CID: Topic(

@@ -56,7 +56,7 @@ class SimulatedBlobs(FakeBlobs):
 
     def _promoted(self, staged: StagedBody, head_bytes: int) -> bytes:
         key = blob_key(staged.sha256_hex)
-        body = self.staged.get(staged.claim, self.objects.get(key))
+        body = self.staged.get(staged.claim)
         if body is None:
             raise ClaimMissingError(staged.claim, where="simulated store")
         if sha256_hex(body) != staged.sha256_hex:

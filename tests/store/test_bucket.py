@@ -38,6 +38,12 @@ async def test_a_bucket_clears_away_what_is_left_behind(minio: Minio, s3: Any) -
     days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
     assert days == {"staging/": 8, "promoting/": 1}
     assert all(rule["Status"] == "Enabled" for rule in rules)
+    old_versions = {
+        rule["Filter"]["Prefix"]: rule["NoncurrentVersionExpiration"]["NoncurrentDays"]
+        for rule in rules
+        if "NoncurrentVersionExpiration" in rule
+    }
+    assert old_versions == {"staging/": 30, "promoting/": 30, "": 30}
 
 
 async def test_rules_of_others_stay(minio: Minio, s3: Any) -> None:

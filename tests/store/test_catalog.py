@@ -2,13 +2,14 @@ import asyncio
 import random
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 
-from headrace.schemas.catalog_rows import Outcomes, RowBatch
+from headrace.schemas.catalog_rows import Outcomes, RowBatch, SightingKey
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
@@ -213,6 +214,13 @@ async def test_known_blobs_says_where_they_are(catalog: Catalog) -> None:
     place = known[digest_of(1)]
     assert (place.store_key, place.store_offset, place.size_bytes) == (blob(1).store_key, None, 1001)
     assert await catalog.known_blobs([]) == {}
+
+
+async def test_a_sighting_is_that_of_its_source_and_site(catalog: Catalog) -> None:
+    await catalog.commit(batch([1]))
+    known = SightingKey(id_of(1), "factory", "cam-1")
+    others = [replace(known, site="other"), replace(known, source_id="cam-2"), replace(known, record_id=id_of(2))]
+    assert [await catalog.has_sighting(key) for key in (known, *others)] == [True, False, False, False]
 
 
 async def test_recent_outcomes_are_counted_by_source_and_else_by_key(catalog: Catalog, sql: Sql) -> None:

@@ -53,11 +53,12 @@ async def test_promoting_may_be_repeated(blobs: Blobs) -> None:
     assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=False)
 
 
-async def test_a_redelivery_after_the_discard_finds_the_blob(blobs: Blobs) -> None:
+async def test_a_claim_that_was_discarded_is_missing_although_the_blob_exists(blobs: Blobs) -> None:
     await stage(blobs, CLAIM, parts())
     await promote(blobs)
     await discard(blobs, CLAIM)
-    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=False)
+    with pytest.raises(ClaimMissingError):
+        await promote(blobs)
 
 
 async def test_an_empty_body_is_promoted(blobs: Blobs) -> None:

@@ -16,7 +16,7 @@ from headrace.store.errors import CatalogRefusedError, StoreRefusedError
 from headrace.streams.worker.body_store import PUTS_AT_ONCE_MAX
 from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY
 from tests.streams.streams_rig import HASTY, Rig
-from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
+from tests.streams.streams_samples import cid, clip, frame, ldo, png
 
 
 def staged(rig: Rig, event: Any, name: str = "a", *, body: bytes | None = None, **changes: Any) -> Any:
@@ -184,25 +184,27 @@ async def test_a_claim_cannot_change_what_is_recorded_of_an_honest_frame(*, inli
     assert list(codes(rig).values()) == ["digest_mismatch"]
 
 
-async def test_a_claim_on_bytes_that_are_stored_holds_only_where_it_says_the_same_of_them() -> None:
+async def test_a_claim_whose_body_is_gone_holds_only_for_the_source_that_committed_it() -> None:
+    """Also where the bytes themselves are in the archive."""
     rig = Rig(Kind.CLIP)
-    await rig.run(clip())
+    own = staged(rig, clip(source_id="own"))
+    await rig.run(own)
     rig = rig_with_the_state_of(rig)
-    known = staged(rig, clip(source_id="other"), body=b"")
-    lie = replace(known, source_id="liar", claim=staging_key("plant", "liar", "a"), size_bytes=7)
-    await rig.run(known, lie)
+    rig.blobs.objects.clear()
+    other = staged(rig, clip(source_id="other"), body=b"")
+    lie = replace(other, source_id="liar", claim=staging_key("plant", "liar", "a"), size_bytes=7)
+    await rig.run(own, other, lie)
     assert stored(rig) == [0, 1]
-    assert codes(rig) == {2: "claim_missing"}
+    assert codes(rig) == {2: "claim_missing", 3: "claim_missing"}
 
 
-async def test_a_frame_cannot_be_claimed_from_the_bytes_of_a_video() -> None:
-    videos = Rig(Kind.CLIP)
-    await videos.run(clip())
-    frames = Rig(Kind.FRAME)
-    frames.catalog.blobs, frames.blobs.objects = videos.catalog.blobs, videos.blobs.objects
-    await frames.run(staged(frames, frame(mp4(), width=1, height=1), body=b""))
-    assert codes(frames) == {0: "not_an_image"}
-    assert frames.catalog.records == {}
+async def test_a_site_cannot_claim_the_bytes_of_another() -> None:
+    rig = Rig(Kind.CLIP)
+    await rig.run(clip(site="plant-a", source_id="camera"))
+    rig = rig_with_the_state_of(rig)
+    await rig.run(staged(rig, clip(site="plant-b", source_id="camera"), body=b""))
+    assert codes(rig) == {1: "claim_missing"}
+    assert {row.site for row in rig.catalog.sightings.values()} == {"plant-a"}
 
 
 async def test_bodies_are_put_side_by_side_but_not_all_at_once() -> None:

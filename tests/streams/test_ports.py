@@ -105,11 +105,12 @@ async def test_a_staged_body_is_promoted_to_its_address_and_stays_staged_until_d
     assert await bodies.read(blob_key(sha256_hex(BODY))) == BODY
 
 
-async def test_a_claim_that_was_promoted_and_discarded_before_still_holds(bodies: Bodies) -> None:
+async def test_a_claim_that_was_promoted_and_discarded_before_is_missing(bodies: Bodies) -> None:
     await bodies.stage(CLAIM, BODY)
     await bodies.claims.promote(claimed(), head_bytes=10, moved=moved)
     await bodies.claims.discard(CLAIM)
-    assert await bodies.claims.promote(claimed(), head_bytes=10, moved=moved) == BODY[:10]
+    with pytest.raises(ClaimMissingError, match="does not exist"):
+        await bodies.claims.promote(claimed(), head_bytes=10, moved=moved)
 
 
 async def test_a_claim_on_nothing_is_missing(bodies: Bodies) -> None:

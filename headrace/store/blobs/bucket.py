@@ -19,6 +19,8 @@ _CONNECT_S = 5
 _ANSWER_S = 10
 _EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 _UPLOAD_DAYS_MAX = 1  # parts of an upload that nobody completed are paid for and seen by no list
+# In a bucket with versioning, what is deleted stays as an old version, and is paid for, until a rule ends it.
+_OLD_VERSIONS = {"NoncurrentVersionExpiration": {"NoncurrentDays": 30}}
 _RULE_PREFIX = "headrace-"
 
 
@@ -63,17 +65,19 @@ def lifecycle_rules(prefix: str, staging_days: float) -> list[dict[str, Any]]:
             "Status": "Enabled",
             "Filter": {"Prefix": f"{below}{folder}"},
             "Expiration": {"Days": days},
+            **_OLD_VERSIONS,
         }
         for folder, days in ((STAGING_PREFIX, max(1, ceil(staging_days))), (PROMOTING_PREFIX, PROMOTING_DAYS_MAX))
     ]
-    rules.append(
+    rules += [
+        {"ID": f"{_RULE_PREFIX}{below}versions", "Status": "Enabled", "Filter": {"Prefix": below}, **_OLD_VERSIONS},
         {
             "ID": f"{_RULE_PREFIX}{below}uploads",
             "Status": "Enabled",
             "Filter": {"Prefix": below},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": _UPLOAD_DAYS_MAX},
-        }
-    )
+        },
+    ]
     return rules
 
 
@@ -101,7 +105,8 @@ async def _set_lifecycle(s3: Any, bucket: str, ours: list[dict[str, Any]]) -> No
             await _put_rules(s3, bucket, [*others, *ours])
         except ClientError:
             # MinIO aborts incomplete uploads by itself, and has no rule for it.
-            await _put_rules(s3, bucket, [*others, *(rule for rule in ours if "Expiration" in rule)])
+            known = [rule for rule in ours if "AbortIncompleteMultipartUpload" not in rule]
+            await _put_rules(s3, bucket, [*others, *known])
     except ClientError as error:
         get_log().warning(Action.REFUSED, service="store", what=f"lifecycle rules of {bucket}", why=_code(error))
 

@@ -66,7 +66,7 @@ async def verify_and_promote(
     object stays: `discard` it once the catalog's transaction is committed.
 
     Raises:
-        ClaimMissingError: the claim is not under staging/, or no object is there and the blob does not exist either.
+        ClaimMissingError: the claim is not under staging/, or no object is there.
         ClaimMismatchError: its size or its digest is another.
         StoreUnavailableError, StoreRefusedError: as every use of the store.
     """
@@ -82,9 +82,6 @@ async def verify_and_promote(
     try:
         await _copied(blobs, claim, copy, moved)
     except BlobMissingError:
-        # Another delivery of the same claim may have been promoted, committed and discarded in the meantime.
-        if await _is_there(blobs, target, size_bytes):
-            return Promoted(await blobs.get(target, offset=0, length=min(head_bytes, size_bytes)), created=False)
         raise ClaimMissingError(claim, where=blobs.where) from None
     try:
         head = await _verified_head(blobs, copy, staged, head_bytes, moved)

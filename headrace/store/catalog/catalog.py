@@ -24,6 +24,7 @@ from headrace.schemas.catalog_rows import (
     RecordRow,
     RedriveRow,
     RowBatch,
+    SightingKey,
     SightingRow,
 )
 from headrace.schemas.digest import event_id
@@ -131,6 +132,11 @@ class Catalog:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
         return {row[0]: BlobLocation(*row) for row in rows}
+
+    async def has_sighting(self, key: SightingKey) -> bool:
+        """Return whether there is a sighting of a record by its source."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return bool(await connection.fetchval(self._sql["has_sighting"], key.record_id, key.site, key.source_id))
 
     async def collection_epoch(self) -> int:
         """Return the collection epoch under which objects are put: the last one that this process read."""

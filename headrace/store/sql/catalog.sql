@@ -104,6 +104,9 @@ select sha256, size_bytes, media_type, store_key, store_offset
 from blobs
 where sha256 = any($1::bytea[])
 
+-- has_sighting --
+select exists (select from sightings where record_id = $1 and site = $2 and source_id = $3)
+
 -- originals --
 -- The original positions of messages whose redrive was claimed.
 select r.dead_letter_id, r.attempt, d.topic, d.partition, d."offset"

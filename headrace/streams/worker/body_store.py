@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from headrace.runtime.crash_points import CrashPoint, Reached
-from headrace.schemas.digest import blob_key, pack_key, sha256_hex
+from headrace.schemas.catalog_rows import SightingKey
+from headrace.schemas.digest import blob_key, pack_key, record_id, sha256_hex
 from headrace.schemas.events import Clip, Frame, Kind
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import check_media
@@ -40,6 +41,7 @@ class BodyStore:
     def __init__(self, ports: IngestPorts, retry: Retry, reached: Reached) -> None:
         """`reached` is called at each crash point."""
         self._blobs = ports.blobs
+        self._catalog = ports.catalog
         self._staged = ports.staged
         self._retry = retry
         self._reached = reached
@@ -49,21 +51,24 @@ class BodyStore:
 
     async def store(self, kind: Kind, plan: StorePlan) -> StoredBodies:
         """Promote the staged bodies of a plan, then put the others; may be repeated."""
-        rejections = await _gather([self._promote(kind, delivery) for delivery in plan.claimed])
+        outcomes = await _gather([self._promote(kind, delivery) for delivery in plan.claimed])
         stored_at = {
-            delivery.digest: StoredAt(blob_key(delivery.digest))
-            for delivery, rejection in zip(plan.claimed, rejections, strict=True)
-            if rejection is None
+            delivery.digest: outcome
+            for delivery, outcome in zip(plan.claimed, outcomes, strict=True)
+            if isinstance(outcome, StoredAt)
         }
         puts = [self._put_alone(kind, delivery) for delivery in plan.alone]
         if plan.packed:
             puts.append(self._put_packed(kind, plan.packed))
         for stored in await _gather(puts):
             stored_at |= stored
-        return StoredBodies(stored_at, tuple(rejection for rejection in rejections if rejection is not None))
+        return StoredBodies(stored_at, tuple(outcome for outcome in outcomes if isinstance(outcome, RejectedDelivery)))
 
-    async def _promote(self, kind: Kind, delivery: AcceptedDelivery) -> RejectedDelivery | None:
-        """Promote a staged body; return a rejection if it is not what its message declares."""
+    async def _promote(self, kind: Kind, delivery: AcceptedDelivery) -> StoredAt | RejectedDelivery | None:
+        """Promote a staged body; return where it was put, or a rejection if it is not what its message declares.
+
+        Returns None if the body is gone because an event of the same source that claimed it is already committed.
+        """
         assert isinstance(delivery.event, Frame | Clip)
         assert delivery.claim is not None
         staged = StagedBody(delivery.claim, delivery.digest, delivery.size_bytes)
@@ -75,12 +80,15 @@ class BodyStore:
                 self._reached(CrashPoint.AFTER_PUT)
             check_media(delivery.event, head)
         except ClaimMissingError as fault:
+            # A redelivery needs no body. That the bytes exist proves nothing: they may be those of another source.
+            if await self._retry(partial(self._catalog.has_sighting, _sighting_key(kind, delivery))):
+                return None
             return reject(delivery, RejectCode.CLAIM_MISSING, fault.what)
         except ClaimMismatchError as fault:
             return reject(delivery, RejectCode.DIGEST_MISMATCH, fault.what)
         except RejectedError as rejected:
             return reject(delivery, rejected.code, rejected.reason)
-        return None
+        return StoredAt(blob_key(delivery.digest))
 
     async def _put_alone(self, kind: Kind, delivery: AcceptedDelivery) -> dict[str, StoredAt]:
         assert delivery.body is not None
@@ -105,6 +113,10 @@ class BodyStore:
 
     def _count(self, kind: Kind) -> None:
         self.steps[kind] += 1
+
+
+def _sighting_key(kind: Kind, delivery: AcceptedDelivery) -> SightingKey:
+    return SightingKey(record_id(kind, delivery.digest), delivery.event.site, delivery.event.source_id)
 
 
 async def _gather(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
