@@ -167,6 +167,7 @@ async def list_ldos(
 
 
 @router.post(
+    operation_id="take_cid_cid_post",  # generated clients have it as the name of their method
     "/cid",
     response_model=CidAnswer,
     responses={202: {"model": CidAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
