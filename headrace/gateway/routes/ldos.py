@@ -167,8 +167,8 @@ async def list_ldos(
 
 
 @router.post(
-    operation_id="take_cid_cid_post",  # generated clients have it as the name of their method
     "/cid",
+    operation_id="take_cid_cid_post",  # generated clients have it as the name of their method
     response_model=CidAnswer,
     responses={202: {"model": CidAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
     openapi_extra=form_body(
