@@ -1,6 +1,6 @@
-# The service in one image; which process a container is, its command says: `headrace worker`, `headrace relay`, …
-# Only requirements-service.lock is installed: what runs a stack on a developer's machine (a Java runtime, servers) is
-# not in it. pip is configured from outside where packages come from elsewhere, by build arguments such as PIP_INDEX_URL.
+# The service in one image; the command selects the process: `headrace worker`, `headrace relay`, …
+# Only requirements-service.lock is installed, without the servers of the native stack. Build arguments such as
+# PIP_INDEX_URL configure pip for other package indexes.
 
 FROM python:3.11-slim-bookworm AS build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST

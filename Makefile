@@ -1,4 +1,4 @@
-# What people type. Everything runs in .venv, which is made from the lock files at the first use.
+# The commands for development. Everything runs in .venv, which is created from the lock files at the first use.
 #
 #   make demo       everything, end to end, then a report
 #   make unit       the tests that need no server, and the coverage of the contract and the core (90 s at most)
@@ -6,11 +6,11 @@
 #   make slow       the tests that take longest: API fuzzing, large uploads, the demo, known-bad builds
 #   make faults     the proof: faults injected into real servers, then the checker's table (15 minutes at most)
 #   make faults-long  the same with the counts of the long run: many hours
-#   make check      linters, types, layers, and whether what is generated is up to date
-#   make contract   writes what is generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
+#   make check      linters, types, layers, and whether generated files are up to date
+#   make contract   writes the files generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
 #   make secrets    random secrets for docker compose into .env
-#   make lock       resolves the dependencies anew and writes the lock files; LOCK_ARGS=--upgrade for newer versions
-#   make clean      removes .venv and what tools left behind; never the state of a running stack
+#   make lock       resolves the dependencies again and writes the lock files; LOCK_ARGS=--upgrade for newer versions
+#   make clean      removes .venv and what tools left behind; not the state of a running stack
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -48,7 +48,7 @@ def test_all_of_them_run_at_two_every_night() -> None:
 
 
 def test_the_unit_is_as_protected_as_the_others() -> None:
-    protected = INIT[INIT.index("EnvironmentFile=") :]
+    protected = INIT[INIT.index("Environment=") :]
     assert "ProtectSystem=strict" in protected
     assert UNIT.endswith(protected)
 

@@ -22,7 +22,7 @@ _LONG_FROM = 1000
 _MIX = Mix(duplicates=0, poison=0, wrong_digests=0, bytes_max=4000, names="again-")
 _REPAIR = FsckOptions(repair=True, force=True, sample=0)
 _TRIED_OF = 6
-"""How many orphans are put at the most for each that is to be up for collection: some have their row too soon."""
+"""At most so many orphans are put for each that is to be collected: some get their row too soon."""
 _BOTH_FROM = 50
 _AHEAD_S = 0.4
 """How long before a collection the first frames leave: about what they need to have their row."""

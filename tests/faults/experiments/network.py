@@ -20,7 +20,7 @@ from tests.waiting import until
 
 APART_S = (5.0, 40.0)
 _APART_S_SHORT = 12.0
-"""How long they are apart at the most when only a few faults are asked for."""
+"""At most so many seconds lie between them when only a few faults are requested."""
 _SHORT_BELOW = 15
 _BETWEEN_S = (3.0, 8.0)
 _LATE_MS = 300

@@ -13,7 +13,7 @@ from tests.waiting import until
 
 SHORT_S, LONG_S = 1.0, 90.0
 SLICE_S = 15.0
-"""How long a pause of the short run takes at the most; still far beyond the session of a worker."""
+"""A pause of the short run takes at most so long, which is still far beyond the session of a worker."""
 _LONG_FROM = 10
 _SERVERS = ("kafka-1", "minio", "postgres")
 
