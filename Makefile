@@ -1,8 +1,8 @@
 # The commands for development. Everything runs in .venv, which is created from the lock files at the first use.
 #
 #   make demo       everything, end to end, then a report
-#   make unit       the tests that need no server, and the coverage of the contract and the core (90 s at most)
-#   make test       make unit, then make service, the tests on real servers (10 minutes at most)
+#   make unit       the tests without servers and child processes, and the coverage of the core (90 s at most)
+#   make test       make unit, then make service, the tests with servers and processes (10 minutes at most)
 #   make slow       the tests that take longest: API fuzzing, large uploads, the demo, known-bad builds
 #   make faults     the proof: faults injected into real servers, then the checker's table (15 minutes at most)
 #   make faults-long  the same with the counts of the long run: many hours
@@ -26,7 +26,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
-UNIT_WORKERS ?= 3
+UNIT_WORKERS ?= 2
 SERVICE_WORKERS ?= 2
 FAULTS_ARGS ?=
 DEMO_ARGS ?=
@@ -45,7 +45,7 @@ demo: $(READY)
 # REPORTS=directory writes JUnit XML there and prints the slowest tests.
 reports = $(if $(REPORTS),--durations=50 --junitxml=$(REPORTS)/$(1).xml)
 unit: $(READY)
-	@$(BIN)/pytest -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not slow" --cov --cov-report= \
+	@$(BIN)/pytest -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not server and not slow" --cov --cov-report= \
 		$(call reports,unit) $(PYTEST_ARGS)
 	@$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
 
@@ -55,7 +55,7 @@ test: $(READY)
 
 # The tests start the servers themselves; the tests of one file, and those of the gateway, run one after another.
 service: $(READY) servers
-	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "stack and not slow" $(call reports,service) $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "(stack or server) and not slow" $(call reports,service) $(PYTEST_ARGS)
 
 slow: $(READY) servers
 	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)

@@ -40,6 +40,7 @@ def test_every_command_says_what_it_does(command: Command, name: tuple[str, ...]
     assert "Usage: headrace" in ended.out.decode()
 
 
+@pytest.mark.server
 def test_the_module_is_the_command_too(tmp_path: Path) -> None:
     ended = process("--help", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (Exit.OK, "")
@@ -107,6 +108,7 @@ def test_a_service_that_is_away_is_named_and_ends_with_3(
     assert ended.out == b""
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("name", ["cat edge.frames.v1", "worker --kinds frames", "relay", "init"])
 def test_what_waits_for_a_service_says_so_where_it_talks_and_ends_with_3(
     nowhere: dict[str, str], tmp_path: Path, name: str
@@ -128,6 +130,7 @@ def test_without_a_stack_status_ends_with_3_and_down_is_content(command: Command
     assert command("down").code == Exit.OK
 
 
+@pytest.mark.server
 def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "headrace", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as shown:
@@ -137,6 +140,7 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path) -> Non
         assert shown.stderr.read() == b""
 
 
+@pytest.mark.server
 def test_the_public_face_loads_what_is_asked_for_and_no_more(tmp_path: Path) -> None:
     script = (
         "import sys, headrace; heavy = {'faust', 'confluent_kafka', 'cv2', 'obstore', 'typer'};"

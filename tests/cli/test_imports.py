@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 
 from headrace.runtime.errors import Exit
 
+pytestmark = pytest.mark.server
+
 ENDS_S_MAX = 60.0
 MIGRATIONS = ("alembic", "psycopg", "sqlalchemy")
 BUCKETS = ("aiobotocore", "botocore")

@@ -16,6 +16,8 @@ from tests.faults.test_toxiproxy import Echo, serve
 from tests.faults.toxiproxy import Toxiproxy
 from tests.processes import free_port
 
+pytestmark = pytest.mark.server
+
 ASK = """
 import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1) as connection:

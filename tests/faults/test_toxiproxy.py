@@ -13,6 +13,8 @@ from tests.faults import toxiproxy
 from tests.faults.toxiproxy import Toxiproxy
 from tests.processes import free_port
 
+pytestmark = pytest.mark.server
+
 ANSWER_S_MAX = 5.0
 DEAF_S = 0.7
 

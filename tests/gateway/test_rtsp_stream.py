@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from headrace.gateway.capture import rtsp_proxy, rtsp_stream
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
 from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from tests.gateway.rtsp_server import FakeCamera
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
 PASSWORD = "p@:/%#x"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -43,6 +44,14 @@ def read(
         return items, None
 
     return asyncio.run(reading())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait shorter than usual for a camera of which it is known that it keeps one waiting."""
+    monkeypatch.setattr(rtsp_proxy, "CONNECT_S_MAX", 1.0)
+    for module in (rtsp_proxy, rtsp_stream):
+        monkeypatch.setattr(module, "UNIT_S_MAX", 2.0)
 
 
 def sizes(items: list[StreamInfo | CapturedFrame]) -> set[tuple[int, int]]:
@@ -104,7 +113,11 @@ def test_gstreamer_refuses_an_unknown_login(gstreamer: int, login: tuple[str, st
         ("sps", "6250", CameraFault.UNDECODABLE),
     ],
 )
-def test_each_fault_of_a_camera_has_its_code(fault: str, argument: str, ends: CameraFault) -> None:
+def test_each_fault_of_a_camera_has_its_code(
+    request: pytest.FixtureRequest, fault: str, argument: str, ends: CameraFault
+) -> None:
+    if ends in {CameraFault.SILENT, CameraFault.UNDECODABLE}:
+        request.getfixturevalue("impatient")
     with FakeCamera(fault=fault, argument=argument) as camera:
         items, ended = read(camera.port, frames=1000)
     assert ended is ends
@@ -161,6 +174,7 @@ def test_the_certificate_must_match_the_host_name(
         assert not (camera.methods and ends), "nothing was sent to a server that is not the camera"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_nothing_is_sent_to_a_camera_without_tls_if_tls_is_required() -> None:
     with FakeCamera() as camera:
         assert read(camera.port, tls_name="camera.test") == ([], CameraFault.UNREACHABLE)
@@ -174,6 +188,7 @@ def test_a_stream_may_change_its_size() -> None:
     assert sizes(items) == {(320, 240), (640, 480)}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_frame_that_is_cropped_to_zero_pixels_does_not_hang() -> None:
     with FakeCamera(fault="sps", argument="0") as camera:
         _, ended = read(camera.port)

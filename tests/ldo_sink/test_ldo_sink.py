@@ -89,6 +89,7 @@ def test_a_host_is_never_held_up_by_a_disk_that_hangs(server: Server, sink_of: C
     assert sink.send("x", video=b"0" * sinks.QUEUE_BYTES_MAX) is False
 
 
+@pytest.mark.server
 def test_the_end_of_a_process_is_soon_and_what_it_could_not_send_is_kept(server: Server, tmp_path: Path) -> None:
     # The service takes connections and never answers.
     server.pause.clear()
@@ -110,6 +111,7 @@ def test_the_end_of_a_process_is_soon_and_what_it_could_not_send_is_kept(server:
     assert waiting(tmp_path) == 3
 
 
+@pytest.mark.server
 def test_a_child_process_sends_its_own(server: Server, tmp_path: Path) -> None:
     script = (
         "import os, headrace.ldo_sink as ldo_sink\n"

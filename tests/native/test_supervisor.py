@@ -21,6 +21,8 @@ from headrace.native.state_file import (
 )
 from headrace.native.supervisor import Supervisor
 
+pytestmark = pytest.mark.server
+
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
 STACK_ID = "0123456789abcdef"
 

@@ -274,6 +274,7 @@ def appending(directory: Path, bytes_max: int = 10**9, **environment: str) -> su
     )
 
 
+@pytest.mark.server
 def test_what_was_accepted_survives_sigkill(tmp_path: Path):
     process = appending(tmp_path)
     assert process.stdout is not None
@@ -290,6 +291,7 @@ def test_what_was_accepted_survives_sigkill(tmp_path: Path):
     spool.close()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("point", ["spool_before_fsync:20", "spool_after_fsync:20", "spool_before_delete:2"])
 def test_a_crash_loses_nothing_that_was_accepted(tmp_path: Path, point: str):
     process = appending(tmp_path, 20_000, **{VARIABLE: point})

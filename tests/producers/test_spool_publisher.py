@@ -153,6 +153,7 @@ def publishing(bootstrap: str, directory: Path, count: int, **environment: str) 
     )
 
 
+@pytest.mark.server
 def test_sigkill_while_the_broker_is_away_loses_nothing(broker: str, tmp_path: Path):
     process = publishing(nowhere(), tmp_path, 100_000)
     assert process.stdout is not None
@@ -169,6 +170,7 @@ def test_sigkill_while_the_broker_is_away_loses_nothing(broker: str, tmp_path: P
     assert len(sequences) in {accepted, accepted + 1}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "point", ["spool_before_fsync:10", "spool_after_fsync:10", "spool_after_send:10", "spool_after_send:1"]
 )

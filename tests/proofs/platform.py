@@ -16,7 +16,7 @@ from headrace.batch.platform.boxes import Generation
 from headrace.initialize import initialize
 from headrace.native import temporary_stack
 from headrace.runtime.settings import Settings
-from tests.batch.platform.alert_server import DAYS, FIRST_DAY, SEQUENCES, PlatformServer
+from tests.batch.platform.alert_server import DAYS, FIRST_DAY, PlatformServer
 from tests.batch.platform.annotation_server import AnnotationServer
 from tests.batch.platform.api_server import Fault, served
 from tests.processes import ServiceProcess
@@ -24,10 +24,10 @@ from tests.proofs.commands import Commands, announced, connected
 from tests.servers import settings_of
 from tests.waiting import until
 
-COUNT = SEQUENCES
+COUNT = 30
 _ARRIVED_S_MAX = 60.0
 _FIRST, _SECOND, _LAST = (str((FIRST_DAY + timedelta(days=number)).date()) for number in range(DAYS))
-_OF_A_DAY = SEQUENCES // DAYS
+_OF_A_DAY = COUNT // DAYS
 _LOGINS = {
     "PLATFORM_LOGIN": "reader",
     "PLATFORM_PASSWORD": "reader-secret",
@@ -74,8 +74,8 @@ class _Proof:
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.platform, self.annotation = PlatformServer(self.generation), AnnotationServer(self.generation)
-        self.clean = PlatformServer(self.generation), AnnotationServer(self.generation)
+        self.platform, self.annotation = PlatformServer(self.generation, COUNT), AnnotationServer(self.generation)
+        self.clean = PlatformServer(self.generation, COUNT), AnnotationServer(self.generation)
 
     def holds(self, is_so: bool, what: str) -> None:
         if not is_so:
@@ -113,13 +113,13 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     platform.picture_s = 0.1  # so that sequences are long enough in the middle to be met there
 
     def is_in_the_middle() -> bool:
-        return len(annotation.detections) >= SEQUENCES and len(annotation.annotations) < len(annotation.sequences)
+        return len(annotation.detections) >= COUNT and len(annotation.annotations) < len(annotation.sequences)
 
     commands.kill(*command, when=is_in_the_middle)
     platform.picture_s = 0.0
     begun, whole = len(annotation.sequences), len(annotation.annotations)
     proof.say(f"{proof.generation.name}: killed with {begun} sequences begun there, {whole} of them whole")
-    proof.holds(whole < begun < SEQUENCES, "the kill met no sequence in the middle")
+    proof.holds(whole < begun < COUNT, "the kill met no sequence in the middle")
 
     # Nothing that is imported is read again, so only the last two days meet anything.
     last = [row["id"] for row in platform.sequences if str(row["started_at"]).startswith(_LAST)]
@@ -139,7 +139,7 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     printed, talk = commands.both(*command, code=1)
     created = len(annotation.annotations) - before
     proof.say(f"{proof.generation.name}, with what lasts:\n{printed.rstrip()}")
-    output = _statistics(total=SEQUENCES - _OF_A_DAY, failed=8, created=created)
+    output = _statistics(total=COUNT - _OF_A_DAY, failed=8, created=created)
     proof.holds(printed == output, "a run that met what lasts does not print what is documented")
     proof.holds(f"{_SECOND}: not complete" in talk, "a day whose list was not read is called complete")
     proof.holds(f"{_LAST}: {_OF_A_DAY} fetched = 2 imported, 0 skipped, 8 failed: not complete" in talk, talk[-900:])
@@ -151,7 +151,7 @@ def _faults(proof: _Proof, commands: Commands) -> None:
     proof.say(f"{proof.generation.name}, with what passes:\n{printed.rstrip()}")
     created = len(annotation.annotations) - before
     proof.holds(printed == _statistics(created=created), "the last run does not print what is documented")
-    proof.holds(len(annotation.annotations) == SEQUENCES, "not each sequence has one annotation")
+    proof.holds(len(annotation.annotations) == COUNT, "not each sequence has one annotation")
     left = [item for item in (*platform.faults, *annotation.faults) if item.times]
     proof.holds(not left, f"not every fault was met: {left}")
 
@@ -164,7 +164,7 @@ def _same(proof: _Proof, commands: Commands) -> None:
     proof.holds(printed == _statistics(created=0), "another run does not print what is documented")
     proof.holds((proof.annotation.content(), proof.annotation.changes) == (content, changes), "it changed something")
     printed = commands.text(*_command(*proof.clean))
-    proof.holds(printed == _statistics(created=SEQUENCES), "a run without faults does not print what is documented")
+    proof.holds(printed == _statistics(created=COUNT), "a run without faults does not print what is documented")
     proof.holds(proof.clean[1].content() == content, "the state is not that of a run without faults")
 
 
@@ -194,7 +194,7 @@ def _command(platform: PlatformServer, annotation: AnnotationServer) -> tuple[st
     )
 
 
-def _statistics(*, total: int = SEQUENCES, failed: int = 0, created: int) -> str:
+def _statistics(*, total: int = COUNT, failed: int = 0, created: int) -> str:
     return (
         f"Processing completed!\nFinal Statistics:\n  Total sequences: {total}\n"
         f"  Successful sequences: {total - failed}\n  Failed sequences: {failed}\n  Annotations created: {created}\n"

@@ -35,6 +35,7 @@ def test_a_malloc_variable_in_the_environment_takes_precedence(monkeypatch: pyte
     assert not configure_malloc()
 
 
+@pytest.mark.server
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
 def test_the_memory_of_a_burst_is_returned():
     done = subprocess.run(
@@ -61,6 +62,7 @@ print((before - rss().rss) // 2**20)
 """
 
 
+@pytest.mark.server
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the call")
 @pytest.mark.parametrize(("call", "returned"), [("trim_malloc()", True), ("pass", False)])
 def test_free_pages_between_used_blocks_are_returned(call: str, returned: bool):
@@ -103,6 +105,7 @@ process.run(main)
 """
 
 
+@pytest.mark.server
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the call")
 @pytest.mark.parametrize(
     ("wishes", "ticks", "returned"), [({}, 300, True), ({"MALLOC_TRIM_THRESHOLD_": "4294967296"}, 20, False)]

@@ -7,6 +7,8 @@ import pytest
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
 from tests.runtime.runtime_scripts import Ended, run, start, wait
 
+pytestmark = pytest.mark.server
+
 SCRIPT = """
 import asyncio, os, signal, sys, time
 from headrace.runtime import process

@@ -28,6 +28,7 @@ asyncio.run(blocks_the_loop()) if sys.argv[1] == "loop" else stands_still_here()
 """
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("how", ["loop", "thread"])
 def test_a_process_with_work_that_stands_still_ends_with_its_stacks_in_the_log(how: str) -> None:
     ended = run(HANGS, how)
@@ -62,10 +63,12 @@ time.sleep(60)
 """
 
 
+@pytest.mark.server
 def test_it_ends_also_where_nobody_can_be_told() -> None:
     assert run(NOBODY_LISTENS).code == Exit.STUCK
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("which", ["waiting", "progress"])
 def test_a_watchdog_that_cannot_look_says_so_once_and_goes_on(which: str) -> None:
     ended = run(CANNOT_LOOK, which)

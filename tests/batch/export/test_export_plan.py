@@ -129,6 +129,7 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
         validate_request(request(validation_share=share))
 
 
+@pytest.mark.server
 def test_without_pyarrow_parquet_says_what_to_install_and_asks_nothing_of_the_service(tmp_path: Path) -> None:
     """As in the service's image, which has none."""
     script = "import sys; sys.modules['pyarrow'] = None; from headrace.cli.app import main; main()"

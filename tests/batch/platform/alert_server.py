@@ -10,10 +10,11 @@ from aiohttp import web
 from headrace.batch.platform.boxes import Generation
 from tests.batch.platform.api_server import WHO, ApiServer
 
-PAGE_ROWS_MAX = 7  # fewer than anybody asks for: pages are many
+PAGE_ROWS_MAX = 4  # fewer than anybody asks for: pages are many
 FIRST_DAY = datetime.fromisoformat("2026-01-10")  # UTC, unsaid, as both APIs write it
 DAYS = 3
-SEQUENCES = 30
+PER_DAY = 5
+SEQUENCES = DAYS * PER_DAY
 
 
 def picture(number: int) -> bytes:
@@ -28,9 +29,9 @@ def picture(number: int) -> bytes:
 
 
 class PlatformServer(ApiServer):
-    """The platform: 30 sequences over three days, 3 detections each, some with boxes that are none."""
+    """The platform: sequences over three days, 3 detections each, some with boxes that are none."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, sequences: int = SEQUENCES) -> None:
         super().__init__(generation)
         self.organisations = [{"id": 1, "name": "SDIS 07", "telegram_id": None}, {"id": 2, "name": "SDIS 77"}]
         self.cameras = [
@@ -53,8 +54,8 @@ class PlatformServer(ApiServer):
         self.unlikely: set[int] = set()  # what the second generation leaves out unless it is told of a great danger
         self.addresses: dict[int, str | None] = {}  # of pictures, in place of the right ones
         self.picture_s = 0.0  # that each picture takes
-        for number in range(1, SEQUENCES + 1):
-            self.add(number, FIRST_DAY + timedelta(days=(number - 1) * DAYS // SEQUENCES, minutes=number))
+        for number in range(1, sequences + 1):
+            self.add(number, FIRST_DAY + timedelta(days=(number - 1) * DAYS // sequences, minutes=number))
 
     def add(self, number: int, started_at: datetime) -> None:
         looked = "azimuth" if self.generation is Generation.FIRST else "camera_azimuth"

@@ -3,9 +3,13 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from headrace.batch.platform.boxes import Generation
-from tests.batch.platform.alert_server import DAYS, FIRST_DAY, PAGE_ROWS_MAX, SEQUENCES, picture
+from tests.batch.platform.alert_server import FIRST_DAY, PAGE_ROWS_MAX, PER_DAY, SEQUENCES, picture
 from tests.batch.platform.import_world import DETECTIONS, ImportWorld, numbers
+
+pytestmark = pytest.mark.server
 
 
 def test_everything_arrives_and_a_second_run_changes_nothing(world: ImportWorld) -> None:
@@ -65,7 +69,7 @@ def test_boxes_of_a_sequence_become_tracks(world: ImportWorld) -> None:
 
 
 def test_what_is_added_while_pages_are_read_is_imported_too(world: ImportWorld) -> None:
-    assert SEQUENCES / DAYS > PAGE_ROWS_MAX
+    assert PER_DAY > PAGE_ROWS_MAX
     world.platform.inserted = lambda: world.platform.add(99, FIRST_DAY + timedelta(hours=20))
     done = world.run()
     assert numbers(done) == (SEQUENCES + 1, SEQUENCES + 1, 0, SEQUENCES + 1)
@@ -99,7 +103,7 @@ def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: Im
 def test_a_dry_run_says_what_would_come_and_writes_nothing(world: ImportWorld) -> None:
     dry = world.run(last=FIRST_DAY.date(), dry_run=True)
     assert (world.annotation.asked, world.publications, list(world.folder.iterdir())) == ([], 0, [])
-    assert numbers(dry) == (10, 10, 0, 0)
+    assert numbers(dry) == (PER_DAY, PER_DAY, 0, 0)
     planned = {
         item.sequence_id: [[(box.detection_id, *box.box.xyxyn) for box in members] for members in item.clusters]
         for item in dry.planned
@@ -113,9 +117,9 @@ def test_without_the_platform_what_is_there_is_annotated_again(world: ImportWorl
     world.annotation.annotations.clear()
     asked = len(world.platform.asked)
     done = world.run(platform_url=None, last=FIRST_DAY.date())
-    assert numbers(done) == (10, 10, 0, 10)
+    assert numbers(done) == (PER_DAY, PER_DAY, 0, PER_DAY)
     assert len(world.platform.asked) == asked
-    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (10, 10, 0, 0)
+    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (PER_DAY, PER_DAY, 0, 0)
 
 
 def test_boxes_of_one_picture_are_joined_as_before_when_annotated_again(world: ImportWorld) -> None:
@@ -184,7 +188,7 @@ def test_an_api_whose_labels_are_yes_or_no_is_given_those(world: ImportWorld) ->
 def test_a_sequence_over_midnight_is_of_the_day_on_which_it_began(world: ImportWorld) -> None:
     world.platform.add(99, FIRST_DAY + timedelta(hours=23, minutes=59, seconds=50))
     assert str(world.platform.detections[99][2]["created_at"]).startswith("2026-01-11")
-    assert numbers(world.run(last=FIRST_DAY.date())) == (11, 11, 0, 11)
+    assert numbers(world.run(last=FIRST_DAY.date())) == (PER_DAY + 1, PER_DAY + 1, 0, PER_DAY + 1)
     assert world.annotation.content()[99][0] == [990, 991, 992]
     world.annotation.annotations.clear()
-    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (11, 11, 0, 11)
+    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (PER_DAY + 1, PER_DAY + 1, 0, PER_DAY + 1)

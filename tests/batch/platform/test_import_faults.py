@@ -12,10 +12,12 @@ from headrace.batch.platform.api import RequestPolicy
 from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
 from headrace.batch.platform.run import ImportOptions
 from headrace.runtime.errors import Exit, HeadraceError
-from tests.batch.platform.alert_server import FIRST_DAY, SEQUENCES, picture
+from tests.batch.platform.alert_server import FIRST_DAY, PER_DAY, SEQUENCES, picture
 from tests.batch.platform.api_server import Fault
 from tests.batch.platform.import_program import Silent
 from tests.batch.platform.import_world import LAST_DAY, QUICK_RETRIES, ImportWorld, numbers
+
+pytestmark = pytest.mark.server
 
 PROGRAM = Path(__file__).with_name("import_program.py")
 
@@ -38,7 +40,7 @@ PASSING = [
     Fault("GET /bucket", 504, 2, after=7),
     # Of two pictures the address has ended once: what is asked for again at once is there.
     Fault("GET /bucket/121", 403),
-    Fault("GET /bucket/190", 403),
+    Fault("GET /bucket/71", 403),
     Fault("GET /cameras", 503, 2),
     Fault("GET /organizations", "lost"),
     Fault("POST /login", 502),
@@ -74,15 +76,15 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(world: ImportWo
     world.platform.faults = [Fault("GET /sequences/all", "stall")]
     world.annotation.faults = [Fault("POST /detections", "stall", 1, after=2)]
     done = world.run(last=FIRST_DAY.date(), policy=RequestPolicy(backoff=QUICK_RETRIES, answer_s_max=1))
-    assert numbers(done)[1:] == (10, 0, 10)
+    assert numbers(done)[1:] == (PER_DAY, 0, PER_DAY)
 
 
 @pytest.mark.parametrize("do", ["html", "redirect", "endless", "cut", 500, 404])
 def test_what_is_no_answer_is_never_taken_for_one(world: ImportWorld, do: str | int) -> None:
     world.platform.faults = [
         Fault("GET /sequences/all", do, 1, after=1),
-        Fault("GET /sequences/25/", do),
-        Fault("GET /bucket/260", do, 2),
+        Fault("GET /sequences/14/", do),
+        Fault("GET /bucket/130", do, 2),
     ]
     world.annotation.faults = [
         Fault("POST /sequences", do, after=3),
@@ -93,7 +95,7 @@ def test_what_is_no_answer_is_never_taken_for_one(world: ImportWorld, do: str | 
     first, *others = done.statistics.days
     assert first.fault
     assert not first.complete
-    assert [day.fetched for day in others] == [10, 10]
+    assert [day.fetched for day in others] == [PER_DAY, PER_DAY]
     assert all(day.adds_up for day in others)
     assert done.statistics.failed == 5
     world.platform.faults = world.annotation.faults = []
@@ -108,7 +110,7 @@ def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(worl
     broken = [day for day in days if day.fault]
     assert len(broken) == 1
     assert not broken[0].complete
-    assert all(day.complete and day.fetched == 10 for day in days if day not in broken)
+    assert all(day.complete and day.fetched == PER_DAY for day in days if day not in broken)
     assert not done.statistics.complete
     assert str(broken[0].day) in done.statistics.faults[0]
     assert world.run().statistics.complete
@@ -117,7 +119,7 @@ def test_a_day_whose_list_cannot_be_read_is_not_complete_and_the_others_are(worl
 
 def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_others(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/7/", 500)]
-    world.annotation.faults = [Fault("POST /detections", 422, 1, after=40)]
+    world.annotation.faults = [Fault("POST /detections", 422, 1, after=20)]
     done = world.run()
     assert numbers(done) == (SEQUENCES, SEQUENCES - 2, 2, SEQUENCES - 2)
     assert len(done.statistics.faults) == 2
@@ -131,11 +133,11 @@ def test_an_error_is_never_taken_for_data_and_one_sequence_does_not_stop_the_oth
 def test_a_409_that_no_read_confirms_is_a_failure(world: ImportWorld, path: str) -> None:
     world.annotation.faults = [Fault(f"POST /{path}", 409)]
     done = world.run(last=FIRST_DAY.date())
-    assert numbers(done) == (10, 9, 1, 9)
+    assert numbers(done) == (PER_DAY, PER_DAY - 1, 1, PER_DAY - 1)
     assert "409" in done.statistics.faults[0]
 
 
-@pytest.mark.parametrize("ends_after", [1, 50])
+@pytest.mark.parametrize("ends_after", [1, 25])
 def test_a_run_that_is_killed_and_repeated_ends_as_one_that_was_not(
     world: ImportWorld, tmp_path: Path, ends_after: int
 ) -> None:

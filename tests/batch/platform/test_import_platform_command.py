@@ -57,31 +57,34 @@ def run(servers: tuple[PlatformServer, AnnotationServer] | None, *args: str) -> 
     return CliRunner().invoke(app, ["import-platform", *urls, *args])
 
 
+@pytest.mark.server
 def test_it_ends_with_the_statistics(servers: tuple[PlatformServer, AnnotationServer]) -> None:
-    servers[0].faults = [Fault("GET /sequences/7/", 500)]
+    servers[0].faults = [Fault("GET /sequences/3/", 500)]
     ended = run(servers, "--date-from", DAY, "--date-end", DAY, "--loglevel", "error")
     assert ended.stdout == (
-        "Processing completed!\nFinal Statistics:\n  Total sequences: 10\n  Successful sequences: 9\n"
-        "  Failed sequences: 1\n  Annotations created: 9\n"
+        "Processing completed!\nFinal Statistics:\n  Total sequences: 5\n  Successful sequences: 4\n"
+        "  Failed sequences: 1\n  Annotations created: 4\n"
     )
     assert ended.exit_code == 1
-    assert f"{DAY}: 10 fetched = 9 imported, 0 skipped, 1 failed: not complete" in ended.stderr
+    assert f"{DAY}: 5 fetched = 4 imported, 0 skipped, 1 failed: not complete" in ended.stderr
     assert run(servers, "--date-from", DAY, "--date-end", DAY).exit_code == 0
 
 
+@pytest.mark.server
 def test_json_says_the_same_and_shows_what_a_dry_run_would_do(servers: tuple[PlatformServer, AnnotationServer]) -> None:
     ended = run(servers, "--date-from", DAY, "--date-end", DAY, "--dry-run", "--json")
     report = json.loads(ended.stdout.splitlines()[-1])
     assert ended.exit_code == 0
-    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (10, 0, 10)
+    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (5, 0, 5)
     assert report["days"][0]["adds_up"]
     assert servers[1].asked == []
 
 
+@pytest.mark.server
 def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
     servers: tuple[PlatformServer, AnnotationServer], tmp_path: Path
 ) -> None:
-    servers[0].faults = [Fault("GET /sequences/7/", 500)]
+    servers[0].faults = [Fault("GET /sequences/3/", 500)]
     ours, theirs = pty.openpty()
     options = ["--date-from", DAY, "--date-end", DAY, "--url-api-platform", servers[0].url]
     environment = os.environ | {
@@ -111,7 +114,7 @@ def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
     assert "\x1b" not in printed
     assert "━" in shown
     assert all(f"{what} " in shown for what in ("sequences", "frames"))
-    logged = [line for line in shown.replace("\r", "\n").split("\n") if "sequence 7" in line and "refused" in line]
+    logged = [line for line in shown.replace("\r", "\n").split("\n") if "sequence 3" in line and "refused" in line]
     assert logged
     assert not any("━" in line for line in logged)
 

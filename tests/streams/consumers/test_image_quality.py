@@ -141,6 +141,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, deco
 """
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("progressive", [0, 1])
 @pytest.mark.parametrize("width", [6600, 8000])  # the largest that is decoded whole, and one that is reduced
 def test_decoding_takes_no_more_memory_than_is_reckoned_with(tmp_path: Path, width: int, progressive: int):
