@@ -7,10 +7,16 @@ objects in memory and looks at no signature.
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Self
 from xml.sax.saxutils import escape
 
 from aiohttp import web
+
+from headrace.store.blobs import storage_class
+
+# A session reads the descriptions of S3, which are large, once.
+storage_class.get_session = cache(storage_class.get_session)
 
 SLEEPING = "GLACIER"
 _ONGOING = 'ongoing-request="true"'

@@ -1,4 +1,4 @@
-"""A catalog of the tests' own and a store in a directory, for exports; everything follows from a number."""
+"""A catalog and a store in memory, for exports; everything follows from a number."""
 
 from collections.abc import AsyncGenerator
 from copy import copy
@@ -6,6 +6,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
+
+from obstore.store import MemoryStore
 
 from headrace.batch.export.formats import writer_for
 from headrace.batch.export.manifest import ExportResult, Shard, resume_request
@@ -16,6 +18,7 @@ from headrace.batch.export.target import DirectoryTarget, ExportTarget
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.store_url import OpenedStore
 from headrace.store.catalog.exports import ClipLocation, Exported, ExportSelection
 from headrace.store.catalog.views import StoredRecord
 
@@ -50,8 +53,9 @@ def body_of(number: int, kind: Kind) -> bytes:
 class ExportWorld:
     """Records and their bytes."""
 
-    def __init__(self, path: Path, numbers: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
-        self.blobs = Blobs.open(f"file://{path}")
+    def __init__(self, numbers: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
+        memory = MemoryStore()
+        self.blobs = Blobs(OpenedStore("memory", memory, memory, memory))
         self.bodies: dict[UUID, bytes] = {}
         self.stale: dict[UUID, Exported] = {}  # what the catalog says once more of records that have moved
         self._exported: list[Exported] = []

@@ -24,8 +24,8 @@ from tests.batch.export.export_samples import CLIP, ExportWorld, directory, file
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> ExportWorld:
-    return await ExportWorld(tmp_path / "store", 120).fill()
+async def world() -> ExportWorld:
+    return await ExportWorld(120).fill()
 
 
 def shards(result: ExportResult) -> list[str]:

@@ -112,22 +112,22 @@ def test_a_picture_cut_short_is_refused():
 
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
 def test_a_large_picture_is_reduced_and_keeps_its_size_and_looks(kind: str):
-    image = cv2.resize(picture(7), (8000, 4500))
+    image = cv2.resize(picture(7), (6720, 3780))
     large = cv2.imencode(kind, image, [cv2.IMWRITE_PNG_COMPRESSION, 1] if kind == ".png" else [])[1].tobytes()
-    assert decode(large, colour=True).pixels.shape == (2250, 4000, 3)
+    assert decode(large, colour=True).pixels.shape == (1890, 3360, 3)
     measured, small = measure(large), measure(jpeg(picture(7)))
-    assert (measured.width, measured.height) == (8000, 4500)
+    assert (measured.width, measured.height) == (6720, 3780)
     assert (measured.thumbnail.width, measured.thumbnail.height) == (320, 180)
     assert measured.brightness == pytest.approx(small.brightness, abs=0.01)
     assert hamming_distance(measured.perceptual_hash, small.perceptual_hash) <= 6
 
 
 def test_a_large_picture_on_its_side_has_its_width_and_height_as_it_is_seen():
-    whole = jpeg(cv2.resize(picture(8), (8000, 4500)))
+    whole = jpeg(cv2.resize(picture(8), (6720, 3780)))
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     turned = whole[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + whole[2:]
     seen = decode(turned, colour=False)
-    assert (seen.width, seen.height, seen.pixels.shape) == (4500, 8000, (4000, 2250))
+    assert (seen.width, seen.height, seen.pixels.shape) == (3780, 6720, (3360, 1890))
 
 
 _DECODE = """
