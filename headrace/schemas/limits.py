@@ -11,6 +11,9 @@ CODE_BYTES_MAX = 4 * KIB  # a QR code holds at most 2,953 bytes
 NAME_BYTES_MAX = 200  # source, site, ldo_id and the like
 ATTRIBUTES_BYTES_MAX = 64 * KIB
 ENVELOPE_BYTES_MAX = 128 * KIB  # a message without its body: attributes, names, headers, record overhead
+BATCH_BYTES_MAX = 32 * MIB  # a record batch once decompressed: three of the largest messages
+HEADERS_MAX = 10_000  # of a message
+HEADER_BYTES = 150  # that a header holds in memory beside its name and value: a pair, a text and bytes
 PACKED_BYTES_MAX = 64 * KIB  # smaller CID and LDO bodies are packed together into one object
 
 FRAME_PIXELS_MAX = 100_000_000  # 100 megapixels: 300 MB once decoded

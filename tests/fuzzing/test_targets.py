@@ -5,7 +5,9 @@ from random import Random
 import pytest
 
 from headrace.schemas.events import Kind
-from tests.fuzzing import messages, varints
+from tests.fuzzing import batches, messages, varints
+
+BATCHES = batches.seeds()
 
 
 def test_whatever_numbers_a_message_holds_it_is_an_event_or_a_dead_letter() -> None:
@@ -34,3 +36,18 @@ def test_a_value_that_is_read_otherwise_than_it_is_written_is_a_finding(monkeypa
 @pytest.mark.parametrize("value", varints.INTERESTING)
 def test_numbers_are_read_as_they_were_written(value: int) -> None:
     assert varints.read(varints.written(value), 0) == (value, len(varints.written(value)))
+
+
+def test_whatever_a_record_batch_holds_its_offsets_are_passed() -> None:
+    random = Random()
+    for _ in range(1000):
+        batch = batches.mutated(random.choice(BATCHES), random)
+        try:
+            batches.try_batch(batch)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {batch.raw.hex()}") from None
+
+
+@pytest.mark.parametrize("number", range(len(BATCHES)))
+def test_every_seed_of_a_record_batch_is_read(number: int) -> None:
+    assert batches.try_batch(BATCHES[number])

@@ -8,14 +8,36 @@ same dead letter, with one more attempt in its history.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Self, TypeAlias
 from uuid import UUID
 
 from headrace.schemas.catalog_rows import Original
 from headrace.schemas.digest import dead_letter_id
 from headrace.schemas.headers import Redrive, redrive_of
+from headrace.schemas.limits import HEADER_BYTES
+from headrace.schemas.reject import RejectCode
 
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
+
+
+class UnreadableBytes(bytes):
+    """The value of a message that cannot be read: the bytes of its record or of its record batch, and why."""
+
+    code: RejectCode
+    reason: str
+
+    @classmethod
+    def of(cls, raw: bytes | memoryview, code: RejectCode, reason: str) -> Self:
+        """Return these bytes, to be rejected with this code and reason."""
+        unreadable = cls(raw)
+        unreadable.code, unreadable.reason = code, reason
+        return unreadable
+
+
+def held_bytes(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None) -> int:
+    """Return the bytes that a message holds in memory."""
+    pairs_bytes = sum(HEADER_BYTES + len(name) + len(content or b"") for name, content in headers or ())
+    return len(key or b"") + len(value or b"") + pairs_bytes
 
 
 @dataclass(frozen=True, slots=True)

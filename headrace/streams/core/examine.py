@@ -9,7 +9,7 @@ from headrace.schemas.headers import traceparent_of
 from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import INPUT_EVENTS, validate
-from headrace.streams.core.delivery import ConsumedMessage
+from headrace.streams.core.delivery import ConsumedMessage, UnreadableBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ def examine(
     which `headrace/store/blobs/staging.py` compares with the bytes when it promotes them. `decoded` is called once the
     message is decoded, `hashed` once it is accepted.
     """
+    if isinstance(message.value, UnreadableBytes):
+        return RejectedDelivery(message, message.value.code, message.value.reason, None)
     event: InputEvent | None = None
     try:
         event = decode(message.value, INPUT_EVENTS[kind])

@@ -21,7 +21,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.reject import RejectCode
 from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
 from headrace.streams.core.batch_plan import one_by_one, row_batch
-from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
+from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs, held_bytes
 from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.ingest import Ingest, StoredBatch
@@ -250,8 +250,8 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
 
 
 def size_of(message: StreamMessage) -> int:
-    """Return the bytes that a message holds in memory, headers aside."""
-    return len(message.value or b"") + len(message.key or b"")
+    """Return the bytes that a message holds in memory."""
+    return held_bytes(message.key, message.value, _pairs(message.headers))
 
 
 def delivery_of(message: StreamMessage) -> ConsumedMessage:

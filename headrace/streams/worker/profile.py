@@ -15,9 +15,10 @@ from faust.types.auth import AuthProtocol
 from headrace.runtime.kafka import heartbeat_s
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
+from headrace.schemas.limits import HEADER_BYTES, HEADERS_MAX
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.faust.direct_consumer import FaustApp
-from headrace.streams.worker.faust.header_decoding import tolerate_header_names
+from headrace.streams.worker.faust.record_batches import read_any_batch
 
 REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a process that cannot rejoin in time has ended by itself
 REQUEST_TIMEOUT_S = 90.0  # or the session timeout if that is longer, as Faust requires
@@ -41,13 +42,16 @@ LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_
 
 def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
     """Return how many messages fit in a buffer of `buffer_bytes_max`, because Faust's back-pressure counts messages."""
-    message_bytes_max = max(input_topic(kind).message_bytes_max for kind in kinds)
-    return max(1, buffer_bytes_max // message_bytes_max)
+    return max(1, buffer_bytes_max // (_message_bytes_max(kinds) + HEADERS_MAX * HEADER_BYTES))
+
+
+def _message_bytes_max(kinds: frozenset[Kind]) -> int:
+    return max(input_topic(kind).message_bytes_max for kind in kinds)
 
 
 def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
     """Return a Faust app in this configuration, without agents."""
-    tolerate_header_names()
+    read_any_batch(record_bytes_max=_message_bytes_max(kinds), drained_bytes_max=group.fetch_bytes)
     return FaustApp(
         group.name,
         broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
