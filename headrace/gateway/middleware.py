@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -33,12 +34,11 @@ Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BODY_BYTES_MAX = 2 * MIB  # of routes that accept JSON or a short form
+BODY_BYTES_MAX = 256 * KIB  # of routes that accept JSON, which are not counted as memory
 UPLOAD_BYTES_MAX = CLIP_BYTES_MAX + 16 * MIB  # the largest file and its form
 STREAMED = ("/ingest", "/cid", "/api/v1/ingest/upload", "/api/v1/uploads")
 SMALL = frozenset({"/oauth/token", "/api/v1/ingest/rtsp"})  # their bodies are read before authentication
 SMALL_BYTES_MAX = 64 * KIB
-STALL_BYTES_MIN = 4 * KIB
 PARAMETERS_MAX = 100
 _QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes are not logged
 
@@ -57,7 +57,11 @@ class Middleware:
 
     def __init__(self, app: AsgiApp, settings: Settings) -> None:
         self._app = app
-        self._stall_s_max = settings.gateway_body_stall_s_max
+        self._pace = BodyPace(
+            settings.gateway_body_stall_s_max,
+            settings.gateway_body_bytes_per_s_min,
+            settings.gateway_body_s_max,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an HTTP request; a WebSocket only gets its request id."""
@@ -72,7 +76,7 @@ class Middleware:
                 await self._app(scope, receive, send)
                 return
             response = _Response(scope, send, request_id)
-            body = _Body(receive, _bytes_max(scope["path"]), self._stall_s_max)
+            body = _Body(receive, _bytes_max(scope["path"]), self._pace)
             with http_requests_in_progress.labels(_method(scope)).track_inprogress():
                 await self._handle(scope, headers, body, response)
             response.report(body.size_bytes)
@@ -140,12 +144,27 @@ def refuse_secrets_in_url(scope: Scope) -> None:
         )
 
 
-class _Body:
-    """A request's body, with limits of its size and speed."""
+@dataclass(frozen=True, slots=True)
+class BodyPace:
+    """The least speed of a body, which each interval of `stall_s_max` seconds must have, and its longest duration."""
 
-    def __init__(self, receive: Receive, bytes_max: int, stall_s_max: float) -> None:
+    stall_s_max: float
+    bytes_per_s_min: int
+    total_s_max: float
+
+    @property
+    def bytes_min(self) -> int:
+        """The bytes that an interval must bring."""
+        return max(1, int(self.bytes_per_s_min * self.stall_s_max))
+
+
+class _Body:
+    """A request's body, with limits of its size, speed and duration."""
+
+    def __init__(self, receive: Receive, bytes_max: int, pace: BodyPace) -> None:
         self._receive = receive
-        self._stall_s_max = stall_s_max
+        self._pace = pace
+        self._total_s = 0.0
         self._waited_s = 0.0
         self._window_bytes = 0
         self._ended = False
@@ -163,13 +182,15 @@ class _Body:
             return await self._receive()
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self._stall_s_max - self._waited_s):
+            left_s = min(self._pace.stall_s_max - self._waited_s, self._pace.total_s_max - self._total_s)
+            async with asyncio.timeout(left_s):
                 message = await self._receive()
         except TimeoutError:
             raise Problem(
                 408,
                 ProblemCode.TOO_SLOW,
-                f"the client sent less than {STALL_BYTES_MIN} bytes in {self._stall_s_max:g} s",
+                f"the client sent less than {self._pace.bytes_min} bytes in {self._pace.stall_s_max:g} s, "
+                f"or took longer than {self._pace.total_s_max:g} s",
                 headers={"Connection": "close"},
             ) from None
         took_s = time.monotonic() - began
@@ -183,11 +204,12 @@ class _Body:
             raise Problem(413, ProblemCode.TOO_LARGE, f"the body is larger than {self.bytes_max} bytes")
         self._window_bytes += size_bytes
         self._waited_s += took_s
-        if self._window_bytes >= STALL_BYTES_MIN:
+        self._total_s += took_s
+        if self._window_bytes >= self._pace.bytes_min:
             gateway_chunk_bytes_per_second.observe(self._window_bytes / max(self._waited_s, 1e-6))
             self._window_bytes, self._waited_s = 0, 0.0
-        elif self._waited_s >= self._stall_s_max:
-            self._waited_s = self._stall_s_max - 0.001  # the next wait times out
+        elif self._waited_s >= self._pace.stall_s_max:
+            self._waited_s = self._pace.stall_s_max - 0.001  # the next wait times out
 
 
 class _Response:

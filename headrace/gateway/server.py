@@ -21,6 +21,7 @@ from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 BACKLOG = 512
 FEED_PATH = "/ws/ingest"
 LISTENER_BYTES_MAX = 1024  # of messages on other WebSockets, which expect none
+READ_BYTES_MIN = 4096  # of a response, within the stall interval
 _LINGER_S_MAX = 5.0  # after an early response, so that the client can read it
 _DRAIN_S_MAX = 10  # of the 18 s within which a process must stop
 _TOO_SLOW = (
@@ -98,10 +99,11 @@ class GatewayServer(uvicorn.Server):
 def server_for(app: Any, settings: Settings) -> GatewayServer:
     """Return a server for the application."""
     proxies = settings.gateway_proxies.strip()
+    timeouts = {"header_s_max": settings.gateway_header_s_max, "stall_s_max": settings.gateway_body_stall_s_max}
     return GatewayServer(
         uvicorn.Config(
             app,
-            http=type("Protocol", (TimeoutProtocol,), {"header_s_max": settings.gateway_header_s_max}),
+            http=type("Protocol", (TimeoutProtocol,), timeouts),
             ws=WebSocketProtocol,
             ws_max_size=INLINE_BYTES_MAX + MIB,
             ws_ping_interval=20.0,
@@ -131,9 +133,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 class TimeoutProtocol(H11Protocol):
-    """h11 with a timeout for a request's head."""
+    """h11 with a timeout for a request's head, and one for a client that does not read its response."""
 
     header_s_max = 10.0
+    stall_s_max = 20.0
+    _unread_bytes = 0
+    _reading: asyncio.TimerHandle | None = None
     _timeout: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -152,6 +157,7 @@ class TimeoutProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timeout."""
         self._stop_timeout()
+        self._stop_reading()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
@@ -163,6 +169,31 @@ class TimeoutProtocol(H11Protocol):
     def _end_body(self) -> None:
         if self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        """Expect the client to read, as long as bytes wait for it."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """Expect nothing more."""
+        self._stop_reading()
+        super().resume_writing()
+
+    def _expect_reading(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(self.stall_s_max, self._check_reading)
+
+    def _check_reading(self) -> None:
+        if self._unread_bytes - self.transport.get_write_buffer_size() < READ_BYTES_MIN:
+            self.transport.abort()  # to close it would wait for the client
+        else:
+            self._expect_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _start_timeout(self) -> None:
         self._timeout = self.loop.call_later(self.header_s_max, self._too_slow)

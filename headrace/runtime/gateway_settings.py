@@ -127,10 +127,26 @@ class GatewaySettings(BaseSettings):
         10.0, gt=0, le=300, description="Timeout in seconds for receiving the headers of a request."
     )
     gateway_body_stall_s_max: float = Field(
-        20.0, gt=0, le=3600, description="Seconds in which a request body must send each 4 KiB or end."
+        20.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which a request body must send gateway_body_bytes_per_s_min for each second or end, "
+        "and in which a client must read 4 KiB of a waiting response.",
+    )
+    gateway_body_bytes_per_s_min: int = Field(
+        1024, ge=1, le=1024 * _MIB, description="Bytes a second that the body of a request must bring, at the least."
+    )
+    gateway_body_s_max: float = Field(
+        3600.0,
+        gt=0,
+        le=21_600,
+        description="Seconds that the body of a request may take; resumable uploads take several.",
     )
     gateway_upload_expiry_hours: float = Field(
         24.0, gt=0, le=720, description="Hours that an unfinished resumable upload, or an Idempotency-Key, is kept."
+    )
+    gateway_uploads_per_caller_max: int = Field(
+        100, ge=1, le=100_000, description="Unfinished resumable uploads that one caller may have at a time."
     )
     gateway_streams_max: int = Field(
         200, ge=1, le=10_000, description="Maximum number of open WebSockets and event streams of one gateway."

@@ -15,59 +15,118 @@ from headrace.gateway.auth.tokens import KeySet
 from headrace.gateway.problems import Problem
 from headrace.gateway.queries.conditional import ByteRange, RangeNotSatisfiableError, requested_range
 from headrace.gateway.uploads import memory as memory_module
-from headrace.gateway.uploads.memory import SMALL_BYTES_MAX, MemoryReservation, UploadMemory
+from headrace.gateway.uploads.memory import STAGINGS_OF_CALLER_MAX, MemoryReservation, UploadMemory
 from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
+from headrace.gateway.uploads.receiving import BodyReceiver
 from headrace.gateway.uploads.results import IngestWait
 from headrace.runtime.background_task import background_task
-from headrace.schemas.limits import MIB
+from headrace.runtime.settings import Settings
+from headrace.schemas.limits import KIB, MIB
+from headrace.store.blobs.blob_store import Blobs
 from headrace.store.requests.ingest_status import IngestStatus, MessageRef
 
 NOT_YET = IngestStatus(ingested=False, code=None, reason=None)
 
 
-async def test_who_finds_no_memory_waits_its_turn() -> None:
-    memory = UploadMemory(10 * MIB)
-    await memory.reserve(8 * MIB)
-    second = asyncio.ensure_future(memory.reserve(6 * MIB))
-    third = asyncio.ensure_future(memory.reserve(2 * MIB))
-    await asyncio.sleep(0)
+async def test_work_that_finds_no_memory_waits_its_turn() -> None:
+    memory = UploadMemory(20 * MIB)
+    await memory.reserve("a", 8 * MIB)
+    second = asyncio.ensure_future(memory.reserve("a", 6 * MIB))
+    third = asyncio.ensure_future(memory.reserve("a", 2 * MIB))
+    other = asyncio.ensure_future(memory.reserve("b", 6 * MIB))
+    assert await other == 6 * MIB, "it does not wait for the share of another"
     assert not second.done()
-    assert not third.done(), "it must not pass who asked before"
-    memory.release(8 * MIB)
+    memory.give_back("a", 8 * MIB)
     assert [await second, await third] == [6 * MIB, 2 * MIB]
-
-
-async def test_what_is_small_does_not_wait_behind_what_is_large() -> None:
-    memory = UploadMemory(10 * MIB)
-    await memory.reserve(8 * MIB)
-    large = asyncio.ensure_future(memory.reserve(6 * MIB))
-    await asyncio.sleep(0)
-    assert await memory.reserve(SMALL_BYTES_MAX) == SMALL_BYTES_MAX
-    large.cancel()
 
 
 async def test_the_wait_for_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "WAIT_S_MAX", 0.05)
     memory = UploadMemory(2 * MIB)
-    await memory.reserve(2 * MIB)
+    for caller in ("a", "b"):
+        await memory.reserve(caller, 2 * MIB)
     with pytest.raises(Problem) as raised:
-        await memory.reserve(2 * MIB)
+        await memory.reserve("c", 2 * MIB)
     assert raised.value.status_code == 503
-    memory.release(2 * MIB)
-    assert await memory.reserve(2 * MIB) == 2 * MIB, "who gave up left nothing reserved"
+    memory.give_back("a", MIB)
+    assert await memory.reserve("c", 2 * MIB) == MIB, "what gave up left nothing reserved"
 
 
-async def test_who_is_behind_one_that_gave_up_gets_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = UploadMemory(10 * MIB)
-    await memory.reserve(4 * MIB)
-    monkeypatch.setattr(memory_module, "WAIT_S_MAX", 0.05)
-    large = asyncio.ensure_future(memory.reserve(8 * MIB))
-    await asyncio.sleep(0)
-    monkeypatch.setattr(memory_module, "WAIT_S_MAX", 30.0)
-    behind = asyncio.ensure_future(memory.reserve(3 * MIB))
-    with pytest.raises(Problem):
-        await large
-    assert await behind == 3 * MIB
+async def test_what_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:
+    memory = UploadMemory(2 * MIB)
+    for caller in ("a", "b"):
+        await memory.reserve(caller, MIB)
+    for is_granted in (False, True):
+        waiting = asyncio.ensure_future(memory.reserve("c", MIB))
+        await asyncio.sleep(0)
+        if is_granted:
+            memory.give_back("a", MIB)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert memory.take("c", MIB)
+
+
+def test_a_caller_holds_what_it_has_sent_and_at_most_its_share() -> None:
+    memory = UploadMemory(8 * MIB)
+    slow = [MemoryReservation(memory, "slow") for _ in range(100)]
+    assert all(upload.hold(1000) for upload in slow)
+    other = MemoryReservation(memory, "other")
+    assert other.hold(4 * MIB), "100 uploads that have begun do not hold what they may send"
+    assert not other.hold(1)
+    greedy = MemoryReservation(memory, "slow")
+    assert not greedy.hold(4 * MIB)
+    with pytest.raises(Problem) as raised:
+        greedy.require(4 * MIB)
+    assert raised.value.status_code == 503
+    for upload in (*slow, other, other):
+        upload.close()
+    assert greedy.hold(4 * MIB)
+
+
+async def test_a_body_without_memory_goes_through_the_store(tmp_path: Path) -> None:
+    blobs = Blobs.from_settings(Settings(_env_file=None, store_url=tmp_path.as_uri()))
+    memory = UploadMemory(2 * MIB)
+    held = MemoryReservation(memory, "caller")
+    held.require(MIB - 1000)
+    body = BodyReceiver(blobs, reservation := MemoryReservation(memory, "caller"))
+    sent = [bytes([number]) * 900 for number in range(5)]
+    for chunk in sent:
+        await body.write(chunk)
+    received = await body.finish()
+    assert (received.body, received.size_bytes, received.head) == (None, 4500, sent[0])
+    assert await blobs.get(received.claim or "") == b"".join(sent)
+    await body.abandon()
+    reservation.close()
+    held.close()
+    assert memory.take("caller", MIB)
+
+
+async def test_a_caller_stages_a_few_bodies_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "TURN_S_MAX", 0.05)
+    blobs = Blobs.from_settings(Settings(_env_file=None, store_url=tmp_path.as_uri()))
+    memory = UploadMemory(2)
+    *bodies, further, last = [
+        BodyReceiver(blobs, MemoryReservation(memory, "caller")) for _ in range(STAGINGS_OF_CALLER_MAX + 2)
+    ]
+    for body in bodies:
+        await body.write(b"too large for the memory")
+    with pytest.raises(Problem) as raised:
+        await further.write(b"one too many")
+    assert raised.value.status_code == 503
+    other = BodyReceiver(blobs, MemoryReservation(memory, "another"))
+    await other.write(b"of another caller")
+    await bodies[0].finish()
+    await last.write(b"one less")
+    for body in (*bodies, further, last, other):
+        await body.abandon()
+
+
+async def test_fields_of_a_form_are_held_in_the_memory_of_all() -> None:
+    reservation = MemoryReservation(UploadMemory(2 * KIB), "caller")
+    assert await _parts('form-data; name="f"', b"x" * 900, reservation) == {"f"}
+    with pytest.raises(Problem) as raised:
+        await _parts('form-data; name="f"', b"x" * 900, reservation)
+    assert raised.value.status_code == 503
 
 
 class Catalog:
@@ -89,27 +148,6 @@ async def test_who_waits_for_the_same_message_as_one_that_gave_up_is_told() -> N
         catalog.known = IngestStatus(ingested=True, code=None, reason=None)
         assert await patient == [catalog.known]
         assert await landing.outcomes([place], 30) == [catalog.known], "and nothing of before is in the way"
-
-
-async def test_who_is_cancelled_while_it_waits_leaves_nothing_reserved() -> None:
-    memory = UploadMemory(2 * MIB)
-    await memory.reserve(2 * MIB)
-    waiting = asyncio.ensure_future(memory.reserve(2 * MIB))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    memory.release(2 * MIB)
-    assert await memory.reserve(2 * MIB) == 2 * MIB
-
-
-async def test_a_room_that_holds_nothing_reserves_nothing() -> None:
-    memory = UploadMemory(4 * MIB)
-    reservation = MemoryReservation(memory, 4 * MIB)
-    assert await reservation.hold(3 * MIB)
-    assert not await reservation.hold(2 * MIB)
-    reservation.release(3 * MIB)
-    assert await memory.reserve(4 * MIB) == 4 * MIB
-    reservation.close()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +176,7 @@ async def test_a_head_without_a_name_is_refused(disposition: str) -> None:
     assert raised.value.status_code == 400
 
 
-async def _parts(disposition: str) -> set[str]:
+async def _parts(disposition: str, content: bytes = b"x", reservation: MemoryReservation | None = None) -> set[str]:
     class Nowhere:
         async def write(self, chunk: bytes) -> None:
             pass
@@ -147,12 +185,13 @@ async def _parts(disposition: str) -> set[str]:
             pass
 
     async def body() -> AsyncIterator[bytes]:
-        yield f"--b\r\nContent-Disposition: {disposition}\r\n\r\nx\r\n--b--\r\n".encode()
+        yield f"--b\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n--b--\r\n"
 
     async def nowhere(_part: FormPart, _form: MultipartForm) -> PartSink:
         return Nowhere()
 
-    form = await read_form("multipart/form-data; boundary=b", body(), nowhere)
+    hold = (reservation or MemoryReservation(UploadMemory(MIB), "caller")).require
+    form = await read_form("multipart/form-data; boundary=b", body(), nowhere, hold)
     return {*form.fields, *(part.name for part in form.files)}
 
 

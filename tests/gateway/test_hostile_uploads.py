@@ -3,12 +3,14 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Iterator
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
@@ -186,11 +188,23 @@ def test_a_head_that_drips_is_ended(start_gateway: StartGateway) -> None:
     assert status(answer) == 408
 
 
-def test_a_body_that_drips_is_ended(start_gateway: StartGateway) -> None:
-    impatient = start_gateway(gateway_body_stall_s_max=1)
+def test_a_body_that_drips_is_ended_and_so_is_a_client_that_does_not_read(start_gateway: StartGateway) -> None:
+    impatient = start_gateway(gateway_body_stall_s_max=1, gateway_body_s_max=2)
     first = head("/ingest", impatient.key(), "Content-Length: 100000") + part(b"")[:-2]
     answer = send(impatient.url, [first, *(b"x" for _ in range(8))], pause_s=0.3)
     assert status(answer) == 408
+
+    steady = send(impatient.url, [first, *(b"x" * 10_000 for _ in range(9))], pause_s=0.4)
+    assert status(steady) == 408, "it may not take for ever, however steady it is"
+    with socket.create_connection(("127.0.0.1", impatient.http_port), timeout=30) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(head("/openapi.json", impatient.key(), method="GET") * 100)
+        until(lambda: not _is_connected(impatient, deaf), 30, "the gateway to end the connection")
+
+
+def _is_connected(gateway: Gateway, client: socket.socket) -> bool:
+    connections = psutil.Process(gateway.process.process.pid).net_connections("tcp")
+    return client.getsockname() in {tuple(connection.raddr) for connection in connections}
 
 
 def test_who_goes_at_99_percent_leaves_nothing(gateway: Gateway) -> None:

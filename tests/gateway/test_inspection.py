@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from headrace.gateway.problems import Problem
-from headrace.gateway.uploads import inspection
-from headrace.gateway.uploads.inspection import FairTurns, Inspector, probe
+from headrace.gateway.uploads import inspection, memory
+from headrace.gateway.uploads.inspection import Inspector, probe
+from headrace.gateway.uploads.memory import FairTurns, TurnTimeoutError
 from headrace.gateway.uploads.metadata import parse_metadata
 from headrace.schemas.reject import RejectCode, RejectedError
 
@@ -33,7 +34,7 @@ def image(form: str, **options: object) -> bytes:
 
 
 async def test_a_caller_with_many_files_takes_turns_with_the_others() -> None:
-    turns = FairTurns(1)
+    turns = FairTurns(1, of_caller=1)
     order: list[str] = []
 
     async def upload(caller: str) -> None:
@@ -49,11 +50,11 @@ async def test_a_caller_with_many_files_takes_turns_with_the_others() -> None:
 
 
 async def test_who_waits_for_too_long_or_gives_up_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = FairTurns(1)
-    monkeypatch.setattr(inspection, "TURN_S_MAX", 0.05)
+    turns = FairTurns(1, of_caller=1)
+    monkeypatch.setattr(memory, "TURN_S_MAX", 0.05)
     async with turns.turn("slow"):
         for caller in ("slow", "other"):
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TurnTimeoutError):
                 async with turns.turn(caller):
                     raise AssertionError("there was a turn")
         await asyncio.sleep(0.1)  # the work itself has no limit here

@@ -6,9 +6,10 @@ from hashlib import new, sha256
 
 import pytest
 
+from headrace.gateway.tus.parts import PARTS_MAX
 from headrace.schemas.limits import CLIP_BYTES_MAX, MIB
 from tests.gateway.gateway_world import Gateway, name, picture
-from tests.gateway.tus_client import PATH, TusClient, metadata, parts_of
+from tests.gateway.tus_client import PATH, TusClient, id_of, metadata, parts_of
 from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.stack
@@ -280,3 +281,26 @@ def test_callers_that_can_only_post(client: TusClient) -> None:
     assert client.http.post(path, headers=headers, content=body[:10]).headers["Upload-Offset"] == "10"
     assert client.http.post(path, headers={"X-HTTP-Method-Override": "DELETE"}).status_code == 204
     assert client.http.post(path).status_code == 405
+
+
+def test_a_caller_has_so_many_unfinished_uploads_and_an_upload_so_many_parts(
+    client: TusClient, gateway: Gateway
+) -> None:
+    path = client.begin(10 * PARTS_MAX)
+    copies = """
+        insert into uploads (upload_id, actor, site, source_id, length_bytes, expires_at)
+        select gen_random_uuid(), actor, site, source_id, length_bytes, expires_at
+        from uploads, generate_series(2, 100) where upload_id = %s returning upload_id
+    """
+    added = [row[0] for row in gateway.rows(copies, id_of(path))]
+    refused = client.create(10)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+    gateway.rows("delete from uploads where upload_id = any(%s) returning 1", added[:1])
+    assert client.create(10).status_code == 201
+    gateway.rows("delete from uploads where upload_id = any(%s) returning 1", added)
+    parts = """
+        insert into upload_parts select %s, part, 1, 'none' from generate_series(1, %s) as part returning 1
+    """
+    gateway.rows(parts, id_of(path), PARTS_MAX)
+    refused = client.patch(path, 0, b"x")
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")

@@ -82,15 +82,16 @@ class Feed:
                 header, body = await self._next_message()
             except FeedMessageError as error:
                 return error.reason
-            reserved = await self._pipeline.receiver.memory.reserve(len(body))
+            caller = self._session.principal.actor
+            reserved = await self._pipeline.receiver.memory.reserve(caller, len(body))
             task = asyncio.create_task(self._process(header, body))
             self._in_progress.add(task)
-            task.add_done_callback(partial(self._done, reserved))
+            task.add_done_callback(partial(self._done, caller, reserved))
 
-    def _done(self, reserved: int, task: asyncio.Task[None]) -> None:
+    def _done(self, caller: str, reserved: int, task: asyncio.Task[None]) -> None:
         # A callback, because it also runs for a task that is cancelled before it starts.
         self._in_progress.discard(task)
-        self._pipeline.receiver.memory.release(reserved)
+        self._pipeline.receiver.memory.give_back(caller, reserved)
         self._window.release()
 
     async def _next_message(self) -> tuple[FeedHeader, bytes]:

@@ -1,16 +1,24 @@
 """`GET /api/v1/blobs/{sha256}`: download a blob. `GET /api/v1/receipts/{digest}`: proof that it is durable."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
 
 from headrace.gateway.auth.guard import Device, limit_requests
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.deps import BlobsDep, QueriesDep, ReceiptSignerDep
+from headrace.gateway.deps import BlobsDep, PipelineDep, QueriesDep, ReceiptSignerDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
-from headrace.gateway.queries.blob_stream import is_stored, raise_store_problem, require_not_archived, stream_blob
+from headrace.gateway.queries.blob_stream import (
+    CHUNK_BYTES,
+    is_stored,
+    raise_store_problem,
+    require_not_archived,
+    stream_blob,
+)
 from headrace.gateway.queries.conditional import (
     VARY,
     ByteRange,
@@ -21,6 +29,7 @@ from headrace.gateway.queries.conditional import (
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.receipts import KEYS_PATH
 from headrace.gateway.queries.scopes import scopes_of
+from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest
 from headrace.schemas.headers import rfc3339
@@ -77,6 +86,7 @@ async def read_blob(
     request: Request,
     queries: QueriesDep,
     blobs: BlobsDep,
+    pipeline: PipelineDep,
     principal: Device,
     sha256: Digest,
     redirect: Annotated[  # noqa: FBT002 - a query parameter
@@ -98,8 +108,15 @@ async def read_blob(
     headers |= _content_headers(sha256, content)
     if part is not None:
         headers["Content-Range"] = part.content_range(location.size_bytes)
-    chunks = await stream_blob(blobs, location, content)
-    return StreamingResponse(chunks, 206 if part is not None else 200, headers, media_type=location.media_type)
+    reservation = MemoryReservation(pipeline.receiver.memory, principal.actor)
+    reservation.require(min(content.length, CHUNK_BYTES))
+    try:
+        chunks = await stream_blob(blobs, location, content)
+    except BaseException:
+        reservation.close()
+        raise
+    status = 206 if part is not None else 200
+    return _Download(chunks, reservation, status_code=status, headers=headers, media_type=location.media_type)
 
 
 @router.head("/{sha256}", response_class=Response, responses=_RESPONSES)
@@ -161,6 +178,20 @@ async def read_receipt_keys(request: Request, signer: ReceiptSignerDep) -> dict[
     """Return the public keys of receipts as a JSON Web Key Set (RFC 7517); without a secret it has none."""
     await limit_requests(request, None)
     return signer.keys
+
+
+class _Download(StreamingResponse):
+    """A streamed blob, whose chunk is held in the memory of requests until the response ends."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], reservation: MemoryReservation, **options: Any) -> None:
+        super().__init__(chunks, **options)
+        self._reservation = reservation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reservation.close()
 
 
 async def _location(queries: Queries, principal: Principal, sha256: str) -> BlobLocation:

@@ -127,7 +127,18 @@ async def create(request: Request, resumable: ResumableUploads) -> Response:
     if expected is not None and expected > length:
         raise too_long(length)
     new = _new_upload(request, resumable.principal, length, resumable.settings.gateway_site)
-    expires_at_s = await resumable.uploads.add(new, resumable.settings.gateway_upload_expiry_hours)
+    settings = resumable.settings
+    expires_at_s = await resumable.uploads.add(
+        new, settings.gateway_upload_expiry_hours, open_max=settings.gateway_uploads_per_caller_max
+    )
+    if expires_at_s is None:
+        raise Problem(
+            429,
+            ProblemCode.TOO_MANY_REQUESTS,
+            f"this key or token has {settings.gateway_uploads_per_caller_max} unfinished uploads",
+            hint="finish or terminate one of them",
+            headers={"Retry-After": "60"},
+        )
     answer = {
         "Location": f"{PATH}/{new.upload_id}",
         "Upload-Offset": "0",

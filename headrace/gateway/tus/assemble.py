@@ -79,7 +79,8 @@ async def _publish_file(
     receiver = pipeline.receiver
     is_inline = upload.length_bytes <= INLINE_BYTES_MAX
     # In memory: the parts, the file that they make, and its beginning.
-    reserved = await receiver.memory.reserve(2 * upload.length_bytes + HEAD_BYTES if is_inline else STREAM_BYTES_MAX)
+    size_bytes = 2 * upload.length_bytes + HEAD_BYTES if is_inline else STREAM_BYTES_MAX
+    reserved = await receiver.memory.reserve(upload.actor, size_bytes)
     try:
         received = await (_read(receiver, parts) if is_inline else _stage(receiver, upload, parts))
         declared.check(received.sha256)
@@ -90,7 +91,7 @@ async def _publish_file(
     except BlobMissingError:
         raise RejectedError(RejectCode.CLAIM_MISSING, "a part of the upload is gone; begin a new one") from None
     finally:
-        receiver.memory.release(reserved)
+        receiver.memory.give_back(upload.actor, reserved)
 
 
 async def _read(receiver: UploadReceiver, parts: Sequence[UploadPart]) -> ReceivedBody:

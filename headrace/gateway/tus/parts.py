@@ -21,6 +21,7 @@ from headrace.gateway.auth.rate_limiter import mebibytes
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.gateway.tus.lock import UploadLock
 from headrace.gateway.tus.protocol import Checksum, body_bytes_of
+from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.pipeline import UploadReceiver
 from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
 from headrace.schemas.limits import MIB
@@ -29,7 +30,8 @@ from headrace.store.blobs.staging import discard
 from headrace.store.requests.uploads import UploadPart, Uploads
 
 PART_BYTES = 8 * MIB
-PARTS_HELD_MAX = 2  # one is filled while the previous one is being stored
+PARTS_MAX = 4096  # of an upload: the largest has 256 parts of 8 MiB
+PART_BYTES_MIN = MIB  # of a part that is stored early because there is no more memory
 
 
 def prefix_of(upload_id: UUID) -> str:
@@ -49,10 +51,19 @@ def too_long(length_bytes: int) -> Problem:
 
 
 class PartWriter:
-    """Writes the body of one PATCH request as parts, and holds two of them in memory at most."""
+    """Writes the body of one PATCH request as parts, and holds two of them in memory at most.
+
+    A part is smaller where there is no memory for more.
+    """
 
     def __init__(
-        self, receiver: UploadReceiver, uploads: Uploads, lock: UploadLock, *, part_bytes: int, is_atomic: bool
+        self,
+        receiver: UploadReceiver,
+        uploads: Uploads,
+        lock: UploadLock,
+        reservation: MemoryReservation,
+        *,
+        is_atomic: bool,
     ) -> None:
         """Write from the upload's offset; parts are recorded one by one, or together by `commit` if `is_atomic`."""
         self._blobs = receiver.blobs
@@ -60,8 +71,8 @@ class PartWriter:
         self._upload = lock.upload
         self._holder = lock.holder
         self._is_atomic = is_atomic
-        self._buffer = memoryview(bytearray(part_bytes))
-        self._filled = 0
+        self._reservation = reservation
+        self._buffer = bytearray()
         self._offset = lock.upload.offset_bytes
         self._unrecorded: list[UploadPart] = []
         self._storing: asyncio.Task[None] | None = None
@@ -69,29 +80,30 @@ class PartWriter:
     @property
     def offset_bytes(self) -> int:
         """The upload's offset after all bytes written so far."""
-        return self._offset + self._filled
+        return self._offset + len(self._buffer)
 
     async def write(self, chunk: bytes) -> None:
         """Write bytes; waits for the store.
 
         Raises:
-            Problem: the bytes exceed the upload's length (413), or the lock was lost (409).
+            Problem: the bytes exceed the upload's length (413), the lock was lost (409), or there is no memory (503).
             StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
         """
         if self.offset_bytes + len(chunk) > self._upload.length_bytes:
             raise too_long(self._upload.length_bytes)
         rest = memoryview(chunk)
         while rest:
-            size = min(len(rest), len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + size] = rest[:size]
-            self._filled += size
+            size = min(len(rest), PART_BYTES - len(self._buffer))
+            if not self._reservation.hold(size):
+                await self._make_room(size)
+            self._buffer += rest[:size]
             rest = rest[size:]
-            if self._filled == len(self._buffer):
+            if len(self._buffer) == PART_BYTES:
                 await self._store_buffer()
 
     async def flush(self) -> None:
         """Store the buffered bytes and wait until all parts are stored; raises as `write` does."""
-        if self._filled:
+        if self._buffer:
             await self._store_buffer()
         await self._stored()
 
@@ -108,13 +120,19 @@ class PartWriter:
             await self._stored()
         await self._discard(self._unrecorded)
 
-    async def _store_buffer(self) -> None:
-        # There is memory for a copy only after the previous part was stored.
+    async def _make_room(self, size_bytes: int) -> None:
+        """Store what is held early, and hold `size_bytes` then."""
+        if len(self._buffer) >= PART_BYTES_MIN:
+            await self._store_buffer()
         await self._stored()
-        body = bytes(self._buffer[: self._filled])
+        self._reservation.require(size_bytes)
+
+    async def _store_buffer(self) -> None:
+        # One part is filled while the previous one is being stored.
+        await self._stored()
+        body, self._buffer = bytes(self._buffer), bytearray()
         self._storing = asyncio.create_task(self._store(self._offset, body))
-        self._offset += self._filled
-        self._filled = 0
+        self._offset += len(body)
 
     async def _stored(self) -> None:
         if self._storing is not None:
@@ -125,6 +143,7 @@ class PartWriter:
         if self._is_atomic:
             self._unrecorded.append(part)
         await self._blobs.put(part.store_key, body)
+        self._reservation.release(len(body))
         if not self._is_atomic:
             await self._record([part])
 
@@ -157,8 +176,9 @@ class PatchReceiver:
         With a checksum all bytes are recorded together, or none.
 
         Raises:
-            Problem: the body exceeds the upload's length (413), does not match the checksum (460), is incomplete (400),
-                too slow (408) or beyond the hourly limit (429), or the lock was lost (409).
+            Problem: the body exceeds the upload's length or the upload has too many parts (413), the body does not
+                match the checksum (460), is incomplete (400), too slow (408) or beyond the hourly limit (429), or the
+                lock was lost (409).
             StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
         """
         upload = lock.upload
@@ -168,19 +188,23 @@ class PatchReceiver:
             raise too_long(upload.length_bytes)
         if expected == 0 or not missing:
             return upload.offset_bytes
+        if await self.uploads.part_count(upload.upload_id) >= PARTS_MAX:
+            raise Problem(
+                413,
+                ProblemCode.TOO_LARGE,
+                f"the upload has {PARTS_MAX} parts",
+                hint="begin a new one, and send more bytes with each request",
+            )
         if expected is not None:
             await limit_upload_bytes(request, principal, expected)
-        part_bytes = min(PART_BYTES, missing if expected is None else expected)
-        reserved = await self.receiver.memory.reserve(PARTS_HELD_MAX * part_bytes)
+        reservation = MemoryReservation(self.receiver.memory, principal.actor)
         try:
-            writer = PartWriter(
-                self.receiver, self.uploads, lock, part_bytes=part_bytes, is_atomic=checksum is not None
-            )
+            writer = PartWriter(self.receiver, self.uploads, lock, reservation, is_atomic=checksum is not None)
             chunks = request.stream() if expected is not None else _limited_chunks(request, principal)
             await _write_body(chunks, writer, checksum)
             return writer.offset_bytes
         finally:
-            self.receiver.memory.release(reserved)
+            reservation.close()
 
 
 async def _write_body(chunks: AsyncIterator[bytes], writer: PartWriter, checksum: Checksum | None) -> None:

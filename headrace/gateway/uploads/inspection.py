@@ -7,10 +7,8 @@ child, and is rejected; one that takes too long is answered with 503, because th
 import asyncio
 import multiprocessing
 import resource
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
+from headrace.gateway.uploads.memory import FairTurns, TurnTimeoutError
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
 from headrace.schemas.media_probe import VideoHeader, has_more_chunks
@@ -33,7 +32,6 @@ EXIF_TAGS_MAX = 128
 EXIF_TEXT_CHARACTERS_MAX = 500
 FRAMES_MAX = 1000  # of an animated PNG or WebP
 CHUNKS_MAX = 4096  # before the pixels: each costs Pillow time; an EXIF or ICC profile of 60 MB has about 1,000
-TURN_S_MAX = 30.0
 
 T = TypeVar("T")
 
@@ -50,39 +48,12 @@ class Inspected:
     exif: dict[str, Any] = field(default_factory=dict)
 
 
-class FairTurns:
-    """A number of turns at a time, of which no caller waits for more than one: the callers take them in rotation."""
-
-    def __init__(self, turns: int) -> None:
-        self._turns = asyncio.Semaphore(turns)
-        self._of_caller: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a turn.
-
-        Raises:
-            TimeoutError: none came within TURN_S_MAX seconds.
-        """
-        lock = self._of_caller.setdefault(caller, asyncio.Lock())
-        self._waiting[caller] += 1
-        try:
-            async with asyncio.timeout(TURN_S_MAX) as deadline, lock, self._turns:
-                deadline.reschedule(None)  # the work has a limit of its own
-                yield
-        finally:
-            self._waiting[caller] -= 1
-            if not self._waiting[caller]:
-                del self._waiting[caller], self._of_caller[caller]
-
-
 class Inspector:
     """Runs work on what callers send in child processes, at most CHILDREN at a time and one for each caller."""
 
     def __init__(self) -> None:
         self._pool = _new_pool()
-        self._turns = FairTurns(CHILDREN)
+        self._turns = FairTurns(CHILDREN, of_caller=1)
 
     def stop(self) -> None:
         """Stop the children."""
@@ -115,7 +86,7 @@ class Inspector:
                     self._pool = _new_pool()
                 future = self._pool.schedule(_outcome, args=[work, args], timeout=INSPECT_S_MAX)
                 outcome = await asyncio.wrap_future(future)
-        except (FutureTimeout, TimeoutError):
+        except (FutureTimeout, TimeoutError, TurnTimeoutError):
             raise Problem(
                 503,
                 ProblemCode.UNAVAILABLE,

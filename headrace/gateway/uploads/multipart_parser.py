@@ -51,14 +51,19 @@ class MultipartForm:
 
 
 async def read_form(
-    content_type: str, chunks: AsyncIterator[bytes], open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]
+    content_type: str,
+    chunks: AsyncIterator[bytes],
+    open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]],
+    hold: Callable[[int], None],
 ) -> MultipartForm:
     """Parse a form; `open_file` gets the headers of each file and the form so far, and returns its sink.
+
+    `hold` is called with the number of bytes of a field before they are held, and may raise.
 
     Raises:
         Problem: the body is not a form (415), malformed (400), or has too many or too large parts (413).
     """
-    reader = _FormReader(_boundary(content_type), open_file)
+    reader = _FormReader(_boundary(content_type), open_file, hold)
     async for chunk in chunks:
         await reader.feed(chunk)
     return reader.end()
@@ -77,8 +82,14 @@ def _boundary(content_type: str) -> bytes:
 class _FormReader:
     """Reads one form. The parser calls back synchronously, so its events are queued and then handled."""
 
-    def __init__(self, boundary: bytes, open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]]) -> None:
+    def __init__(
+        self,
+        boundary: bytes,
+        open_file: Callable[[FormPart, MultipartForm], Awaitable[PartSink]],
+        hold: Callable[[int], None],
+    ) -> None:
         self._open_file = open_file
+        self._hold = hold
         self._form = MultipartForm()
         self._events: list[tuple[str, bytes]] = []
         self._header_name = bytearray()
@@ -172,6 +183,7 @@ class _FormReader:
                 ProblemCode.TOO_LARGE,
                 f"fields exceed {FIELD_BYTES_MAX} bytes, or {FIELDS_BYTES_MAX} together",
             )
+        self._hold(len(data))
         self._field += data
 
     async def _close(self) -> None:

@@ -10,7 +10,7 @@ from headrace.gateway.uploads.inspection import Inspector
 from headrace.gateway.uploads.memory import UploadMemory
 from headrace.gateway.uploads.metadata import LdoMetadata
 from headrace.gateway.uploads.publish import FileDetails, PublishedItem, UploadPublisher, UploadSource
-from headrace.gateway.uploads.receiving import ReceivedBody
+from headrace.gateway.uploads.receiving import HEAD_BYTES, ReceivedBody
 from headrace.gateway.uploads.results import IngestResults
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.schemas.limits import KIB
@@ -50,8 +50,16 @@ class UploadPipeline:
         caller: str,
     ) -> PublishedItem:
         """Inspect a received file and publish it; raises as `Inspector.inspect` and `UploadPublisher.publish_file`."""
-        inspected = await self.receiver.inspector.inspect(received.head, received.size_bytes, caller=caller)
+        head = await self._head(received)
+        inspected = await self.receiver.inspector.inspect(head, received.size_bytes, caller=caller)
         return await self.publisher.publish_file(source, received, inspected, details, traceparent=traceparent)
+
+    async def _head(self, received: ReceivedBody) -> bytes:
+        size_bytes = min(received.size_bytes, HEAD_BYTES)
+        if received.claim is None or len(received.head) >= size_bytes:
+            return received.head
+        # There was no memory for it while the body arrived.
+        return await self.receiver.blobs.get(received.claim, offset=0, length=size_bytes)
 
     async def parse_metadata(self, parse: Callable[[T], LdoMetadata], raw: T, *, caller: str) -> LdoMetadata:
         """Parse the metadata of an LDO: large ones in a child, because the event loop serves every caller.

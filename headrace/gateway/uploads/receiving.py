@@ -6,7 +6,7 @@ streamed to the store under staging/, and the message has its claim. An abandone
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID, uuid4
@@ -27,7 +27,7 @@ GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
 
 @dataclass(frozen=True, slots=True)
 class ReceivedBody:
-    """A complete body: inline in `body`, or staged under `claim`; `head` is its beginning."""
+    """A complete body: inline in `body`, or staged under `claim`; `head` is its beginning, as far as memory allowed."""
 
     sha256: str
     size_bytes: int
@@ -48,7 +48,7 @@ class BodyReceiver:
         bytes_max: int = CLIP_BYTES_MAX,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
-        """Hold bytes in `reservation` while they fit into it and a message; `scan` gets every byte."""
+        """Hold bytes in `reservation` while there is memory and they fit into a message; `scan` gets every byte."""
         self._scan = scan
         self._blobs = blobs
         self._reservation = reservation
@@ -56,6 +56,8 @@ class BodyReceiver:
         self._claim = f"{GATEWAY_PREFIX}{new_id()}"
         self._digest = sha256()
         self._held = bytearray()
+        self._reserved = 0
+        self._turn = AsyncExitStack()
         self._head = b""
         self._size_bytes = 0
         self._staging: _Staging | None = None
@@ -64,7 +66,7 @@ class BodyReceiver:
         """Write bytes; waits for memory or the store.
 
         Raises:
-            Problem: the body exceeds `bytes_max` (413).
+            Problem: the body exceeds `bytes_max` (413), or too many are staged (503).
             StoreUnavailableError, StoreRefusedError: the store failed.
         """
         self._size_bytes += len(chunk)
@@ -76,7 +78,7 @@ class BodyReceiver:
             self._digest.update(chunk)
         if self._scan is not None:
             await self._scan.write(chunk)
-        if self._staging is None and not await self._hold(chunk):
+        if self._staging is None and not self._hold(chunk):
             await self._spill()
         if self._staging is not None:
             await self._staging.write(chunk)
@@ -92,37 +94,43 @@ class BodyReceiver:
         digest = self._digest.hexdigest()
         if self._staging is not None:
             await self._staging.finish()
+            await self._turn.aclose()
             return ReceivedBody(digest, self._size_bytes, self._head, None, self._claim)
         body = bytes(self._held)
         return ReceivedBody(digest, self._size_bytes, body, body, None)
 
     async def abandon(self) -> None:
         """Delete the body."""
-        self._release()
+        self._release(0)
         if self._scan is not None:
             await self._scan.abandon()
         if self._staging is not None:
             await self._staging.abandon()
+            await self._turn.aclose()
             with suppress(Exception):  # the rest is collected with everything under staging/
                 await discard(self._blobs, self._claim)
 
-    async def _hold(self, chunk: bytes) -> bool:
-        if self._size_bytes > INLINE_BYTES_MAX or not await self._reservation.hold(len(chunk)):
+    def _hold(self, chunk: bytes) -> bool:
+        if self._size_bytes > INLINE_BYTES_MAX or not self._reservation.hold(len(chunk)):
             return False
         self._held += chunk
+        self._reserved += len(chunk)
         return True
 
     async def _spill(self) -> None:
         """Continue in the store."""
-        self._head = bytes(self._held[:HEAD_BYTES])
+        self._head = bytes(self._held[:HEAD_BYTES])  # stays reserved until the end
+        await self._turn.enter_async_context(self._reservation.staging())
         self._staging = _Staging(self._blobs, self._claim)
         # In chunks, which avoids a second copy of all bytes.
         for start in range(0, len(self._held), MIB):
             await self._staging.write(bytes(self._held[start : start + MIB]))
-        self._release()
+        self._release(len(self._head))
 
-    def _release(self) -> None:
-        self._reservation.release(len(self._held))
+    def _release(self, kept_bytes: int) -> None:
+        """Release the held bytes but `kept_bytes`."""
+        self._reservation.release(self._reserved - kept_bytes)
+        self._reserved = kept_bytes
         self._held.clear()
 
 

@@ -24,12 +24,10 @@ from headrace.gateway.uploads.publish import (
 )
 from headrace.gateway.uploads.receiving import BodyReceiver, ReceivedBody
 from headrace.schemas.digest import is_digest
-from headrace.schemas.limits import INLINE_BYTES_MAX, KIB, MIB
+from headrace.schemas.limits import KIB
 
-_RESERVED_BYTES_MAX = INLINE_BYTES_MAX + MIB
 FORM_BYTES_MAX = 16 * KIB  # URL-encoded: a code of 4 KiB, and a few names
 FIELDS_MAX = 16
-_FORM_BYTES = 64 * KIB  # of a form without its files
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,8 @@ async def received_form(
     length_bytes = int(length) if length and length.isdigit() else None
     if length_bytes is not None:
         await limit_upload_bytes(request, principal, length_bytes)
-    reserved_bytes = min(MIB * 64 if length_bytes is None else length_bytes + _FORM_BYTES, _RESERVED_BYTES_MAX)
     receiver = pipeline.receiver
-    reservation = MemoryReservation(receiver.memory, reserved_bytes)
+    reservation = MemoryReservation(receiver.memory, principal.actor)
     bodies: list[BodyReceiver] = []
     files: list[FormFile] = []
 
@@ -114,7 +111,9 @@ async def received_form(
         return _FileSink(part, body, files)
 
     try:
-        form = await read_form(request.headers.get("content-type", ""), request.stream(), open_file)
+        form = await read_form(
+            request.headers.get("content-type", ""), request.stream(), open_file, reservation.require
+        )
         if length_bytes is None:  # a body of unknown length is counted afterwards, and delays the next request
             await limit_upload_bytes(request, principal, sum(file.received.size_bytes for file in files))
         _check_digest(form, files)

@@ -66,8 +66,11 @@ class Uploads:
         self._dsn = dsn
         self._sql = statements("uploads")
 
-    async def add(self, new: NewUpload, hours: float) -> float:
-        """Insert an upload that expires after `hours`; return the expiry as Unix time."""
+    async def add(self, new: NewUpload, hours: float, *, open_max: int) -> float | None:
+        """Insert an upload that expires after `hours`; return the expiry as Unix time.
+
+        Return None, without a change, if the actor has `open_max` unfinished uploads.
+        """
         async with borrowed(self._pool, self._dsn) as connection:
             expires_at_s = await connection.fetchval(
                 self._sql["add"],
@@ -78,8 +81,9 @@ class Uploads:
                 new.length_bytes,
                 new.metadata,
                 hours,
+                open_max,
             )
-        return float(expires_at_s)
+        return None if expires_at_s is None else float(expires_at_s)
 
     async def get(self, upload_id: UUID) -> Upload | None:
         """Return an upload, or None."""
@@ -116,6 +120,11 @@ class Uploads:
             [part.size_bytes for part in parts],
             [part.store_key for part in parts],
         )
+
+    async def part_count(self, upload_id: UUID) -> int:
+        """Return the number of parts."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return int(await connection.fetchval(self._sql["part_count"], upload_id))
 
     async def parts(self, upload_id: UUID) -> list[UploadPart]:
         """Return the parts in order."""

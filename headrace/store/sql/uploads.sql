@@ -2,7 +2,10 @@
 
 -- add --
 insert into uploads (upload_id, actor, site, source_id, length_bytes, metadata, expires_at)
-values ($1, $2, $3, $4, $5, $6::json, now() + $7::double precision * interval '1 hour')
+select $1, $2::text, $3, $4, $5::bigint, $6::json, now() + $7::double precision * interval '1 hour'
+where (
+    select count(*) from uploads where actor = $2::text and state in ('open', 'joining') and expires_at > now()
+) < $8::bigint
 returning extract(epoch from expires_at)::double precision
 
 -- upload --
@@ -46,6 +49,9 @@ with moved as (
     from moved, unnest($5::bigint[], $6::bigint[], $7::text[]) as p (offset_bytes, size_bytes, store_key)
 )
 select upload_id from moved
+
+-- part_count --
+select count(*) from upload_parts where upload_id = $1
 
 -- parts --
 select offset_bytes, size_bytes, store_key from upload_parts where upload_id = $1 order by offset_bytes
