@@ -11,6 +11,7 @@ are another record, so a source must repeat the bytes that it sent.
 
 from collections.abc import Set as AbstractSet
 from hashlib import sha256
+from string import ascii_letters, digits
 from typing import Any, assert_never
 from uuid import UUID, uuid5
 
@@ -18,6 +19,7 @@ import orjson
 
 from headrace.schemas.events import Cid, Kind, Ldo
 from headrace.schemas.json_guard import canonical, members, parse_object
+from headrace.schemas.limits import KEY_SEGMENT_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 
 LDO_PARTS = ("sensor_data", "context", "prediction")  # the objects that every LDO must have
@@ -29,6 +31,7 @@ _DEAD_LETTERS = UUID("b3c9f3d8-64c5-5b7c-93e1-6a4f0f3b9c53")
 _RESULTS = UUID("f2f4cf0e-95f7-5a3c-8c55-0a6f8d1f7e74")
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
+_PLAIN_BYTES = frozenset((ascii_letters + digits + "-_").encode())
 
 
 def sha256_hex(data: bytes | bytearray | memoryview) -> str:
@@ -141,10 +144,11 @@ def staging_key(site: str, source_id: str, digest: str) -> str:
 
 
 def _segment(name: str) -> str:
-    """Return a name as one path segment; only ASCII letters, digits, '-' and '_' are not percent-encoded."""
-    return "".join(
-        char
-        if char.isascii() and (char.isalnum() or char in "-_")
-        else "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
-        for char in name
-    )
+    """Return a name as one segment of a key, of at most KEY_SEGMENT_BYTES_MAX bytes.
+
+    Only ASCII letters, digits, '-' and '_' are not percent-encoded. What is longer then is '~' and the name's SHA-256:
+    '~' itself is encoded, so no other name has that segment.
+    """
+    encoded = name.encode(errors="surrogatepass")
+    segment = "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in encoded)
+    return segment if len(segment) <= KEY_SEGMENT_BYTES_MAX else f"~{sha256_hex(encoded)}"

@@ -14,6 +14,7 @@ ENVELOPE_BYTES_MAX = 128 * KIB  # a message without its body: attributes, names,
 BATCH_BYTES_MAX = 32 * MIB  # a record batch once decompressed: three of the largest messages
 HEADERS_MAX = 10_000  # of a message
 HEADER_BYTES = 150  # that a header holds in memory beside its name and value: a pair, a text and bytes
+KEY_SEGMENT_BYTES_MAX = 255  # of a store's key, between two slashes; MinIO stores each segment as a file name
 PACKED_BYTES_MAX = 64 * KIB  # smaller CID and LDO bodies are packed together into one object
 
 FRAME_PIXELS_MAX = 100_000_000  # 100 megapixels: 300 MB once decoded

@@ -43,7 +43,6 @@ INPUT_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, 
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _STAGED_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
-_KEY_SEGMENT_BYTES_MAX = 255  # between two slashes; MinIO stores each segment as a file name
 _START_OF_SCAN = b"\xff\xda"  # JPEG marker
 
 
@@ -300,8 +299,7 @@ def _check_staged(event: Frame | Clip) -> None:
     if not event.claim.startswith(prefix):
         raise RejectedError(RejectCode.CLAIM_REFUSED, "the claim is outside the staging area of its source")
     # A key that the store itself refuses would look like a broken store, and stop every message after it.
-    name_allowed = _STAGED_NAME.fullmatch(event.claim[len(prefix) :])
-    if not name_allowed or max(map(len, event.claim.split("/"))) > _KEY_SEGMENT_BYTES_MAX:
+    if not _STAGED_NAME.fullmatch(event.claim[len(prefix) :]):
         raise RejectedError(RejectCode.CLAIM_REFUSED, "the claim is not a valid key of a staged body")
 
 

@@ -203,6 +203,16 @@ def test_a_name_is_one_harmless_segment_of_a_staging_key(name: str, segment: str
     assert staging_prefix(name, "s") == f"staging/{segment}/s/"
 
 
+@pytest.mark.parametrize("name", ["д" * 90, "д" * 43, "日本" * 33, "a" * 256, "/" * 86])
+def test_a_name_too_long_for_a_segment_is_its_digest(name: str) -> None:
+    assert staging_prefix("plant", name) == f"staging/plant/~{sha256_hex(name.encode())}/"
+
+
+@pytest.mark.parametrize("name", ["д" * 42, "a" * 255, "/" * 85])
+def test_the_longest_name_that_is_a_segment_is_written_out(name: str) -> None:
+    assert "~" not in staging_prefix("plant", name)
+
+
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=2, max_size=2, unique=True))
 def test_no_two_sources_share_a_staging_prefix(sources: list[tuple[str, str]]) -> None:
     first, other = (staging_prefix(*source) for source in sources)

@@ -1,8 +1,10 @@
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from headrace.schemas.catalog_rows import RowBatch
+from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
@@ -104,6 +106,30 @@ async def test_a_record_is_found_by_every_name_it_has(catalog: Catalog, queries:
     names = [wanted.hex, str(wanted)[:9], digest, digest[:8], found_record.public_id, "part-7", "QR-9", f" {wanted} "]
     assert [(await queries.record(name)).record for name in names] == [found_record] * len(names)
     assert found_record.public_id == f"ldo_{digest[:12]}_1790000000"
+
+
+async def test_ldos_whose_digests_begin_alike_are_told_apart_by_their_seconds(
+    catalog: Catalog, queries: Queries
+) -> None:
+    digests = [bytes.fromhex("abcdefabcdef" + digit * 52) for digit in "012"]
+    times_us = [1_790_000_000_000_000, 1_790_000_001_000_000, 1_790_000_001_999_999]
+    rows = [
+        replace(record(number, kind=Kind.LDO), digest=digest, record_id=record_id(Kind.LDO, digest.hex()))
+        for number, digest in enumerate(digests)
+    ]
+    rows = [replace(row, captured_at_us=time_us) for row, time_us in zip(rows, times_us, strict=True)]
+    blobs = [replace(blob(number), digest=digest) for number, digest in enumerate(digests)]
+    await catalog.commit(RowBatch(blobs=blobs, records=rows, sightings=[], dead_letters=[]))
+    assert (await queries.record("ldo_abcdefabcdef_1790000000")).record.record_id == rows[0].record_id
+    with pytest.raises(RecordMissingError):
+        await queries.record("ldo_abcdefabcdef_1790000002")
+    with pytest.raises(RecordAmbiguousError):
+        await queries.record("ldo_abcdefabcdef_1790000001")
+
+
+async def test_an_ldo_id_of_a_device_may_look_like_a_public_id(catalog: Catalog, queries: Queries) -> None:
+    wanted = await add(catalog, 1, kind=Kind.LDO, ldo_id="ldo_ffffffffffff_7")
+    assert (await queries.record("ldo_ffffffffffff_7")).record.record_id == wanted
 
 
 async def test_a_revised_ldo_is_shown_in_its_newest_revision(catalog: Catalog, queries: Queries) -> None:

@@ -29,7 +29,7 @@ SIGHTINGS_MAX = 1000  # of one record; an unchanging picture may have a million 
 PREFIX_DIGITS_MIN = 4
 _NAMED_MAX = 5  # records that an ambiguous prefix names
 
-_PUBLIC_LDO_ID = re.compile(r"ldo_([0-9a-f]{12})_(\d{1,12})")
+_PUBLIC_LDO_ID = re.compile(r"ldo_([0-9a-f]{12})_(-?[0-9]{1,11})")
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -134,9 +134,9 @@ class Queries:
         return [row[0] for row in rows]
 
     async def _candidates(self, wanted: str, scopes: Sequence[str] | None) -> list[UUID]:
-        if public := _PUBLIC_LDO_ID.fullmatch(wanted):
-            digests = await self._digests(public[1])
-            return [record_id(Kind.LDO, digest) for digest in digests]
+        # Devices choose their ldo_id, so one may look like a public id.
+        if (public := _PUBLIC_LDO_ID.fullmatch(wanted)) and (ids := await self._ldos(public[1], int(public[2]))):
+            return ids
         for name in ("newest_by_ldo_id", "newest_by_code"):
             async with borrowed(self._pool, self._dsn) as connection:
                 if (newest := await connection.fetchval(self._sql[name], wanted, scopes)) is not None:
@@ -153,6 +153,13 @@ class Queries:
                 rows = await connection.fetch(self._sql["ids_between"], first, last, _NAMED_MAX + 1)
             ids += [row[0] for row in rows]
         return ids
+
+    async def _ldos(self, digest_digits: str, captured_at_s: int) -> list[UUID]:
+        """Return the LDOs of a public id: at a hundred million, a few share 12 digits, and none the second as well."""
+        ids = [record_id(Kind.LDO, digest) for digest in await self._digests(digest_digits)]
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["captured_within_second"], ids, captured_at_s)
+        return [row[0] for row in rows]
 
     async def _digests(self, prefix: str) -> list[str]:
         first, last = (bytes.fromhex(prefix.ljust(64, fill)) for fill in "0f")

@@ -35,6 +35,14 @@ select record_id from records where record_id between $1 and $2 order by record_
 -- digests_between --
 select sha256 from blobs where sha256 between $1 and $2 order by sha256 limit $3
 
+-- captured_within_second --
+select record_id
+from records
+where
+    record_id = any($1::uuid[])
+    and captured_at >= timestamptz 'epoch' + $2::bigint * interval '1 second'
+    and captured_at < timestamptz 'epoch' + ($2::bigint + 1) * interval '1 second'
+
 -- newest_by_ldo_id --
 select record_id
 from records as r
