@@ -6,6 +6,7 @@ import typer
 
 from headrace.cli import (
     archive,
+    audit,
     catalog,
     demo,
     dlq,
@@ -44,6 +45,7 @@ export.register(app)
 label.register(app)
 platform.register(app)
 keys.register(app)
+audit.register(app)
 urls.register(app)
 demo.register(app)
 

@@ -1,25 +1,28 @@
 """The composition root of the gateway: the application, its components, and the process that serves it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from headrace.gateway.auth.guard import AuditLog, Guard
 from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
 from headrace.gateway.auth.tokens import TokenVerifier
 from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.gateway.live.connection_limits import LiveConnections
-from headrace.gateway.middleware import Middleware
+from headrace.gateway.middleware import MethodMiddleware, Middleware, allowed_methods
 from headrace.gateway.problems import ProblemBody, on_problem
 from headrace.gateway.queries.cache import Cache
 from headrace.gateway.queries.receipts import ReceiptSigner
@@ -95,22 +98,35 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         description="Stores frames, clips, scans and LDOs once, catalogues them, and announces them once.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect names the Host that the client sent
     )
     for router in ROUTERS:
         app.include_router(router)
     for error in (HTTPException, RequestValidationError, RejectedError, HeadraceError):
         app.add_exception_handler(error, on_problem)
     _describe(app)
+    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+    app.add_exception_handler(405, partial(_on_method_not_allowed, routes))
+    app.add_middleware(MethodMiddleware, routes=routes)
+    gateway = Middleware(app, settings)
     origins = [origin.strip() for origin in settings.gateway_cors_origins.split(",") if origin.strip()]
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID", *responses.EXPOSED],
-        )
-    return Middleware(app, settings)
+    if not origins:
+        return gateway
+    # Outside of everything: a page may read refusals too.
+    return CORSMiddleware(
+        gateway,
+        allow_origins=origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Allow", "ETag", "Location", "Retry-After", "X-Request-ID", *responses.EXPOSED],
+    )
+
+
+async def _on_method_not_allowed(routes: Sequence[BaseRoute], request: Request, error: Exception) -> JSONResponse:
+    answer = await on_problem(request, error)
+    # The router has only the methods of the first route with this path.
+    answer.headers["Allow"] = ", ".join(sorted(allowed_methods(routes, request.scope)))
+    return answer
 
 
 def _describe(app: FastAPI) -> None:

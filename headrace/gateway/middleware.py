@@ -6,13 +6,15 @@ It is pure ASGI, so that request and response bodies stream through it.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import structlog
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from headrace.gateway import problems
 from headrace.gateway.problems import Problem, ProblemCode
@@ -57,6 +59,7 @@ class Middleware:
 
     def __init__(self, app: AsgiApp, settings: Settings) -> None:
         self._app = app
+        self._hosts = frozenset(host.strip().lower() for host in settings.gateway_hosts.split(",") if host.strip())
         self._pace = BodyPace(
             settings.gateway_body_stall_s_max,
             settings.gateway_body_bytes_per_s_min,
@@ -80,15 +83,30 @@ class Middleware:
             with http_requests_in_progress.labels(_method(scope)).track_inprogress():
                 await self._handle(scope, headers, body, response)
             response.report(body.size_bytes)
+            if (on_response := scope["state"].get("on_response")) is not None:
+                on_response(response.status)
 
     async def _handle(self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", response: "_Response") -> None:
         try:
+            self._check_host(headers)
             _check(scope, headers, body.bytes_max)
             await self._app(scope, body.receive, response.send)
         except Exception as error:  # noqa: BLE001 - one request must not stop the gateway
             problem = problems.as_problem(error)
             if not response.started:
                 await _send_problem(scope, problem, response)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """Require an allowed Host: a page of another name that resolves to this address must not read answers.
+
+        Raises:
+            Problem: the host is not in HEADRACE_GATEWAY_HOSTS (421).
+        """
+        host = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname
+        if self._hosts and host not in self._hosts:
+            raise Problem(
+                421, ProblemCode.FORBIDDEN, "the gateway has another host name", hint="add it to HEADRACE_GATEWAY_HOSTS"
+            )
 
 
 async def _send_problem(scope: Scope, problem: Problem, response: "_Response") -> None:
@@ -158,6 +176,61 @@ class BodyPace:
         return max(1, int(self.bytes_per_s_min * self.stall_s_max))
 
 
+class MethodMiddleware:
+    """Answers HEAD like GET without its body, and OPTIONS with the methods of the path (RFC 9110, section 9.3)."""
+
+    def __init__(self, app: AsgiApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request; one whose method has a route of its own passes through."""
+        method = scope.get("method")
+        allowed = allowed_methods(self._routes, scope) if method in {"HEAD", "OPTIONS"} else set()
+        if not allowed or method in _methods_of_routes(self._routes, scope):
+            await self._app(scope, receive, send)
+        elif method == "OPTIONS":
+            answer = Response(status_code=204, headers={"Allow": ", ".join(sorted(allowed))})
+            await answer(scope, receive, send)
+        elif "GET" in allowed:
+            await self._answer_head(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_head(message: AsgiMessage) -> None:
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+            raise _HeadSentError  # a stream of events would never end
+
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, send_head)
+        except* _HeadSentError:
+            pass
+        finally:
+            scope["route"] = as_get.get("route")
+
+
+class _HeadSentError(Exception):
+    """The head of a response was sent."""
+
+
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Return the methods of a path; empty where no route has it. Routes outside the schema only refuse or alias."""
+    documented = [route for route in routes if getattr(route, "include_in_schema", False)]
+    methods = _methods_of_routes(documented, scope) or _methods_of_routes(routes, scope)
+    return methods | ({"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}) if methods else set()
+
+
+def _methods_of_routes(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    methods: set[str] = set()
+    for route in routes:
+        if scope["type"] == "http" and route.matches(scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return methods
+
+
 class _Body:
     """A request's body, with limits of its size, speed and duration."""
 
@@ -221,13 +294,13 @@ class _Response:
         self._began_s = time.monotonic()
         self._headers = [*_RESPONSE_HEADERS, (b"x-request-id", request_id.encode())]
         self.started = False
-        self._status = 499  # until a response starts: the client closed the connection
+        self.status = 499  # until a response starts: the client closed the connection
 
     async def send(self, message: AsgiMessage) -> None:
         """Send a message, with the headers of every response."""
         if message["type"] == "http.response.start":
             self.started = True
-            self._status = message["status"]
+            self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
         await self._send(message)
 
@@ -237,17 +310,17 @@ class _Response:
         handler = getattr(route, "path", "other")
         method = _method(self._scope)
         took_s = time.monotonic() - self._began_s
-        http_requests_total.labels(method, handler, str(self._status)).inc()
+        http_requests_total.labels(method, handler, str(self.status)).inc()
         http_request_duration_seconds.labels(method, handler).observe(took_s)
         http_request_size_bytes.labels(handler).observe(request_bytes)
-        if self._status >= 400:
-            gateway_refused_total.labels(str(self._status)).inc()
+        if self.status >= 400:
+            gateway_refused_total.labels(str(self.status)).inc()
         if handler not in _QUIET:
             get_log().info(
                 Action.ANSWERED,
                 method=method,
                 handler=handler,
-                status=self._status,
+                status=self.status,
                 ms=round(took_s * 1000, 1),
                 request_bytes=request_bytes,
             )

@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
@@ -170,18 +169,7 @@ _PHRASES = frozenset(HTTPStatus)
 async def on_problem(request: Request, error: Exception) -> JSONResponse:
     """Handle an exception of a route."""
     problem = as_problem(error)
-    if problem.status_code == 405:
-        problem.headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
     return problem_response(request_id_of(request.scope), problem, errors_of(error))
-
-
-def _methods_of(request: Request) -> set[str]:
-    """Return the methods of all routes with this path; the router has only those of the first one."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return methods
 
 
 def as_problem(error: Exception) -> Problem:

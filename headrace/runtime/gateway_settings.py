@@ -97,6 +97,9 @@ class GatewaySettings(BaseSettings):
     gateway_jwks: str = Field("", description="JSON Web Key Set of the issuer: a file or an https:// URL.")
     gateway_site: str = Field("default", description="Default site of a request.")
     gateway_cors_origins: str = Field("", description="Allowed CORS origins, comma-separated.")
+    gateway_hosts: str = Field(
+        "", description="Host names under which clients reach the gateway, comma-separated; empty: any."
+    )
     gateway_proxies: str = Field(
         "", description="Trusted proxies, whose X-Forwarded-For is used: addresses or networks, comma-separated."
     )
@@ -147,6 +150,9 @@ class GatewaySettings(BaseSettings):
     )
     gateway_uploads_per_caller_max: int = Field(
         100, ge=1, le=100_000, description="Unfinished resumable uploads that one caller may have at a time."
+    )
+    gateway_audit_retention_days: float = Field(
+        365.0, gt=0, le=36_500, description="Days that rows of the audit log are kept."
     )
     gateway_streams_max: int = Field(
         200, ge=1, le=10_000, description="Maximum number of open WebSockets and event streams of one gateway."

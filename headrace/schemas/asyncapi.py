@@ -28,7 +28,7 @@ _ABOUT = (
 _HEADERS = {
     "ce_specversion": "CloudEvents version.",
     "ce_id": "In events of a source, its sequence number; in events of the service, the event id.",
-    "ce_source": "The source, /sites/<site>/sources/<source>; /headrace in dead letters.",
+    "ce_source": "The source, /sites/<site>/sources/<source> with both percent-encoded; /headrace in dead letters.",
     "ce_type": "The type of the event.",
     "ce_time": "Time of the capture, the ingest or the rejection; RFC 3339, UTC.",
     "ce_subject": "SHA-256 of the record; in dead letters topic/partition/offset, in capture requests the request id.",

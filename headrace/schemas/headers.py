@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
+from urllib.parse import quote
 from uuid import UUID
 
 from headrace.schemas.events import CaptureRequest, Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo
@@ -72,7 +73,10 @@ def _id(event: Event) -> str:
 
 
 def _source(event: Event) -> str:
-    return "/headrace" if isinstance(event, DeadLetter) else f"/sites/{event.site}/sources/{event.source_id}"
+    if isinstance(event, DeadLetter):
+        return "/headrace"
+    # CloudEvents asks for a URI-reference (RFC 3986), in which a name may hold any character once it is encoded.
+    return f"/sites/{quote(event.site, safe='')}/sources/{quote(event.source_id, safe='')}"
 
 
 def _time_us(event: Event) -> int:

@@ -161,8 +161,12 @@ def test_a_key_is_traded_for_a_token_that_ends_with_it(gateway: Gateway) -> None
 def test_a_wrong_trade_says_so_as_oauth_does(gateway: Gateway) -> None:
     answer = trade(gateway, "hr_nobody_wrong")
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
     with gateway.anonymous() as client:
         assert client.post("/oauth/token", data={"grant_type": "password"}).json()["error"] == "unsupported_grant_type"
+        for content in (b"", b"a=1&a=2", b"\xff", b"a=" + b"b" * 20_000):
+            answer = client.post("/oauth/token", content=content)
+            assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("parameter", ["api_key", "token", "access_token", "Key"])
@@ -215,6 +219,34 @@ def test_the_command_makes_rotates_lists_and_revokes(gateway: Gateway) -> None:
     ]
 
 
+def test_a_page_of_another_site_cannot_use_a_browsers_password(gateway: Gateway) -> None:
+    key = gateway.key("operator")
+    basic = {"Authorization": "Basic " + base64.b64encode(f"x:{key}".encode()).decode()}
+    foreign = ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"})
+    with gateway.anonymous() as client:
+        for headers in foreign:
+            assert client.get("/ingest/list", headers={**basic, **headers}).status_code == 403, headers
+            assert client.get("/ingest/list", headers={"X-API-Key": key, **headers}).status_code == 200
+        for headers in ({}, {"Origin": gateway.url}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+            assert client.get("/ingest/list", headers={**basic, **headers}).status_code == 200, headers
+
+
+def test_what_changes_something_is_audited_and_listed(gateway: Gateway) -> None:
+    key = gateway.key()
+    with gateway.anonymous() as client:
+        sent = client.post("/ingest", files={"file": picture()}, headers={"X-API-Key": key})
+        assert sent.status_code == 200, sent.text
+    actor = f"key:{key.split('_')[1]}"
+
+    def listed() -> list[tuple[str, str, int]]:
+        rows = run_in_process(gateway.settings, "audit", "--actor", actor, "--json").json["audit"]
+        return [(row["action"], row["address"], row["count"]) for row in rows]
+
+    until(listed, 10, "the upload to be audited")
+    assert listed() == [("POST /ingest", "127.0.0.1", 1)]
+    assert "POST /ingest" in run_in_process(gateway.settings, "audit", "--actor", actor).out
+
+
 def test_init_neither_restores_a_revoked_key_nor_undoes_a_rotation(gateway: Gateway) -> None:
     key_id = uuid4().hex[:12]
     key = f"hr_{key_id}_{secret_of(key_id)}"
@@ -258,6 +290,8 @@ def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start
     assert statuses == [200] * 5 + [429]
     assert 1 <= int(answer.headers["retry-after"]) <= 61
     assert answer.json()["code"] == "too_many_requests"
+    assert answer.headers["RateLimit-Policy"] == '"ingest";q=5;w=60'
+    assert answer.headers["RateLimit"].startswith('"ingest";r=0;t=')
     with two[0].anonymous() as client:
         assert client.post("/ingest", files={"file": picture()}, headers={"X-API-Key": key}).status_code == 429
 

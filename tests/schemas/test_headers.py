@@ -1,6 +1,6 @@
 """Message headers: CloudEvents in binary mode and the trace context."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from uuid import UUID
 
 import pytest
@@ -27,6 +27,11 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def event_of(kind: type, **known: object) -> object:
     """An event whose other fields hold what does not matter here."""
     return kind(**{field.name: "x" for field in fields(kind)} | known)
+
+
+def test_the_source_is_a_uri_reference_whatever_it_is_called() -> None:
+    headers = dict(headers_for(replace(CID, site="Werk 1/Süd", source_id="a?b#c"), subject="x", traceparent=None))
+    assert headers["ce_source"] == b"/sites/Werk%201%2FS%C3%BCd/sources/a%3Fb%23c"
 
 
 def test_a_sources_event_is_named_by_its_own_number() -> None:

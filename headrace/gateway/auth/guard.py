@@ -1,15 +1,18 @@
 """Authenticate and authorize requests, limit their rate, and log refusals.
 
 A request without valid credentials is answered with 401, one beyond its scope with 403, and one beyond a limit with
-429; each is also a row of the audit log.
+429; each is in the audit log, as are requests that change something.
 """
 
 import asyncio
 import base64
 import binascii
 import time
+from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -32,37 +35,60 @@ AUDIT_ROWS_PER_INSERT_MAX = 500
 _AUDIT_EVERY_S = 0.5
 _ADDRESS_CHARACTERS_MAX = 64
 _ACTION_CHARACTERS_MAX = 200
+_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headrace", Basic realm="headrace"'}
+
+
+_AuditKind: TypeAlias = tuple[str | None, str, str, str | None]  # actor, address, action, code
 
 
 class AuditLog:
     """The audit log, written in the background: a refused request waits for no insert.
 
-    Rows beyond AUDIT_ROWS_WAITING_MAX are counted and dropped, so that a flood of refusals cannot overload PostgreSQL.
+    The first request of a kind is written soon, with its id; those that are alike and follow within the minute become
+    one row with their number. Kinds beyond AUDIT_ROWS_WAITING_MAX are counted and dropped, so that a flood of refusals
+    cannot overload PostgreSQL.
     """
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._rows: list[AuditRow] = []
+        self._repeated: Counter[_AuditKind] = Counter()
+        self._minute = 0
 
-    def add(self, action: str, code: str, *, actor: str | None, address: str | None, request_id: str | None) -> None:
-        """Add a row; it is written soon."""
-        if len(self._rows) >= AUDIT_ROWS_WAITING_MAX:
+    def add(self, action: str, code: str | None, *, actor: str | None, address: str, request_id: str | None) -> None:
+        """Add a request; it is written soon, or with others."""
+        now_s = time.time()
+        self._begin_minute(int(now_s // 60))
+        kind = (actor, address_group(address)[:_ADDRESS_CHARACTERS_MAX], action[:_ACTION_CHARACTERS_MAX], code)
+        if kind in self._repeated:
+            self._repeated[kind] += 1
+        elif len(self._repeated) >= AUDIT_ROWS_WAITING_MAX or len(self._rows) >= AUDIT_ROWS_WAITING_MAX:
             gateway_audit_dropped_total.inc()
+        else:
+            self._repeated[kind] = 0
+            self._rows.append(AuditRow(now_s, *kind, request_id))
+
+    def _begin_minute(self, minute: int) -> None:
+        if minute == self._minute:
             return
-        address = None if address is None else address[:_ADDRESS_CHARACTERS_MAX]
-        self._rows.append(AuditRow(time.time(), actor, address, action[:_ACTION_CHARACTERS_MAX], code, request_id))
+        self._rows += [
+            AuditRow(self._minute * 60.0 + 59.0, *kind, None, count) for kind, count in self._repeated.items() if count
+        ]
+        self._repeated.clear()
+        self._minute = minute
 
     async def run(self) -> None:
         """Write rows until cancelled, and then the remaining ones."""
         try:
             while True:
                 await asyncio.sleep(_AUDIT_EVERY_S)
-                await self._write()
+                await self.write()
         finally:
-            await self._write()
+            await self.write()
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Write the waiting rows."""
         while rows := self._rows[:AUDIT_ROWS_PER_INSERT_MAX]:
             try:
                 await self._access.audit(rows)
@@ -101,12 +127,16 @@ async def authenticate(connection: HTTPConnection) -> Principal:
         await limit_requests(connection, ANONYMOUS)
         return ANONYMOUS
     try:
-        principal = await _principal_of(guard, _credential(connection))
+        await _require_guesses_left(connection)
+        credential = _credential(connection)
+        _refuse_foreign_page(connection)
+        principal = await _principal_of(guard, credential)
     except Problem as problem:
         audit_refusal(connection, problem.code, None)
-        # Guessing is limited by address.
-        await limit_requests(connection, None)
+        if problem.status_code == 401:
+            await guard.limiter.hit(guard.limiter.limits.guesses, address_group(_address_of(connection)))
         raise
+    connection.scope["state"]["on_response"] = partial(_audit_change, connection, principal)
     await limit_requests(connection, principal)
     return principal
 
@@ -147,6 +177,16 @@ def require_source_access(connection: HTTPConnection, principal: Principal, site
 
 def audit_refusal(connection: HTTPConnection, code: str, principal: Principal | None) -> None:
     """Add a refused request to the audit log, by its route's path: the log holds no text from the client."""
+    _audit(connection, code, principal)
+
+
+def _audit_change(connection: HTTPConnection, principal: Principal, status: int) -> None:
+    """Add a request to the audit log that may have changed something."""
+    if connection.scope.get("method") in _CHANGING and status < 400:
+        _audit(connection, None, principal)
+
+
+def _audit(connection: HTTPConnection, code: str | None, principal: Principal | None) -> None:
     route = connection.scope.get("route")
     method = connection.scope.get("method", "WEBSOCKET")
     guard_of(connection).audit_log.add(
@@ -175,22 +215,70 @@ def check_origin(connection: HTTPConnection) -> None:
         )
 
 
+async def _require_guesses_left(connection: HTTPConnection) -> None:
+    """Require that an address has not guessed too often, before a key is looked up.
+
+    Raises:
+        Problem: it sent too many invalid credentials (429).
+    """
+    limiter = guard_of(connection).limiter
+    wait_s = await limiter.hit(limiter.limits.guesses, address_group(_address_of(connection)), cost=0)
+    if wait_s is not None:
+        raise _too_many(limiter.limits.guesses, wait_s)
+
+
+def _refuse_foreign_page(connection: HTTPConnection) -> None:
+    """Refuse a password that a browser may have added to a request of another site's page (RFC 7617, section 4).
+
+    Raises:
+        Problem: the origin is not allowed, or the browser says that the request comes from another site (403).
+    """
+    if not connection.headers.get("authorization", "").strip().lower().startswith("basic"):
+        return
+    check_origin(connection)
+    if connection.headers.get("sec-fetch-site") == "cross-site" and "origin" not in connection.headers:
+        raise Problem(403, ProblemCode.FORBIDDEN, "a page of another site sent the request")
+
+
 async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Principal | None, cost: int = 1) -> None:
     is_known = principal is not None and principal is not ANONYMOUS
-    subject = principal.actor if principal is not None and is_known else f"address:{_address_of(connection)}"
+    subject = (
+        principal.actor if principal is not None and is_known else f"address:{address_group(_address_of(connection))}"
+    )
     wait_s = await guard_of(connection).limiter.hit(limit, subject, cost)
     if wait_s is not None:
         audit_refusal(connection, ProblemCode.TOO_MANY_REQUESTS, principal)
-        raise Problem(
-            429,
-            ProblemCode.TOO_MANY_REQUESTS,
-            f"too many requests: the limit is {limit.item}",
-            headers={"Retry-After": str(wait_s)},
-        )
+        raise _too_many(limit, wait_s)
+
+
+def _too_many(limit: RateLimit, wait_s: int) -> Problem:
+    return Problem(
+        429,
+        ProblemCode.TOO_MANY_REQUESTS,
+        f"too many requests: the limit is {limit.item}",
+        headers={
+            "Retry-After": str(wait_s),
+            "RateLimit-Policy": f'"{limit.name}";q={limit.item.amount};w={limit.item.get_expiry()}',
+            "RateLimit": f'"{limit.name}";r=0;t={wait_s}',
+        },
+    )
 
 
 def _address_of(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
+
+
+def address_group(address: str) -> str:
+    """Return what counts as one address: a host with IPv6 usually has a network of 64 bits."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, 64), strict=False))
 
 
 def _require_local(connection: HTTPConnection) -> None:

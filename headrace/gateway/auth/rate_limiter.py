@@ -34,6 +34,7 @@ class RateLimits:
     """The limits of the settings."""
 
     requests: RateLimit
+    guesses: RateLimit
     ingest: RateLimit
     upload_mib: RateLimit
 
@@ -42,6 +43,7 @@ class RateLimits:
         """Read the limits from the settings."""
         return cls(
             RateLimit("requests", RateLimitItemPerMinute(settings.gateway_requests_per_minute)),
+            RateLimit("guesses", RateLimitItemPerMinute(settings.gateway_requests_per_minute)),
             RateLimit("ingest", RateLimitItemPerMinute(settings.gateway_ingest_per_minute), exact=True),
             RateLimit("upload_mib", RateLimitItemPerHour(settings.gateway_upload_mib_per_hour)),
         )
@@ -66,7 +68,10 @@ class RequestLimiter:
             self._shared = _Counters(storage)
 
     async def hit(self, limit: RateLimit, subject: str, cost: int = 1) -> int | None:
-        """Count an event; returns None within the limit, else the seconds until the next attempt."""
+        """Count an event; returns None within the limit, else the seconds until the next attempt.
+
+        A cost of 0 counts nothing, and returns whether there is anything left.
+        """
         if self._shared is not None and time.monotonic() >= self._retry_at_s:
             try:
                 return await self._shared.hit(limit, subject, cost)
@@ -84,7 +89,13 @@ class _Counters:
     async def hit(self, limit: RateLimit, subject: str, cost: int) -> int | None:
         limiter = self._exact if limit.exact else self._approximate
         # A cost above the limit would never be allowed.
-        if await limiter.hit(limit.item, limit.name, subject, cost=min(cost, limit.item.amount)):
+        cost = min(cost, limit.item.amount)
+        within = (
+            await limiter.hit(limit.item, limit.name, subject, cost=cost)
+            if cost
+            else await limiter.test(limit.item, limit.name, subject)
+        )
+        if within:
             return None
         window = await limiter.get_window_stats(limit.item, limit.name, subject)
         return max(1, round(window.reset_time - time.time() + 0.5))

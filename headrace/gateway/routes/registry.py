@@ -160,7 +160,10 @@ async def associations(_principal: Device) -> RegistryResponse:
 async def refuse_write(_principal: Device) -> RegistryResponse:
     """Refuse changes: schemas are published with a release of the service."""
     raise RegistryProblem(
-        405, READ_ONLY, "This registry is in read-only mode: schemas come with a release", {"Allow": "GET"}
+        405,
+        READ_ONLY,
+        "This registry is in read-only mode: schemas come with a release",
+        {"Allow": "GET, HEAD, OPTIONS"},
     )
 
 

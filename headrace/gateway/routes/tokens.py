@@ -3,6 +3,8 @@
 import base64
 import binascii
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -12,7 +14,7 @@ from headrace.gateway.auth import api_keys
 from headrace.gateway.auth.guard import audit_refusal, limit_requests
 from headrace.gateway.auth.tokens import TOKEN_S, issue
 from headrace.gateway.deps import AccessDep, SettingsDep
-from headrace.gateway.problems import problem_responses
+from headrace.gateway.problems import Problem, problem_responses
 from headrace.gateway.uploads.upload_form import urlencoded_form
 
 router = APIRouter(tags=["access"])
@@ -60,9 +62,14 @@ _FORM = {
 async def token(request: Request, access: AccessDep, settings: SettingsDep) -> JSONResponse:
     """Exchange an API key for a token, valid for 15 minutes or until the key is revoked."""
     await limit_requests(request, None)
-    fields = await urlencoded_form(request)
+    try:
+        fields = await urlencoded_form(request)
+    except Problem as problem:
+        return _error(400, "invalid_request", str(problem.detail))
     secret = settings.gateway_token_secret.get_secret_value()
-    if fields.get("grant_type") != "client_credentials":
+    if "grant_type" not in fields:
+        return _error(400, "invalid_request", "grant_type is required")
+    if fields["grant_type"] != "client_credentials":
         return _error(400, "unsupported_grant_type", "grant_type must be client_credentials")
     if not secret:
         return _error(
@@ -90,8 +97,9 @@ def _client(request: Request, fields: dict[str, str]) -> tuple[str, str]:
 
 
 def _error(status: int, error: str, detail: str) -> JSONResponse:
-    return _answer(status, TokenError(error=error, error_description=detail))
+    headers = {"WWW-Authenticate": 'Basic realm="headrace"'} if status == 401 else {}
+    return _answer(status, TokenError(error=error, error_description=detail), headers)
 
 
-def _answer(status: int, body: BaseModel) -> JSONResponse:
-    return JSONResponse(body.model_dump(), status, headers={"Cache-Control": "no-store"})
+def _answer(status: int, body: BaseModel, headers: Mapping[str, str] = MappingProxyType({})) -> JSONResponse:
+    return JSONResponse(body.model_dump(), status, headers={"Cache-Control": "no-store", **headers})

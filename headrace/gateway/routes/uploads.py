@@ -227,7 +227,7 @@ async def overridden(upload_id: str, request: Request, resumable: ResumableUploa
                 405,
                 ProblemCode.METHOD_NOT_ALLOWED,
                 "an upload supports HEAD, PATCH and DELETE",
-                headers={"Allow": "HEAD, PATCH, DELETE"},
+                headers={"Allow": "DELETE, HEAD, OPTIONS, PATCH"},
             )
 
 

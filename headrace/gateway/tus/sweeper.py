@@ -50,6 +50,7 @@ class Sweeper:
             if not is_acquired:
                 return
             await self.access.expire_answers(self.settings.gateway_upload_expiry_hours)
+            await self.access.expire_audit(self.settings.gateway_audit_retention_days)
             await self.pipeline.results.requests.expire(self.settings.outbox_retention_days)
             for upload_id in await self.uploads.expired(UPLOADS_PER_SWEEP_MAX):
                 # The row is deleted last, so that an interrupted sweep leaves no unknown objects.

@@ -53,7 +53,7 @@ class KeyListed:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """A refused request, or a change of a key; `at_s` is Unix time."""
+    """A refused request, one that changed something, or a change of a key; `count` were alike. `at_s` is Unix time."""
 
     at_s: float
     actor: str | None
@@ -61,6 +61,7 @@ class AuditRow:
     action: str
     code: str | None
     request_id: str | None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,21 @@ class Access:
         """Append to the audit log."""
         columns = [
             [getattr(row, name) for row in rows]
-            for name in ("at_s", "actor", "address", "action", "code", "request_id")
+            for name in ("at_s", "actor", "address", "action", "code", "request_id", "count")
         ]
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["audit"], *columns)
+
+    async def list_audit(self, hours: float, limit: int, *, actor: str | None, address: str | None) -> list[AuditRow]:
+        """Return the rows of the last `hours`, newest first; of one actor or address, if given."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["list_audit"], hours, actor, address, limit)
+        return [AuditRow(*row) for row in rows]
+
+    async def expire_audit(self, days: float) -> None:
+        """Delete rows older than `days`."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["expire_audit"], days)
 
     async def claim_answer(self, actor: str, key: str) -> datetime | KeptAnswer:
         """Claim an Idempotency-Key; return the time of the claim, or the response of the request that holds it."""

@@ -40,10 +40,21 @@ with revoked as (
 insert into audit (actor, action) select $2, 'keys revoke ' || key_id from revoked returning id
 
 -- audit --
-insert into audit (at, actor, address, action, code, request_id)
-select to_timestamp(at_s), actor, address, action, code, request_id
-from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-    as a (at_s, actor, address, action, code, request_id)
+insert into audit (at, actor, address, action, code, request_id, count)
+select to_timestamp(at_s), actor, address, action, code, request_id, count
+from unnest($1::double precision[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+    as a (at_s, actor, address, action, code, request_id, count)
+
+-- list_audit --
+select extract(epoch from at)::double precision, actor, address, action, code, request_id, count
+from audit
+where at >= now() - $1::double precision * interval '1 hour'
+    and ($2::text is null or actor = $2) and ($3::text is null or address = $3)
+order by at desc, id desc
+limit $4
+
+-- expire_audit --
+delete from audit where at < now() - $1::double precision * interval '1 day'
 
 -- claim_answer --
 -- The first request inserts the row; later ones read it. If the first request ended without a response, its row is

@@ -176,7 +176,8 @@ create table api_keys (
     revoked_at timestamptz
 );
 
--- Every request that the gateway denied, and every change of an API key.
+-- Refusals at the gateway, requests that changed something, and everything that was done to keys. count is the number of
+-- requests that were alike within a minute.
 create table audit (
     id bigint generated always as identity primary key,
     at timestamptz not null default now(),
@@ -184,8 +185,11 @@ create table audit (
     address text,
     action text collate "C" not null,
     code text collate "C",
-    request_id text
+    request_id text,
+    count bigint not null default 1 check (count > 0)
 );
+
+create index audit_by_time on audit (at, id);
 
 -- Responses to requests with an Idempotency-Key; status is null while the first request is in progress.
 create table idempotency (

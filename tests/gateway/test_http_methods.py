@@ -1,0 +1,118 @@
+"""What HTTP asks of every path: HEAD, OPTIONS, `Allow`, the Host, and headers that pages of other origins need."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from headrace.gateway.app import create_app
+from headrace.gateway.auth.guard import AUDIT_ROWS_WAITING_MAX, AuditLog, address_group
+from headrace.gateway.routes import ROUTERS
+from headrace.runtime.health import Probes
+from headrace.runtime.settings import Settings
+from headrace.store.requests.access import AuditRow
+
+ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+PATHS = sorted({re.sub(r"{[^}]*}", "x", route.path) for route in ROUTES})
+PAGE = "https://page.example"
+
+
+def client(**settings: Any) -> httpx.AsyncClient:
+    """A client of an application that has no components: nothing here needs one."""
+    app = create_app(Settings(_env_file=None, **settings), Probes({}))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_path_says_which_methods_it_has(path: str) -> None:
+    async with client() as gateway:
+        wrong = await gateway.request("PROPFIND", path)
+        assert wrong.status_code == 405, wrong.text
+        allowed = set(wrong.headers["Allow"].split(", "))
+        assert "OPTIONS" in allowed
+        assert ("HEAD" in allowed) >= ("GET" in allowed)
+        if path != "/api/v1/uploads":  # it answers OPTIONS itself, as tus asks
+            options = await gateway.options(path)
+            assert (options.status_code, set(options.headers["Allow"].split(", "))) == (204, allowed)
+
+
+async def test_head_is_get_without_the_body() -> None:
+    async with client() as gateway:
+        for path in ("/health", "/openapi.json", "/docs"):
+            got, head = await gateway.get(path), await gateway.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == got.headers["content-type"]
+        assert (await gateway.head("/nowhere")).status_code == 404
+        assert (await gateway.head("/oauth/token")).status_code == 405
+
+
+async def test_a_slash_too_many_is_no_redirect() -> None:
+    async with client() as gateway:
+        answer = await gateway.get("/health/", headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
+async def test_another_host_is_refused_where_hosts_are_listed() -> None:
+    async with client(gateway_hosts="gateway, Other.example") as gateway:
+        for host, status in (("gateway:8000", 200), ("other.example", 200), ("evil.example", 421), ("", 421)):
+            answer = await gateway.get("/health", headers={"Host": host})
+            assert answer.status_code == status, host
+
+
+async def test_a_page_can_read_why_it_was_refused() -> None:
+    async with client(gateway_cors_origins=PAGE) as gateway:
+        for path, status in (("/nowhere", 404), ("/health?token=x", 400)):
+            answer = await gateway.get(path, headers={"Origin": PAGE})
+            assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (status, PAGE)
+        other = await gateway.get("/nowhere", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_network_of_ipv6_is_one_address(address: str, group: str) -> None:
+    assert address_group(address) == group
+
+
+class Rows:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.rows: list[AuditRow] = []
+
+    async def audit(self, rows: list[AuditRow]) -> None:
+        self.rows += rows
+
+
+async def test_refusals_that_are_alike_are_one_row_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [600.0]
+    monkeypatch.setattr("headrace.gateway.auth.guard.time.time", lambda: now[0])
+    kept = Rows()
+    log = AuditLog(kept)  # type: ignore[arg-type]
+    for number in range(1000):
+        log.add("GET /x", "not_authenticated", actor=None, address=f"2001:db8::{number:x}", request_id=f"r{number}")
+    log.add("POST /y", None, actor="key:a", address="192.0.2.7", request_id="other")
+    now[0] = 661.0
+    log.add("GET /x", "not_authenticated", actor=None, address="2001:db8::1", request_id="later")
+    for number in range(AUDIT_ROWS_WAITING_MAX):
+        log.add("GET /x", "not_authenticated", actor=f"key:{number}", address="192.0.2.7", request_id=None)
+    await log.write()
+    shown = [(row.action, row.address, row.request_id, row.count) for row in kept.rows]
+    assert shown[:4] == [
+        ("GET /x", "2001:db8::/64", "r0", 1),
+        ("POST /y", "192.0.2.7", "other", 1),
+        ("GET /x", "2001:db8::/64", None, 999),
+        ("GET /x", "2001:db8::/64", "later", 1),
+    ]
+    assert len(kept.rows) <= AUDIT_ROWS_WAITING_MAX + 4
