@@ -1,6 +1,7 @@
 """Message headers: CloudEvents in binary mode and the trace context."""
 
 from dataclasses import fields, replace
+from datetime import datetime
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,7 @@ from headrace.schemas.headers import (
     redrive_of,
     rfc3339,
     traceparent_of,
+    unix_us_of,
 )
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
@@ -131,3 +133,8 @@ def test_what_a_message_said_of_itself_is_replaced() -> None:
 )
 def test_what_says_nothing_readable_is_no_redrive(headers: list[tuple[str, bytes | None]]) -> None:
     assert redrive_of(headers) is None
+
+
+@pytest.mark.parametrize("text", ["2026-11-30T12:00:00.000001+02:00", "2026-11-30T10:00:00.000001"])
+def test_a_time_without_a_zone_is_utc(text: str) -> None:
+    assert rfc3339(unix_us_of(datetime.fromisoformat(text))) == "2026-11-30T10:00:00.000001Z"

@@ -118,7 +118,7 @@ class Told:
 
     place: tuple[str, int]
     at: int
-    opened: list[tuple[str, bytes]] | None = None
+    header_pairs: list[tuple[str, bytes]] | None = None
     fault: KafkaError | None = None
 
     def topic(self) -> str:
@@ -131,7 +131,7 @@ class Told:
         return self.at
 
     def headers(self) -> list[tuple[str, bytes]] | None:
-        return self.said
+        return self.header_pairs
 
     def error(self) -> KafkaError | None:
         return self.fault
