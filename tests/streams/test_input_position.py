@@ -135,3 +135,4 @@ async def test_a_gap_of_millions_of_offsets_costs_nothing() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
     finally:
         tracemalloc.stop()
+        consumer._thread.thread_loop.close()  # its thread, which would close it, was never started
