@@ -65,7 +65,7 @@ class ByWhatTheyStart(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return "tests/gateway" if file.startswith("tests/gateway/") else file
+        return "tests/gateway" if file.rpartition("/")[0] == "tests/gateway" else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:

@@ -1,6 +1,7 @@
 """What HTTP asks of every path: HEAD, OPTIONS, `Allow`, the Host, and headers that pages of other origins need."""
 
 import re
+from functools import cache
 from typing import Any
 
 import httpx
@@ -19,10 +20,14 @@ PATHS = sorted({re.sub(r"{[^}]*}", "x", route.path) for route in ROUTES})
 PAGE = "https://page.example"
 
 
+@cache
+def application(**settings: Any) -> Any:
+    """An application that has no components: nothing here needs one."""
+    return create_app(Settings(_env_file=None, **settings), Probes({}))
+
+
 def client(**settings: Any) -> httpx.AsyncClient:
-    """A client of an application that has no components: nothing here needs one."""
-    app = create_app(Settings(_env_file=None, **settings), Probes({}))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(application(**settings)), base_url="http://gateway")
 
 
 @pytest.mark.parametrize("path", PATHS)

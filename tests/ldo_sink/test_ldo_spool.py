@@ -14,6 +14,8 @@ from headrace.ldo_sink.spool import LdoSpool, SpoolFullError
 from tests.ldo_sink.ldo_service import WAIT_S, Server, nobody, waiting
 from tests.waiting import until
 
+pytestmark = pytest.mark.server
+
 
 def test_what_comes_while_a_service_does_not_answer_goes_to_the_spool(
     server: Server, sink_of: Callable[..., LdoSink], tmp_path: Path

@@ -22,6 +22,8 @@ from tests.processes import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image
 
+pytestmark = pytest.mark.server
+
 CID = Cid(source_id="cam-1", site="default", captured_at_us=1_700_000_000_000_000, sequence=7, code="C-1")
 LDO = Ldo(
     source_id="d",

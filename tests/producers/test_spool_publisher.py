@@ -25,6 +25,8 @@ from tests.producers.conftest import MOCK
 from tests.producers.test_publisher import CID, frame
 from tests.producers.test_spool import read_all
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -153,7 +155,6 @@ def publishing(bootstrap: str, directory: Path, count: int, **environment: str) 
     )
 
 
-@pytest.mark.server
 def test_sigkill_while_the_broker_is_away_loses_nothing(broker: str, tmp_path: Path):
     process = publishing(nowhere(), tmp_path, 100_000)
     assert process.stdout is not None
@@ -170,7 +171,6 @@ def test_sigkill_while_the_broker_is_away_loses_nothing(broker: str, tmp_path: P
     assert len(sequences) in {accepted, accepted + 1}
 
 
-@pytest.mark.server
 @pytest.mark.parametrize(
     "point", ["spool_before_fsync:10", "spool_after_fsync:10", "spool_after_send:10", "spool_after_send:1"]
 )

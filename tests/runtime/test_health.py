@@ -14,6 +14,8 @@ from headrace.runtime import health, metrics
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.health import HealthServer, Probes
 
+pytestmark = pytest.mark.server
+
 
 @dataclass
 class State:

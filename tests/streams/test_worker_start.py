@@ -62,6 +62,7 @@ async def why_not(settings: Settings, **changes: Any) -> HeadraceError:
     return caught.value
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("changes", "args", "code", "named"),
     [

@@ -40,7 +40,7 @@ from tests.batch.fetch.web_servers import (
     serving,
 )
 
-pytestmark = pytest.mark.usefixtures("connected")
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("connected")]
 
 
 async def ask_asyncio() -> None:

@@ -26,7 +26,7 @@ from headrace.batch.fetch.url import parse_url
 from tests.batch.fetch.web_servers import Names, fetch, picture, plain, policy, redirect, routes, serving
 from tests.certificates import certificate
 
-pytestmark = pytest.mark.usefixtures("connected")
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("connected")]
 
 
 async def endless(_head: bytes, writer: asyncio.StreamWriter) -> None:
