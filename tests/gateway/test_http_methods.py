@@ -1,5 +1,6 @@
 """What HTTP asks of every path: HEAD, OPTIONS, `Allow`, the Host, and headers that pages of other origins need."""
 
+import asyncio
 import re
 from functools import cache
 from typing import Any
@@ -121,3 +122,31 @@ async def test_refusals_that_are_alike_are_one_row_a_minute(monkeypatch: pytest.
         ("GET /x", "2001:db8::/64", "later", 1),
     ]
     assert len(kept.rows) <= AUDIT_ROWS_WAITING_MAX + 4
+
+
+async def test_repeated_requests_are_written_when_their_minute_or_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [600.0]
+    monkeypatch.setattr("headrace.gateway.auth.guard.time.time", lambda: now[0])
+    kept = Rows()
+    log = AuditLog(kept)  # type: ignore[arg-type]
+
+    async def refuse_twice() -> list[int]:
+        kept.rows.clear()
+        for _ in range(2):
+            log.add("GET /x", "forbidden", actor="key:a", address="192.0.2.7", request_id=None)
+        await log.write()
+        return [row.count for row in kept.rows]
+
+    assert await refuse_twice() == [1]
+    now[0] = 660.0
+    await log.write()
+    assert [row.count for row in kept.rows] == [1, 1]
+    assert await refuse_twice() == [1]
+    running = asyncio.create_task(log.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [row.count for row in kept.rows] == [1, 1]

@@ -132,6 +132,7 @@ def test_the_exit_codes_are_a_contract() -> None:
         "STUCK": 70,
         "BROKEN": 71,
         "TRANSIENT": 75,
+        "REVERTED": 77,
         "QUOTA": 78,
         "CRASHED": 79,
     }

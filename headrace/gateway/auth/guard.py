@@ -70,7 +70,7 @@ class AuditLog:
             self._rows.append(AuditRow(now_s, *kind, request_id))
 
     def _begin_minute(self, minute: int) -> None:
-        if minute == self._minute:
+        if minute <= self._minute:
             return
         self._rows += [
             AuditRow(self._minute * 60.0 + 59.0, *kind, None, count) for kind, count in self._repeated.items() if count
@@ -85,10 +85,12 @@ class AuditLog:
                 await asyncio.sleep(_AUDIT_EVERY_S)
                 await self.write()
         finally:
+            self._begin_minute(self._minute + 1)
             await self.write()
 
     async def write(self) -> None:
-        """Write the waiting rows."""
+        """Write the waiting rows, and the numbers of the minutes that are over."""
+        self._begin_minute(int(time.time() // 60))
         while rows := self._rows[:AUDIT_ROWS_PER_INSERT_MAX]:
             try:
                 await self._access.audit(rows)

@@ -65,7 +65,8 @@ async def token(request: Request, access: AccessDep, settings: SettingsDep) -> J
     try:
         fields = await urlencoded_form(request)
     except Problem as problem:
-        return _error(400, "invalid_request", str(problem.detail))
+        # RFC 6749 asks for 400; a body over the limit is refused with 413 wherever it is sent.
+        return _error(413 if problem.status_code == 413 else 400, "invalid_request", str(problem.detail))
     secret = settings.gateway_token_secret.get_secret_value()
     if "grant_type" not in fields:
         return _error(400, "invalid_request", "grant_type is required")
