@@ -11,6 +11,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline
+from tests.faults.bad_builds.concurrency import count_as_faust
 
 
 def _register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
@@ -27,5 +28,6 @@ def _register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_m
 
 
 def apply() -> None:
-    """Let each agent decode first, and raise."""
+    """Let each agent decode first, and raise; and count acknowledged offsets as Faust does."""
     agents.register = _register
+    count_as_faust()
