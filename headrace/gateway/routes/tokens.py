@@ -4,6 +4,7 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import MappingProxyType
 
 from fastapi import APIRouter, Request
@@ -65,8 +66,9 @@ async def token(request: Request, access: AccessDep, settings: SettingsDep) -> J
     try:
         fields = await urlencoded_form(request)
     except Problem as problem:
-        # RFC 6749 asks for 400; a body over the limit is refused with 413 wherever it is sent.
-        return _error(413 if problem.status_code == 413 else 400, "invalid_request", str(problem.detail))
+        if problem.status_code in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+            raise  # as for every body; RFC 6749 has no code for them
+        return _error(400, "invalid_request", str(problem.detail))
     secret = settings.gateway_token_secret.get_secret_value()
     if "grant_type" not in fields:
         return _error(400, "invalid_request", "grant_type is required")
