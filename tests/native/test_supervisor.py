@@ -186,8 +186,10 @@ async def test_a_program_inherits_no_ignored_signals(run):
     log = run.state.log("shell")
     await run.until(lambda: log.exists() and "SigIgn" in log.read_text())
     ignored = int(log.read_text().split()[1], 16)
-    # glibc keeps two signals for itself: no program can change whether they are ignored.
-    assert [number for number in signal.valid_signals() if ignored >> (number - 1) & 1] == []
+    # What Python ignores for itself is not passed on; what whoever started the tests ignored (nohup) stays so.
+    given = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    given -= {signal.SIGPIPE, signal.SIGXFSZ}
+    assert {number for number in signal.valid_signals() if ignored >> (number - 1) & 1} - given == set()
 
 
 async def test_stopping_at_once_leaves_nothing(run):
