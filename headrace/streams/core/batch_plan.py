@@ -1,6 +1,7 @@
 """What a batch puts into the blob store, and the rows that it commits."""
 
 import base64
+from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -81,9 +82,10 @@ def one_by_one(batch: DecodedBatch, rows: RowBatch) -> Iterator[tuple[DecodedBat
     The last one has the progress of them all.
     """
     stored_at = {blob.digest.hex(): StoredAt(blob.store_key, blob.store_offset) for blob in rows.blobs}
+    accepted_left, rejected_left = deque(batch.accepted), deque(batch.rejected)  # in the order of the messages
     for message in batch.messages:
-        accepted = tuple(delivery for delivery in batch.accepted if delivery.message is message)
-        rejected = tuple(delivery for delivery in batch.rejected if delivery.message is message)
+        accepted = (accepted_left.popleft(),) if accepted_left and accepted_left[0].message is message else ()
+        rejected = (rejected_left.popleft(),) if rejected_left and rejected_left[0].message is message else ()
         progress = batch.progress if message is batch.messages[-1] else {}
         single = DecodedBatch(batch.kind, (message,), accepted, rejected, progress)
         yield single, row_batch(single, stored_at, collection_epoch=rows.collection_epoch)

@@ -63,7 +63,7 @@ class BatchPipeline:
         self._limits = limits
         self._quota = quota
         self._halt = halt
-        self._queue: deque[StreamEvent] = deque()
+        self._queue: deque[tuple[StreamEvent, int]] = deque()  # each with the bytes that it holds
         self._held_bytes = 0
         self._batches: list[asyncio.Task[None]] = []
         self._batch_ended = asyncio.Event()
@@ -81,7 +81,7 @@ class BatchPipeline:
             while not self._fits(size_bytes):
                 self._batch_ended.clear()
                 await self._batch_ended.wait()
-            self._queue.append(event)
+            self._queue.append((event, size_bytes))
             self._held_bytes += size_bytes
         self._start_batches()
 
@@ -103,13 +103,13 @@ class BatchPipeline:
         """Start batches from the queue while fewer than `batches_max` are in flight."""
         while self._queue and len(self._batches) < self._limits.batches_max:
             count = min(len(self._queue), self._limits.messages_max)
-            events = [self._queue.popleft() for _ in range(count)]
+            events, sizes_bytes = zip(*(self._queue.popleft() for _ in range(count)), strict=True)
             previous = self._batches[-1] if self._batches else None
             task = asyncio.create_task(self._run_batch(events, previous), name=f"{self._kind}-batch")
             self._batches.append(task)
             metrics.worker_batch_messages.labels(self._kind.value).observe(count)
             metrics.worker_batches_in_flight.labels(self._kind.value).inc()
-            task.add_done_callback(partial(self._on_batch_end, sum(size_of(event.message) for event in events)))
+            task.add_done_callback(partial(self._on_batch_end, sum(sizes_bytes)))
 
     async def _run_batch(self, events: Sequence[StreamEvent], previous: "asyncio.Task[None] | None") -> None:
         """Decode a batch, store its bodies, commit its rows, and acknowledge it."""

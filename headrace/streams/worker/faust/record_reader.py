@@ -89,7 +89,7 @@ class RecordReader:
                 pass  # with names that are not UTF-8, or damaged: what follows is read below
             else:
                 return
-        yield from self._records(raw, payload, taken)
+        yield from self._records(raw, header, payload, taken)
 
     def read_messages(self, raw: memoryview) -> Iterator[Record]:
         """Yield the messages of a message set of version 0 or 1, which has one message, or one that holds the others.
@@ -124,21 +124,20 @@ class RecordReader:
     def _too_large(self, size_bytes: int) -> str:
         return f"the message has {size_bytes} bytes, at most {self._record_bytes_max}"
 
-    def _records(self, raw: memoryview, payload: memoryview, taken: int) -> Iterator[Record]:
+    def _records(self, raw: memoryview, header: tuple[int, ...], payload: memoryview, taken: int) -> Iterator[Record]:
         """Yield the records of a payload after the first `taken`."""
-        count, at = _BATCH.unpack_from(raw)[12], 0
-        for number in range(count):
+        at = 0
+        for number in range(header[12]):
             length, start = _varint(payload, at)
             at = start + length
             if length < 0 or at > len(payload):
                 raise UnreadableError("a record goes beyond its batch")
             if number >= taken:
-                yield self._record(raw, payload[start:at])
+                yield self._record(raw, header, payload[start:at])
         if at != len(payload):
             raise UnreadableError("bytes follow the last record")
 
-    def _record(self, raw: memoryview, body: memoryview) -> Record:
-        header = _BATCH.unpack_from(raw)
+    def _record(self, raw: memoryview, header: tuple[int, ...], body: memoryview) -> Record:
         timestamp_delta, at = _varint(body, 1)
         offset_delta, at = _varint(body, at)
         timestamp_type = int(bool(header[5] & _LOG_APPEND_TIME))
