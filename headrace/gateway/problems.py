@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -75,6 +76,16 @@ class Problem(HTTPException):
         self.code = code
         self.hint = hint
 
+    def __reduce__(self) -> tuple["partial[Problem]", tuple[int, str, str]]:
+        """Let it be raised in a child process: without this, it is unpickled without its code."""
+        headers = None if self.headers is None else dict(self.headers)
+        return partial(type(self), hint=self.hint, headers=headers), (self.status_code, self.code, self.detail)
+
+
+def unavailable(detail: str, *, hint: str | None = None) -> Problem:
+    """Return the problem of what is unavailable for the moment (503)."""
+    return Problem(503, ProblemCode.UNAVAILABLE, detail, hint=hint, headers={"Retry-After": str(RETRY_AFTER_S)})
+
 
 # Rejections with another status than 422.
 _STATUS_OF_REJECT = {
@@ -135,12 +146,8 @@ def problem_of_error(error: HeadraceError) -> Problem:
         case RecordAmbiguousError():
             return Problem(409, ProblemCode.CONFLICT, error.what, hint=error.hint)
         case _ if error.exit_code == Exit.UNREACHABLE:
-            return Problem(
-                503,
-                ProblemCode.UNAVAILABLE,
-                f"a service is unavailable ({error.code})",
-                hint="repeat the request; the same bytes are stored once",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
+            return unavailable(
+                f"a service is unavailable ({error.code})", hint="repeat the request; the same bytes are stored once"
             )
         case _:
             return Problem(500, ProblemCode.BROKEN, f"internal error ({error.code})")

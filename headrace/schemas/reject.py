@@ -31,3 +31,7 @@ class RejectedError(ValueError):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["RejectedError"], tuple[RejectCode, str]]:
+        """Let it be raised in a child process: without this, it is unpickled from its text alone."""
+        return type(self), (self.code, self.reason)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
-from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
+from headrace.gateway.problems import Problem, ProblemCode, unavailable
 from headrace.gateway.queries.conditional import ByteRange
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import BlobLocation
@@ -72,12 +72,7 @@ def raise_store_problem(
     get_log().warning(Action.REFUSED, code=error.code, why=error.what, address=error.where)
     if isinstance(error, BlobMissingError | BlobCorruptError):
         raise Problem(410, ProblemCode.GONE, "the blob is lost", hint="`headrace fsck` lists lost blobs")
-    raise Problem(
-        503,
-        ProblemCode.UNAVAILABLE,
-        f"the blob store is unavailable ({error.code})",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    raise unavailable(f"the blob store is unavailable ({error.code})")
 
 
 async def _chunks(blobs: Blobs, location: BlobLocation, part: ByteRange, first: bytes) -> AsyncIterator[bytes]:

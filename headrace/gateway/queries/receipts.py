@@ -5,7 +5,6 @@ the public key is published as a JSON Web Key Set (RFC 7517), so that anybody ca
 make one. It has an audience of its own and no expiry, so it is not accepted as a token.
 """
 
-import base64
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -16,6 +15,8 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from jwt.algorithms import OKPAlgorithm
+from jwt.utils import base64url_encode
 
 from headrace.gateway.auth.tokens import ISSUER
 from headrace.runtime.settings import Settings
@@ -79,8 +80,7 @@ def verify(receipt: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
-    point = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
-    jwk = {"crv": "Ed25519", "kty": "OKP", "x": point}
+    jwk = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
     # RFC 7638: the thumbprint of a key is its id.
-    thumbprint = base64.urlsafe_b64encode(sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest())
-    return {**jwk, "kid": thumbprint.rstrip(b"=").decode(), "use": "sig", "alg": _ALGORITHM}
+    thumbprint = base64url_encode(sha256(orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)).digest()).decode()
+    return {**jwk, "kid": thumbprint, "use": "sig", "alg": _ALGORITHM}

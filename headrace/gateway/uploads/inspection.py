@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
+from headrace.gateway.problems import unavailable
 from headrace.gateway.uploads.memory import FairTurns, TurnTimeoutError
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
@@ -84,51 +84,11 @@ class Inspector:
                 if not self._pool.active:
                     # A child that dies while it is idle stops the whole pool.
                     self._pool = _new_pool()
-                future = self._pool.schedule(_outcome, args=[work, args], timeout=INSPECT_S_MAX)
-                outcome = await asyncio.wrap_future(future)
+                future = self._pool.schedule(work, args=args, timeout=INSPECT_S_MAX)
+                result: T = await asyncio.wrap_future(future)
         except (FutureTimeout, TimeoutError, TurnTimeoutError):
-            raise Problem(
-                503,
-                ProblemCode.UNAVAILABLE,
-                "examining the upload took too long",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            ) from None
-        match outcome:
-            case _Rejected(code, reason):
-                raise RejectedError(RejectCode(code), reason)
-            case _Refused(status, code, detail, hint):
-                raise Problem(status, code, detail, hint=hint)
-            case _:
-                result: T = outcome
-                return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Rejected:
-    """A RejectedError, which cannot be unpickled."""
-
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A Problem, which cannot be unpickled."""
-
-    status: int
-    code: str
-    detail: str
-    hint: str | None
-
-
-def _outcome(work: Callable[..., T], args: tuple[object, ...]) -> T | _Rejected | _Refused:
-    """Run a function in the child."""
-    try:
-        return work(*args)
-    except RejectedError as rejected:
-        return _Rejected(rejected.code.value, rejected.reason)
-    except Problem as problem:
-        return _Refused(problem.status_code, problem.code, str(problem.detail), problem.hint)
+            raise unavailable("examining the upload took too long") from None
+        return result
 
 
 def _new_pool() -> ProcessPool:

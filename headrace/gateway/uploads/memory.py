@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from headrace.gateway.problems import RETRY_AFTER_S, Problem, ProblemCode
+from headrace.gateway.problems import Problem, unavailable
 from headrace.runtime.metrics import gateway_buffer_bytes, gateway_buffer_waiting
 
 WAIT_S_MAX = 30.0
@@ -169,9 +169,4 @@ class MemoryReservation:
 
 
 def _exhausted() -> Problem:
-    return Problem(
-        503,
-        ProblemCode.UNAVAILABLE,
-        "the memory for requests is exhausted, or this caller's share of it",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return unavailable("the memory for requests is exhausted, or this caller's share of it")
