@@ -1,15 +1,13 @@
 """`headrace audit`: list the audit log of the gateway and of the commands that change keys."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from headrace.cli.environment import client_settings, needs
+from headrace.cli.environment import needs
+from headrace.cli.keys import with_access
 from headrace.cli.options import Json
 from headrace.cli.output import print_json, print_table
-
-if TYPE_CHECKING:
-    from headrace.store.requests.access import AuditRow
 
 ROWS_MAX = 10_000
 
@@ -29,10 +27,13 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """List refused requests, requests that changed something, and changes of keys, newest first."""
-    import asyncio
     from datetime import UTC, datetime
 
-    rows = asyncio.run(_rows(hours, limit, actor, address))
+    rows = with_access(
+        lambda access: access.list_audit(hours, limit, actor=actor, address=address),
+        command="audit",
+        statement_s_max=20.0,
+    )
     if as_json:
         print_json({"audit": [{name: getattr(row, name) for name in row.__slots__} for row in rows]})
         return
@@ -48,12 +49,3 @@ def audit(
         for row in rows
     ]
     print_table(("time (UTC)", "actor", "address", "action", "refused", "count"), shown)
-
-
-async def _rows(hours: float, limit: int, actor: str | None, address: str | None) -> "list[AuditRow]":
-    from headrace.store.postgres import opened_pool
-    from headrace.store.requests.access import Access
-
-    dsn = client_settings().postgres_dsn.get_secret_value()
-    async with opened_pool(dsn, connections_max=1, statement_s_max=20.0, application="headrace audit") as pool:
-        return await Access(pool, dsn).list_audit(hours, limit, actor=actor, address=address)

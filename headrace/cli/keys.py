@@ -45,7 +45,7 @@ def add(
     except ValueError as error:
         raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
     grant = Grant(name, role, sources, days)
-    new = _with_access(lambda access: add_key(access, grant, actor=_actor()))
+    new = with_access(lambda access: add_key(access, grant, actor=_actor()))
     _show(new, as_json)
 
 
@@ -53,7 +53,7 @@ def add(
 @needs("service")
 def list_(*, as_json: Json = False) -> None:
     """List the keys without their secrets."""
-    keys = _with_access(lambda access: access.list_keys())
+    keys = with_access(lambda access: access.list_keys())
     if as_json:
         print_json({"keys": [{name: getattr(key, name) for name in key.__slots__} for key in keys]})
         return
@@ -84,7 +84,7 @@ def rotate(
     """Give a key a new secret and print it once."""
     from headrace.gateway.auth.api_keys import rotate as rotate_key
 
-    new = _with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=_actor()))
+    new = with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=_actor()))
     if new is None:
         raise _unknown(key_id)
     _show(new, as_json)
@@ -94,7 +94,7 @@ def rotate(
 @needs("service")
 def revoke(key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")]) -> None:
     """Revoke a key and the tokens issued for it, with immediate effect."""
-    if not _with_access(lambda access: access.revoke_key(key_id, _actor())):
+    if not with_access(lambda access: access.revoke_key(key_id, _actor())):
         raise _unknown(key_id)
     say(f"the key {key_id} is revoked")
 
@@ -123,16 +123,18 @@ def _actor() -> str:
     return f"user:{getpass.getuser()}"
 
 
-def _with_access(work: "Callable[[Access], Awaitable[T]]") -> T:
+def with_access(work: "Callable[[Access], Awaitable[T]]", *, command: str = "keys", statement_s_max: float = 10.0) -> T:
+    """Return the result of work with the store of keys and audit rows, over a connection of its own."""
     import asyncio
 
-    return asyncio.run(_run(work))
-
-
-async def _run(work: "Callable[[Access], Awaitable[T]]") -> T:
     from headrace.store.postgres import opened_pool
     from headrace.store.requests.access import Access
 
-    dsn = client_settings().postgres_dsn.get_secret_value()
-    async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="headrace keys") as pool:
-        return await work(Access(pool, dsn))
+    async def run() -> T:
+        dsn = client_settings().postgres_dsn.get_secret_value()
+        async with opened_pool(
+            dsn, connections_max=1, statement_s_max=statement_s_max, application=f"headrace {command}"
+        ) as pool:
+            return await work(Access(pool, dsn))
+
+    return asyncio.run(run())
