@@ -12,6 +12,7 @@ from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.topics import DAY_S, INPUT_RETENTION_S
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.bucket import ensure_bucket
+from headrace.store.installation import adopt
 from headrace.store.migrate import migrate
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
@@ -70,6 +71,8 @@ async def _stores(settings: Settings) -> None:
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=wait_s_max)
     get_log().info(Action.READY, service="store")
+    installation_id = await wait_for("kafka", lambda: adopt(settings, blobs), wait_s_max=wait_s_max)
+    get_log().info(Action.READY, installation=str(installation_id))
 
 
 async def add_admin_key(dsn: str, key: str) -> None:

@@ -53,6 +53,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
+from headrace.store.installation import require_installation
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.access import Access
 from headrace.store.requests.cameras import Cameras
@@ -158,6 +159,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
     catalog = await wait_for("postgres", lambda: _catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    await require_installation(settings, blobs)
     for server_socket in sockets:
         server_socket.listen(BACKLOG)  # before /readyz is true: early connections wait in the backlog
     required: dict[str, ServiceProbe] = {

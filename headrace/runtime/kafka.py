@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
-from headrace.schemas.topics import TOPICS, Topic
+from headrace.schemas.topics import INSTALLATION_TOPIC, TOPICS, Topic
 
 _REQUEST_S = 10
 _PROBE_S = 2
@@ -112,12 +112,14 @@ def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
         HeadraceError: Kafka refused to create a topic, or does not answer.
     """
     existing = _existing_topics(settings, admin)
-    missing = [topic for name, topic in TOPICS.items() if name not in existing]
+    missing = [_new(topic, settings) for name, topic in TOPICS.items() if name not in existing]
+    if INSTALLATION_TOPIC not in existing:
+        missing.append(_installation_topic(settings))
     if not missing:
         return []
-    for name, creation in admin.create_topics([_new(topic, settings) for topic in missing]).items():
+    for name, creation in admin.create_topics(missing).items():
         _wait_until_created(settings, name, creation)
-    return [topic.name for topic in missing]
+    return [topic.topic for topic in missing]
 
 
 def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str]) -> None:
@@ -162,6 +164,18 @@ def _wait_until_created(settings: Settings, name: str, creation: "Future[None]")
             where=settings.kafka_bootstrap,
             hint="HEADRACE_KAFKA_REPLICAS must not exceed the number of brokers",
         ) from None
+
+
+def _installation_topic(settings: Settings) -> NewTopic:
+    return NewTopic(
+        INSTALLATION_TOPIC,
+        num_partitions=1,
+        replication_factor=settings.kafka_replicas,
+        config={
+            "cleanup.policy": "compact",
+            "min.insync.replicas": "2" if settings.kafka_replicas >= 3 else "1",
+        },
+    )
 
 
 def _new(topic: Topic, settings: Settings) -> NewTopic:

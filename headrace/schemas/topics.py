@@ -99,6 +99,9 @@ CAPTURE_REQUESTS = Topic(
     retention_s=INPUT_RETENTION_S,
 )
 
+INSTALLATION_TOPIC = "headrace.installation.v1"
+"""Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""
+
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (*_INPUTS.values(), *_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED, CAPTURE_REQUESTS)

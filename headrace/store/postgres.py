@@ -6,7 +6,7 @@ SQL lives in `sql/*.sql`, many statements to a file, each below a line `-- name 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -36,8 +36,17 @@ _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
 _TRANSIENT_STATES = frozenset({"55P03", "25006", "25P03", "57P05"})
 
 
-async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, application: str) -> "Pool":
+async def open_pool(
+    dsn: str,
+    *,
+    connections_max: int,
+    statement_s_max: float,
+    application: str,
+    check: "Callable[[Connection], Awaitable[None]] | None" = None,
+) -> "Pool":
     """Open a pool with its first connection; the others are opened when they are needed.
+
+    `check` is called with each new connection, and may raise.
 
     Raises:
         CatalogUnavailableError: PostgreSQL does not answer. CatalogRefusedError: it refuses the login.
@@ -50,6 +59,7 @@ async def open_pool(dsn: str, *, connections_max: int, statement_s_max: float, a
             dsn,
             min_size=1,
             max_size=connections_max,
+            init=check,
             max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=statement_s_max + ANSWER_MARGIN_S,

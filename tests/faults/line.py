@@ -12,6 +12,8 @@ from uuid import uuid4
 from confluent_kafka import TopicPartition
 
 from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.installation import catalog_identity, mark_store
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
@@ -130,6 +132,10 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
         changes = {"store_url": f"{fresh.store_url}/{uuid4().hex}", "kafka_session_s": SESSION_S}
         settings = fresh.model_copy(update=changes)
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
+        # The store is a part of the bucket, and belongs to the same installation.
+        identity = asyncio.run(catalog_identity(settings))
+        assert identity is not None
+        asyncio.run(mark_store(Blobs.from_settings(settings), identity.mark))
         skip_backlog(settings, (SMALL.name, LARGE.name))
         catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)

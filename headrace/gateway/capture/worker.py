@@ -31,6 +31,8 @@ from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import CaptureRequest, Kind
 from headrace.schemas.topics import CAPTURE_REQUESTS, input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.installation import require_installation
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.ingest_requests import Captures, IngestRequests
 from headrace.store.requests.ingest_status import IngestStatuses
@@ -160,6 +162,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> int:
     topics = [CAPTURE_REQUESTS.name, input_topic(Kind.FRAME).name, input_topic(Kind.CLIP).name]
     await asyncio.to_thread(require_topics, settings, admin, topics)
     async with _open_deps(settings, stop) as deps:
+        await require_installation(settings, Blobs.from_settings(settings))
         worker = CaptureWorker(deps, settings.capture_streams_max)
         async with liveness(
             settings,

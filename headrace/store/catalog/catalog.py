@@ -5,6 +5,7 @@ same digests wait for each other instead of deadlocking; only the outbox follows
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
@@ -33,6 +34,7 @@ from headrace.schemas.topics import DEAD_LETTERS, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
+from headrace.store.installation import check_server
 from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
@@ -77,7 +79,11 @@ class Catalog:
     ) -> Self:
         """Connect; raises CatalogUnavailableError or CatalogRefusedError."""
         pool = await open_pool(
-            dsn, connections_max=connections_max, statement_s_max=statement_s_max, application=application
+            dsn,
+            connections_max=connections_max,
+            statement_s_max=statement_s_max,
+            application=application,
+            check=partial(check_server, dsn),
         )
         return cls(pool, dsn)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import asyncpg
 
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
+from headrace.store.installation import check_server
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Outbox:
             connections_max=OUTBOX_CONNECTIONS_MAX,
             statement_s_max=statement_s_max,
             application="headrace relay",
+            check=partial(check_server, dsn),
         )
         return cls(pool, dsn)
 

@@ -10,6 +10,7 @@ from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.topics import PERCEIVED, PREPROCESSED
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.installation import require_installation
 from headrace.streams.consumers import perception as perception_module
 from headrace.streams.consumers import preprocessing as preprocessing_module
 from headrace.streams.consumers.derive import TOPICS, DerivingConsumer
@@ -52,6 +53,7 @@ async def _serve(settings: Settings, consumer: DerivingConsumer, blobs: Blobs, o
     admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
+    await require_installation(settings, blobs, has_catalog=False)
     # The current batch shows progress; the lag shows whether there should be a batch. While Kafka is unavailable, the
     # lag is unknown, so an outage does not look like a stall.
     lag = LagProbe(settings, consumer.group, TOPICS, consumer.assigned)

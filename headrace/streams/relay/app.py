@@ -8,7 +8,9 @@ from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
+from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.outbox import Outbox
+from headrace.store.installation import require_installation
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.loop import Relay
 
@@ -24,6 +26,7 @@ async def relay(settings: Settings, stop: asyncio.Event) -> int:
     admin = await wait_for_kafka(settings, stop=stop)
     await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS)
     outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
+    await require_installation(settings, Blobs.from_settings(settings))
     running = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)
     try:
         async with liveness(

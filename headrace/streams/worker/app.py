@@ -22,6 +22,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ingest_progress import IngestProgress
+from headrace.store.installation import require_installation
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
@@ -123,6 +124,7 @@ async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterato
     dsn = settings.postgres_dsn.get_secret_value()
     try:
         await catalog.check()
+        await require_installation(settings, blobs)
         async with IngestProgress.open(dsn, statement_s_max=settings.postgres_statement_s_max) as progress:
             yield Stores(blobs, catalog, progress)
     finally:
