@@ -17,6 +17,7 @@ from headrace.cli import (
     platform,
     processes,
     publish,
+    recover,
     stack,
     urls,
 )
@@ -46,6 +47,7 @@ label.register(app)
 platform.register(app)
 keys.register(app)
 audit.register(app)
+recover.register(app)
 urls.register(app)
 demo.register(app)
 

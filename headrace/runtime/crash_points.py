@@ -56,6 +56,12 @@ class CrashPoint(StrEnum):
     COLLECT_BEFORE_DELETE = "collect_before_delete"
     COLLECT_AFTER_DELETE = "collect_after_delete"
     COLLECT_BEFORE_RELEASE = "collect_before_release"
+    # Recovery, for each step
+    RECOVER_AFTER_BEGIN = "recover_after_begin"
+    RECOVER_AFTER_LEARN = "recover_after_learn"
+    RECOVER_AFTER_REWIND = "recover_after_rewind"
+    RECOVER_AFTER_MARK = "recover_after_mark"
+    RECOVER_BEFORE_FINISH = "recover_before_finish"
     # Archive and restore, for each object that they write
     MOVE_BEFORE_PUT = "move_before_put"
     MOVE_AFTER_PUT = "move_after_put"

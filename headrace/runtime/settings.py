@@ -188,6 +188,12 @@ class Settings(GatewaySettings):
         le=8760,
         description="Hours before an object without a row is collected: its row may not be committed yet.",
     )
+    quarantine_days: float = Field(
+        30.0,
+        ge=0,
+        le=36_500,
+        description="Days after `headrace recover` in which orphans are moved to quarantine/, and days that they stay.",
+    )
     staging_retention_days: float = Field(
         8.0,
         ge=0,

@@ -8,6 +8,7 @@ that was promoted since: its system identifier or its timeline differ.
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -80,18 +81,47 @@ async def require_installation(settings: Settings, blobs: Blobs, *, has_catalog:
     store = await store_mark(blobs)
     catalog = await catalog_identity(settings) if has_catalog else None
     if kafka.mark is None or (has_catalog and (catalog is None or not catalog.complete)):
-        raise HeadraceError(
-            "installation_missing",
-            "this installation has no identity yet",
-            where=settings.kafka_bootstrap if kafka.mark is None else _dsn(settings),
-            hint="run `headrace init` once, with the settings of the service",
-            exit_code=Exit.UNREACHABLE,
-        )
+        raise _missing(settings.kafka_bootstrap if kafka.mark is None else _dsn(settings))
     if catalog is not None:
         _same_kafka(settings, catalog, kafka)
     _same_store(blobs, catalog.mark if catalog else kafka.mark, store)
     if catalog is not None:
-        _not_older(settings, catalog, (kafka.mark, store))
+        reasons = _older(catalog, [mark for mark in (kafka.mark, store) if mark is not None])
+        if reasons:
+            raise CatalogRevertedError(reasons[0], where=_dsn(settings))
+
+
+@dataclass(frozen=True, slots=True)
+class OlderReasons:
+    """The installation, the highest epoch that any of its parts has, and why its catalog may be an older copy."""
+
+    installation_id: UUID
+    kafka_cluster_id: str
+    newest_epoch: int
+    reasons: tuple[str, ...]
+
+
+async def older_reasons(settings: Settings, blobs: Blobs) -> OlderReasons:
+    """Return why the catalog may be an older copy; it may also be from before it had an identity.
+
+    Raises:
+        HeadraceError: catalog, Kafka and store belong to different installations, or to none.
+    """
+    kafka = await asyncio.to_thread(kafka_identity, settings)
+    store = await store_mark(blobs)
+    catalog = await catalog_identity(settings)
+    expected = catalog.mark if catalog is not None else kafka.mark
+    if expected is None:
+        raise _missing(settings.kafka_bootstrap)
+    _same_store(blobs, expected, store)
+    marks = [mark for mark in (kafka.mark, store) if mark is not None]
+    if catalog is None:
+        reasons = ["it is from before it had an identity"]
+    else:
+        _same_kafka(settings, catalog, kafka)
+        reasons = _older(catalog, marks)
+    newest = max(mark.epoch for mark in (*marks, expected))
+    return OlderReasons(expected.installation_id, kafka.cluster_id, newest, tuple(reasons))
 
 
 async def adopt(settings: Settings, blobs: Blobs) -> UUID:
@@ -231,18 +261,29 @@ def _same_store(blobs: Blobs, expected: Mark, store: Mark | None) -> None:
         raise _foreign(f"this store belongs to {owner}, and Kafka to {expected.installation_id}", blobs.where)
 
 
-def _not_older(settings: Settings, catalog: CatalogIdentity, marks: tuple[Mark | None, ...]) -> None:
-    newest = max(mark.epoch for mark in marks if mark is not None)
+def _older(catalog: CatalogIdentity, marks: Iterable[Mark]) -> list[str]:
+    reasons = []
+    newest = max(mark.epoch for mark in marks)
     if catalog.recovering:
-        raise CatalogRevertedError("a recovery was interrupted", where=_dsn(settings))
+        reasons.append("a recovery was interrupted")
     if newest > catalog.epoch:
-        raise CatalogRevertedError(f"it is of epoch {catalog.epoch}, and a later one is {newest}", where=_dsn(settings))
+        reasons.append(f"it is of epoch {catalog.epoch}, and a later one is {newest}")
     if (catalog.server, catalog.server_timeline) != (catalog.system_identifier, catalog.timeline):
-        raise CatalogRevertedError(
+        reasons.append(
             f"{_OTHER_SERVER} (system {catalog.server} on timeline {catalog.server_timeline}, before "
-            f"{catalog.system_identifier} on {catalog.timeline})",
-            where=_dsn(settings),
+            f"{catalog.system_identifier} on {catalog.timeline})"
         )
+    return reasons
+
+
+def _missing(where: str) -> HeadraceError:
+    return HeadraceError(
+        "installation_missing",
+        "this installation has no identity yet",
+        where=where,
+        hint="run `headrace init` once, with the settings of the service",
+        exit_code=Exit.UNREACHABLE,
+    )
 
 
 def _foreign(what: str, where: str) -> HeadraceError:

@@ -59,7 +59,7 @@ async def open_pool(
             dsn,
             min_size=1,
             max_size=connections_max,
-            init=check,
+            init=check,  # type: ignore[arg-type]
             max_inactive_connection_lifetime=IDLE_CONNECTION_S_MAX,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=statement_s_max + ANSWER_MARGIN_S,

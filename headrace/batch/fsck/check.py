@@ -66,6 +66,7 @@ async def check(
         orphans=now - timedelta(hours=settings.collect_grace_hours),
         staged=now - timedelta(days=settings.staging_retention_days),
         promoting=now - PROMOTING_GRACE,
+        quarantined=now - timedelta(days=settings.quarantine_days),
     )
     sampler = Sampler(options.sample, random.Random(options.seed))  # noqa: S311 - a sample, not a secret
     progress("comparing the store with the catalog")

@@ -18,6 +18,7 @@ class FsckProblem(StrEnum):
     RECORD_WITHOUT_ANNOUNCEMENT = "record_without_announcement"  # neither published nor in the outbox
     ANNOUNCEMENT_LATE = "announcement_late"  # in the outbox for too long
     ANNOUNCEMENT_WITHOUT_RECORD = "announcement_without_record"  # its record does not exist
+    QUARANTINE_OVER = "quarantine_over"  # an orphan that was kept in quarantine after a recovery, for long enough
     STAGED_ABANDONED = "staged_abandoned"  # a staged or partly promoted body that no message has claimed in time
 
 

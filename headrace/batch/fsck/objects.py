@@ -17,7 +17,7 @@ from hashlib import sha256
 from headrace.batch.fsck.findings import Finding, FsckProblem, FsckReport
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.store.blobs.blob_store import Blobs, BlobStat
-from headrace.store.blobs.staging import PROMOTING_PREFIX, STAGING_PREFIX
+from headrace.store.blobs.staging import PROMOTING_PREFIX, QUARANTINE_PREFIX, STAGING_PREFIX
 from headrace.store.blobs.verified_read import hash_of
 from headrace.store.catalog.fsck_queries import FsckQueries, PackMember, PackRows, SingleBlob
 from headrace.store.errors import BlobMissingError
@@ -38,6 +38,7 @@ class AgeLimits:
     orphans: datetime
     staged: datetime
     promoting: datetime
+    quarantined: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class ObjectCheck:
         if not self._scope.in_archive:
             await self._check_abandoned(STAGING_PREFIX, self._scope.ages.staged)
             await self._check_abandoned(PROMOTING_PREFIX, self._scope.ages.promoting)
+            problem = FsckProblem.QUARANTINE_OVER
+            await self._check_abandoned(QUARANTINE_PREFIX, self._scope.ages.quarantined, problem)
 
     async def _check_single_blobs(self) -> None:
         unlisted = set(_PREFIXES)
@@ -213,13 +216,15 @@ class ObjectCheck:
             detail = named if corrupt else "its blobs are intact, but the tar around them is corrupt"
             self._add(FsckProblem.BYTES_DIFFER, key, detail, digest=digest, is_pack=True)
 
-    async def _check_abandoned(self, prefix: str, before: datetime) -> None:
+    async def _check_abandoned(
+        self, prefix: str, before: datetime, problem: FsckProblem = FsckProblem.STAGED_ABANDONED
+    ) -> None:
         async with aclosing(self._blobs.list(prefix)) as listing:
             async for stat in listing:
-                self._count("staged")
+                self._count("staged" if problem is FsckProblem.STAGED_ABANDONED else "quarantined")
                 if stat.modified_at < before:
                     detail = f"{stat.size_bytes} bytes since {stat.modified_at.isoformat(timespec='seconds')}"
-                    self._add(FsckProblem.STAGED_ABANDONED, stat.key, detail)
+                    self._add(problem, stat.key, detail)
 
     async def _drop_moved(self) -> None:
         """Drop findings that an archive or restore job explains, which ran meanwhile or will resume."""

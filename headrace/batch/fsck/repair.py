@@ -20,7 +20,7 @@ from headrace.schemas.reject import RejectedError
 from headrace.schemas.validate import INPUT_EVENTS
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.blobs.staging import STAGING_PREFIX
+from headrace.store.blobs.staging import QUARANTINE_PREFIX, STAGING_PREFIX
 from headrace.store.blobs.verified_read import hash_of
 from headrace.store.catalog.fsck_queries import FsckQueries, MessagePosition, PackMember, RecordWithoutBlob, SingleBlob
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, OrphanGc
@@ -122,7 +122,7 @@ class Repair:
                 self._give_up(finding, "only a relay can publish them: check that `headrace relay` is running")
             case FsckProblem.ANNOUNCEMENT_WITHOUT_RECORD:
                 await self._drop_announcement(finding)
-            case FsckProblem.STAGED_ABANDONED:
+            case FsckProblem.STAGED_ABANDONED | FsckProblem.QUARANTINE_OVER:
                 await self._blobs.delete(finding.name)
                 self._heal(finding, "removed")
             case _:
@@ -219,9 +219,15 @@ class Repair:
                 self._give_up(finding, why)
             return
         for start in range(0, len(findings), GC_BATCH_OBJECTS):
-            await self._collect(findings[start : start + GC_BATCH_OBJECTS])
+            state = await self._orphan_gc.state()
+            part = findings[start : start + GC_BATCH_OBJECTS]
+            if state.why_suspended is not None:
+                for finding in part:
+                    self._give_up(finding, state.why_suspended)
+            else:
+                await self._collect(part, quarantined=state.quarantined)
 
-    async def _collect(self, findings: Sequence[Finding]) -> None:
+    async def _collect(self, findings: Sequence[Finding], *, quarantined: bool) -> None:
         """Remove orphans by the protocol of headrace/store/catalog/orphan_gc.py.
 
         An error keeps the marks, since a delete request may still be in flight.
@@ -235,10 +241,12 @@ class Repair:
             elif time.monotonic() - marked_s > DELETE_S_MAX:
                 self._give_up(finding, "the store is too slow: run the repair again")
             else:
+                if quarantined:
+                    await self._blobs.copy(finding.name, f"{QUARANTINE_PREFIX}{finding.name}")
                 reached(CrashPoint.COLLECT_BEFORE_DELETE)
                 await self._blobs.delete(finding.name)
                 reached(CrashPoint.COLLECT_AFTER_DELETE)
-                self._heal(finding, "removed")
+                self._heal(finding, "moved to quarantine" if quarantined else "removed")
         reached(CrashPoint.COLLECT_BEFORE_RELEASE)
         await self._orphan_gc.release()
 

@@ -43,6 +43,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from headrace.runtime.errors import HeadraceError
+from headrace.store.catalog.recovery import CollectionState, collection_state
 from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
 
 if TYPE_CHECKING:
@@ -129,6 +130,15 @@ class OrphanGc:
                 await self._holder.execute(self._sql["mark"], keys)
             rows = await self._holder.fetch(self._sql["unreferenced"], keys)
         return [row[0] for row in rows]
+
+    async def state(self) -> CollectionState:
+        """Return whether orphans may be collected now, and whether they go to quarantine.
+
+        Raises:
+            CatalogUnavailableError, CatalogRefusedError.
+        """
+        with catalog_errors(self._dsn):
+            return await collection_state(self._holder)
 
     async def release(self) -> None:
         """Remove every mark; from then on workers put again what was deleted.

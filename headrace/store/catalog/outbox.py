@@ -47,14 +47,14 @@ class Outbox:
         self._sql = statements("outbox")
 
     @classmethod
-    async def open(cls, dsn: str, *, statement_s_max: float = STATEMENT_S_MAX) -> Self:
+    async def open(cls, dsn: str, *, statement_s_max: float = STATEMENT_S_MAX, may_be_older: bool = False) -> Self:
         """Connect; the leader lock and the listener use connections of their own."""
         pool = await open_pool(
             dsn,
             connections_max=OUTBOX_CONNECTIONS_MAX,
             statement_s_max=statement_s_max,
             application="headrace relay",
-            check=partial(check_server, dsn),
+            check=None if may_be_older else partial(check_server, dsn),
         )
         return cls(pool, dsn)
 
@@ -85,6 +85,12 @@ class Outbox:
         """
         async with borrowed(self._pool, self._dsn) as connection:
             return _count(await connection.execute(self._sql["mark_seen"], list(event_ids)))
+
+    async def unknown(self, event_ids: Iterable[UUID]) -> list[UUID]:
+        """Return those announcements that the catalog does not know; it scans the whole outbox."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["unknown"], list(event_ids))
+        return [row[0] for row in rows]
 
     async def checkpoints(self) -> dict[tuple[str, int], int]:
         """Return the next offset of each (topic, partition) that was saved with `mark`."""

@@ -88,8 +88,11 @@ returning dead_letter_id
 -- Ids are assigned in the order of the input, which is the order of the announcements. Listeners are notified at the
 -- commit.
 with added as (
-    insert into outbox (event_id, topic, record_id, dead_letter_id)
-    select event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid
+    insert into outbox (event_id, topic, record_id, dead_letter_id, published_at)
+    select
+        event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid,
+        -- After a recovery, what an older copy of the catalog does not know to be out.
+        (select now() from announced as a where a.event_id = o.event_id::uuid)
     from rows from (
         json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
         json_array_elements_text($4::json)

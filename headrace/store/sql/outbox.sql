@@ -50,6 +50,13 @@ update outbox
 set published_at = now()
 where published_at is null and event_id = any($1::uuid[])
 
+-- unknown --
+-- Looks through the whole outbox: for the start of a relay that found what it did not expect, and for a recovery.
+select e.event_id
+from unnest($1::uuid[]) as e (event_id)
+where not exists (select from outbox as o where o.event_id = e.event_id)
+and not exists (select from announced as a where a.event_id = e.event_id)
+
 -- checkpoints --
 select topic, partition, next_offset from relay_checkpoints
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
+from uuid import UUID
 
 from headrace.runtime import crash_points
 from headrace.runtime.backoff import Backoff
@@ -30,7 +31,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested
 from headrace.store.catalog.outbox import Outbox, Pending
 from headrace.store.catalog.relay_session import LeaderLock, OutboxListener
-from headrace.store.errors import CatalogUnavailableError
+from headrace.store.errors import CatalogRevertedError, CatalogUnavailableError, address
 from headrace.streams.relay.announcement import announce_each, transaction_limits
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
 from headrace.streams.relay.published_offsets import PublishedOffsets
@@ -164,18 +165,31 @@ class Relay:
         """Mark every row that is published already."""
         published, marked = PublishedOffsets(self._settings), 0
         try:
-            await self._blocking(published.open, await self._outbox.checkpoints())
+            checkpoints = await self._outbox.checkpoints()
+            await self._blocking(published.open, checkpoints)
             while (events := await self._blocking(published.read)) is not None:
                 if leader_lock.lost.is_set() or stop.is_set():
                     raise ProducerResetError("interrupted while reading what is published")
                 if events.event_ids:
-                    marked += await self._outbox.mark_seen(events.event_ids)
+                    count = await self._outbox.mark_seen(events.event_ids)
+                    if checkpoints and count < len(events.event_ids):
+                        await self._require_known(events.event_ids)
+                    marked += count
                 if events.next_offsets:
                     await self._outbox.mark([], events.next_offsets)
                 self._enter(Phase.CATCHING_UP)
         finally:
             await self._blocking(published.close)
         get_log().info(Action.CAUGHT_UP, found=marked)
+
+    async def _require_known(self, event_ids: list[UUID]) -> None:
+        """Announcements that the catalog does not know, and would repeat, come from a newer one."""
+        unknown = await self._outbox.unknown(event_ids)
+        if unknown:
+            raise CatalogRevertedError(
+                f"{len(unknown)} announcements are on their topics that it does not know",
+                where=address(self._settings.postgres_dsn.get_secret_value()),
+            )
 
     async def _announce(self, publisher: OutboxPublisher, rows: list[Pending]) -> None:
         self._enter(Phase.ANNOUNCING)

@@ -4,14 +4,16 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from headrace.batch.fsck.check import FsckOptions, open_and_check
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
-from headrace.schemas.digest import blob_key
+from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.staging import QUARANTINE_PREFIX
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
 from headrace.store.errors import CatalogUnavailableError
 from headrace.streams.worker.batch_pipeline import commit_or_store_again
@@ -136,3 +138,43 @@ async def test_marks_that_a_dead_collector_left_are_taken_over_once_they_are_old
     await line.take(event)
     assert await blobs.get(blob_key(event.sha256)) == event.body
     assert await sql.fetchval("select count(*) from collecting") == 0
+
+
+async def test_no_orphan_is_deleted_while_a_recovery_is_not_over(
+    settings: Settings, blobs: Blobs, postgres_dsn: str
+) -> None:
+    body = uuid4().bytes
+    orphan = blob_key(sha256_hex(body))
+    await blobs.put(orphan, body)
+    await asyncio.sleep(1.1)  # times of objects may be whole seconds
+
+    async def repaired(statement: str) -> str:
+        with psycopg.connect(postgres_dsn, autocommit=True) as sql:
+            sql.execute(statement)  # type: ignore[call-overload]
+        report = await fsck(settings, blobs, repair=True, force=True)
+        ((_, outcome),) = report.healed or report.unhealed
+        return outcome
+
+    suspended = [
+        ("update installation set recovering_since = now()", "the catalog may be an older copy"),
+        (
+            "update installation set recovering_since = null, timeline = timeline + 1",
+            "the catalog may be an older copy",
+        ),
+        ("insert into recovery_targets values ('edge.frames.v1', 0, 8)", "the catalog may be an older copy"),
+        (
+            "update installation set timeline = timeline - 1, quarantine_until = now() + interval '1 day'",
+            "1 partitions are still being ingested again",
+        ),
+        ("insert into ingest_progress values ('edge.frames.v1', 0, 7)", "1 partitions are still being ingested again"),
+    ]
+    for statement, why in suspended:
+        assert why in await repaired(statement)
+        assert await blobs.get(orphan) == body
+    assert await repaired("update ingest_progress set next_offset = 8") == "moved to quarantine"
+    assert await blobs.stat(orphan) is None
+    assert await blobs.get(f"{QUARANTINE_PREFIX}{orphan}") == body
+    settings = settings.model_copy(update={"quarantine_days": 0.0})
+    await asyncio.sleep(1.1)
+    assert await repaired("select") == "removed"
+    assert await blobs.stat(f"{QUARANTINE_PREFIX}{orphan}") is None

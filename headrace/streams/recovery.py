@@ -1,0 +1,216 @@
+"""`headrace recover`: go on with a catalog that went back in time.
+
+The groups are moved back to what the catalog has, so that everything after it is ingested again; unique keys make that
+harmless. Announcements that are on their topics and that the catalog does not know are recorded as announced, so that
+none is published twice. Kafka and the store get a new epoch, which an even older copy of the catalog would lack.
+
+The order makes every step repeatable after a kill: first the catalog refuses every process (`recovering_since`) and has
+the offsets up to which orphans are left alone; its own new epoch comes last.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from headrace.runtime import crash_points
+from headrace.runtime.crash_points import CrashPoint, Reached
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import PartitionKey, offset_bounds, partitions_of, reading_consumer
+from headrace.schemas.topics import input_topic
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
+from headrace.store.catalog.outbox import Outbox
+from headrace.store.catalog.recovery import Recovery
+from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.installation import Mark, OlderReasons, mark_kafka, mark_store, older_reasons
+from headrace.streams.core.input_position import CatalogBehind, InputPosition, judge
+from headrace.streams.relay.published_offsets import PublishedOffsets
+from headrace.streams.transaction_errors import ProducerResetError
+from headrace.streams.worker.profile import LARGE, SMALL
+
+_REQUEST_S = 10.0
+GROUPS = {group.name: sorted(input_topic(kind).name for kind in group.kinds) for group in (SMALL, LARGE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """A group's partition that is to be read again from `start` on; the group committed `end`."""
+
+    group: str
+    key: PartitionKey
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class RecoveryPlan:
+    """What is to be done, and why; there is nothing to do where `reasons` is empty."""
+
+    installation: OlderReasons
+    reasons: list[str] = field(default_factory=list)
+    rewinds: list[Rewind] = field(default_factory=list)
+    unknown: int = 0
+
+
+async def plan(settings: Settings, blobs: Blobs) -> RecoveryPlan:
+    """Compare catalog, Kafka and store; changes nothing.
+
+    Raises:
+        HeadraceError: they belong to different installations, or a service does not answer.
+    """
+    installation = await older_reasons(settings, blobs)
+    made = RecoveryPlan(installation, list(installation.reasons))
+    async with aclosing(_unknown(settings)) as announcements:
+        async for event_ids in announcements:
+            made.unknown += len(event_ids)
+    made.rewinds = await _rewinds(settings, is_older=bool(made.reasons or made.unknown))
+    made.reasons += [
+        f"{rewind.key[0]} [{rewind.key[1]}]: the group committed {rewind.end}, the catalog has {rewind.start}"
+        for rewind in made.rewinds
+    ]
+    if made.unknown:
+        made.reasons.append(f"{made.unknown} announcements are on their topics that the catalog does not know")
+    return made
+
+
+async def recover(
+    settings: Settings, blobs: Blobs, made: RecoveryPlan, *, reached: Reached = crash_points.reached
+) -> int:
+    """Carry out a plan; returns the new epoch. May be repeated, also after a kill, with a new plan.
+
+    Call it within `alone`. `reached` is called at each crash point.
+    """
+    dsn, epoch = settings.postgres_dsn.get_secret_value(), made.installation.newest_epoch + 1
+    mark = Mark(made.installation.installation_id, epoch)
+    async with Recovery.open(dsn) as recovery:
+        await recovery.restore_identity(mark.installation_id, made.installation.kafka_cluster_id)
+        await recovery.begin({rewind.key: rewind.end for rewind in made.rewinds})
+        reached(CrashPoint.RECOVER_AFTER_BEGIN)
+        async with aclosing(_unknown(settings)) as announcements:
+            async for event_ids in announcements:
+                await recovery.learn(event_ids)
+        reached(CrashPoint.RECOVER_AFTER_LEARN)
+        for group in GROUPS:
+            await asyncio.to_thread(_move, settings, group, [at for at in made.rewinds if at.group == group])
+            reached(CrashPoint.RECOVER_AFTER_REWIND)
+        await asyncio.to_thread(mark_kafka, settings, mark)
+        reached(CrashPoint.RECOVER_AFTER_MARK)
+        await mark_store(blobs, mark)
+        reached(CrashPoint.RECOVER_BEFORE_FINISH)
+        await recovery.finish(epoch, settings.quarantine_days)
+    return epoch
+
+
+@asynccontextmanager
+async def alone(settings: Settings) -> AsyncIterator[None]:
+    """Make sure that no worker and no relay runs; none can lead meanwhile.
+
+    Raises:
+        HeadraceError: one runs.
+    """
+    members = await asyncio.to_thread(_members, settings)
+    if members:
+        raise _running(f"{len(members)} workers are members of {', '.join(sorted(set(members)))}")
+    lock = await try_leader_lock(settings.postgres_dsn.get_secret_value())
+    if lock is None:
+        raise _running("a relay is publishing")
+    try:
+        yield
+    finally:
+        await lock.release()
+
+
+def _running(what: str) -> HeadraceError:
+    return HeadraceError(
+        "service_running",
+        what,
+        hint="stop all workers and relays first; a killed worker is a member until its session ends (30 s)",
+        exit_code=Exit.FAILED,
+    )
+
+
+def _members(settings: Settings) -> list[str]:
+    admin = AdminClient(client_config(settings))
+    try:
+        described = admin.describe_consumer_groups(list(GROUPS), request_timeout=_REQUEST_S)
+        return [name for name, group in described.items() for _ in group.result(_REQUEST_S).members]
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None
+
+
+async def _rewinds(settings: Settings, *, is_older: bool) -> list[Rewind]:
+    """Return what is to be read again; a partition that the catalog has no row of is believed unless it is older."""
+    behind: list[Rewind] = []
+    without_row: list[Rewind] = []
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with IngestProgress.open(dsn, statement_s_max=settings.postgres_statement_s_max) as progress:
+        for group, topics in GROUPS.items():
+            committed, bounds = await asyncio.to_thread(_offsets, settings, group, topics)
+            catalog = await progress.positions(list(committed))
+            for key, offset in committed.items():
+                verdict = judge(_position(offset, catalog[key], bounds[key]))
+                if isinstance(verdict, CatalogBehind):
+                    behind.append(Rewind(group, key, verdict.next_offset, offset))
+                elif catalog[key].next_offset is None and offset > bounds[key][0]:
+                    without_row.append(Rewind(group, key, bounds[key][0], offset))
+    return behind + without_row if is_older or behind else []
+
+
+def _position(committed: int, catalog: CatalogPosition, bounds: tuple[int, int]) -> InputPosition:
+    low, end = bounds
+    return InputPosition(
+        low=low, end=end, committed=committed, next_offset=catalog.next_offset, seen_until=catalog.seen_until
+    )
+
+
+def _offsets(
+    settings: Settings, group: str, topics: list[str]
+) -> tuple[dict[PartitionKey, int], dict[PartitionKey, tuple[int, int]]]:
+    """Return what the group has committed, and the bounds of those partitions."""
+    with reading_consumer(settings, group, isolation_level="read_uncommitted") as consumer:
+        keys = [key for topic in topics for key in partitions_of(consumer, topic)]
+        partitions = consumer.committed([TopicPartition(*key) for key in keys], timeout=_REQUEST_S)
+        committed = {(at.topic, at.partition): at.offset for at in partitions if at.offset >= 0}
+        return committed, offset_bounds(consumer, committed)
+
+
+def _move(settings: Settings, group: str, rewinds: list[Rewind]) -> None:
+    """Commit in the name of a group that has no members."""
+    if not rewinds:
+        return
+    consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False) | {"log_level": 0})
+    places = [TopicPartition(*rewind.key, rewind.start) for rewind in rewinds]
+    try:
+        errors = [at.error for at in consumer.commit(offsets=places, asynchronous=False) or () if at.error is not None]
+    except KafkaException as error:
+        raise kafka_unreachable(settings, error.args[0]) from None
+    finally:
+        consumer.close()
+    if errors:
+        raise kafka_unreachable(settings, errors[0])
+
+
+async def _unknown(settings: Settings) -> AsyncGenerator[list[UUID]]:
+    """Yield the announcements behind the catalog's checkpoints that it does not know."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    published = PublishedOffsets(settings)
+    outbox = await Outbox.open(dsn, may_be_older=True)
+    try:
+        await asyncio.to_thread(published.open, await outbox.checkpoints())
+        while (events := await asyncio.to_thread(published.read)) is not None:
+            if events.event_ids and (unknown := await outbox.unknown(events.event_ids)):
+                yield unknown
+    except ProducerResetError as error:
+        raise HeadraceError(
+            "kafka_unreachable", str(error), where=settings.kafka_bootstrap, exit_code=Exit.UNREACHABLE
+        ) from None
+    finally:
+        await asyncio.to_thread(published.close)
+        await outbox.close()
