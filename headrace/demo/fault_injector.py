@@ -30,7 +30,7 @@ _SOURCE_ID = "old-device"
 _POLL_S = 0.2
 _FLUSH_S_MAX = 30
 _LDO_BODY = b'{"sensor_data":{},"context":{},"prediction":{}}'
-_1999_US = 915_148_800_000_000
+_9000_US = 221_845_392_000_000_000
 _NEVER_PUBLISHED_ID = (0x7FFFFFFF).to_bytes(4, "big")
 
 
@@ -83,8 +83,8 @@ def missing_field(parts: Ingredients) -> Poison:
 
 
 def absurd_time(parts: Ingredients) -> Poison:
-    """Return a scan from 1999, as by an unset clock."""
-    return Poison(RejectCode.ABSURD_TIME, Kind.CID, encode(replace(_cid(parts), captured_at_us=_1999_US)))
+    """Return a scan from the year 9000, as by a wrong clock."""
+    return Poison(RejectCode.ABSURD_TIME, Kind.CID, encode(replace(_cid(parts), captured_at_us=_9000_US)))
 
 
 def not_an_image(parts: Ingredients) -> Poison:

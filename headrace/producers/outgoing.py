@@ -8,12 +8,13 @@ from pathlib import Path
 from random import Random
 
 from headrace.producers.source import unix_us
+from headrace.runtime import metrics
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.codec import encode
 from headrace.schemas.digest import staging_key
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Ldo, kind_of
 from headrace.schemas.headers import Headers, headers_for, new_traceparent
-from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.schemas.limits import CLOCK_SET_US_MIN, INLINE_BYTES_MAX, MIB
 from headrace.schemas.topics import input_topic
 from headrace.schemas.validate import check_body, validate
 from headrace.store.blobs.blob_store import Blobs
@@ -51,6 +52,8 @@ class Dispatch:
         valid = validate(event, self._now_us())
         if body is not None:
             self._stage(event, body)
+        if event.captured_at_us < CLOCK_SET_US_MIN:
+            metrics.producer_unset_clock_total.labels(kind_of(event).value).inc()
         traceparent = traceparent or new_traceparent(self._random.randbytes(24))
         return Outgoing(
             event_reference(event),

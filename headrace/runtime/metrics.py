@@ -32,6 +32,9 @@ worker_deliveries_total = Counter(
     "headrace_worker_deliveries_total", "Messages taken up, by outcome.", ["kind", "outcome"]
 )  # outcome: stored, duplicate, rejected
 worker_rejected_total = Counter("headrace_worker_rejected_total", "Dead letters, by reason.", ["kind", "code"])
+worker_unset_clock_total = Counter(
+    "headrace_worker_unset_clock_total", "Messages whose source had no clock: captured before 2000.", ["kind"]
+)
 worker_bytes_total = Counter("headrace_worker_bytes_total", "Bytes of bodies taken up.", ["kind"])
 worker_step_seconds = Histogram(
     "headrace_worker_step_seconds", "Time that a batch spent in a step.", ["step"], buckets=_SECONDS
@@ -66,6 +69,9 @@ consumer_handle_seconds = Histogram(
 
 # Producers
 producer_events_total = Counter("headrace_producer_events_total", "Events published, by outcome.", ["kind", "outcome"])
+producer_unset_clock_total = Counter(
+    "headrace_producer_unset_clock_total", "Events captured before 2000, by a source without a clock.", ["kind"]
+)
 producer_spool_bytes = Gauge("headrace_producer_spool_bytes", "Bytes of the spool's files.")
 producer_spool_waiting_events = Gauge("headrace_producer_spool_waiting_events", "Events that wait in the spool.")
 producer_spool_lost_total = Counter(

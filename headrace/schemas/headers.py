@@ -12,11 +12,13 @@ from typing import TypeAlias
 from urllib.parse import quote
 from uuid import UUID
 
-from headrace.schemas.events import CaptureRequest, Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo
+from headrace.schemas.events import CaptureRequest, Cid, Clip, DeadLetter, Event, Frame, Ingested, Ldo, Origin
+from headrace.schemas.limits import CLOCK_SET_US_MIN
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 TRACEPARENT = "traceparent"
+CLOCK = "headrace-clock"  # its value is "unset" where the source had no clock, and its capture time says nothing
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,6 +34,8 @@ def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Heade
         ("ce_subject", subject.encode()),
         ("content-type", b"application/vnd.apache.avro+confluent"),
     ]
+    if isinstance(event, Origin) and event.captured_at_us < CLOCK_SET_US_MIN:
+        headers.append((CLOCK, b"unset"))
     if traceparent is not None:
         headers.append((TRACEPARENT, traceparent.encode()))
     return headers

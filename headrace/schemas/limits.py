@@ -25,5 +25,6 @@ JPEG_SCANS_MAX = 500  # encoders write about ten; a decoder needs one pass for e
 REGIONS_MAX = 256  # changed regions of one perceived frame
 ARRAY_ITEMS_MAX = 1024  # items of any array in any message
 
-CAPTURED_AT_US_MIN = 946_684_800 * 1_000_000  # 2000-01-01: no camera clock that was ever set shows less
+CLOCK_SET_US_MIN = 946_684_800 * 1_000_000  # 2000-01-01: no clock that was ever set shows less
+CAPTURED_AT_US_MAX = 253_402_300_799_999_999  # the end of 9999, the last year of RFC 3339
 CAPTURED_AHEAD_US_MAX = 24 * 3_600 * 1_000_000  # a clock may run a day ahead (time zones set wrongly), not more

@@ -11,7 +11,7 @@ class RejectCode(StrEnum):
     UNDECODABLE = "undecodable"  # the bytes do not follow their schema
     MISSING_FIELD = "missing_field"  # a field that must say something is empty or absent
     FIELD_OUT_OF_RANGE = "field_out_of_range"  # a name, number or text beyond its limit
-    ABSURD_TIME = "absurd_time"  # captured before 2000 or more than a day ahead
+    ABSURD_TIME = "absurd_time"  # captured before 1970 or more than a day ahead of Kafka's time
     MALFORMED_DIGEST = "malformed_digest"  # not 64 lower-case hexadecimal digits
     DIGEST_MISMATCH = "digest_mismatch"  # the bytes hash to another digest than declared
     SIZE_MISMATCH = "size_mismatch"  # the bytes are longer or shorter than declared

@@ -17,9 +17,10 @@ from headrace.schemas.json_guard import check_keepable, parse_object
 from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AHEAD_US_MAX,
-    CAPTURED_AT_US_MIN,
+    CAPTURED_AT_US_MAX,
     CLIP_BYTES_MAX,
     CLIP_DURATION_US_MAX,
+    CLOCK_SET_US_MIN,
     CODE_BYTES_MAX,
     FRAME_BYTES_MAX,
     FRAME_PIXELS_MAX,
@@ -57,15 +58,18 @@ class ValidEvent:
     body: bytes | None
 
 
-def validate(event: InputEvent, now_us: int) -> ValidEvent:
+def validate(event: InputEvent, as_of_us: int) -> ValidEvent:
     """Validate an event and hash its body; a staged body is validated by its declared size only.
+
+    `as_of_us` is the time at which Kafka took the event's message, or now before that, so that a redelivery is judged
+    the same.
 
     Raises:
         RejectedError: the event can never be ingested; the first violated rule.
     """
     check_name(event.source_id, "source_id")
     check_name(event.site, "site")
-    check_captured_at(event.captured_at_us, now_us)
+    _check_recordable(event.captured_at_us, as_of_us)
     if event.sequence < 0:
         raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"sequence is {event.sequence}, which is negative")
     match event:
@@ -127,14 +131,23 @@ def check_digest_format(value: str, field: str) -> None:
 
 
 def check_captured_at(captured_at_us: int, now_us: int) -> None:
-    """Check that a capture time is plausible.
+    """Check a capture time that its caller can still correct.
 
     Raises:
         RejectedError: ABSURD_TIME; it is before the year 2000 or more than a day ahead of `now_us`.
     """
-    if captured_at_us < CAPTURED_AT_US_MIN:
+    if captured_at_us < CLOCK_SET_US_MIN:
         raise RejectedError(RejectCode.ABSURD_TIME, f"captured_at is {captured_at_us} µs, before the year 2000")
-    if captured_at_us > now_us + CAPTURED_AHEAD_US_MAX:
+    _check_recordable(captured_at_us, now_us)
+
+
+def _check_recordable(captured_at_us: int, as_of_us: int) -> None:
+    # A device whose clock was never set shows a time from 1970 on, and its events are observations all the same.
+    if captured_at_us < 0:
+        raise RejectedError(RejectCode.ABSURD_TIME, f"captured_at is {captured_at_us} µs, before 1970")
+    # A judge without a clock of its own cannot know what lies ahead: an edge device, or a message without a time.
+    last_us = as_of_us + CAPTURED_AHEAD_US_MAX if as_of_us >= CLOCK_SET_US_MIN else CAPTURED_AT_US_MAX
+    if captured_at_us > min(last_us, CAPTURED_AT_US_MAX):
         raise RejectedError(RejectCode.ABSURD_TIME, f"captured_at is {captured_at_us} µs, more than a day ahead")
 
 

@@ -1,7 +1,6 @@
 """Pictures and deliveries for the tests of jobs."""
 
 import struct
-import time
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +65,7 @@ class Line:
 
     def ingest(self) -> Ingest:
         ports = IngestPorts(self.blobs, StagedBodies(self.blobs), self.catalog)
-        return Ingest(ports, retry=Retry(RetryPolicy(0.02, 0.2, 30.0)), now_us=lambda: time.time_ns() // 1000)
+        return Ingest(ports, retry=Retry(RetryPolicy(0.02, 0.2, 30.0)))
 
     async def take(self, *events: InputEvent) -> None:
         kind = kind_of(events[0])

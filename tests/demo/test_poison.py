@@ -21,7 +21,7 @@ def test_poison_is_rejected_with_its_code(build):
     poison = build(Ingredients(ORIGIN, frame, Random(1)))
     topic = input_topic(poison.kind)
     assert len(poison.value or b"") < topic.message_bytes_max
-    verdict = examine(poison.kind, ConsumedMessage(topic.name, 0, 0, NOW_US, b"k", poison.value, ()), NOW_US)
+    verdict = examine(poison.kind, ConsumedMessage(topic.name, 0, 0, NOW_US, b"k", poison.value, ()))
     assert isinstance(verdict, RejectedDelivery)
     assert verdict.code == poison.code
 

@@ -158,7 +158,7 @@ async def check_places(settings: Settings, blobs: Blobs, attempts: dict[int, Att
         if attempt.expect is not None:
             assert sha256_hex(value or b"") == attempt.digest
             continue
-        examined = examine(attempt.kind, ConsumedMessage(*ack.place, NOW_US, key, value, ()), NOW_US)
+        examined = examine(attempt.kind, ConsumedMessage(*ack.place, NOW_US, key, value, ()))
         assert isinstance(examined, AcceptedDelivery)
         assert (examined.digest, examined.size_bytes) == (attempt.digest, attempt.size_bytes)
         if isinstance(examined.event, Frame | Clip) and examined.event.claim is not None:
@@ -191,4 +191,4 @@ def read(settings: Settings, places: set[Place]) -> dict[Place, tuple[bytes | No
 
 def examined(message: Planned, value: bytes | None) -> AcceptedDelivery | RejectedDelivery:
     attempt = message.attempt
-    return examine(attempt.kind, ConsumedMessage(attempt.topic, 0, 0, NOW_US, b"k", value, ()), NOW_US)
+    return examine(attempt.kind, ConsumedMessage(attempt.topic, 0, 0, NOW_US, b"k", value, ()))

@@ -66,10 +66,10 @@ def try_message(kind: Kind, raw: bytes | None, random: Random) -> bool:
     timestamp_s = random.choice((NOW_US / 1e6, None, -0.001, *(value / 1000 for value in INTERESTING)))
     message = delivery_of(FakeMessage(f"edge.{kind}s.v1", 0, 1, timestamp_s, None, raw, headers))  # type: ignore[arg-type]
     redrives_in([message])
-    outcome = examine(kind, as_original(message, {}), NOW_US)
+    outcome = examine(kind, as_original(message, {}))
     if not isinstance(outcome, AcceptedDelivery):
         assert not outcome.reason.startswith("checking the message raised"), outcome.reason
-        rows = row_batch(examine_batch(kind, [message], NOW_US), {})
+        rows = row_batch(examine_batch(kind, [message]), {})
         assert len(rows.dead_letters) == 1
         return False
     assert raw is not None

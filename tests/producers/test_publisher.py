@@ -9,12 +9,13 @@ from confluent_kafka import KafkaError, KafkaException
 from headrace.producers import Delivery, Device, NotDeliveredError, Publisher, describe_clip, describe_frame
 from headrace.producers.broker import Broker, InFlight
 from headrace.producers.delivery import DeliveryStats
+from headrace.producers.outgoing import Dispatch
 from headrace.producers.source import Source
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.metrics import producer_bytes_in_flight
+from headrace.runtime.metrics import producer_bytes_in_flight, producer_unset_clock_total
 from headrace.schemas.digest import canonical_body, sha256_hex
 from headrace.schemas.events import Cid, Frame, Ldo
-from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.schemas.limits import CLOCK_SET_US_MIN, INLINE_BYTES_MAX, MIB
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import validate
 from headrace.store.blobs.blob_store import Blobs
@@ -137,6 +138,21 @@ def test_a_setting_that_librdkafka_does_not_know_is_named():
         Publisher("mock", client={"no.such.thing": 1})
 
 
+@pytest.mark.parametrize("clock_us", [CID.captured_at_us, 60_000_000], ids=["set", "not set"])
+@pytest.mark.parametrize("captured_at_us", [60_000_000, CLOCK_SET_US_MIN - 1])
+def test_what_a_device_without_a_clock_made_is_published_and_counted(clock_us: int, captured_at_us: int):
+    count = producer_unset_clock_total.labels("cid")
+    before = count._value.get()
+    message = Dispatch(None, now_us=lambda: clock_us).outgoing(replace(CID, captured_at_us=captured_at_us), None, None)
+    assert ("headrace-clock", b"unset") in message.headers
+    assert count._value.get() == before + 1
+
+
+def test_a_device_without_a_clock_does_not_judge_the_time_of_a_camera_that_has_one():
+    message = Dispatch(None, now_us=lambda: 60_000_000).outgoing(CID, None, None)
+    assert dict(message.headers).get("headrace-clock") is None
+
+
 @pytest.mark.parametrize(
     ("event", "code"),
     [
@@ -146,7 +162,7 @@ def test_a_setting_that_librdkafka_does_not_know_is_named():
         (replace(CID, code="a\x00"), RejectCode.FIELD_OUT_OF_RANGE),
         (replace(CID, code="\ud800"), RejectCode.FIELD_OUT_OF_RANGE),
         (replace(CID, code="x" * 5000), RejectCode.FIELD_OUT_OF_RANGE),
-        (replace(CID, captured_at_us=0), RejectCode.ABSURD_TIME),
+        (replace(CID, captured_at_us=-1), RejectCode.ABSURD_TIME),
         (replace(LDO, ldo_id=" l"), RejectCode.FIELD_OUT_OF_RANGE),
         (replace(LDO, body=b"[]"), RejectCode.NOT_JSON),
         (replace(LDO, body=b'{"context":{}}'), RejectCode.MISSING_FIELD),

@@ -20,6 +20,7 @@ from headrace.schemas.headers import (
     traceparent_of,
     unix_us_of,
 )
+from headrace.schemas.limits import CLOCK_SET_US_MIN
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_123_456, "sequence": 7}
 CID = Cid(**ORIGIN, code="C-1")
@@ -54,6 +55,17 @@ def test_an_announcement_is_named_by_its_event_id_and_timed_by_its_ingestion() -
     headers = dict(headers_for(event, subject="abc", traceparent=None))
     assert (headers["ce_id"], headers["ce_time"]) == (b"e-1", b"1970-01-01T00:00:00Z")
     assert "traceparent" not in headers
+
+
+@pytest.mark.parametrize("kind", [Cid, Ingested])
+@pytest.mark.parametrize(
+    ("captured_at_us", "marks"), [(0, [b"unset"]), (CLOCK_SET_US_MIN - 1, [b"unset"]), (CLOCK_SET_US_MIN, [])]
+)
+def test_a_source_without_a_clock_is_marked(kind: type, captured_at_us: int, marks: list[bytes]) -> None:
+    known = {} if kind is Cid else {"event_id": "e-1", "ingested_at_us": 0}
+    event = event_of(kind, **ORIGIN | {"captured_at_us": captured_at_us}, **known)
+    headers = headers_for(event, subject="abc", traceparent=None)
+    assert [value for name, value in headers if name == "headrace-clock"] == marks
 
 
 def test_a_dead_letter_speaks_for_the_service() -> None:

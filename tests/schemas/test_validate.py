@@ -17,9 +17,9 @@ from headrace.schemas.events import InputEvent
 from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AHEAD_US_MAX,
-    CAPTURED_AT_US_MIN,
     CLIP_BYTES_MAX,
     CLIP_DURATION_US_MAX,
+    CLOCK_SET_US_MIN,
     CODE_BYTES_MAX,
     FRAME_BYTES_MAX,
     FRAME_SIDE_PIXELS_MAX,
@@ -183,7 +183,7 @@ NAMES = st.text(max_size=8) | st.sampled_from(
 )
 CODES = st.text(max_size=8) | st.sampled_from(["c" * CODE_BYTES_MAX, "c" * (CODE_BYTES_MAX + 1), "a\0b", "]d2\x1d01"])
 DIGESTS = st.sampled_from([DIGEST, "A" * 64, "a" * 63, "", "../" + "a" * 61]) | st.text(max_size=8)
-TIMES = st.sampled_from([CAPTURED_AT_US_MIN, CAPTURED_AT_US_MIN - 1, 0, NOW_US, NOW_US + CAPTURED_AHEAD_US_MAX]) | (
+TIMES = st.sampled_from([CLOCK_SET_US_MIN, CLOCK_SET_US_MIN - 1, 0, NOW_US, NOW_US + CAPTURED_AHEAD_US_MAX]) | (
     st.integers(NOW_US + CAPTURED_AHEAD_US_MAX - 2, NOW_US + CAPTURED_AHEAD_US_MAX + 2)
     | st.integers(-(2**63), 2**63 - 1)
 )

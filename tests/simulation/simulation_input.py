@@ -17,7 +17,7 @@ from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import AcceptedDelivery, examine
 from tests.simulation.simulation_faults import SentInput, SimulationStep, Weather
 from tests.simulation.simulation_loop import CrashedError, Process
-from tests.streams.streams_samples import NOW_US, cid, frame, png, raw_delivery
+from tests.streams.streams_samples import cid, frame, png, raw_delivery
 
 KINDS = (Kind.CID, Kind.FRAME)
 PARTITIONS = 2
@@ -86,7 +86,7 @@ class Topics:
         delivery = raw_delivery(kind, value, offset=len(log), partition=sent.source % PARTITIONS)
         log.append(delivery)
         place = (delivery.topic, delivery.partition, delivery.offset)
-        examined = examine(kind, delivery, NOW_US)
+        examined = examine(kind, delivery)
         good = isinstance(examined, AcceptedDelivery) and sent.what != "false_claim"
         self.expected.append(
             Expected(

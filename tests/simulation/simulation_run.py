@@ -133,7 +133,7 @@ async def _worker(world: SimulationWorld) -> None:
     process = this_process()
     member = world.group.join(process)
     ports = IngestPorts(world.blobs, world.blobs, world.catalog)
-    ingest = world.system.ingest(ports, retry=Retry(RETRY), now_us=lambda: NOW_US)
+    ingest = world.system.ingest(ports, retry=Retry(RETRY))
 
     def halt(exit_code: int, why: str) -> None:
         world.weather.note(f"{process.name:9} halts: {exit_code} {why}")

@@ -12,7 +12,7 @@ from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeEvent, FakeProcess, Journal
-from tests.streams.streams_samples import NOW_US, delivery, raw_delivery
+from tests.streams.streams_samples import delivery, raw_delivery
 
 QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.01, deadline_s=10.0)
 HASTY = RetryPolicy(delay_s=0.001, delay_s_max=0.005, deadline_s=0.02)
@@ -39,7 +39,7 @@ class Rig:
         self.catalog = FakeCatalog(self.journal, self.blobs)
         self.process = FakeProcess()
         ports = IngestPorts(self.blobs, self.claims, self.catalog)
-        self.ingest = Ingest(ports, retry=Retry(policy), now_us=lambda: NOW_US)
+        self.ingest = Ingest(ports, retry=Retry(policy))
         self.quota = Quota(dead_letter_quota, 60.0)
         self.pipeline = BatchPipeline(
             kind,

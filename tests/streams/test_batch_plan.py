@@ -20,13 +20,13 @@ EMPTY = StorePlan((), (), ())
 
 
 def accepted(event: InputEvent, *, offset: int = 0, **changes: Any) -> AcceptedDelivery:
-    examined = examine(kind_of(event), delivery(event, offset=offset, **changes), NOW_US)
+    examined = examine(kind_of(event), delivery(event, offset=offset, **changes))
     assert isinstance(examined, AcceptedDelivery)
     return examined
 
 
 def refused(value: bytes | None, *, offset: int = 0, **changes: Any) -> RejectedDelivery:
-    examined = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes), NOW_US)
+    examined = examine(Kind.CID, raw_delivery(Kind.CID, value, offset=offset, **changes))
     assert isinstance(examined, RejectedDelivery)
     return examined
 
@@ -133,7 +133,7 @@ def test_a_refusal_becomes_a_dead_letter_with_everything_that_came() -> None:
 
 
 def test_a_dead_letter_names_its_source_where_it_is_known() -> None:
-    examined = examine(Kind.CID, delivery(cid("")), NOW_US)
+    examined = examine(Kind.CID, delivery(cid("")))
     (row,) = row_batch(decoded(Kind.CID, examined), {}).dead_letters
     assert (row.site, row.source_id) == ("plant", "camera-1")
 

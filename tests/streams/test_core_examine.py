@@ -14,9 +14,10 @@ from headrace.schemas.events import Cid, InputEvent, Kind, kind_of
 from headrace.schemas.limits import (
     ATTRIBUTES_BYTES_MAX,
     CAPTURED_AHEAD_US_MAX,
-    CAPTURED_AT_US_MIN,
+    CAPTURED_AT_US_MAX,
     CLIP_BYTES_MAX,
     CLIP_DURATION_US_MAX,
+    CLOCK_SET_US_MIN,
     CODE_BYTES_MAX,
     FRAME_BYTES_MAX,
     FRAME_SIDE_PIXELS_MAX,
@@ -41,7 +42,7 @@ def said(**changes: Any) -> bytes:
 
 
 def examined(event: InputEvent, **changes: Any) -> AcceptedDelivery | RejectedDelivery:
-    return examine(kind_of(event), delivery(event, **changes), NOW_US)
+    return examine(kind_of(event), delivery(event, **changes))
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -99,7 +100,9 @@ def test_the_trace_context_is_taken_over_where_it_is_one(headers: Any, kept: str
         cid(symbology="DataMatrix", seen_in="a" * 64),
         cid("c" * CODE_BYTES_MAX),
         cid(source_id="n" * NAME_BYTES_MAX),
-        cid(captured_at_us=CAPTURED_AT_US_MIN),
+        cid(captured_at_us=CLOCK_SET_US_MIN),
+        cid(captured_at_us=CLOCK_SET_US_MIN - 1),
+        cid(captured_at_us=0),
         cid(captured_at_us=NOW_US + CAPTURED_AHEAD_US_MAX),
         cid(sequence=0),
         ldo(clip_sha256="b" * 64),
@@ -152,9 +155,8 @@ REFUSED: list[tuple[Code, InputEvent]] = [
     (Code.FIELD_OUT_OF_RANGE, clip(about="c" * (CODE_BYTES_MAX + 1))),
     (Code.FIELD_OUT_OF_RANGE, staged(frame(), size_bytes=0)),
     (Code.FIELD_OUT_OF_RANGE, staged(clip(), size_bytes=-1)),
-    (Code.ABSURD_TIME, cid(captured_at_us=0)),
+    (Code.ABSURD_TIME, cid(captured_at_us=-1)),
     (Code.ABSURD_TIME, cid(captured_at_us=-(2**63))),
-    (Code.ABSURD_TIME, cid(captured_at_us=CAPTURED_AT_US_MIN - 1)),
     (Code.ABSURD_TIME, cid(captured_at_us=NOW_US + CAPTURED_AHEAD_US_MAX + 1)),
     (Code.ABSURD_TIME, cid(captured_at_us=2**63 - 1)),
     (Code.MALFORMED_DIGEST, cid(seen_in="A" * 64)),
@@ -223,7 +225,7 @@ def test_what_is_wrong_is_refused_with_its_code_and_one_sentence(code: Code, eve
     ],
 )
 def test_what_cannot_be_read_is_refused_without_an_origin(code: Code, value: bytes | None) -> None:
-    result = examine(Kind.CID, raw_delivery(Kind.CID, value), NOW_US)
+    result = examine(Kind.CID, raw_delivery(Kind.CID, value))
     assert isinstance(result, RejectedDelivery)
     assert (result.code, result.origin) == (code, None)
 
@@ -250,6 +252,29 @@ def test_a_lack_of_memory_is_not_the_messages_fault(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("headrace.streams.core.examine.decode", fail)
     with pytest.raises(MemoryError):
         examined(cid())
+
+
+@pytest.mark.parametrize(
+    ("timestamp_us", "captured_at_us", "is_accepted"),
+    [
+        (NOW_US, NOW_US + CAPTURED_AHEAD_US_MAX, True),
+        (NOW_US, NOW_US + CAPTURED_AHEAD_US_MAX + 1, False),
+        (NOW_US - CAPTURED_AHEAD_US_MAX, NOW_US + 1, False),
+        # A message without a time, and one whose broker's clock was never set, are not judged by it.
+        (0, NOW_US, True),
+        (-1000, CAPTURED_AT_US_MAX, True),
+        (CLOCK_SET_US_MIN - 1, CAPTURED_AT_US_MAX + 1, False),
+        (2**63 - 1, CAPTURED_AT_US_MAX, True),
+        (2**63 - 1, CAPTURED_AT_US_MAX + 1, False),
+    ],
+)
+def test_a_capture_time_is_judged_by_the_messages_own_time(
+    timestamp_us: int, captured_at_us: int, is_accepted: bool
+) -> None:
+    result = examined(cid(captured_at_us=captured_at_us), timestamp_us=timestamp_us)
+    assert isinstance(result, AcceptedDelivery) is is_accepted
+    if isinstance(result, RejectedDelivery):
+        assert result.code is Code.ABSURD_TIME
 
 
 def test_a_refusal_names_its_source_where_the_names_are_sound() -> None:
@@ -287,7 +312,7 @@ def test_a_source_of_any_name_may_claim_from_its_own_staging_area_and_no_other_c
 @given(kind=st.sampled_from(Kind), value=st.none() | st.binary(max_size=400))
 @example(kind=Kind.FRAME, value=b"\0" * 5)
 def test_no_bytes_at_all_make_it_raise(kind: Kind, value: bytes | None) -> None:
-    assert isinstance(examine(kind, raw_delivery(kind, value), NOW_US), RejectedDelivery)
+    assert isinstance(examine(kind, raw_delivery(kind, value)), RejectedDelivery)
 
 
 @settings(max_examples=250, deadline=None)
@@ -298,7 +323,7 @@ def test_no_change_to_a_good_message_makes_it_raise(kind: Kind, data: st.DataObj
         at = data.draw(st.integers(0, len(value)))
         gone = data.draw(st.integers(0, 3))
         value = value[:at] + data.draw(st.binary(max_size=8)) + value[at + gone :]
-    result = examine(kind, raw_delivery(kind, value), NOW_US)
+    result = examine(kind, raw_delivery(kind, value))
     match result:
         case AcceptedDelivery():
             assert result.body is not None
@@ -331,7 +356,7 @@ ANY_EVENT = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(event=ANY_EVENT)
 def test_nothing_that_an_event_can_say_makes_it_raise(event: InputEvent) -> None:
-    result = examine(kind_of(event), delivery(event), NOW_US)
+    result = examine(kind_of(event), delivery(event))
     if isinstance(result, AcceptedDelivery):
         assert result.event == event
         assert result.size_bytes > 0

@@ -18,7 +18,7 @@ from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
-from tests.streams.streams_samples import NOW_US, cid, raw_delivery
+from tests.streams.streams_samples import cid, raw_delivery
 
 TOPIC = input_topic(Kind.CID).name
 VALUE = encode(cid("A"))
@@ -68,7 +68,7 @@ def test_anything_else_is_an_ordinary_message(
 
 def ingest_of(catalog: FakeCatalog, blobs: FakeBlobs) -> Ingest:
     ports = IngestPorts(blobs, FakeClaims(blobs), catalog)
-    return Ingest(ports, retry=Retry(RetryPolicy(0.001, 0.001, 5.0)), now_us=lambda: NOW_US)
+    return Ingest(ports, retry=Retry(RetryPolicy(0.001, 0.001, 5.0)))
 
 
 async def ingested(ingest: Ingest, message: ConsumedMessage) -> StoredBatch:

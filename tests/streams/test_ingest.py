@@ -116,7 +116,7 @@ def rig_with_the_state_of(before: Rig) -> Rig:
 async def test_bad_messages_become_dead_letters_and_the_good_ones_around_them_go_through() -> None:
     rig = Rig()
     await rig.run(
-        frame(png(shade=1)), b"junk", None, frame(sha256="0" * 64), frame(png(shade=2)), frame(captured_at_us=0)
+        frame(png(shade=1)), b"junk", None, frame(sha256="0" * 64), frame(png(shade=2)), frame(captured_at_us=-1)
     )
     assert codes(rig) == {1: "not_framed", 2: "empty_value", 3: "digest_mismatch", 5: "absurd_time"}
     assert stored(rig) == [0, 4]

@@ -19,7 +19,7 @@ from headrace.streams.core.batch_plan import StoredAt, row_batch
 from headrace.streams.core.examine import examine_batch
 from headrace.streams.worker.ports import BlobPort, CatalogPort, StagedBodyPort
 from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, Journal
-from tests.streams.streams_samples import NOW_US, cid, delivery, png, raw_delivery
+from tests.streams.streams_samples import cid, delivery, png, raw_delivery
 
 BODY = png(shade=3)
 CLAIM = staging_key("plant", "camera-1", sha256_hex(BODY))
@@ -79,7 +79,7 @@ def claimed(**changes: Any) -> StagedBody:
 def batch(*events: InputEvent, first_offset: int = 0, junk: tuple[bytes, ...] = ()) -> RowBatch:
     messages = [delivery(event, offset=first_offset + number) for number, event in enumerate(events)]
     messages += [raw_delivery(Kind.CID, value, offset=1000 + number) for number, value in enumerate(junk)]
-    decoded = examine_batch(Kind.CID, messages, NOW_US)
+    decoded = examine_batch(Kind.CID, messages)
     assert (len(decoded.accepted), len(decoded.rejected)) == (len(events), len(junk))
     return row_batch(
         decoded,

@@ -34,7 +34,7 @@ from tests.streams.streams_batches import (
     record_of,
     resealed,
 )
-from tests.streams.streams_samples import NOW_US, raw_delivery
+from tests.streams.streams_samples import raw_delivery
 
 PLACE = TopicPartition("edge.frames.v1", 0)
 NAMES = st.binary(max_size=12)
@@ -191,7 +191,7 @@ def test_a_batch_that_cannot_be_read_is_one_message_and_the_next_batch_is_read(c
     assert "10 to 12" in unreadable(bad[-1]).reason
     # The committed offset may lie anywhere in the batch: the dead letter is the same one.
     assert [(record.offset, record.value) for record in read(raw + around[1], 12)] == [(12, raw), (13, b"13")]
-    rejected = examine(Kind.FRAME, raw_delivery(Kind.FRAME, bad[-1].value), NOW_US)
+    rejected = examine(Kind.FRAME, raw_delivery(Kind.FRAME, bad[-1].value))
     assert isinstance(rejected, RejectedDelivery)
     assert rejected.code is RejectCode.UNDECODABLE
 
@@ -335,7 +335,7 @@ def test_what_is_held_counts_headers_with_what_python_adds_to_each() -> None:
 
 def test_an_unreadable_message_is_rejected_with_its_own_code_and_reason() -> None:
     message = raw_delivery(Kind.CID, UnreadableBytes.of(b"raw", RejectCode.TOO_LARGE, "it is too large"))
-    rejected = examine(Kind.CID, replace(message, key=None), NOW_US)
+    rejected = examine(Kind.CID, replace(message, key=None))
     assert isinstance(rejected, RejectedDelivery)
     assert (rejected.code, rejected.reason, rejected.origin) == (RejectCode.TOO_LARGE, "it is too large", None)
 

@@ -96,7 +96,7 @@ BAD_INPUT = {
     "no image": Bad("not_an_image", Kind.FRAME, encode(frame(b"GIF89a" + bytes(64), width=1, height=1))),
     "another image than declared": Bad("image_mismatch", Kind.FRAME, encode(frame(width=640, height=480))),
     "no video": Bad("not_a_video", Kind.CLIP, encode(clip(b"#EXTM3U\nfile:///etc/passwd\n"))),
-    "a time of 1970": Bad("absurd_time", Kind.FRAME, encode(frame(captured_at_us=1))),
+    "a time of 1969": Bad("absurd_time", Kind.FRAME, encode(frame(captured_at_us=-1))),
     "a time of the year 9999": Bad("absurd_time", Kind.CID, encode(cid(captured_at_us=253_370_764_800_000_000))),
     "a negative time": Bad("absurd_time", Kind.LDO, encode(ldo(captured_at_us=-(2**63)))),
     "a name that moves the cursor": Bad("field_out_of_range", Kind.CID, encode(cid(source_id="a\x1b[2J\nb\0"))),
@@ -224,6 +224,15 @@ def test_a_frame_is_stored_under_its_digest_and_recorded_as_it_says(world: World
     assert row["traceparent"] == TRACE
     assert (row["store_key"], row["store_offset"]) == (blob_key(event.sha256), None)
     assert world.read(row["store_key"]) == event.body
+
+
+def test_what_a_source_without_a_clock_sends_is_recorded_and_counted(
+    world: World, workers: dict[str, ServiceProcess]
+) -> None:
+    event = frame(png(7, 6, shade=42), source_id=world.source("clockless"), captured_at_us=1_500_000)
+    row = world.stored(world.send(event))
+    assert row["captured_at"].timestamp() == 1.5
+    assert 'headrace_worker_unset_clock_total{kind="frame"} 1.0' in workers["large"].get("/metrics")[1]
 
 
 def test_a_clip_is_recorded_with_what_it_is_about(world: World) -> None:

@@ -15,7 +15,7 @@ import orjson
 from headrace.gateway.credential_filter import refuse_credentials
 from headrace.schemas.digest import LDO_PARTS
 from headrace.schemas.json_guard import check_keepable, check_values, members, parse_object
-from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CAPTURED_AT_US_MIN
+from headrace.schemas.limits import CAPTURED_AHEAD_US_MAX, CLOCK_SET_US_MIN
 from headrace.schemas.reject import RejectCode, RejectedError
 
 # Fields of the message; another value in its body would be ambiguous.
@@ -117,7 +117,7 @@ def _captured_at_us(value: Mapping[str, Any], context: Mapping[str, Any], now_us
 def _time_in_context(context: Mapping[str, Any], now_us: int) -> int | None:
     for name in _TIMES:
         parsed_us = time_us(context.get(name))
-        if parsed_us is not None and CAPTURED_AT_US_MIN <= parsed_us <= now_us + CAPTURED_AHEAD_US_MAX:
+        if parsed_us is not None and CLOCK_SET_US_MIN <= parsed_us <= now_us + CAPTURED_AHEAD_US_MAX:
             return parsed_us
     return None
 

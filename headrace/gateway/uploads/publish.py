@@ -19,7 +19,7 @@ from headrace.schemas.digest import record_id, staging_key
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of
 from headrace.schemas.headers import TRACEPARENT, traceparent_of
 from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
-from headrace.schemas.validate import UNSHOWABLE, check_name, validate
+from headrace.schemas.validate import UNSHOWABLE, check_captured_at, check_name, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
 from headrace.store.requests.ingest_requests import RequestItem
@@ -63,9 +63,15 @@ class UploadPublisher:
     blobs: Blobs
 
     def origin(self, source: UploadSource, captured_at_us: int | None = None) -> Origin:
-        """Return the origin of the source's next event; without a time, it is captured now."""
-        number = self.sequence.next()
+        """Return the origin of the source's next event; without a time, it is captured now.
+
+        Raises:
+            RejectedError: the time is before 2000 or more than a day ahead, which a caller can correct.
+        """
         now_us = time.time_ns() // 1000
+        if captured_at_us is not None:
+            check_captured_at(captured_at_us, now_us)
+        number = self.sequence.next()
         return Origin(
             source_id=source.source_id,
             site=source.site,

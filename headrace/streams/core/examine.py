@@ -73,7 +73,6 @@ def _ignore() -> None:
 def examine_batch(
     kind: Kind,
     messages: Sequence[ConsumedMessage],
-    now_us: int,
     *,
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
@@ -82,7 +81,7 @@ def examine_batch(
     accepted: list[AcceptedDelivery] = []
     rejected: list[RejectedDelivery] = []
     for message in messages:
-        outcome = examine(kind, message, now_us, decoded=decoded, hashed=hashed)
+        outcome = examine(kind, message, decoded=decoded, hashed=hashed)
         if isinstance(outcome, AcceptedDelivery):
             accepted.append(outcome)
         else:
@@ -93,7 +92,6 @@ def examine_batch(
 def examine(
     kind: Kind,
     message: ConsumedMessage,
-    now_us: int,
     *,
     decoded: Callable[[], None] = _ignore,
     hashed: Callable[[], None] = _ignore,
@@ -110,7 +108,7 @@ def examine(
     try:
         event = decode(message.value, INPUT_EVENTS[kind])
         decoded()
-        valid = validate(event, now_us)
+        valid = validate(event, message.timestamp_us)
         traceparent = traceparent_of(message.headers)
     except RejectedError as rejected:
         return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event))

@@ -143,7 +143,7 @@ async def _opened_catalog(settings: Settings) -> Catalog:
 def _ingest(settings: Settings, stores: Stores) -> Ingest:
     policy = RetryPolicy(settings.retry_delay_s, settings.retry_delay_s_max, settings.processing_deadline_s)
     ports = IngestPorts(stores.blobs, StagedBodies(stores.blobs), stores.catalog)
-    return Ingest(ports, retry=Retry(policy), now_us=lambda: time.time_ns() // 1000)
+    return Ingest(ports, retry=Retry(policy))
 
 
 async def _quotas(settings: Settings, kinds: frozenset[Kind], catalog: Catalog) -> dict[Kind, Quota]:

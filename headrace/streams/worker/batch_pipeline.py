@@ -18,6 +18,7 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import KEY_BYTES, CommitResult, Outcomes, SourceKey
 from headrace.schemas.events import Kind
+from headrace.schemas.limits import CLOCK_SET_US_MIN
 from headrace.schemas.reject import RejectCode
 from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
 from headrace.streams.core.batch_plan import one_by_one, row_batch
@@ -225,6 +226,8 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
     metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.new_records))
     metrics.worker_deliveries_total.labels(kind.value, "duplicate").inc(duplicates)
     metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.rejected))
+    unset_clocks = sum(delivery.event.captured_at_us < CLOCK_SET_US_MIN for delivery in stored.accepted)
+    metrics.worker_unset_clock_total.labels(kind.value).inc(unset_clocks)
     metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
     for code, count in Counter(rejection.code for rejection in stored.rejected).items():
         metrics.worker_rejected_total.labels(kind.value, code.value).inc(count)

@@ -5,7 +5,7 @@ loop that runs the steps, and acknowledges, is in `batch_pipeline.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -48,14 +48,12 @@ class Ingest:
         ports: IngestPorts,
         *,
         retry: Retry,
-        now_us: Callable[[], int],
         reached: Reached = crash_points.reached,
     ) -> None:
         """`reached` is called at each crash point."""
         self._catalog = ports.catalog
         self._staged = ports.staged
         self._bodies = BodyStore(ports, retry, reached)
-        self._now_us = now_us
         self.retry = retry
         self.reached = reached
 
@@ -110,7 +108,6 @@ class Ingest:
         return examine_batch(
             kind,
             messages,
-            self._now_us(),
             decoded=lambda: self.reached(CrashPoint.AFTER_DECODE),
             hashed=lambda: self.reached(CrashPoint.AFTER_HASH),
         )
