@@ -14,7 +14,6 @@ from headrace.runtime.kafka import wait_for_kafka
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import (
     NO_END,
-    PartitionKey,
     TopicReader,
     headers_of,
     offset_bounds,
@@ -24,7 +23,7 @@ from headrace.runtime.topic_reader import (
 from headrace.schemas.codec import decode
 from headrace.schemas.headers import unix_us_of
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.topics import TOPICS, Topic
+from headrace.schemas.topics import TOPICS, PartitionKey, Topic
 
 _REQUEST_S = 10.0
 _SHOWN_BYTES_MAX = 4096

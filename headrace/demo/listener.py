@@ -17,11 +17,11 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import kafka_unreachable
 from headrace.runtime.progress import count_bars
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import NO_END, PartitionKey, TopicReader, offset_bounds, reading_consumer
+from headrace.runtime.topic_reader import NO_END, TopicReader, offset_bounds, reading_consumer
 from headrace.schemas.codec import decode
 from headrace.schemas.events import DeadLetter, Event, Ingested, Kind, PerceivedFrame, PreprocessedFrame
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.topics import PERCEIVED, PREPROCESSED, TOPICS, input_topic
+from headrace.schemas.topics import PERCEIVED, PREPROCESSED, TOPICS, PartitionKey, input_topic
 
 CONSUMERS = {"preprocessing": PREPROCESSED, "perception": PERCEIVED}
 _NAMES: dict[type, str] = {topic.event: name for name, topic in CONSUMERS.items()}

@@ -14,9 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
-
-PartitionKey: TypeAlias = tuple[str, int]
-"""A topic's name and the number of a partition."""
+from headrace.schemas.topics import PartitionKey
 
 NO_END = sys.maxsize
 """As the end of a partition: read on as messages arrive."""

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from headrace.schemas.events import Kind
+from headrace.schemas.topics import PartitionKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ class RowBatch:
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
     redrives: list[RedriveRow] = field(default_factory=list)
-    progress: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    progress: Mapping[PartitionKey, int] = field(default_factory=dict)
     collection_epoch: int | None = None
 
 

@@ -1,12 +1,16 @@
 """The topics, declared once for all code that creates, reads, writes or documents them."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from headrace.schemas import events
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import ENVELOPE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX, MIB
 
 DAY_S = 86_400
+
+PartitionKey: TypeAlias = tuple[str, int]
+"""A topic's name and the number of a partition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

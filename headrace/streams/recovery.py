@@ -22,8 +22,8 @@ from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, offset_bounds, partitions_of, reading_consumer
-from headrace.schemas.topics import input_topic
+from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
+from headrace.schemas.topics import PartitionKey, input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
 from headrace.store.catalog.outbox import Outbox

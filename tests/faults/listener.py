@@ -9,12 +9,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, TopicReader
+from headrace.runtime.topic_reader import TopicReader
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
+from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic
 from tests.faults.acks import Place
 from tests.faults.observed import ObservedAnnouncement, ObservedLetter, Partition, ReceivedMessages
 

@@ -20,7 +20,7 @@ from headrace.gateway.live.subscription import SlowConsumerError, Subscription
 from headrace.gateway.live.topic_tail import TopicTail
 from headrace.gateway.problems import Problem
 from headrace.runtime.settings import load_settings
-from headrace.runtime.topic_reader import PartitionKey
+from headrace.schemas.topics import PartitionKey
 
 KEYS = [(topic, partition) for topic in TOPICS for partition in range(4)]
 ADMIN = Principal("key:test", Role.ADMIN, ("*",))

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from headrace.runtime.errors import Exit
 from headrace.runtime.metrics import Dependency
 from headrace.schemas.catalog_rows import Outcomes, SourceKey
+from headrace.schemas.topics import PartitionKey
 from headrace.streams.core.quota import Quota
-from headrace.streams.worker.lag import Partition, PartitionOffsets, ProgressTracker
+from headrace.streams.worker.lag import PartitionOffsets, ProgressTracker
 from headrace.streams.worker.retry import Halt, Permanent, RetryAfter, RetryPolicy, Unavailable, next_step
 
 WINDOW_S = 10.0
@@ -145,11 +146,11 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-def test_the_longest_standing_is_found_whatever_happened(steps: list[dict[Partition, tuple[int, int]]]) -> None:
+def test_the_longest_standing_is_found_whatever_happened(steps: list[dict[PartitionKey, tuple[int, int]]]) -> None:
     tracker = ProgressTracker()
-    past: list[dict[Partition, PartitionOffsets]] = []
+    past: list[dict[PartitionKey, PartitionOffsets]] = []
 
-    def standing_since(partition: Partition) -> int:
+    def standing_since(partition: PartitionKey) -> int:
         since = len(past) - 1
         while since > 0 and past[since - 1].get(partition, PartitionOffsets(0, 0)).lag:
             if past[since - 1][partition].committed != past[-1][partition].committed:

@@ -9,9 +9,9 @@ from faust.types import TP
 
 from headrace.runtime.settings import load_settings
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import PartitionKey, input_topic
 from headrace.streams.consumers.group_consumer import GroupConsumer
-from headrace.streams.worker.lag import LagProbe, Partition
+from headrace.streams.worker.lag import LagProbe
 from headrace.streams.worker.membership import Membership
 from headrace.streams.worker.profile import LARGE, faust_app
 
@@ -51,7 +51,7 @@ def _broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.streams.worker.lag.Consumer", LagBroker)
 
 
-def watched(assigned: Any) -> Iterable[Partition]:
+def watched(assigned: Any) -> Iterable[PartitionKey]:
     return LagProbe(SETTINGS, "group", [TOPIC], assigned)._read_offsets()
 
 
@@ -124,7 +124,7 @@ def test_a_consumer_that_stands_by_is_not_late_with_what_is_anothers(monkeypatch
     consumer = GroupConsumer(SETTINGS, "group", [TOPIC], on_revoked=lambda _places: None)
     consumer._open()
 
-    def watched_now() -> set[Partition]:
+    def watched_now() -> set[PartitionKey]:
         consumer._poll(10)
         return set(watched(lambda: consumer.assigned))
 

@@ -11,11 +11,11 @@ from uuid import UUID
 from confluent_kafka import Consumer
 
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, TopicReader, offset_bounds, reading_consumer
+from headrace.runtime.topic_reader import TopicReader, offset_bounds, reading_consumer
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.topics import ingested_topic
+from headrace.schemas.topics import PartitionKey, ingested_topic
 
 GROUP_ID = "headrace-fsck"
 CLOCKS_APART_S_MAX = 300  # Kafka and PostgreSQL stamp by their own clocks

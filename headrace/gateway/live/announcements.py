@@ -18,7 +18,6 @@ from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import (
     NO_END,
-    PartitionKey,
     TopicReader,
     offset_bounds,
     partitions_of,
@@ -28,6 +27,7 @@ from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 from headrace.schemas.limits import MIB
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.topics import PartitionKey
 
 POLL_EVENTS_MAX = 500
 POLL_S = 0.1  # also how long a stop waits for the thread

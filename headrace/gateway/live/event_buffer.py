@@ -13,10 +13,10 @@ import orjson
 
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.live.resume_token import REQUESTS, ResumeToken
-from headrace.runtime.topic_reader import PartitionKey
 from headrace.schemas.events import Ingested
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.limits import MIB
+from headrace.schemas.topics import PartitionKey
 from headrace.store.requests.ingest_requests import StateEvent
 
 KINDS = ("cid", "frame", "clip", "ldo", "request")

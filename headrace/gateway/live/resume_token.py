@@ -11,9 +11,8 @@ import binascii
 from collections.abc import Iterator, Mapping
 
 from headrace.gateway.problems import Problem, ProblemCode
-from headrace.runtime.topic_reader import PartitionKey
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import ingested_topic
+from headrace.schemas.topics import PartitionKey, ingested_topic
 
 TOPICS = tuple(ingested_topic(kind).name for kind in Kind)
 REQUESTS: PartitionKey = ("requests", 0)

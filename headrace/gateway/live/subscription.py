@@ -15,7 +15,7 @@ from headrace.gateway.live.announcements import LostRange
 from headrace.gateway.live.event_buffer import EventFilter, StreamedEvent, state_change_event
 from headrace.gateway.live.resume_token import REQUESTS, ResumeToken
 from headrace.gateway.live.topic_tail import STATE_CHANGES_MAX, TopicTail
-from headrace.runtime.topic_reader import PartitionKey
+from headrace.schemas.topics import PartitionKey
 
 BATCH_EVENTS_MAX = 100
 RECORDS_PATH = "/api/v1/records"

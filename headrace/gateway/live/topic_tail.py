@@ -15,7 +15,7 @@ from headrace.gateway.live.resume_token import REQUESTS, ResumeToken
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey
+from headrace.schemas.topics import PartitionKey
 from headrace.store.requests.ingest_requests import IngestRequests, StateEvent
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from headrace.schemas.catalog_rows import (
 )
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import DEAD_LETTERS, ingested_topic, input_topic
+from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
@@ -66,7 +66,7 @@ class Catalog:
         self._dsn = dsn
         self._sql = statements("catalog")
         self._collection_epoch: int | None = None
-        self._progress: dict[tuple[str, int], int] = {}
+        self._progress: dict[PartitionKey, int] = {}
 
     @classmethod
     async def open(
@@ -129,7 +129,7 @@ class Catalog:
             new_dead_letters=len(new_letters),
         )
 
-    def forget_progress(self, key: tuple[str, int]) -> None:
+    def forget_progress(self, key: PartitionKey) -> None:
         """Expect nothing of a partition any more: its topic was made anew."""
         self._progress.pop(key, None)
 
@@ -165,7 +165,7 @@ class Catalog:
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.fetch(self._sql["check"])
 
-    async def _advance(self, connection: "Pooled", progress: Mapping[tuple[str, int], int]) -> None:
+    async def _advance(self, connection: "Pooled", progress: Mapping[PartitionKey, int]) -> None:
         """Move the progress on; an older one than this process has committed belongs to an older catalog."""
         if not progress:
             return

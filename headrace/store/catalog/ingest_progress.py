@@ -4,17 +4,15 @@ from collections.abc import Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
+from headrace.schemas.topics import PartitionKey
 from headrace.store.postgres import borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from headrace.store.postgres import Pool, Pooled
-
-PartitionKey: TypeAlias = tuple[str, int]
-"""A topic's name and the number of a partition."""
 
 LOST_LOCK = 0x48_52_4C_4F  # "HRLO": held while ranges are merged
 LISTED_MAX = 1000

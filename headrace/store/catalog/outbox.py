@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from headrace.schemas.events import DeadLetter, Ingested
+from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
 from headrace.store.installation import check_server
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
@@ -68,7 +69,7 @@ class Outbox:
             rows = await connection.fetch(self._sql["pending"], limit, bytes_max)
         return [_pending(row) for row in rows]
 
-    async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[tuple[str, int], int] | None = None) -> int:
+    async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[PartitionKey, int] | None = None) -> int:
         """Mark announcements as published and save the checkpoints of partitions; return the number of rows."""
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             answer = await connection.execute(self._sql["mark"], outbox_ids)
@@ -92,7 +93,7 @@ class Outbox:
             rows = await connection.fetch(self._sql["unknown"], list(event_ids))
         return [row[0] for row in rows]
 
-    async def checkpoints(self) -> dict[tuple[str, int], int]:
+    async def checkpoints(self) -> dict[PartitionKey, int]:
         """Return the next offset of each (topic, partition) that was saved with `mark`."""
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["checkpoints"])

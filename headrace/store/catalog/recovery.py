@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
+from headrace.schemas.topics import PartitionKey
 from headrace.store.postgres import borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from headrace.store.postgres import Pool, Pooled
 
-PartitionKey: TypeAlias = tuple[str, int]
 STATEMENT_S_MAX = 30.0
 
 

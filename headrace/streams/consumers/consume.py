@@ -10,10 +10,10 @@ from headrace.runtime.kafka import kafka_unreachable, wait_for_kafka
 from headrace.runtime.settings import Settings, load_settings
 from headrace.runtime.wait_for_service import StoppedError
 from headrace.schemas.events import Ingested, Kind
-from headrace.schemas.topics import ingested_topic
+from headrace.schemas.topics import PartitionKey, ingested_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.body import Body
-from headrace.streams.consumers.group_consumer import GroupConsumer, PolledEvent, TopicPartitionKey
+from headrace.streams.consumers.group_consumer import GroupConsumer, PolledEvent
 from headrace.streams.consumers.retrying_handler import RetryingHandler
 from headrace.streams.worker.retry import RetryPolicy
 
@@ -87,5 +87,5 @@ def _kinds(kinds: Kind | str | Iterable[Kind | str]) -> list[Kind]:
         raise HeadraceError("kind_unknown", f"unknown kind in {named}", hint=f"use one of {', '.join(Kind)}") from None
 
 
-def _ignore(_partitions: set[TopicPartitionKey]) -> None:
+def _ignore(_partitions: set[PartitionKey]) -> None:
     return

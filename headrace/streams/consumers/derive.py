@@ -12,10 +12,10 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested, Kind, PerceivedFrame, PreprocessedFrame
-from headrace.schemas.topics import ingested_topic
+from headrace.schemas.topics import PartitionKey, ingested_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.streams.consumers.body import Body
-from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch, PolledEvent, TopicPartitionKey
+from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch, PolledEvent
 from headrace.streams.consumers.results import ResultMessage, Results, message_of
 from headrace.streams.consumers.retrying_handler import Handled, RetryingHandler
 from headrace.streams.transaction_errors import ProducerResetError
@@ -25,7 +25,7 @@ FAILURES_IN_A_ROW_MAX = 30  # then the process ends, in case it is the process t
 
 TOPICS = (ingested_topic(Kind.FRAME).name,)
 
-Compute: TypeAlias = Callable[[Ingested, Body, TopicPartitionKey], Awaitable[PreprocessedFrame | PerceivedFrame]]
+Compute: TypeAlias = Callable[[Ingested, Body, PartitionKey], Awaitable[PreprocessedFrame | PerceivedFrame]]
 
 
 class DerivingConsumer:
@@ -41,14 +41,14 @@ class DerivingConsumer:
         compute: Compute,
         *,
         blobs: Blobs,
-        forget: Callable[[set[TopicPartitionKey] | None], None],
+        forget: Callable[[set[PartitionKey] | None], None],
     ) -> None:
         self._settings = settings
         self.group = f"headrace-{name}"
         self._compute = compute
         self._blobs = blobs
         self._forget = forget
-        self._results: dict[TopicPartitionKey, list[ResultMessage]] = {}
+        self._results: dict[PartitionKey, list[ResultMessage]] = {}
         self._handler: RetryingHandler | None = None
         self._consumer: GroupConsumer | None = None
         self._failures = 0
@@ -63,7 +63,7 @@ class DerivingConsumer:
         """Return a value that changes with every step of progress."""
         return self.published, self._failures, self._handler.progress if self._handler else 0
 
-    def assigned(self) -> Iterable[TopicPartitionKey] | None:
+    def assigned(self) -> Iterable[PartitionKey] | None:
         """Return the partitions assigned to this member; None while it is not a member."""
         return self._consumer.assigned if self._consumer else None
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -22,8 +22,8 @@ from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.reject import RejectedError
+from headrace.schemas.topics import PartitionKey
 
-TopicPartitionKey: TypeAlias = tuple[str, int]
 """Topic and partition."""
 
 POLL_S = 0.1  # also the longest that a stop waits for the thread
@@ -53,7 +53,7 @@ class PolledEvent:
 
     event: Ingested
     traceparent: str | None
-    partition: TopicPartitionKey
+    partition: PartitionKey
     offset: int
 
 
@@ -61,8 +61,8 @@ class PolledEvent:
 class PolledBatch:
     """The announcements of one poll by partition, in order, and the offsets that follow them."""
 
-    events: dict[TopicPartitionKey, list[PolledEvent]] = field(default_factory=dict)
-    next_offsets: dict[TopicPartitionKey, int] = field(default_factory=dict)
+    events: dict[PartitionKey, list[PolledEvent]] = field(default_factory=dict)
+    next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
 
 
 class GroupConsumer:
@@ -74,7 +74,7 @@ class GroupConsumer:
         group: str,
         topics: Sequence[str],
         *,
-        on_revoked: Callable[[set[TopicPartitionKey]], None],
+        on_revoked: Callable[[set[PartitionKey]], None],
     ) -> None:
         """`on_revoked` is called, from a thread, with the partitions that were revoked or lost."""
         self._group = group
@@ -100,10 +100,10 @@ class GroupConsumer:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kafka-{group}")
         self._consumer: Consumer | None = None
-        self._uncommitted: dict[TopicPartitionKey, int] = {}
-        self._revoked: set[TopicPartitionKey] = set()
+        self._uncommitted: dict[PartitionKey, int] = {}
+        self._revoked: set[PartitionKey] = set()
         self._joined = False
-        self.assigned: frozenset[TopicPartitionKey] | None = None
+        self.assigned: frozenset[PartitionKey] | None = None
         """The partitions assigned at the last poll; None before the first assignment. Readable from any thread."""
 
     async def open(self) -> None:
@@ -118,7 +118,7 @@ class GroupConsumer:
         """
         return await self.run(lambda: self._poll(events_max))
 
-    async def commit(self, next_offsets: Mapping[TopicPartitionKey, int]) -> None:
+    async def commit(self, next_offsets: Mapping[PartitionKey, int]) -> None:
         """Commit offsets; may be repeated. Partitions that were reassigned are left to their new owner.
 
         Raises:
@@ -127,7 +127,7 @@ class GroupConsumer:
         if next_offsets:
             await self.run(lambda: self._commit(next_offsets))
 
-    async def seek(self, offsets: Mapping[TopicPartitionKey, int]) -> None:
+    async def seek(self, offsets: Mapping[PartitionKey, int]) -> None:
         """Continue from these offsets at the next poll."""
         if offsets:
             await self.run(lambda: self._seek(offsets))
@@ -193,7 +193,7 @@ class GroupConsumer:
         trace = traceparent_of(headers_of(message) or [])
         batch.events.setdefault(key, []).append(PolledEvent(event, trace, key, offset))
 
-    def _commit(self, next_offsets: Mapping[TopicPartitionKey, int]) -> None:
+    def _commit(self, next_offsets: Mapping[PartitionKey, int]) -> None:
         assert self._consumer is not None
         self._uncommitted |= next_offsets
         try:
@@ -209,7 +209,7 @@ class GroupConsumer:
             raise KafkaException(failed[0])
         self._uncommitted.clear()
 
-    def _seek(self, offsets: Mapping[TopicPartitionKey, int]) -> None:
+    def _seek(self, offsets: Mapping[PartitionKey, int]) -> None:
         assert self._consumer is not None
         assigned = {(partition.topic, partition.partition) for partition in self._consumer.assignment()}
         for position in _positions({key: offset for key, offset in offsets.items() if key in assigned}):
@@ -228,5 +228,5 @@ class GroupConsumer:
         self._notify_revoked(revoked)
 
 
-def _positions(offsets: Mapping[TopicPartitionKey, int]) -> list[TopicPartition]:
+def _positions(offsets: Mapping[PartitionKey, int]) -> list[TopicPartition]:
     return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from headrace.schemas.digest import result_id
 from headrace.schemas.events import Ingested, PerceivedFrame
+from headrace.schemas.topics import PartitionKey
 from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.change_detection import Change, Look, change, look
-from headrace.streams.consumers.group_consumer import TopicPartitionKey
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decode, decoding_bytes
 
 NAME = "perception"
@@ -28,7 +28,7 @@ class PreviousFrame:
 
     digest: str
     look: Look
-    partition: TopicPartitionKey
+    partition: PartitionKey
 
 
 class PreviousFrames:
@@ -48,7 +48,7 @@ class PreviousFrames:
             self._drop(next(iter(self._seen)))
         return before
 
-    def forget(self, partitions: set[TopicPartitionKey] | None) -> None:
+    def forget(self, partitions: set[PartitionKey] | None) -> None:
         """Drop the sources of these partitions; None means all."""
         for source in [
             source for source, seen in self._seen.items() if partitions is None or seen.partition in partitions
@@ -69,11 +69,11 @@ class Perception:
         self._budgets = FrameBudgets()
         self._last = PreviousFrames(LOOKS_BYTES_MAX)
 
-    def forget(self, partitions: set[TopicPartitionKey] | None) -> None:
+    def forget(self, partitions: set[PartitionKey] | None) -> None:
         """Drop the sources of revoked partitions; None means all."""
         self._last.forget(partitions)
 
-    async def compute(self, event: Ingested, body: Body, partition: TopicPartitionKey) -> PerceivedFrame:
+    async def compute(self, event: Ingested, body: Body, partition: PartitionKey) -> PerceivedFrame:
         """Return what changed, or a result with an error if the frame is not decodable.
 
         Raises:

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from headrace.schemas.digest import derived_key, result_id, sha256_hex
 from headrace.schemas.events import Ingested, PreprocessedFrame
+from headrace.schemas.topics import PartitionKey
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.streams.consumers.body import Body
-from headrace.streams.consumers.group_consumer import TopicPartitionKey
 from headrace.streams.consumers.image_quality import FrameQuality, measure
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decoding_bytes
 
@@ -22,7 +22,7 @@ class Preprocessing:
         self._blobs = blobs
         self._budgets = FrameBudgets()
 
-    async def compute(self, event: Ingested, body: Body, _partition: TopicPartitionKey) -> PreprocessedFrame:
+    async def compute(self, event: Ingested, body: Body, _partition: PartitionKey) -> PreprocessedFrame:
         """Return the measurements of a frame, or a result with an error if it is not decodable.
 
         Raises:

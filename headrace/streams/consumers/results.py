@@ -15,7 +15,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
 from headrace.schemas.events import PerceivedFrame, PreprocessedFrame
 from headrace.schemas.headers import Headers, headers_for
-from headrace.schemas.topics import PERCEIVED, PREPROCESSED
+from headrace.schemas.topics import PERCEIVED, PREPROCESSED, PartitionKey
 from headrace.streams.consumers.group_consumer import RECONNECT_MS_MAX
 from headrace.streams.transaction_errors import ProducerResetError
 
@@ -74,7 +74,7 @@ class Results:
             raise ProducerResetError(f"Kafka failed: {error.args[0].str()}") from None
 
     def publish(
-        self, messages: Iterable[ResultMessage], next_offsets: Mapping[tuple[str, int], int], group_metadata: Any
+        self, messages: Iterable[ResultMessage], next_offsets: Mapping[PartitionKey, int], group_metadata: Any
     ) -> None:
         """Publish results and commit the offsets of their input, all or nothing.
 

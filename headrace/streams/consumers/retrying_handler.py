@@ -9,7 +9,8 @@ from typing import TypeAlias
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total, consumer_handle_seconds
-from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent, TopicPartitionKey
+from headrace.schemas.topics import PartitionKey
+from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
 from headrace.streams.worker.retry import RetryPolicy
 
 BATCH_S_MAX = 30.0  # after that no further event of a batch is begun, so that a rebalance can happen
@@ -21,8 +22,8 @@ Handle: TypeAlias = Callable[[PolledEvent], Awaitable[None]]
 class Handled:
     """The next offset of each partition, the offset of its first unfinished event, and the errors that ended it."""
 
-    next_offsets: dict[TopicPartitionKey, int]
-    unfinished: dict[TopicPartitionKey, int]
+    next_offsets: dict[PartitionKey, int]
+    unfinished: dict[PartitionKey, int]
     errors: list[Exception]
 
 

@@ -16,6 +16,7 @@ from headrace.schemas.digest import dead_letter_id
 from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.limits import HEADER_BYTES
 from headrace.schemas.reject import RejectCode
+from headrace.schemas.topics import PartitionKey
 
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
 
@@ -62,9 +63,9 @@ class ConsumedMessage:
         return self.topic, self.partition, self.offset
 
 
-def progress_of(messages: Iterable[ConsumedMessage]) -> dict[tuple[str, int], int]:
+def progress_of(messages: Iterable[ConsumedMessage]) -> dict[PartitionKey, int]:
     """Return the offset after the last of the messages of each (topic, partition), at the places of their delivery."""
-    progress: dict[tuple[str, int], int] = {}
+    progress: dict[PartitionKey, int] = {}
     for message in messages:
         key = message.topic, message.partition
         progress[key] = max(progress.get(key, 0), message.offset + 1)

@@ -8,6 +8,7 @@ from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.topics import PartitionKey
 from headrace.schemas.validate import INPUT_EVENTS, validate
 from headrace.streams.core.delivery import ConsumedMessage, UnreadableBytes
 
@@ -51,7 +52,7 @@ class DecodedBatch:
     messages: tuple[ConsumedMessage, ...]
     accepted: tuple[AcceptedDelivery, ...]
     rejected: tuple[RejectedDelivery, ...]
-    progress: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    progress: Mapping[PartitionKey, int] = field(default_factory=dict)
 
     def with_rejected(self, rejections: Iterable[RejectedDelivery]) -> "DecodedBatch":
         """Return the batch with these of its accepted messages rejected."""

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.schemas.topics import PartitionKey
 from headrace.streams.relay.announcement import OUTPUT_TOPICS, Announcement
 from headrace.streams.transaction_errors import kafka_fault, kafka_faults
 
@@ -56,7 +57,7 @@ class OutboxPublisher:
         with kafka_faults("taking over"):
             self._producer.init_transactions(INIT_S_MAX)
 
-    def announce(self, announcements: Iterable[Announcement]) -> dict[tuple[str, int], int]:
+    def announce(self, announcements: Iterable[Announcement]) -> dict[PartitionKey, int]:
         """Publish all of them or none; returns the offsets that follow them. Must not be called again after an error.
 
         Raises:
@@ -93,7 +94,7 @@ class _Deliveries:
     """Where a transaction's messages ended up, as librdkafka reports it."""
 
     def __init__(self) -> None:
-        self.next_offsets: dict[tuple[str, int], int] = {}
+        self.next_offsets: dict[PartitionKey, int] = {}
         self.error: KafkaError | None = None
 
     def note(self, error: KafkaError | None, message: Message) -> None:

@@ -14,7 +14,8 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, TopicReader, headers_of
+from headrace.runtime.topic_reader import TopicReader, headers_of
+from headrace.schemas.topics import PartitionKey
 from headrace.streams.relay.announcement import OUTPUT_TOPICS, event_id_of
 from headrace.streams.transaction_errors import ProducerResetError, kafka_faults
 

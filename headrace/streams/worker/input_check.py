@@ -18,7 +18,8 @@ from headrace.runtime import metrics
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import PartitionKey, offset_bounds, reading_consumer
+from headrace.runtime.topic_reader import offset_bounds, reading_consumer
+from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
 from headrace.store.errors import CatalogRevertedError, address

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -13,12 +12,10 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
+from headrace.schemas.topics import PartitionKey
 
 _INTERVAL_S = 2.0
 _REQUEST_S = 5.0
-
-
-Partition: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +35,13 @@ class PartitionOffsets:
 class ProgressTracker:
     """Tracks since when each lagging partition has made no progress; times are passed in, in seconds."""
 
-    _since: dict[Partition, tuple[int, float]] = field(default_factory=dict)
+    _since: dict[PartitionKey, tuple[int, float]] = field(default_factory=dict)
 
     def observe(
-        self, now_s: float, offsets_by_partition: Mapping[Partition, PartitionOffsets]
-    ) -> tuple[Partition, int] | None:
+        self, now_s: float, offsets_by_partition: Mapping[PartitionKey, PartitionOffsets]
+    ) -> tuple[PartitionKey, int] | None:
         """Record the offsets; return the partition without progress for longest and its offset, or None."""
-        stalled: dict[Partition, tuple[int, float]] = {}
+        stalled: dict[PartitionKey, tuple[int, float]] = {}
         for partition, offsets in offsets_by_partition.items():
             if offsets.lag:
                 offset, since = self._since.get(partition, (offsets.committed, now_s))
@@ -65,7 +62,11 @@ class LagProbe:
     """
 
     def __init__(
-        self, settings: Settings, group: str, topics: Iterable[str], assigned: Callable[[], Iterable[Partition] | None]
+        self,
+        settings: Settings,
+        group: str,
+        topics: Iterable[str],
+        assigned: Callable[[], Iterable[PartitionKey] | None],
     ) -> None:
         # It never subscribes: it queries the group's offsets without becoming a member. It fetches as little as
         # possible, because it only tests whether there is a message.
@@ -83,12 +84,12 @@ class LagProbe:
         )
         self._topics = tuple(topics)
         self._assigned = assigned
-        self.on_markers: Callable[[Partition, int], bool] = lambda _partition, _end: True
+        self.on_markers: Callable[[PartitionKey, int], bool] = lambda _partition, _end: True
         """Called where only offsets without a message remain below the end; returns False if it is to be repeated."""
         self._tracker = ProgressTracker()
-        self._seen: dict[Partition, PartitionOffsets] = {}
-        self._tested: dict[Partition, tuple[PartitionOffsets, bool | None]] = {}
-        self._longest: tuple[Partition, int] | None = None
+        self._seen: dict[PartitionKey, PartitionOffsets] = {}
+        self._tested: dict[PartitionKey, tuple[PartitionOffsets, bool | None]] = {}
+        self._longest: tuple[PartitionKey, int] | None = None
         self.answered = False
         """Whether the broker answered the last query."""
         self._stopped = Event()
@@ -103,7 +104,7 @@ class LagProbe:
         """Return whether a watched partition has lag."""
         return self._longest is not None
 
-    def progress(self) -> tuple[Partition, int] | None:
+    def progress(self) -> tuple[PartitionKey, int] | None:
         """Return the partition without progress for longest and its offset: another value means progress."""
         return self._longest
 
@@ -132,12 +133,12 @@ class LagProbe:
             self._stopped.wait(_INTERVAL_S)
         self._consumer.close()
 
-    def _read_offsets(self) -> dict[Partition, PartitionOffsets]:
+    def _read_offsets(self) -> dict[PartitionKey, PartitionOffsets]:
         partitions, assigned = self._partitions(), self._assigned()
         if assigned is not None:
             own = set(assigned)
             partitions = [partition for partition in partitions if (partition.topic, partition.partition) in own]
-        offsets_by_partition: dict[Partition, PartitionOffsets] = {}
+        offsets_by_partition: dict[PartitionKey, PartitionOffsets] = {}
         lags = dict.fromkeys(self._topics, 0)
         for committed in self._consumer.committed(partitions, timeout=_REQUEST_S):
             low, high = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.runtime.errors import HeadraceError
-from headrace.streams.worker.lag import Partition
+from headrace.schemas.topics import PartitionKey
 from headrace.streams.worker.profile import REBALANCE_TIMEOUT_S
 
 
@@ -16,7 +16,7 @@ class Membership:
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
         """`app` is a Faust app that is not started yet; `clock` returns seconds."""
         self._clock = clock
-        self._assignment: frozenset[Partition] | None = None
+        self._assignment: frozenset[PartitionKey] | None = None
         self._left_at_s = clock()
         app.on_partitions_assigned.connect(self._on_assigned)
         app.on_partitions_revoked.connect(self._on_revoked)
@@ -26,7 +26,7 @@ class Membership:
         if self._assignment is None:
             raise HeadraceError("group_not_joined", "the consumer group has not assigned partitions yet")
 
-    def assignment(self) -> frozenset[Partition] | None:
+    def assignment(self) -> frozenset[PartitionKey] | None:
         """Return the assigned partitions, or None while the worker is not a member; callable from any thread.
 
         Faust's consumer has them too, but is created on first access: accessed by another thread while the app starts,
