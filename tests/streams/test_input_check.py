@@ -1,6 +1,6 @@
 """The check of an assignment against a real topic, a real group and a real catalog, without a worker around it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -13,7 +13,7 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ingest_progress import IngestProgress
-from headrace.streams.worker.input_check import CheckedStores, InputCheck
+from headrace.streams.worker.input_check import InputCheck
 from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.waiting import until
 
@@ -42,18 +42,17 @@ def topic(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-async def progress(postgres_dsn: str) -> AsyncIterator[IngestProgress]:
-    async with IngestProgress.open(postgres_dsn, statement_s_max=10.0) as opened:
-        yield opened
+def progress(catalog: Catalog) -> IngestProgress:
+    return catalog.ingest_progress()
 
 
 @pytest.fixture
-def check(settings: Settings, catalog: Catalog, progress: IngestProgress) -> InputCheck:
+def check(settings: Settings, catalog: Catalog) -> InputCheck:
     def halt(exit_code: int, why: str) -> None:
         raise EndedError(exit_code, why)
 
     retry = Retry(RetryPolicy(delay_s=0.01, delay_s_max=0.1, deadline_s=10.0))
-    return InputCheck(settings, GROUP, CheckedStores(catalog, progress), retry, halt)
+    return InputCheck(settings, GROUP, catalog, retry, halt)
 
 
 def commit(settings: Settings, topic: str, offset: int) -> None:

@@ -31,7 +31,7 @@ from headrace.schemas.catalog_rows import (
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
-from headrace.store.catalog.ingest_progress import advance
+from headrace.store.catalog.ingest_progress import IngestProgress, advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
@@ -138,6 +138,10 @@ class Catalog:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
         return {row[0]: BlobLocation(*row) for row in rows}
+
+    def ingest_progress(self) -> IngestProgress:
+        """Return the progress of the input partitions, over the same connections."""
+        return IngestProgress(self._pool, self._dsn)
 
     async def has_sighting(self, key: SightingKey) -> bool:
         """Return whether there is a sighting of a record by its source."""

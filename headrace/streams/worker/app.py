@@ -21,13 +21,12 @@ from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.ingest_progress import IngestProgress
 from headrace.store.installation import require_installation
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
-from headrace.streams.worker.input_check import CheckedStores, InputCheck
+from headrace.streams.worker.input_check import InputCheck
 from headrace.streams.worker.lag import LagProbe
 from headrace.streams.worker.membership import Membership
 from headrace.streams.worker.ports import IngestPorts
@@ -45,7 +44,6 @@ class Stores:
 
     blobs: Blobs
     catalog: Catalog
-    progress: IngestProgress
 
 
 def group_of(kinds: frozenset[Kind]) -> Group:
@@ -79,7 +77,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         app = faust_app(settings, group, kinds)
         membership = Membership(app)
         ingest = _ingest(settings, stores)
-        check = InputCheck(settings, group.name, CheckedStores(stores.catalog, stores.progress), ingest.retry, _halt)
+        check = InputCheck(settings, group.name, stores.catalog, ingest.retry, _halt)
         app.on_assigned, app.on_deleted = check.on_assigned, check.on_deleted
         pipelines = _pipelines(settings, ingest, await _quotas(settings, kinds, stores.catalog))
         for kind, pipeline in pipelines.items():
@@ -121,12 +119,10 @@ async def opened_stores(settings: Settings, stop: asyncio.Event) -> AsyncIterato
     catalog = await wait_for(
         "postgres", lambda: _opened_catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop
     )
-    dsn = settings.postgres_dsn.get_secret_value()
     try:
         await catalog.check()
         await require_installation(settings, blobs)
-        async with IngestProgress.open(dsn, statement_s_max=settings.postgres_statement_s_max) as progress:
-            yield Stores(blobs, catalog, progress)
+        yield Stores(blobs, catalog)
     finally:
         await catalog.close()
 

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -21,7 +20,7 @@ from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import offset_bounds, reading_consumer
 from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
+from headrace.store.catalog.ingest_progress import CatalogPosition
 from headrace.store.errors import CatalogRevertedError, address
 from headrace.streams.core.input_position import CatalogBehind, Continues, InputPosition, judge
 from headrace.streams.worker.retry import HaltError, Retry
@@ -33,24 +32,16 @@ _MARKERS_S_MAX = 5.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedStores:
-    """The catalog that the worker writes to, and its progress."""
-
-    catalog: Catalog
-    progress: IngestProgress
-
-
 class InputCheck:
     """The checks of one worker. `halt` ends the process and does not return."""
 
     def __init__(
-        self, settings: Settings, group: str, stores: CheckedStores, retry: Retry, halt: Callable[[int, str], None]
+        self, settings: Settings, group: str, catalog: Catalog, retry: Retry, halt: Callable[[int, str], None]
     ) -> None:
         self._settings = settings
         self._group = group
-        self._catalog = stores.catalog
-        self._progress = stores.progress
+        self._catalog = catalog
+        self._progress = catalog.ingest_progress()
         self._retry = retry
         self._halt = halt
 
