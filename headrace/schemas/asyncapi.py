@@ -8,7 +8,8 @@ import json
 import sys
 from typing import Any
 
-from headrace.schemas.headers import TRACEPARENT
+from headrace.schemas.events import Origin
+from headrace.schemas.headers import CLOCK, TRACEPARENT
 from headrace.schemas.registry import REGISTRY, Schema
 from headrace.schemas.topics import TOPICS, Topic
 
@@ -99,7 +100,7 @@ def _message(topic: Topic) -> dict[str, Any]:
         "name": schema.name,
         "title": schema.published["doc"],
         "contentType": _WIRE_FORMAT,
-        "headers": _headers(schema),
+        "headers": _headers(schema, topic.event),
         "payload": {"schemaFormat": _AVRO, "schema": schema.published},
         "bindings": {
             "kafka": {
@@ -114,11 +115,13 @@ def _message(topic: Topic) -> dict[str, Any]:
     }
 
 
-def _headers(schema: Schema) -> dict[str, Any]:
+def _headers(schema: Schema, event: type) -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"type": "string", "description": about} for name, about in _HEADERS.items()}
     properties["ce_specversion"]["const"] = "1.0"
     properties["ce_type"]["const"] = f"headrace.{schema.name.lower()}.v1"
     properties["content-type"]["const"] = _WIRE_FORMAT
+    if issubclass(event, Origin):
+        properties[CLOCK] = {"type": "string", "const": "unset", "description": "Set where the source had no clock."}
     properties[TRACEPARENT] = {"type": "string", "description": "W3C trace context; optional."}
     return {"type": "object", "required": list(_HEADERS), "properties": properties}
 
