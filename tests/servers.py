@@ -13,6 +13,8 @@ import asyncpg
 
 from headrace.native import StackInfo
 from headrace.runtime.settings import Settings, load_settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.installation import catalog_identity, mark_store
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 4 * 1024**3
@@ -42,6 +44,15 @@ def fresh_database(settings: Settings, *, template: str = TEMPLATE) -> Iterator[
         yield settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)(f"{server}/{name}")})
     finally:
         _sql(f"{server}/postgres", f'drop database "{name}" with (force)')
+
+
+def own_store(settings: Settings) -> Settings:
+    """A part of the bucket that no other test has, marked as a store of the same installation."""
+    own = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    identity = asyncio.run(catalog_identity(own))
+    assert identity is not None
+    asyncio.run(mark_store(Blobs.from_settings(own), identity.mark))
+    return own
 
 
 def _sql(dsn: str, text: str) -> None:

@@ -1,6 +1,5 @@
 """`headrace recover`: go on with a catalog that went back in time."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +28,8 @@ def recover(
 
     Stop all workers and relays first. May be repeated after it was interrupted.
     """
+    import asyncio
+
     made, epoch = asyncio.run(_recover(client_settings(), dry_run=dry_run))
     if as_json:
         rewinds = [

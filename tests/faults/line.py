@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from confluent_kafka import TopicPartition
 
 from headrace.runtime.settings import Settings
-from headrace.store.blobs.blob_store import Blobs
-from headrace.store.installation import catalog_identity, mark_store
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
@@ -26,7 +23,7 @@ from tests.faults.plan import Mix, Planned, planned
 from tests.faults.watch import Watch
 from tests.faults.workload import publish_all
 from tests.processes import ServiceProcess
-from tests.servers import fresh_database
+from tests.servers import fresh_database, own_store
 from tests.waiting import until
 
 MIX = Mix(poison=0.08, wrong_digests=0.05, bytes_max=50_000)
@@ -129,13 +126,8 @@ class Line:
 def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
     """Prepare a line; nothing runs yet."""
     with fresh_database(servers) as fresh:
-        changes = {"store_url": f"{fresh.store_url}/{uuid4().hex}", "kafka_session_s": SESSION_S}
-        settings = fresh.model_copy(update=changes)
+        settings = own_store(fresh).model_copy(update={"kafka_session_s": SESSION_S})
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
-        # The store is a part of the bucket, and belongs to the same installation.
-        identity = asyncio.run(catalog_identity(settings))
-        assert identity is not None
-        asyncio.run(mark_store(Blobs.from_settings(settings), identity.mark))
         skip_backlog(settings, (SMALL.name, LARGE.name))
         catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)

@@ -36,7 +36,6 @@ from headrace.store.installation import (
     catalog_identity,
     kafka_identity,
     mark_kafka,
-    mark_store,
     require_installation,
 )
 from headrace.streams import recovery
@@ -45,7 +44,7 @@ from headrace.streams.worker.profile import SMALL
 from tests.commands import run_in_process
 from tests.consumer_groups import EMPTY_S_MAX, skip_backlog
 from tests.processes import ServiceProcess, free_port
-from tests.servers import fresh_database, in_memory_directory
+from tests.servers import fresh_database, in_memory_directory, own_store
 from tests.streams.streams_samples import cid
 from tests.streams.streams_world import World
 from tests.waiting import until
@@ -132,10 +131,9 @@ class Site:
 
 @pytest.fixture
 def site(settings: Settings, tmp_path: Path) -> Iterator[Site]:
-    own = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    own = own_store(settings)
     identity = asyncio.run(catalog_identity(own))
     assert identity is not None
-    asyncio.run(mark_store(Blobs.from_settings(own), identity.mark))
     skip_backlog(own, {SMALL.name})
     with reading_consumer(own, "test") as consumer:
         keys = [key for topic in OUTPUTS for key in partitions_of(consumer, topic)]

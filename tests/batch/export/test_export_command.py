@@ -7,7 +7,7 @@ import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import cv2
@@ -25,6 +25,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
 from tests.commands import clean_environment, run_in_process
+from tests.servers import own_store
 from tests.store.store_rows import batch, record
 from tests.streams.consumers.consumer_samples import ResultReader, new_name, results_of
 from tests.streams.consumers.consumer_samples import ingest as announce
@@ -38,7 +39,7 @@ LDOS = 40
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A part of the bucket that no other test has."""
-    return settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    return own_store(settings)
 
 
 def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -20,6 +20,7 @@ from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, ExportSelection
 from tests.commands import RunCommand, run_as_process, run_in_process
 from tests.processes import free_port
+from tests.servers import own_store
 from tests.store.store_rows import record
 
 pytestmark = pytest.mark.stack
@@ -47,7 +48,7 @@ RULES = """
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A part of the bucket that no other test has."""
-    return settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    return own_store(settings)
 
 
 def headrace(
