@@ -180,6 +180,11 @@ class GatewaySettings(BaseSettings):
     capture_streams_max: int = Field(
         4, ge=1, le=64, description="Maximum number of cameras that one capture worker captures at the same time."
     )
+    capture_confinement: Literal["on", "off"] = Field(
+        "on",
+        description="Whether the decoder of a camera's stream is kept from the network and from files, by seccomp; "
+        "where the system cannot, a capture worker starts only with off.",
+    )
 
     @field_validator("gateway_jwt_issuer")
     @classmethod

@@ -173,6 +173,12 @@ class FakeCamera:
         if body:
             lines.append(f"Content-Length: {len(body)}")
         raw = "\r\n".join([*lines, "", ""]).encode() + body
+        if self.fault == "hidden_redirect" and request["method"] == "OPTIONS":
+            # FFmpeg ends the first answer at the two line feeds, and takes the rest for that to its next request.
+            hidden = f"RTSP/1.0 302 Found\nCSeq: 2\nLocation: {self.argument}\n\n"
+            raw = raw.replace(b"\r\n\r\n", f"\r\nX-Note: a\n\n{hidden}\r\n\r\n".encode())
+        if self.fault == "short_packets":
+            raw += b"$\x00\x00\x04$\x00\xff\xff"
         if self.fault == "not_rtsp":
             raw = b"SSH-2.0-OpenSSH_9.2\r\n\r\n"
         if self.fault == "endless":

@@ -1,32 +1,40 @@
 """Decodes one RTSP stream in a process of its own: `python headrace/gateway/capture/decoder.py`.
 
-Standard input carries the request as JSON, which keeps the login out of the process's arguments. Standard output
-carries messages: a type (one letter), the length (four bytes, big-endian), and the body. `I`: the stream's properties,
-as JSON. `F`: eight bytes with the Unix microsecond of a frame's capture, and its JPEG. `E`: how the stream ended, as
-JSON. A slow reader slows the camera down, so nothing is buffered here.
+Standard input is the socket to the proxy. The first line that it brings is the request as JSON, which keeps the login
+out of the process's arguments; from then on it is FFmpeg's connection to the camera. Standard output carries messages:
+a type (one letter), the length (four bytes, big-endian), and the body. `I`: the stream's properties, as JSON. `F`:
+eight bytes with the Unix microsecond of a frame's capture, and its JPEG. `E`: how the stream ended, as JSON. A slow
+reader slows the camera down, so nothing is buffered here.
 
 Frames are selected and counted by this machine's clock: a camera's time stamps may run backwards.
 """
 
 import json
 import resource
+import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
 import av
+import av.subtitles.stream  # imported by av.open otherwise, which is then confined
 from av.error import FFmpegError
 
+from headrace.gateway.capture.confinement import INHERITED_SOCKET, confine
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 
 STREAM_PIXELS_MAX = 8192 * 4608  # a little more than 8K
 MEMORY_BYTES_MAX = 1024 * MIB
 DAMAGED_PACKETS_MAX = 100  # consecutive packets that cannot be decoded
 _MICROSECONDS = 1_000_000
+_ANY_PORT = 554  # a confined process gets the inherited socket, whatever it connects to
 _HEADER = struct.Struct(">cI")
+_CHUNK_BYTES = 64 * 1024
 
 
 class DecoderEndedError(Exception):
@@ -76,7 +84,8 @@ def main() -> int:
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     av.logging.set_level(av.logging.PANIC)
-    request = json.loads(sys.stdin.buffer.read())
+    with open(INHERITED_SOCKET, "rb", buffering=0, closefd=False) as stream:
+        request = json.loads(stream.readline())
     try:
         code = _decode_stream(request)
     except DecoderEndedError as ended:
@@ -90,6 +99,10 @@ def main() -> int:
 
 
 def _decode_stream(request: dict[str, Any]) -> str:
+    if request["confined"]:
+        confine()
+    port = _ANY_PORT if request["confined"] else _listen_for_ffmpeg()
+    url = f"rtsp://{request['login']}127.0.0.1:{port}{request['target']}"
     options = {
         "rtsp_transport": "tcp",
         "protocol_whitelist": "rtsp,tcp,rtp",
@@ -99,7 +112,7 @@ def _decode_stream(request: dict[str, Any]) -> str:
         "max_delay": "0",
     }
     wait_s_max = (request["wait_s_max"], request["wait_s_max"])
-    with av.open(request["url"], format="rtsp", options=options, timeout=wait_s_max) as container:
+    with av.open(url, format="rtsp", options=options, timeout=wait_s_max) as container:
         if not container.streams.video:
             return "no_video"
         stream = container.streams.video[0]
@@ -142,6 +155,29 @@ def _decoded_frames(container: Any, stream: Any) -> Iterator[Any]:
             continue
         damaged_packets = 0 if frames else damaged_packets
         yield from frames
+
+
+def _listen_for_ffmpeg() -> int:
+    """Return a port on loopback for FFmpeg that leads to the inherited socket: without confinement it needs its own."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1)
+    threading.Thread(target=_join, args=(listener,), daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _join(listener: socket.socket) -> None:
+    ffmpeg, _ = listener.accept()
+    listener.close()
+    proxy = socket.socket(fileno=INHERITED_SOCKET)
+    threading.Thread(target=_copy, args=(ffmpeg, proxy), daemon=True).start()
+    _copy(proxy, ffmpeg)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while chunk := source.recv(_CHUNK_BYTES):
+            target.sendall(chunk)
+        target.shutdown(socket.SHUT_WR)
 
 
 def _write(message_type: bytes, body: bytes) -> None:

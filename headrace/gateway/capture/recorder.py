@@ -22,11 +22,12 @@ _REMAINING_S_MIN = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RecorderDeps:
-    """What a capture needs; `cipher` is None where no secret is configured."""
+    """What a capture needs; `cipher` is None where no secret is configured, `confined` is whether decoders are."""
 
     publishing: PublishingDeps
     cipher: CredentialCipher | None
     networks: Sequence[Network]
+    confined: bool
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ class Recorder:
             duration_s=self._time.remaining_s(self._plan.duration_s),
             frame_count=self._frames_remaining() or 0,
         )
-        async with RtspStream(await self._resolve(url), request) as stream:
+        async with RtspStream(await self._resolve(url), request, confined=self._deps.confined) as stream:
             async for item in stream.items():
                 await self._handle(item)
                 if self._is_complete():

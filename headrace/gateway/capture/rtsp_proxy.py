@@ -1,34 +1,27 @@
 """A proxy between the decoder and a camera: it connects to the checked address and to no other.
 
-FFmpeg connects to this proxy on the loopback interface, and the proxy connects to the camera. FFmpeg thus never
-resolves a name, follows a redirect, or uses TLS, and the proxy inspects the camera's responses before FFmpeg sees them.
-RTSP with interleaved data (RFC 2326, section 10.12) is one stream of responses and `$` packets, so inspecting their
-headers is enough.
+FFmpeg speaks to this proxy over a socket that its process inherits, and the proxy connects to the camera. FFmpeg thus
+never resolves a name, follows a redirect, or uses TLS, and sees only messages that the proxy has parsed and written
+anew. RTSP with interleaved data (RFC 2326, section 10.12) is one stream of messages and `$` packets.
 
 The timeouts count only while the proxy waits for the camera: a slow decoder is not the camera's fault.
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from socket import socket
 
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
+from headrace.gateway.capture.rtsp_messages import PACKET_BYTES_MIN, parse_message
 
 CONNECT_S_MAX = 8.0
-UNIT_S_MAX = 10.0  # for one complete response or packet
+UNIT_S_MAX = 10.0  # for one complete message or packet
 HEADER_BYTES_MAX = 64 * 1024
-DESCRIPTION_BYTES_MAX = 256 * 1024
 _CHUNK_BYTES = 64 * 1024
-_LOOPBACK = "127.0.0.1"
 _DATA = b"$"
-
-_STATUS = re.compile(rb"RTSP/\d\.\d (?P<status>\d{3})\b")
-_REQUEST = re.compile(rb"(?P<method>[A-Z_]{3,20}) \S+ RTSP/\d\.\d\r\n")
-_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
-_CONTROL = re.compile(rb"^a=control:[ \t]*([A-Za-z][A-Za-z0-9+.-]*):", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +39,6 @@ class RtspProxy:
     def __init__(self, address: CameraAddress) -> None:
         """Prepare; nothing is connected yet."""
         self._address = address
-        self._server: asyncio.Server | None = None
         self._camera: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._decoder: asyncio.StreamWriter | None = None
         self._relaying: asyncio.Task[None] | None = None
@@ -70,21 +62,23 @@ class RtspProxy:
             case _:
                 return self._fault
 
-    async def open(self) -> int:
-        """Connect to the camera, and return the loopback port for its decoder.
+    async def open(self) -> None:
+        """Connect to the camera.
 
         Raises:
             StreamLostError: the camera does not accept connections, or its certificate is not valid.
         """
         self._camera = await self._connect()
-        self._server = await asyncio.start_server(self._serve, _LOOPBACK, 0, backlog=1)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+
+    async def serve(self, decoder: socket, request: bytes) -> None:
+        """Send the decoder its request over a connected socket, and relay between it and the camera from then on."""
+        assert self._camera is not None
+        reader, self._decoder = await asyncio.open_connection(sock=decoder)
+        self._decoder.write(request)
+        self._relaying = asyncio.create_task(self._relay(reader, self._decoder, self._camera))
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._server is not None:
-            self._server.close()
         if self._relaying is not None:
             self._relaying.cancel()
             with suppress(asyncio.CancelledError):
@@ -114,17 +108,15 @@ class RtspProxy:
                 continue
         raise StreamLostError(fault)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None or self._relaying is not None:
-            writer.transport.abort()
-            return
-        self._server.close()  # accepts one decoder only
-        assert self._camera is not None
-        self._relaying = asyncio.current_task()
-        self._decoder = writer
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        camera: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
         tasks = [
-            asyncio.create_task(self._relay_requests(reader, self._camera[1])),
-            asyncio.create_task(self._relay_responses(self._camera[0], writer)),
+            asyncio.create_task(self._relay_requests(reader, camera[1])),
+            asyncio.create_task(self._relay_responses(camera[0], writer)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +125,7 @@ class RtspProxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(OSError):
-                writer.close()  # flushes first, so that FFmpeg sees the last response
+                writer.close()  # flushes first, so that FFmpeg sees the last message
 
     async def _relay_requests(self, reader: asyncio.StreamReader, camera: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -148,8 +140,8 @@ class RtspProxy:
             while True:
                 async with asyncio.timeout(UNIT_S_MAX):
                     unit = await self._read_unit(camera)
-                writer.write(unit)
-                await writer.drain()
+                if not await _is_sent(unit, writer):
+                    return  # the decoder ended, which says nothing about the camera
         except StreamLostError as lost:
             self._fault = lost.fault
         except TimeoutError:
@@ -160,33 +152,42 @@ class RtspProxy:
             self._fault = CameraFault.LOST
 
     async def _read_unit(self, camera: asyncio.StreamReader) -> bytes:
-        """Return the next complete packet or response."""
+        """Return the next complete packet or message for the decoder; empty for what is not passed on."""
         first = await camera.readexactly(1)
         if first == _DATA:
             self._playing = True
             header = await camera.readexactly(3)
-            return first + header + await camera.readexactly(int.from_bytes(header[1:], "big"))
-        header = first + await camera.readuntil(b"\r\n\r\n")
-        self._inspect(header)
-        length = _LENGTH.search(header)
-        size_bytes = int(length[1]) if length else 0
-        if size_bytes > DESCRIPTION_BYTES_MAX:
-            raise StreamLostError(CameraFault.DESCRIPTION_REFUSED)
-        body = await camera.readexactly(size_bytes)
-        if any(scheme.lower() not in {b"rtsp", b"rtsps"} for scheme in _CONTROL.findall(body)):
-            raise StreamLostError(CameraFault.DESCRIPTION_REFUSED)
-        return header + body
-
-    def _inspect(self, header: bytes) -> None:
-        header = header.lstrip(b"\r\n")
-        if response := _STATUS.match(header):
-            status = int(response["status"])
-            if 300 <= status < 400:
-                raise StreamLostError(CameraFault.REDIRECTED)
+            payload = await camera.readexactly(int.from_bytes(header[1:], "big"))
+            return first + header + payload if len(payload) >= PACKET_BYTES_MIN else b""
+        lines = await _read_lines(camera, first)
+        if not lines:
+            return b""
+        message = parse_message(lines)
+        if message.status is not None and not self._playing:
             # While it plays, the response to a keep-alive says nothing about the stream.
-            self._status = self._status if self._playing else status
-        elif request := _REQUEST.match(header):
-            if request["method"] == b"REDIRECT":
-                raise StreamLostError(CameraFault.REDIRECTED)
-        else:
+            self._status = message.status
+        return message.serialize(await camera.readexactly(message.body_bytes))
+
+
+async def _is_sent(unit: bytes, writer: asyncio.StreamWriter) -> bool:
+    try:
+        writer.write(unit)
+        await writer.drain()
+    except OSError:
+        return False
+    return True
+
+
+async def _read_lines(camera: asyncio.StreamReader, first: bytes) -> list[bytes]:
+    """Return the lines up to the empty one, without their line ends; none for an empty line between messages."""
+    lines: list[bytes] = []
+    size_bytes = 0
+    while True:
+        line = first + await camera.readuntil(b"\n")
+        first = b""
+        size_bytes += len(line)
+        if size_bytes > HEADER_BYTES_MAX or not line.endswith(b"\r\n"):
             raise StreamLostError(CameraFault.NOT_RTSP)
+        if line == b"\r\n":
+            return lines
+        lines.append(line[:-2])

@@ -1,6 +1,7 @@
 """Reads a camera's stream as decoded frames, through a proxy and a decoder process, both with deadlines."""
 
 import asyncio
+import socket
 import struct
 import sys
 from collections.abc import AsyncIterator
@@ -15,11 +16,14 @@ import orjson
 
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_proxy import UNIT_S_MAX, CameraAddress, RtspProxy
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.setting_names import variable
 from headrace.schemas.limits import INLINE_BYTES_MAX
 
 OPEN_S_MAX = 45.0  # until the first frame: the decoder starts, and the next key frame may be seconds away
 FRAME_S_MAX = 20.0  # beyond the interval between frames
 _DECODER = Path(__file__).with_name("decoder.py")
+_CONFINEMENT = Path(__file__).with_name("confinement.py")
 _HEADER = struct.Struct(">cI")
 _TIME_BYTES = 8
 _MESSAGE_BYTES_MAX = INLINE_BYTES_MAX + _TIME_BYTES
@@ -59,10 +63,11 @@ StreamItem: TypeAlias = StreamInfo | CapturedFrame
 class RtspStream:
     """An open stream; an `async with` block ends its decoder and its connection."""
 
-    def __init__(self, address: CameraAddress, request: StreamRequest) -> None:
+    def __init__(self, address: CameraAddress, request: StreamRequest, *, confined: bool = True) -> None:
         """Prepare; nothing is connected yet."""
         self._proxy = RtspProxy(address)
         self._request = request
+        self._confined = confined
         self._decoder: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,23 +77,11 @@ class RtspStream:
             StreamLostError: the camera does not accept connections.
         """
         try:
-            port = await self._proxy.open()
-            self._decoder = await asyncio.create_subprocess_exec(
-                # Isolated and without the service's environment: the decoder's input is not trusted.
-                sys.executable,
-                "-I",
-                str(_DECODER),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env={"LANG": "C.UTF-8"},
-                cwd="/",
-            )
-            assert self._decoder.stdin is not None
-            with suppress(OSError):
-                self._decoder.stdin.write(self._decoder_request(port))
-                await self._decoder.stdin.drain()
-                self._decoder.stdin.close()
+            await self._proxy.open()
+            ours, inherited = socket.socketpair()
+            with inherited:
+                self._decoder = await _start(_DECODER, inherited)
+            await self._proxy.serve(ours, self._decoder_request())
         except BaseException:
             await self._close()
             raise
@@ -146,17 +139,53 @@ class RtspStream:
             await self._decoder.wait()
         await self._proxy.close()
 
-    def _decoder_request(self, port: int) -> bytes:
+    def _decoder_request(self) -> bytes:
         request, login = self._request, ""
         if request.login is not None:
             login = ":".join(quote(part, safe="") for part in request.login) + "@"
         return orjson.dumps(
             {
-                "url": f"rtsp://{login}127.0.0.1:{port}{request.target}",
+                "login": login,
+                "target": request.target,
+                "confined": self._confined,
                 "fps": request.fps,
                 "duration_s": request.duration_s,
                 "frame_count": request.frame_count,
                 # The proxy's shorter timeouts come first and name the fault; this one is the fallback.
                 "wait_s_max": UNIT_S_MAX * 2,
-            }
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
         )
+
+
+async def require_confinement() -> None:
+    """Try out, in a process of its own, that decoders can be confined.
+
+    Raises:
+        HeadraceError: they cannot.
+    """
+    ours, inherited = socket.socketpair()
+    with ours, inherited:
+        trial = await _start(_CONFINEMENT, inherited)
+        output, _ = await trial.communicate()
+    if trial.returncode:
+        raise HeadraceError(
+            "decoder_not_confined",
+            f"decoders of cameras' streams cannot be kept from the network: {output.decode(errors='replace')}",
+            hint=f"It needs Linux with seccomp; {variable('capture_confinement')}=off starts without it.",
+            exit_code=Exit.USAGE,
+        )
+
+
+async def _start(script: Path, stdin: socket.socket) -> asyncio.subprocess.Process:
+    """Start a script isolated and without the service's environment: its input is not trusted."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        str(script),
+        stdin=stdin.fileno(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={"LANG": "C.UTF-8"},
+        cwd="/",
+    )

@@ -18,6 +18,7 @@ from headrace.gateway.capture.job import LEASE_S, CaptureJob, JobStore, LeaseLos
 from headrace.gateway.capture.media_publisher import PublishingDeps
 from headrace.gateway.capture.recorder import RecorderDeps, capture
 from headrace.gateway.capture.request_topic import CaptureRequestConsumer, CaptureRequestPublisher
+from headrace.gateway.capture.rtsp_stream import require_confinement
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
 from headrace.runtime.addresses import networks_of
@@ -156,8 +157,11 @@ async def work(settings: Settings, stop: asyncio.Event) -> int:
     """Capture requests until `stop` is set; returns the exit code.
 
     Raises:
-        HeadraceError: a service is unavailable at startup or refuses the connection, or a topic is missing.
+        HeadraceError: a service is unavailable at startup or refuses the connection, a topic is missing, or decoders
+            cannot be confined.
     """
+    if settings.capture_confinement == "on":
+        await require_confinement()
     admin = await wait_for_kafka(settings, stop=stop)
     topics = [CAPTURE_REQUESTS.name, input_topic(Kind.FRAME).name, input_topic(Kind.CLIP).name]
     await asyncio.to_thread(require_topics, settings, admin, topics)
@@ -209,6 +213,7 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
                 publishing=PublishingDeps(publisher, requests, ingest_wait),
                 cipher=CredentialCipher(secret) if secret else None,
                 networks=networks_of(settings.gateway_camera_networks),
+                confined=settings.capture_confinement == "on",
             ),
             request_publisher=request_publisher,
         )

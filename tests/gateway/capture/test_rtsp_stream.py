@@ -30,13 +30,18 @@ SERVER = Path(__file__).with_name("gst_rtsp_server.py")
 
 
 def read(
-    port: int, login: tuple[str, str] | None = None, frames: int = 5, fps: float = 20.0, tls_name: str | None = None
+    port: int,
+    login: tuple[str, str] | None = None,
+    frames: int = 5,
+    fps: float = 20.0,
+    tls_name: str | None = None,
+    confined: bool = True,
 ) -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
     async def reading() -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
         items: list[StreamInfo | CapturedFrame] = []
         wanted = StreamRequest(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
-            async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted) as stream:
+            async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted, confined=confined) as stream:
                 async for item in stream.items():
                     items.append(item)  # noqa: PERF401 - those before a loss count
         except StreamLostError as lost:
@@ -125,10 +130,16 @@ def test_each_fault_of_a_camera_has_its_code(
     assert bool(items) == (fault in {"drop", "stall"})
 
 
-@pytest.mark.parametrize("fault", ["", "multicast", "wrap", "backwards"])
+@pytest.mark.parametrize("fault", ["", "multicast", "wrap", "backwards", "short_packets"])
 def test_unusual_streams_are_read(fault: str) -> None:
     with FakeCamera(fault=fault) as camera:
         items, ended = read(camera.port)
+    assert (ended, len(items)) == (None, 6)
+
+
+def test_a_stream_is_read_without_confinement() -> None:
+    with FakeCamera() as camera:
+        items, ended = read(camera.port, confined=False)
     assert (ended, len(items)) == (None, 6)
 
 
@@ -212,22 +223,13 @@ def test_a_crashed_decoder_ends_only_its_stream() -> None:
         assert len(read(camera.port)[0]) == 6
 
 
-def test_the_proxy_accepts_only_one_decoder() -> None:
-    async def strangers() -> list[bytes]:
-        wanted = StreamRequest(target="/stream", login=None, fps=20, duration_s=60, frame_count=3)
-        async with RtspStream(CameraAddress(["127.0.0.1"], camera.port), wanted) as stream:
-            port = stream._proxy._server.sockets[0].getsockname()[1]
-            answers = []
-            async for _ in stream.items():
-                try:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    answers.append(b"")
-                else:
-                    answers.append(await reader.read())
-                    writer.close()
-            return answers
+@pytest.mark.parametrize("fault", ["hidden_redirect", "redirect"])
+def test_the_decoder_is_not_led_to_another_address(fault: str) -> None:
+    with FakeCamera() as other, FakeCamera(fault=fault, argument=other.url()) as camera:
+        _, ended = read(camera.port)
+        assert other.connections == 0
+    assert ended is (CameraFault.REDIRECTED if fault == "redirect" else CameraFault.NOT_RTSP)
 
-    with FakeCamera() as camera:
-        assert set(asyncio.run(strangers())) == {b""}
-        assert camera.connections == 1
+
+def test_decoders_can_be_confined() -> None:
+    asyncio.run(rtsp_stream.require_confinement())
