@@ -67,6 +67,10 @@ if TYPE_CHECKING:
 ServiceProbe: TypeAlias = Callable[[], Awaitable[object]]
 
 _REDIS_S_MAX = 2.0
+_EXPOSED = (
+    *("Allow", "ETag", "Idempotent-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
+    "X-Request-ID",
+)
 _SCHEMES = {
     "key": {
         "type": "apiKey",
@@ -119,7 +123,7 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         allow_origins=origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Allow", "ETag", "Location", "Retry-After", "X-Request-ID", *responses.EXPOSED],
+        expose_headers=[*_EXPOSED, *responses.EXPOSED],
     )
 
 

@@ -46,6 +46,7 @@ _QUIET = frozenset({"/health", "/ready", "/metrics"})  # probes are not logged
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECRET_PARAMETERS = frozenset({"api_key", "apikey", "api-key", "key", "token", "access_token", "password", "secret"})
+RATE_LIMIT_HEADER = b"ratelimit"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _RESPONSE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -67,7 +68,7 @@ class Middleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle an HTTP request; a WebSocket only gets its request id."""
+        """Handle an HTTP request; a WebSocket gets a request id, and its host is checked."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -76,7 +77,7 @@ class Middleware:
         scope.setdefault("state", {})["request_id"] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             if scope["type"] == "websocket":
-                await self._app(scope, receive, send)
+                await self._handle_websocket(scope, headers, receive, send)
                 return
             response = _Response(scope, send, request_id)
             body = _Body(receive, _bytes_max(scope["path"]), self._pace)
@@ -95,6 +96,14 @@ class Middleware:
             problem = problems.as_problem(error)
             if not response.started:
                 await _send_problem(scope, problem, response)
+
+    async def _handle_websocket(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        try:
+            self._check_host(headers)
+        except Problem as problem:
+            await problems.problem_response(problems.request_id_of(scope), problem)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Require an allowed Host: a page of another name that resolves to this address must not read answers.
@@ -301,7 +310,10 @@ class _Response:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._headers]
+            headers = [*message.get("headers", ()), *self._headers]
+            if not any(name == RATE_LIMIT_HEADER for name, _ in headers):
+                headers += self._scope["state"].get("rate_limit", ())
+            message["headers"] = headers
         await self._send(message)
 
     def report(self, request_bytes: int) -> None:

@@ -289,6 +289,9 @@ def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start
         with two[number % 2].anonymous() as client:
             answer = client.post("/ingest", files={"file": picture()}, headers={"X-API-Key": key})
         statuses.append(answer.status_code)
+        assert answer.headers["RateLimit-Policy"].startswith(
+            '"upload_mib"' if answer.status_code == 200 else '"ingest"'
+        )
     assert statuses == [200] * 5 + [429]
     assert 1 <= int(answer.headers["retry-after"]) <= 61
     assert answer.json()["code"] == "too_many_requests"

@@ -3,14 +3,19 @@
 import asyncio
 import re
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 from fastapi.routing import APIRoute
 
 from headrace.gateway.app import create_app
-from headrace.gateway.auth.guard import AUDIT_ROWS_WAITING_MAX, AuditLog, address_group
+from headrace.gateway.auth.guard import AUDIT_ROWS_WAITING_MAX, AuditLog, Guard, address_group, authenticate
+from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
+from headrace.gateway.auth.tokens import TokenVerifier
+from headrace.gateway.problems import Problem
 from headrace.gateway.routes import ROUTERS
 from headrace.runtime.health import Probes
 from headrace.runtime.settings import Settings
@@ -65,6 +70,61 @@ async def test_another_host_is_refused_where_hosts_are_listed() -> None:
         for host, status in (("gateway:8000", 200), ("other.example", 200), ("evil.example", 421), ("", 421)):
             answer = await gateway.get("/health", headers={"Host": host})
             assert answer.status_code == status, host
+
+
+@pytest.mark.parametrize(("host", "message"), [("evil.example", "http.response.start"), ("gateway", "close")])
+async def test_a_websocket_to_another_host_is_refused_where_hosts_are_listed(host: str, message: str) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(sending: dict[str, Any]) -> None:
+        sent.append(sending)
+
+    headers = [(b"host", host.encode())]
+    scope = {"type": "websocket", "path": "/nowhere", "raw_path": b"/nowhere", "query_string": b"", "headers": headers}
+    await application(gateway_hosts="gateway")({**scope, "root_path": "", "subprotocols": []}, receive, send)
+    assert sent[0]["type"] == f"websocket.{message}"
+    assert sent[0].get("status", 421) == 421
+
+
+class Keys:
+    """Counts the look-ups of keys."""
+
+    def __init__(self) -> None:
+        self.found = 0
+
+    async def find_key(self, key_id: str) -> None:
+        self.found += 1
+
+
+async def test_who_guesses_too_often_is_refused_before_a_key_is_looked_up() -> None:
+    settings = Settings(_env_file=None, gateway_requests_per_minute=3)
+    keys = Keys()
+    limiter = RequestLimiter("", RateLimits.of(settings))
+    guard = Guard(settings, keys, TokenVerifier.from_settings(settings), limiter, AuditLog(Rows()))  # type: ignore[arg-type]
+    app = SimpleNamespace(state=SimpleNamespace(components={Guard: guard}))
+    statuses = []
+    for number in range(10):
+        key = f"hr_{number:032x}_{'a1b2c3d4' * 8}"
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "app": app, "state": {}}
+        scope |= {"headers": [(b"x-api-key", key.encode())], "client": ("192.0.2.7", 1)}
+        with pytest.raises(Problem) as refused:
+            await authenticate(Request(scope))
+        statuses.append(refused.value.status_code)
+    assert statuses == [401] * 3 + [429] * 7
+    assert keys.found == 3
+
+
+async def test_a_limit_tells_what_is_left() -> None:
+    limiter = RequestLimiter("", RateLimits.of(Settings(_env_file=None, gateway_requests_per_minute=3)))
+    allowances = [await limiter.hit(limiter.limits.requests, "key:a") for _ in range(4)]
+    assert [allowance.within for allowance in allowances] == [True, True, True, False]
+    assert [allowance.headers()["RateLimit"].partition(";t=")[0] for allowance in allowances] == [
+        f'"requests";r={left}' for left in (2, 1, 0, 0)
+    ]
+    assert allowances[0].headers()["RateLimit-Policy"] == '"requests";q=3;w=60'
 
 
 async def test_a_page_can_read_why_it_was_refused() -> None:

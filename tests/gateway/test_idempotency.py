@@ -45,8 +45,9 @@ async def test_what_came_of_it_is_the_answer(access: Access) -> None:
     async with idempotent_request(REQUEST, access, ANONYMOUS) as first:
         assert first.replay(PRINT) is None
         await first.keep_pending(JSONResponse({"status": "accepted"}, 202))
-        await first.keep(JSONResponse({"status": "ingested"}, 200))
+        await first.keep(JSONResponse({"status": "ingested"}, 200, headers={"Location": "/status"}))
     async with idempotent_request(REQUEST, access, ANONYMOUS) as again:
         answer = again.replay(PRINT)
     assert answer is not None
     assert (answer.status_code, bytes(answer.body)) == (200, b'{"status":"ingested"}')
+    assert (answer.headers["Location"], answer.headers["Idempotent-Replayed"]) == ("/status", "true")

@@ -176,6 +176,11 @@ def test_a_capture_requires_an_operator_with_the_camera_in_scope(world: World) -
 
 CASES = {
     "redirect_within": ({"fault": "redirect", "argument": "rtsp://127.0.0.1:{other}/stream"}, "failed", "redirected"),
+    "redirect_hidden": (
+        {"fault": "hidden_redirect", "argument": "rtsp://127.0.0.1:{other}/stream"},
+        "failed",
+        "not_rtsp",
+    ),
     "redirect_file": ({"fault": "redirect", "argument": "file:///etc/passwd"}, "failed", "redirected"),
     "control_file": ({"fault": "control", "argument": "file:///etc/passwd"}, "failed", "description_refused"),
     "multicast": ({"fault": "multicast"}, "ingested", None),
@@ -359,6 +364,7 @@ def test_a_repeated_idempotency_key_is_one_request(world: World) -> None:
     answers = [world.client.post("/api/v1/ingest/rtsp", json=body, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
     assert answers[0].json() == answers[1].json()
+    assert {answer.headers["Location"] for answer in answers} == {answers[0].json()["status_url"]}
     other = world.client.post("/api/v1/ingest/rtsp", json=body | {"rtsp_url": f"{url}2"}, headers=headers)
     assert other.status_code == 409
 

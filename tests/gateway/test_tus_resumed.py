@@ -93,6 +93,7 @@ def test_an_upload_that_is_ended_while_somebody_writes(client: TusClient, gatewa
 
 def test_what_is_not_finished_in_time_is_gone(start_gateway: StartGateway) -> None:
     quick = start_gateway(gateway_upload_expiry_hours=4 / 3600)
+    quick.rows("insert into audit (at, action) values (now() - interval '366 days', 'a year ago') returning id")
     with TusClient(quick) as client:
         path = client.begin(20 * MIB)
         with client.unfinished(path, 0, 20 * MIB) as connection:
@@ -103,6 +104,7 @@ def test_what_is_not_finished_in_time_is_gone(start_gateway: StartGateway) -> No
         assert client.patch(path, 0, b"x").status_code == 404
         assert parts_of(quick, path) == {}
         assert quick.rows("select * from upload_parts where upload_id = %s", id_of(path)) == []
+    assert quick.rows("select 1 from audit where action = 'a year ago'") == []
 
 
 @pytest.mark.timeout(300)

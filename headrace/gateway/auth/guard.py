@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 
 from headrace.gateway.auth import api_keys
 from headrace.gateway.auth.principal import ANONYMOUS, Principal, Role
-from headrace.gateway.auth.rate_limiter import RateLimit, RequestLimiter, mebibytes
+from headrace.gateway.auth.rate_limiter import Allowance, RateLimit, RequestLimiter, mebibytes
 from headrace.gateway.auth.tokens import InvalidTokenError, TokenVerifier
 from headrace.gateway.problems import Problem, ProblemCode, request_id_of
 from headrace.runtime.errors import HeadraceError
@@ -224,9 +224,9 @@ async def _require_guesses_left(connection: HTTPConnection) -> None:
         Problem: it sent too many invalid credentials (429).
     """
     limiter = guard_of(connection).limiter
-    wait_s = await limiter.hit(limiter.limits.guesses, address_group(_address_of(connection)), cost=0)
-    if wait_s is not None:
-        raise _too_many(limiter.limits.guesses, wait_s)
+    allowance = await limiter.hit(limiter.limits.guesses, address_group(_address_of(connection)), cost=0)
+    if not allowance.within:
+        raise _too_many(allowance)
 
 
 def _refuse_foreign_page(connection: HTTPConnection) -> None:
@@ -247,22 +247,22 @@ async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Princi
     subject = (
         principal.actor if principal is not None and is_known else f"address:{address_group(_address_of(connection))}"
     )
-    wait_s = await guard_of(connection).limiter.hit(limit, subject, cost)
-    if wait_s is not None:
+    allowance = await guard_of(connection).limiter.hit(limit, subject, cost)
+    if not allowance.within:
         audit_refusal(connection, ProblemCode.TOO_MANY_REQUESTS, principal)
-        raise _too_many(limit, wait_s)
+        raise _too_many(allowance)
+    # The response tells the limit that was checked last; an upload's bytes are, after the number of requests.
+    connection.scope["state"]["rate_limit"] = [
+        (name.lower().encode(), value.encode()) for name, value in allowance.headers().items()
+    ]
 
 
-def _too_many(limit: RateLimit, wait_s: int) -> Problem:
+def _too_many(allowance: Allowance) -> Problem:
     return Problem(
         429,
         ProblemCode.TOO_MANY_REQUESTS,
-        f"too many requests: the limit is {limit.item}",
-        headers={
-            "Retry-After": str(wait_s),
-            "RateLimit-Policy": f'"{limit.name}";q={limit.item.amount};w={limit.item.get_expiry()}',
-            "RateLimit": f'"{limit.name}";r=0;t={wait_s}',
-        },
+        f"too many requests: the limit is {allowance.limit.item}",
+        headers={"Retry-After": str(allowance.reset_s), **allowance.headers()},
     )
 
 

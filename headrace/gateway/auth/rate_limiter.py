@@ -49,6 +49,24 @@ class RateLimits:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a limit leaves to a subject: whether the event was within it, how many are left, and the seconds to wait."""
+
+    limit: RateLimit
+    within: bool
+    remaining: int
+    reset_s: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the header fields that tell it (draft-ietf-httpapi-ratelimit-headers-10)."""
+        limit = self.limit
+        return {
+            "RateLimit-Policy": f'"{limit.name}";q={limit.item.amount};w={limit.item.get_expiry()}',
+            "RateLimit": f'"{limit.name}";r={self.remaining};t={self.reset_s}',
+        }
+
+
 class RequestLimiter:
     """Counts the requests and bytes of each caller against `limits`."""
 
@@ -67,11 +85,8 @@ class RequestLimiter:
             )
             self._shared = _Counters(storage)
 
-    async def hit(self, limit: RateLimit, subject: str, cost: int = 1) -> int | None:
-        """Count an event; returns None within the limit, else the seconds until the next attempt.
-
-        A cost of 0 counts nothing, and returns whether there is anything left.
-        """
+    async def hit(self, limit: RateLimit, subject: str, cost: int = 1) -> Allowance:
+        """Count an event, and return what is left; a cost of 0 counts nothing."""
         if self._shared is not None and time.monotonic() >= self._retry_at_s:
             try:
                 return await self._shared.hit(limit, subject, cost)
@@ -86,7 +101,7 @@ class _Counters:
         self._exact: RateLimiter = MovingWindowRateLimiter(storage)
         self._approximate: RateLimiter = SlidingWindowCounterRateLimiter(storage)
 
-    async def hit(self, limit: RateLimit, subject: str, cost: int) -> int | None:
+    async def hit(self, limit: RateLimit, subject: str, cost: int) -> Allowance:
         limiter = self._exact if limit.exact else self._approximate
         # A cost above the limit would never be allowed.
         cost = min(cost, limit.item.amount)
@@ -95,10 +110,9 @@ class _Counters:
             if cost
             else await limiter.test(limit.item, limit.name, subject)
         )
-        if within:
-            return None
         window = await limiter.get_window_stats(limit.item, limit.name, subject)
-        return max(1, round(window.reset_time - time.time() + 0.5))
+        reset_s = max(1, round(window.reset_time - time.time() + 0.5))
+        return Allowance(limit, within, max(0, window.remaining) if within else 0, reset_s)
 
 
 def mebibytes(size_bytes: int) -> int:

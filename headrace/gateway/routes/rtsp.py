@@ -109,7 +109,7 @@ async def capture(
         answer = CaptureAnswer(
             request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
         )
-        response = JSONResponse(answer.model_dump(), 202)
+        response = JSONResponse(answer.model_dump(), 202, headers={"Location": answer.status_url})
         await requests.add(stored)
         await first.keep_pending(response)
         # If Kafka is unavailable, a worker with free capacity finds the stored request later.

@@ -46,7 +46,9 @@ class IdempotentRequest:
         if kept.fingerprint != fingerprint:
             raise Problem(409, ProblemCode.IDEMPOTENCY_CONFLICT, "the Idempotency-Key was used for another request")
         assert kept.status is not None and kept.answer is not None  # noqa: PT018 - both are stored together
-        return JSONResponse(orjson.loads(kept.answer), kept.status, headers={"Idempotent-Replayed": "true"})
+        location = {} if kept.location is None else {"Location": kept.location}
+        headers = {"Idempotent-Replayed": "true", **location}
+        return JSONResponse(orjson.loads(kept.answer), kept.status, headers=headers)
 
     async def keep_pending(self, answer: JSONResponse) -> None:
         """Store a response with the status `accepted`, before a failure could make the client publish an event again.
@@ -59,7 +61,8 @@ class IdempotentRequest:
     async def keep(self, answer: JSONResponse) -> None:
         """Store the response for the fingerprint that `replay` was called with."""
         if self._key is not None and isinstance(self._claim, datetime):
-            kept = KeptAnswer(self._fingerprint, answer.status_code, bytes(answer.body).decode())
+            text, location = bytes(answer.body).decode(), answer.headers.get("location")
+            kept = KeptAnswer(self._fingerprint, answer.status_code, text, location)
             await self._access.keep_answer(self._actor, self._key, self._claim, kept)
 
 

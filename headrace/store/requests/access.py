@@ -71,6 +71,7 @@ class KeptAnswer:
     fingerprint: bytes | None
     status: int | None
     answer: str | None
+    location: str | None
 
 
 class Access:
@@ -138,11 +139,11 @@ class Access:
             if since is not None:
                 return since
             row = await connection.fetchrow(self._sql["answer_of"], actor, key)
-        return KeptAnswer(None, None, None) if row is None else KeptAnswer(*row)
+        return KeptAnswer(None, None, None, None) if row is None else KeptAnswer(*row)
 
     async def keep_answer(self, actor: str, key: str, since: datetime, kept: KeptAnswer) -> None:
         """Keep the response of the request that claimed the key at `since`, if it still holds it."""
-        response = (kept.fingerprint, kept.status, kept.answer)
+        response = (kept.fingerprint, kept.status, kept.answer, kept.location)
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["keep_answer"], actor, key, *response, since)
 

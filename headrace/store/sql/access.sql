@@ -65,11 +65,11 @@ where idempotency.status is null and idempotency.created_at < now() - interval '
 returning created_at
 
 -- answer_of --
-select fingerprint, status, answer::text as answer from idempotency where actor = $1 and key = $2
+select fingerprint, status, answer::text as answer, location from idempotency where actor = $1 and key = $2
 
 -- keep_answer --
-update idempotency set fingerprint = $3, status = $4, answer = $5::json
-where actor = $1 and key = $2 and created_at = $6
+update idempotency set fingerprint = $3, status = $4, answer = $5::json, location = $6
+where actor = $1 and key = $2 and created_at = $7
 
 -- drop_answer --
 delete from idempotency where actor = $1 and key = $2 and created_at = $3 and status is null

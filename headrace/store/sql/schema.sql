@@ -199,6 +199,8 @@ create table idempotency (
     status integer,
     answer json,
     created_at timestamptz not null default now(),
+    -- The response's Location header.
+    location text,
     primary key (actor, key)
 );
 
