@@ -182,6 +182,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
                 Action.STARTED, address=[f"{settings.gateway_host}:{bound.getsockname()[1]}" for bound in sockets]
             )
             await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            probes.drain()
             server.should_exit = True
             await serving
     finally:

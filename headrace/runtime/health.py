@@ -1,5 +1,7 @@
 """Health endpoints of a process: /metrics, /livez (whether it makes progress) and /readyz (each dependency by name).
 
+A process is ready where everything that it needs answers, also while an optional service is away: then it is degraded.
+
 /livez stays true while a dependency is unreachable, because a restart would not help. The server runs in its own
 thread, so that it answers even if the event loop is blocked.
 """
@@ -7,9 +9,10 @@ thread, so that it answers even if the event loop is blocked.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from threading import Thread
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
@@ -17,12 +20,42 @@ from prometheus_client import make_wsgi_app
 from headrace.runtime.errors import HeadraceError
 
 Livez: TypeAlias = Callable[[], tuple[bool, str]]
-Readyz: TypeAlias = Callable[[], Mapping[str, str | None]]
+Readyz: TypeAlias = Callable[[], "Readiness"]
+
+OPTIONAL = frozenset({"redis"})
+"""The services without which a process works: each gateway then counts and caches alone."""
 
 _REQUEST_S_MAX = 10
 _EVERY_S = 2.0
 _EVERY_S_WHILE_AWAY = 0.5  # so that a process becomes ready soon after its dependencies
 _ANSWER_S_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The fault of each dependency, None where it answers; those in OPTIONAL only degrade the process."""
+
+    needs: Mapping[str, str | None]
+    draining: bool = False
+
+    @property
+    def state(self) -> Literal["ready", "degraded", "not ready", "draining"]:
+        """Whether the process takes requests, and whether something is missing."""
+        faulty = {name for name, fault in self.needs.items() if fault is not None}
+        if self.draining:
+            return "draining"
+        if faulty - OPTIONAL:
+            return "not ready"
+        return "degraded" if faulty else "ready"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process takes requests."""
+        return self.state in {"ready", "degraded"}
+
+    def shown(self) -> dict[str, str]:
+        """Return each dependency with `ok` or its fault."""
+        return {name: fault or "ok" for name, fault in self.needs.items()}
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -39,8 +72,8 @@ class _Handler(WSGIRequestHandler):
 class HealthServer:
     """Serves /metrics, /livez and /readyz.
 
-    `livez` returns whether the process makes progress, and the reason. `readyz` returns None for each dependency that
-    answers, else the fault. Both are called from a thread and must not block.
+    `livez` returns whether the process makes progress, and the reason. It and `readyz` are called from a thread and
+    must not block.
     """
 
     def __init__(self, host: str, port: int, *, livez: Livez, readyz: Readyz) -> None:
@@ -82,11 +115,9 @@ class HealthServer:
                 alive, why = self._livez()
                 return _reply(start_response, alive, {"alive": alive, "why": why})
             case "/readyz":
-                needs = self._readyz()
-                ready = all(fault is None for fault in needs.values())
-                return _reply(
-                    start_response, ready, {"ready": ready, "needs": {k: v or "ok" for k, v in needs.items()}}
-                )
+                readiness = self._readyz()
+                body = {"ready": readiness.is_ready, "state": readiness.state, "needs": readiness.shown()}
+                return _reply(start_response, readiness.is_ready, body)
             case _:
                 return _reply(start_response, False, {"paths": ["/metrics", "/livez", "/readyz"]}, "404 Not Found")
 
@@ -105,10 +136,15 @@ class Probes:
     def __init__(self, probes: Mapping[str, Callable[[], Awaitable[object]]]) -> None:
         self._probes = probes
         self._faults: dict[str, str | None] = dict.fromkeys(probes, "not asked yet")
+        self._draining = False
 
-    def readyz(self) -> Mapping[str, str | None]:
-        """Return None for each dependency that answers, else the fault."""
-        return dict(self._faults)
+    def readyz(self) -> Readiness:
+        """Return which dependencies answer."""
+        return Readiness(dict(self._faults), self._draining)
+
+    def drain(self) -> None:
+        """Be ready no more: the process finishes what it has begun, and stops."""
+        self._draining = True
 
     async def run(self) -> None:
         """Probe until cancelled."""

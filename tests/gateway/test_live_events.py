@@ -1,6 +1,8 @@
 """Live events over `/ws/events` and as server-sent events, against a real stack."""
 
 import json
+import signal
+import socket
 import threading
 
 import httpx
@@ -14,6 +16,7 @@ from headrace.gateway.live.resume_token import TOPICS, ResumeToken, parse_resume
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
+from tests.gateway.hostile_http import form, head, part
 from tests.gateway.live_world import (
     close_frame,
     event_stream,
@@ -268,6 +271,29 @@ def test_a_gateway_shuts_down_with_open_streams(start_gateway: StartGateway) -> 
             assert close_frame(socket_)[0] == 1012
             assert close_frame(feed)[0] == 1012
             assert json.loads(next_named(stream, "end")["data"])["code"] == 1012
+
+
+def test_a_stopping_gateway_takes_no_new_request_and_finishes_the_one_that_it_has(start_gateway: StartGateway) -> None:
+    with start_gateway(gateway_answer_s_max=8) as gateway:
+        body = form(part(picture()))
+        with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=60) as connection:
+            connection.sendall(head("/ingest", gateway.key(), f"Content-Length: {len(body)}") + body[:100])
+            in_progress = 'headrace_http_requests_in_progress{method="POST"} 1.0'
+            until(lambda: in_progress in gateway.process.get("/metrics")[1], 30, "the request to be received")
+            gateway.process.process.send_signal(signal.SIGTERM)
+            until(lambda: not _accepts(gateway), 30, "the gateway to accept nothing more")
+            assert '"state": "draining"' in gateway.process.get("/readyz")[1]
+            connection.sendall(body[100:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 20")
+        assert gateway.process.process.wait(25) == 0
+
+
+def _accepts(gateway: Gateway) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("last", ["!", "AQ", "1-0", "A" * 2000])

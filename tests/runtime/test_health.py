@@ -12,7 +12,7 @@ import pytest
 
 from headrace.runtime import health, metrics
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.health import HealthServer, Probes
+from headrace.runtime.health import HealthServer, Probes, Readiness
 
 pytestmark = pytest.mark.server
 
@@ -22,7 +22,11 @@ class State:
     """What the server is told to say."""
 
     alive: tuple[bool, str] = (True, "moving")
-    needs: dict[str, str | None] = field(default_factory=lambda: {"kafka": None, "store": None})
+    needs: dict[str, str | None] = field(default_factory=lambda: {"kafka": None, "store": None, "redis": None})
+    draining: bool = False
+
+    def readiness(self) -> Readiness:
+        return Readiness(self.needs, self.draining)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def state() -> State:
 
 @pytest.fixture
 def server(state: State) -> Iterator[HealthServer]:
-    server = HealthServer("127.0.0.1", 0, livez=lambda: state.alive, readyz=lambda: state.needs)
+    server = HealthServer("127.0.0.1", 0, livez=lambda: state.alive, readyz=state.readiness)
     server.start()
     yield server
     server.stop()
@@ -63,14 +67,24 @@ def test_a_process_that_moves_is_alive_and_one_that_does_not_is_not(server: Heal
     assert json.loads(text) == {"alive": False, "why": "nothing has moved for 40 s"}
 
 
-def test_a_process_is_ready_when_everything_it_needs_answers(server: HealthServer, state: State) -> None:
-    status, text = ask(server, "/readyz")
-    assert status == 200
-    assert json.loads(text) == {"ready": True, "needs": {"kafka": "ok", "store": "ok"}}
-    state.needs["store"] = "no answer in time"
-    status, text = ask(server, "/readyz")
-    assert status == 503
-    assert json.loads(text) == {"ready": False, "needs": {"kafka": "ok", "store": "no answer in time"}}
+@pytest.mark.parametrize(
+    ("fault", "draining", "status", "shown"),
+    [
+        (None, False, 200, "ready"),
+        ("store", False, 503, "not ready"),
+        ("redis", False, 200, "degraded"),
+        (None, True, 503, "draining"),
+    ],
+)
+def test_a_process_is_ready_when_everything_it_needs_answers(
+    server: HealthServer, state: State, fault: str | None, draining: bool, status: int, shown: str
+) -> None:
+    state.draining = draining
+    if fault is not None:
+        state.needs[fault] = "no answer in time"
+    needs = {name: why or "ok" for name, why in state.needs.items()}
+    answered, text = ask(server, "/readyz")
+    assert (answered, json.loads(text)) == (status, {"ready": status == 200, "state": shown, "needs": needs})
 
 
 @pytest.mark.parametrize("path", ["/", "/metricsx", "/../etc/passwd", "/livez/", "/debug"])
@@ -88,18 +102,18 @@ def test_a_client_that_says_nothing_holds_up_nobody(server: HealthServer) -> Non
 
 def test_a_port_that_is_taken_is_said_with_what_to_do(server: HealthServer, state: State) -> None:
     with pytest.raises(HeadraceError) as caught:
-        HealthServer("127.0.0.1", server.port, livez=lambda: state.alive, readyz=lambda: state.needs)
+        HealthServer("127.0.0.1", server.port, livez=lambda: state.alive, readyz=state.readiness)
     assert (caught.value.code, caught.value.exit_code) == ("health_port_taken", Exit.FAILED)
     assert f"127.0.0.1:{server.port}" in str(caught.value)
     assert "HEADRACE_HEALTH_PORT" in caught.value.hint
 
 
 def test_once_stopped_the_port_is_free(state: State) -> None:
-    first = HealthServer("127.0.0.1", 0, livez=lambda: state.alive, readyz=lambda: state.needs)
+    first = HealthServer("127.0.0.1", 0, livez=lambda: state.alive, readyz=state.readiness)
     first.start()
     port = first.port
     first.stop()
-    again = HealthServer("127.0.0.1", port, livez=lambda: state.alive, readyz=lambda: state.needs)
+    again = HealthServer("127.0.0.1", port, livez=lambda: state.alive, readyz=state.readiness)
     again.start()
     again.stop()
 
@@ -133,11 +147,11 @@ async def answered(services: dict[str, Service], rounds: int = 2) -> dict[str, s
         while min(service.asked for service in services.values()) <= rounds:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     asking.cancel()
-    return dict(probes.readyz())
+    return dict(probes.readyz().needs)
 
 
 def test_what_was_not_asked_yet_is_not_ready() -> None:
-    assert Probes({"kafka": Service().check}).readyz() == {"kafka": "not asked yet"}
+    assert Probes({"kafka": Service().check}).readyz() == Readiness({"kafka": "not asked yet"})
 
 
 @pytest.mark.usefixtures("quick")
@@ -162,9 +176,9 @@ async def test_a_dependency_that_comes_back_is_ready_again() -> None:
     probes = Probes({"store": service.check})
     asking = asyncio.create_task(probes.run())
     async with asyncio.timeout(20):
-        while probes.readyz() != {"store": "away"}:  # noqa: ASYNC110
+        while probes.readyz().needs != {"store": "away"}:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         service.fault = None
-        while probes.readyz() != {"store": None}:  # noqa: ASYNC110
+        while probes.readyz().needs != {"store": None}:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     asking.cancel()

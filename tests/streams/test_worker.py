@@ -350,7 +350,7 @@ def test_a_workers_health_is_there_to_be_asked(world: World, workers: dict[str, 
     assert large.get("/livez")[0] == 200
     status, text = large.get("/readyz")
     assert status == 200
-    assert json.loads(text) == {"ready": True, "needs": dict.fromkeys(NEEDS, "ok")}
+    assert json.loads(text) == {"ready": True, "state": "ready", "needs": dict.fromkeys(NEEDS, "ok")}
     status, text = large.get("/metrics")
     assert status == 200
     assert 'headrace_worker_deliveries_total{kind="frame",outcome="' in text

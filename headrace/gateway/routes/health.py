@@ -1,6 +1,7 @@
 """Liveness, readiness and metrics, without authentication and without secrets."""
 
 import asyncio
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -18,10 +19,13 @@ class Health(BaseModel):
     status: str = Field("ok", examples=["ok"])
 
 
-class Readiness(BaseModel):
-    """The state of each service that the gateway needs: `ok`, or the failure."""
+class Ready(BaseModel):
+    """Whether the gateway takes requests, and each service: `ok`, or the failure.
 
-    status: str = Field(examples=["ready"])
+    `degraded`: an optional service is unavailable, such as Redis. `draining`: the gateway stops.
+    """
+
+    status: Literal["ready", "degraded", "not ready", "draining"]
     needs: dict[str, str] = Field(examples=[{"kafka": "ok", "postgres": "ok", "store": "ok", "redis": "ok"}])
 
 
@@ -33,18 +37,15 @@ async def health() -> Health:
 
 @router.get(
     "/ready",
-    response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "A service is unavailable."}},
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "A required service is unavailable, or the gateway stops."}},
     openapi_extra={"security": []},
 )
 async def ready(probes: ProbesDep) -> JSONResponse:
-    """Return whether all services are available."""
-    needs = probes.readyz()
-    is_ready = all(fault is None for fault in needs.values())
-    body = Readiness(
-        status="ready" if is_ready else "not ready", needs={name: fault or "ok" for name, fault in needs.items()}
-    )
-    return JSONResponse(body.model_dump(), 200 if is_ready else 503)
+    """Return whether all required services are available."""
+    readiness = probes.readyz()
+    body = Ready(status=readiness.state, needs=readiness.shown())
+    return JSONResponse(body.model_dump(), 200 if readiness.is_ready else 503)
 
 
 @router.get(
