@@ -16,6 +16,7 @@ import pytest
 
 from headrace.batch import redrive
 from headrace.batch.archive import move
+from headrace.batch.erase import run as erase
 from headrace.batch.fsck import repair
 from headrace.runtime.crash_points import VARIABLE, CrashPoint, armed
 from headrace.runtime.errors import Exit
@@ -23,7 +24,7 @@ from headrace.runtime.settings import Settings
 from tests.processes import environment_of
 
 COMMAND_S_MAX = 90.0
-CRASHING_MODULES = (redrive, move, repair)
+CRASHING_MODULES = (redrive, move, repair, erase)
 
 
 class CrashError(BaseException):

@@ -10,6 +10,7 @@ from headrace.cli import (
     catalog,
     demo,
     dlq,
+    erase,
     export,
     fsck,
     keys,
@@ -48,6 +49,7 @@ platform.register(app)
 keys.register(app)
 audit.register(app)
 recover.register(app)
+erase.register(app)
 urls.register(app)
 demo.register(app)
 

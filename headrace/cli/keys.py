@@ -45,7 +45,7 @@ def add(
     except ValueError as error:
         raise HeadraceError("source_invalid", str(error), exit_code=Exit.USAGE) from None
     grant = Grant(name, role, sources, days)
-    new = with_access(lambda access: add_key(access, grant, actor=_actor()))
+    new = with_access(lambda access: add_key(access, grant, actor=actor()))
     _show(new, as_json)
 
 
@@ -84,7 +84,7 @@ def rotate(
     """Give a key a new secret and print it once."""
     from headrace.gateway.auth.api_keys import rotate as rotate_key
 
-    new = with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=_actor()))
+    new = with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=actor()))
     if new is None:
         raise _unknown(key_id)
     _show(new, as_json)
@@ -94,7 +94,7 @@ def rotate(
 @needs("service")
 def revoke(key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")]) -> None:
     """Revoke a key and the tokens issued for it, with immediate effect."""
-    if not with_access(lambda access: access.revoke_key(key_id, _actor())):
+    if not with_access(lambda access: access.revoke_key(key_id, actor())):
         raise _unknown(key_id)
     say(f"the key {key_id} is revoked")
 
@@ -117,7 +117,8 @@ def _unknown(key_id: str) -> HeadraceError:
     return HeadraceError("key_unknown", f"no valid key has the id {key_id!r}", hint="`headrace keys ls` lists them")
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Return the name of the user, for the audit log and for reports."""
     import getpass
 
     return f"user:{getpass.getuser()}"

@@ -25,7 +25,6 @@ from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.middleware import MethodMiddleware, Middleware, allowed_methods
 from headrace.gateway.problems import ProblemBody, on_problem
 from headrace.gateway.queries.cache import Cache
-from headrace.gateway.queries.receipts import ReceiptSigner
 from headrace.gateway.routes import ROUTERS
 from headrace.gateway.server import BACKLOG, bind, server_for
 from headrace.gateway.tus import responses
@@ -44,6 +43,7 @@ from headrace.runtime.health import Probes
 from headrace.runtime.kafka import require_topics, wait_for_kafka
 from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
+from headrace.runtime.receipt_key import ReceiptKey
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import Kind
@@ -236,7 +236,7 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
     guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
     await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
-    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptSigner.from_settings(settings))
+    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptKey.from_settings(settings))
     clients = (blobs, cache, request_publisher, live)
     return [settings, guard, access, requests, uploads, statuses, pipeline, *clients, *queries]
 

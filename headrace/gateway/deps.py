@@ -12,9 +12,9 @@ from starlette.requests import HTTPConnection
 from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.gateway.live.connection_limits import LiveConnections
 from headrace.gateway.queries.cache import Cache
-from headrace.gateway.queries.receipts import ReceiptSigner
 from headrace.gateway.uploads.pipeline import UploadPipeline
 from headrace.runtime.health import Probes
+from headrace.runtime.receipt_key import ReceiptKey
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ldos import Ldos
@@ -49,5 +49,5 @@ LdosDep = Annotated[Ldos, Depends(_component(Ldos))]
 LiveDep = Annotated[LiveConnections, Depends(_component(LiveConnections))]
 PipelineDep = Annotated[UploadPipeline, Depends(_component(UploadPipeline))]
 QueriesDep = Annotated[Queries, Depends(_component(Queries))]
-ReceiptSignerDep = Annotated[ReceiptSigner, Depends(_component(ReceiptSigner))]
+ReceiptKeyDep = Annotated[ReceiptKey, Depends(_component(ReceiptKey))]
 UploadsDep = Annotated[Uploads, Depends(_component(Uploads))]

@@ -56,6 +56,14 @@ class CrashPoint(StrEnum):
     COLLECT_BEFORE_DELETE = "collect_before_delete"
     COLLECT_AFTER_DELETE = "collect_after_delete"
     COLLECT_BEFORE_RELEASE = "collect_before_release"
+    # Erasure, for each page of rows, and for each object
+    ERASE_AFTER_BEGIN = "erase_after_begin"
+    ERASE_BEFORE_COMMIT = "erase_before_commit"
+    ERASE_AFTER_COMMIT = "erase_after_commit"
+    ERASE_BEFORE_OBJECT = "erase_before_object"
+    ERASE_AFTER_OBJECT = "erase_after_object"
+    ERASE_BEFORE_RELEASE = "erase_before_release"
+    ERASE_BEFORE_REPORT = "erase_before_report"
     # Recovery, for each step
     RECOVER_AFTER_BEGIN = "recover_after_begin"
     RECOVER_AFTER_LEARN = "recover_after_learn"

@@ -83,7 +83,7 @@ class GatewaySettings(BaseSettings):
     gateway_receipt_secret: RandomSecret = Field(
         SecretStr(""),
         description="Secret from which the Ed25519 key of receipts is derived, 32 characters or more; the same for "
-        "every gateway, and for no other process. Empty: receipts are not signed.",
+        "every gateway and for `headrace erase`, and for no other process. Empty: receipts and reports are not signed.",
     )
     gateway_admin_key: SecretStr = Field(
         SecretStr(""),

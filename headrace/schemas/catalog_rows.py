@@ -156,6 +156,15 @@ class BlobLocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """The digest of erased bytes, and the site and source from which they are kept out; any where these are empty."""
+
+    digest: bytes
+    site: str
+    source_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """A version's result for a record: its label, and the votes and errors by function name."""
 

@@ -133,6 +133,11 @@ def derived_key(digest: str) -> str:
     return f"derived/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
 
 
+def erased_key(digest: str) -> str:
+    """Return the key of the empty object that says that the bytes with this digest were erased."""
+    return f"erased/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
+
+
 def staging_prefix(site: str, source_id: str) -> str:
     """Return the key prefix under which a source may stage bodies."""
     return f"staging/{_segment(site)}/{_segment(source_id)}/"

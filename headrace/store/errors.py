@@ -3,7 +3,7 @@
 - `StoreUnavailableError`, `CatalogUnavailableError`: transient; repeat the call.
 - `StoreRefusedError`, `CatalogRefusedError`: repeating does not help; an operator must act.
 - `CatalogRevertedError`: the process must end; `headrace recover` mends it.
-- `BlobsCollectedError`: transient too, but the batch's objects must be put again first.
+- `BlobsCollectedError`: transient too, but the batch must be prepared again: objects put, erased messages rejected.
 - `BlobMissingError`, `BlobCorruptError`: no object has that key, or it holds other bytes.
 - `ClaimMissingError`, `ClaimMismatchError`: the message is at fault; it becomes a dead letter.
 """
@@ -107,11 +107,11 @@ class CatalogUnavailableError(HeadraceError):
 
 
 class BlobsCollectedError(CatalogUnavailableError):
-    """Objects of the batch were deleted as orphans since they were put, or are being deleted: put them again first."""
+    """Objects of the batch were deleted since they were put, or records were erased: prepare the batch again first."""
 
     def __init__(self, keys: int, *, where: str) -> None:
         super().__init__(
-            f"{keys} objects of the batch are being deleted as orphans" if keys else "orphans were deleted meanwhile",
+            f"{keys} objects of the batch are being deleted as orphans" if keys else "objects were deleted meanwhile",
             where=where,
         )
 

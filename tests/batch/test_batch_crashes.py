@@ -1,4 +1,4 @@
-"""A redrive and a collection that are ended at each of their steps: nothing is lost, and nothing is there twice."""
+"""Commands that are ended at each of their steps: nothing is lost or there twice, and nothing stays half erased."""
 
 import asyncio
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 REDRIVE = [point for point in CrashPoint if point.startswith("redrive_")]
 COLLECT = [point for point in CrashPoint if point.startswith("collect_")]
+ERASE = [point for point in CrashPoint if point.startswith("erase_")]
 TOPIC = input_topic(Kind.CID).name
 LETTERS = 3
 ARRIVES_S_MAX = 60.0
@@ -146,5 +147,39 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
     result = [await blobs.stat(blob_key(item.sha256)) is not None for item in (kept, again, orphan)]
     assert result == [True, True, False]
     assert await blobs.get(blob_key(again.sha256)) == again.body
+    clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
+    assert clean["clean"]
+
+
+@ended_at_each(ERASE, process_at=CrashPoint.ERASE_AFTER_OBJECT)
+async def test_an_erasure_that_is_ended_there_goes_on_and_leaves_nothing(
+    run: RunCommand, point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str
+) -> None:
+    alone = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    blobs = Blobs.from_settings(alone)
+    line = Line(alone, blobs, catalog)
+    erased, kept = ([cid(uuid4().hex) for _ in range(2)] for _ in range(2))
+    pictures = [frame(uuid4().hex) for _ in range(2)]
+    await line.take(*erased, *kept)
+    await line.take(*pictures)
+    with psycopg.connect(postgres_dsn, autocommit=True) as sql:
+        ids = sql.execute(
+            "select record_id::text from records where code = any(%s) or kind = 'frame'",
+            ([event.code for event in erased],),
+        ).fetchall()
+        names = [row[0] for row in ids]
+        await asyncio.to_thread(headrace, alone, "erase", *names, "--yes", crash_at=str(point), run=run)
+        sql.execute("update collecting set marked_at = marked_at - %s * interval '1 second'", (MARK_OLD_S,))
+        result, _ = await asyncio.to_thread(headrace, alone, "erase", "--resume")
+        assert [outcome["report"]["records_and_dead_letters"] for outcome in result["erasures"]] == [4]
+        left = sql.execute("select code from records order by code").fetchall()
+        assert left == sorted((event.code,) for event in kept)
+        for table in ("erasure_subjects", "erasure_objects", "erasure_messages", "collecting"):
+            assert sql.execute(f"select count(*) from {table}").fetchone() == (0,), table  # type: ignore[arg-type]
+        [(key,)] = sql.execute("select distinct store_key from blobs").fetchall()
+    pack = await blobs.get(key)
+    assert [event.code.encode() in pack for event in (*erased, *kept)] == [False, False, True, True]
+    assert [await blobs.stat(blob_key(picture.sha256)) for picture in pictures] == [None, None]
+    await line.take(*pictures)
     clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
     assert clean["clean"]

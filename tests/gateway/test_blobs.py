@@ -8,7 +8,7 @@ import httpx
 import jwt
 import pytest
 
-from headrace.gateway.queries.receipts import RECEIPT_AUDIENCE, ReceiptSigner, verify
+from headrace.runtime.receipt_key import RECEIPT_AUDIENCE, ReceiptKey, verify
 from headrace.schemas.digest import blob_key, canonical_body
 from headrace.store.blobs.blob_store import Blobs
 from tests.gateway.gateway_world import Gateway, StartGateway, name, picture, secret_of
@@ -207,7 +207,7 @@ def test_a_receipt_proves_that_bytes_are_durable(world: Gateway, client: httpx.C
         keys = anybody.get("/.well-known/jwks.json").json()
     claims = verify(answer.json()["receipt"], keys)
     assert (claims["sub"], claims["receipts"]) == (digest, [one])
-    [other] = ReceiptSigner(secret_of("another")).keys["keys"]
+    [other] = ReceiptKey(secret_of("another")).keys["keys"]
     for wrong in (other, other | {"kid": keys["keys"][0]["kid"]}):
         with pytest.raises(ValueError, match="invalid receipt"):
             verify(answer.json()["receipt"], {"keys": [wrong]})

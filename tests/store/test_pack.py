@@ -59,3 +59,19 @@ def test_packing_costs_microseconds_a_member() -> None:
     started = time.perf_counter()
     pack.build(members)
     assert (time.perf_counter() - started) / len(members) < 100e-6
+
+
+def test_a_blanked_pack_is_a_tar_of_the_same_length_with_what_is_kept_where_it_was() -> None:
+    members = named([b"a" * 700, b"b", b"", b"c" * 512, b"d" * 3])
+    tar, spans = pack.build(members)
+    for kept in ((), (0,), (4,), (1, 3), (0, 2, 4), (2,), (0, 1, 2, 3, 4)):
+        blanked = pack.blanked(tar, [spans[index] for index in kept])
+        assert len(blanked) == len(tar)
+        with tarfile.open(fileobj=io.BytesIO(blanked)) as opened:
+            names = [entry.name for entry in opened.getmembers()]
+            assert [name for name in names if name != f"{'0' * 64}.json"] == [f"{members[i][0]}.json" for i in kept]
+        for index, (offset, length) in enumerate(spans):
+            body = members[index][1]
+            assert blanked[offset : offset + length] == (body if index in kept else bytes(length))
+        assert pack.blanked(blanked, [spans[index] for index in kept]) == blanked
+    assert pack.blanked(tar, spans) == tar

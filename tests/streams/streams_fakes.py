@@ -19,6 +19,7 @@ from headrace.schemas.catalog_rows import (
     RowBatch,
     SightingKey,
     SightingRow,
+    Tombstone,
 )
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
 from headrace.store.blobs.staging import STAGING_PREFIX, StagedBody
@@ -125,6 +126,7 @@ class FakeCatalog:
         self.dead_letters: dict[UUID, DeadLetterRow] = {}
         self.announced: list[UUID] = []
         self.redrives: dict[tuple[UUID, int], Original] = {}
+        self.erased: list[Tombstone] = []
         self.collected = 0  # commits that are still to find their objects gone
         self.lost_answers = 0
 
@@ -142,6 +144,9 @@ class FakeCatalog:
             row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
             for row in known
         }
+
+    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
+        return [tombstone for tombstone in self.erased if tombstone.digest in digests]
 
     async def has_sighting(self, key: SightingKey) -> bool:
         return any(SightingKey(row.record_id, row.site, row.source_id) == key for row in self.sightings.values())

@@ -21,9 +21,9 @@ import jwt
 
 from headrace.gateway.auth.principal import Principal, Role, check_source
 from headrace.runtime.logs import Action, get_log
+from headrace.runtime.receipt_key import ISSUER
 from headrace.runtime.settings import Settings
 
-ISSUER = "headrace"
 OWN_KID = "headrace"
 TOKEN_S = 900
 TOKEN_CHARACTERS_MAX = 8192

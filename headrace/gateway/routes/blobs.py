@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.gateway.auth.guard import Device, limit_requests
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.deps import BlobsDep, PipelineDep, QueriesDep, ReceiptSignerDep
+from headrace.gateway.deps import BlobsDep, PipelineDep, QueriesDep, ReceiptKeyDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.blob_stream import (
     CHUNK_BYTES,
@@ -27,9 +27,9 @@ from headrace.gateway.queries.conditional import (
     requested_range,
 )
 from headrace.gateway.queries.parameters import Digest
-from headrace.gateway.queries.receipts import KEYS_PATH
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.gateway.uploads.memory import MemoryReservation
+from headrace.runtime.receipt_key import RECEIPT_AUDIENCE
 from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest
 from headrace.schemas.headers import rfc3339
@@ -39,6 +39,8 @@ from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
 router = APIRouter(prefix="/api/v1/blobs", tags=["records"])
+KEYS_PATH = "/.well-known/jwks.json"
+
 receipts_router = APIRouter(tags=["records"])
 
 LINK_S = 300  # validity of a presigned URL
@@ -135,7 +137,7 @@ async def head_blob(request: Request, queries: QueriesDep, principal: Device, sh
 
 @receipts_router.get("/api/v1/receipts/{digest}", response_model=Receipts, responses=problem_responses(404, 409))
 async def read_receipts(
-    queries: QueriesDep, blobs: BlobsDep, signer: ReceiptSignerDep, principal: Device, digest: Digest
+    queries: QueriesDep, blobs: BlobsDep, signer: ReceiptKeyDep, principal: Device, digest: Digest
 ) -> JSONResponse:
     """Confirm that a blob is durable: it is catalogued, and the store has it now. The answer is never cached."""
     location = await queries.blob(digest) if is_digest(digest) else None
@@ -168,13 +170,12 @@ async def read_receipts(
         ).model_dump()
         for record in records
     ]
-    return JSONResponse(
-        {"digest": digest, "receipts": receipts, "receipt": signer.sign(digest, receipts)}, headers=_NO_STORE
-    )
+    receipt = signer.sign(RECEIPT_AUDIENCE, digest, {"receipts": receipts})
+    return JSONResponse({"digest": digest, "receipts": receipts, "receipt": receipt}, headers=_NO_STORE)
 
 
 @receipts_router.get(KEYS_PATH, openapi_extra={"security": []}, responses=problem_responses())
-async def read_receipt_keys(request: Request, signer: ReceiptSignerDep) -> dict[str, Any]:
+async def read_receipt_keys(request: Request, signer: ReceiptKeyDep) -> dict[str, Any]:
     """Return the public keys of receipts as a JSON Web Key Set (RFC 7517); without a secret it has none."""
     await limit_requests(request, None)
     return signer.keys

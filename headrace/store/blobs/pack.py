@@ -37,6 +37,25 @@ def build(members: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[tuple[int, 
     return b"".join(parts), spans
 
 
+def blanked(tar: bytes, kept: Sequence[tuple[int, int]]) -> bytes:
+    """Return a tar of the same length with only the bodies at these (offset, length) spans, each where it was.
+
+    What lies between is one member of zeros, named by a digest of zeros.
+    """
+    parts: list[bytes] = []
+    at = 0
+    for offset, length in sorted(kept):
+        start, end = offset - BLOCK_BYTES, offset + length + len(_PADDING[length % BLOCK_BYTES])
+        parts += (_blank(start - at), tar[start:end])
+        at = end
+    parts += (_blank(len(tar) - len(_END) - at), _END)
+    return b"".join(parts)
+
+
+def _blank(length: int) -> bytes:
+    return _header("0" * _DIGEST_DIGITS, length - BLOCK_BYTES) + bytes(length - BLOCK_BYTES) if length > 0 else b""
+
+
 def _header(digest: str, length: int) -> bytes:
     name = digest.encode("ascii")
     size = b"%011o" % length

@@ -19,7 +19,10 @@ STAGING_PREFIX = "staging/"
 PROMOTING_PREFIX = "promoting/"
 QUARANTINE_PREFIX = "quarantine/"
 # All that the service keeps in its store: what others write must lie elsewhere.
-OWN_PREFIXES = ("blobs/", "packs/", "derived/", "installation/", STAGING_PREFIX, PROMOTING_PREFIX, QUARANTINE_PREFIX)
+OWN_PREFIXES = (
+    *("blobs/", "packs/", "derived/", "erased/", "installation/"),
+    *(STAGING_PREFIX, PROMOTING_PREFIX, QUARANTINE_PREFIX),
+)
 # What stays behind is a copy whose worker died: a copy is made and deleted within one batch. How long a staged body is
 # kept whose message never came is a setting: a producer that was offline may publish a claim days after it staged it.
 PROMOTING_DAYS_MAX = 1

@@ -11,8 +11,9 @@ COLLECTOR_LOCK, as a repair does:
 So the rows refer to verified bytes at each moment. The objects that an interrupted move has left, in the store or the
 archive, are in `leavings`, and the next move deletes them before it begins.
 
-Nothing here is removed from under a worker. It puts only bytes whose digest has no row, and rows are never deleted: so
-it neither puts nor names an object that consists of bytes which have one, alone or as a pack.
+Nothing here is removed from under a worker. It puts only bytes whose digest has no row: so it neither puts nor names an
+object that consists of bytes which have one, alone or as a pack. An erasure deletes rows, under the same lock, after it
+has emptied `leavings`.
 
 Every statement goes over the connection that holds the lock: where that is lost, the next step fails, and between two
 removals there is one. That leaves the gap of headrace/store/catalog/orphan_gc.py: a process that is stopped between

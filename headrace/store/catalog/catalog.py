@@ -27,6 +27,7 @@ from headrace.schemas.catalog_rows import (
     RowBatch,
     SightingKey,
     SightingRow,
+    Tombstone,
 )
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
@@ -98,14 +99,15 @@ class Catalog:
 
         Raises:
             CatalogUnavailableError: repeat the batch. CatalogRefusedError: a row breaks a rule of the schema.
-            BlobsCollectedError: put the batch's objects again, under the current collection epoch, then repeat it.
+            BlobsCollectedError: put the batch's objects again, under the current collection epoch and without what was
+                erased, then repeat it.
             CatalogRevertedError: the catalog lacks what this process committed before.
         """
         async with borrowed(self._pool, self._dsn) as connection:
             transaction = connection.transaction()
             await transaction.start()
             reached(CrashPoint.TX_BEGAN)
-            if batch.blobs:
+            if batch.blobs or batch.records or batch.dead_letters:
                 await self._check_objects(connection, batch)
             await self._insert_blobs(connection, batch.blobs)
             reached(CrashPoint.AFTER_BLOBS)
@@ -138,6 +140,12 @@ class Catalog:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["known_blobs"], digests)
         return {row[0]: BlobLocation(*row) for row in rows}
+
+    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
+        """Return the tombstones of these digests; a collection epoch that was read before covers them."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["tombstones"], digests)
+        return [Tombstone(*row) for row in rows]
 
     def ingest_progress(self) -> IngestProgress:
         """Return the progress of the input partitions, over the same connections."""
@@ -189,7 +197,7 @@ class Catalog:
         return Outcomes(int(records), bad)
 
     async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
-        """Check that no object of the batch was deleted since it was put, and lock out deletions until the commit."""
+        """Check that nothing was deleted or erased since the batch was prepared, and lock that out until the commit."""
         await connection.execute(self._sql["lock_shared"], ENTER_LOCK)
         row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
         assert row is not None, "the migration made this row"

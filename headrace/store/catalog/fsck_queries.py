@@ -170,7 +170,7 @@ class FsckQueries:
         return [AnnouncementWithoutRecord(*row) for row in await self._fetch("announcements_without_record", FOUND_MAX)]
 
     async def unknown_records(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Return the ids that no record has."""
+        """Return the ids that no record has, and none that was erased had."""
         return [row[0] for row in await self._fetch("unknown_records", ids)]
 
     async def now_us(self) -> int:

@@ -24,7 +24,9 @@ worker held ENTER_LOCK:
   and its PUT came after the deletion: it wrote the object, or found one that was written after the deletion.
 A refused worker reads the epoch again, puts again and repeats its transaction.
 
-Rows of `blobs` are never deleted, so a worker that skips the PUT because a row is there needs none of this.
+A row of `blobs` is deleted only by an erasure, in a transaction under ENTER_LOCK exclusively that adds one to the epoch
+(headrace/store/catalog/erasures.py). So a worker that skips the PUT because a row is there commits only while the epoch
+is the one that it read before it looked for the row.
 
 Mark and release go over the very connection that holds COLLECTOR_LOCK. A lock that was lost, with PostgreSQL or with
 the connection, is thus an error before the next deletion, and no release of an old collector removes a new one's marks.

@@ -107,6 +107,9 @@ select sha256, size_bytes, media_type, store_key, store_offset
 from blobs
 where sha256 = any($1::bytea[])
 
+-- tombstones --
+select digest, site, source_id from tombstones where digest = any($1::bytea[])
+
 -- has_sighting --
 select exists (select from sightings where record_id = $1 and site = $2 and source_id = $3)
 
@@ -155,10 +158,10 @@ select site, source_id, key, count(*)
 from (
     select site, source_id, case when site is null then coalesce(substring(key for $3::integer), '') end as key
     from dead_letters
-    where topic = $1 and rejected_at > now() - $2::double precision * interval '1 second'
+    where topic = $1 and code <> 'erased' and rejected_at > now() - $2::double precision * interval '1 second'
 ) as recent
 group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select published_at, generation, next_offset from outbox, collection, ingest_progress where false
+select published_at, generation, next_offset, digest from outbox, collection, ingest_progress, tombstones where false

@@ -61,6 +61,7 @@ order by topic
 select o.id, o.event_id, o.record_id, o.published_at is not null as published
 from outbox as o
 where o.record_id is not null and not exists (select from records as r where r.record_id = o.record_id)
+    and not exists (select from erased_announcements as e where e.subject_id = o.record_id)
 order by o.id
 limit $1
 
@@ -68,6 +69,7 @@ limit $1
 select a.record_id
 from unnest($1::uuid[]) as a (record_id)
 where not exists (select from records as r where r.record_id = a.record_id)
+and not exists (select from erased_announcements as e where e.subject_id = a.record_id)
 
 -- now --
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint

@@ -56,6 +56,7 @@ select e.event_id
 from unnest($1::uuid[]) as e (event_id)
 where not exists (select from outbox as o where o.event_id = e.event_id)
 and not exists (select from announced as a where a.event_id = e.event_id)
+and not exists (select from erased_announcements as g where g.event_id = e.event_id)
 
 -- checkpoints --
 select topic, partition, next_offset from relay_checkpoints

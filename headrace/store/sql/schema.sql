@@ -380,3 +380,68 @@ create table announced (
     event_id uuid primary key,
     learned_at timestamptz not null default now()
 );
+
+-- One row for each erasure: of a record (site and source_id are empty), of a source, or of a site (source_id is empty).
+-- ended_at is null while it is under way; its report is signed if there is a key (headrace/store/catalog/erasures.py).
+create table erasures (
+    erasure_id uuid primary key,
+    site text collate "C" not null default '',
+    source_id text collate "C" not null default '',
+    actor text not null,
+    reason text not null,
+    began_at timestamptz not null default now(),
+    ended_at timestamptz,
+    objects_deleted bigint not null default 0,
+    packs_rewritten bigint not null default 0,
+    -- Records that stay because they came from elsewhere too.
+    records_kept bigint not null default 0,
+    report json,
+    signed text
+);
+
+-- SHA-256 of bodies, and of the values of dead letters, that must not come in again: from a site and a source, or from
+-- any where these are empty. These rows are never deleted.
+create table tombstones (
+    digest bytea not null check (octet_length(digest) = 32),
+    site text collate "C" not null,
+    source_id text collate "C" not null,
+    erasure_id uuid not null,
+    erased_at timestamptz not null default now(),
+    primary key (digest, site, source_id)
+);
+
+create index tombstones_by_erasure on tombstones (erasure_id);
+
+-- Announcements of erased records and dead letters, which may still be on their topics.
+create table erased_announcements (
+    event_id uuid primary key,
+    subject_id uuid not null,
+    erasure_id uuid not null
+);
+
+create index erased_announcements_by_subject on erased_announcements (subject_id);
+
+-- The records and dead letters that an erasure still has to delete.
+create table erasure_subjects (
+    erasure_id uuid not null,
+    subject_id uuid not null,
+    is_dead_letter boolean not null,
+    primary key (erasure_id, subject_id)
+);
+
+-- The messages that brought what an erasure deleted, for its report.
+create table erasure_messages (
+    erasure_id uuid not null,
+    topic text collate "C" not null,
+    partition integer not null,
+    "offset" bigint not null,
+    primary key (erasure_id, topic, partition, "offset")
+);
+
+-- Objects that hold erased bytes: they are deleted, or written again without them.
+create table erasure_objects (
+    place text collate "C" not null check (place in ('store', 'archive')),
+    store_key text collate "C" not null,
+    digest bytea not null,
+    primary key (place, store_key, digest)
+);

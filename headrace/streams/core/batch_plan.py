@@ -12,6 +12,7 @@ from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, Red
 from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
 from headrace.schemas.limits import PACKED_BYTES_MAX
+from headrace.schemas.reject import RejectCode
 from headrace.streams.core.delivery import HeaderPairs
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery
 
@@ -170,6 +171,7 @@ def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
 
 def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
     message = rejection.message
+    kept = rejection.code is not RejectCode.ERASED
     return DeadLetterRow(
         dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
         code=rejection.code,
@@ -178,9 +180,9 @@ def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
         partition=message.partition,
         offset=message.offset,
         message_timestamp_us=message.timestamp_us,
-        key=message.key,
-        value=message.value,
-        headers=headers_json(message.headers),
+        key=message.key if kept else None,
+        value=message.value if kept else None,
+        headers=headers_json(message.headers if kept else ()),
         site=rejection.origin.site if rejection.origin else None,
         source_id=rejection.origin.source_id if rejection.origin else None,
     )

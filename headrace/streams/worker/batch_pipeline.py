@@ -23,6 +23,7 @@ from headrace.schemas.reject import RejectCode
 from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
 from headrace.streams.core.batch_plan import one_by_one, row_batch
 from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs, held_bytes
+from headrace.streams.core.erased import is_out
 from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.ingest import Ingest, StoredBatch
@@ -134,7 +135,8 @@ class BatchPipeline:
 
     def _check_quota(self, stored: StoredBatch) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
-        bad = Counter(map(_source_of, stored.rejected))
+        # What was erased and comes again says nothing about a deploy or a source.
+        bad = Counter(_source_of(rejection) for rejection in stored.rejected if not is_out(rejection))
         if self._quota.exceeded(time.monotonic(), Outcomes(len(stored.accepted), bad)):
             raise HaltError(
                 Exit.QUOTA,
@@ -211,7 +213,8 @@ async def _commit_message(ingest: Ingest, stored: StoredBatch) -> tuple[list[Rej
         reason = f"the catalog cannot hold it: error {refused.sqlstate} of PostgreSQL"
     rejections = [reject(delivery, RejectCode.UNDECODABLE, reason) for delivery in stored.accepted]
     decoded = stored.decoded.with_rejected(rejections)
-    return rejections, await ingest.commit(StoredBatch(decoded, row_batch(decoded, {})))
+    rows = row_batch(decoded, {}, collection_epoch=stored.rows.collection_epoch)
+    return rejections, await ingest.commit(StoredBatch(decoded, rows))
 
 
 async def _ended(previous: "asyncio.Task[None]") -> None:

@@ -16,6 +16,7 @@ from headrace.schemas.catalog_rows import CommitResult, RowBatch
 from headrace.schemas.events import Kind
 from headrace.streams.core.batch_plan import row_batch, store_plan
 from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in
+from headrace.streams.core.erased import digests_of, erased_claims, without_erased
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
 from headrace.streams.worker.body_store import BodyStore
 from headrace.streams.worker.ports import IngestPorts
@@ -71,10 +72,12 @@ class Ingest:
         return replace(batch, progress=progress)
 
     async def store_bodies(self, batch: DecodedBatch) -> StoredBatch:
-        """Make the bodies durable that the catalog does not know; a message whose staged body does not match is
-        rejected.
+        """Make the bodies durable that the catalog does not know.
+
+        A message whose staged body does not match, or whose bytes were erased, is rejected.
         """
         collection_epoch = await self.retry(self._catalog.collection_epoch)
+        batch = await self._without_erased(batch)
         with worker_step_seconds.labels(Step.BLOBS).time():
             known = await self._known_digests(batch.accepted)
             bodies = await self._bodies.store(batch.kind, store_plan(batch.accepted, known))
@@ -93,7 +96,8 @@ class Ingest:
 
     async def discard_claims(self, batch: StoredBatch) -> None:
         """Delete the staged bodies of a committed batch; those that a crash leaves behind are collected later."""
-        for claim in [delivery.claim for delivery in batch.accepted if delivery.claim]:
+        claims = [delivery.claim for delivery in batch.accepted if delivery.claim]
+        for claim in [*claims, *erased_claims(batch.decoded)]:
             await self.retry(partial(self._staged.discard, claim))
 
     async def _at_original_positions(self, messages: Sequence[ConsumedMessage]) -> Sequence[ConsumedMessage]:
@@ -111,6 +115,13 @@ class Ingest:
             decoded=lambda: self.reached(CrashPoint.AFTER_DECODE),
             hashed=lambda: self.reached(CrashPoint.AFTER_HASH),
         )
+
+    async def _without_erased(self, batch: DecodedBatch) -> DecodedBatch:
+        """Reject what was erased; the commit fails if more was erased since the collection epoch was read."""
+        digests = digests_of(batch)
+        if not digests:
+            return batch
+        return without_erased(batch, await self.retry(lambda: self._catalog.tombstones(digests)))
 
     async def _known_digests(self, accepted: Sequence[AcceptedDelivery]) -> frozenset[str]:
         digests = sorted({bytes.fromhex(delivery.digest) for delivery in accepted})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobLocation, CommitResult, Original, RowBatch, SightingKey
+from headrace.schemas.catalog_rows import BlobLocation, CommitResult, Original, RowBatch, SightingKey, Tombstone
 from headrace.store.blobs.staging import StagedBody
 
 
@@ -44,6 +44,9 @@ class CatalogPort(Protocol):
 
     async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
         """Return the locations of those blobs that the catalog has."""
+
+    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
+        """Return the tombstones of these digests; a collection epoch that was read before covers them."""
 
     async def has_sighting(self, key: SightingKey) -> bool:
         """Return whether the catalog has a sighting of a record by its source."""

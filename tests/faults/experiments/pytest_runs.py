@@ -12,7 +12,9 @@ from tests.faults.fleet import ROOT
 from tests.faults.registry import experiment
 from tests.faults.world import FaultsWorld
 
-COMMANDS = tuple(point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_", "recover_")))
+COMMANDS = tuple(
+    point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_"))
+)
 _CRASHES = (
     "tests/batch/test_batch_crashes.py",
     "tests/batch/archive/test_archive_crashes.py",

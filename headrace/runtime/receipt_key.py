@@ -1,12 +1,12 @@
-"""Receipts: a signed statement of the gateway that bytes were durable at that time.
+"""The key of signed statements: receipts of the gateway, and reports of erasures.
 
-A receipt is a JWT (RFC 7519), signed with Ed25519 (RFC 8037). Its key is derived from a secret that the gateways share;
-the public key is published as a JSON Web Key Set (RFC 7517), so that anybody can verify a receipt and nobody else can
-make one. It has an audience of its own and no expiry, so it is not accepted as a token.
+A statement is a JWT (RFC 7519), signed with Ed25519 (RFC 8037). Its key is derived from a secret that the signers
+share; the gateway publishes the public key as a JSON Web Key Set (RFC 7517), so that anybody can verify a statement and
+nobody else can make one. Each kind has an audience of its own and no expiry, so it is not accepted as a token.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from jwt.algorithms import OKPAlgorithm
 from jwt.utils import base64url_encode
 
-from headrace.gateway.auth.tokens import ISSUER
 from headrace.runtime.settings import Settings
 
+ISSUER = "headrace"
 RECEIPT_AUDIENCE = "headrace-receipt"
-KEYS_PATH = "/.well-known/jwks.json"
+ERASURE_AUDIENCE = "headrace-erasure"
 _ALGORITHM = "EdDSA"
 _KEY_LABEL = b"headrace receipt key 1"  # every receipt depends on it
 _KEY_BYTES = 32
 
 
-class ReceiptSigner:
-    """Signs receipts; without a secret it signs none, and publishes no key."""
+class ReceiptKey:
+    """Signs statements; without a secret it signs none, and `keys` is an empty key set."""
 
     def __init__(self, secret: str) -> None:
         """Derive the key."""
@@ -41,36 +41,30 @@ class ReceiptSigner:
             self.keys = {"keys": [_public_jwk(self._key)]}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "ReceiptSigner":
+    def from_settings(cls, settings: Settings) -> "ReceiptKey":
         """Read the secret from the settings."""
         return cls(settings.gateway_receipt_secret.get_secret_value())
 
-    def sign(self, digest: str, receipts: Sequence[Mapping[str, Any]]) -> str | None:
-        """Return a receipt for the records of a digest, or None without a secret."""
+    def sign(self, audience: str, subject: str, claims: Mapping[str, Any]) -> str | None:
+        """Return a statement, or None without a secret."""
         if self._key is None:
             return None
-        claims = {
-            "iss": ISSUER,
-            "aud": RECEIPT_AUDIENCE,
-            "sub": digest,
-            "iat": int(time.time()),
-            "receipts": [*receipts],
-        }
-        return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.keys["keys"][0]["kid"]})
+        payload = {"iss": ISSUER, "aud": audience, "sub": subject, "iat": int(time.time()), **claims}
+        return jwt.encode(payload, self._key, algorithm=_ALGORITHM, headers={"kid": self.keys["keys"][0]["kid"]})
 
 
-def verify(receipt: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the claims of a receipt; `keys` is the key set that the gateway publishes.
+def verify(statement: str, keys: Mapping[str, Any], audience: str = RECEIPT_AUDIENCE) -> Mapping[str, Any]:
+    """Return the claims of a statement; `keys` is the key set that the gateway publishes.
 
     Raises:
-        ValueError: it is not a receipt, or was not signed with one of these keys.
+        ValueError: it is not a statement of this audience, or was not signed with one of these keys.
     """
     try:
         claims: Mapping[str, Any] = jwt.decode(
-            receipt,
-            jwt.PyJWKSet.from_dict(dict(keys))[jwt.get_unverified_header(receipt).get("kid", "")],
+            statement,
+            jwt.PyJWKSet.from_dict(dict(keys))[jwt.get_unverified_header(statement).get("kid", "")],
             algorithms=[_ALGORITHM],
-            audience=RECEIPT_AUDIENCE,
+            audience=audience,
             issuer=ISSUER,
             options={"require": ["iat", "sub", "aud", "iss"]},
         )

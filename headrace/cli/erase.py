@@ -1,0 +1,131 @@
+"""`headrace erase`: remove records, a source or a site for ever."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.environment import client_settings, needs
+from headrace.cli.keys import actor
+from headrace.cli.options import Json
+from headrace.cli.output import print_json, say
+from headrace.runtime.errors import Exit, HeadraceError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from headrace.batch.erase.report import ErasureReport
+    from headrace.runtime.settings import Settings
+    from headrace.store.catalog.erasures import Target
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(erase)
+
+
+@needs("service", "gateway")
+def erase(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Record ids, prefixes of them, digests or LDO ids.")
+    ] = None,
+    *,
+    site: Annotated[str | None, typer.Option(help="Erase everything of this site.")] = None,
+    source: Annotated[str | None, typer.Option(help="With --site: erase only this source of it.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; it goes into the report.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Only go on with what was interrupted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be erased, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm that it is erased for ever.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the signed report to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Erase records, a source or a site for ever, and keep the same bytes out; run it again to resume.
+
+    It cannot be undone. Messages in topics, exports and backups stay: the report names those that are known.
+    """
+    from headrace.batch.erase import run
+    from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey
+
+    _check_options(ids, site, source, resume=resume)
+    settings = client_settings()
+    key = ReceiptKey.from_settings(settings)
+
+    def sign(erasure_id: str, report: dict[str, Any]) -> str | None:
+        return key.sign(ERASURE_AUDIENCE, erasure_id, {"report": report})
+
+    request = None
+    if not resume:
+        target = asyncio.run(_target(settings, ids or [], site or "", source or ""))
+        records, letters = asyncio.run(run.plan(settings, target))
+        what = f"{records} records and {letters} dead letters"
+        if dry_run:
+            say(f"would erase {what}; changed nothing")
+            if as_json:
+                print_json({"records": records, "dead_letters": letters})
+            return
+        if not yes:
+            raise HeadraceError(
+                "not_confirmed", f"nothing was erased of {what}", hint="confirm it by --yes", exit_code=Exit.USAGE
+            )
+        request = run.ErasureRequest(target, actor(), reason)
+    reports = asyncio.run(run.erase(settings, request, sign=sign, progress=say))
+    _show(reports, output, as_json=as_json)
+
+
+def _check_options(ids: list[str] | None, site: str | None, source: str | None, *, resume: bool) -> None:
+    chosen = [bool(ids), site is not None, resume]
+    if sum(chosen) != 1 or (source is not None and site is None):
+        raise HeadraceError(
+            "option_invalid",
+            "nothing to erase is named" if not any(chosen) else "what to erase is not clear",
+            hint="pass ids, or --site with or without --source, or --resume",
+            exit_code=Exit.USAGE,
+        )
+    if site == "" or source == "":
+        raise HeadraceError("option_invalid", "a name is empty", hint="pass the whole name", exit_code=Exit.USAGE)
+
+
+async def _target(settings: "Settings", ids: list[str], site: str, source: str) -> "Target":
+    from headrace.store.catalog.erasures import Target
+    from headrace.store.catalog.queries import Queries
+
+    if not ids:
+        return Target(site=site, source_id=source)
+    queries = await Queries.open(settings.postgres_dsn.get_secret_value())
+    try:
+        record_ids: list[UUID] = [(await queries.record(id_)).record.record_id for id_ in ids]
+    finally:
+        await queries.close()
+    return Target(record_ids=tuple(dict.fromkeys(record_ids)))
+
+
+def _show(reports: "list[ErasureReport]", output: Path | None, *, as_json: bool) -> None:
+    for report in reports:
+        body = report.body
+        say(
+            f"{body['erasure_id']}: erased {body['records_and_dead_letters']} records and dead letters, deleted "
+            f"{body['objects_deleted']} objects, wrote {body['packs_rewritten']} packs again"
+        )
+        remaining = body["in_topics"]
+        say(
+            f"{len(remaining['messages'])} ranges of messages and {len(remaining['announcements'])} of announcements "
+            "stay in their topics until their retention"
+        )
+        if report.signed is None:
+            say("the report is not signed: set HEADRACE_GATEWAY_RECEIPT_SECRET, as for the gateway")
+    if not reports:
+        say("no erasure was interrupted")
+    if output is not None:
+        _write(output, reports)
+    if as_json:
+        print_json({"erasures": [{"report": report.body, "signed": report.signed} for report in reports]})
+
+
+def _write(path: Path, reports: "list[ErasureReport]") -> None:
+    try:
+        path.write_text("".join(f"{report.signed}\n" for report in reports if report.signed), encoding="ascii")
+    except OSError as error:
+        raise HeadraceError(
+            "file_unwritable", f"cannot write: {error.strerror}", where=str(path), exit_code=Exit.USAGE
+        ) from None

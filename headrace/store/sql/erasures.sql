@@ -1,0 +1,260 @@
+-- What `headrace erase` writes; see headrace/store/catalog/erasures.py. An empty site or source_id stands for any.
+
+-- begin --
+insert into erasures (erasure_id, site, source_id, actor, reason) values ($1, $2, $3, $4, $5)
+
+-- choose_records --
+insert into erasure_subjects (erasure_id, subject_id, is_dead_letter)
+select $1::uuid, record_id, false from records where record_id = any($2::uuid[])
+on conflict do nothing
+
+-- choose_origin --
+-- One scan of all sightings: a record that came from the site or source, and first from elsewhere, is chosen too.
+insert into erasure_subjects (erasure_id, subject_id, is_dead_letter)
+select $1::uuid, record_id, false from records where site = $2 and $3 in ('', source_id)
+union
+select $1::uuid, record_id, false from sightings where site = $2 and $3 in ('', source_id)
+union
+select $1::uuid, dead_letter_id, true from dead_letters where site = $2 and $3 in ('', source_id)
+on conflict do nothing
+
+-- count_origin --
+select
+    (
+        select count(*) from (
+            select record_id from records where site = $1 and $2 in ('', source_id)
+            union
+            select record_id from sightings where site = $1 and $2 in ('', source_id)
+        ) as chosen
+    ) as records,
+    (select count(*) from dead_letters where site = $1 and $2 in ('', source_id)) as dead_letters
+
+-- unfinished --
+select erasure_id, site, source_id from erasures where ended_at is null order by began_at, erasure_id
+
+-- page --
+select subject_id
+from erasure_subjects
+where erasure_id = $1 and is_dead_letter = $2
+order by subject_id
+limit $3
+
+-- set_lock_timeout --
+set local lock_timeout = '10s'
+
+-- lock_exclusive --
+select pg_advisory_xact_lock($1)
+
+-- add_tombstones --
+insert into tombstones (digest, site, source_id, erasure_id)
+select distinct digest, $3::text, $4::text, $1::uuid from records where record_id = any($2::uuid[])
+on conflict do nothing
+
+-- delete_sightings --
+-- The dead letters of the same messages were redriven: they hold the same bytes.
+with gone as (
+    delete from sightings
+    where record_id = any($2::uuid[]) and $3 in ('', site) and $4 in ('', source_id)
+    returning record_id, site, source_id, topic, partition, "offset"
+), noted as (
+    insert into erasure_messages (erasure_id, topic, partition, "offset")
+    select distinct $1::uuid, topic, partition, "offset" from gone
+    on conflict do nothing
+), letters as (
+    insert into erasure_subjects (erasure_id, subject_id, is_dead_letter)
+    select distinct $1::uuid, d.dead_letter_id, true
+    from gone
+    join dead_letters as d using (topic, partition, "offset")
+    on conflict do nothing
+)
+select distinct record_id, site, source_id from gone
+
+-- give_to_others --
+-- A record that came from elsewhere too is now that of its first remaining sighting. What else its row says was said by
+-- the source that is erased.
+with first as (
+    select distinct on (record_id) record_id, site, source_id, captured_at, sequence
+    from sightings
+    where record_id = any($2::uuid[])
+    order by record_id, seen_at, topic, partition, "offset", index
+), given as (
+    update records as r
+    set site = f.site, source_id = f.source_id, captured_at = f.captured_at, sequence = f.sequence,
+        attributes = '{}', about = null, traceparent = null
+    from first as f
+    where r.record_id = f.record_id and $3 in ('', r.site) and $4 in ('', r.source_id)
+)
+update erasures set records_kept = records_kept + (select count(*) from first) where erasure_id = $1
+
+-- delete_records --
+delete from records as r
+where record_id = any($1::uuid[]) and not exists (select from sightings as s where s.record_id = r.record_id)
+returning record_id, kind, digest
+
+-- forget_announcements --
+-- Rows that are published stay until their retention, with ids only.
+with noted as (
+    insert into erased_announcements (event_id, subject_id, erasure_id)
+    select event_id, subject_id, $1::uuid from unnest($2::uuid[], $3::uuid[]) as e (event_id, subject_id)
+    on conflict do nothing
+), unlabelled as (
+    delete from labels
+    where version in (select version from label_versions) and record_id = any($3::uuid[])
+)
+delete from outbox
+where published_at is null and (record_id = any($3::uuid[]) or dead_letter_id = any($3::uuid[]))
+
+-- delete_blobs --
+-- Those that no record has any more; $2 are the ids of every record that could have one of the digests.
+with freed as (
+    select d.digest
+    from unnest($1::bytea[]) as d (digest)
+    where not exists (select from records as r where r.record_id = any($2::uuid[]) and r.digest = d.digest)
+), gone as (
+    delete from blobs where sha256 in (select digest from freed)
+    returning sha256, store_key, archived_at
+), noted as (
+    insert into erasure_objects (place, store_key, digest)
+    select case when archived_at is null then 'store' else 'archive' end, store_key, sha256 from gone
+    on conflict do nothing
+)
+select digest from freed
+
+-- add_objects --
+insert into erasure_objects (place, store_key, digest)
+select $1::text, store_key, digest from unnest($2::text[], $3::bytea[]) as o (store_key, digest)
+on conflict do nothing
+
+-- delete_dead_letters --
+with gone as (
+    delete from dead_letters where dead_letter_id = any($2::uuid[])
+    returning dead_letter_id, topic, partition, "offset", value
+), marked as (
+    insert into tombstones (digest, site, source_id, erasure_id)
+    select distinct sha256(value), $3::text, $4::text, $1::uuid from gone where value is not null
+    on conflict do nothing
+), noted as (
+    insert into erasure_messages (erasure_id, topic, partition, "offset")
+    select distinct $1::uuid, topic, partition, "offset" from gone
+    on conflict do nothing
+)
+delete from redrives where dead_letter_id in (select dead_letter_id from gone)
+
+-- done_subjects --
+delete from erasure_subjects where erasure_id = $1 and subject_id = any($2::uuid[])
+
+-- next_epoch --
+update collection set generation = generation + 1
+
+-- objects --
+-- The objects after one, by place and key, each with a digest of what it holds.
+select place, store_key, min(digest) as digest
+from erasure_objects
+where (place, store_key) > ($1, $2)
+group by place, store_key
+order by place, store_key
+limit $3
+
+-- members --
+select sha256, size_bytes, store_offset
+from blobs
+where store_key = $1 and store_offset is not null and (archived_at is not null) = ($2 = 'archive')
+order by store_offset
+
+-- done_object --
+with gone as (
+    delete from erasure_objects where place = $1 and store_key = $2
+    returning store_key
+)
+update erasures
+set
+    objects_deleted = objects_deleted + case when $4 = 'deleted' then 1 else 0 end,
+    packs_rewritten = packs_rewritten + case when $4 = 'rewritten' then 1 else 0 end
+where erasure_id = $3 and exists (select from gone)
+
+-- forget_requests --
+-- What the gateway keeps of uploads: of a record the names and EXIF of its files, of a source or site everything.
+with blanked as (
+    update request_items as i
+    set filename = null, exif = null
+    from tombstones as t
+    where t.erasure_id = $1 and i.digest = t.digest and $2 = ''
+), asked as (
+    delete from ingest_requests where site = $2 and $3 in ('', source_id)
+    returning request_id
+), items as (
+    delete from request_items where request_id in (select request_id from asked)
+), events as (
+    delete from request_events where site = $2 and $3 in ('', source_id)
+), sent as (
+    delete from uploads as u
+    where u.state in ('done', 'failed')
+        and (
+            u.site = $2 and $3 in ('', u.source_id)
+            or $2 = '' and u.digest in (select digest from tombstones where erasure_id = $1)
+        )
+)
+delete from sources where site = $2 and $3 in ('', source_id)
+
+-- messages --
+-- Ranges of offsets without gaps, at most so many; whether there are more shows in the number of rows.
+select topic, partition, min("offset") as first_offset, max("offset") as last_offset
+from (
+    select
+        topic, partition, "offset",
+        "offset" - row_number() over (partition by topic, partition order by "offset") as island
+    from erasure_messages
+    where erasure_id = $1
+) as m
+group by topic, partition, island
+order by topic, partition, first_offset
+limit $2
+
+-- message_bounds --
+select topic, partition, min("offset") as first_offset, max("offset") as last_offset
+from erasure_messages
+where erasure_id = $1
+group by topic, partition
+order by topic, partition
+
+-- summary --
+select
+    e.erasure_id, e.site, e.source_id, e.actor, e.reason,
+    (extract(epoch from e.began_at) * 1000000)::bigint as began_at_us,
+    (extract(epoch from now()) * 1000000)::bigint as now_us,
+    e.objects_deleted, e.packs_rewritten, e.records_kept,
+    (select count(*) from erased_announcements as a where a.erasure_id = e.erasure_id) as subjects,
+    (select count(*) from tombstones as t where t.erasure_id = e.erasure_id) as tombstones,
+    (
+        select encode(sha256(string_agg(t.digest, ''::bytea order by t.digest)), 'hex')
+        from tombstones as t
+        where t.erasure_id = e.erasure_id
+    ) as tombstones_sha256,
+    array(
+        select subject_id from erased_announcements as a
+        where a.erasure_id = e.erasure_id
+        order by subject_id
+        limit $2
+    ) as subject_ids
+from erasures as e
+where e.erasure_id = $1
+
+-- announcements --
+select event_id from erased_announcements where erasure_id = $1 and event_id = any($2::uuid[])
+
+-- finish --
+with ended as (
+    update erasures set ended_at = now(), report = $2::json, signed = $3 where erasure_id = $1
+)
+delete from erasure_messages where erasure_id = $1
+
+-- list --
+select
+    erasure_id, site, source_id, actor, reason,
+    (extract(epoch from began_at) * 1000000)::bigint as began_at_us,
+    (extract(epoch from ended_at) * 1000000)::bigint as ended_at_us,
+    report::text as report, signed
+from erasures
+where $1::uuid is null or erasure_id = $1
+order by began_at desc, erasure_id
+limit $2

@@ -1,0 +1,21 @@
+"""A store, a database and a key of a test's own."""
+
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from headrace.runtime.settings import Settings
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A part of the bucket, and a database, that no other test has; a key for reports; and no grace for orphans."""
+    return settings.model_copy(
+        update={
+            "store_url": f"{settings.store_url}/{uuid4().hex}",
+            "archive_url": f"{settings.store_url}/{uuid4().hex}",
+            "gateway_receipt_secret": SecretStr(uuid4().hex),
+            "collect_grace_hours": 0.0,
+        }
+    )
