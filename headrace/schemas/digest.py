@@ -125,12 +125,17 @@ def pack_key(digest: str) -> str:
     return f"packs/sha256/{digest[:2]}/{digest[2:4]}/{digest}.tar"
 
 
-def derived_key(digest: str) -> str:
+def derived_key(record: UUID, digest: str) -> str:
     """Return the key of bytes that a consumer derived from a record, such as a thumbnail.
 
     They have no record of their own, so they are kept apart from the blobs of the catalog.
     """
-    return f"derived/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
+    return derived_prefix(record) + digest
+
+
+def derived_prefix(record: UUID) -> str:
+    """Return the prefix of the keys of everything that is derived from a record."""
+    return f"derived/records/{record.hex[:2]}/{record}/"
 
 
 def erased_key(digest: str) -> str:

@@ -5,6 +5,7 @@
 - `CatalogRevertedError`: the process must end; `headrace recover` mends it.
 - `BlobsCollectedError`: transient too, but the batch must be prepared again: objects put, erased messages rejected.
 - `BlobMissingError`, `BlobCorruptError`: no object has that key, or it holds other bytes.
+- `BlobErasedError`: the bytes were erased; skip the record.
 - `ClaimMissingError`, `ClaimMismatchError`: the message is at fault; it becomes a dead letter.
 """
 
@@ -54,6 +55,18 @@ class BlobArchivedError(HeadraceError):
             "blob_archived",
             f"the bytes {digest} were archived at {since}",
             hint=f"`headrace restore {digest}` brings them back.",
+        )
+
+
+class BlobErasedError(HeadraceError):
+    """The bytes were erased, and do not come back."""
+
+    def __init__(self, digest: str, *, where: str) -> None:
+        super().__init__(
+            "blob_erased",
+            f"the bytes {digest} were erased",
+            where=where,
+            hint="Skip the record.",
         )
 
 

@@ -180,6 +180,3 @@ async def test_an_erasure_that_is_ended_there_goes_on_and_leaves_nothing(
     pack = await blobs.get(key)
     assert [event.code.encode() in pack for event in (*erased, *kept)] == [False, False, True, True]
     assert [await blobs.stat(blob_key(picture.sha256)) for picture in pictures] == [None, None]
-    await line.take(*pictures)
-    clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
-    assert clean["clean"]

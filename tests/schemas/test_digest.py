@@ -189,7 +189,9 @@ def test_ids_never_change() -> None:
 
 
 def test_keys_name_the_bytes_by_their_digest() -> None:
-    assert derived_key("abcd" + "0" * 60) == f"derived/sha256/ab/cd/abcd{'0' * 60}"
+    assert derived_key(UUID(int=0xAB << 120), "a" * 64) == (
+        f"derived/records/ab/ab000000-0000-0000-0000-000000000000/{'a' * 64}"
+    )
     assert blob_key(DIGEST) == f"blobs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}"
     assert pack_key(DIGEST) == f"packs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}.tar"
     assert staging_key("plant", "camera-1", DIGEST) == f"staging/plant/camera-1/{DIGEST}"

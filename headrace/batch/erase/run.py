@@ -5,7 +5,7 @@ headrace/store/catalog/erasures.py explains the order of the steps.
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -185,6 +185,12 @@ class EraseJob:
     async def _remove(self, erased: ErasedObject, *, is_free: bool) -> str:
         """Delete an object, or write a pack again; return what was done."""
         blobs, key = self._places.place(erased.place), erased.store_key
+        if key.endswith("/"):
+            async with aclosing(blobs.list(key)) as derived:
+                names = [stat.key async for stat in derived]
+            for name in names:
+                await blobs.delete(name)
+            return "deleted" if names else "absent"
         if key.startswith("packs/") and (spans := await self.erasures.spans(erased)):
             return await self._rewrite(blobs, erased, [(span.store_offset, span.size_bytes) for span in spans])
         if erased.place is Location.STORE and not is_free:

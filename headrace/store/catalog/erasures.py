@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from headrace.runtime.crash_points import CrashPoint, Reached
-from headrace.schemas.digest import blob_key, event_id, record_id, staging_key
+from headrace.schemas.digest import blob_key, derived_prefix, event_id, record_id, staging_key
 from headrace.schemas.events import Kind
 from headrace.store.catalog.archives import Location
 from headrace.store.catalog.orphan_gc import ENTER_LOCK
@@ -200,6 +200,9 @@ class Erasures:
             (staging_key(site, source_id, digests[subject].hex()), digests[subject])
             for subject, site, source_id in sightings
             if kinds.get(subject) in _STAGED_KINDS
+        ]
+        objects += [
+            (derived_prefix(subject), digests[subject]) for subject, kind in kinds.items() if kind is Kind.FRAME
         ]
         await self._add_objects(objects)
 

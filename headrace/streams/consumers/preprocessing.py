@@ -7,7 +7,7 @@ from headrace.schemas.digest import derived_key, result_id, sha256_hex
 from headrace.schemas.events import Ingested, PreprocessedFrame
 from headrace.schemas.topics import PartitionKey
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.errors import BlobCorruptError, BlobMissingError
+from headrace.store.errors import BlobCorruptError, BlobErasedError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.image_quality import FrameQuality, measure
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decoding_bytes
@@ -26,14 +26,20 @@ class Preprocessing:
         """Return the measurements of a frame, or a result with an error if it is not decodable.
 
         Raises:
-            StoreUnavailableError, StoreRefusedError: the store is unavailable or refuses.
+            BlobErasedError: the frame was erased. StoreUnavailableError, StoreRefusedError: the store is unavailable or
+                refuses.
         """
         try:
             quality = await self._measured(body)
         except (NotDecodableError, BlobCorruptError, BlobMissingError) as error:
             return preprocessed(event, None, thumbnail_digest="", error=str(error).splitlines()[0])
         digest = sha256_hex(quality.thumbnail.jpeg)
-        await self._blobs.put(derived_key(digest), quality.thumbnail.jpeg, media_type="image/jpeg")
+        key = derived_key(UUID(event.record_id), digest)
+        await self._blobs.put(key, quality.thumbnail.jpeg, media_type="image/jpeg")
+        # An erasure deletes the bytes, then what is derived from them: what it did not see is deleted here.
+        if not await body.is_there():
+            await self._blobs.delete(key)
+            raise BlobErasedError(event.digest, where=self._blobs.where)
         return preprocessed(event, quality, thumbnail_digest=digest)
 
     async def _measured(self, body: Body) -> FrameQuality:
@@ -63,7 +69,7 @@ def preprocessed(
         bright_share=quality.bright_share if quality else 0.0,
         perceptual_hash=quality.perceptual_hash if quality else "0" * 16,
         thumbnail_sha256=thumbnail_digest,
-        thumbnail_key=derived_key(thumbnail_digest) if thumbnail_digest else "",
+        thumbnail_key=derived_key(UUID(event.record_id), thumbnail_digest) if thumbnail_digest else "",
         thumbnail_width=quality.thumbnail.width if quality else 0,
         thumbnail_height=quality.thumbnail.height if quality else 0,
         error=error,

@@ -10,6 +10,7 @@ from headrace.runtime.backoff import Backoff
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total, consumer_handle_seconds
 from headrace.schemas.topics import PartitionKey
+from headrace.store.errors import BlobErasedError
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
 from headrace.streams.worker.retry import RetryPolicy
 
@@ -72,6 +73,11 @@ class RetryingHandler:
             try:
                 async with asyncio.timeout(left_s):
                     await self._handle(polled)
+            except BlobErasedError:
+                self.progress += 1
+                consumer_events_total.labels(self._group, "erased").inc()
+                get_log().info(Action.PASSED_OVER, group=self._group, record=polled.event.record_id, why="erased")
+                return
             except Exception as error:
                 self.progress += 1
                 consumer_events_total.labels(self._group, "failed").inc()

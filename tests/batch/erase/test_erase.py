@@ -10,7 +10,7 @@ import pytest
 from headrace.runtime.errors import Exit
 from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey, verify
 from headrace.runtime.settings import Settings
-from headrace.schemas.digest import blob_key, record_id, staging_key
+from headrace.schemas.digest import blob_key, derived_key, erased_key, record_id, staging_key
 from headrace.schemas.events import Frame, Kind
 from headrace.store.blobs.blob_store import Blobs, once
 from headrace.streams.worker.batch_pipeline import commit_or_store_again
@@ -27,6 +27,8 @@ async def test_an_erased_record_is_gone_and_the_same_bytes_stay_out(
     erased, other = frame(uuid4().hex), frame(uuid4().hex)
     await line.take(erased, other)
     record = record_id(Kind.FRAME, erased.sha256)
+    thumbnail = derived_key(record, "0" * 64)
+    await blobs.put_stream(thumbnail, once(b"thumbnail"))
     place = await sql.fetchrow('select topic, partition, "offset" from sightings where record_id = $1', record)
 
     planned = await erase(settings, str(record), "--dry-run")
@@ -38,7 +40,9 @@ async def test_an_erased_record_is_gone_and_the_same_bytes_stay_out(
     claims = verify(outcome["signed"], ReceiptKey.from_settings(settings).keys, ERASURE_AUDIENCE)
     report = claims["report"]
     assert report == outcome["report"]
-    assert (report["ids"], report["reason"], report["objects_deleted"]) == ([str(record)], "asked for", 1)
+    assert (report["ids"], report["reason"], report["objects_deleted"]) == ([str(record)], "asked for", 2)
+    assert [await blobs.stat(key) for key in (thumbnail, erased_key(other.sha256))] == [None, None]
+    assert await blobs.get(erased_key(erased.sha256)) == b""
     assert report["in_topics"]["messages"] == [
         {"topic": place[0], "partition": place[1], "first_offset": place[2], "last_offset": place[2]}
     ]

@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from headrace.schemas.digest import sha256_hex
-from headrace.schemas.events import Ingested
+from headrace.schemas.digest import derived_prefix, erased_key, record_id, sha256_hex
+from headrace.schemas.events import Ingested, Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.verified_read import HASH_IN_THREAD_BYTES_MIN
-from headrace.store.errors import BlobCorruptError, BlobMissingError
+from headrace.store.errors import BlobCorruptError, BlobErasedError, BlobMissingError
 from headrace.streams.consumers.body import Body
+from headrace.streams.consumers.preprocessing import Preprocessing
+from tests.streams.consumers.consumer_samples import moving_block
 
 
 def ingested(data: bytes, key: str, offset: int | None = None, **changes: object) -> Ingested:
@@ -64,3 +66,35 @@ async def test_too_few_bytes_are_corrupt(blobs: Blobs):
 async def test_a_missing_object_is_named(blobs: Blobs):
     with pytest.raises(BlobMissingError, match="blobs/gone"):
         await Body(ingested(b"body", "blobs/gone"), blobs).read()
+
+
+@pytest.mark.parametrize("offset", [None, 6])
+async def test_erased_bytes_are_told_from_missing_and_corrupt_ones(blobs: Blobs, offset: int | None) -> None:
+    event = ingested(b"body", "blobs/gone" if offset is None else "packs/x", offset)
+    await blobs.put("packs/x", b"before" + bytes(4) + b"after")
+    body = Body(event, blobs)
+    with pytest.raises(BlobMissingError if offset is None else BlobCorruptError):
+        await body.read()
+    await blobs.create(erased_key(event.digest), b"")
+    with pytest.raises(BlobErasedError, match="were erased"):
+        await body.read()
+
+
+async def test_what_is_derived_from_a_frame_that_is_erased_meanwhile_does_not_stay(blobs: Blobs) -> None:
+    [picture] = moving_block(1)
+    record = record_id(Kind.FRAME, sha256_hex(picture))
+    event = ingested(picture, "blobs/x", kind="frame", record_id=str(record), media_type="image/png")
+    await blobs.put("blobs/x", picture)
+    preprocessing = Preprocessing(blobs)
+    result = await preprocessing.compute(event, Body(event, blobs), ("t", 0))
+    assert result.thumbnail_key.startswith(derived_prefix(record))
+
+    class ReadBefore(Body):
+        async def read(self) -> bytes:
+            data = await super().read()
+            await blobs.delete("blobs/x")
+            return data
+
+    with pytest.raises(BlobErasedError):
+        await preprocessing.compute(event, ReadBefore(event, blobs), ("t", 0))
+    assert await blobs.stat(result.thumbnail_key) is None

@@ -4,6 +4,7 @@ from uuid import uuid4
 import pytest
 
 from headrace.schemas.events import Ingested
+from headrace.store.errors import BlobErasedError
 from headrace.streams.consumers import retrying_handler as retrying_handler_module
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
 from headrace.streams.consumers.pictures import MemoryBudget
@@ -131,3 +132,15 @@ async def test_large_pictures_wait_for_each_other_and_small_ones_do_not():
     await asyncio.gather(*(decode(60) for _ in range(5)), *(decode(20) for _ in range(5)))
     assert 60 <= most <= 100
     await asyncio.wait_for(decode(1000), 5)
+
+
+async def test_an_event_whose_bytes_were_erased_is_passed_over() -> None:
+    handled: list[int] = []
+
+    async def handle(event: PolledEvent) -> None:
+        if event.offset == 1:
+            raise BlobErasedError(event.event.digest, where="store")
+        handled.append(event.offset)
+
+    done = await handled_by(handle, batch(one=3))
+    assert (handled, done.next_offsets, done.unfinished, done.errors) == ([0, 2], {ONE: 3}, {}, [])
