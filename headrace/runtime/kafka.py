@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -91,6 +91,22 @@ def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
     return unreachable(
         "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to its address"
     )
+
+
+def topic_ids(admin: AdminClient, names: Iterable[str]) -> dict[str, str]:
+    """Return the id of each topic, leaving out those that do not exist; a topic that is made anew has another one.
+
+    Raises:
+        KafkaException: Kafka does not answer, or refuses to.
+    """
+    ids = {}
+    for name, description in admin.describe_topics(TopicCollection(list(names)), request_timeout=_REQUEST_S).items():
+        try:
+            ids[name] = str(description.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    return ids
 
 
 class DeliveryErrors:

@@ -58,6 +58,14 @@ def test_the_offsets_of_a_partition_say_whether_the_catalog_went_back(
     assert judged == verdict
 
 
+@pytest.mark.parametrize(("low", "lost"), [(0, range(0)), (2, range(2))])
+def test_a_topic_with_another_id_is_read_from_its_start_whatever_the_offsets_say(low: int, lost: range) -> None:
+    position = InputPosition(low=low, end=99, committed=7, next_offset=7, seen_until=7, anew=True)
+    verdict = judge(position)
+    assert isinstance(verdict, Continues)
+    assert (verdict.next_offset, list(verdict.lost), verdict.restarted) == (low, list(lost), True)
+
+
 def done_by_hand(committed: int | None, acked: Sequence[int], gaps: Sequence[range]) -> int | None:
     """The definition: the offset after the last acknowledged one that nothing unfinished precedes."""
     if not acked:

@@ -5,12 +5,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.errors import Exit
-from headrace.runtime.kafka import client_config
+from headrace.runtime.kafka import client_config, ensure_topics
 from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import SMALL
@@ -20,6 +21,7 @@ from tests.processes import ServiceProcess
 from tests.servers import fresh_database
 from tests.streams.streams_samples import cid
 from tests.streams.streams_world import Sent, World
+from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -77,6 +79,49 @@ def test_a_worker_notices_deleted_input_and_an_older_catalog(settings: Settings,
         finally:
             assert running.stop() == 0
         refused_by_name(older, log, kept)
+
+
+def test_a_topic_made_anew_under_a_running_worker_is_read_from_its_start(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    skip_backlog(settings, {SMALL.name})
+    running = worker(settings, log).wait_ready()
+    try:
+        with closing(World(settings)) as world:
+            old = [world.send(cid(f"{world.tag}-old-{number}")) for number in range(3)]
+            for scan in old:
+                world.stored(scan)
+        until(lambda: committed(settings, old[-1]) > old[-1].offset, ENDS_S_MAX, "the group to pass them")
+        running.process.send_signal(signal.SIGSTOP)
+        make_anew(settings, TOPIC)
+        # More than the old topic had: the worker's offset is one of the new topic.
+        with closing(World(settings)) as world:
+            scans = [encode(cid(f"{world.tag}-new-{number}")) for number in range(old[-1].offset + 4)]
+            new = world.send_all(Kind.CID, scans, partition=old[-1].partition)
+            running.process.send_signal(signal.SIGCONT)
+            assert running.process.wait(ENDS_S_MAX) == Exit.TRANSIENT
+            assert f"the topic {TOPIC} was deleted and made anew while it was read" in log.read_text()
+            running.restart()
+            for scan in new:
+                world.stored(scan)
+    finally:
+        running.kill()
+
+
+def make_anew(settings: Settings, topic: str) -> None:
+    admin = AdminClient(client_config(settings))
+    (deleted,) = admin.delete_topics([topic], request_timeout=30).values()
+    deleted.result(30)
+    until(lambda: topic not in admin.list_topics(timeout=10).topics, ENDS_S_MAX, "the topic to be gone")
+    until(lambda: topic in ensure_topics(settings, admin), ENDS_S_MAX, "the topic to be there again")
+
+
+def committed(settings: Settings, sent: Sent) -> int:
+    consumer = Consumer(client_config(settings, group_id=SMALL.name, enable_auto_commit=False))
+    try:
+        (place,) = consumer.committed([TopicPartition(sent.topic, sent.partition)], timeout=10)
+        return place.offset
+    finally:
+        consumer.close()
 
 
 def noticed_at_start(settings: Settings, running: ServiceProcess, gone: list[Sent]) -> None:

@@ -20,10 +20,14 @@ LISTED_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class CatalogPosition:
-    """The catalog's view of a partition: offsets below `next_offset` are ingested, and rows reach to `seen_until`."""
+    """The catalog's view of a partition: offsets below `next_offset` are ingested, and rows reach to `seen_until`.
+
+    `topic_id` is Kafka's id of the topic that they were ingested from; None where it is not known.
+    """
 
     next_offset: int | None
     seen_until: int | None
+    topic_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ class IngestProgress:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["positions"], topics, partitions)
         return {
-            (row["topic"], row["partition"]): CatalogPosition(row["next_offset"], row["seen_until"]) for row in rows
+            (row["topic"], row["partition"]): CatalogPosition(row["next_offset"], row["seen_until"], row["topic_id"])
+            for row in rows
         }
 
     async def advance(self, next_offsets: Mapping[PartitionKey, int]) -> None:
@@ -90,6 +95,11 @@ class IngestProgress:
         """Set a partition, also backwards: its topic was made anew."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["restart"], *key, next_offset)
+
+    async def identify(self, key: PartitionKey, topic_id: str) -> None:
+        """Keep Kafka's id of the topic from which a partition is ingested; nothing where it has no progress yet."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["identify"], *key, topic_id)
 
     async def note_lost(self, key: PartitionKey, lost: range) -> int:
         """Record offsets as lost, merged with what is recorded; return how many of them are new."""

@@ -164,4 +164,5 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select published_at, generation, next_offset, digest from outbox, collection, ingest_progress, tombstones where false
+select published_at, generation, next_offset, topic_id, digest from outbox, collection, ingest_progress, tombstones
+where false

@@ -18,7 +18,7 @@ select topic, partition, next_offset from before
 -- positions --
 -- seen_until is what the rows themselves show: a worker of an older version ingests without moving next_offset.
 select
-    g.topic, g.partition, p.next_offset,
+    g.topic, g.partition, p.next_offset, p.topic_id,
     1 + greatest(
         (select max(s."offset") from sightings as s where s.topic = g.topic and s.partition = g.partition),
         (select max(d."offset") from dead_letters as d where d.topic = g.topic and d.partition = g.partition)
@@ -30,6 +30,9 @@ left join ingest_progress as p using (topic, partition)
 insert into ingest_progress (topic, partition, next_offset)
 values ($1, $2, $3)
 on conflict (topic, partition) do update set next_offset = excluded.next_offset
+
+-- identify --
+update ingest_progress set topic_id = $3 where topic = $1 and partition = $2 and topic_id is distinct from $3
 
 -- lock_lost --
 -- One at a time: two workers may notice the same.

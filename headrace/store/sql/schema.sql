@@ -336,6 +336,8 @@ create table ingest_progress (
     topic text collate "C" not null,
     partition integer not null,
     next_offset bigint not null,
+    -- Kafka's id of the topic: one that is made anew has another, and offsets of its own.
+    topic_id text,
     primary key (topic, partition)
 ) with (fillfactor = 50);
 

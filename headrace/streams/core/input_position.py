@@ -5,7 +5,8 @@ A worker tells Kafka only what the catalog has, so `next_offset >= committed`. T
 
 * committed > next_offset: the catalog is an older one than the one that was there. It lacks what was ingested since.
 * low > next_offset: retention deleted messages that nobody had ingested.
-* next_offset > end: the topic is another one than the one that was there.
+* next_offset > end: the topic is another one than the one that was there. Its id says so too, also where the new topic
+  has grown beyond the old offset.
 
 Offsets that no consumer gets (transaction markers, aborted and compacted messages) do not matter: `committed` stands
 behind a message that was ingested, and `next_offset` passes markers at the end of a partition as they are seen there.
@@ -19,6 +20,8 @@ from typing import TypeAlias
 class InputPosition:
     """A partition's first offset and its end, the group's offset, and the catalog's; None where there is none.
 
+    `anew` means that the topic has another id than the one that was ingested, so that no old offset means anything.
+
     Rows of the catalog reach to `seen_until`: a worker of an older version ingests without moving `next_offset`.
     """
 
@@ -27,6 +30,7 @@ class InputPosition:
     committed: int | None
     next_offset: int | None
     seen_until: int | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ Verdict: TypeAlias = Continues | CatalogBehind
 def judge(position: InputPosition) -> Verdict:
     """Decide what follows from the offsets of a partition."""
     low, end = position.low, position.end
+    if position.anew:
+        return _continues(0, low, restarted=True)
     void = position.committed is not None and position.committed > end
     committed = None if void else position.committed
     if position.next_offset is None:

@@ -90,6 +90,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
             )
         lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.assignment)
         lag.on_markers = partial(check.on_markers, asyncio.get_running_loop())
+        lag.on_look = check.on_look
         lag.start()
         stack.push_async_callback(asyncio.to_thread, lag.stop)
         await stack.enter_async_context(

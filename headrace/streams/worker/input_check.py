@@ -1,20 +1,24 @@
 """Compares the group's offsets, the topics and the catalog before anything of an assignment is ingested.
 
 A catalog that is older than the group's offsets ends the process: ingesting into it would lose what lies between. What
-retention deleted before it was ingested is recorded as lost, here and when it happens while the worker reads.
+retention deleted before it was ingested is recorded as lost, here and when it happens while the worker reads. A topic
+that was made anew is read from its start; one that is made anew while it is read ends the process, which begins again.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from typing import TypeVar, assert_never
 
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
 from headrace.runtime import metrics
 from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import client_config, topic_ids
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import offset_bounds, reading_consumer
@@ -44,6 +48,24 @@ class InputCheck:
         self._progress = catalog.ingest_progress()
         self._retry = retry
         self._halt = halt
+        self._admin = AdminClient(client_config(settings))
+        self._topic_ids: dict[str, str] = {}
+
+    def on_look(self) -> None:
+        """End the process if a topic that it reads was made anew; called again and again, from another thread.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        before = dict(self._topic_ids)
+        now = topic_ids(self._admin, before)
+        for topic, topic_id in before.items():
+            if now.get(topic, topic_id) != topic_id:
+                self._halt(
+                    Exit.TRANSIENT,
+                    f"the topic {topic} was deleted and made anew while it was read; "
+                    "start the worker again, and it reads the new topic from its start",
+                )
 
     async def on_assigned(self, assigned: Iterable[TP]) -> frozenset[TP]:
         """Check an assignment; return the partitions whose committed offset is void, and which are read from the start.
@@ -80,10 +102,12 @@ class InputCheck:
         # In this order, because the worker that had a partition before may still move it on.
         committed = await self._kafka(self._committed, keys)
         catalog = await self._retry(lambda: self._progress.positions(keys))
+        ids = await self._kafka(self._ids, keys)
         bounds = await self._kafka(self._bounds, keys)
         restarted = []
         for key in keys:
-            verdict = judge(_position(committed[key], catalog[key], bounds[key]))
+            anew = catalog[key].topic_id not in {None, ids.get(key[0])}
+            verdict = judge(replace(_position(committed[key], catalog[key], bounds[key]), anew=anew))
             match verdict:
                 case CatalogBehind():
                     raise _reverted(key, verdict, self._settings)
@@ -93,7 +117,13 @@ class InputCheck:
                     assert_never(verdict)
             if verdict.restarted:
                 restarted.append(key)
+            await self._identify(key, ids.get(key[0]), catalog[key])
+        self._topic_ids = ids
         return restarted
+
+    async def _identify(self, key: PartitionKey, topic_id: str | None, catalog: CatalogPosition) -> None:
+        if topic_id is not None and topic_id != catalog.topic_id:
+            await self._retry(lambda: self._progress.identify(key, topic_id))
 
     async def _settle(self, key: PartitionKey, verdict: Continues, catalog: CatalogPosition) -> None:
         await self._note_lost(key, verdict.lost)
@@ -137,6 +167,9 @@ class InputCheck:
                 raise KafkaException(partition.error)
         # It is negative where the group has committed nothing.
         return {(at.topic, at.partition): at.offset if at.offset >= 0 else None for at in committed}
+
+    def _ids(self, keys: list[PartitionKey]) -> dict[str, str]:
+        return topic_ids(self._admin, {topic for topic, _ in keys})
 
     def _bounds(self, keys: list[PartitionKey]) -> dict[PartitionKey, tuple[int, int]]:
         with reading_consumer(self._settings, self._group, isolation_level="read_uncommitted") as consumer:

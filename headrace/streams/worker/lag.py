@@ -86,6 +86,8 @@ class LagProbe:
         self._assigned = assigned
         self.on_markers: Callable[[PartitionKey, int], bool] = lambda _partition, _end: True
         """Called where only offsets without a message remain below the end; returns False if it is to be repeated."""
+        self.on_look: Callable[[], None] = lambda: None
+        """Called with each query, in this thread; may raise KafkaException."""
         self._tracker = ProgressTracker()
         self._seen: dict[PartitionKey, PartitionOffsets] = {}
         self._tested: dict[PartitionKey, tuple[PartitionOffsets, bool | None]] = {}
@@ -121,6 +123,7 @@ class LagProbe:
         while not self._stopped.is_set():
             try:
                 self._longest = self._tracker.observe(time.monotonic(), self._read_offsets())
+                self.on_look()
                 self.answered = True
             except KafkaException:
                 # The broker is unavailable, which is no stall of this process; /readyz reports it.

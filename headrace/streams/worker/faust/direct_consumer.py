@@ -77,6 +77,9 @@ class DirectConsumer(driver.Consumer):
         self._gaps.clear()
         for tp in self._void:
             self._read_offset[tp] = self._committed_offset[tp] = None
+        if self._void:
+            # A committed offset of an older topic may lie within the one that is there now.
+            await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, self._void))
 
     def _new_offset(self, tp: TP) -> int | None:
         acked = self._acked[tp]
