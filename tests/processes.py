@@ -8,12 +8,25 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headrace.native import run_with_parent
 from headrace.runtime.settings import Settings
 from tests.waiting import until
 
 READY_S_MAX = 60.0
+
+
+def ends_with_this_process(argv: Sequence[object], *, account: str = "-") -> list[str]:
+    """Return the arguments that start a program which is killed when this process ends, however it ends.
+
+    `account` is the `uid:gid` to run as. Start it from a thread that lives as long as the process: the kernel ties it
+    to that thread (Linux only).
+    """
+    killed = str(int(signal.SIGKILL))
+    wrapper = [sys.executable, "-I", "-S", run_with_parent.__file__, killed, str(os.getpid()), account]
+    return [*wrapper, *map(str, argv)]
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -27,9 +40,19 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 class ServiceProcess:
-    """One of the service's processes, started as a deployment would start it."""
+    """One of the service's processes, started as a deployment would start it.
 
-    def __init__(self, settings: Settings, *args: str, log: Path, **changes: object) -> None:
+    `changes` are settings, `environment` are other variables.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *args: str,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        **changes: object,
+    ) -> None:
         self.port = free_port()
         self.log = log
         self._args = args
@@ -39,13 +62,14 @@ class ServiceProcess:
             **{f"HEADRACE_{name.upper()}": str(value) for name, value in changes.items()},
             "HEADRACE_HEALTH_PORT": str(self.port),
             "HEADRACE_LOG_FORMAT": "json",
+            **(environment or {}),
         }
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", "headrace", *self._args],
+                ends_with_this_process([sys.executable, "-m", "headrace", *self._args]),
                 env=self._env,
                 stdout=out,
                 stderr=out,

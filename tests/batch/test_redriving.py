@@ -22,7 +22,7 @@ from headrace.schemas.codec import encode
 from headrace.schemas.events import Cid
 from headrace.schemas.registry import Registry
 from tests.commands import CommandResult, clean_environment, run_in_process
-from tests.processes import ServiceProcess
+from tests.processes import ServiceProcess, ends_with_this_process
 from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
@@ -44,7 +44,7 @@ class NewWorker(ServiceProcess):
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-P", str(SCRIPT), str(self._folder), *self._args],
+                ends_with_this_process([sys.executable, "-P", SCRIPT, self._folder, *self._args]),
                 env=self._env,
                 stdout=out,
                 stderr=out,

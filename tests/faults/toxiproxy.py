@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from headrace.native.minio import BuildError, GoProgram, go_install
 from headrace.runtime.errors import Exit, HeadraceError
-from tests.processes import free_port
+from tests.processes import ends_with_this_process, free_port
 
 VERSION = "v2.12.0"
 
@@ -58,7 +58,9 @@ def binary(progress: Callable[[str], None] | None = None) -> Path:
 def running(*args: str, prefix: Sequence[str] = ()) -> Iterator[None]:
     """Run the server with these arguments, behind a command such as `ip netns exec`, while the context lasts."""
     argv = [*prefix, str(binary()), "-host", "127.0.0.1", *args]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ends_with_this_process(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:

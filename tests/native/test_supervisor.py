@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.server
 
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
 STACK_ID = "0123456789abcdef"
+ROOT = Path(__file__).parents[2]
 
 
 class Run:
@@ -213,3 +215,21 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
+def test_what_a_test_started_ends_when_the_test_process_is_killed():
+    script = """
+import subprocess, sys, time
+from tests.processes import ends_with_this_process
+program = [sys.executable, "-S", "-c", "import time; print('runs', flush=True); time.sleep(60)"]
+process = subprocess.Popen(ends_with_this_process(program), stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as owner:
+        assert owner.stdout is not None
+        started = psutil.Process(int(owner.stdout.readline()))
+        owner.kill()
+    started.wait(15)

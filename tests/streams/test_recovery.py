@@ -1,25 +1,17 @@
 """An older copy of the catalog starts nothing; after `headrace recover` everything is ingested and announced once."""
 
 import asyncio
-import os
-import shutil
-import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 import pytest
 from confluent_kafka import Consumer
-from pydantic import SecretStr
 
-from headrace.native.postgres import account, programs
 from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.kafka import client_config
@@ -43,8 +35,9 @@ from headrace.streams.relay.announcement import event_id_of
 from headrace.streams.worker.profile import SMALL
 from tests.commands import run_in_process
 from tests.consumer_groups import EMPTY_S_MAX, skip_backlog
-from tests.processes import ServiceProcess, free_port
-from tests.servers import fresh_database, in_memory_directory, own_store
+from tests.processes import ServiceProcess
+from tests.servers import fresh_database, own_store
+from tests.standby import Standby
 from tests.streams.streams_samples import cid
 from tests.streams.streams_world import World
 from tests.waiting import until
@@ -166,7 +159,7 @@ def test_everything_is_ingested_and_announced_once_with_an_older_catalog(site: S
 
 def test_everything_is_ingested_and_announced_once_after_a_failover_to_a_lagging_standby(site: Site) -> None:
     site.ingest("kept")
-    with Standby.of(site) as standby:
+    with Standby.of(site.settings) as standby:
         standby.start()
         site.ingest("replicated")
         lagging = Site(standby.settings, site.logs, site.since)
@@ -186,74 +179,6 @@ def test_everything_is_ingested_and_announced_once_after_a_failover_to_a_lagging
             lagging.wait_announced(5)
         assert lagging.announced() == dict.fromkeys(lagging.known(), 1)
         assert len(lagging.known()) == 5
-
-
-class Standby:
-    """A streaming standby of the stack's PostgreSQL, with its own data on a port of its own."""
-
-    def __init__(self, site: Site, home: Path) -> None:
-        self._user = account()
-        self._bin = programs(self._user)
-        self._home = home
-        self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        address = urlsplit(site.dsn)
-        here = address._replace(netloc=f"{address.username}:{address.password}@127.0.0.1:{self._port}").geturl()
-        self._primary = address._replace(path="/postgres").geturl()
-        self.dsn = here
-        self.settings = site.settings.model_copy(update={"postgres_dsn": SecretStr(here)})
-
-    @classmethod
-    @contextmanager
-    def of(cls, site: Site) -> "Iterator[Self]":
-        """Copy the primary; the standby is stopped and removed on exit."""
-        home = in_memory_directory()
-        standby = cls(site, home)
-        try:
-            if standby._user is not None:
-                os.chown(home, standby._user.uid, standby._user.gid)
-            source = ("--dbname", standby._primary, "--wal-method=stream", "--checkpoint=fast", "--write-recovery-conf")
-            standby._run("pg_basebackup", f"--pgdata={home / 'data'}", *source).wait(ENDS_S_MAX)
-            yield standby
-        finally:
-            standby.stop()
-            shutil.rmtree(home)
-
-    def start(self, *options: str) -> None:
-        fixed = ("-c", f"port={self._port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
-        self._process = self._run("postgres", "-D", str(self._home / "data"), *fixed, *options)
-        until(self._answers, ENDS_S_MAX, "the standby to answer")
-
-    def promote(self) -> None:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            assert connection.execute("select pg_promote(true, 60)").fetchone() == (True,)
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGINT)
-            process.wait(ENDS_S_MAX)
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._home / "log").read_text()
-        try:
-            psycopg.connect(self.dsn, connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def _run(self, program: str, *args: str) -> "subprocess.Popen[bytes]":
-        with (self._home / "log").open("ab") as log:
-            return subprocess.Popen(
-                [self._bin / program, *args],
-                stdout=log,
-                stderr=log,
-                cwd=self._home,
-                user=self._user.uid if self._user else None,
-                group=self._user.gid if self._user else None,
-                extra_groups=[] if self._user else None,
-            )
 
 
 def refused_while_a_worker_runs(older: Site) -> None:
