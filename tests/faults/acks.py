@@ -5,12 +5,12 @@ import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, assert_never
 from uuid import UUID
 
 import orjson
 
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo
 from headrace.schemas.reject import RejectCode
 
 
@@ -22,12 +22,47 @@ class Place(NamedTuple):
     offset: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What an event says beside its body, its source and its number: record and announcement must repeat it."""
+
+    site: str
+    captured_at_us: int
+    media_type: str
+    width: int | None = None
+    height: int | None = None
+    duration_us: int | None = None
+    ldo_id: str | None = None
+    code: str | None = None
+    about: str | None = None
+    attributes: str = "{}"
+
+
+def described(event: InputEvent) -> Description:
+    """Return what an event says."""
+    own: dict[str, Any]  # what only this kind says
+    match event:
+        case Cid():
+            own = {"media_type": "application/json", "code": event.code}
+        case Ldo():
+            own = {"media_type": "application/json", "ldo_id": event.ldo_id}
+        case Frame():
+            own = {"width": event.width, "height": event.height}
+        case Clip():
+            own = {"duration_us": event.duration_us, "about": event.about}
+        case _:
+            assert_never(event)
+    if isinstance(event, Frame | Clip):
+        own |= {"media_type": event.media_type, "attributes": event.attributes.decode()}
+    return Description(site=event.site, captured_at_us=event.captured_at_us, **own)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A message that was, or is about to be, handed to Kafka.
 
     `digest` and `size_bytes` are those of the record's body; where a dead letter is to come of it, those of the
-    message's value. `record_id` is None then, and `expect` the code that it has to be rejected with.
+    message's value. `record_id` and `says` are None then, and `expect` the code that it has to be rejected with.
     """
 
     number: int
@@ -39,6 +74,7 @@ class Attempt:
     size_bytes: int
     record_id: UUID | None
     expect: RejectCode | None
+    says: Description | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +166,7 @@ def _take(acks: Acks, content: dict[str, Any]) -> None:
             size_bytes=int(fields["size_bytes"]),
             record_id=None if fields["record_id"] is None else UUID(fields["record_id"]),
             expect=None if fields["expect"] is None else RejectCode(fields["expect"]),
+            says=None if fields["says"] is None else Description(**fields["says"]),
         )
         acks.attempts[attempt.number] = attempt
     else:

@@ -8,6 +8,10 @@ import asyncpg
 
 _ANSWER_S_MAX = 10.0
 
+_RELAY = """
+select (select count(*) from outbox where published_at is null), (select sum(next_offset) from relay_checkpoints)
+"""
+
 
 class FaultsCatalog:
     """Asks the catalog, straight and not through the proxy. Every method raises OSError where it does not answer."""
@@ -40,6 +44,11 @@ class FaultsCatalog:
     def unpublished(self) -> int:
         """Return how many announcements wait."""
         return int(self.fetch("select count(*) from outbox where published_at is null")[0][0])
+
+    def relay_progress(self) -> tuple[int, int]:
+        """Return how many announcements wait, and a figure that grows with each transaction of the relay."""
+        ((waiting, offsets),) = self.fetch(_RELAY)
+        return int(waiting), int(offsets or 0)
 
     def deliveries(self) -> int:
         """Return how many messages have left a sighting or a dead letter."""

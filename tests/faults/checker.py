@@ -22,13 +22,18 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was broken; what was not judged does not count."""
-        return not any(self.counts.values())
+        """Whether every invariant was judged, and holds."""
+        return not self.broken and not self.unjudged
 
     @property
     def broken(self) -> set[str]:
         """The invariants that do not hold."""
         return {name for name, count in self.counts.items() if count}
+
+    @property
+    def unjudged(self) -> set[str]:
+        """The invariants of which nothing is known; they have not passed."""
+        return {name for name, count in self.counts.items() if count is None}
 
 
 def check(observed: Observed, *, grace_s: float = GRACE_S) -> CheckResult:

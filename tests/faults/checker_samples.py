@@ -5,13 +5,15 @@ from dataclasses import replace
 from uuid import UUID
 
 from headrace.schemas.digest import blob_key, dead_letter_id, event_id, record_id, sha256_hex
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.headers import Redrive
 from headrace.schemas.reject import RejectCode
-from tests.faults.acks import Ack, Attempt, Place
+from tests.faults.acks import Ack, Attempt, Description, Place
 from tests.faults.observed import (
     Blob,
+    BytesAt,
     Letter,
+    LostOffsets,
     Message,
     Observed,
     ObservedAnnouncement,
@@ -31,6 +33,7 @@ GROWN = Partition(INPUT, 0)
 NOW_US = 1_800_000_000_000_000
 DAY_US = 86_400_000_000
 SITE = "plant"
+SAYS = Description(site=SITE, captured_at_us=7, media_type="image/png", width=4, height=3, attributes='{"a":1}')
 Change = Callable[[Observed], Observed]
 
 
@@ -44,6 +47,31 @@ def digest(name: str) -> str:
 
 def identity(name: str) -> UUID:
     return record_id(Kind.FRAME, digest(name))
+
+
+def announced(row: Record) -> Ingested:
+    return Ingested(
+        event_id=str(event_id(row.record_id)),
+        record_id=str(row.record_id),
+        kind=row.kind,
+        digest=row.digest,
+        source_id=row.source_id,
+        site=row.says.site,
+        captured_at_us=row.says.captured_at_us,
+        sequence=row.sequence,
+        ingested_at_us=row.ingested_at_us,
+        media_type=row.says.media_type,
+        size_bytes=row.size_bytes,
+        store_key=blob_key(row.digest),
+        width=row.says.width,
+        height=row.says.height,
+        attributes=row.says.attributes.encode(),
+    )
+
+
+def announced_letter(at: Place, row: Letter) -> ObservedLetter:
+    event = str(event_id(row.letter_id))
+    return ObservedLetter(at, event, row.code, row.place, row.value_digest, row.key, row.headers, row.reason)
 
 
 class ObservationBuilder:
@@ -62,19 +90,19 @@ class ObservationBuilder:
 
     def frame(self, source: str, name: str, *, acked: bool = True) -> None:
         offset, record = len(self.messages), identity(name)
-        attempt = Attempt(offset, Kind.FRAME, INPUT, source, offset, digest(name), len(name), record, None)
+        attempt = Attempt(offset, Kind.FRAME, INPUT, source, offset, digest(name), len(name), record, None, SAYS)
         self.attempts[offset] = attempt
         if acked:
             self.acks.append(Ack(offset, place(offset)))
         self.messages[place(offset)] = Message(source.encode())
-        self.sightings.append(ObservedSighting(place(offset), record, SITE, source, offset, NOW_US + offset))
+        self.sightings.append(ObservedSighting(place(offset), record, SITE, source, offset, NOW_US + offset, 7))
         if record in self.records:
             return
         key = blob_key(digest(name))
-        self.records[record] = Record(record, Kind.FRAME, digest(name), len(name), SITE, source)
+        row = Record(record, Kind.FRAME, digest(name), len(name), source, offset, NOW_US, SAYS)
+        self.records[record] = row
         self.blobs[digest(name)] = Blob(digest(name), len(name), key, None, StoredBytes(len(name), digest(name)))
-        at = place(len(self.announced), OUTPUT)
-        self.announced.append(ObservedAnnouncement(at, str(event_id(record)), str(record), digest(name), SITE, source))
+        self.announced.append(ObservedAnnouncement(place(len(self.announced), OUTPUT), announced(row)))
 
     def poison(self, source: str, value: bytes) -> None:
         offset, code = len(self.messages), RejectCode.NOT_FRAMED
@@ -87,7 +115,7 @@ class ObservationBuilder:
         kept = Letter(letter, code, "no frame", place(offset), source.encode(), sha256_hex(value), b"[]")
         self.letters.append(kept)
         at = place(len(self.announced_letters), LETTERS)
-        self.announced_letters.append(ObservedLetter(at, str(event_id(letter)), code, place(offset), kept.value_digest))
+        self.announced_letters.append(announced_letter(at, kept))
 
     def observed(self) -> Observed:
         heard = ReceivedMessages(tuple(self.announced), tuple(self.announced_letters))
@@ -109,6 +137,7 @@ class ObservationBuilder:
             committed={GROWN: len(self.messages)},
             watch=WatchFindings(i12=(), i13=(), samples=1),
             gathered_at_us=NOW_US,
+            announced_bytes={blob.at: blob.found for blob in self.blobs.values()},
         )
 
 
@@ -166,11 +195,15 @@ def record(name: str, **changes: object) -> Change:
 
 
 def announcement(**changes: object) -> Callable[[ReceivedMessages], ReceivedMessages]:
-    """The first announcement, otherwise than its record."""
-    return lambda heard: replace(
-        heard,
-        announcements=(replace(heard.announcements[0], **changes), *heard.announcements[1:]),  # type: ignore[arg-type]
-    )
+    """The first announcement, otherwise than its record; `place` is where it stands."""
+
+    def change(heard: ReceivedMessages) -> ReceivedMessages:
+        old, *others = heard.announcements
+        at = changes.pop("place", old.place)
+        changed = ObservedAnnouncement(at, replace(old.event, **changes))  # type: ignore[arg-type]
+        return replace(heard, announcements=(changed, *others))
+
+    return change
 
 
 def unacked_poison(value: str) -> Change:
@@ -191,10 +224,7 @@ def letter(**changes: object) -> Change:
 
 def letters(*rows: Letter) -> Change:
     """Other dead letters, announced as what they are."""
-    announced = tuple(
-        ObservedLetter(place(number, LETTERS), str(event_id(row.letter_id)), row.code, row.place, row.value_digest)
-        for number, row in enumerate(rows)
-    )
+    announced = tuple(announced_letter(place(number, LETTERS), row) for number, row in enumerate(rows))
     return lambda observed: replace(
         observed,
         dead_letters=rows,
@@ -209,6 +239,54 @@ def blob(name: str, **changes: object) -> Change:
         return replace(observed, blobs={**observed.blobs, digest(name): row})
 
     return change
+
+
+def recorded(**changes: object) -> Change:
+    """The record of a with other columns, and announced as it is."""
+
+    def change(observed: Observed) -> Observed:
+        says = replace(observed.records[identity("a")].says, **changes)  # type: ignore[arg-type]
+        announced_too = {name: value.encode() if name == "attributes" else value for name, value in changes.items()}  # type: ignore[attr-defined]
+        both_hear = both(live(announcement(**announced_too)), afterwards(announcement(**announced_too)))
+        return both(record("a", says=says), both_hear)(observed)
+
+    return change
+
+
+def renumbered(observed: Observed) -> Observed:
+    """The record of a with a sequence that none of its deliveries had, announced so."""
+    change = announcement(sequence=77)
+    return both(record("a", sequence=77), live(change), afterwards(announcement(sequence=77)))(observed)
+
+
+def bytes_at(at: BytesAt, found: StoredBytes) -> Change:
+    return lambda observed: replace(observed, announced_bytes={**observed.announced_bytes, at: found})
+
+
+def deleted(observed: Observed) -> Observed:
+    """Retention deleted offsets 0 and 1, and of 1, the only delivery of b, nothing is left."""
+    heard = replace(
+        observed.live,
+        announcements=tuple(row for row in observed.live.announcements if row.event.digest != digest("b")),
+    )
+    return replace(
+        without_record("b")(without_sighting(1)(observed)),
+        messages={at: message for at, message in observed.messages.items() if at.offset > 1},
+        blobs={key: row for key, row in observed.blobs.items() if key != digest("b")},
+        objects=tuple(stored for stored in observed.objects if stored.key != blob_key(digest("b"))),
+        begins={GROWN: 2},
+        live=heard,
+        afterwards=heard,
+    )
+
+
+def learned(observed: Observed) -> Observed:
+    """A recovery has learned every announcement from the topics."""
+    return replace(observed, learned=frozenset(row.event.event_id for row in observed.live.announcements))
+
+
+def lost(offset: int) -> Change:
+    return lambda observed: replace(observed, lost=(LostOffsets(INPUT, 0, offset, offset),))
 
 
 def live(change: Callable[[ReceivedMessages], ReceivedMessages]) -> Change:

@@ -130,10 +130,10 @@ class Fleet:
         """The names of those that are not parked."""
         return [name for name in self.members if not self.control(name).parked]
 
-    def pids(self) -> dict[str, int]:
-        """The pid of each that runs and is not parked."""
+    def pids(self, names: Sequence[str] | None = None) -> dict[str, int]:
+        """The pid of each that runs and is not parked, or of those named."""
         pids_found = {}
-        active = set(self.active())
+        active = set(self.active() if names is None else names)
         for name, record in self.records().items():
             process = find_process(record.pid, self._stack_id) if name in active else None
             if process is not None:

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from hashlib import sha256
 from typing import Any
 
@@ -22,9 +23,9 @@ from headrace.store.postgres import borrowed, opened_pool
 from headrace.streams.core.batch_plan import headers_json
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import observed as seen
-from tests.faults.acks import Ack, Acks, Attempt, Place
-from tests.faults.listener import Offsets, read_all, read_to_end
-from tests.faults.observed import Observed, Partition, ReceivedMessages, WatchFindings
+from tests.faults.acks import Ack, Acks, Attempt, Description, Place
+from tests.faults.listener import Offsets, offsets, read_all, read_to_end
+from tests.faults.observed import BytesAt, Observed, Partition, ReceivedMessages, WatchFindings
 
 INPUTS = tuple(input_topic(kind).name for kind in Kind)
 READS_AT_ONCE_MAX = 16
@@ -34,20 +35,34 @@ _REQUEST_S = 10.0
 
 _SIGHTINGS = """
 select topic, partition, "offset", record_id, site, source_id, sequence,
-    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
+    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us,
+    (extract(epoch from captured_at) * 1000000)::bigint as captured_at_us
 from sightings order by topic, partition, "offset", index
 """
-_RECORDS = "select record_id, kind, encode(digest, 'hex') as digest, size_bytes, site, source_id from records"
-_BLOBS = "select encode(sha256, 'hex') as digest, size_bytes, store_key, store_offset from blobs"
+_RECORDS = """
+select record_id, kind, encode(digest, 'hex') as digest, size_bytes, site, source_id, sequence, media_type,
+    (extract(epoch from captured_at) * 1000000)::bigint as captured_at_us,
+    (extract(epoch from ingested_at) * 1000000)::bigint as ingested_at_us,
+    width, height, duration_us, ldo_id, code, about, attributes::text as attributes
+from records
+"""
+_BLOBS = """
+select encode(sha256, 'hex') as digest, size_bytes, store_key, store_offset,
+    archived_at is not null as archived, restored_at is not null as restored
+from blobs
+"""
 _LETTERS = """
 select dead_letter_id, code, reason, topic, partition, "offset", key, headers::text as headers, record_id,
-    encode(sha256(value), 'hex') as value_digest
+    encode(sha256(value), 'hex') as value_digest, message_timestamp_us,
+    (extract(epoch from rejected_at) * 1000000)::bigint as rejected_at_us
 from dead_letters order by topic, partition, "offset"
 """
 _REDRIVES = """
 select dead_letter_id, attempt, published_at is not null as published, ended_at is not null as ended, record_id
 from redrives
 """
+_LEARNED = "select event_id::text from announced"
+_LOST = "select topic, partition, first_offset, last_offset from lost_ranges"
 _UNPUBLISHED = "select count(*) from outbox where published_at is null"
 
 
@@ -71,16 +86,24 @@ async def gather(
     letters = tuple(_letter(row) for row in rows["letters"])
     of_letters = frozenset(letter.place for letter in letters)
     messages = await asyncio.to_thread(_messages, settings, of_letters, since)
+    begins, _ = await asyncio.to_thread(offsets, settings, INPUTS)
     afterwards = await asyncio.to_thread(read_all, settings, since)
     blobs = Blobs.from_settings(settings)
     objects = [seen.StoredObject(*_stat(stat)) async for stat in blobs.list("")]
+    sizes = {stored.key: stored.size_bytes for stored in objects}
+    places = {_place_of(row) for row in rows["blobs"]} | {announcement.at for announcement in afterwards.announcements}
+    found = await _read_places(blobs, {at for at in places if not at.archived}, sizes)
+    if settings.archive_url:
+        archive = Blobs.from_settings(settings.model_copy(update={"store_url": settings.archive_url}))
+        archived = {stat.key: stat.size_bytes async for stat in archive.list("")}
+        found |= await _read_places(archive, places - found.keys(), archived)
     return Observed(
         attempts=attempts,
         acks=acked,
         messages=messages,
         sightings=tuple(_sighting(row) for row in rows["sightings"]),
         records={row["record_id"]: _record(row) for row in rows["records"]},
-        blobs=await _verified(blobs, rows["blobs"], {stored.key: stored.size_bytes for stored in objects}),
+        blobs={row["digest"]: _blob(row, found) for row in rows["blobs"]},
         objects=tuple(objects),
         dead_letters=letters,
         redrives={Redrive(row[0], row[1]): seen.ObservedRedrive(row[2], row[3], row[4]) for row in rows["redrives"]},
@@ -90,6 +113,10 @@ async def gather(
         committed=committed,
         watch=watch,
         gathered_at_us=time.time_ns() // 1000,
+        announced_bytes=found,
+        begins=begins,
+        lost=tuple(seen.LostOffsets(*row) for row in rows["lost"]),
+        learned=frozenset(row[0] for row in rows["learned"]),
     )
 
 
@@ -140,14 +167,14 @@ def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets |
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
         place = Place(topic, partition, offset)
         headers: Any = message.headers() or []
-        key, redrive = message.key(), redrive_of(headers)
+        key, redrive, timestamp_us = message.key(), redrive_of(headers), message.timestamp()[1] * 1000
         if place not in of_letters:
-            messages[place] = seen.Message(key, redrive)
+            messages[place] = seen.Message(key, redrive, timestamp_us=timestamp_us)
             return
         value = message.value()
         digest = None if value is None else sha256_hex(value)
         pairs = tuple((name, value if value is not None else b"") for name, value in headers)
-        messages[place] = seen.Message(key, redrive, digest, headers_json(pairs))
+        messages[place] = seen.Message(key, redrive, digest, headers_json(pairs), timestamp_us)
 
     read_to_end(settings, INPUTS, take, since)
     return messages
@@ -170,6 +197,8 @@ async def _catalog(settings: Settings) -> dict[str, list[Any]]:
         "blobs": _BLOBS,
         "letters": _LETTERS,
         "redrives": _REDRIVES,
+        "lost": _LOST,
+        "learned": _LEARNED,
         "unpublished": _UNPUBLISHED,
     }
     # One look at all tables: two looks while something moves would contradict each other.
@@ -183,13 +212,28 @@ async def _catalog(settings: Settings) -> dict[str, list[Any]]:
 def _sighting(row: Any) -> seen.ObservedSighting:
     place = Place(row["topic"], row["partition"], row["offset"])
     return seen.ObservedSighting(
-        place, row["record_id"], row["site"], row["source_id"], row["sequence"], row["seen_at_us"]
+        place,
+        row["record_id"],
+        row["site"],
+        row["source_id"],
+        row["sequence"],
+        row["seen_at_us"],
+        row["captured_at_us"],
     )
 
 
 def _record(row: Any) -> seen.Record:
-    kind = Kind(row["kind"])
-    return seen.Record(row["record_id"], kind, row["digest"], row["size_bytes"], row["site"], row["source_id"])
+    says = Description(**{field.name: row[field.name] for field in fields(Description)})
+    return seen.Record(
+        row["record_id"],
+        Kind(row["kind"]),
+        row["digest"],
+        row["size_bytes"],
+        row["source_id"],
+        row["sequence"],
+        row["ingested_at_us"],
+        says,
+    )
 
 
 def _letter(row: Any) -> seen.Letter:
@@ -203,6 +247,8 @@ def _letter(row: Any) -> seen.Letter:
         row["value_digest"],
         row["headers"].encode(),
         row["record_id"],
+        row["message_timestamp_us"],
+        row["rejected_at_us"],
     )
 
 
@@ -210,19 +256,28 @@ def _stat(stat: Any) -> tuple[str, int, int]:
     return stat.key, stat.size_bytes, int(stat.modified_at.timestamp() * 1_000_000)
 
 
-async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int]) -> dict[str, seen.Blob]:
+def _place_of(row: Any) -> BytesAt:
+    return BytesAt(row["store_key"], row["store_offset"], row["size_bytes"], row["archived"])
+
+
+def _blob(row: Any, found: Mapping[BytesAt, seen.StoredBytes | None]) -> seen.Blob:
+    at, moved = _place_of(row), row["archived"] or row["restored"]
+    return seen.Blob(row["digest"], at.size_bytes, at.store_key, at.store_offset, found[at], moved)
+
+
+async def _read_places(
+    blobs: Blobs, places: Iterable[BytesAt], sizes: Mapping[str, int]
+) -> dict[BytesAt, seen.StoredBytes | None]:
     """Read every body as it lies in the store, few at a time and none of them kept."""
-    by_key: dict[str, list[Any]] = defaultdict(list)
-    for row in rows:
-        by_key[row["store_key"]].append(row)
-    blobs_found: dict[str, seen.Blob] = {}
+    by_key: dict[str, list[BytesAt]] = defaultdict(list)
+    for at in places:
+        by_key[at.store_key].append(at)
+    found: dict[BytesAt, seen.StoredBytes | None] = {}
     waiting = iter(sorted(by_key.items()))
 
     async def work() -> None:
         for key, members in waiting:
-            for row, stored in zip(members, await _read(blobs, key, members, sizes.get(key, 0)), strict=True):
-                digest = row["digest"]
-                blobs_found[digest] = seen.Blob(digest, row["size_bytes"], key, row["store_offset"], stored)
+            found.update(zip(members, await _read(blobs, key, members, sizes.get(key, 0)), strict=True))
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -231,18 +286,18 @@ async def _verified(blobs: Blobs, rows: Iterable[Any], sizes: Mapping[str, int])
     except ExceptionGroup as group:
         # The first one says why; the others say the same.
         raise group.exceptions[0] from None
-    return blobs_found
+    return found
 
 
-async def _read(blobs: Blobs, key: str, members: Sequence[Any], size_bytes: int) -> list[seen.StoredBytes | None]:
+async def _read(blobs: Blobs, key: str, members: Sequence[BytesAt], size_bytes: int) -> list[seen.StoredBytes | None]:
     try:
-        if all(row["store_offset"] is None for row in members):
+        if all(at.store_offset is None for at in members):
             whole = await _whole(blobs, key, size_bytes)
             return [whole for _ in members]
         pack = await blobs.get(key)
     except BlobMissingError:
         return [None for _ in members]
-    return [_part(pack, row) for row in members]
+    return [_part(pack, at) for at in members]
 
 
 async def _whole(blobs: Blobs, key: str, size_bytes: int) -> seen.StoredBytes:
@@ -256,7 +311,9 @@ async def _whole(blobs: Blobs, key: str, size_bytes: int) -> seen.StoredBytes:
     return seen.StoredBytes(found_bytes, digest.hexdigest())
 
 
-def _part(pack: bytes, row: Any) -> seen.StoredBytes:
+def _part(pack: bytes, at: BytesAt) -> seen.StoredBytes:
+    if at.store_offset is None:
+        return seen.StoredBytes(len(pack), sha256_hex(pack))
     # A body that the end of the pack cuts off shows as too short.
-    body = pack[row["store_offset"] or 0 :][: row["size_bytes"]]
+    body = pack[at.store_offset :][: at.size_bytes]
     return seen.StoredBytes(len(body), sha256_hex(body))

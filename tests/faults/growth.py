@@ -68,6 +68,7 @@ class Growth:
         self._directory = directory or Path(tempfile.gettempdir())
         self._looks: dict[tuple[str, int, float], list[Look]] = {}
         self._files = set(self._temporary(0.0))
+        self._said: set[str] = set()
 
     def look(self, processes: Mapping[str, int]) -> None:
         """Look at each process once; one that has just ended is left out."""
@@ -79,7 +80,7 @@ class Growth:
                 self._looks.setdefault((name, pid, begun), []).append(look)
 
     def evaluate(self) -> GrowthResult:
-        """Say what grew."""
+        """Say what grew; what was said once of a process is not said again."""
         growth = GrowthResult()
         for (name, pid, _), looks in self._looks.items():
             self._memory(f"{name} ({pid})", looks, growth)
@@ -92,6 +93,11 @@ class Growth:
         growth.wrong += [f"the temporary file {path} was left behind" for path in sorted(left)]
         return growth
 
+    def _complain(self, growth: GrowthResult, subject: str, what: str) -> None:
+        if subject not in self._said:
+            self._said.add(subject)
+            growth.wrong.append(what)
+
     def _memory(self, name: str, looks: list[Look], growth: GrowthResult) -> None:
         warm = [look for look in looks if look.age_s >= WARM_UP_S]
         if not warm or warm[-1].age_s - warm[0].age_s < SPAN_S_MIN:
@@ -101,7 +107,7 @@ class Growth:
         per_hour, total = per_s * 3600 / MIB, per_s * (warm[-1].age_s - warm[0].age_s) / MIB
         growth.mib_per_hour[name] = round(per_hour, 2)
         if per_hour > GROWTH_MIB_PER_HOUR_MAX and total > GROWTH_MIB_MAX:
-            growth.wrong.append(f"{name} grew by {total:.1f} MiB, {per_hour:.1f} MiB/h")
+            self._complain(growth, f"memory of {name}", f"{name} grew by {total:.1f} MiB, {per_hour:.1f} MiB/h")
 
     def _counts(self, name: str, looks: list[Look], growth: GrowthResult) -> None:
         up = [look for look in looks if look.age_s >= START_UP_S]
@@ -112,9 +118,10 @@ class Growth:
         descriptors = min(look.descriptors for look in last) - max(look.descriptors for look in first)
         threads = min(look.threads for look in last) - max(look.threads for look in first)
         if descriptors > DESCRIPTORS_GROWTH_MAX:
-            growth.wrong.append(f"{name} holds {descriptors} more file descriptors than half-way")
+            what = f"{name} holds {descriptors} more file descriptors than half-way"
+            self._complain(growth, f"descriptors of {name}", what)
         if threads > THREADS_GROWTH_MAX:
-            growth.wrong.append(f"{name} has {threads} more threads than half-way")
+            self._complain(growth, f"threads of {name}", f"{name} has {threads} more threads than half-way")
 
     def _temporary(self, age_s_min: float) -> Iterator[str]:
         # Directories belong to stacks and to tests, which remove them at their end; the service makes none.

@@ -6,19 +6,30 @@ Where a verdict itself is wrong it counts like this: a valid message that became
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from datetime import timedelta
 
 from headrace.schemas.digest import event_id
+from headrace.schemas.events import Ingested
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from headrace.store.blobs.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
 from tests.faults.acks import Place
 from tests.faults.lookup import Lookup, at
-from tests.faults.observed import Letter, Message, Partition, ReceivedMessages
+from tests.faults.observed import (
+    Blob,
+    Letter,
+    Message,
+    ObservedAnnouncement,
+    ObservedLetter,
+    Partition,
+    ReceivedMessages,
+    Record,
+)
 
 _OWN_PREFIXES = ("blobs/", "packs/")
 _STAGING_DAYS = 7  # less than any setting that makes sense: the input topics keep their messages so long
 _DAY_US = timedelta(days=1) // timedelta(microseconds=1)
-_ANNOUNCED = ("record", "digest", "topic", "site", "source")
+_ABRIDGED = b"attributes too large to announce"
 _READERS = ("the live reader", "the reader afterwards")
 
 
@@ -36,7 +47,7 @@ def invented(look: Lookup) -> Iterator[str]:
     for place, sightings in look.sightings_at.items():
         if len(sightings) > 1:
             yield f"{at(place)} has {len(sightings)} sightings"
-        if place not in look.all.messages:
+        if place not in look.all.messages and not look.is_deleted(place):
             yield f"there is a sighting of {at(place)}, where no message stands"
     for sighting in look.all.sightings:
         attempt = look.acked_at.get(sighting.place)
@@ -49,16 +60,20 @@ def invented(look: Lookup) -> Iterator[str]:
         if record not in seen and not look.may_be_recorded(record):
             yield f"record {record} was never attempted and never seen"
     for letter in look.all.dead_letters:
-        if letter.place not in look.all.messages:
+        if letter.place not in look.all.messages and not look.is_deleted(letter.place):
             yield f"there is a dead letter of {at(letter.place)}, where no message stands"
         elif letter.place not in look.acked_at and not look.may_be_refused(letter):
             yield f"nobody attempted the {letter.code} of {at(letter.place)}"
+    for lost in look.all.lost:
+        for place in look.all.messages:
+            if place[:2] == lost[:2] and lost.first_offset <= place.offset <= lost.last_offset:
+                yield f"{at(place)} is said to be lost, and a message stands there"
 
 
 def announced_twice(look: Lookup) -> Iterator[str]:
     """I3: one event id more than once, for one reader."""
     for reader, heard in _readers(look):
-        ids = Counter(announcement.event_id for announcement in heard.announcements)
+        ids = Counter(announcement.event.event_id for announcement in heard.announcements)
         ids.update(letter.event_id for letter in heard.letters)
         for event, times in ids.items():
             for _ in range(times - 1):
@@ -72,7 +87,7 @@ def announced_wrongly(look: Lookup) -> Iterator[str]:
     readers_of: dict[str, list[str]] = defaultdict(list)
     for reader, heard in _readers(look):
         for kind, must, ids in (
-            ("a record", records, {announcement.event_id for announcement in heard.announcements}),
+            ("a record", records, {announcement.event.event_id for announcement in heard.announcements}),
             ("a dead letter", letters, {letter.event_id for letter in heard.letters}),
         ):
             for event in must.keys() - ids:
@@ -90,22 +105,54 @@ def announced_wrongly(look: Lookup) -> Iterator[str]:
 def _misannounced(look: Lookup, heard: ReceivedMessages) -> Iterator[str]:
     by_event = {str(event_id(record.record_id)): record for record in look.all.records.values()}
     for announcement in heard.announcements:
-        record = by_event.get(announcement.event_id)
-        if record is None:
-            continue
-        announced = (
-            announcement.record_id,
-            announcement.digest,
-            announcement.place.topic,
-            announcement.site,
-            announcement.source_id,
-        )
-        topic = ingested_topic(record.kind).name
-        kept = (str(record.record_id), record.digest, topic, record.site, record.source_id)
-        if announced != kept:
-            parts = zip(_ANNOUNCED, announced, kept, strict=True)
-            other = " and ".join(name for name, announced_part, is_so in parts if announced_part != is_so)
-            yield f"{at(announcement.place)} has another {other} than record {record.record_id}, for"
+        record = by_event.get(announcement.event.event_id)
+        if record is not None and (other := _differing(look, announcement, record)):
+            yield f"{at(announcement.place)} has another {' and '.join(other)} than record {record.record_id}, for"
+
+
+def _differing(look: Lookup, announcement: ObservedAnnouncement, record: Record) -> list[str]:
+    """Return the fields of an announcement that say something else than the record that it announces."""
+    blob, event = look.all.blobs.get(record.digest), announcement.event
+    must = _announcement_of(record, blob)
+    if event == must and announcement.place.topic == ingested_topic(record.kind).name:
+        return []
+    ignored: set[str] = set()
+    if blob is None or blob.moved:
+        ignored |= {"store_key", "store_offset"}
+    if announcement.event.event_id in look.all.learned:
+        # An older catalog has ingested it again, and perhaps another of its deliveries first.
+        ignored |= {"ingested_at_us", "source_id", "site", "sequence", "captured_at_us"}
+    if _ABRIDGED in announcement.event.attributes:
+        ignored.add("attributes")
+    names = (field.name for field in fields(Ingested) if field.name not in ignored)
+    other = [name for name in names if getattr(event, name) != getattr(must, name)]
+    return other if announcement.place.topic == ingested_topic(record.kind).name else ["topic", *other]
+
+
+def _announcement_of(record: Record, blob: Blob | None) -> Ingested:
+    says = record.says
+    return Ingested(
+        event_id=str(event_id(record.record_id)),
+        record_id=str(record.record_id),
+        kind=record.kind.value,
+        digest=record.digest,
+        source_id=record.source_id,
+        sequence=record.sequence,
+        ingested_at_us=record.ingested_at_us,
+        size_bytes=record.size_bytes,
+        store_key=blob.store_key if blob else "",
+        store_offset=blob.store_offset if blob else None,
+        site=says.site,
+        captured_at_us=says.captured_at_us,
+        media_type=says.media_type,
+        width=says.width,
+        height=says.height,
+        duration_us=says.duration_us,
+        ldo_id=says.ldo_id,
+        code=says.code,
+        about=says.about,
+        attributes=says.attributes.encode(),
+    )
 
 
 def corrupt(look: Lookup) -> Iterator[str]:
@@ -118,14 +165,36 @@ def corrupt(look: Lookup) -> Iterator[str]:
         elif blob.found.digest != blob.digest:
             yield f"{blob.store_key} holds bytes that hash to {blob.found.digest} instead of {blob.digest}"
     for record in look.all.records.values():
-        stored, sent = look.all.blobs.get(record.digest), look.attempted.get(record.record_id)
-        if stored is not None and stored.size_bytes != record.size_bytes:
-            yield f"record {record.record_id} says {record.size_bytes} bytes, its blob {stored.size_bytes}"
-        if sent is not None and sent.size_bytes != record.size_bytes:
-            yield f"record {record.record_id} says {record.size_bytes} bytes, {sent.size_bytes} were sent"
-        if sent is not None and (sent.kind, sent.digest) != (record.kind, record.digest):
-            difference = f"{record.kind} {record.digest}, {sent.kind} {sent.digest} was sent"
-            yield f"record {record.record_id} says {difference}"
+        yield from _altered(look, record)
+    for announcement in _elsewhere(look):
+        found, digest = look.all.announced_bytes.get(announcement.at), announcement.event.digest
+        if found is not None and (found.size_bytes, found.digest) != (announcement.event.size_bytes, digest):
+            size = f"{found.size_bytes} bytes that hash to {found.digest}"
+            yield f"where {at(announcement.place)} says {digest} is, at {announcement.at}, are {size}"
+
+
+def _altered(look: Lookup, record: Record) -> Iterator[str]:
+    stored, attempts = look.all.blobs.get(record.digest), look.attempts_of.get(record.record_id, ())
+    if stored is not None and stored.size_bytes != record.size_bytes:
+        yield f"record {record.record_id} says {record.size_bytes} bytes, its blob {stored.size_bytes}"
+    if not attempts:
+        return
+    row = (record.kind, record.digest, record.size_bytes)
+    sent = (attempts[0].kind, attempts[0].digest, attempts[0].size_bytes)
+    if row != sent:
+        yield f"record {record.record_id} says {row}, {sent} was sent"
+    described = [(attempt.source_id, attempt.sequence, attempt.says) for attempt in attempts if attempt.says]
+    if described and (record.source_id, record.sequence, record.says) not in described:
+        kept = f"{record.source_id} {record.sequence} {record.says}"
+        yield f"record {record.record_id} says {kept}, and nobody sent that: {described[0]}"
+
+
+def _elsewhere(look: Lookup) -> Iterator[ObservedAnnouncement]:
+    """Yield announcements that send their readers to another place than the row of the blob, which is read anyway."""
+    for announcement in look.all.afterwards.announcements:
+        blob = look.all.blobs.get(announcement.event.digest)
+        if blob is None or (not blob.moved and blob.at != announcement.at):
+            yield announcement
 
 
 def without_object(look: Lookup) -> Iterator[str]:
@@ -134,9 +203,12 @@ def without_object(look: Lookup) -> Iterator[str]:
         if blob.found is None:
             yield f"there is no object {blob.store_key} for {blob.digest}"
     digests = {record.digest for record in look.all.records.values()}
-    digests |= {announcement.digest for _, heard in _readers(look) for announcement in heard.announcements}
+    digests |= {announcement.event.digest for _, heard in _readers(look) for announcement in heard.announcements}
     for digest in digests - look.all.blobs.keys():
         yield f"no row says where {digest} is"
+    for announcement in _elsewhere(look):
+        if look.all.announced_bytes.get(announcement.at) is None:
+            yield f"there is nothing at {announcement.at}, where {at(announcement.place)} says that bytes are"
 
 
 def without_row(look: Lookup, grace_s: float) -> Iterator[str] | None:
@@ -184,9 +256,12 @@ def unseen(look: Lookup) -> Iterator[str]:
             letter = look.letters_at.get(place)
             instead = f", but a dead letter: {letter.code}, {letter.reason}" if letter else ""
             yield f"number {attempt.number} at {at(place)} has no sighting of {attempt.record_id}{instead}"
-        elif (sightings[0].source_id, sightings[0].sequence) != (attempt.source_id, attempt.sequence):
-            first = sightings[0]
+            continue
+        first, says = sightings[0], attempt.says
+        if (first.source_id, first.sequence) != (attempt.source_id, attempt.sequence):
             yield f"the sighting of {at(place)} names {first.source_id} {first.sequence}, not what was sent"
+        elif says is not None and (first.site, first.captured_at_us) != (says.site, says.captured_at_us):
+            yield f"the sighting of {at(place)} names {first.site} {first.captured_at_us}, not what was sent"
 
 
 def letters_wrong(look: Lookup) -> Iterator[str]:
@@ -208,8 +283,8 @@ def letters_wrong(look: Lookup) -> Iterator[str]:
         by_event = {str(event_id(letter.letter_id)): letter for letter in look.all.dead_letters}
         for announced_letter in heard.letters:
             row_of = by_event.get(announced_letter.event_id)
-            announced = (announced_letter.of, announced_letter.code, announced_letter.value_digest)
-            if row_of is not None and announced != (row_of.place, row_of.code, row_of.value_digest):
+            is_learned = announced_letter.event_id in look.all.learned
+            if row_of is not None and not _tells_of(announced_letter, row_of, again=is_learned):
                 yield f"{at(announced_letter.place)} on {DEAD_LETTERS.name} tells another story than the catalog"
 
 
@@ -250,19 +325,20 @@ def _announcements(look: Lookup) -> Iterator[str]:
         first[thing] = min(row.place, first.get(thing, row.place))
     last: dict[tuple[object, ...], Place] = {}
     for announcement in sorted(look.all.afterwards.announcements, key=lambda announcement: announcement.place):
-        begun = first.get((announcement.site, announcement.source_id, announcement.record_id))
+        event = announcement.event
+        begun = first.get((event.site, event.source_id, event.record_id))
         if begun is None:
             continue
         stream = (
             announcement.place.topic,
             announcement.place.partition,
-            announcement.site,
-            announcement.source_id,
+            event.site,
+            event.source_id,
             begun.topic,
             begun.partition,
         )
         if begun < last.get(stream, begun):
-            source = f"{announcement.source_id}'s"
+            source = f"{event.source_id}'s"
             yield f"{at(announcement.place)} announces {source} {at(begun)} after its {at(last[stream])}"
         last[stream] = max(begun, last.get(stream, begun))
 
@@ -284,11 +360,26 @@ def _readers(look: Lookup) -> Iterable[tuple[str, ReceivedMessages]]:
     return zip(_READERS, (look.all.live, look.all.afterwards), strict=True)
 
 
+def _tells_of(announced: ObservedLetter, letter: Letter, *, again: bool) -> bool:
+    """Whether an announced dead letter says what its row says; one that is too large comes without its bytes.
+
+    With `again` an older catalog has refused it once more, at another time.
+    """
+    if (announced.of, announced.code, announced.timestamp_us) != (letter.place, letter.code, letter.timestamp_us):
+        return False
+    if not again and announced.rejected_at_us != letter.rejected_at_us:
+        return False
+    whole = (announced.reason, announced.key, announced.value_digest, announced.headers)
+    abridged = announced.reason.startswith(f"{letter.reason} (") and whole[1:] == (None, None, b"[]")
+    return abridged or whole == (letter.reason, letter.key, letter.value_digest, letter.headers)
+
+
 def _differs(letter: Letter, message: Message) -> str:
     parts: Mapping[str, tuple[object, object]] = {
         "bytes": (letter.value_digest, message.value_digest),
         "key": (letter.key, message.key),
         "headers": (letter.headers, message.headers),
+        "time": (letter.timestamp_us, message.timestamp_us),
     }
     other = [name for name, (kept, sent) in parts.items() if kept != sent]
     return f"does not have its message's {' and '.join(other)}" if other else ""

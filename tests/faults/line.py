@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from headrace.runtime.settings import Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.installation import catalog_identity, mark_kafka, mark_store
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
@@ -52,13 +54,24 @@ class Line:
     services: dict[str, ServiceProcess] = field(default_factory=dict)
     acks: list[Acks] = field(default_factory=list)
     findings: WatchFindings = field(default_factory=lambda: WatchFindings(samples=1))
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of the processes that are started from now on."""
+    programs: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(SERVICES))
+    """The processes by name, with their arguments."""
+    resources: ExitStack = field(default_factory=ExitStack)
+    """What is closed with the line."""
 
     def start(self, *names: str) -> None:
         """Start processes of the service, all of them or those named, and wait until they serve."""
-        for name in names or SERVICES:
-            log = self.directory / f"{name}.log"
-            self.services[name] = ServiceProcess(self.settings, *SERVICES[name], log=log, dead_letter_quota=1_000_000)
-        for name in names or SERVICES:
+        for name in names or self.programs:
+            self.services[name] = ServiceProcess(
+                self.settings,
+                *self.programs[name],
+                log=self.directory / f"{name}.log",
+                environment=self.environment,
+                dead_letter_quota=1_000_000,
+            )
+        for name in names or self.programs:
             self.services[name].wait_ready()
 
     def stop(self, *names: str) -> None:
@@ -66,14 +79,41 @@ class Line:
         for name in names or tuple(self.services):
             self.services.pop(name).stop()
 
-    def kill(self) -> None:
-        """End whatever still runs."""
-        for service in self.services.values():
-            service.kill()
+    def kill(self, *names: str) -> None:
+        """End processes with SIGKILL, or whatever still runs; they may be started again."""
+        for name in names or tuple(self.services):
+            self.services.pop(name).kill()
+
+    def restart(self, name: str) -> None:
+        """End a process with SIGKILL and start it again, as its supervisor would."""
+        self.kill(name)
+        self.start(name)
+
+    def copied_catalog(self) -> Settings:
+        """Return settings with a copy of the catalog as it is now; nothing of the service may run."""
+        dsn = self.settings.postgres_dsn.get_secret_value()
+        self.catalog.close()  # nobody may be connected to what is copied
+        copied = self.resources.enter_context(fresh_database(self.settings, template=dsn.rsplit("/", 1)[1]))
+        self.catalog = FaultsCatalog(dsn)
+        return copied
+
+    def exchange_catalog(self, settings: Settings) -> None:
+        """Go on with another catalog, once nothing of the service runs."""
+        assert not self.services
+        self.catalog.close()
+        self.settings = settings
+        self.catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
+
+    def use_store(self, settings: Settings) -> None:
+        """Go on with another part of the store, as a store of the same installation."""
+        identity = asyncio.run(catalog_identity(settings))
+        assert identity is not None
+        asyncio.run(mark_store(Blobs.from_settings(settings), identity.mark))
+        self.settings = settings
 
     def well(self) -> bool:
         """Whether all of them run."""
-        return self.services.keys() == SERVICES.keys()
+        return self.services.keys() == self.programs.keys()
 
     def plan(self) -> Iterator[Planned]:
         """Return messages that nobody has published before."""
@@ -128,6 +168,9 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
     with fresh_database(servers) as fresh:
         settings = own_store(fresh).model_copy(update={"kafka_session_s": SESSION_S})
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
+        identity = asyncio.run(catalog_identity(settings))
+        assert identity is not None
+        mark_kafka(settings, identity.mark)  # a line before may have had a later epoch
         skip_backlog(settings, (SMALL.name, LARGE.name))
         catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)
@@ -137,7 +180,8 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
         finally:
             line.kill()
             line.listener.stop()
-            catalog.close()
+            line.catalog.close()
+            line.resources.close()
 
 
 def finish(settings: Settings, group: str, upto: Offsets) -> None:

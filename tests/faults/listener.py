@@ -239,10 +239,21 @@ def _partition(message: Message) -> Partition:
 
 
 def _announcement(place: Place, event: Ingested) -> ObservedAnnouncement:
-    return ObservedAnnouncement(place, event.event_id, event.record_id, event.digest, event.site, event.source_id)
+    return ObservedAnnouncement(place, event)
 
 
 def _letter(place: Place, event: DeadLetter) -> ObservedLetter:
     digest = None if event.value is None else sha256_hex(event.value)
     of = Place(event.topic, event.partition, event.offset)
-    return ObservedLetter(place, event.event_id, event.code, of, digest)
+    return ObservedLetter(
+        place,
+        event.event_id,
+        event.code,
+        of,
+        digest,
+        event.key,
+        event.headers,
+        event.reason,
+        event.timestamp_us,
+        event.rejected_at_us,
+    )

@@ -1,12 +1,12 @@
 """What was observed, arranged for the questions that the invariants ask."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from headrace.schemas.digest import event_id, sha256_hex
 from tests.faults.acks import Attempt, Place
-from tests.faults.observed import Letter, Observed, ObservedSighting
+from tests.faults.observed import Letter, Observed, ObservedSighting, Partition
 
 _EMPTY = sha256_hex(b"")
 
@@ -19,11 +19,14 @@ class Lookup:
         self.sightings_at: Mapping[Place, Sequence[ObservedSighting]] = _by_place(observed.sightings)
         self.letters_at: Mapping[Place, Letter] = {letter.place: letter for letter in observed.dead_letters}
         self.letters: Mapping[UUID, Letter] = {letter.letter_id: letter for letter in observed.dead_letters}
-        self.acked: list[tuple[Place, Attempt]] = [(ack.place, observed.attempts[ack.number]) for ack in observed.acks]
+        self.acked: list[tuple[Place, Attempt]] = [
+            (ack.place, observed.attempts[ack.number]) for ack in observed.acks if not self._is_lost(ack.place)
+        ]
         self.acked_at: Mapping[Place, Attempt] = dict(self.acked)
         self.attempted: dict[UUID, Attempt] = {
             attempt.record_id: attempt for attempt in observed.attempts.values() if attempt.record_id is not None
         }
+        self.attempts_of: Mapping[UUID, Sequence[Attempt]] = _by_record(observed.attempts.values())
         # Where a message stands whose acknowledgement was lost nobody knows; what it says tells whose it is.
         self._poison: frozenset[tuple[str, str, str]] = frozenset(
             (attempt.topic, attempt.expect, attempt.digest)
@@ -35,6 +38,18 @@ class Lookup:
         )
         self.redriven_from: frozenset[Place] = frozenset(
             letter.place for letter in observed.dead_letters if letter.redriven_as is not None
+        )
+
+    def is_deleted(self, place: Place) -> bool:
+        """Whether retention deleted what stood there."""
+        return place.offset < self.all.begins.get(Partition(place.topic, place.partition), 0)
+
+    def _is_lost(self, place: Place) -> bool:
+        """Whether retention deleted a message, and the catalog says so."""
+        return self.is_deleted(place) and any(
+            (lost.topic, lost.partition) == (place.topic, place.partition)
+            and lost.first_offset <= place.offset <= lost.last_offset
+            for lost in self.all.lost
         )
 
     def may_be_recorded(self, record: UUID) -> bool:
@@ -65,6 +80,14 @@ def _by_place(sightings: Sequence[ObservedSighting]) -> dict[Place, list[Observe
     for sighting in sightings:
         by_place[sighting.place].append(sighting)
     return dict(by_place)
+
+
+def _by_record(attempts: Iterable[Attempt]) -> dict[UUID, list[Attempt]]:
+    by_record: dict[UUID, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        if attempt.record_id is not None:
+            by_record[attempt.record_id].append(attempt)
+    return dict(by_record)
 
 
 def at(place: Place) -> str:

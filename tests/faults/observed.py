@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.headers import Redrive
-from tests.faults.acks import Ack, Attempt, Place
+from tests.faults.acks import Ack, Attempt, Description, Place
 
 
 class Partition(NamedTuple):
@@ -28,6 +28,7 @@ class Message:
     redrive: Redrive | None = None
     value_digest: str | None = None
     headers: bytes = b"[]"
+    timestamp_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class ObservedSighting:
     source_id: str
     sequence: int
     seen_at_us: int
+    captured_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,10 @@ class Record:
     kind: Kind
     digest: str
     size_bytes: int
-    site: str
     source_id: str
+    sequence: int
+    ingested_at_us: int
+    says: Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,30 @@ class StoredBytes:
     digest: str
 
 
+class BytesAt(NamedTuple):
+    """Where bytes are: a whole object where there is no offset, or a part of a pack; in the store or in the archive."""
+
+    store_key: str
+    store_offset: int | None
+    size_bytes: int
+    archived: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A row of `blobs`, and what is there; None where nothing is."""
+    """A row of `blobs`, and what is there; None where nothing is. `moved`: it is archived, or was restored."""
 
     digest: str
     size_bytes: int
     store_key: str
     store_offset: int | None
     found: StoredBytes | None
+    moved: bool = False
+
+    @property
+    def at(self) -> BytesAt:
+        """Where its bytes are."""
+        return BytesAt(self.store_key, self.store_offset, self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +117,8 @@ class Letter:
     value_digest: str | None
     headers: bytes
     redriven_as: UUID | None = None
+    timestamp_us: int = 0
+    rejected_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +135,12 @@ class ObservedAnnouncement:
     """A message of `ingested.*`."""
 
     place: Place
-    event_id: str
-    record_id: str
-    digest: str
-    site: str
-    source_id: str
+    event: Ingested
+
+    @property
+    def at(self) -> BytesAt:
+        """Where it says that the bytes are."""
+        return BytesAt(self.event.store_key, self.event.store_offset, self.event.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +152,20 @@ class ObservedLetter:
     code: str
     of: Place
     value_digest: str | None
+    key: bytes | None
+    headers: bytes
+    reason: str
+    timestamp_us: int = 0
+    rejected_at_us: int = 0
+
+
+class LostOffsets(NamedTuple):
+    """A row of `lost_ranges`: offsets that retention deleted before they were ingested, both ends included."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +209,7 @@ class WatchFindings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """Every source, read once everything had come to rest."""
+    """Every source, read once everything had come to rest. `learned` are ids of events that a recovery kept back."""
 
     attempts: Mapping[int, Attempt]
     acks: tuple[Ack, ...]
@@ -190,6 +226,10 @@ class Observed:
     committed: Mapping[Partition, int]
     watch: WatchFindings
     gathered_at_us: int
+    announced_bytes: Mapping[BytesAt, StoredBytes | None] = field(default_factory=dict)
+    begins: Mapping[Partition, int] = field(default_factory=dict)
+    lost: tuple[LostOffsets, ...] = ()
+    learned: frozenset[str] = frozenset()
 
     @property
     def deliveries(self) -> int:

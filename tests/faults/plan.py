@@ -14,12 +14,14 @@ from headrace.schemas.digest import canonical_body, record_id, sha256_hex
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo, Origin
 from headrace.schemas.limits import CODE_BYTES_MAX, INLINE_BYTES_MAX, KIB, LDO_BODY_BYTES_MAX
 from headrace.schemas.topics import input_topic
-from tests.faults.acks import Attempt
+from tests.faults.acks import Attempt, described
 from tests.faults.bodies import IMAGES, filling, image, video
 from tests.faults.poisons import poison
 
 SITES = ("plant-north", "plant-south")
 _BEGIN_US = 1_700_000_000_000_000
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+_SOURCES = 6
 _APART_US = 1000
 _REMEMBERED = 200
 _SMALL_BYTES_MAX = 64 * KIB
@@ -31,8 +33,9 @@ _KINDS = ((Kind.FRAME, 0.4), (Kind.CID, 0.25), (Kind.LDO, 0.2), (Kind.CLIP, 0.15
 class Mix:
     """What a plan consists of; shares are of all messages.
 
-    One message in `large_every` is larger than a message of Kafka may be, so its body is staged. `names` begins the
-    name of every source: workloads that run at the same time must not share one, or nobody could tell its order.
+    One message in `large_every` is larger than a message of Kafka may be, so its body is staged. `foreign` is the share
+    of events that somebody else's producers send, each with a codec and sources of its own. `names` begins the name of
+    every source: workloads that run at the same time must not share one, or nobody could tell its order.
     """
 
     duplicates: float = 0.30
@@ -40,6 +43,7 @@ class Mix:
     wrong_digests: float = 0.01
     bytes_max: int = 20_000_000
     large_every: int = 400
+    foreign: float = 0.0
     names: str = ""
 
 
@@ -48,13 +52,17 @@ MIX = Mix()
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One message: an event, or the value of one that can never be ingested. `large` means that it has to be staged."""
+    """One message: an event, or the value of one that can never be ingested. `large` means that it has to be staged.
+
+    With `codec` it is sent by a producer that is not ours and compresses so.
+    """
 
     attempt: Attempt
     site: str
     event: InputEvent | None
     value: bytes | None
     large: bool
+    codec: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,9 @@ def _content(number: int, random: Random, mix: Mix) -> _Content:
         size_bytes = _log_uniform(random, _SMALL_BYTES_MAX, min(mix.bytes_max, INLINE_BYTES_MAX))
     else:
         size_bytes = _log_uniform(random, 1, min(mix.bytes_max, _SMALL_BYTES_MAX))
-    return _Content(kind, number, random.randrange(6), size_bytes)
+    is_foreign = mix.foreign > 0 and random.random() < mix.foreign
+    source = _SOURCES + random.randrange(len(CODECS)) if is_foreign else random.randrange(_SOURCES)
+    return _Content(kind, number, source, size_bytes)
 
 
 def _log_uniform(random: Random, low: int, high: int) -> int:
@@ -113,7 +123,7 @@ def _seen_elsewhere(content: _Content, random: Random) -> _Content:
     """Return the same content for another source where its record does not name its source."""
     match content.kind:
         case Kind.FRAME | Kind.CLIP:
-            of = 2 if content.size_bytes > INLINE_BYTES_MAX else 6
+            of = 2 if content.size_bytes > INLINE_BYTES_MAX else _SOURCES
             return replace(content, source=(content.source + random.randrange(1, of)) % of)
         case Kind.CID | Kind.LDO:
             return content
@@ -125,8 +135,9 @@ def _valid(seed: int, number: int, content: _Content, mix: Mix) -> Planned:
     large = content.size_bytes > INLINE_BYTES_MAX
     # What has to be staged has sources of its own: it may have to wait for the store, and nobody else should.
     group = "large" if large else "camera" if content.kind in {Kind.FRAME, Kind.CLIP} else "device"
+    codec = CODECS[content.source - _SOURCES] if content.source >= _SOURCES else None
     origin = Origin(
-        source_id=f"{mix.names}{group}-{content.source}",
+        source_id=f"{mix.names}{codec or group}-{content.source}",
         site=SITES[content.source % 2],
         captured_at_us=_BEGIN_US + content.number * _APART_US + seed % _APART_US,
         sequence=number,
@@ -150,8 +161,9 @@ def _valid(seed: int, number: int, content: _Content, mix: Mix) -> Planned:
         size_bytes=size_bytes,
         record_id=record_id(content.kind, digest),
         expect=None,
+        says=described(event),
     )
-    return Planned(attempt, origin.site, event, None, large)
+    return Planned(attempt, origin.site, event, None, large, codec)
 
 
 def _event(content: _Content, origin: Origin, name: bytes) -> InputEvent:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tests.faults.run import Result
+from tests.faults.results import Result, never_judged
 
 _HEAD = ("", "fault", "faults", "acked", "deliveries", "duplicates", "announced", "not zero", "seconds")
 
@@ -21,6 +21,7 @@ def table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
         for example in examples[:3]
     ]
     failed = [result.experiment for result in results if not result.ok]
+    failed += [f"nothing judged {name}" for name in never_judged(results)]
     verdict = f"failed: {', '.join(failed)}" if failed else "every invariant held"
     return "\n".join(["", *lines, "", *notes, f"{verdict}; seed {seed}, {seconds:.0f} s"])
 

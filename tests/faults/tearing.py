@@ -1,9 +1,13 @@
 """Damaging the files of a spool as a crash of the machine may: what was never said to be durable, and no more."""
 
-from collections.abc import Container
+import os
+import stat
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 from headrace.producers.spool.segments import (
     HEAD_BYTES,
@@ -45,6 +49,32 @@ def tear(directory: Path, durable: Container[int], random: Random) -> Torn | Non
     before, after = ({entry.number for entry in entries(content, salt)} for content in (data, torn))
     behind = max(after, default=0)
     return Torn(how, sum(state.acknowledged <= number < behind for number in before - after))
+
+
+@contextmanager
+def fsyncs(note: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `note` with the inode and the size of each file of this process that is made durable."""
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        about = os.fstat(descriptor)
+        if stat.S_ISREG(about.st_mode):
+            note(about.st_ino, about.st_size)
+
+    with patch.object(os, "fsync", noted):
+        yield
+
+
+def lose_power(directory: Path, synced: Mapping[int, int]) -> int:
+    """Leave of a spool's segments what was made durable, by inode, as a loss of power may; return the bytes cut off."""
+    cut = 0
+    for path in segment_files(directory):
+        about = path.stat()
+        left = min(synced.get(about.st_ino, 0), about.st_size)
+        os.truncate(path, left)
+        cut += about.st_size - left
+    return cut
 
 
 def _safe_bytes(data: bytes, salt: bytes, durable: Container[int]) -> int:

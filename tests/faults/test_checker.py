@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from headrace.schemas.digest import blob_key
 from headrace.schemas.events import Kind
 from headrace.schemas.reject import RejectCode
 from tests.faults.checker import check
@@ -20,16 +21,22 @@ from tests.faults.checker_samples import (
     announcement,
     blob,
     both,
+    bytes_at,
+    deleted,
     digest,
     good,
     identity,
     invented,
+    learned,
     letter,
     letters,
     live,
+    lost,
     place,
     record,
+    recorded,
     redriven,
+    renumbered,
     sighting,
     swapped,
     unacked_poison,
@@ -39,6 +46,7 @@ from tests.faults.checker_samples import (
     without_sighting,
 )
 from tests.faults.observed import (
+    BytesAt,
     Letter,
     Message,
     ReceivedMessages,
@@ -119,7 +127,7 @@ WRONG: list[tuple[str, str, Change]] = [
         "I4",
         live(
             lambda heard: replace(
-                heard, announcements=(*heard.announcements, replace(heard.announcements[0], event_id=str(uuid4())))
+                heard, announcements=(*heard.announcements, announcement(event_id=str(uuid4()))(heard).announcements[0])
             )
         ),
     ),
@@ -129,17 +137,58 @@ WRONG: list[tuple[str, str, Change]] = [
     ("an announcement of another site", "I4", live(announcement(site="elsewhere"))),
     ("an announcement of another source, heard afterwards", "I4", afterwards(announcement(source_id="camera-9"))),
     ("an announcement in another kind's topic", "I4", live(announcement(place=place(0, "ingested.clips.v1")))),
+    *(
+        (f"an announcement of another {name}", "I4", live(announcement(**{name: value})))
+        for name, value in {
+            "captured_at_us": 8,
+            "sequence": 9,
+            "ingested_at_us": 1,
+            "media_type": "image/jpeg",
+            "size_bytes": 2,
+            "store_key": "blobs/elsewhere",
+            "store_offset": 512,
+            "width": 5,
+            "height": None,
+            "duration_us": 1,
+            "ldo_id": "x",
+            "code": "x",
+            "about": "x",
+            "attributes": b"{}",
+        }.items()
+    ),
+    ("an announcement of a place where nothing is", "I4 I6", afterwards(announcement(store_key="blobs/elsewhere"))),
+    (
+        "an announcement of a place where other bytes are",
+        "I4 I5",
+        both(
+            afterwards(announcement(store_key="packs/x", store_offset=512)),
+            bytes_at(BytesAt("packs/x", 512, 1), StoredBytes(1, digest("x"))),
+        ),
+    ),
     # The store.
     (
         "a record of another digest, and announced so",
         "I5",
         both(
             record("a", digest=digest("b")),
-            live(announcement(digest=digest("b"))),
-            afterwards(announcement(digest=digest("b"))),
+            live(announcement(digest=digest("b"), store_key=blob_key(digest("b")))),
+            afterwards(announcement(digest=digest("b"), store_key=blob_key(digest("b")))),
         ),
     ),
     ("a record of another kind than was announced", "I4 I5", record("a", kind=Kind.CLIP)),
+    *(
+        (f"a record with another {name}, announced so", "I5", recorded(**{name: value}))
+        for name, value in {
+            "site": "elsewhere",
+            "captured_at_us": 8,
+            "media_type": "image/jpeg",
+            "width": 5,
+            "height": None,
+            "duration_us": 1,
+            "attributes": "{}",
+        }.items()
+    ),
+    ("a record of another sequence, announced so", "I5", renumbered),
     ("bytes that hash to something else", "I5", blob("a", found=StoredBytes(1, digest("x")))),
     ("bytes that are too many", "I5", blob("a", found=StoredBytes(2, digest("a")))),
     ("a row that says another size than its record", "I5", blob("a", size_bytes=2, found=StoredBytes(2, digest("a")))),
@@ -168,6 +217,8 @@ WRONG: list[tuple[str, str, Change]] = [
     ("a sighting of another record", "I9", sighting(2, record_id=identity("b"))),
     ("a sighting of another source", "I9", sighting(2, source_id="camera-3")),
     ("a sighting of another sequence", "I9", sighting(2, sequence=77)),
+    ("a sighting of another site", "I9", sighting(2, site="elsewhere")),
+    ("a sighting of another time", "I9", sighting(2, captured_at_us=8)),
     (
         "a valid message as a dead letter",
         "I9",
@@ -182,6 +233,21 @@ WRONG: list[tuple[str, str, Change]] = [
     ("a dead letter with other headers", "I10", letter(headers=b'[["a","b"]]')),
     ("a dead letter without a reason", "I10", letter(reason="")),
     ("a dead letter with the wrong reason", "I10", letter(code=RejectCode.NOT_JSON)),
+    ("a dead letter with another time", "I10", letter(timestamp_us=9)),
+    *(
+        (
+            f"a dead letter announced with another {name}",
+            "I10",
+            live(lambda heard, change={name: value}: replace(heard, letters=(replace(heard.letters[0], **change),))),
+        )
+        for name, value in {
+            "key": b"x",
+            "headers": b"[1]",
+            "reason": "x",
+            "timestamp_us": 9,
+            "rejected_at_us": 9,
+        }.items()
+    ),
     (
         "a dead letter announced otherwise than it was kept",
         "I10",
@@ -196,6 +262,9 @@ WRONG: list[tuple[str, str, Change]] = [
             redrives={key: replace(row, ended=False) for key, row in redriven(observed).redrives.items()},
         ),
     ),
+    # What retention deleted.
+    ("a message said to be lost that stands there", "I2", lost(1)),
+    ("a message that is gone and not said to be lost", "I1 I4 I9", deleted),
     # Order.
     ("a sequence out of order", "I11", lambda observed: replace(sighting(4, sequence=2)(observed))),
     ("seen before what stands ahead of it", "I11", sighting(4, seen_at_us=NOW_US)),
@@ -231,10 +300,23 @@ def test_every_invariant_has_something_that_turns_it_red() -> None:
     assert {name for _, red, _ in WRONG for name in red.split()} == set(check(good()).counts)
 
 
-def test_what_was_not_judged_is_not_zero() -> None:
+def test_what_was_not_judged_has_not_passed() -> None:
     result = check(watched(i12=None, i13=None)(good()))
     assert [name for name, count in result.counts.items() if count is None] == ["I12", "I13"]
-    assert result.ok
+    assert result.unjudged == {"I12", "I13"}
+    assert not result.broken
+    assert not result.ok
+
+
+def test_what_an_older_catalog_ingested_again_may_have_come_from_another_delivery() -> None:
+    again = both(record("a", source_id="camera-2", sequence=2, ingested_at_us=NOW_US + 1), learned)
+    assert check(again(good())).broken == set()
+    assert check(both(again, live(announcement(width=5)))(good())).broken == {"I4"}
+
+
+def test_what_retention_deleted_and_the_catalog_says_so_is_not_missed() -> None:
+    result = check(both(deleted, lost(1))(good()))
+    assert result.ok, result.examples
 
 
 def test_where_nothing_was_acknowledged_there_is_nothing_to_check() -> None:
@@ -281,7 +363,7 @@ def test_where_every_object_is_young_they_are_not_judged() -> None:
     observed = good()
     young = [replace(stored, modified_at_us=NOW_US - DAY_US // 2) for stored in (*observed.objects, ORPHAN)]
     result = check(replace(observed, objects=tuple(young)))
-    assert (result.counts["I7"], result.ok) == (None, True)
+    assert (result.counts["I7"], result.broken, result.ok) == (None, set(), False)
     assert check(replace(observed, objects=tuple(young)), grace_s=0).counts["I7"] == 1
 
 

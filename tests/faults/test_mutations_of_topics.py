@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
-from headrace.schemas.events import Ingested, Kind
+from headrace.schemas.events import Kind
 from headrace.streams.worker.profile import LARGE
 from tests.faults.line import MESSAGES, Line, finish, line_on
 from tests.faults.observed import Partition
@@ -36,21 +36,8 @@ def test_a_duplicate_announcement(own: Line) -> None:
     # The last one of a partition, so that nothing is out of order.
     last = max(own.observed().afterwards.announcements, key=lambda announcement: announcement.place.offset)
     producer = Producer(client_config(own.settings, acks="all"))
-    again = Ingested(
-        event_id=last.event_id,
-        record_id=last.record_id,
-        kind=Kind.FRAME,
-        digest=last.digest,
-        source_id=last.source_id,
-        site=last.site,
-        captured_at_us=1,
-        sequence=1,
-        ingested_at_us=1,
-        media_type="x",
-        size_bytes=1,
-        store_key="x",
-    )
-    producer.produce(last.place.topic, encode(again), last.source_id.encode(), partition=last.place.partition)
+    key = last.event.source_id.encode()
+    producer.produce(last.place.topic, encode(last.event), key, partition=last.place.partition)
     assert producer.flush(30) == 0
     own.expect("I3")
 

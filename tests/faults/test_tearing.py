@@ -1,7 +1,8 @@
+import os
 from itertools import islice
 from pathlib import Path
 from random import Random
-from shutil import copytree
+from shutil import copytree, ignore_patterns
 
 import pytest
 
@@ -11,7 +12,7 @@ from headrace.producers.spool.spool import Spool
 from headrace.schemas.codec import decode
 from headrace.schemas.topics import TOPICS
 from tests.faults.plan import Mix, planned
-from tests.faults.tearing import Torn, tear
+from tests.faults.tearing import Torn, fsyncs, lose_power, tear
 
 EVENTS = 30
 DURABLE = 20
@@ -70,6 +71,27 @@ def test_each_way_of_tearing_comes_up_and_some_lose_what_stands_before_others(fi
     results = [tear(Path(copytree(filled, tmp_path / str(seed))), range(DURABLE), Random(seed)) for seed in range(80)]
     assert {torn.how for torn in results if torn} == {"cut", "flipped", "garbage", "half an entry"}
     assert {torn.damaged for torn in results if torn} == {0, 1}
+
+
+@pytest.mark.parametrize(("build", "left"), [("real", EVENTS), ("without fsync", 0)])
+def test_a_loss_of_power_costs_nothing_that_was_durable_unless_nothing_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, left: int
+) -> None:
+    """The build without fsync says that events are durable which are only in memory."""
+    synced: dict[int, int] = {}
+    with fsyncs(synced.__setitem__), monkeypatch.context() as patched:
+        if build == "without fsync":
+            patched.setattr(os, "fsync", lambda _descriptor: None)
+        spool = Spool(tmp_path / "spool")
+        for message in messages(0, EVENTS):
+            spool.append(message)
+        # Each append has returned: what is lost from here on was said to be durable.
+        lost_bytes = lose_power(tmp_path / "spool", synced)
+    assert (lost_bytes == 0) is (build == "real")
+    copy = Path(copytree(tmp_path / "spool", tmp_path / "after", ignore=ignore_patterns("*lock*")))
+    spool.close()
+    read_entries, _ = read_all(copy)
+    assert read_entries == list(range(left))
 
 
 def test_where_all_was_durable_nothing_of_it_is_touched(filled: Path, tmp_path: Path):

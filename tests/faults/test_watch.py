@@ -16,7 +16,7 @@ from tests.processes import free_port
 
 
 def test_a_standstill_is_found_once() -> None:
-    rule = Standstill()
+    rule = Standstill("messages")
     for second in range(40):
         rule.note(float(second), lag=5, figures=1)
     assert len(rule.found) == 1
@@ -114,12 +114,23 @@ def test_a_watch_that_mostly_looks_away_is_red(
 
 def test_a_standstill_is_judged_only_where_work_waited() -> None:
     watch = blind_watch()
-    watch._standstill.note(0.0, lag=0, figures=1)
-    assert watch._findings().i12 is None
-    assert watch._findings().summary()["looks_at_work"] == 0
-    watch._standstill.note(1.0, lag=1, figures=1)
-    assert watch._findings().i12 == ()
+    rules = watch._standstill, watch._relay_standstill
+    for rule in rules:
+        rule.note(0.0, lag=0, figures=1)
+        assert watch._findings().i12 is None
+    rules[0].note(1.0, lag=1, figures=1)
+    assert watch._findings().i12 is None, "nobody knows whether the relay stands still"
+    rules[1].note(1.0, lag=0, figures=2)
+    assert watch._findings().i12 == (), "it has announced something since the last look"
     assert watch._findings().summary()["looks_at_work"] == 1
+
+
+def test_a_relay_that_stands_still_is_found_while_the_workers_go_on() -> None:
+    watch = blind_watch()
+    for second in range(12):
+        watch._standstill.note(float(second), lag=1, figures=second)
+        watch._relay_standstill.note(float(second), lag=3, figures=7)
+    assert watch._findings().i12 == ("3 announcements waited for 11 s while everything was up",)
 
 
 class Gaps:

@@ -1,4 +1,4 @@
-"""What only shows while it happens: standstill (I12), growth (I13), and offsets committed too early (I14)."""
+"""What only shows while it happens: standstill of workers and relay (I12), growth (I13), offsets too early (I14)."""
 
 import threading
 import time
@@ -38,9 +38,10 @@ _REDRIVEN = "select ended_at is not null from redrives where dead_letter_id = $1
 
 
 class Standstill:
-    """I12 as a rule on times and figures, without a clock."""
+    """I12 as a rule on times and figures, without a clock; `what` is what waits, in a sentence."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self.found: list[str] = []
         self.looks_at_work = 0
         self._since: float | None = None
@@ -49,30 +50,36 @@ class Standstill:
 
     def reset(self) -> None:
         """Begin anew: nothing is known, or nothing is expected to move."""
-        self._since, self._said = None, False
+        self._since, self._figures, self._said = None, None, False
 
     def note(self, now: float, *, lag: int, figures: object) -> None:
-        """Take one look at a service of which everything is up."""
-        self.looks_at_work += lag > 0
+        """Take one look at a service of which everything is up; work that was done since the last look shows too."""
+        self.looks_at_work += lag > 0 or self._figures not in {None, figures}
         if lag == 0 or figures != self._figures or self._since is None:
             self.reset()
             self._since, self._figures = (now if lag else None), figures
         elif now - self._since > STANDSTILL_S_MAX and not self._said:
             self._said = True
-            self.found.append(f"{lag} messages waited for {now - self._since:.0f} s while everything was up")
+            self.found.append(f"{lag} {self._what} waited for {now - self._since:.0f} s while everything was up")
 
 
 class Watch:
     """Looks about every second, in a thread. Samples for which Kafka or PostgreSQL do not answer are skipped."""
 
     def __init__(
-        self, settings: Settings, processes: Callable[[], Mapping[str, int]], healthy: Callable[[], bool]
+        self,
+        settings: Settings,
+        processes: Callable[[], Mapping[str, int]],
+        healthy: Callable[[], bool],
+        growth: Growth | None = None,
     ) -> None:
+        """`growth` has what was seen of the same processes before."""
         self._settings = settings
         self._processes = processes
         self._healthy = healthy
-        self._standstill = Standstill()
-        self._growth = Growth()
+        self._standstill = Standstill("messages")
+        self._relay_standstill = Standstill("announcements")
+        self._growth = growth or Growth()
         self._early: list[str] = []
         self._proven: dict[Partition, int] = {}
         self._samples = self._skipped = self._skipped_well = 0
@@ -94,20 +101,25 @@ class Watch:
             self._fault = self._fault or "Kafka and PostgreSQL never answered together"
         return self._findings()
 
+    @property
+    def judged(self) -> bool:
+        """Whether workers and relay were seen with work, while everything was up: else I12 says nothing."""
+        return bool(self._standstill.looks_at_work and self._relay_standstill.looks_at_work)
+
     def _findings(self) -> WatchFindings:
         blind = [f"the watch has failed: {self._fault}"] if self._fault else []
         looks = self._samples + self._skipped
         if 2 * self._skipped_well > looks:
             blind.append(f"{self._skipped_well} of {looks} looks were skipped although no fault was open")
-        stood = (*blind, *self._standstill.found)
+        stood = (*blind, *self._standstill.found, *self._relay_standstill.found)
         growth = self._growth.evaluate()
         return WatchFindings(
-            i12=stood if stood or self._standstill.looks_at_work else None,
+            i12=stood if stood or self.judged else None,
             i13=tuple(growth.wrong) if growth.judged or growth.wrong else None,
             i14=(*blind, *self._early),
             samples=self._samples,
             skipped=self._skipped,
-            looks_at_work=self._standstill.looks_at_work,
+            looks_at_work=min(self._standstill.looks_at_work, self._relay_standstill.looks_at_work),
             judged=tuple(growth.judged),
             not_judged=growth.not_judged,
             growth_mib_per_hour=growth.mib_per_hour,
@@ -141,7 +153,11 @@ class Watch:
             self._skipped += 1
             # A fault that began or ended during the look explains it as well.
             self._skipped_well += well and self._healthy()
-            self._standstill.reset()
+            self._reset()
+
+    def _reset(self) -> None:
+        self._standstill.reset()
+        self._relay_standstill.reset()
 
     def _sample(self, catalog: FaultsCatalog, consumers: Mapping[str, Consumer], *, well: bool) -> None:
         began = time.monotonic()
@@ -163,14 +179,15 @@ class Watch:
                     committed_partition.offset, marks[0]
                 )
                 lag += marks[1] - max(committed_partition.offset, marks[0])
-        deliveries = catalog.deliveries()
+        deliveries, (unpublished, announced) = catalog.deliveries(), catalog.relay_progress()
         self._prove(catalog, committed)
         now = time.monotonic()
         if well and self._healthy() and now - began < SAMPLE_S_MAX:
             # A redelivered message leaves nothing new, but moves the group.
             self._standstill.note(now, lag=lag, figures=(deliveries, sum(committed.values())))
+            self._relay_standstill.note(now, lag=unpublished, figures=announced)
         else:
-            self._standstill.reset()
+            self._reset()
 
     def _partitions(self, kinds: frozenset[Kind]) -> list[TopicPartition]:
         return [

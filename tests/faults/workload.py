@@ -15,6 +15,7 @@ from headrace.producers import Delivery, NotDeliveredError, Publisher
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.schemas.codec import encode
 from headrace.schemas.topics import TOPICS
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 from tests.faults.acks import AckFile, Acks, Place, read_acks
@@ -38,16 +39,9 @@ class Publishing:
         """Connect; raises HeadraceError where Kafka is not there."""
         self._delivery_s_max = delivery_s_max
         self._publisher = Publisher.from_settings(settings, delivery_s_max=delivery_s_max)
-        # Poison is nothing that our own producer would send.
-        self._raw = Producer(
-            client_config(
-                settings,
-                enable_idempotence=True,
-                partitioner="murmur2",
-                message_max_bytes=max(topic.message_bytes_max for topic in TOPICS.values()),
-                delivery_timeout_ms=int(delivery_s_max * 1000),
-            )
-        )
+        self._settings = settings
+        # Poison is nothing that our own producer would send; by codec.
+        self._raw: dict[str, Producer] = {}
         self._file = AckFile(acks)
         self._path = acks
         self._counted = threading.Lock()
@@ -61,20 +55,22 @@ class Publishing:
         with self._counted:
             self.attempted += 1
         number = message.attempt.number
-        if message.event is None:
-            self._produce(message)
+        if message.event is None or message.codec is not None:
+            self._produce(message, self._producer(message.codec or "none"))
         elif (delivery := self._handed_over(message)) is not None:
             delivery.add_done_callback(partial(self._settle, number))
 
     def poll(self) -> None:
-        """Take in what was acknowledged of the poison, and make durable what was taken down."""
-        self._raw.poll(0)
+        """Take in what other producers' messages became, and make durable what was taken down."""
+        for producer in self._raw.values():
+            producer.poll(0)
         self._file.sync()
 
     def close(self) -> Acks:
         """Wait for every delivery, and return everything that was taken down."""
         self._publisher.close(self._delivery_s_max + 1)
-        self._raw.flush(self._delivery_s_max + 1)
+        for producer in self._raw.values():
+            producer.flush(self._delivery_s_max + 1)
         self._file.close()
         return read_acks(self._path)
 
@@ -90,19 +86,34 @@ class Publishing:
                     return None
                 time.sleep(_STAGE_AGAIN_S)
 
-    def _produce(self, message: Planned) -> None:
+    def _producer(self, codec: str) -> Producer:
+        if codec not in self._raw:
+            self._raw[codec] = Producer(
+                client_config(
+                    self._settings,
+                    enable_idempotence=True,
+                    partitioner="murmur2",
+                    compression_type=codec,
+                    message_max_bytes=max(topic.message_bytes_max for topic in TOPICS.values()),
+                    delivery_timeout_ms=int(self._delivery_s_max * 1000),
+                )
+            )
+        return self._raw[codec]
+
+    def _produce(self, message: Planned, producer: Producer) -> None:
+        value = message.value if message.event is None else encode(message.event)
         while True:
             try:
-                self._raw.produce(
+                producer.produce(
                     message.attempt.topic,
-                    value=message.value,
+                    value=value,
                     key=message.attempt.source_id.encode(),
                     on_delivery=partial(self._told, message.attempt.number),
                 )
             except BufferError:
-                self._raw.poll(_POLL_S)
+                producer.poll(_POLL_S)
             else:
-                self._raw.poll(0)
+                producer.poll(0)
                 return
 
     def _settle(self, number: int, delivery: Delivery) -> None:

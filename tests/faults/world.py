@@ -25,6 +25,7 @@ from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import small_disk, toxiproxy
 from tests.faults.catalog import FaultsCatalog
 from tests.faults.fleet import Fleet, Member
+from tests.faults.growth import Growth
 from tests.faults.toxiproxy import Toxiproxy
 from tests.processes import environment_of, free_port
 from tests.servers import settings_of
@@ -79,6 +80,8 @@ class FaultsWorld:
     catalog: FaultsCatalog
     disks: "small_disk.SmallDisks | None" = None
     faults: Counter[str] = field(default_factory=Counter)
+    growth: Growth = field(default_factory=Growth)
+    """What was seen of the processes, through all experiments: a single one is too short to tell."""
     _open: int = 0
     _well_since: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
@@ -23,12 +24,12 @@ from headrace.schemas.reject import RejectCode
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import LARGE, SMALL, Group
 from tests.consumer_groups import skip_backlog
-from tests.faults.acks import AckFile, Attempt, Place, read_acks
+from tests.faults.acks import AckFile, Attempt, Place, described, read_acks
 from tests.faults.checker import CheckResult, check
 from tests.faults.gather import INPUTS, gather
 from tests.faults.listener import OUTPUTS, Listener, offsets
 from tests.faults.observed import Partition, WatchFindings
-from tests.processes import ServiceProcess
+from tests.processes import ServiceProcess, ends_with_this_process
 from tests.servers import fresh_database
 from tests.waiting import until
 
@@ -43,14 +44,14 @@ KINDS = {SMALL.name: "cids,ldos", LARGE.name: "frames,clips"}
 class Build(ServiceProcess):
     """A process of the service as it is, or as a bad build."""
 
-    def __init__(self, settings: Settings, build: str | None, *args: str, log: Path, **changes: object) -> None:
+    def __init__(self, settings: Settings, build: str | None, *args: str, log: Path, **changes: Any) -> None:
         self._module = ("headrace",) if build is None else ("tests.faults.bad_builds", build)
         super().__init__(settings, *args, log=log, **changes)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", *self._module, *self._args],
+                ends_with_this_process([sys.executable, "-m", *self._module, *self._args]),
                 env=self._env | {"PYTHONPATH": str(ROOT)},
                 stdout=out,
                 stderr=out,
@@ -102,14 +103,16 @@ class BadBuildScene:
         return started
 
     def stop_workers(self) -> None:
-        """Stop those that run, so that the next one gets every partition."""
+        """Stop those that run, and relays, so that the next one gets every partition."""
         while self._workers:
             self._workers.pop().stop()
 
-    def relay(self) -> Build:
-        """Start the relay as it is."""
-        started = Build(self.settings, None, "relay", log=self._directory / "relay.log")
+    def relay(self, build: str | None = None, **changes: object) -> Build:
+        """Start a relay; it is stopped as the workers are."""
+        log = self._directory / f"relay-{next(self._numbers)}.log"
+        started = Build(self.settings, build, "relay", log=log, **changes)
         self._running.callback(started.stop)
+        self._workers.append(started)
         return started
 
     def publish(self, event: InputEvent) -> Place:
@@ -127,6 +130,7 @@ class BadBuildScene:
             len(body),
             record_id(kind, digest),
             None,
+            described(event),
         )
         return self._publish(made, event.source_id.encode(), encode(event))
 
@@ -176,6 +180,20 @@ class BadBuildScene:
             finally:
                 connection.rollback()
 
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        row = self._sql.execute(f"select count(*) from {table}").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def waiting_for_lock(self) -> bool:
+        """Whether a worker's statement waits for somebody else's transaction."""
+        row = self._sql.execute(
+            "select count(*) from pg_stat_activity where datname = current_database()"
+            " and application_name = 'headrace-worker' and wait_event_type = 'Lock'"
+        ).fetchone()
+        return row is not None and row[0] > 0
+
     def rest(self, groups: tuple[Group, ...]) -> None:
         """Wait until the groups have finished everything and all of it is announced."""
         for group in groups:
@@ -218,8 +236,7 @@ class BadBuildScene:
         return list(last.values())
 
     def _nothing_unpublished(self) -> bool:
-        row = self._sql.execute("select count(*) from outbox where published_at is null").fetchone()
-        return row is not None and row[0] == 0
+        return self.count("outbox where published_at is null") == 0
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from headrace.producers.spool.spool import SpoolState
 from headrace.runtime.crash_points import VARIABLE, CrashPoint
 from headrace.runtime.errors import Exit
 from tests.faults.acks import read_acks
-from tests.faults.edge import DRAIN_S_MAX, THREAD_NUMBERS, THREADS
+from tests.faults.edge import DRAIN_S_MAX, SYNCED, THREAD_NUMBERS, THREADS
 from tests.faults.fleet import ROOT
 from tests.faults.own import own_file, wait_recorded
 from tests.faults.registry import experiment
-from tests.faults.tearing import tear
+from tests.faults.tearing import lose_power, tear
 from tests.faults.world import FaultsWorld
-from tests.processes import environment_of, free_port
+from tests.processes import ends_with_this_process, environment_of, free_port
 
 _STARTED_S_MAX = 180.0
 _CRASH_S_MAX = 180.0
@@ -31,6 +31,7 @@ _ROUNDS_OF = 3
 _PUBLISHING_S = (0.2, 1.5)
 _AWAY_SHARE = 0.4
 _ARMED_SHARE = 0.6
+_POWER_SHARE = 0.25
 _POLL_S = 0.02
 
 
@@ -59,7 +60,7 @@ class Edge:
         args = (self.spool, self._acks, self._told, self._seed, first, min(count, _ROUND_NUMBERS))
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.edge", *map(str, args)],
+                ends_with_this_process([sys.executable, "-m", "tests.faults.edge", *args]),
                 env=env,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -76,6 +77,11 @@ class Edge:
         """The numbers of the events that the spool said to be durable."""
         lines = self._told.read_text().split("\n")
         return {int(line) for line in lines[:-1]}
+
+    def synced(self) -> dict[int, int]:
+        """How much of each file was made durable, by its inode."""
+        lines = self._told.with_suffix(SYNCED).read_text().split("\n")
+        return {int(inode): int(size) for inode, size in (line.split() for line in lines[:-1])}
 
     def wait_more(self, process: "subprocess.Popen[bytes]", since: int) -> None:
         """Wait until more events are durable than `since`; raises AssertionError where the process ended before."""
@@ -125,6 +131,9 @@ def tear_spools(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
         if damages.total() == count:
             break
         _killed(edge, random)
+        if random.random() < _POWER_SHARE and lose_power(edge.spool, edge.synced()):
+            damages["spool power lost"] += 1
+            continue
         torn = tear(edge.spool, edge.durable(), random)
         if torn is not None:
             damages[f"spool {torn.how}"] += 1
