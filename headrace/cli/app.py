@@ -19,6 +19,7 @@ from headrace.cli import (
     processes,
     publish,
     recover,
+    retention,
     stack,
     urls,
 )
@@ -50,6 +51,7 @@ keys.register(app)
 audit.register(app)
 recover.register(app)
 erase.register(app)
+retention.register(app)
 urls.register(app)
 demo.register(app)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from headrace.batch.erase.report import ErasureReport
+    from headrace.batch.erase.report import ErasureReport, SignReport
     from headrace.runtime.settings import Settings
     from headrace.store.catalog.erasures import Target
 
@@ -45,18 +45,13 @@ def erase(
     It cannot be undone. Messages in topics, exports and backups stay: the report names those that are known.
     """
     from headrace.batch.erase import run
-    from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey
 
-    _check_options(ids, site, source, resume=resume)
     settings = client_settings()
-    key = ReceiptKey.from_settings(settings)
-
-    def sign(erasure_id: str, report: dict[str, Any]) -> str | None:
-        return key.sign(ERASURE_AUDIENCE, erasure_id, {"report": report})
-
     request = None
+    if resume and (ids or site or source):
+        raise HeadraceError("option_invalid", "--resume takes no target", hint="pass it alone", exit_code=Exit.USAGE)
     if not resume:
-        target = asyncio.run(_target(settings, ids or [], site or "", source or ""))
+        target = asyncio.run(target_of(settings, ids, site, source))
         records, letters = asyncio.run(run.plan(settings, target))
         what = f"{records} records and {letters} dead letters"
         if dry_run:
@@ -69,29 +64,36 @@ def erase(
                 "not_confirmed", f"nothing was erased of {what}", hint="confirm it by --yes", exit_code=Exit.USAGE
             )
         request = run.ErasureRequest(target, actor(), reason)
-    reports = asyncio.run(run.erase(settings, request, sign=sign, progress=say))
-    _show(reports, output, as_json=as_json)
+    reports = asyncio.run(run.erase(settings, request, sign=report_signer(settings), progress=say))
+    show_reports(reports, output, as_json=as_json)
 
 
-def _check_options(ids: list[str] | None, site: str | None, source: str | None, *, resume: bool) -> None:
-    chosen = [bool(ids), site is not None, resume]
-    if sum(chosen) != 1 or (source is not None and site is None):
-        raise HeadraceError(
-            "option_invalid",
-            "nothing to erase is named" if not any(chosen) else "what to erase is not clear",
-            hint="pass ids, or --site with or without --source, or --resume",
-            exit_code=Exit.USAGE,
-        )
-    if site == "" or source == "":
-        raise HeadraceError("option_invalid", "a name is empty", hint="pass the whole name", exit_code=Exit.USAGE)
+def report_signer(settings: "Settings") -> "SignReport":
+    """Return what signs reports, with the key of receipts."""
+    from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey
+
+    key = ReceiptKey.from_settings(settings)
+    return lambda erasure_id, report: key.sign(ERASURE_AUDIENCE, erasure_id, {"report": report})
 
 
-async def _target(settings: "Settings", ids: list[str], site: str, source: str) -> "Target":
+async def target_of(settings: "Settings", ids: list[str] | None, site: str | None, source: str | None) -> "Target":
+    """Return the records, source or site that options name.
+
+    Raises:
+        HeadraceError: they name nothing, or not only one of these; or a record does not exist.
+    """
     from headrace.store.catalog.erasures import Target
     from headrace.store.catalog.queries import Queries
 
+    if bool(ids) == (site is not None) or (source is not None and site is None) or "" in {site, source}:
+        raise HeadraceError(
+            "option_invalid",
+            "it is not clear which records, source or site are meant",
+            hint="pass ids, or --site with or without --source",
+            exit_code=Exit.USAGE,
+        )
     if not ids:
-        return Target(site=site, source_id=source)
+        return Target(site=site or "", source_id=source or "")
     queries = await Queries.open(settings.postgres_dsn.get_secret_value())
     try:
         record_ids: list[UUID] = [(await queries.record(id_)).record.record_id for id_ in ids]
@@ -100,7 +102,8 @@ async def _target(settings: "Settings", ids: list[str], site: str, source: str) 
     return Target(record_ids=tuple(dict.fromkeys(record_ids)))
 
 
-def _show(reports: "list[ErasureReport]", output: Path | None, *, as_json: bool) -> None:
+def show_reports(reports: "list[ErasureReport]", output: Path | None, *, as_json: bool) -> None:
+    """Print the reports of erasures, and write the signed ones to a file."""
     for report in reports:
         body = report.body
         say(
@@ -115,7 +118,7 @@ def _show(reports: "list[ErasureReport]", output: Path | None, *, as_json: bool)
         if report.signed is None:
             say("the report is not signed: set HEADRACE_GATEWAY_RECEIPT_SECRET, as for the gateway")
     if not reports:
-        say("no erasure was interrupted")
+        say("nothing to erase")
     if output is not None:
         _write(output, reports)
     if as_json:

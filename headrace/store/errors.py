@@ -58,6 +58,17 @@ class BlobArchivedError(HeadraceError):
         )
 
 
+class HeldError(HeadraceError):
+    """A legal hold covers what was to be erased."""
+
+    def __init__(self, holds: list[str]) -> None:
+        super().__init__(
+            "held",
+            f"nothing was erased, because of a legal hold: {', '.join(holds)}",
+            hint="`headrace hold ls` lists the holds; `headrace hold release` ends one.",
+        )
+
+
 class BlobErasedError(HeadraceError):
     """The bytes were erased, and do not come back."""
 

@@ -70,6 +70,8 @@ def report_of(
         "records_and_dead_letters": summary["subjects"],
         "ids": ids if summary["subjects"] <= NAMED_MAX else [],
         "records_kept_for_other_sources": summary["records_kept"],
+        "kept_by_legal_hold": summary["subjects_held"],
+        "keeps_out": summary["keeps_out"],
         "objects_deleted": summary["objects_deleted"],
         "packs_rewritten": summary["packs_rewritten"],
         "tombstones": summary["tombstones"],

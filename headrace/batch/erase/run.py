@@ -23,6 +23,7 @@ from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import Archives, Location
 from headrace.store.catalog.erasures import ErasedObject, Erasure, Erasures, Target
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, STATEMENT_S_MAX, OrphanGc, collector_lock
+from headrace.store.catalog.retention import Retention, RetentionRule
 from headrace.store.errors import BlobCorruptError, BlobMissingError
 from headrace.store.postgres import borrowed, opened_pool
 
@@ -78,10 +79,25 @@ async def erase(
         await job.prepare()
         reports = [await job.run(erasure, sign) for erasure in await job.erasures.unfinished()]
         if request is not None:
-            target = request.target
-            erasure = Erasure(uuid4(), target.site, target.source_id)
-            await job.erasures.begin(erasure.erasure_id, target, actor=request.actor, reason=request.reason)
+            erasure = await job.erasures.begin(uuid4(), request.target, actor=request.actor, reason=request.reason)
             reached(CrashPoint.ERASE_AFTER_BEGIN)
+            reports.append(await job.run(erasure, sign))
+    return reports
+
+
+async def retain(
+    settings: Settings, *, sign: SignReport, progress: ProgressLine = lambda _line: None
+) -> list[ErasureReport]:
+    """Erase what is older than its retention, kind by kind; go on with what was interrupted first. May be repeated.
+
+    Raises:
+        HeadraceError: as `erase`.
+    """
+    async with _open(settings, progress) as job:
+        await job.prepare()
+        reports = [await job.run(erasure, sign) for erasure in await job.erasures.unfinished()]
+        for rule in await job.rules():
+            erasure = await job.erasures.begin_retention(uuid4(), rule)
             reports.append(await job.run(erasure, sign))
     return reports
 
@@ -132,6 +148,7 @@ class EraseJob:
         self.erasures = Erasures(holder, dsn)
         self._orphan_gc = OrphanGc(holder, dsn)
         self._archives = Archives(holder, dsn)
+        self._retention = Retention(holder, dsn)
         self._places = places
         self._progress = progress
 
@@ -153,6 +170,10 @@ class EraseJob:
             if stale.is_free:
                 await self._places.place(stale.place).delete(stale.store_key)
             await self._archives.settled(stale)
+
+    async def rules(self) -> list[RetentionRule]:
+        """Return the retention rules, those of a site before those of all others."""
+        return await self._retention.rules()
 
     async def run(self, erasure: Erasure, sign: SignReport) -> ErasureReport:
         """Delete the rows, then the objects, then write the report."""

@@ -35,6 +35,8 @@ from headrace.schemas.digest import blob_key, derived_prefix, event_id, record_i
 from headrace.schemas.events import Kind
 from headrace.store.catalog.archives import Location
 from headrace.store.catalog.orphan_gc import ENTER_LOCK
+from headrace.store.catalog.retention import RetentionRule
+from headrace.store.errors import HeldError
 from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 500
 OBJECTS_PAGE = 200
+EXPIRED_PAGE = 5000
 RANGES_MAX = 10_000
 NAMED_MAX = 1000
 _STAGED_KINDS = {Kind.FRAME, Kind.CLIP}
@@ -58,11 +61,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure that is under way; `site` and `source_id` are empty if it is one of records."""
+    """An erasure that is under way; `site` and `source_id` are empty if it is one of records from anywhere.
+
+    With `keeps_out` it leaves tombstones.
+    """
 
     erasure_id: UUID
     site: str
     source_id: str
+    keeps_out: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +117,46 @@ class Erasures:
         row = (await self._rows("count_origin", target.site, target.source_id))[0]
         return row["records"], row["dead_letters"]
 
-    async def begin(self, erasure_id: UUID, target: Target, *, actor: str, reason: str) -> None:
-        """Record an erasure and choose what it deletes: what the catalog holds now."""
+    async def begin(self, erasure_id: UUID, target: Target, *, actor: str, reason: str) -> Erasure:
+        """Record an erasure and choose what it deletes: what the catalog holds now.
+
+        Raises:
+            HeldError: a legal hold covers a part of it; nothing is recorded.
+        """
         with catalog_errors(self._dsn):
             async with self._holder.transaction():
-                await self._execute("begin", erasure_id, target.site, target.source_id, actor, reason)
+                await self._execute("begin", erasure_id, target.site, target.source_id, actor, reason, True)
                 if target.record_ids:
                     await self._execute("choose_records", erasure_id, target.record_ids)
                 else:
                     await self._execute("choose_origin", erasure_id, target.site, target.source_id)
+                holds = await self._rows("covering_holds", erasure_id, target.site, target.source_id)
+                if holds:
+                    raise HeldError([f"{row['hold_id']} ({row['reason']})" for row in holds])
+        return Erasure(erasure_id, target.site, target.source_id)
+
+    async def begin_retention(self, erasure_id: UUID, rule: RetentionRule) -> Erasure:
+        """Record an erasure of what is older than a rule's days, without what a legal hold covers."""
+        reason = f"retention of {rule.days} days for {rule.kind}s{f' of {rule.site}' if rule.site else ''}"
+        await self._execute("begin", erasure_id, rule.site, "", "retention", reason, False)
+        after = (0, UUID(int=0))
+        while True:
+            values = (erasure_id, rule.kind, rule.site, rule.days, *after, EXPIRED_PAGE)
+            rows = await self._rows("choose_expired", *values)
+            if not rows:
+                break
+            after = (rows[0][0], rows[0][1])
+        await self._execute("keep_held", erasure_id, rule.site, "", None)
+        return Erasure(erasure_id, rule.site, "", keeps_out=False)
 
     async def unfinished(self) -> list[Erasure]:
         """Return the erasures that have not ended, the oldest first."""
         return [Erasure(*row) for row in await self._rows("unfinished")]
 
     async def erase_page(self, erasure: Erasure, *, reached: Reached) -> bool:
-        """Delete the rows of the next records or dead letters; return whether there were any.
+        """Delete the rows of the next records or dead letters, without what a legal hold covers by now.
+
+        Returns whether there were any.
 
         `reached` is called at the crash point before the commit.
         """
@@ -136,6 +167,9 @@ class Erasures:
                     async with self._holder.transaction():
                         await self._execute("set_lock_timeout")
                         await self._execute("lock_exclusive", ENTER_LOCK)
+                        origin = erasure.site, erasure.source_id
+                        held = {row[0] for row in await self._rows("keep_held", erasure.erasure_id, *origin, ids)}
+                        ids = [subject for subject in ids if subject not in held]
                         await (self._erase_letters if is_dead_letter else self._erase_records)(erasure, ids)
                         await self._execute("done_subjects", erasure.erasure_id, ids)
                         await self._execute("next_epoch")
@@ -157,8 +191,9 @@ class Erasures:
         await self._execute("done_object", erased.place, erased.store_key, erasure.erasure_id, outcome)
 
     async def forget_requests(self, erasure: Erasure) -> None:
-        """Delete what the gateway keeps of the requests that brought what was erased."""
-        await self._execute("forget_requests", erasure.erasure_id, erasure.site, erasure.source_id)
+        """Delete what the gateway keeps of the requests that brought what was erased; retention leaves it."""
+        if erasure.keeps_out:
+            await self._execute("forget_requests", erasure.erasure_id, erasure.site, erasure.source_id)
 
     async def messages(self, erasure: Erasure) -> tuple[list[OffsetRange], bool]:
         """Return the messages that brought what was erased, and whether they are all of each range.
@@ -185,7 +220,8 @@ class Erasures:
 
     async def _erase_records(self, erasure: Erasure, ids: list[UUID]) -> None:
         origin = erasure.site, erasure.source_id
-        await self._execute("add_tombstones", erasure.erasure_id, ids, *origin)
+        if erasure.keeps_out:
+            await self._execute("add_tombstones", erasure.erasure_id, ids, *origin)
         sightings = await self._rows("delete_sightings", erasure.erasure_id, ids, *origin)
         await self._execute("give_to_others", erasure.erasure_id, ids, *origin)
         records = await self._rows("delete_records", ids)
@@ -208,7 +244,7 @@ class Erasures:
 
     async def _erase_letters(self, erasure: Erasure, ids: list[UUID]) -> None:
         origin = erasure.site, erasure.source_id
-        await self._execute("delete_dead_letters", erasure.erasure_id, ids, *origin)
+        await self._execute("delete_dead_letters", erasure.erasure_id, ids, *origin, erasure.keeps_out)
         await self._forget_announcements(erasure, ids)
 
     async def _forget_announcements(self, erasure: Erasure, subjects: Iterable[UUID]) -> None:

@@ -124,6 +124,10 @@ end
 d.rejected_at < now() - $1::integer * interval '1 day'
     and (last.attempt is null or last.ended_at is not null or last.published_at < {lost_before})
     and not exists (select from outbox as o where o.published_at is null and o.dead_letter_id = d.dead_letter_id)
+    and not exists (
+        select from holds as h
+        where h.released_at is null and h.site = d.site and h.source_id in ('', d.source_id)
+    )
 
 -- lost_before --
 now() - interval '{input_retention_s} seconds'

@@ -1,7 +1,7 @@
 -- What `headrace erase` writes; see headrace/store/catalog/erasures.py. An empty site or source_id stands for any.
 
 -- begin --
-insert into erasures (erasure_id, site, source_id, actor, reason) values ($1, $2, $3, $4, $5)
+insert into erasures (erasure_id, site, source_id, actor, reason, keeps_out) values ($1, $2, $3, $4, $5, $6)
 
 -- choose_records --
 insert into erasure_subjects (erasure_id, subject_id, is_dead_letter)
@@ -18,6 +18,83 @@ union
 select $1::uuid, dead_letter_id, true from dead_letters where site = $2 and $3 in ('', source_id)
 on conflict do nothing
 
+-- choose_expired --
+-- Looks at the next records of a kind, by their time, and chooses those whose sightings are all older than the rule's
+-- days: of its site, or without one all of them, if no site of theirs has a rule of its own. The page is limited before
+-- the sightings are looked at.
+with page as materialized (
+    select record_id, ingested_at
+    from records
+    where kind = $2 and ingested_at < now() - $4::integer * interval '1 day'
+        and (ingested_at, record_id) > (timestamptz 'epoch' + $5::bigint * interval '1 microsecond', $6::uuid)
+    order by ingested_at, record_id
+    limit $7
+), chosen as (
+    insert into erasure_subjects (erasure_id, subject_id, is_dead_letter)
+    select $1::uuid, p.record_id, false
+    from page as p
+    where exists (select from sightings as s where s.record_id = p.record_id and $3 in ('', s.site))
+        and not exists (
+            select from sightings as s
+            where s.record_id = p.record_id
+                and (
+                    s.seen_at >= now() - $4::integer * interval '1 day' and $3 in ('', s.site)
+                    or $3 = '' and s.site in (select site from retention_rules where kind = $2)
+                )
+        )
+    on conflict do nothing
+)
+select (extract(epoch from ingested_at) * 1000000)::bigint, record_id
+from page
+order by ingested_at desc, record_id desc
+limit 1
+
+-- covering_holds --
+-- The holds that cover what an erasure has chosen.
+select h.hold_id, h.reason
+from holds as h
+where h.released_at is null
+    and exists (
+        select from erasure_subjects as e
+        left join sightings as s
+            on s.record_id = e.subject_id and $2 in ('', s.site) and $3 in ('', s.source_id)
+        left join dead_letters as d on d.dead_letter_id = e.subject_id
+        where e.erasure_id = $1
+            and (
+                h.record_id = e.subject_id
+                or h.site = s.site and h.source_id in ('', s.source_id)
+                or h.site = d.site and h.source_id in ('', d.source_id)
+            )
+    )
+order by h.placed_at
+limit 5
+
+-- keep_held --
+-- Takes what a hold covers out of an erasure: of these, or of all that it has chosen.
+with held as (
+    delete from erasure_subjects as e
+    using holds as h
+    where h.released_at is null and e.erasure_id = $1 and ($4::uuid[] is null or e.subject_id = any($4))
+        and (
+            h.record_id = e.subject_id
+            or exists (
+                select from sightings as s
+                where s.record_id = e.subject_id and s.site = h.site and h.source_id in ('', s.source_id)
+                    and $2 in ('', s.site) and $3 in ('', s.source_id)
+            )
+            or exists (
+                select from dead_letters as d
+                where d.dead_letter_id = e.subject_id and d.site = h.site and h.source_id in ('', d.source_id)
+            )
+        )
+    returning e.subject_id
+), counted as (
+    update erasures
+    set subjects_held = subjects_held + (select count(distinct subject_id) from held)
+    where erasure_id = $1 and exists (select from held)
+)
+select distinct subject_id from held
+
 -- count_origin --
 select
     (
@@ -30,7 +107,7 @@ select
     (select count(*) from dead_letters where site = $1 and $2 in ('', source_id)) as dead_letters
 
 -- unfinished --
-select erasure_id, site, source_id from erasures where ended_at is null order by began_at, erasure_id
+select erasure_id, site, source_id, keeps_out from erasures where ended_at is null order by began_at, erasure_id
 
 -- page --
 select subject_id
@@ -131,7 +208,7 @@ with gone as (
     returning dead_letter_id, topic, partition, "offset", value
 ), marked as (
     insert into tombstones (digest, site, source_id, erasure_id)
-    select distinct sha256(value), $3::text, $4::text, $1::uuid from gone where value is not null
+    select distinct sha256(value), $3::text, $4::text, $1::uuid from gone where value is not null and $5::boolean
     on conflict do nothing
 ), noted as (
     insert into erasure_messages (erasure_id, topic, partition, "offset")
@@ -222,7 +299,7 @@ select
     e.erasure_id, e.site, e.source_id, e.actor, e.reason,
     (extract(epoch from e.began_at) * 1000000)::bigint as began_at_us,
     (extract(epoch from now()) * 1000000)::bigint as now_us,
-    e.objects_deleted, e.packs_rewritten, e.records_kept,
+    e.objects_deleted, e.packs_rewritten, e.records_kept, e.subjects_held, e.keeps_out,
     (select count(*) from erased_announcements as a where a.erasure_id = e.erasure_id) as subjects,
     (select count(*) from tombstones as t where t.erasure_id = e.erasure_id) as tombstones,
     (

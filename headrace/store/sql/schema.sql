@@ -398,7 +398,11 @@ create table erasures (
     -- Records that stay because they came from elsewhere too.
     records_kept bigint not null default 0,
     report json,
-    signed text
+    signed text,
+    -- Whether it leaves tombstones: not if retention is the reason.
+    keeps_out boolean not null default true,
+    -- Records and dead letters that stay because of a legal hold that was placed after the erasure began.
+    subjects_held bigint not null default 0
 );
 
 -- SHA-256 of bodies, and of the values of dead letters, that must not come in again: from a site and a source, or from
@@ -446,4 +450,28 @@ create table erasure_objects (
     store_key text collate "C" not null,
     digest bytea not null,
     primary key (place, store_key, digest)
+);
+
+-- After how many days records of a kind are erased: those from a site, or where it is empty from each site without a
+-- rule of its own.
+create table retention_rules (
+    kind text collate "C" not null check (kind in ('cid', 'frame', 'clip', 'ldo')),
+    site text collate "C" not null,
+    days integer not null check (days > 0),
+    primary key (kind, site)
+);
+
+-- Legal holds: what they cover is not erased while released_at is null. A hold is of a record, or of a site, or of a
+-- source of it.
+create table holds (
+    hold_id uuid primary key,
+    record_id uuid,
+    site text collate "C" not null default '',
+    source_id text collate "C" not null default '',
+    reason text not null,
+    actor text not null,
+    placed_at timestamptz not null default now(),
+    released_at timestamptz,
+    released_by text,
+    check (record_id is not null or site <> '')
 );

@@ -1,0 +1,13 @@
+"""Add retention by kind and site, and legal holds."""
+
+from headrace.store.migrations.steps import run
+
+revision = "0011"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the tables."""
+    run("r0011_retention.sql")
