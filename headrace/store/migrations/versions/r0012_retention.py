@@ -2,12 +2,12 @@
 
 from headrace.store.migrations.steps import run
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     """Add the tables."""
-    run("r0011_retention.sql")
+    run("r0012_retention.sql")
