@@ -30,10 +30,12 @@ def init() -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""
     from headrace.initialize import initialize
     from headrace.runtime.logs import configure_logs
+    from headrace.runtime.plain_text import warn_of_plain_text
     from headrace.runtime.settings import load_settings
 
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, "init")
+    warn_of_plain_text(settings)
     initialize(settings)
 
 
@@ -78,11 +80,13 @@ def gateway() -> None:
     from headrace.gateway.app import serve as answer
     from headrace.gateway.server import legacy_overrides
     from headrace.runtime.logs import configure_logs
+    from headrace.runtime.plain_text import warn_of_plain_text
     from headrace.runtime.process import run
     from headrace.runtime.settings import load_settings
 
     settings = load_settings(**legacy_overrides())
     configure_logs(settings.log_format, settings.log_level, "gateway")
+    warn_of_plain_text(settings, serves=True)
     raise typer.Exit(run(lambda stop: answer(settings, stop)))
 
 
@@ -97,9 +101,11 @@ def capture() -> None:
 def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]") -> None:
     """Run a process until it stops, and exit with its code."""
     from headrace.runtime.logs import configure_logs
+    from headrace.runtime.plain_text import warn_of_plain_text
     from headrace.runtime.process import run
     from headrace.runtime.settings import load_settings
 
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, name)
+    warn_of_plain_text(settings)
     raise typer.Exit(run(lambda stop: main(settings, stop)))

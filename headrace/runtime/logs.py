@@ -16,6 +16,7 @@ class Action(StrEnum):
     """The actions that log lines report; dashboards rely on this closed set."""
 
     STARTED = "started"
+    PLAIN_TEXT = "plain_text"
     WAITING = "waiting"
     READY = "ready"
     DRAINING = "draining"
