@@ -25,13 +25,17 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: before the IPv4 add
 _LOW_32_BITS = 0xFFFF_FFFF
 
 
-def networks_of(text: str) -> tuple[Network, ...]:
-    """Return networks from a comma-separated list of CIDRs.
+def networks_of(text: str, site: str = "") -> tuple[Network, ...]:
+    """Return the networks that a comma-separated list grants to a site.
+
+    An entry is a CIDR, which every site may use, or `site=CIDR` for one site.
 
     Raises:
-        ValueError: a part is not a network.
+        ValueError: an entry is not a network.
     """
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    entries = [entry.rpartition("=") for entry in text.split(",") if entry.strip()]
+    networks = [(of.strip(), ip_network(network.strip())) for of, _, network in entries]
+    return tuple(network for of, network in networks if of in {"", site})
 
 
 def authority_of(host: str, port: int, default_port: int) -> str:

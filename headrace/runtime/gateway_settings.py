@@ -23,7 +23,7 @@ def checked_networks(text: str) -> str:
     try:
         networks_of(text)
     except ValueError:
-        raise ValueError("should be networks like 192.168.10.0/24, comma-separated") from None
+        raise ValueError("should be networks like 192.168.10.0/24 or plant=10.4.0.0/16, comma-separated") from None
     return text
 
 
@@ -174,8 +174,8 @@ class GatewaySettings(BaseSettings):
     )
     gateway_camera_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
-        description="Networks of cameras besides the public internet, for gateways and capture workers: CIDRs, "
-        "comma-separated, for example 192.168.10.0/24.",
+        description="Networks of cameras besides the public internet, for gateways and capture workers, "
+        "comma-separated: plant=10.4.0.0/16 for the site plant, 192.168.10.0/24 for every site.",
     )
     capture_streams_max: int = Field(
         4, ge=1, le=64, description="Maximum number of cameras that one capture worker captures at the same time."

@@ -207,7 +207,8 @@ class Settings(GatewaySettings):
     # URLs
     url_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
-        description="Networks from which URLs may be fetched besides the public internet: CIDRs, comma-separated.",
+        description="Networks from which URLs may be fetched besides the public internet, comma-separated: "
+        "plant=10.4.0.0/16 for the site plant, 192.168.10.0/24 for every site.",
     )
     url_workers: int = Field(
         8, ge=1, le=64, description="Number of URLs that are fetched at the same time; each is held in memory."

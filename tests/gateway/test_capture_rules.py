@@ -144,6 +144,23 @@ def test_only_the_listed_networks_are_allowed() -> None:
     assert is_allowed("8.8.8.8", ())
 
 
+def test_a_network_is_granted_to_its_site_or_to_every_one() -> None:
+    text = "192.168.10.0/24, plant-a=10.1.0.0/16, a=b=10.2.0.0/16"
+    granted = {
+        site: [str(network) for network in networks_of(text, site)] for site in ("plant-a", "plant-b", "a=b", "")
+    }
+    everywhere = ["192.168.10.0/24"]
+    assert granted == {
+        "plant-a": [*everywhere, "10.1.0.0/16"],
+        "plant-b": everywhere,
+        "a=b": [*everywhere, "10.2.0.0/16"],
+        "": everywhere,
+    }
+    for wrong in ("plant-a=", "10.1.0.0/16=plant-a", "plant-a:10.1.0.0/16"):
+        with pytest.raises(ValueError, match="does not appear to be"):
+            networks_of(wrong)
+
+
 def test_credentials_decrypt_only_for_their_request_and_secret() -> None:
     url, request_id, cipher = (
         parse_camera_url(f"rtsp://user:{PASSWORD}@camera/a?b=1"),

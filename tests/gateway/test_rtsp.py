@@ -23,7 +23,7 @@ from tests.waiting import until
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 PASSWORD = f"{CANARY}@:/%#"
-CAMERA_NETWORK = "127.0.0.0/8"
+CAMERA_NETWORK = "127.0.0.0/9, elsewhere=127.128.0.0/9"
 END_S_MAX = 360.0
 ENDS = ("ingested", "failed")
 
@@ -165,6 +165,27 @@ def test_an_invalid_request_is_refused_and_not_stored(world: World, wrong: dict[
     answer = world.client.post("/api/v1/ingest/rtsp", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert not world.gateway.rows("select 1 from ingest_requests where source_id = %s", camera_id)
+
+
+def test_the_network_of_another_sites_cameras_is_refused(world: World) -> None:
+    url = f"rtsp://127.200.0.1:{free_port()}/x"
+    for site in ("plant", "else", ""):
+        body = {"rtsp_url": url, "camera_id": name("camera"), "capture_mode": "single_frame", "site": site or None}
+        answer = world.client.post("/api/v1/ingest/rtsp", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "address_refused"), site
+    request_id = world.ask(url, site="elsewhere")
+    world.reached(request_id, "connecting")
+    until(lambda: world.state(request_id)[2]["last_error"], 60, "the first connection to fail")
+    assert world.state(request_id)[2]["last_error"] == "unreachable"
+    # The worker checks again: what is no longer granted when it connects is not connected to.
+    stored = uuid4()
+    world.gateway.rows(
+        "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, created_at)"
+        " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s, now() - interval '1 hour') returning 1",
+        stored,
+        plan_for(url, Mode.SINGLE_FRAME).as_json(),
+    )
+    assert (world.end(stored)[1] or "").startswith("address_refused: ")
 
 
 def test_a_capture_requires_an_operator_with_the_camera_in_scope(world: World) -> None:

@@ -186,7 +186,7 @@ class IngestClient:
         }
         base = settings if settings is not None else load_settings()
         self._settings = base.model_copy(update={name: value for name, value in overrides.items() if value})
-        self._policy = FetchPolicy.of(self._settings)
+        self._policy = FetchPolicy.of(self._settings, site)
         self._site = site
         self._stack = AsyncExitStack()
         self._background = BackgroundLoop()

@@ -39,10 +39,10 @@ class FetchPolicy:
         return Backoff(self.retry_delay_s, self.retry_delay_s_max)
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Return the policy of the settings HEADRACE_URL_*."""
+    def of(cls, settings: Settings, site: str) -> Self:
+        """Return the policy of the settings HEADRACE_URL_* for the records of a site."""
         return cls(
-            networks=networks_of(settings.url_networks),
+            networks=networks_of(settings.url_networks, site),
             bytes_max=settings.url_bytes_max,
             total_s_max=settings.url_total_s_max,
             stall_s_max=settings.url_stall_s_max,

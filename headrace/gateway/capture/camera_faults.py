@@ -41,7 +41,7 @@ class StreamLostError(Exception):
 
 
 FAULT_REASONS = {
-    CameraFault.ADDRESS_REFUSED: "the camera's address is not public and not in a network that the operator listed",
+    CameraFault.ADDRESS_REFUSED: "the camera's address is neither public nor in a network that is listed for its site",
     CameraFault.NAME_UNKNOWN: "the camera's host name does not resolve",
     CameraFault.UNREACHABLE: "the camera does not accept connections",
     CameraFault.CERTIFICATE_REFUSED: "the camera's certificate is not valid for its host name",

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.gateway.capture.camera_faults import RECONNECT_BACKOFF, CameraFault, StreamLostError, should_give_up
@@ -13,7 +12,7 @@ from headrace.gateway.capture.media_publisher import ClipFrames, MediaPublisher,
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
 from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
 from headrace.producers.source import Source
-from headrace.runtime.addresses import AddressNotAllowedError, Network, UnresolvedHostError, resolve
+from headrace.runtime.addresses import AddressNotAllowedError, UnresolvedHostError, networks_of, resolve
 from headrace.runtime.metrics import capture_frames_total, capture_reconnects_total
 
 CONNECTING_S_MAX = 300.0  # beyond the recording itself, for all connections together
@@ -22,11 +21,14 @@ _REMAINING_S_MIN = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RecorderDeps:
-    """What a capture needs; `cipher` is None where no secret is configured, `confined` is whether decoders are."""
+    """What a capture needs; `cipher` is None where no secret is configured, `confined` is whether decoders are.
+
+    `camera_networks` is the setting.
+    """
 
     publishing: PublishingDeps
     cipher: CredentialCipher | None
-    networks: Sequence[Network]
+    camera_networks: str
     confined: bool
 
 
@@ -162,7 +164,8 @@ class Recorder:
     async def _resolve(self, url: CameraUrl) -> CameraAddress:
         """Resolve the host name and check its addresses: they may have changed since the gateway checked them."""
         try:
-            addresses = await resolve(url.host, url.port, self._deps.networks)
+            networks = networks_of(self._deps.camera_networks, self._job.request.site)
+            addresses = await resolve(url.host, url.port, networks)
         except UnresolvedHostError:
             raise StreamLostError(CameraFault.NAME_UNKNOWN) from None
         except AddressNotAllowedError:

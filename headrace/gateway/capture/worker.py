@@ -21,7 +21,6 @@ from headrace.gateway.capture.request_topic import CaptureRequestConsumer, Captu
 from headrace.gateway.capture.rtsp_stream import require_confinement
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
-from headrace.runtime.addresses import networks_of
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import require_topics, wait_for_kafka
@@ -212,7 +211,7 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
             recorder=RecorderDeps(
                 publishing=PublishingDeps(publisher, requests, ingest_wait),
                 cipher=CredentialCipher(secret) if secret else None,
-                networks=networks_of(settings.gateway_camera_networks),
+                camera_networks=settings.gateway_camera_networks,
                 confined=settings.capture_confinement == "on",
             ),
             request_publisher=request_publisher,

@@ -1,5 +1,6 @@
 """`POST /api/v1/ingest/rtsp`: request the capture of a camera's stream, as the camera ingestion service does."""
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import uuid4
 
@@ -33,7 +34,13 @@ from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import UploadSource, resolve_source
 from headrace.gateway.uploads.results import status_path
-from headrace.runtime.addresses import AddressNotAllowedError, UnresolvedHostError, networks_of, resolve
+from headrace.runtime.addresses import (
+    AddressNotAllowedError,
+    Network,
+    UnresolvedHostError,
+    networks_of,
+    resolve,
+)
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_requests import NewRequest
 
@@ -94,7 +101,8 @@ async def capture(
         )
         if (before := first.replay(fingerprint)) is not None:
             return before
-        await _check_address(request, settings, principal, url)
+        networks = networks_of(settings.gateway_camera_networks, source.site)
+        await _check_address(request, networks, principal, url)
         request_id = uuid4()
         stored = NewRequest(
             request_id=request_id,
@@ -154,8 +162,7 @@ def _url_fingerprint(cipher: CredentialCipher | None, body: CaptureAsked) -> str
     return "" if cipher is None else cipher.fingerprint(body.rtsp_url.get_secret_value())
 
 
-async def _check_address(request: Request, settings: Settings, principal: Principal, url: CameraUrl) -> None:
-    networks = networks_of(settings.gateway_camera_networks)
+async def _check_address(request: Request, networks: Sequence[Network], principal: Principal, url: CameraUrl) -> None:
     try:
         await resolve(url.host, url.port, networks)
     except UnresolvedHostError:
@@ -165,6 +172,6 @@ async def _check_address(request: Request, settings: Settings, principal: Princi
         raise Problem(
             422,
             ProblemCode.ADDRESS_REFUSED,
-            "the camera's address is not public and not in a network that the operator listed",
-            hint="list the cameras' networks in HEADRACE_GATEWAY_CAMERA_NETWORKS",
+            "the camera's address is not public and not in a network that the operator listed for its site",
+            hint="list the networks of the site's cameras in HEADRACE_GATEWAY_CAMERA_NETWORKS",
         ) from None

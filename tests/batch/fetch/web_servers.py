@@ -45,7 +45,7 @@ class Names:
 
 def policy(**changes: object) -> FetchPolicy:
     """A policy with short delays that allows loopback and reads no robots.txt unless told to."""
-    known = FetchPolicy.of(load_settings(_env_file=None))
+    known = FetchPolicy.of(load_settings(_env_file=None), "web")
     quick = replace(
         known,
         networks=LOOPBACK,
