@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from headrace.schemas.events import Origin
-from headrace.schemas.headers import CLOCK, TRACEPARENT
+from headrace.schemas.headers import CLOCK, TRACEPARENT, TRACESTATE
 from headrace.schemas.registry import REGISTRY, Schema
 from headrace.schemas.topics import TOPICS, Topic
 
@@ -122,7 +122,8 @@ def _headers(schema: Schema, event: type) -> dict[str, Any]:
     properties["content-type"]["const"] = _WIRE_FORMAT
     if issubclass(event, Origin):
         properties[CLOCK] = {"type": "string", "const": "unset", "description": "Set where the source had no clock."}
-    properties[TRACEPARENT] = {"type": "string", "description": "W3C trace context; optional."}
+    for name in (TRACEPARENT, TRACESTATE):
+        properties[name] = {"type": "string", "description": "W3C trace context; optional."}
     return {"type": "object", "required": list(_HEADERS), "properties": properties}
 
 

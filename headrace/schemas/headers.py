@@ -1,7 +1,9 @@
 """Message headers: CloudEvents 1.0 in Kafka's binary mode, and the W3C trace context.
 
 Any Kafka tool can show what a message is without decoding it. Sources: CloudEvents "Kafka Protocol Binding" 1.0.2,
-section 3.2; W3C "Trace Context" level 1, section 3.2.
+section 3.2; W3C "Trace Context" level 1, sections 3.2 and 3.3.
+
+Between messages a trace context is one text: the `traceparent`, and after a space the `tracestate` where there is one.
 """
 
 import re
@@ -18,8 +20,11 @@ from headrace.schemas.limits import CLOCK_SET_US_MIN
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
 CLOCK = "headrace-clock"  # its value is "unset" where the source had no clock, and its capture time says nothing
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(r"[a-z0-9][a-z0-9_*/@-]*=[\x20-\x7e]+")
+_TRACESTATE_BYTES_MAX = 512  # of which the standard asks to pass them on
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -37,17 +42,26 @@ def headers_for(event: Event, *, subject: str, traceparent: str | None) -> Heade
     if isinstance(event, Origin) and event.captured_at_us < CLOCK_SET_US_MIN:
         headers.append((CLOCK, b"unset"))
     if traceparent is not None:
-        headers.append((TRACEPARENT, traceparent.encode()))
+        parent, _, state = traceparent.partition(" ")
+        headers.append((TRACEPARENT, parent.encode()))
+        headers += [(TRACESTATE, state.encode())] if state else []
     return headers
 
 
 def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """Return the trace context in a message's headers, or None if there is none or it is malformed."""
+    """Return the trace context in a message's headers, or None if there is none or it is malformed.
+
+    A `tracestate` that is malformed or too long is left out.
+    """
+    texts: dict[str, str] = {}
     for name, value in headers:
-        if name == TRACEPARENT and value is not None:
-            text = value.decode("ascii", "replace")
-            return text if _TRACEPARENT.fullmatch(text) else None
-    return None
+        if name in {TRACEPARENT, TRACESTATE} and value is not None:
+            texts.setdefault(name, value.decode("ascii", "replace"))
+    parent, state = texts.get(TRACEPARENT, ""), texts.get(TRACESTATE, "")
+    if not _TRACEPARENT.fullmatch(parent):
+        return None
+    is_kept = len(state) <= _TRACESTATE_BYTES_MAX and _TRACESTATE.fullmatch(state)
+    return f"{parent} {state}" if is_kept else parent
 
 
 def new_traceparent(random_bytes: bytes) -> str:

@@ -92,7 +92,7 @@ def test_every_message_carries_the_newest_schema_and_its_id(name: str) -> None:
 
 
 def test_headers_are_those_that_are_written() -> None:
-    written = headers_for(CID, subject="s", traceparent=TRACE)
+    written = headers_for(CID, subject="s", traceparent=f"{TRACE} a=1")
     declared = DOCUMENT["components"]["messages"]["Cid"]["headers"]
     assert list(declared["properties"]) == [name for name, _ in written]
     with_clock = replace(CID, captured_at_us=CLOCK_SET_US_MIN)

@@ -81,6 +81,30 @@ def test_a_request_for_a_capture_is_named_by_its_id_and_timed_by_when_it_came() 
     assert headers["ce_source"] == b"/sites/plant/sources/camera-1"
 
 
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("vendor=x", True),
+        ("a=1,b@c=2 ,d/e= x", True),
+        ("a=" + "x" * 510, True),
+        ("a=" + "x" * 511, False),
+        ("A=1", False),
+        ("a=1\r\nx: y", False),
+        ("a=ü", False),
+        ("", False),
+    ],
+)
+def test_a_trace_state_goes_from_message_to_message(state: str, kept: bool) -> None:
+    received = [("tracestate", state.encode()), ("traceparent", TRACE.encode())]
+    passed_on = headers_for(CID, subject="", traceparent=traceparent_of(received))
+    assert [value for name, value in passed_on if name.startswith("trace")] == [
+        TRACE.encode(),
+        *([state.encode()] if kept else []),
+    ]
+    assert traceparent_of(passed_on) == traceparent_of(received)
+    assert traceparent_of([("tracestate", state.encode())]) is None
+
+
 def test_the_trace_context_is_found_among_headers() -> None:
     assert traceparent_of(headers_for(CID, subject="", traceparent=TRACE)) == TRACE
     assert traceparent_of([("a", b"b"), ("traceparent", None)]) is None

@@ -17,7 +17,7 @@ from headrace.producers.source import SequenceCounter, fields_of
 from headrace.runtime.metrics import gateway_file_bytes
 from headrace.schemas.digest import record_id, staging_key
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of
-from headrace.schemas.headers import TRACEPARENT, traceparent_of
+from headrace.schemas.headers import TRACEPARENT, TRACESTATE, traceparent_of
 from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
 from headrace.schemas.validate import UNSHOWABLE, check_captured_at, check_name, validate
 from headrace.store.blobs.blob_store import Blobs
@@ -146,8 +146,9 @@ class UploadPublisher:
 
 def request_traceparent(connection: HTTPConnection) -> str | None:
     """Return the trace context of a request, or None where it has none or a malformed one."""
-    value = connection.headers.get(TRACEPARENT)
-    return None if value is None else traceparent_of([(TRACEPARENT, value.encode())])
+    # A list may come in several fields of one name.
+    fields = {name: ",".join(connection.headers.getlist(name)) for name in (TRACEPARENT, TRACESTATE)}
+    return traceparent_of((name, text.encode("latin-1")) for name, text in fields.items() if text)
 
 
 def resolve_source(

@@ -50,6 +50,7 @@ create table records (
     -- json, not jsonb: it keeps the text unchanged. jsonb expands 1e308 to 309 digits, so the announcement would differ
     -- from the source's bytes and could be fifty times as large.
     attributes json not null default '{}',
+    -- The W3C trace context: traceparent, and tracestate after a space.
     traceparent text,
     ingested_at timestamptz not null default now(),
     -- The clip that belongs to an LDO.

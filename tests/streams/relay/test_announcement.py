@@ -64,6 +64,9 @@ def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
     assert traceparent_of(announcement.headers) == TRACEPARENT
     assert dict(announcement.headers)["ce_subject"] == event.digest.encode()
     assert event_id_of(announcement.headers) == UUID(event.event_id)
+    assert "tracestate" not in dict(announcement.headers)
+    traced = dict(announce(pending(event, "ingested.frames.v1", f"{TRACEPARENT} vendor=x,other=y z")).headers)
+    assert (traced["traceparent"], traced["tracestate"]) == (TRACEPARENT.encode(), b"vendor=x,other=y z")
 
 
 def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
