@@ -99,9 +99,12 @@ def record_id(kind: Kind, digest: str) -> UUID:
     return uuid5(_RECORDS, f"{kind}:{digest}")
 
 
-def event_id(record: UUID) -> UUID:
-    """Return the id of a record's announcement: a replay can only repeat it."""
-    return uuid5(_ANNOUNCEMENTS, str(record))
+def event_id(record: UUID, site: str | None = None) -> UUID:
+    """Return the id of a record's announcement: a replay can only repeat it.
+
+    With `site`, that of the announcement for a further site that delivered the same bytes.
+    """
+    return uuid5(_ANNOUNCEMENTS, str(record) if site is None else f"{record}:{site}")
 
 
 def dead_letter_id(topic: str, partition: int, offset: int, value: bytes | None) -> UUID:
@@ -110,9 +113,9 @@ def dead_letter_id(topic: str, partition: int, offset: int, value: bytes | None)
     return uuid5(_DEAD_LETTERS, f"{topic}:{partition}:{offset}:{value_digest}")
 
 
-def result_id(consumer: str, record: UUID) -> UUID:
-    """Return the id of a consumer's result for a record."""
-    return uuid5(_RESULTS, f"{consumer}:{record}")
+def result_id(consumer: str, record: UUID, announcement: UUID) -> UUID:
+    """Return the id of a consumer's result for a record, or for a further site's announcement of it."""
+    return uuid5(_RESULTS, f"{consumer}:{record if announcement == event_id(record) else announcement}")
 
 
 def blob_key(digest: str) -> str:

@@ -82,7 +82,7 @@ def announced_twice(look: Lookup) -> Iterator[str]:
 
 def announced_wrongly(look: Lookup) -> Iterator[str]:
     """I4: what was announced is not what must be."""
-    records = look.to_be_announced()
+    records, before = look.to_be_announced(), look.announced_before()
     letters = {str(event_id(letter)): f"dead letter {letter}" for letter in look.letters}
     readers_of: dict[str, list[str]] = defaultdict(list)
     for reader, heard in _readers(look):
@@ -92,7 +92,7 @@ def announced_wrongly(look: Lookup) -> Iterator[str]:
         ):
             for event in must.keys() - ids:
                 readers_of[f"{must[event]} was not announced to"].append(reader)
-            for event in ids - must.keys():
+            for event in ids - must.keys() - before:
                 readers_of[f"event {event} announces {kind} that should not be, to"].append(reader)
         for event in heard.unreadable:
             readers_of[f"the message at {event} cannot be read by"].append(reader)

@@ -69,10 +69,22 @@ class Lookup:
         return row is not None and row.ended
 
     def to_be_announced(self) -> dict[str, str]:
-        """Return the event id of each record that must be announced, and what to call it."""
+        """Return the event id of each record that must be announced, also to a further site, and what to call it."""
         records = {attempt.record_id for _, attempt in self.acked if attempt.record_id is not None}
         records |= {record for record in self.all.records if self.may_be_recorded(record)} | self.redriven
-        return {str(event_id(record)): f"record {record}" for record in records}
+        further = {
+            (sighting.record_id, sighting.site)
+            for sighting in self.all.sightings
+            if (record := self.all.records.get(sighting.record_id)) is not None and record.says.site != sighting.site
+        }
+        return {str(event_id(record)): f"record {record}" for record in records} | {
+            str(event_id(record, site)): f"record {record} of {site}" for record, site in further if record in records
+        }
+
+    def announced_before(self) -> set[str]:
+        """Return ids that a recovery learned: in the catalog before, another site may have been a record's first."""
+        ids = {str(event_id(sighting.record_id, sighting.site)) for sighting in self.all.sightings}
+        return ids & self.all.learned
 
 
 def _by_place(sightings: Sequence[ObservedSighting]) -> dict[Place, list[ObservedSighting]]:

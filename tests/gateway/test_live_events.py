@@ -31,6 +31,8 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 def _upload(gateway: Gateway, key: str, source_id: str, site: str = "live") -> dict[str, object]:
     answer = httpx.post(
@@ -74,6 +76,37 @@ def test_both_transports_carry_announcements_and_state_changes(gateway: Gateway)
         [event] = events(socket_, 1, "request")
         assert (event["data"]["request_id"], event["data"]["state"]) == (file["request_id"], "uploading")
         assert json.loads(next_named(stream, "request")["data"]) == event["data"]
+
+
+def test_the_same_bytes_are_announced_to_each_site_that_delivers_them(gateway: Gateway) -> None:
+    sites, body = (name("plant"), name("plant")), picture()
+    heard = []
+    for site in (*sites, sites[1]):
+        key = gateway.key("device", [f"{site}/*"])
+        with watch(gateway, key, site=site) as socket_:
+            receive(socket_)
+            answer = httpx.post(
+                f"{gateway.url}/ingest",
+                files={"file": body},
+                data={"source_id": "camera", "site": site},
+                headers={"X-API-Key": key, "traceparent": TRACE, "tracestate": f"of={site}"},
+                timeout=90,
+            )
+            assert answer.status_code == 200, answer.text
+            if len(heard) < len(sites):
+                heard += events(socket_, 1)
+    assert [event["data"]["site"] for event in heard] == [*sites]
+    assert len({event["data"]["record_id"] for event in heard}) == 1
+    [[announcements]] = gateway.rows(
+        "select count(*) from outbox where record_id = %s::uuid", heard[0]["data"]["record_id"]
+    )
+    assert announcements == 2
+    traces = gateway.rows(
+        "select traceparent from records where record_id = %s::uuid"
+        " union all select traceparent from site_records where record_id = %s::uuid",
+        *[heard[0]["data"]["record_id"]] * 2,
+    )
+    assert traces == [(f"{TRACE} of={site}",) for site in sites]
 
 
 def test_a_stream_is_limited_to_its_scope_and_filter(gateway: Gateway, service_settings: Settings) -> None:

@@ -174,7 +174,7 @@ def test_a_list_holds_nothing_out_of_reach(world: Gateway) -> None:
         assert listed(client) == [record_of(OTHER), record_of(CLIP)]
         assert listed(client, site=SITE) == [record_of(CLIP)]
     with world.client("device", [f"{OTHER_SITE}/*"]) as client:
-        assert listed(client, site=OTHER_SITE) == [record_of(OTHER)]
+        assert listed(client, site=OTHER_SITE) == [record_of(OTHER), record_of(SHARED)]
 
 
 def test_a_record_out_of_reach_looks_as_if_it_was_not_there(world: Gateway) -> None:
@@ -188,8 +188,15 @@ def test_a_record_out_of_reach_looks_as_if_it_was_not_there(world: Gateway) -> N
 def test_who_brought_the_same_bytes_sees_its_own_part_of_the_record(world: Gateway, operator: httpx.Client) -> None:
     with world.client("device", [f"{OTHER_SITE}/cam-9"]) as client:
         one = client.get(f"/api/v1/records/{record_of(SHARED)}").json()
+        assert listed(client) == [record_of(SHARED)]
+        receipt = client.get(f"/api/v1/receipts/{digest_of(SHARED)}").json()["receipts"][0]
+        assert receipt["ingested_at"] == one["ingested_at"] == one["sightings"][0]["seen_at"]
+        assert client.get(f"/api/v1/blobs/{digest_of(SHARED)}").content == BOTH_BROUGHT
     assert (one["site"], one["source_id"], one["attributes"]) == (OTHER_SITE, "cam-9", {})
     assert [seen["source_id"] for seen in one["sightings"]] == ["cam-9"]
+    with world.client("device", [f"{SITE}/cam-1"]) as client:
+        assert record_of(SHARED) in listed(client)
+        assert OTHER_SITE not in client.get("/api/v1/records").text
     whole = operator.get(f"/api/v1/records/{record_of(SHARED)}").json()
     assert [seen["source_id"] for seen in whole["sightings"]] == ["cam-1", "cam-9"]
 

@@ -178,13 +178,7 @@ def test_the_network_of_another_sites_cameras_is_refused(world: World) -> None:
     until(lambda: world.state(request_id)[2]["last_error"], 60, "the first connection to fail")
     assert world.state(request_id)[2]["last_error"] == "unreachable"
     # The worker checks again: what is no longer granted when it connects is not connected to.
-    stored = uuid4()
-    world.gateway.rows(
-        "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, created_at)"
-        " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s, now() - interval '1 hour') returning 1",
-        stored,
-        plan_for(url, Mode.SINGLE_FRAME).as_json(),
-    )
+    stored = asyncio.run(_published(world, CaptureRequestPublisher(world.gateway.settings), url))
     assert (world.end(stored)[1] or "").startswith("address_refused: ")
 
 
@@ -351,14 +345,14 @@ def test_a_redelivered_message_has_no_effect(world: World) -> None:
         request_publisher = CaptureRequestPublisher(world.gateway.settings)
         assert asyncio.run(request_publisher.publish(again))
         # A later request of the same camera follows it in the same partition.
-        later = asyncio.run(_published(world, request_publisher, camera))
+        later = asyncio.run(_published(world, request_publisher, camera.url()))
         world.end(later)
     assert world.states(request_id) == before
     assert camera.connections == connections + 1
 
 
-async def _published(world: World, request_publisher: CaptureRequestPublisher, camera: FakeCamera) -> UUID:
-    request_id, plan = uuid4(), plan_for(camera.url(), Mode.SINGLE_FRAME)
+async def _published(world: World, request_publisher: CaptureRequestPublisher, url: str) -> UUID:
+    request_id, plan = uuid4(), plan_for(url, Mode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
         " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s) returning 1",

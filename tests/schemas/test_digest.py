@@ -166,8 +166,10 @@ def test_a_body_that_contradicts_its_message_is_rejected(contradiction: bytes) -
 def test_ids_repeat_and_differ_where_they_should() -> None:
     record = record_id(Kind.FRAME, DIGEST)
     assert record == record_id(Kind.FRAME, DIGEST) != record_id(Kind.CLIP, DIGEST)
-    ids = {record, event_id(record), result_id("preprocessing", record), result_id("perception", record)}
-    assert len(ids) == 4
+    announcements = [event_id(record), event_id(record, "north"), event_id(record, "south")]
+    results = [result_id(name, record, of) for name in ("preprocessing", "perception") for of in announcements]
+    ids = {record, *announcements, *results}
+    assert len(ids) == 10
     assert {uuid.version for uuid in ids} == {5}
 
 

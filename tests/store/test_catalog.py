@@ -112,6 +112,28 @@ async def test_a_record_that_comes_twice_in_a_batch_is_one_record_with_two_sight
     assert await sql.fetchval("select source_id from records") == "first"
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_record_is_announced_once_for_each_further_site(catalog: Catalog, sql: Sql, together: bool) -> None:
+    deliveries = [(1, "factory"), (1, "north"), (2, "factory"), (1, "south"), (1, "north"), (1, "factory")]
+    rows = [
+        (record(number, site=site, source_id=f"cam-{offset}"), sighting(number, site=site, offset=offset))
+        for offset, (number, site) in enumerate(deliveries)
+    ]
+    parts = [rows] if together else [[row] for row in rows]
+    for part in [*parts, *parts]:
+        records, sightings = map(list, zip(*part, strict=True))
+        await catalog.commit(RowBatch(blobs=[blob(1), blob(2)], records=records, sightings=sightings, dead_letters=[]))
+    announced = await sql.fetch("select event_id, record_id, site from outbox order by id")
+    assert [tuple(row) for row in announced] == [
+        (event_id(id_of(1)), id_of(1), None),
+        (event_id(id_of(1), "north"), id_of(1), "north"),
+        (event_id(id_of(2)), id_of(2), None),
+        (event_id(id_of(1), "south"), id_of(1), "south"),
+    ]
+    further = await sql.fetch("select record_id, site, source_id from site_records order by site")
+    assert [tuple(row) for row in further] == [(id_of(1), "north", "cam-1"), (id_of(1), "south", "cam-3")]
+
+
 async def test_the_same_bytes_as_two_kinds_are_two_records_of_one_blob(catalog: Catalog, sql: Sql) -> None:
     await catalog.commit(batch([1], kind=Kind.FRAME))
     await catalog.commit(batch([1], kind=Kind.CLIP))

@@ -41,6 +41,24 @@ async def test_pending_carries_everything_an_announcement_says(catalog: Catalog,
     )
 
 
+async def test_a_further_site_is_told_what_it_said_itself(catalog: Catalog, outbox: Outbox, sql: Any) -> None:
+    ours = record(1, site="south", attributes=b'{"secret": 1}', about="x", traceparent="00-aa-bb-01")
+    theirs = record(1, site="north", source_id="cam-9", attributes=b'{"own": 1}', traceparent="00-cc-dd-01")
+    for row in (ours, theirs):
+        await catalog.commit(RowBatch(blobs=[blob(1)], records=[row], sightings=[], dead_letters=[]))
+    first, further = await outbox.pending(10)
+    assert isinstance(first.event, Ingested)
+    assert isinstance(further.event, Ingested)
+    assert (first.event.site, first.event.attributes, first.traceparent) == ("south", b'{"secret": 1}', "00-aa-bb-01")
+    assert (further.event.site, further.event.source_id) == ("north", "cam-9")
+    assert (further.event.attributes, further.event.about, further.traceparent) == (b'{"own": 1}', None, "00-cc-dd-01")
+    assert (further.event.record_id, further.event.digest) == (first.event.record_id, first.event.digest)
+    assert further.event.ingested_at_us > first.event.ingested_at_us
+    assert further.event.event_id == str(event_id(id_of(1), "north")) != first.event.event_id
+    await sql.execute("delete from site_records")
+    assert [pending.event is None for pending in await outbox.pending(10)] == [False, True]
+
+
 async def test_a_pending_dead_letter_is_whole(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch([], letters=[letter(3)]))
     [pending] = await outbox.pending(10)

@@ -79,6 +79,33 @@ async def test_filters(catalog: Catalog, queries: Queries, filters: RecordFilter
     assert {added[record_id] for record_id in await ids(queries, filters)} == expected
 
 
+async def test_a_site_lists_what_another_delivered_first_as_it_delivered_it(catalog: Catalog, queries: Queries) -> None:
+    shared = await add(catalog, 1, site="south", attributes=b'{"secret": 1}', about="x")
+    own = await add(catalog, 2, site="north", source_id="cam-9")
+    again = record(1, site="north", source_id="cam-9", attributes=b'{"own": 1}')
+    seen_again = sighting(1, site="north", source_id="cam-9", offset=77)
+    await catalog.commit(RowBatch(blobs=[blob(1)], records=[again], sightings=[seen_again], dead_letters=[]))
+    for filters in (
+        RecordFilters(site="north"),
+        RecordFilters(scopes=("north/*",)),
+        RecordFilters(scopes=("north/cam-9",), kinds=frozenset({Kind.FRAME})),
+        RecordFilters(source_id="cam-9"),
+    ):
+        assert await ids(queries, filters) == [shared, own]
+        first = await queries.list_records(filters, limit=1)
+        [seen] = first.records
+        assert (seen.site, seen.source_id, seen.attributes, seen.about) == ("north", "cam-9", '{"own": 1}', None)
+        rest = await queries.list_records(filters, cursor=first.cursor, limit=1)
+        assert [record.record_id for record in rest.records] == [own]
+    assert await ids(queries, RecordFilters(scopes=("north/*",), digest=digest_of(1).hex())) == [shared]
+    [of_south] = (await queries.list_records(RecordFilters(site="south"))).records
+    assert (of_south.record_id, of_south.attributes) == (shared, '{"secret": 1}')
+    assert await ids(queries, RecordFilters()) == [own, shared]
+    [of_digest] = await queries.records_of(digest_of(1).hex(), ["north/*"])
+    assert (of_digest.site, of_digest.attributes) == ("north", "{}")
+    assert of_digest.ingested_at_us > of_south.ingested_at_us
+
+
 async def test_times_bound_the_list_exactly(catalog: Catalog, queries: Queries) -> None:
     first, second = await add(catalog, 1), await add(catalog, 2)
     newest = (await queries.list_records(RecordFilters())).records[0]

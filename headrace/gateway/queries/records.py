@@ -1,13 +1,11 @@
 """Records of the catalog in responses."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.principal import Principal
 from headrace.schemas.headers import rfc3339
 from headrace.store.catalog.queries import SIGHTINGS_MAX
 from headrace.store.catalog.views import RecordDetail, Sighting, StoredRecord
@@ -69,27 +67,11 @@ def page_json(records: Sequence[StoredRecord], cursor: str | None) -> bytes:
     return orjson.dumps({"records": [_fields(record) for record in records], "cursor": cursor})
 
 
-def record_json(detail: RecordDetail, principal: Principal) -> bytes:
-    """Return a record with its sightings as JSON, within the principal's scope."""
+def record_json(detail: RecordDetail) -> bytes:
+    """Return a record with its sightings as JSON."""
     record = detail.record
-    if not principal.can_access(record.site, record.source_id):
-        record = _as_sighted(record, detail.sightings[0])
     sightings = [_sighting_fields(sighting) for sighting in detail.sightings]
     return orjson.dumps(_fields(record) | {"attributes": orjson.loads(record.attributes), "sightings": sightings})
-
-
-def _as_sighted(record: StoredRecord, first: Sighting) -> StoredRecord:
-    """Return a record that another source delivered first with the metadata of the principal's own sighting."""
-    return replace(
-        record,
-        site=first.site,
-        source_id=first.source_id,
-        captured_at_us=first.captured_at_us,
-        sequence=first.sequence,
-        ingested_at_us=max(record.ingested_at_us, first.seen_at_us),
-        about=None,
-        attributes="{}",
-    )
 
 
 def _fields(record: StoredRecord) -> dict[str, Any]:

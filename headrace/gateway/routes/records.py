@@ -95,7 +95,7 @@ async def show_record(
         detail = await queries.record(record_key, scopes_of(principal))
     except RecordMissingError:
         raise Problem(404, ProblemCode.NOT_FOUND, "record not found") from None
-    return cacheable(RECORD_S, record_json(detail, principal), request)
+    return cacheable(RECORD_S, record_json(detail), request)
 
 
 async def _page(queries: Queries, cache: Cache, filters: RecordFilters, cursor: str | None, limit: int) -> bytes:

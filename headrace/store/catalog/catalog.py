@@ -5,6 +5,7 @@ same digests wait for each other instead of deadlocking; only the outbox follows
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -49,6 +50,7 @@ _RECORD = attrgetter(
     *("site", "source_id", "captured_at_us", "sequence", "media_type", "size_bytes", "width", "height", "duration_us"),
     *("ldo_id", "code", "about"),
 )
+_SITE_RECORD = attrgetter("record_id", "site", "source_id", "captured_at_us", "sequence", "about")
 _SIGHTING = attrgetter(
     *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence")
 )
@@ -112,12 +114,13 @@ class Catalog:
             await self._insert_blobs(connection, batch.blobs)
             reached(CrashPoint.AFTER_BLOBS)
             new_records = await self._insert_records(connection, batch.records)
+            new_sites = await self._insert_site_records(connection, batch.records, new_records)
             reached(CrashPoint.AFTER_RECORDS)
             new_sightings = await self._insert_sightings(connection, batch.sightings)
             reached(CrashPoint.AFTER_SIGHTINGS)
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
             await self._end_redrives(connection, batch.redrives)
-            await self._insert_outbox(connection, batch, new_records, new_letters)
+            await self._insert_outbox(connection, batch, new_records | new_sites, new_letters)
             reached(CrashPoint.AFTER_OUTBOX)
             await self._advance(connection, batch.progress)
             reached(CrashPoint.BEFORE_COMMIT)
@@ -231,6 +234,28 @@ class Catalog:
         )
         return {row[0] for row in inserted}
 
+    async def _insert_site_records(
+        self, connection: "Pooled", rows: list[RecordRow], new_records: set[UUID]
+    ) -> set[tuple[UUID, str]]:
+        """Insert a row for each further site of a record; return the new ones as record and site."""
+        first_sites = {row.record_id: row.site for row in reversed(rows) if row.record_id in new_records}
+        # Reversed, so that the first of several rows of a site is kept.
+        others = {
+            (row.record_id, row.site): row for row in reversed(rows) if first_sites.get(row.record_id) != row.site
+        }
+        if not others:
+            return set()
+        ordered = [others[key] for key in sorted(others)]
+        inserted = await connection.fetch(
+            self._sql["insert_site_records"],
+            *_json(
+                *_columns(_SITE_RECORD, ordered),
+                [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
+                [row.traceparent for row in ordered],
+            ),
+        )
+        return {(row[0], row[1]) for row in inserted}
+
     async def _insert_sightings(self, connection: "Pooled", rows: list[SightingRow]) -> int:
         if not rows:
             return 0
@@ -255,14 +280,19 @@ class Catalog:
             await connection.execute(self._sql["end_redrives"], *zip(*map(_redrive, ordered), strict=True))
 
     async def _insert_outbox(
-        self, connection: "Pooled", batch: RowBatch, new_records: set[UUID], new_letters: set[UUID]
+        self,
+        connection: "Pooled",
+        batch: RowBatch,
+        new: AbstractSet[UUID | tuple[UUID, str]],
+        new_letters: set[UUID],
     ) -> None:
-        records = _first_of_each((row.record_id, row.kind) for row in batch.records if row.record_id in new_records)
-        letters = [row.dead_letter_id for row in batch.dead_letters if row.dead_letter_id in new_letters]
-        rows: list[tuple[UUID, str, UUID | None, UUID | None]] = [
-            (event_id(record), _TOPICS[kind], record, None) for record, kind in records
+        """Insert the announcements of new records, of those that are new for a further site, and of dead letters."""
+        rows: list[tuple[UUID, str, UUID | None, UUID | None, str | None]] = [
+            (event_id(record, site), _TOPICS[kind], record, None, site)
+            for record, kind, site in _first_of_each(_announced(batch.records, new))
         ]
-        rows += [(event_id(letter), DEAD_LETTERS.name, None, letter) for letter in dict.fromkeys(letters)]
+        letters = [row.dead_letter_id for row in batch.dead_letters if row.dead_letter_id in new_letters]
+        rows += [(event_id(letter), DEAD_LETTERS.name, None, letter, None) for letter in dict.fromkeys(letters)]
         if rows:
             await connection.execute(self._sql["insert_outbox"], *_json(*zip(*rows, strict=True)))
 
@@ -278,6 +308,17 @@ def _json(*columns: Sequence[object]) -> Iterator[str]:
     A column of nulls only is an empty array: PostgreSQL pads it with nulls to the longest column, at no cost.
     """
     return ("[]" if column.count(None) == len(column) else orjson.dumps(column).decode() for column in columns)
+
+
+def _announced(
+    rows: Iterable[RecordRow], new: AbstractSet[UUID | tuple[UUID, str]]
+) -> Iterator[tuple[UUID, Kind, str | None]]:
+    """Yield the records to announce, in the order of the input, with the site where it is a further one."""
+    for row in rows:
+        if (row.record_id, row.site) in new:
+            yield row.record_id, row.kind, row.site
+        elif row.record_id in new:
+            yield row.record_id, row.kind, None
 
 
 def _first_of_each(items: Iterable[T]) -> Iterable[T]:

@@ -25,7 +25,7 @@ A pack keeps its key and the offsets of what stays in it, because announcements 
 digest of its bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -223,10 +223,12 @@ class Erasures:
         if erasure.keeps_out:
             await self._execute("add_tombstones", erasure.erasure_id, ids, *origin)
         sightings = await self._rows("delete_sightings", erasure.erasure_id, ids, *origin)
+        further = await self._rows("erase_site_records", ids, *origin)
         await self._execute("give_to_others", erasure.erasure_id, ids, *origin)
         records = await self._rows("delete_records", ids)
         digests = {row["record_id"]: row["digest"] for row in records}
-        await self._forget_announcements(erasure, digests)
+        announced = {event_id(row[0], row[1]): row[0] for row in further if row[0] in digests}
+        await self._forget_announcements(erasure, announced | {event_id(record): record for record in digests})
         candidates = [record_id(kind, digest.hex()) for digest in set(digests.values()) for kind in Kind]
         freed = [row[0] for row in await self._rows("delete_blobs", list(set(digests.values())), candidates)]
         # An object of the same bytes that has no row may exist too, and a staged body whose worker died.
@@ -245,11 +247,11 @@ class Erasures:
     async def _erase_letters(self, erasure: Erasure, ids: list[UUID]) -> None:
         origin = erasure.site, erasure.source_id
         await self._execute("delete_dead_letters", erasure.erasure_id, ids, *origin, erasure.keeps_out)
-        await self._forget_announcements(erasure, ids)
+        await self._forget_announcements(erasure, {event_id(letter): letter for letter in ids})
 
-    async def _forget_announcements(self, erasure: Erasure, subjects: Iterable[UUID]) -> None:
-        ids = list(subjects)
-        await self._execute("forget_announcements", erasure.erasure_id, [event_id(subject) for subject in ids], ids)
+    async def _forget_announcements(self, erasure: Erasure, announced: Mapping[UUID, UUID]) -> None:
+        """Note the announcements of erased records or dead letters, by their event ids, and drop those that wait."""
+        await self._execute("forget_announcements", erasure.erasure_id, [*announced], [*announced.values()])
 
     async def _add_objects(self, objects: list[tuple[str, bytes]]) -> None:
         if objects:

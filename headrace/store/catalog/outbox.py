@@ -115,7 +115,7 @@ class Outbox:
 
 def _pending(row: asyncpg.Record) -> Pending:
     event: Ingested | DeadLetter | None = None
-    if row["record_id"] is not None and row["store_key"] is not None:
+    if row["record_id"] is not None and row["store_key"] is not None and row["site"] is not None:
         event = _ingested(row)
     elif row["dead_letter_id"] is not None:
         event = _dead_letter(row)

@@ -25,7 +25,12 @@ def page_query(filters: RecordFilters, after: tuple[int, UUID] | None, limit: in
         time = _TIME.format(f"${len(values) - 1}")
         conditions.append(f"(r.ingested_at, r.record_id) < ({time}, ${len(values)}::uuid)")
     sql = statements("queries")
-    text = sql["page"].replace("{columns}", sql["columns"]).replace("{driver}", sql[driver])
+    # Whoever reads everything, without a site or source, sees each record once, as it was delivered first.
+    is_of_sources = any(of is not None for of in (filters.site, filters.source_id, filters.scopes))
+    text = sql["page_of_sources" if is_of_sources else "page"]
+    for word in ("sighted_columns", "columns"):
+        text = text.replace(f"{{{word}}}", sql[word])
+    text = text.replace("{driver}", sql[driver])
     return text.replace("{conditions}", " and ".join(conditions) or "true"), values
 
 

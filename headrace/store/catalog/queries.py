@@ -16,6 +16,7 @@ from headrace.store.catalog.views import (
     RecordList,
     Sighting,
     StoredRecord,
+    as_sighted,
 )
 from headrace.store.errors import RecordAmbiguousError, RecordMissingError
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
@@ -84,7 +85,7 @@ class Queries:
         Raises:
             RecordMissingError: no record within the scopes matches. RecordAmbiguousError: a prefix matches several.
         """
-        matches = await self._by_ids(await self._within(await self._candidates(wanted.strip(), scopes), scopes))
+        matches = await self._reached(await self._candidates(wanted.strip(), scopes), scopes)
         match matches:
             case []:
                 raise RecordMissingError(wanted)
@@ -92,13 +93,11 @@ class Queries:
                 pass
             case _:
                 raise RecordAmbiguousError(wanted, [f"{row.kind} {row.record_id}" for row in matches[:_NAMED_MAX]])
-        async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["sightings"], record.record_id, SIGHTINGS_MAX, scopes)
-        return RecordDetail(record, tuple(Sighting(*row) for row in rows))
+        return RecordDetail(record, await self._sightings(record.record_id, SIGHTINGS_MAX, scopes))
 
     async def records_of(self, digest: str, scopes: Sequence[str] | None = None) -> list[StoredRecord]:
         """Return the records with this digest, at most one of each kind, newest first."""
-        return await self._by_ids(await self._within([record_id(kind, digest) for kind in Kind], scopes))
+        return await self._reached([record_id(kind, digest) for kind in Kind], scopes)
 
     async def blob(self, digest: str) -> BlobLocation | None:
         """Return the location of the blob with this digest, or None if the catalog has none."""
@@ -126,12 +125,24 @@ class Queries:
             rows = await connection.fetch(text, ids)
         return [StoredRecord(*row) for row in rows]
 
-    async def _within(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[UUID]:
+    async def _reached(self, ids: list[UUID], scopes: Sequence[str] | None) -> list[StoredRecord]:
+        """Return the records within the scopes; one that another source delivered first as the reader's source did."""
         if scopes is None or not ids:
-            return ids
+            return await self._by_ids(ids)
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["reached"], ids, scopes)
-        return [row[0] for row in rows]
+        is_own = {row["record_id"]: row["is_own"] for row in rows}
+        records = await self._by_ids([*is_own])
+        return [record if is_own[record.record_id] else await self._as_sighted(record, scopes) for record in records]
+
+    async def _as_sighted(self, record: StoredRecord, scopes: Sequence[str]) -> StoredRecord:
+        [first] = await self._sightings(record.record_id, 1, scopes)
+        return as_sighted(record, first)
+
+    async def _sightings(self, record: UUID, limit: int, scopes: Sequence[str] | None) -> tuple[Sighting, ...]:
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["sightings"], record, limit, scopes)
+        return tuple(Sighting(*row) for row in rows)
 
     async def _candidates(self, wanted: str, scopes: Sequence[str] | None) -> list[UUID]:
         # Devices choose their ldo_id, so one may look like a public id.

@@ -1,6 +1,6 @@
 """The values that the catalog's read side returns. Times are microseconds since 1970, UTC; digests hexadecimal."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from headrace.schemas.events import Kind
@@ -60,6 +60,21 @@ class Sighting:
     captured_at_us: int
     sequence: int
     seen_at_us: int
+
+
+def as_sighted(record: StoredRecord, sighting: Sighting) -> StoredRecord:
+    """Return a record that another source delivered first with what a reader's own sighting says of it."""
+    return replace(
+        record,
+        site=sighting.site,
+        source_id=sighting.source_id,
+        captured_at_us=sighting.captured_at_us,
+        sequence=sighting.sequence,
+        ingested_at_us=max(record.ingested_at_us, sighting.seen_at_us),
+        about=None,
+        attributes="{}",
+        traceparent=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,23 @@ with seen as (
 )
 select count(*) from seen
 
+-- insert_site_records --
+-- A row for each further site of a record, also of one that an earlier statement of the transaction inserted.
+insert into site_records (record_id, site, source_id, captured_at, sequence, about, attributes, traceparent)
+select
+    s.record_id::uuid, s.site, s.source_id,
+    timestamptz 'epoch' + s.captured_at_us::bigint * interval '1 microsecond',
+    s.sequence::bigint, s.about, coalesce(s.attributes::json, '{}'), s.traceparent
+from rows from (
+    json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+    json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),
+    json_array_elements_text($7::json), json_array_elements_text($8::json)
+) as s (record_id, site, source_id, captured_at_us, sequence, about, attributes, traceparent)
+join records as r on r.record_id = s.record_id::uuid
+where r.site <> s.site
+on conflict do nothing
+returning record_id, site
+
 -- insert_dead_letters --
 -- Keys and values are bytes of any size, so these columns are arrays of the wire protocol.
 insert into dead_letters (
@@ -88,15 +105,15 @@ returning dead_letter_id
 -- Ids are assigned in the order of the input, which is the order of the announcements. Listeners are notified at the
 -- commit.
 with added as (
-    insert into outbox (event_id, topic, record_id, dead_letter_id, published_at)
+    insert into outbox (event_id, topic, record_id, dead_letter_id, site, published_at)
     select
-        event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid,
+        event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid, site,
         -- After a recovery, what an older copy of the catalog does not know to be out.
         (select now() from announced as a where a.event_id = o.event_id::uuid)
     from rows from (
         json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
-        json_array_elements_text($4::json)
-    ) with ordinality as o (event_id, topic, record_id, dead_letter_id, position)
+        json_array_elements_text($4::json), json_array_elements_text($5::json)
+    ) with ordinality as o (event_id, topic, record_id, dead_letter_id, site, position)
     order by position
     returning id
 )
@@ -164,5 +181,6 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select published_at, generation, next_offset, topic_id, digest from outbox, collection, ingest_progress, tombstones
+select published_at, generation, next_offset, topic_id, t.digest, r.sequence
+from outbox, collection, ingest_progress, tombstones as t, site_records as r
 where false

@@ -146,20 +146,57 @@ with gone as (
 )
 select distinct record_id, site, source_id from gone
 
--- give_to_others --
--- A record that came from elsewhere too is now that of its first remaining sighting. What else its row says was said by
--- the source that is erased.
+-- erase_site_records --
+-- A further site keeps its row if another source of it delivered the bytes: as that one did.
 with first as (
-    select distinct on (record_id) record_id, site, source_id, captured_at, sequence
+    select distinct on (record_id, site) record_id, site, source_id, captured_at, sequence
     from sightings
-    where record_id = any($2::uuid[])
-    order by record_id, seen_at, topic, partition, "offset", index
+    where record_id = any($1::uuid[])
+    order by record_id, site, seen_at, topic, partition, "offset", index
 ), given as (
-    update records as r
-    set site = f.site, source_id = f.source_id, captured_at = f.captured_at, sequence = f.sequence,
+    update site_records as n
+    set source_id = f.source_id, captured_at = f.captured_at, sequence = f.sequence,
         attributes = '{}', about = null, traceparent = null
     from first as f
+    where n.record_id = f.record_id and n.site = f.site and $2 in ('', n.site) and $3 in ('', n.source_id)
+), gone as (
+    delete from site_records as n
+    where
+        record_id = any($1::uuid[])
+        and not exists (select from sightings as s where s.record_id = n.record_id and s.site = n.site)
+    returning record_id, site
+), unannounced as (
+    delete from outbox as o
+    using gone
+    where o.published_at is null and o.record_id = gone.record_id and o.site = gone.site
+)
+select record_id, site from gone
+
+-- give_to_others --
+-- A record that came from elsewhere too is now that of its first remaining sighting, at its own site if there is one,
+-- or of that site's row. What else it says was said by the source that is erased.
+with first as (
+    select distinct on (s.record_id) s.record_id, s.site, s.source_id, s.captured_at, s.sequence
+    from sightings as s
+    join records as r using (record_id)
+    where s.record_id = any($2::uuid[])
+    order by s.record_id, s.site <> r.site, s.seen_at, s.topic, s.partition, s."offset", s.index
+), given as (
+    update records as r
+    set site = f.site,
+        source_id = coalesce(n.source_id, f.source_id),
+        captured_at = coalesce(n.captured_at, f.captured_at),
+        sequence = coalesce(n.sequence, f.sequence),
+        attributes = coalesce(n.attributes, '{}'), about = n.about, traceparent = n.traceparent
+    from first as f
+    left join site_records as n on n.record_id = f.record_id and n.site = f.site
     where r.record_id = f.record_id and $3 in ('', r.site) and $4 in ('', r.source_id)
+    returning r.record_id, n.site
+), unannounced as (
+    -- That site has an announcement of its own.
+    delete from outbox as o
+    using given as g
+    where o.published_at is null and o.record_id = g.record_id and o.site is null and g.site is not null
 )
 update erasures set records_kept = records_kept + (select count(*) from first) where erasure_id = $1
 
@@ -300,7 +337,7 @@ select
     (extract(epoch from e.began_at) * 1000000)::bigint as began_at_us,
     (extract(epoch from now()) * 1000000)::bigint as now_us,
     e.objects_deleted, e.packs_rewritten, e.records_kept, e.subjects_held, e.keeps_out,
-    (select count(*) from erased_announcements as a where a.erasure_id = e.erasure_id) as subjects,
+    (select count(distinct subject_id) from erased_announcements as a where a.erasure_id = e.erasure_id) as subjects,
     (select count(*) from tombstones as t where t.erasure_id = e.erasure_id) as tombstones,
     (
         select encode(sha256(string_agg(t.digest, ''::bytea order by t.digest)), 'hex')
@@ -308,7 +345,7 @@ select
         where t.erasure_id = e.erasure_id
     ) as tombstones_sha256,
     array(
-        select subject_id from erased_announcements as a
+        select distinct subject_id from erased_announcements as a
         where a.erasure_id = e.erasure_id
         order by subject_id
         limit $2

@@ -46,7 +46,7 @@ limit $1
 select r.record_id, r.kind
 from records as r, collection as c
 where r.ingested_at >= c.outbox_pruned_until
-    and not exists (select from outbox as o where o.record_id = r.record_id)
+    and not exists (select from outbox as o where o.record_id = r.record_id and o.site is null)
 order by r.ingested_at, r.record_id
 limit $1
 
@@ -78,7 +78,7 @@ select (extract(epoch from clock_timestamp()) * 1000000)::bigint
 -- Published rows of the outbox, since a time from which the topics still have every message.
 select r.record_id, r.kind
 from records as r
-join outbox as o using (record_id)
+join outbox as o on o.record_id = r.record_id and o.site is null
 where o.published_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
     and o.created_at >= timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
     and r.record_id > $1
@@ -103,10 +103,10 @@ update blobs set store_key = $2, store_offset = null where sha256 = $1 and archi
 -- add_announcement --
 insert into outbox (event_id, topic, record_id, published_at)
 select $1, $2, $3, case when $4 then now() end
-where not exists (select from outbox where record_id = $3)
+where not exists (select from outbox where record_id = $3 and site is null)
 
 -- announce_again --
-update outbox set published_at = null where record_id = $1
+update outbox set published_at = null where record_id = $1 and site is null
 
 -- drop_announcement --
 delete from outbox where id = $1

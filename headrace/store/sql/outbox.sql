@@ -7,27 +7,36 @@
 select * from (
     select
         o.id, o.event_id, o.topic,
-        r.record_id, r.kind, r.digest, r.site, r.source_id,
-        (extract(epoch from r.captured_at) * 1000000)::bigint as captured_at_us, r.sequence,
-        (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
+        r.record_id, r.kind, r.digest, said.site, said.source_id,
+        (extract(epoch from said.captured_at) * 1000000)::bigint as captured_at_us, said.sequence,
+        (extract(epoch from said.ingested_at) * 1000000)::bigint as ingested_at_us,
         r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code,
-        r.about, r.attributes::text as attributes, r.traceparent,
+        said.about, said.attributes::text as attributes, said.traceparent,
         d.dead_letter_id, d.code as reject_code, d.reason, d.topic as message_topic, d.partition,
         d."offset" as message_offset, d.message_timestamp_us, d.key, d.value, d.headers::text as headers,
         (extract(epoch from d.rejected_at) * 1000000)::bigint as rejected_at_us,
         sum(
             coalesce(octet_length(d.value), 0) + coalesce(octet_length(d.key), 0)
-            + coalesce(octet_length(d.headers::text), 0) + coalesce(octet_length(r.attributes::text), 0)
+            + coalesce(octet_length(d.headers::text), 0) + coalesce(octet_length(said.attributes::text), 0)
         ) over (order by o.id) as bytes,
         row_number() over (order by o.id) as position
     from (
-        select id, event_id, topic, record_id, dead_letter_id
+        select id, event_id, topic, record_id, dead_letter_id, site
         from outbox
         where published_at is null
         order by id
         limit $1
     ) as o
     left join records as r using (record_id)
+    -- What the record's own site said of it, or a further one.
+    left join lateral (
+        select r.site, r.source_id, r.captured_at, r.sequence, r.ingested_at, r.about, r.attributes, r.traceparent
+        where o.site is null
+        union all
+        select site, source_id, captured_at, sequence, ingested_at, about, attributes, traceparent
+        from site_records as s
+        where s.record_id = o.record_id and s.site = o.site
+    ) as said on true
     left join blobs as b on b.sha256 = r.digest
     left join dead_letters as d using (dead_letter_id)
 ) as next

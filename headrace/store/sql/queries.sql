@@ -22,6 +22,41 @@ join records as r using (record_id)
 left join blobs as b on b.sha256 = r.digest
 order by key.ingested_at desc, key.record_id desc
 
+-- page_of_sources --
+-- The same for sources, which also list what another site delivered first, as they delivered it.
+select {sighted_columns}
+from (
+    select found.ingested_at, found.record_id, found.sighted_at
+    from {driver}
+    cross join lateral (
+        (
+            select r.ingested_at, r.record_id, null::text as sighted_at
+            from records as r
+            where {conditions}
+            order by r.ingested_at desc, r.record_id desc
+            limit $1
+        )
+        union all
+        (
+            select r.ingested_at, r.record_id, r.site as sighted_at
+            from (
+                select s.ingested_at, s.record_id, s.site, s.source_id, of_record.kind, of_record.ldo_id, of_record.code
+                from site_records as s
+                join records as of_record on of_record.record_id = s.record_id and of_record.site <> s.site
+            ) as r
+            where {conditions}
+            order by r.ingested_at desc, r.record_id desc
+            limit $1
+        )
+    ) as found
+    order by found.ingested_at desc, found.record_id desc
+    limit $1
+) as key
+join records as r using (record_id)
+left join site_records as s on s.record_id = key.record_id and s.site = key.sighted_at
+left join blobs as b on b.sha256 = r.digest
+order by key.ingested_at desc, key.record_id desc
+
 -- by_ids --
 select {columns}
 from records as r
@@ -59,7 +94,7 @@ limit 1
 
 -- reached --
 -- A record is visible through its own source, and through every source that delivered the same bytes.
-select r.record_id
+select r.record_id, {within} as is_own
 from records as r
 where r.record_id = any($1::uuid[]) and (
     {within} or exists (select from sightings as s where s.record_id = r.record_id and {sighting_within})
@@ -101,6 +136,17 @@ r.record_id, r.kind, encode(r.digest, 'hex') as digest, r.site, r.source_id,
 (extract(epoch from r.ingested_at) * 1000000)::bigint as ingested_at_us,
 r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code, r.about,
 r.attributes::text as attributes, r.traceparent, (extract(epoch from b.archived_at) * 1000000)::bigint as archived_at_us
+
+-- sighted_columns --
+r.record_id, r.kind, encode(r.digest, 'hex') as digest,
+coalesce(s.site, r.site) as site, coalesce(s.source_id, r.source_id) as source_id,
+(extract(epoch from coalesce(s.captured_at, r.captured_at)) * 1000000)::bigint as captured_at_us,
+coalesce(s.sequence, r.sequence) as sequence, (extract(epoch from key.ingested_at) * 1000000)::bigint as ingested_at_us,
+r.media_type, r.size_bytes, b.store_key, b.store_offset, r.width, r.height, r.duration_us, r.ldo_id, r.code,
+case when s.site is null then r.about else s.about end as about,
+case when s.site is null then r.attributes else s.attributes end::text as attributes,
+case when s.site is null then r.traceparent else s.traceparent end as traceparent,
+(extract(epoch from b.archived_at) * 1000000)::bigint as archived_at_us
 
 -- within --
 (

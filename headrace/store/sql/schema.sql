@@ -83,6 +83,23 @@ create table sightings (
 
 create index sightings_by_record on sightings (record_id);
 
+-- One row for each further site that delivered the bytes of a record: what its first delivery said, and when it was
+-- ingested. A site reads, lists and hears of its own rows only.
+create table site_records (
+    record_id uuid not null,
+    site text collate "C" not null,
+    source_id text collate "C" not null,
+    captured_at timestamptz not null,
+    sequence bigint not null,
+    about text,
+    attributes json not null default '{}',
+    traceparent text,
+    ingested_at timestamptz not null default now(),
+    primary key (record_id, site)
+);
+
+create index site_records_by_source on site_records (site, source_id, ingested_at, record_id);
+
 -- Headers are json, not jsonb: jsonb cannot store U+0000, and a dead letter must always be stored.
 create table dead_letters (
     dead_letter_id uuid primary key,
@@ -117,6 +134,8 @@ create table outbox (
     dead_letter_id uuid,
     created_at timestamptz not null default now(),
     published_at timestamptz,
+    -- The further site that the record is announced for, as its row of site_records says; null for its first one.
+    site text collate "C",
     check (num_nonnulls(record_id, dead_letter_id) = 1)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 

@@ -99,7 +99,7 @@ def perceived(
 ) -> PerceivedFrame:
     """Return the result event."""
     return PerceivedFrame(
-        event_id=str(result_id(NAME, UUID(event.record_id))),
+        event_id=str(result_id(NAME, UUID(event.record_id), UUID(event.event_id))),
         record_id=event.record_id,
         digest=event.digest,
         source_id=event.source_id,

@@ -54,7 +54,7 @@ def preprocessed(
 ) -> PreprocessedFrame:
     """Return the result event; without a quality it has the announced size and the error."""
     return PreprocessedFrame(
-        event_id=str(result_id(NAME, UUID(event.record_id))),
+        event_id=str(result_id(NAME, UUID(event.record_id), UUID(event.event_id))),
         record_id=event.record_id,
         digest=event.digest,
         source_id=event.source_id,

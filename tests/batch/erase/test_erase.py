@@ -10,7 +10,7 @@ import pytest
 from headrace.runtime.errors import Exit
 from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey, verify
 from headrace.runtime.settings import Settings
-from headrace.schemas.digest import blob_key, derived_key, erased_key, record_id, staging_key
+from headrace.schemas.digest import blob_key, derived_key, erased_key, event_id, record_id, staging_key
 from headrace.schemas.events import Frame, Kind
 from headrace.store.blobs.blob_store import Blobs, once
 from headrace.streams.worker.batch_pipeline import commit_or_store_again
@@ -109,6 +109,43 @@ async def test_a_source_is_erased_and_what_another_sent_too_stays_its_own(
     assert [tuple(row) for row in letters] == [("camera-1", 2)]
     assert await blobs.get(blob_key(own.sha256)) == own.body
     assert [row[0] for row in await sql.fetch("select source_id from records")] == ["camera-2", "camera-2"]
+    await fsck_is_clean(settings)
+
+
+async def test_an_erased_sites_part_of_a_record_is_gone_and_the_other_sites_stay_theirs(
+    settings: Settings, line: Line, sql: Any
+) -> None:
+    shared = frame(uuid4().hex)
+    record = record_id(Kind.FRAME, shared.sha256)
+    by = {
+        site: replace(shared, site=site, source_id=f"camera-{site}", attributes=b'{"of":"%s"}' % site.encode())
+        for site in ("a", "b", "c")
+    }
+    await line.take(by["a"])
+    await line.take(by["b"], by["c"])
+
+    async def parts() -> dict[str, list[tuple[Any, ...]]]:
+        queries = {
+            "record": "select site, source_id, attributes::text from records",
+            "lists": "select s.site from site_records as s join records as r using (record_id) where r.site <> s.site",
+            "waiting": "select site from outbox where published_at is null order by id",
+        }
+        return {name: sorted(map(tuple, await sql.fetch(query)), key=str) for name, query in queries.items()}
+
+    assert await parts() == {
+        "record": [("a", "camera-a", '{"of":"a"}')],
+        "lists": [("b",), ("c",)],
+        "waiting": [("b",), ("c",), (None,)],
+    }
+    await erase(settings, "--site", "c", "--yes")
+    assert (await parts())["waiting"] == [("b",), (None,)]
+    await erase(settings, "--site", "a", "--yes")
+    assert await parts() == {"record": [("b", "camera-b", '{"of":"b"}')], "lists": [], "waiting": [("b",)]}
+    await erase(settings, str(record), "--yes")
+    assert await parts() == {"record": [], "lists": [], "waiting": []}
+    assert await sql.fetchval("select count(*) from site_records") == 0
+    known = {row[0] for row in await sql.fetch("select event_id from erased_announcements")}
+    assert known == {event_id(record), event_id(record, "b")}
     await fsck_is_clean(settings)
 
 

@@ -34,7 +34,7 @@ async def test_preprocessing_says_something_of_every_frame(settings: Settings, b
     for event in sent[:9]:
         result = by_record[event.record_id]
         assert result.error is None
-        assert result.event_id == str(result_id("preprocessing", UUID(event.record_id)))
+        assert result.event_id == str(result_id("preprocessing", UUID(event.record_id), UUID(event.event_id)))
         assert (result.width, result.height, result.thumbnail_width) == (320, 180, 320)
         thumbnail = await blobs.get(result.thumbnail_key)
         assert thumbnail.startswith(b"\xff\xd8")
