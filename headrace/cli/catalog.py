@@ -1,4 +1,4 @@
-"""`headrace ls`, `show`, `get`, `cat` and `lost`: read the catalog, the store and the topics."""
+"""`headrace ls`, `show`, `get`, `cat`, `lost` and `outbox`: read the catalog, the store and the topics."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(get)
     app.command()(cat)
     app.command()(lost)
+    app.command()(outbox)
 
 
 @needs("service")
@@ -224,4 +225,44 @@ def lost(*, as_json: Json = False) -> None:
     else:
         say("nothing is lost")
     if ranges:
+        raise typer.Exit(Exit.FAILED)
+
+
+@needs("service")
+def outbox(
+    *,
+    retry: Annotated[bool, typer.Option("--retry", help="Have the relay announce what is set aside.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the announcements that could not be published and are set aside; exit 1 if there are any."""
+    import asyncio
+
+    from headrace.schemas.headers import rfc3339
+    from headrace.store.catalog.outbox import LISTED_MAX, Outbox, SetAside
+
+    settings = client_settings()
+
+    async def query() -> tuple[list[SetAside], int]:
+        opened = await Outbox.open(
+            settings.postgres_dsn.get_secret_value(), statement_s_max=settings.postgres_statement_s_max
+        )
+        try:
+            if retry:
+                return [], await opened.retry_set_aside()
+            return await opened.listed_set_aside(LISTED_MAX), await opened.set_aside_rows()
+        finally:
+            await opened.close()
+
+    rows, count = asyncio.run(query())
+    if as_json:
+        print_json({"set_aside": [json_value(row) for row in rows], "retried" if retry else "count": count})
+    elif retry:
+        say(f"{count} announcements are given to the relay again")
+    else:
+        print_table(
+            ("topic", "record or dead letter", "set aside", "why"),
+            [(row.topic, row.record_id or row.dead_letter_id, rfc3339(row.set_aside_at_us), row.why) for row in rows],
+        )
+        say(f"{count} announcements are set aside")
+    if rows:
         raise typer.Exit(Exit.FAILED)

@@ -16,6 +16,11 @@ MESSAGE_BYTES_MAX = 10 * 1024 * 1024
 """A frame of up to 8 MiB is inline; the rest is for its envelope and headers."""
 
 _HEAP = {1: "-Xmx768m", 3: "-Xmx512m"}
+# ACLs can be tried; without any, all is allowed. Several brokers would refuse each other until they know the ACLs.
+_ACLS = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+}
 _FORMAT_S_MAX = 60
 _ARCHIVE_S_MAX = 15.0
 _WRITE_ARCHIVE = "-XX:ArchiveClassesAtExit="
@@ -187,4 +192,5 @@ def _settings(config: StackConfig, state: StateDir, node: int) -> Mapping[str, o
         "num.io.threads": 4,
         "num.network.threads": 2,
         "num.recovery.threads.per.data.dir": 2,
+        **(_ACLS if replicas == 1 else {}),
     }

@@ -1,7 +1,7 @@
 """Configuration of librdkafka clients, waiting for the broker, and creating topics."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -9,6 +9,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
@@ -138,15 +140,17 @@ def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
     return [topic.topic for topic in missing]
 
 
-def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str]) -> None:
-    """Check that topics exist.
+def require_topics(
+    settings: Settings, admin: AdminClient, names: Collection[str], *, any_of_them: bool = False
+) -> None:
+    """Check that topics exist, or with `any_of_them` that at least one of them does.
 
     Raises:
         HeadraceError: a topic is missing, or Kafka does not answer.
     """
     existing = _existing_topics(settings, admin)
     missing = sorted(name for name in names if name not in existing)
-    if missing:
+    if missing and (not any_of_them or len(missing) == len(names)):
         raise HeadraceError(
             "topics_missing",
             f"there is no topic {', '.join(missing)}",
@@ -154,6 +158,19 @@ def require_topics(settings: Settings, admin: AdminClient, names: Iterable[str])
             hint="run `headrace init` once, which creates topics, tables and bucket",
             exit_code=Exit.UNREACHABLE,
         )
+
+
+def message_bytes_max(admin: AdminClient, topic: Topic) -> int:
+    """Return the largest message that a topic takes: its `max.message.bytes`, at most what it is declared with.
+
+    The latter also if Kafka does not tell: the ACL `DescribeConfigs` is missing, or it does not answer.
+    """
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
+    try:
+        answer = admin.describe_configs([resource], request_timeout=_REQUEST_S)[resource]
+        return min(int(answer.result(_REQUEST_S)["max.message.bytes"].value), topic.message_bytes_max)
+    except (KafkaException, FutureTimeout):
+        return topic.message_bytes_max
 
 
 def _existing_topics(settings: Settings, admin: AdminClient) -> AbstractSet[str]:

@@ -53,7 +53,16 @@ worker_lag_messages = Gauge("headrace_worker_lag_messages", "Messages behind the
 relay_announced_total = Counter("headrace_relay_announced_total", "Announcements published.", ["topic"])
 relay_pending_rows = Gauge("headrace_relay_pending_rows", "Rows of the outbox that are not known to be announced.")
 relay_passed_over_total = Counter(
-    "headrace_relay_passed_over_total", "Rows that cannot be announced and were marked without it.", ["topic"]
+    "headrace_relay_passed_over_total", "Rows that cannot be announced and were set aside.", ["topic"]
+)
+relay_set_aside_rows = Gauge("headrace_relay_set_aside_rows", "Rows that are set aside: `headrace outbox` lists them.")
+relay_abridged_total = Counter(
+    "headrace_relay_abridged_total",
+    "Announcements published in part because the topic takes no larger ones.",
+    ["topic"],
+)
+relay_topic_failing = Gauge(
+    "headrace_relay_topic_failing", "1 while the last attempt to announce to a topic failed.", ["topic"]
 )
 relay_leading = Gauge("headrace_relay_leading", "1 while this relay is the active one.")
 relay_restarts_total = Counter("headrace_relay_restarts_total", "Producers abandoned after an ambiguous error.")

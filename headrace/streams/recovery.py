@@ -31,6 +31,7 @@ from headrace.store.catalog.recovery import Recovery
 from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.installation import Mark, OlderReasons, mark_kafka, mark_store, older_reasons
 from headrace.streams.core.input_position import CatalogBehind, InputPosition, judge
+from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.published_offsets import PublishedOffsets
 from headrace.streams.transaction_errors import ProducerResetError
 from headrace.streams.worker.profile import LARGE, SMALL
@@ -200,7 +201,7 @@ def _move(settings: Settings, group: str, rewinds: list[Rewind]) -> None:
 async def _unknown(settings: Settings) -> AsyncGenerator[list[UUID]]:
     """Yield the announcements behind the catalog's checkpoints that it does not know."""
     dsn = settings.postgres_dsn.get_secret_value()
-    published = PublishedOffsets(settings)
+    published = PublishedOffsets(settings, OUTPUT_TOPICS)
     outbox = await Outbox.open(dsn, may_be_older=True)
     try:
         await asyncio.to_thread(published.open, await outbox.checkpoints())

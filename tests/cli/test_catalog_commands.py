@@ -1,4 +1,4 @@
-"""`headrace ls`, `show` and `get` against a catalog with a few records."""
+"""`headrace ls`, `show`, `get` and `outbox` against a catalog with a few records."""
 
 import asyncio
 import re
@@ -18,6 +18,7 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.outbox import Outbox
 from tests.cli.command_runs import Command
 from tests.processes import environment_of, free_port
 
@@ -276,3 +277,21 @@ def test_a_store_that_is_away_is_named_and_ends_with_3(command: Command, monkeyp
     assert ended.code == Exit.UNREACHABLE
     assert f"127.0.0.1:{port}" in ended.err
     assert ended.out == b""
+
+
+@pytest.mark.stack
+def test_outbox_lists_what_is_set_aside_and_retries_it(command: Command, stocked: Filled) -> None:
+    async def set_aside() -> None:
+        outbox = await Outbox.open(stocked.settings.postgres_dsn.get_secret_value())
+        try:
+            (frame,) = await outbox.pending("ingested.frames.v1", 10)
+            await outbox.set_aside({frame.outbox_id: "too large"})
+        finally:
+            await outbox.close()
+
+    asyncio.run(set_aside())
+    listed = command("outbox")
+    assert (listed.code, "too large" in listed.out.decode(), stocked.frame in listed.out.decode()) == (1, True, True)
+    assert [row["why"] for row in command("outbox", "--json").json["set_aside"]] == ["too large"]
+    assert command("outbox", "--retry", "--json").json["retried"] == 1
+    assert command("outbox", "--json").json == {"set_aside": [], "count": 0}

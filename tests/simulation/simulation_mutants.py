@@ -12,8 +12,8 @@ from headrace.schemas.catalog_rows import CommitResult
 from headrace.schemas.digest import event_id
 from headrace.schemas.topics import ingested_topic
 from headrace.streams.relay.announcement import announce
-from headrace.streams.relay.loop import Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
+from headrace.streams.relay.topic_relay import TopicRelay
 from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import StreamEvent
@@ -74,25 +74,25 @@ class ClaimFirst(Ingest):
         return await super().commit(replace(batch, rows=replace(batch.rows, records=records)))
 
 
-class MarkBeforeSend(Relay):
+class MarkBeforeSend(TopicRelay):
     """Marks the rows, and then announces them."""
 
     async def _announce(self, publisher: OutboxPublisher, rows: list[Any]) -> None:
         await self._outbox.mark([row.outbox_id for row in rows])
-        await self._blocking(lambda: publisher.announce(map(announce, rows)))
+        await self._blocking(lambda: publisher.announce([announce(row, publisher.bytes_max) for row in rows]))
 
 
-class NoLookBack(Relay):
+class NoLookBack(TopicRelay):
     """Does not read what is out before it goes on."""
 
-    async def _catch_up(self, _lead: Any, _stop: asyncio.Event) -> None:
+    async def _catch_up(self, _over: asyncio.Event) -> None:
         return
 
 
-def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4) -> Schedule:
+def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4, seed: int = 0) -> Schedule:
     """Deliver the same scan a few times, one message a batch, while one step fails at its first time."""
     return Schedule(
-        seed=0,
+        seed=seed,
         messages=(SentInput(source=0, what="cid", number=0),) * messages,
         faults=(Fault(step, nth=1, effect=effect, seconds=1),),
         workers=1,
@@ -102,13 +102,16 @@ def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4) -> Sch
 
 
 MUTANTS: dict[str, tuple[System, Schedule]] = {
-    "ack before commit": (System(pipeline=AckBeforeCommit), one_fault(SimulationStep.PUT, Effect.FAIL, messages=5)),
+    "ack before commit": (
+        System(pipeline=AckBeforeCommit),
+        one_fault(SimulationStep.PUT, Effect.FAIL, messages=5, seed=1),
+    ),
     "ack out of order": (System(pipeline=AckOutOfOrder), one_fault(SimulationStep.PUT, Effect.FAIL)),
     "publish before commit": (
         System(ingest=PublishBeforeCommit),
         one_fault(SimulationStep.COMMIT, Effect.CRASH_BEFORE),
     ),
     "a dedupe that claims first": (System(ingest=ClaimFirst), one_fault(SimulationStep.COMMIT, Effect.CRASH_BEFORE)),
-    "mark before send": (System(relay=MarkBeforeSend), one_fault(SimulationStep.SEND, Effect.FAIL)),
-    "no look back": (System(relay=NoLookBack), one_fault(SimulationStep.END, Effect.LOST)),
+    "mark before send": (System(topic_relay=MarkBeforeSend), one_fault(SimulationStep.SEND, Effect.FAIL)),
+    "no look back": (System(topic_relay=NoLookBack), one_fault(SimulationStep.END, Effect.LOST)),
 }

@@ -5,6 +5,7 @@ whose request is lost, whose answer is lost, or which arrives late; and readers 
 Sources: KIP-98; Kafka's "Exactly Once Delivery and Transactional Messaging" design.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID
 from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import ConfigEntry, ConfigResource
 
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.outbox_publisher import TRANSACTION_S_MAX
@@ -45,27 +47,27 @@ class Output:
 
     def __init__(self, weather: Weather) -> None:
         self._weather = weather
-        self._epoch = 0
-        self._open: Transaction | None = None
+        self._epochs: Counter[str] = Counter()
+        self._open: dict[str, Transaction] = {}
         self.logs: dict[tuple[str, int], list[Entry]] = {place: [] for place in PLACES}
 
-    def init(self) -> int:
-        self._end("aborted")
-        self._epoch += 1
-        return self._epoch
+    def init(self, producer: str) -> int:
+        self._end(producer, "aborted")
+        self._epochs[producer] += 1
+        return self._epochs[producer]
 
-    def send(self, epoch: int, place: tuple[str, int], headers: list[tuple[str, bytes]]) -> int:
-        self._check(epoch)
-        if self._open is None:
-            self._open = started = Transaction()
-            self._weather.loop.call_later(TRANSACTION_S_MAX, self._expire, started)
-        self._open.places.add(place)
-        self.logs[place].append(Entry(self._open, headers))
+    def send(self, producer: str, epoch: int, place: tuple[str, int], headers: list[tuple[str, bytes]]) -> int:
+        self._check(producer, epoch)
+        if producer not in self._open:
+            self._open[producer] = started = Transaction()
+            self._weather.loop.call_later(TRANSACTION_S_MAX, self._expire, producer, started)
+        self._open[producer].places.add(place)
+        self.logs[place].append(Entry(self._open[producer], headers))
         return len(self.logs[place]) - 1
 
-    def end(self, epoch: int) -> None:
-        self._check(epoch)
-        self._end("committed")
+    def end(self, producer: str, epoch: int) -> None:
+        self._check(producer, epoch)
+        self._end(producer, "committed")
 
     def say(self, topic: str, event: UUID) -> None:
         """Let somebody else write a message of its own."""
@@ -87,18 +89,18 @@ class Output:
         log = self.logs[place]
         return next((at for at, entry in enumerate(log) if entry.transaction.state == "open"), len(log))
 
-    def _check(self, epoch: int) -> None:
-        if epoch != self._epoch:
+    def _check(self, producer: str, epoch: int) -> None:
+        if epoch != self._epochs[producer]:
             raise FENCED
 
-    def _expire(self, transaction: Transaction) -> None:
-        if self._open is transaction:
+    def _expire(self, producer: str, transaction: Transaction) -> None:
+        if self._open.get(producer) is transaction:
             self._weather.note("Kafka aborts a transaction that was left open")
-            self._end("aborted")
-            self._epoch += 1
+            self._end(producer, "aborted")
+            self._epochs[producer] += 1
 
-    def _end(self, state: str) -> None:
-        transaction, self._open = self._open, None
+    def _end(self, producer: str, state: str) -> None:
+        transaction = self._open.pop(producer, None)
         if transaction is not None:
             self._decide(transaction, state)
 
@@ -140,14 +142,15 @@ class Told:
 class SimulatedProducer:
     """librdkafka's transactional producer: messages go out when the transaction is committed."""
 
-    def __init__(self, weather: Weather, output: Output, _config: Mapping[str, Any]) -> None:
+    def __init__(self, weather: Weather, output: Output, config: Mapping[str, Any]) -> None:
         self._weather = weather
         self._output = output
+        self._id: str = config["transactional.id"]
         self._epoch = -1
         self._waiting: list[tuple[tuple[str, int], list[tuple[str, bytes]], Callable[..., None]]] = []
 
     def init_transactions(self, _timeout: float) -> None:
-        self._epoch = self._weather.step_now(SimulationStep.INIT, self._output.init, away=TIMED_OUT)
+        self._epoch = self._weather.step_now(SimulationStep.INIT, lambda: self._output.init(self._id), away=TIMED_OUT)
 
     def begin_transaction(self) -> None:
         self._waiting = []
@@ -161,11 +164,11 @@ class SimulatedProducer:
         for place, headers, on_delivery in self._waiting:
             at = self._weather.step_now(
                 SimulationStep.SEND,
-                lambda place=place, headers=headers: self._output.send(self._epoch, place, headers),  # type: ignore[misc]
+                lambda place=place, headers=headers: self._output.send(self._id, self._epoch, place, headers),  # type: ignore[misc]
                 away=TIMED_OUT,
             )
             on_delivery(None, Told(place, at))
-        self._weather.step_now(SimulationStep.END, lambda: self._output.end(self._epoch), away=TIMED_OUT)
+        self._weather.step_now(SimulationStep.END, lambda: self._output.end(self._id, self._epoch), away=TIMED_OUT)
 
     def purge(self) -> None:
         self._waiting = []
@@ -234,6 +237,17 @@ class SimulatedAdmin:
             place: _Answer(0 if "earliest" in _name(spec) else len(self._output.logs[place.topic, place.partition]))
             for place, spec in asked.items()
         }
+
+    def describe_configs(self, asked: list[ConfigResource], **_options: Any) -> dict[ConfigResource, "_Limits"]:
+        return {resource: _Limits(OUTPUT_TOPICS[resource.name].message_bytes_max) for resource in asked}
+
+
+@dataclass(frozen=True)
+class _Limits:
+    message_bytes_max: int
+
+    def result(self, _timeout: float) -> dict[str, ConfigEntry]:
+        return {"max.message.bytes": ConfigEntry("max.message.bytes", str(self.message_bytes_max))}
 
 
 @dataclass(frozen=True)

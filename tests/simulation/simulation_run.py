@@ -22,6 +22,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.core.quota import Quota
 from headrace.streams.relay.loop import Relay
+from headrace.streams.relay.topic_relay import TopicRelay
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
@@ -45,7 +46,7 @@ class System:
 
     pipeline: type[BatchPipeline] = BatchPipeline
     ingest: Callable[..., Ingest] = Ingest
-    relay: type[Relay] = Relay
+    topic_relay: type[TopicRelay] = TopicRelay
 
 
 @dataclass
@@ -171,7 +172,7 @@ async def _commit_offsets(world: SimulationWorld, member: Member) -> None:
 
 async def _relay(world: SimulationWorld) -> None:
     outbox: Any = world.outbox
-    relay = world.system.relay(SETTINGS, outbox, now_us=lambda: NOW_US)
+    relay = Relay(SETTINGS, outbox, now_us=lambda: NOW_US, topic_relay=world.system.topic_relay)
     code = await relay.run(asyncio.Event())
     world.weather.note(f"{this_process().name:9} ended with {code}")
 
@@ -199,6 +200,7 @@ def _patched(world: SimulationWorld) -> Iterator[None]:
                 partial(SimulatedConsumer, world.weather, world.output),
             ),
             (headrace.streams.relay.published_offsets, "AdminClient", partial(SimulatedAdmin, world.output)),
+            (headrace.streams.relay.outbox_publisher, "AdminClient", partial(SimulatedAdmin, world.output)),
         ):
             stack.enter_context(patch.object(module, name, instead))
         yield

@@ -179,12 +179,12 @@ class SimulatedOutbox:
         self._lead: SimulatedLeaderLock | None = None
         weather.on_pause.append(self._paused)
 
-    async def pending(self, limit: int, *, bytes_max: int) -> list[Pending]:
+    async def pending(self, topic: str, limit: int, *, bytes_max: int) -> list[Pending]:
         assert bytes_max >= 1  # what the rows would weigh is not modelled
 
         def look() -> list[Pending]:
             rows = [row.pending for _, row in sorted(self._catalog.outbox.items()) if not row.published]
-            return rows[:limit]
+            return [row for row in rows if row.topic == topic][:limit]
 
         return await self._weather.step(SimulationStep.PENDING, look, away=CATALOG_AWAY)
 
@@ -201,11 +201,18 @@ class SimulatedOutbox:
         # Only a gauge asks for it: what goes wrong here must not take the place of a fault at a look that matters.
         return sum(not row.published for row in self._catalog.outbox.values())
 
-    async def mark_seen(self, ids: Iterable[UUID]) -> int:
+    async def set_aside_rows(self) -> int:
+        return 0
+
+    async def mark_seen(self, topic: str, ids: Iterable[UUID]) -> int:
         wanted = set(ids)
 
         def write() -> int:
-            rows = [row for row in self._catalog.outbox.values() if row.pending.event_id in wanted]
+            rows = [
+                row
+                for row in self._catalog.outbox.values()
+                if row.pending.topic == topic and row.pending.event_id in wanted
+            ]
             for row in rows:
                 row.published = True
             return len(rows)

@@ -14,11 +14,14 @@ from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
+FRAMES = "ingested.frames.v1"
+LETTERS = "deadletters.v1"
+
 
 async def test_pending_carries_everything_an_announcement_says(catalog: Catalog, outbox: Outbox) -> None:
     announced_record = record(1, kind=Kind.LDO, ldo_id="a-1", attributes=b'{"a": 1}', traceparent="00-aa-bb-01")
     await catalog.commit(RowBatch(blobs=[blob(1)], records=[announced_record], sightings=[], dead_letters=[]))
-    [pending] = await outbox.pending(10)
+    [pending] = await outbox.pending("ingested.ldos.v1", 10)
     event = pending.event
     assert isinstance(event, Ingested)
     assert (pending.topic, pending.traceparent) == ("ingested.ldos.v1", "00-aa-bb-01")
@@ -46,7 +49,7 @@ async def test_a_further_site_is_told_what_it_said_itself(catalog: Catalog, outb
     theirs = record(1, site="north", source_id="cam-9", attributes=b'{"own": 1}', traceparent="00-cc-dd-01")
     for row in (ours, theirs):
         await catalog.commit(RowBatch(blobs=[blob(1)], records=[row], sightings=[], dead_letters=[]))
-    first, further = await outbox.pending(10)
+    first, further = await outbox.pending(FRAMES, 10)
     assert isinstance(first.event, Ingested)
     assert isinstance(further.event, Ingested)
     assert (first.event.site, first.event.attributes, first.traceparent) == ("south", b'{"secret": 1}', "00-aa-bb-01")
@@ -56,12 +59,12 @@ async def test_a_further_site_is_told_what_it_said_itself(catalog: Catalog, outb
     assert further.event.ingested_at_us > first.event.ingested_at_us
     assert further.event.event_id == str(event_id(id_of(1), "north")) != first.event.event_id
     await sql.execute("delete from site_records")
-    assert [pending.event is None for pending in await outbox.pending(10)] == [False, True]
+    assert [pending.event is None for pending in await outbox.pending(FRAMES, 10)] == [False, True]
 
 
 async def test_a_pending_dead_letter_is_whole(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch([], letters=[letter(3)]))
-    [pending] = await outbox.pending(10)
+    [pending] = await outbox.pending(LETTERS, 10)
     event = pending.event
     assert isinstance(event, DeadLetter)
     assert (event.topic, event.partition, event.offset, event.timestamp_us) == ("edge.frames.v1", 0, 3, CAPTURED_AT_US)
@@ -71,15 +74,15 @@ async def test_a_pending_dead_letter_is_whole(catalog: Catalog, outbox: Outbox) 
 
 async def test_pending_is_oldest_first_and_limited(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch(range(20)))
-    first = await outbox.pending(7)
+    first = await outbox.pending(FRAMES, 7)
     assert [pending.event.sequence for pending in first if isinstance(pending.event, Ingested)] == list(range(7))
 
 
 async def test_pending_is_limited_in_bytes_but_never_empty(catalog: Catalog, outbox: Outbox) -> None:
     letters = [letter(number, value=bytes(1000), key=None) for number in range(5)]
     await catalog.commit(batch([], letters=letters))
-    assert len(await outbox.pending(10, bytes_max=2_500)) == 2
-    assert len(await outbox.pending(10, bytes_max=10)) == 1
+    assert len(await outbox.pending(LETTERS, 10, bytes_max=2_500)) == 2
+    assert len(await outbox.pending(LETTERS, 10, bytes_max=10)) == 1
 
 
 async def test_attributes_count_too(catalog: Catalog, outbox: Outbox) -> None:
@@ -87,19 +90,19 @@ async def test_attributes_count_too(catalog: Catalog, outbox: Outbox) -> None:
     numbers = range(1, 5)
     records = [record(number, attributes=large) for number in numbers]
     await catalog.commit(RowBatch(blobs=[blob(n) for n in numbers], records=records, sightings=[], dead_letters=[]))
-    assert len(await outbox.pending(10, bytes_max=2_500)) == 2
+    assert len(await outbox.pending(FRAMES, 10, bytes_max=2_500)) == 2
 
 
 async def test_a_row_whose_record_is_gone_comes_without_an_event(catalog: Catalog, outbox: Outbox, sql: Any) -> None:
     await catalog.commit(batch([1, 2, 3]))
     await sql.execute("delete from records where record_id = any($1)", [id_of(1), id_of(2)])
-    assert [row.event is None for row in await outbox.pending(2)] == [True, True]
-    assert [row.event is None for row in await outbox.pending(3)] == [True, True, False]
+    assert [row.event is None for row in await outbox.pending(FRAMES, 2)] == [True, True]
+    assert [row.event is None for row in await outbox.pending(FRAMES, 3)] == [True, True, False]
 
 
 async def test_what_is_marked_is_pending_no_more(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch(range(5)))
-    rows = await outbox.pending(3)
+    rows = await outbox.pending(FRAMES, 3)
     assert await outbox.mark([row.outbox_id for row in rows], {("ingested.frames.v1", 0): 17}) == 3
     assert await outbox.unpublished() == 2
     assert await outbox.checkpoints() == {("ingested.frames.v1", 0): 17}
@@ -107,7 +110,7 @@ async def test_what_is_marked_is_pending_no_more(catalog: Catalog, outbox: Outbo
 
 async def test_marking_may_be_repeated_and_a_checkpoint_may_go_back(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch([1]))
-    rows = await outbox.pending(3)
+    rows = await outbox.pending(FRAMES, 3)
     await outbox.mark([rows[0].outbox_id], {("t", 0): 17, ("t", 1): 3})
     assert await outbox.mark([rows[0].outbox_id], {("t", 0): 0}) == 0
     assert await outbox.checkpoints() == {("t", 0): 0, ("t", 1): 3}
@@ -120,9 +123,30 @@ async def test_a_checkpoint_can_be_saved_alone(outbox: Outbox) -> None:
 
 async def test_what_was_seen_on_its_topic_is_marked(catalog: Catalog, outbox: Outbox) -> None:
     await catalog.commit(batch(range(4), letters=[letter(1)]))
-    rows = await outbox.pending(10)
-    assert await outbox.mark_seen([rows[1].event_id, rows[4].event_id, event_id(id_of(77))]) == 2
-    assert [row.outbox_id for row in await outbox.pending(10)] == [rows[position].outbox_id for position in (0, 2, 3)]
+    rows, [other] = await outbox.pending(FRAMES, 10), await outbox.pending(LETTERS, 10)
+    assert await outbox.mark_seen(FRAMES, [rows[1].event_id, other.event_id, event_id(id_of(77))]) == 1
+    left = [rows[position].outbox_id for position in (0, 2, 3)]
+    assert [row.outbox_id for row in await outbox.pending(FRAMES, 10)] == left
+    assert await outbox.pending(LETTERS, 10) == [other]
+
+
+async def test_what_is_set_aside_is_kept_with_its_reason_until_it_is_retried(catalog: Catalog, outbox: Outbox) -> None:
+    await catalog.commit(batch(range(3)))
+    rows = await outbox.pending(FRAMES, 10)
+    await outbox.set_aside({rows[1].outbox_id: "no \0 \ud800"})
+    assert await outbox.pending(FRAMES, 10) == [rows[0], rows[2]]
+    [aside] = await outbox.listed_set_aside(10)
+    assert (aside.outbox_id, aside.event_id, aside.topic) == (rows[1].outbox_id, rows[1].event_id, FRAMES)
+    assert aside.why == "no \ufffd \\ud800"
+    assert await outbox.set_aside_rows() == 1
+    assert await outbox.mark([aside.outbox_id]) == 0
+    async with outbox.listen() as listener:
+        await asyncio.wait_for(listener.notified.wait(), 5)
+        listener.notified.clear()
+        assert await outbox.retry_set_aside() == 1
+        await asyncio.wait_for(listener.notified.wait(), 5)
+    assert await outbox.pending(FRAMES, 10) == rows
+    assert await outbox.set_aside_rows() == 0
 
 
 async def test_only_one_leads_and_the_next_follows_when_it_lets_go(outbox: Outbox, postgres_dsn: str) -> None:

@@ -17,7 +17,8 @@ from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
-OUTBOX_CONNECTIONS_MAX = 2
+OUTBOX_CONNECTIONS_MAX = 3  # for the loops of five topics, whose statements are short
+LISTED_MAX = 1000
 PENDING_BYTES_MAX = 32 * 1024 * 1024  # of bodies and attributes of one query, in memory
 
 
@@ -33,6 +34,19 @@ class Pending:
     topic: str
     event: Ingested | DeadLetter | None
     traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """One announcement that cannot be published, and why; it names a record or a dead letter."""
+
+    outbox_id: int
+    event_id: UUID
+    topic: str
+    record_id: UUID | None
+    dead_letter_id: UUID | None
+    set_aside_at_us: int
+    why: str
 
 
 class Outbox:
@@ -63,10 +77,10 @@ class Outbox:
         """Close every connection of the pool."""
         await close_pool(self._pool)
 
-    async def pending(self, limit: int, *, bytes_max: int = PENDING_BYTES_MAX) -> list[Pending]:
-        """Return the oldest unpublished announcements by id: at most `limit`, at most so many bytes, at least one."""
+    async def pending(self, topic: str, limit: int, *, bytes_max: int = PENDING_BYTES_MAX) -> list[Pending]:
+        """Return a topic's oldest unpublished announcements: at most `limit`, at most so many bytes, at least one."""
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["pending"], limit, bytes_max)
+            rows = await connection.fetch(self._sql["pending"], limit, bytes_max, topic)
         return [_pending(row) for row in rows]
 
     async def mark(self, outbox_ids: Sequence[int], checkpoints: Mapping[PartitionKey, int] | None = None) -> int:
@@ -79,13 +93,35 @@ class Outbox:
                 await connection.execute(self._sql["save_checkpoints"], topics, partitions, offsets)
         return _count(answer)
 
-    async def mark_seen(self, event_ids: Iterable[UUID]) -> int:
-        """Mark announcements that were found on their topics; return how many were not marked yet.
+    async def set_aside(self, reasons: Mapping[int, str]) -> None:
+        """Mark announcements, by `outbox_id`, that cannot be published, with the reasons."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["set_aside"], list(reasons), list(map(_storable, reasons.values())))
 
-        It scans the whole backlog: call it with many ids, when a relay starts.
+    async def set_aside_rows(self) -> int:
+        """Count the announcements that are set aside."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return int(await connection.fetchval(self._sql["set_aside_rows"]))
+
+    async def listed_set_aside(self, limit: int) -> list[SetAside]:
+        """Return announcements that are set aside, the latest first."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return [SetAside(*row) for row in await connection.fetch(self._sql["listed_set_aside"], limit)]
+
+    async def retry_set_aside(self) -> int:
+        """Have the relay announce what is set aside; return the number of rows."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            count = int(await connection.fetchval(self._sql["retry_set_aside"]))
+            await connection.execute(self._sql["notify"])
+        return count
+
+    async def mark_seen(self, topic: str, event_ids: Iterable[UUID]) -> int:
+        """Mark announcements that were found on their topic; return how many were not marked yet.
+
+        It scans the topic's whole backlog: call it with many ids, when a relay starts.
         """
         async with borrowed(self._pool, self._dsn) as connection:
-            return _count(await connection.execute(self._sql["mark_seen"], list(event_ids)))
+            return _count(await connection.execute(self._sql["mark_seen"], list(event_ids), topic))
 
     async def unknown(self, event_ids: Iterable[UUID]) -> list[UUID]:
         """Return those announcements that the catalog does not know; it scans the whole outbox."""
@@ -161,6 +197,11 @@ def _dead_letter(row: asyncpg.Record) -> DeadLetter:
         headers=row["headers"].encode(),
         rejected_at_us=row["rejected_at_us"],
     )
+
+
+def _storable(reason: str) -> str:
+    """Replace what PostgreSQL's text type cannot store."""
+    return reason.replace("\0", "\ufffd").encode(errors="backslashreplace").decode()
 
 
 def _count(answer: str) -> int:

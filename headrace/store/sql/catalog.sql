@@ -181,6 +181,6 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select published_at, generation, next_offset, topic_id, t.digest, r.sequence
+select set_aside, generation, next_offset, topic_id, t.digest, r.sequence
 from outbox, collection, ingest_progress, tombstones as t, site_records as r
 where false

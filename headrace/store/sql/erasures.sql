@@ -216,7 +216,7 @@ with noted as (
     where version in (select version from label_versions) and record_id = any($3::uuid[])
 )
 delete from outbox
-where published_at is null and (record_id = any($3::uuid[]) or dead_letter_id = any($3::uuid[]))
+where (published_at is null or set_aside is not null) and (record_id = any($3::uuid[]) or dead_letter_id = any($3::uuid[]))
 
 -- delete_blobs --
 -- Those that no record has any more; $2 are the ids of every record that could have one of the digests.

@@ -106,7 +106,7 @@ select $1, $2, $3, case when $4 then now() end
 where not exists (select from outbox where record_id = $3 and site is null)
 
 -- announce_again --
-update outbox set published_at = null where record_id = $1 and site is null
+update outbox set published_at = null, set_aside = null where record_id = $1 and site is null
 
 -- drop_announcement --
 delete from outbox where id = $1
@@ -115,7 +115,8 @@ delete from outbox where id = $1
 select pg_notify('headrace_outbox', '')
 
 -- old_announcements --
-select count(*) from outbox where published_at is not null and created_at < now() - $1::integer * interval '1 day'
+select count(*) from outbox
+where published_at is not null and set_aside is null and created_at < now() - $1::integer * interval '1 day'
 
 -- forget_until --
 update collection
@@ -126,7 +127,8 @@ with gone as (
     delete from outbox
     where id in (
         select id from outbox
-        where published_at is not null and created_at < (select outbox_pruned_until from collection)
+        where published_at is not null and set_aside is null
+            and created_at < (select outbox_pruned_until from collection)
         limit 10000
     )
     returning id

@@ -1,8 +1,8 @@
 -- The relay's side of the catalog. Times come out as microseconds since 1970; numeric keeps them exact.
 
 -- pending --
--- As many rows as fit into $2 bytes, at least one; the length of a value is known without reading it. A row whose
--- record, blob or dead letter was deleted is included, with nulls, so that it can be skipped and does not block the
+-- As many of a topic's rows as fit into $2 bytes, at least one; the length of a value is known without reading it. A row
+-- whose record, blob or dead letter was deleted is included, with nulls, so that it can be skipped and does not block the
 -- rows after it.
 select * from (
     select
@@ -23,7 +23,7 @@ select * from (
     from (
         select id, event_id, topic, record_id, dead_letter_id, site
         from outbox
-        where published_at is null
+        where published_at is null and topic = $3
         order by id
         limit $1
     ) as o
@@ -53,11 +53,38 @@ insert into relay_checkpoints (topic, partition, next_offset)
 select * from unnest($1::text[], $2::integer[], $3::bigint[])
 on conflict (topic, partition) do update set next_offset = excluded.next_offset
 
+-- set_aside --
+update outbox as o
+set published_at = now(), set_aside = g.why
+from unnest($1::bigint[], $2::text[]) as g (id, why)
+where o.published_at is null and o.id = g.id
+
+-- set_aside_rows --
+select count(*) from outbox where set_aside is not null
+
+-- listed_set_aside --
+select
+    id, event_id, topic, record_id, dead_letter_id,
+    (extract(epoch from published_at) * 1000000)::bigint as set_aside_at_us, set_aside
+from outbox
+where set_aside is not null
+order by id desc
+limit $1
+
+-- retry_set_aside --
+with retried as (
+    update outbox set published_at = null, set_aside = null where set_aside is not null returning id
+)
+select count(*) from retried
+
+-- notify --
+select pg_notify('headrace_outbox', '')
+
 -- mark_seen --
--- Scans all unpublished rows: for the start of a relay, not for each transaction.
+-- Scans all unpublished rows of the topic: for the start of a relay, not for each transaction.
 update outbox
 set published_at = now()
-where published_at is null and event_id = any($1::uuid[])
+where published_at is null and topic = $2 and event_id = any($1::uuid[])
 
 -- unknown --
 -- Looks through the whole outbox: for the start of a relay that found what it did not expect, and for a recovery.

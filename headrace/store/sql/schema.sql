@@ -133,13 +133,17 @@ create table outbox (
     record_id uuid,
     dead_letter_id uuid,
     created_at timestamptz not null default now(),
+    -- When it was published, or set aside.
     published_at timestamptz,
     -- The further site that the record is announced for, as its row of site_records says; null for its first one.
     site text collate "C",
+    -- Why it cannot be published; such a row is kept until it can be.
+    set_aside text,
     check (num_nonnulls(record_id, dead_letter_id) = 1)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 
-create unique index outbox_unpublished on outbox (id) where published_at is null;
+create unique index outbox_unpublished on outbox (topic, id) where published_at is null;
+create index outbox_set_aside on outbox (id) where set_aside is not null;
 
 -- How far the relay has read each topic that it writes to.
 create table relay_checkpoints (

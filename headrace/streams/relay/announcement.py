@@ -1,22 +1,19 @@
 """The message that announces a row of the outbox: topic, key, headers and bytes. No I/O, no clock."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from headrace.schemas.codec import encode
 from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.headers import Headers, headers_for
-from headrace.schemas.limits import ENVELOPE_BYTES_MAX, NAME_BYTES_MAX
+from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.topics import DEAD_LETTERS, Topic, ingested_topic
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
 from headrace.streams.relay.ingested_bytes import ingested_bytes
 
 OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
 
-# The limit holds for the message as it stands in the log, with its key, headers and the batch around it.
-DEAD_LETTER_BYTES_MAX = DEAD_LETTERS.message_bytes_max - ENVELOPE_BYTES_MAX
-INGESTED_BYTES_MAX = min(ingested_topic(kind).message_bytes_max for kind in Kind) - ENVELOPE_BYTES_MAX
 ABRIDGED = "the message is too large to be announced; its bytes are in the catalog"
 ABRIDGED_ATTRIBUTES = b'{"headrace":"attributes too large to announce: the catalog has them"}'
 
@@ -34,6 +31,7 @@ class Announcement:
     key: bytes
     value: bytes
     headers: Headers
+    is_abridged: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -42,13 +40,21 @@ class Announcement:
         return len(self.key) + len(self.value) + headers + _BATCH_BYTES_MAX
 
 
+class OversizeError(ValueError):
+    """Raised for a row whose announcement is too large for its topic even when it is abridged."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnnouncementBatch:
-    """Messages with their rows, both in the order of the outbox, and rows that cannot be announced, with the reason."""
+    """Messages with their rows, both in the order of the outbox, and rows that cannot be announced, with the reason.
+
+    `oversize` counts the rows that were abridged or are too large.
+    """
 
     messages: list[Announcement]
     rows: list[Pending]
     skipped: list[tuple[Pending, str]]
+    oversize: int
 
 
 def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
@@ -59,32 +65,42 @@ def transaction_limits(rows_max: int, failures: int) -> tuple[int, int]:
     return max(1, rows_max >> failures), max(1, PENDING_BYTES_MAX >> failures)
 
 
-def announce(row: Pending) -> Announcement:
-    """Return the message that announces a row.
+def announce(row: Pending, bytes_max: int) -> Announcement:
+    """Return the message that announces a row, of at most `bytes_max` bytes as it stands in Kafka's log.
+
+    A larger one is abridged: without the bytes of the dead letter or the attributes of the record, which the catalog
+    has, and with a note.
 
     Raises:
+        OversizeError: it is still larger.
         ValueError: the row does not fit its event's schema, or there is nothing left to announce; it says which.
     """
     if row.event is None:
         raise ValueError("its record, blob or dead letter is no longer in the catalog")
     subject, key = _about(row.event)
     headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
-    message = Announcement(row.topic, key, _value(row.event), headers)
-    if message.size_bytes > OUTPUT_TOPICS[row.topic].message_bytes_max:
-        raise ValueError(f"it is {message.size_bytes} bytes, more than {row.topic} allows")
+    message = Announcement(row.topic, key, _encoded(row.event), headers)
+    if message.size_bytes > bytes_max:
+        message = replace(message, value=_encoded(_abridged(row.event)), is_abridged=True)
+    if message.size_bytes > bytes_max:
+        raise OversizeError(f"it is {message.size_bytes} bytes, and {row.topic} takes {bytes_max}")
     return message
 
 
-def announce_each(rows: Iterable[Pending]) -> AnnouncementBatch:
+def announce_each(rows: Iterable[Pending], bytes_max: Callable[[Pending], int]) -> AnnouncementBatch:
     """Return the messages of the rows; a row that cannot be announced must not hold up the others."""
-    batch = AnnouncementBatch([], [], [])
+    messages, announced, skipped, oversize = [], [], [], 0
     for row in rows:
         try:
-            batch.messages.append(announce(row))
-            batch.rows.append(row)
+            message = announce(row, bytes_max(row))
         except Exception as error:  # noqa: BLE001 - a retry of the row would fail again
-            batch.skipped.append((row, f"{type(error).__name__}: {error}"))
-    return batch
+            skipped.append((row, f"{type(error).__name__}: {error}"))
+            oversize += isinstance(error, OversizeError)
+        else:
+            messages.append(message)
+            announced.append(row)
+            oversize += message.is_abridged
+    return AnnouncementBatch(messages, announced, skipped, oversize)
 
 
 def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
@@ -98,23 +114,15 @@ def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
     return None
 
 
-def _value(event: Ingested | DeadLetter) -> bytes:
+def _encoded(event: Ingested | DeadLetter) -> bytes:
+    return encode(event) if isinstance(event, DeadLetter) else ingested_bytes(event)
+
+
+def _abridged(event: Ingested | DeadLetter) -> Ingested | DeadLetter:
     if isinstance(event, DeadLetter):
-        return _dead_letter_bytes(event)
-    value = ingested_bytes(event)
-    if len(value) <= INGESTED_BYTES_MAX:
-        return value
-    # The contract keeps attributes far below this; larger ones in the catalog must not hold up the other rows.
-    return ingested_bytes(replace(event, attributes=ABRIDGED_ATTRIBUTES))
-
-
-def _dead_letter_bytes(event: DeadLetter) -> bytes:
-    value = encode(event)
-    if len(value) <= DEAD_LETTER_BYTES_MAX:
-        return value
-    # A mirrored message, or one of headers only, can be larger than what Kafka accepts from us. It must not hold up the
-    # rows after it, and its bytes are in the catalog.
-    return encode(replace(event, key=None, value=None, headers=b"[]", reason=f"{event.reason} ({ABRIDGED})"))
+        # A mirrored message, or one of headers only, can be larger than what Kafka accepts from us.
+        return replace(event, key=None, value=None, headers=b"[]", reason=f"{event.reason} ({ABRIDGED})")
+    return replace(event, attributes=ABRIDGED_ATTRIBUTES)
 
 
 def _about(event: Ingested | DeadLetter) -> tuple[str, bytes]:

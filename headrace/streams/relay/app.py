@@ -24,7 +24,8 @@ async def relay(settings: Settings, stop: asyncio.Event) -> int:
         HeadraceError: Kafka or PostgreSQL is unavailable at the start or refuses, or a topic does not exist.
     """
     admin = await wait_for_kafka(settings, stop=stop)
-    await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS)
+    # Of a topic that is missing, or that an ACL hides, the rows wait; the others are announced.
+    await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS, any_of_them=True)
     outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     await require_installation(settings, Blobs.from_settings(settings))
     running = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)

@@ -4,7 +4,7 @@ Only committed messages count (`read_committed`). Reading is complete when each 
 it had at the start: by then the previous relay was fenced and its last transaction ended, so it can add no message.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -16,8 +16,8 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, headers_of
 from headrace.schemas.topics import PartitionKey
-from headrace.streams.relay.announcement import OUTPUT_TOPICS, event_id_of
-from headrace.streams.transaction_errors import ProducerResetError, kafka_faults
+from headrace.streams.relay.announcement import event_id_of
+from headrace.streams.transaction_errors import TopicRefusedError, kafka_faults
 
 READ_MESSAGES_MAX = 5_000  # event ids that are marked by one statement
 READ_S = 0.1
@@ -36,7 +36,9 @@ class PublishedEvents:
 class PublishedOffsets:
     """Reads from the checkpoints to the ends. Every call blocks and belongs on one thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, topics: Collection[str]) -> None:
+        """Read these topics."""
+        self._topics = topics
         self._config = client_config(
             settings,
             reconnect_backoff_max_ms=1000,
@@ -58,15 +60,15 @@ class PublishedOffsets:
         """Begin to read at the checkpoints, and at the beginning where there is none.
 
         Raises:
-            ProducerResetError: Kafka does not answer, or a topic does not exist.
+            ProducerResetError: Kafka does not answer. TopicRefusedError: a topic does not exist, or an ACL is missing.
         """
         self._consumer = Consumer(self._config)
         with kafka_faults("looking up the topics"):
             known = self._consumer.list_topics(timeout=REQUEST_S_MAX).topics
-            missing = [name for name in OUTPUT_TOPICS if name not in known or not known[name].partitions]
+            missing = [name for name in self._topics if name not in known or not known[name].partitions]
             if missing:
-                raise ProducerResetError(f"Kafka has no topic {missing[0]}")
-            partitions = [(name, number) for name in OUTPUT_TOPICS for number in known[name].partitions]
+                raise TopicRefusedError(f"Kafka has no topic {missing[0]}, or an ACL hides it")
+            partitions = [(name, number) for name in self._topics for number in known[name].partitions]
             first = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             ends = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         ranges = {
@@ -76,6 +78,11 @@ class PublishedOffsets:
         with kafka_faults("reading what is published"):
             self._reader = TopicReader(self._consumer, ranges, silence_s_max=SILENCE_S_MAX)
         self._reported = dict(self._reader.next_offsets)
+
+    @property
+    def next_offsets(self) -> dict[PartitionKey, int]:
+        """The offset after what was read of each partition, also of an empty one."""
+        return {} if self._reader is None else dict(self._reader.next_offsets)
 
     def read(self) -> PublishedEvents | None:
         """Return the next events, or None when every end was reached.

@@ -28,6 +28,7 @@ from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Ingested
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.outbox import Outbox
+from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from tests.batch.fetch.announcements import Ear
 from tests.batch.fetch.file_server import FileServer, file_server
 from tests.batch.fetch.web_servers import picture
@@ -82,7 +83,7 @@ def announced(settings: Settings) -> list[tuple[str, Ingested]]:
     async def pending() -> list[tuple[str, Ingested]]:
         outbox = await Outbox.open(settings.postgres_dsn.get_secret_value())
         try:
-            result = await outbox.pending(100)
+            result = [row for topic in OUTPUT_TOPICS for row in await outbox.pending(topic, 100)]
         finally:
             await outbox.close()
         return [(item.topic, item.event) for item in result if isinstance(item.event, Ingested)]

@@ -78,4 +78,5 @@ def _announcement(row: RecordRow) -> Announcement:
         about=row.about,
         attributes=row.attributes,
     )
-    return announce(Pending(0, event_id(row.record_id), ingested_topic(row.kind).name, event, row.traceparent))
+    topic = ingested_topic(row.kind)
+    return announce(Pending(0, event_id(row.record_id), topic.name, event, row.traceparent), topic.message_bytes_max)

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from uuid import UUID, uuid4
 
+import pytest
+
 from headrace.schemas.codec import decode
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.headers import traceparent_of
@@ -8,8 +10,9 @@ from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
 from headrace.streams.relay.announcement import (
     ABRIDGED,
     ABRIDGED_ATTRIBUTES,
-    DEAD_LETTER_BYTES_MAX,
     OUTPUT_TOPICS,
+    Announcement,
+    OversizeError,
     announce,
     announce_each,
     event_id_of,
@@ -56,22 +59,30 @@ def pending(event: Ingested | DeadLetter, topic: str, traceparent: str | None = 
     return Pending(1, UUID(event.event_id), topic, event, traceparent)
 
 
+def limit_of(row: Pending) -> int:
+    return OUTPUT_TOPICS[row.topic].message_bytes_max
+
+
+def said(row: Pending) -> Announcement:
+    return announce(row, limit_of(row))
+
+
 def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
     event = ingested()
-    announcement = announce(pending(event, "ingested.frames.v1"))
+    announcement = said(pending(event, "ingested.frames.v1"))
     assert (announcement.topic, announcement.key) == ("ingested.frames.v1", "camera-é".encode())
     assert decode(announcement.value, Ingested) == event
     assert traceparent_of(announcement.headers) == TRACEPARENT
     assert dict(announcement.headers)["ce_subject"] == event.digest.encode()
     assert event_id_of(announcement.headers) == UUID(event.event_id)
     assert "tracestate" not in dict(announcement.headers)
-    traced = dict(announce(pending(event, "ingested.frames.v1", f"{TRACEPARENT} vendor=x,other=y z")).headers)
+    traced = dict(said(pending(event, "ingested.frames.v1", f"{TRACEPARENT} vendor=x,other=y z")).headers)
     assert (traced["traceparent"], traced["tracestate"]) == (TRACEPARENT.encode(), b"vendor=x,other=y z")
 
 
 def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
     event = dead_letter(b"camera-1")
-    announcement = announce(pending(event, "deadletters.v1", None))
+    announcement = said(pending(event, "deadletters.v1", None))
     assert announcement.key == b"camera-1"
     assert decode(announcement.value, DeadLetter) == event
     assert event_id_of(announcement.headers) == UUID(event.event_id)
@@ -79,20 +90,35 @@ def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
 
 def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
     for key in (None, b"", bytes(201)):
-        assert announce(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
+        assert said(pending(dead_letter(key), "deadletters.v1")).key == b"edge.frames.v1"
 
 
 def test_a_dead_letter_too_large_for_its_topic_is_said_without_its_bytes():
-    event = replace(dead_letter(b"camera-1"), value=bytes(DEAD_LETTER_BYTES_MAX), headers=b'[["a","b"]]')
-    announcement = decode(announce(pending(event, "deadletters.v1")).value, DeadLetter)
-    assert announcement == replace(event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})")
-    fits = replace(event, value=bytes(DEAD_LETTER_BYTES_MAX - 1000))
-    assert decode(announce(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
+    limit = OUTPUT_TOPICS["deadletters.v1"].message_bytes_max
+    event = replace(dead_letter(b"camera-1"), value=bytes(limit), headers=b'[["a","b"]]')
+    abridged = said(pending(event, "deadletters.v1"))
+    assert abridged.is_abridged
+    assert decode(abridged.value, DeadLetter) == replace(
+        event, key=None, value=None, headers=b"[]", reason=f"no ({ABRIDGED})"
+    )
+    fits = replace(event, value=bytes(limit - 2000))
+    assert decode(said(pending(fits, "deadletters.v1")).value, DeadLetter) == fits
+
+
+def test_the_limit_counts_every_byte_and_what_cannot_be_abridged_is_refused():
+    row = pending(replace(ingested(), attributes=b'{"a":"%s"}' % (b"x" * 5000)), "ingested.frames.v1")
+    whole = said(row)
+    assert announce(row, whole.size_bytes) == whole
+    abridged = announce(row, whole.size_bytes - 1)
+    assert abridged.is_abridged
+    assert announce(row, abridged.size_bytes) == abridged
+    with pytest.raises(OversizeError):
+        announce(row, abridged.size_bytes - 1)
 
 
 def test_attributes_too_large_for_the_topic_are_left_out():
     event = replace(ingested(), attributes=b'{"a":"%s"}' % (b"x" * 3_000_000))
-    announcement = announce(pending(event, "ingested.frames.v1"))
+    announcement = said(pending(event, "ingested.frames.v1"))
     assert decode(announcement.value, Ingested) == replace(event, attributes=ABRIDGED_ATTRIBUTES)
     assert announcement.size_bytes < OUTPUT_TOPICS["ingested.frames.v1"].message_bytes_max
 
@@ -103,9 +129,10 @@ def test_a_row_that_cannot_be_said_holds_up_no_other():
     huge = pending(replace(ingested(), about="x" * 3_000_000), "ingested.frames.v1")
     wrong = pending(replace(ingested(), media_type="\ud800"), "ingested.frames.v1")
     nameless = pending(replace(ingested(), width="wide"), "ingested.frames.v1")  # type: ignore[arg-type]
-    announced = announce_each([gone, good[0], huge, wrong, nameless, good[1]])
+    announced = announce_each([gone, good[0], huge, wrong, nameless, good[1]], limit_of)
     assert announced.rows == good
-    assert [message.value for message in announced.messages] == [announce(row).value for row in good]
+    assert [message.value for message in announced.messages] == [said(row).value for row in good]
+    assert announced.oversize == 1
     assert [row for row, _ in announced.skipped] == [gone, huge, wrong, nameless]
     assert "no longer in the catalog" in announced.skipped[0][1]
 

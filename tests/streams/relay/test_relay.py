@@ -19,9 +19,10 @@ from headrace.schemas.headers import traceparent_of
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Outbox, Pending
 from headrace.streams.relay import loop
-from headrace.streams.relay.announcement import Announcement
-from headrace.streams.relay.loop import Phase, Relay
+from headrace.streams.relay.announcement import OUTPUT_TOPICS, Announcement
+from headrace.streams.relay.loop import Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
+from headrace.streams.relay.topic_relay import Phase
 from headrace.streams.transaction_errors import ProducerResetError
 from tests.streams.relay.relay_samples import TRACEPARENT, AnnouncementReader, dead_letters, rows, wait_until
 
@@ -195,7 +196,7 @@ async def test_a_lead_that_is_cut_again_and_again_announces_once(
 async def test_a_fenced_relay_ends_so_that_it_can_stand_by(
     settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
 ):
-    usurper = OutboxPublisher(settings, lambda _point: None)
+    usurper = OutboxPublisher(settings, OUTPUT_TOPICS[LDOS], lambda _point: None)
     async with Running(settings, outbox) as running:
         await running.idle()
         await asyncio.to_thread(usurper.open)
@@ -236,8 +237,8 @@ async def test_what_a_slow_broker_cannot_take_at_once_goes_out_in_smaller_transa
             raise ProducerResetError("timed out")
         return announce(self, announcements)
 
-    async def looked_at(limit: int, *, bytes_max: int) -> list[Pending]:
-        rows = await pending(limit, bytes_max=bytes_max)
+    async def looked_at(topic: str, limit: int, *, bytes_max: int) -> list[Pending]:
+        rows = await pending(topic, limit, bytes_max=bytes_max)
         if rows:
             bytes_max_given.append(bytes_max)
         return rows
@@ -269,6 +270,9 @@ async def test_rows_that_cannot_be_announced_hide_nothing(
         assert sorted(await announced.read(3)) == sorted(ids)
         await running.idle()
     assert await outbox.unpublished() == 0
+    aside = await outbox.listed_set_aside(100)
+    assert {row.record_id for row in aside} == {record.record_id for record in lost.records}
+    assert all("no longer in the catalog" in row.why for row in aside)
     await connection.close()
 
 
