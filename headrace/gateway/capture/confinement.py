@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 INHERITED_SOCKET = 0
+_STREAMS = 3  # input, output and errors
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
@@ -72,7 +73,9 @@ class NotConfinedError(Exception):
 
 
 def confine() -> None:
-    """Confine this process for ever, and put it into a network namespace without interfaces where that is allowed.
+    """Confine this process for ever to its standard streams, of which the first may be a socket.
+
+    It is also put into a network namespace without interfaces where that is allowed.
 
     Raises:
         NotConfinedError: the system has no seccomp, or a thread is running.
@@ -82,6 +85,8 @@ def confine() -> None:
         raise NotConfinedError(f"there is no filter for {sys.platform} on {machine}")
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         raise NotConfinedError("a thread is running")
+    # Libraries of the parent open some that are inherited.
+    os.closerange(_STREAMS, os.sysconf("SC_OPEN_MAX"))
     libc = ctypes.CDLL(None, use_errno=True)
     # Containers often forbid this; the filter does not need it.
     libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)

@@ -17,12 +17,13 @@ from tests.gateway.rtsp_server import FakeCamera
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 ATTEMPTS = """
-import ctypes, json, os, socket
+import ctypes, json, os, socket, sys
 from headrace.gateway.capture.confinement import confine
 
 libc = ctypes.CDLL(None)
 SYSCALLS = {"io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438}
-owned = socket.socketpair()
+inherited = int(sys.argv[1])
+stdin = socket.socket(fileno=0)
 attempts = {
     "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "ipv6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM),
@@ -30,8 +31,9 @@ attempts = {
     "unix": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
     "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
     "pair": socket.socketpair,
-    "bind": lambda: owned[0].bind(b"\\0headrace-test"),
-    "listen": lambda: owned[0].listen(),
+    "bind": lambda: stdin.bind(b"\\0headrace-test"),
+    "listen": lambda: stdin.listen(),
+    "inherited": lambda: os.fstat(inherited),
     "open": lambda: os.open("/proc/self/environ", os.O_RDONLY),
     "create": lambda: os.open("/tmp/headrace-test", os.O_CREAT | os.O_WRONLY),
     "execute": lambda: os.execv("/bin/true", ["true"]),
@@ -65,15 +67,16 @@ if os.fork() == 0:
 os.wait()
 tcp = socket.socket()
 tcp.connect(("192.0.2.1", 80))
-print(json.dumps([names, json.loads(os.read(reading, 4096)), tcp.fileno()]))
+print(json.dumps([names, json.loads(os.read(reading, 4096)), tcp.detach()]))
 """
 
 
 def test_a_confined_process_and_its_children_get_nothing_beside_the_inherited_socket() -> None:
     ours, inherited = socket.socketpair()
     with ours, inherited:
+        argv = [sys.executable, "-I", "-c", ATTEMPTS, str(ours.fileno())]
         ended = subprocess.run(
-            [sys.executable, "-I", "-c", ATTEMPTS], stdin=inherited, capture_output=True, check=True, timeout=60
+            argv, stdin=inherited, capture_output=True, check=True, timeout=60, pass_fds=[ours.fileno()]
         )
     assert json.loads(ended.stdout) == [[], [], confinement.INHERITED_SOCKET]
 
