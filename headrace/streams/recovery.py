@@ -2,14 +2,16 @@
 
 The groups are moved back to what the catalog has, so that everything after it is ingested again; unique keys make that
 harmless. Announcements that are on their topics and that the catalog does not know are recorded as announced, so that
-none is published twice. Kafka and the store get a new epoch, which an even older copy of the catalog would lack.
+none is published twice, and so are the packs that they name: other packs would come of other batches, and the ones that
+consumers were told of would be orphans. Kafka and the store get a new epoch, which an even older copy of the catalog
+would lack.
 
 The order makes every step repeatable after a kill: first the catalog refuses every process (`recovering_since`) and has
 the offsets up to which orphans are left alone; its own new epoch comes last.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -23,6 +25,9 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
+from headrace.schemas.catalog_rows import BlobRow
+from headrace.schemas.codec import decode
+from headrace.schemas.events import Ingested
 from headrace.schemas.topics import PartitionKey, input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
@@ -69,8 +74,8 @@ async def plan(settings: Settings, blobs: Blobs) -> RecoveryPlan:
     installation = await older_reasons(settings, blobs)
     made = RecoveryPlan(installation, list(installation.reasons))
     async with aclosing(_unknown(settings)) as announcements:
-        async for event_ids in announcements:
-            made.unknown += len(event_ids)
+        async for unknown in announcements:
+            made.unknown += len(unknown)
     made.rewinds = await _rewinds(settings, is_older=bool(made.reasons or made.unknown))
     made.reasons += [
         f"{rewind.key[0]} [{rewind.key[1]}]: the group committed {rewind.end}, the catalog has {rewind.start}"
@@ -95,8 +100,8 @@ async def recover(
         await recovery.begin({rewind.key: rewind.end for rewind in made.rewinds})
         reached(CrashPoint.RECOVER_AFTER_BEGIN)
         async with aclosing(_unknown(settings)) as announcements:
-            async for event_ids in announcements:
-                await recovery.learn(event_ids)
+            async for unknown in announcements:
+                await recovery.learn(list(unknown), await _packed(blobs, filter(None, unknown.values())))
         reached(CrashPoint.RECOVER_AFTER_LEARN)
         for group in GROUPS:
             await asyncio.to_thread(_move, settings, group, [at for at in made.rewinds if at.group == group])
@@ -198,16 +203,40 @@ def _move(settings: Settings, group: str, rewinds: list[Rewind]) -> None:
         raise kafka_unreachable(settings, errors[0])
 
 
-async def _unknown(settings: Settings) -> AsyncGenerator[list[UUID]]:
-    """Yield the announcements behind the catalog's checkpoints that it does not know."""
+async def _packed(blobs: Blobs, values: Iterable[bytes]) -> list[BlobRow]:
+    """Return where announced bodies lie in packs that are in the store; others are put again under the same key."""
+    rows: list[BlobRow] = []
+    sizes_bytes: dict[str, int] = {}
+    for value in values:
+        event = decode(value, Ingested)
+        if event.store_offset is None:
+            continue
+        if event.store_key not in sizes_bytes:
+            pack = await blobs.stat(event.store_key)
+            sizes_bytes[event.store_key] = pack.size_bytes if pack else 0
+        if event.store_offset + event.size_bytes <= sizes_bytes[event.store_key]:
+            rows.append(
+                BlobRow(
+                    digest=bytes.fromhex(event.digest),
+                    size_bytes=event.size_bytes,
+                    media_type=event.media_type,
+                    store_key=event.store_key,
+                    store_offset=event.store_offset,
+                )
+            )
+    return rows
+
+
+async def _unknown(settings: Settings) -> AsyncGenerator[dict[UUID, bytes | None]]:
+    """Yield the announcements behind the catalog's checkpoints that it does not know; dead letters without a value."""
     dsn = settings.postgres_dsn.get_secret_value()
-    published = PublishedOffsets(settings, OUTPUT_TOPICS)
+    published = PublishedOffsets(settings, OUTPUT_TOPICS, with_values=True)
     outbox = await Outbox.open(dsn, may_be_older=True)
     try:
         await asyncio.to_thread(published.open, await outbox.checkpoints())
         while (events := await asyncio.to_thread(published.read)) is not None:
             if events.event_ids and (unknown := await outbox.unknown(events.event_ids)):
-                yield unknown
+                yield {event_id: events.values.get(event_id) for event_id in unknown}
     except ProducerResetError as error:
         raise HeadraceError(
             "kafka_unreachable", str(error), where=settings.kafka_bootstrap, exit_code=Exit.UNREACHABLE

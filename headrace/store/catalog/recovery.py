@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
+from headrace.schemas.catalog_rows import BlobRow
 from headrace.schemas.topics import PartitionKey
 from headrace.store.postgres import borrowed, opened_pool, statements
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
 
 STATEMENT_S_MAX = 30.0
+_BLOB = attrgetter("digest", "size_bytes", "media_type", "store_key", "store_offset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,12 @@ class Recovery:
             for (topic, partition), next_offset in sorted(targets.items()):
                 await connection.execute(self._sql["add_target"], topic, partition, next_offset)
 
-    async def learn(self, event_ids: Sequence[UUID]) -> None:
-        """Record announcements that must not be published again."""
-        async with borrowed(self._pool, self._dsn) as connection:
+    async def learn(self, event_ids: Sequence[UUID], blobs: Sequence[BlobRow] = ()) -> None:
+        """Record announcements that must not be published again, and where their bodies are in packs."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             await connection.execute(self._sql["learn"], event_ids)
+            if blobs:
+                await connection.execute(self._sql["learn_blobs"], *zip(*map(_BLOB, blobs), strict=True))
 
     async def finish(self, epoch: int, quarantine_days: float) -> None:
         """Record the new epoch and the server, and let processes start again."""

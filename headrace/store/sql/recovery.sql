@@ -23,6 +23,11 @@ insert into announced (event_id)
 select unnest($1::uuid[])
 on conflict do nothing
 
+-- learn_blobs --
+insert into blobs (sha256, size_bytes, media_type, store_key, store_offset)
+select * from unnest($1::bytea[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+on conflict do nothing
+
 -- finish --
 update installation as i
 set

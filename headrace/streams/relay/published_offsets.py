@@ -15,7 +15,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, headers_of
-from headrace.schemas.topics import PartitionKey
+from headrace.schemas.topics import DEAD_LETTERS, PartitionKey
 from headrace.streams.relay.announcement import event_id_of
 from headrace.streams.transaction_errors import TopicRefusedError, kafka_faults
 
@@ -27,16 +27,20 @@ SILENCE_S_MAX = 30.0  # longer than any transaction may stay open, and with it t
 
 @dataclass(frozen=True, slots=True)
 class PublishedEvents:
-    """Event ids that were found published, and the offsets to read next."""
+    """Event ids that were found published, and the offsets to read next.
+
+    `values` are the messages of records among them, where they were asked for.
+    """
 
     event_ids: list[UUID] = field(default_factory=list)
     next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
+    values: dict[UUID, bytes] = field(default_factory=dict)
 
 
 class PublishedOffsets:
     """Reads from the checkpoints to the ends. Every call blocks and belongs on one thread."""
 
-    def __init__(self, settings: Settings, topics: Collection[str]) -> None:
+    def __init__(self, settings: Settings, topics: Collection[str], *, with_values: bool = False) -> None:
         """Read these topics."""
         self._topics = topics
         self._config = client_config(
@@ -51,6 +55,7 @@ class PublishedOffsets:
             # Dead letters are large, and only their headers are looked at.
             queued_max_messages_kbytes=32 * 1024,
         )
+        self._with_values = with_values
         self._admin = AdminClient(client_config(settings))
         self._consumer: Consumer | None = None
         self._reader: TopicReader | None = None
@@ -95,10 +100,15 @@ class PublishedOffsets:
             return None
         with kafka_faults("reading what is published"):
             messages = self._reader.read(READ_MESSAGES_MAX, READ_S)
-        event_ids = [event_id for message in messages if (event_id := event_id_of(headers_of(message) or []))]
+        by_id = {event_id: message for message in messages if (event_id := event_id_of(headers_of(message) or []))}
+        values = {
+            event_id: message.value() or b""
+            for event_id, message in by_id.items()
+            if self._with_values and message.topic() != DEAD_LETTERS.name
+        }
         moved = {key: at for key, at in self._reader.next_offsets.items() if at != self._reported[key]}
         self._reported |= moved
-        return PublishedEvents(event_ids, moved)
+        return PublishedEvents(list(by_id), moved, values)
 
     def close(self) -> None:
         """Close the consumer; no offset is committed."""
