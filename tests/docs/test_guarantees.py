@@ -68,7 +68,7 @@ def experiments() -> frozenset[str]:
 
 def _registered_as(node: ast.FunctionDef) -> Iterator[str]:
     for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "experiment":
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in {"experiment", "line_experiment"}:
             yield str(ast.literal_eval(decorator.args[0]))
 
 

@@ -336,6 +336,7 @@ def _announcements(look: Lookup) -> Iterator[str]:
             event.source_id,
             begun.topic,
             begun.partition,
+            event.event_id in look.all.learned,  # what a recovery adds comes after what was out before it
         )
         if begun < last.get(stream, begun):
             source = f"{event.source_id}'s"

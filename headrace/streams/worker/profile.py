@@ -22,6 +22,7 @@ from headrace.streams.worker.faust.record_batches import read_any_batch
 
 REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a process that cannot rejoin in time has ended by itself
 REQUEST_TIMEOUT_S = 90.0  # or the session timeout if that is longer, as Faust requires
+METADATA_AGE_MS_MAX = 30_000  # how long partitions that were added may go unnoticed; Faust's own default is 5 minutes
 COMMIT_INTERVAL_S = 1.0
 FETCH_BYTES_SMALL = 1024 * 1024
 FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition: fewer, larger fetches cost less
@@ -64,6 +65,7 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         # Frames and clips carry the SHA-256 of their bytes; a CID or LDO is only what arrives, so its batch is checked.
         broker_check_crcs=group is SMALL,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_AGE_MS_MAX,
         consumer_max_fetch_size=group.fetch_bytes,
         stream_buffer_maxsize=buffer_messages(kinds, settings.buffer_bytes_max),
         stream_wait_empty=False,

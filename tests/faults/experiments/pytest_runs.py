@@ -50,6 +50,14 @@ def fuzz(_world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     return Counter({f"fuzzed {line['target']}": line["executions"] for line in figures})
 
 
+@experiment("E31", "an input topic made anew under a running worker", ci=1, long=10, worldless=True)
+def make_topic_anew(_world: FaultsWorld, count: int, _random: Random) -> Counter[str]:
+    """Delete a topic and create it again while a worker reads it; raises AssertionError where messages are missing."""
+    for _ in range(count):
+        _run_tests("-k", "made_anew", "tests/streams/test_worker_progress.py")
+    return Counter({"topic made anew": count})
+
+
 def _run_tests(*args: str, **environment: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *args],
