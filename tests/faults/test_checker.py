@@ -179,7 +179,6 @@ WRONG: list[tuple[str, str, Change]] = [
     *(
         (f"a record with another {name}, announced so", "I5", recorded(**{name: value}))
         for name, value in {
-            "site": "elsewhere",
             "captured_at_us": 8,
             "media_type": "image/jpeg",
             "width": 5,
@@ -188,6 +187,7 @@ WRONG: list[tuple[str, str, Change]] = [
             "attributes": "{}",
         }.items()
     ),
+    ("a record of another site, while its own was not told", "I4 I5", recorded(site="elsewhere")),
     ("a record of another sequence, announced so", "I5", renumbered),
     ("bytes that hash to something else", "I5", blob("a", found=StoredBytes(1, digest("x")))),
     ("bytes that are too many", "I5", blob("a", found=StoredBytes(2, digest("a")))),
@@ -217,7 +217,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("a sighting of another record", "I9", sighting(2, record_id=identity("b"))),
     ("a sighting of another source", "I9", sighting(2, source_id="camera-3")),
     ("a sighting of another sequence", "I9", sighting(2, sequence=77)),
-    ("a sighting of another site", "I9", sighting(2, site="elsewhere")),
+    ("a sighting of another site, which would have to be announced", "I4 I9", sighting(2, site="elsewhere")),
     ("a sighting of another time", "I9", sighting(2, captured_at_us=8)),
     (
         "a valid message as a dead letter",
