@@ -191,23 +191,26 @@ def _query(query: "Callable[[Queries], Awaitable[None]]", settings: "Settings | 
 
 @needs("service")
 def lost(*, as_json: Json = False) -> None:
-    """List the offsets that Kafka deleted before they were ingested, newest first; exit 1 if there are any."""
+    """List the offsets that Kafka deleted before they were ingested, and what sources report; exit 1 if any."""
     import asyncio
 
     from headrace.schemas.headers import rfc3339
-    from headrace.store.catalog.ingest_progress import IngestProgress, LostRange
+    from headrace.store.catalog.ingest_progress import IngestProgress, LostRange, SourceLoss
 
     settings = client_settings()
 
-    async def query() -> list[LostRange]:
+    async def query() -> tuple[list[LostRange], list[SourceLoss]]:
         dsn, statement_s_max = settings.postgres_dsn.get_secret_value(), settings.postgres_statement_s_max
         async with IngestProgress.open(dsn, statement_s_max=statement_s_max) as progress:
-            return await progress.lost()
+            return await progress.lost(), await progress.source_losses()
 
-    ranges = asyncio.run(query())
+    ranges, losses = asyncio.run(query())
     if as_json:
-        print_json({"lost": [json_value(lost_range) | {"count": lost_range.count} for lost_range in ranges]})
-    elif ranges:
+        lost_ranges = [json_value(lost_range) | {"count": lost_range.count} for lost_range in ranges]
+        print_json({"lost": lost_ranges, "sources": [json_value(loss) for loss in losses]})
+    elif not ranges and not losses:
+        say("nothing is lost")
+    if ranges and not as_json:
         print_table(
             ("topic", "partition", "first offset", "last offset", "count", "noticed"),
             [
@@ -222,9 +225,15 @@ def lost(*, as_json: Json = False) -> None:
                 for lost_range in ranges
             ],
         )
-    else:
-        say("nothing is lost")
-    if ranges:
+    if losses and not as_json:
+        print_table(
+            ("site", "source", "spool", "dropped", "damaged", "reported"),
+            [
+                (loss.site, loss.source_id, loss.spool, loss.dropped, loss.damaged, rfc3339(loss.reported_at_us))
+                for loss in losses
+            ],
+        )
+    if ranges or losses:
         raise typer.Exit(Exit.FAILED)
 
 

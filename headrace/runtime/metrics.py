@@ -47,6 +47,9 @@ worker_retries_total = Counter("headrace_worker_retries_total", "Retries of tran
 worker_lost_messages_total = Counter(
     "headrace_worker_lost_messages_total", "Offsets that retention deleted before they were ingested.", ["topic"]
 )
+worker_source_losses_total = Counter(
+    "headrace_worker_source_losses_total", "Events that sources report as lost by their spools, by reason.", ["reason"]
+)  # reason: dropped, damaged
 worker_lag_messages = Gauge("headrace_worker_lag_messages", "Messages behind the end of the topic.", ["topic"])
 
 # Relay
@@ -85,7 +88,7 @@ producer_spool_bytes = Gauge("headrace_producer_spool_bytes", "Bytes of the spoo
 producer_spool_waiting_events = Gauge("headrace_producer_spool_waiting_events", "Events that wait in the spool.")
 producer_spool_lost_total = Counter(
     "headrace_producer_spool_lost_total", "Events that the spool could not keep, by reason.", ["reason"]
-)  # reason: dropped, damaged
+)  # reason: dropped, damaged, quarantined (kept, but not sent)
 producer_bytes_in_flight = Gauge("headrace_producer_bytes_in_flight", "Bytes handed over but not yet acknowledged.")
 
 # Capture

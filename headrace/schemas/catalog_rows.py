@@ -97,6 +97,17 @@ class RedriveRow:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRow:
+    """What the spool of a source has lost since it was created: events of this source, and damaged ones of any."""
+
+    site: str
+    source_id: str
+    spool: str
+    dropped: int
+    damaged: int
+
+
 @dataclass(frozen=True, slots=True)
 class Original:
     """The original position of the message that this attempt redrives."""
@@ -121,6 +132,7 @@ class RowBatch:
     sightings: list[SightingRow]
     dead_letters: list[DeadLetterRow]
     redrives: list[RedriveRow] = field(default_factory=list)
+    losses: list[LossRow] = field(default_factory=list)
     progress: Mapping[PartitionKey, int] = field(default_factory=dict)
     collection_epoch: int | None = None
 
@@ -133,6 +145,8 @@ class CommitResult:
     new_sightings: int = 0
     duplicates: int = 0  # rows of the batch's records that the catalog, or the batch itself, had already
     new_dead_letters: int = 0
+    newly_dropped: int = 0
+    newly_damaged: int = 0
 
     def __add__(self, other: "CommitResult") -> "CommitResult":
         return CommitResult(
@@ -140,6 +154,8 @@ class CommitResult:
             self.new_sightings + other.new_sightings,
             self.duplicates + other.duplicates,
             self.new_dead_letters + other.new_dead_letters,
+            self.newly_dropped + other.newly_dropped,
+            self.newly_damaged + other.newly_damaged,
         )
 
 

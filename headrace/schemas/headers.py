@@ -21,6 +21,9 @@ Headers: TypeAlias = list[tuple[str, bytes]]
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
+DROPPED = "headrace-dropped"  # how many events of this source its spool has dropped since it was created
+DAMAGED = "headrace-damaged"  # how many events of any source in the spool were damaged since it was created
+SPOOL = "headrace-spool"  # which spool counts them
 CLOCK = "headrace-clock"  # its value is "unset" where the source had no clock, and its capture time says nothing
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(r"[a-z0-9][a-z0-9_*/@-]*=[\x20-\x7e]+")
@@ -107,6 +110,35 @@ def _time_us(event: Event) -> int:
             return event.requested_at_us
         case _:
             return event.captured_at_us
+
+
+_COUNT_DIGITS_MAX = 18
+_SPOOL_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLosses:
+    """What a source's spool reports: totals since the spool was created; `spool` is empty where it does not say."""
+
+    spool: str
+    dropped: int
+    damaged: int
+
+
+def losses_of(headers: Iterable[tuple[str, bytes | None]]) -> SpoolLosses | None:
+    """Return the losses in a message's headers, or None if there are none or they are malformed."""
+    names = {DROPPED, DAMAGED, SPOOL}
+    texts = {name: value.decode("ascii", "replace") for name, value in headers if name in names and value is not None}
+    dropped, damaged = _count(texts.get(DROPPED)), _count(texts.get(DAMAGED))
+    if not dropped and not damaged:
+        return None
+    spool = texts.get(SPOOL, "")
+    return SpoolLosses(spool if _SPOOL_ID.fullmatch(spool) else "", dropped, damaged)
+
+
+def _count(text: str | None) -> int:
+    is_count = text is not None and text.isascii() and text.isdecimal() and len(text) <= _COUNT_DIGITS_MAX
+    return int(text) if text is not None and is_count else 0
 
 
 REDRIVE_OF = "headrace_redrive_of"

@@ -305,3 +305,22 @@ def test_a_crash_loses_nothing_that_was_accepted(tmp_path: Path, point: str):
     assert entries == [message(number, size_bytes=500) for number in range(dropped, dropped + len(entries))]
     assert spool.damaged == 0
     spool.close()
+
+
+def test_a_full_quarantine_drops_its_oldest_and_counts_it(tmp_path: Path):
+    spool = Spool(tmp_path, bytes_max=80_000)
+    for number in range(6):
+        spool.append(message(number, size_bytes=3000))
+    for number, entry in read_all(spool):
+        spool.quarantine(number, entry)
+        spool.quarantine(number, entry)  # as after a crash between the two steps
+    assert spool.quarantined == 3
+    assert spool.dropped_of("cam-1") == 3
+    spool_id = spool.spool_id
+    spool.close()
+    spool = Spool(tmp_path, bytes_max=80_000)
+    assert (spool.quarantined, spool.dropped_of("cam-1"), spool.spool_id) == (3, 3, spool_id)
+    assert read_all(spool) == []
+    assert spool.release() == 3
+    assert [entry for _, entry in read_all(spool)] == [message(number, size_bytes=3000) for number in (3, 4, 5)]
+    spool.close()

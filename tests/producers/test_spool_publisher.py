@@ -1,9 +1,11 @@
 """A publisher with a spool: events outlive the broker's absence, the process's end, and both together."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,15 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from headrace.producers import Device, NotDeliveredError, Publisher, SpooledPublisher
+from headrace.producers.delivery import Delivery
+from headrace.producers.spool import spooled_publisher
 from headrace.producers.spool.segments import SpoolEntry
 from headrace.producers.spool.spool import Spool
-from headrace.producers.spool.spooled_publisher import DROPPED
 from headrace.runtime.crash_points import VARIABLE
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Cid
+from headrace.schemas.headers import DROPPED, SPOOL, SpoolLosses, losses_of
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from tests.processes import free_port
 from tests.producers.conftest import MOCK
@@ -28,6 +32,8 @@ from tests.producers.test_spool import read_all
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[2]
+EVENTS = 400
+EVENT_BYTES_MAX = 200  # what a process allocates once, spread over so few events
 
 
 @pytest.fixture
@@ -100,10 +106,41 @@ def test_a_producer_that_fails_is_replaced_and_nothing_is_lost(broker: str, tmp_
 
 
 def test_what_kafka_never_takes_is_given_back_and_the_others_go_on(broker: str, tmp_path: Path):
+    too_large = SpoolEntry("edge.cids.v1", b"k", [("ce_id", b"1")], bytes(40_000_000))
     with SpooledPublisher(broker, tmp_path) as publisher:
-        publisher._spool.append(SpoolEntry("edge.cids.v1", b"k", [], bytes(40_000_000)))
+        publisher._spool.append(too_large)
         publisher.publish(CID).result(20)
         assert publisher.flush(10) == 0
+        assert publisher.quarantined == 1
+    spool = Spool(tmp_path)
+    assert read_all(spool) == []
+    assert spool.quarantined == 1, "also after a restart"
+    assert spool.release() == 1
+    assert [entry for _, entry in read_all(spool)] == [too_large]
+    assert (spool.quarantined, spool.release()) == (0, 0)
+    spool.close()
+
+
+def test_a_waiting_event_takes_no_memory_unless_somebody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(spooled_publisher, "IN_FLIGHT_BYTES_MAX", 10_000)
+    publisher = SpooledPublisher(nowhere(), tmp_path)
+    publisher.publish(CID)
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(EVENTS):
+        publisher.publish(replace(CID, sequence=number))
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert publisher.waiting == EVENTS + 1
+    assert (after - before) / EVENTS < EVENT_BYTES_MAX
+    told: list[Delivery] = []
+    for number in range(5):
+        publisher.publish(replace(CID, sequence=number)).add_done_callback(told.append)
+    gc.collect()
+    publisher.close(0)
+    assert len(told) == 5, "a callback is called although nobody keeps the delivery"
 
 
 def test_what_was_dropped_is_said_with_the_next_event(broker: str, tmp_path: Path):
@@ -120,6 +157,9 @@ def test_what_was_dropped_is_said_with_the_next_event(broker: str, tmp_path: Pat
     assert {event.sequence for event, _ in events if event.source_id == "cam-1"} == set(range(60)) - set(dropped)
     assert {headers.get(DROPPED) for event, headers in events if event.source_id == "cam-1"} == {b"%d" % len(dropped)}
     assert [headers.get(DROPPED) for event, headers in events if event.source_id == "cam-2"] == [None]
+    reports = {losses_of(headers.items()) for event, headers in events if event.source_id == "cam-1"}
+    (spool,) = {headers[SPOOL].decode() for event, headers in events if event.source_id == "cam-1"}
+    assert reports == {SpoolLosses(spool, len(dropped), 0)}
 
 
 def test_a_large_body_needs_a_store(tmp_path: Path):

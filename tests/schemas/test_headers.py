@@ -8,11 +8,16 @@ import pytest
 
 from headrace.schemas.events import CaptureRequest, Cid, DeadLetter, Ingested
 from headrace.schemas.headers import (
+    DAMAGED,
+    DROPPED,
     REDRIVE_ATTEMPT,
     REDRIVE_OF,
     REDRIVE_ORIGIN,
+    SPOOL,
     Redrive,
+    SpoolLosses,
     headers_for,
+    losses_of,
     new_traceparent,
     redrive_headers,
     redrive_of,
@@ -174,3 +179,13 @@ def test_what_says_nothing_readable_is_no_redrive(headers: list[tuple[str, bytes
 @pytest.mark.parametrize("text", ["2026-11-30T12:00:00.000001+02:00", "2026-11-30T10:00:00.000001"])
 def test_a_time_without_a_zone_is_utc(text: str) -> None:
     assert rfc3339(unix_us_of(datetime.fromisoformat(text))) == "2026-11-30T10:00:00.000001Z"
+
+
+def test_the_losses_of_a_spool_are_read_from_the_headers():
+    spool = "0123456789abcdef"
+    headers = [(DROPPED, b"3"), (DAMAGED, b"2"), (SPOOL, spool.encode())]
+    assert losses_of(headers) == SpoolLosses(spool, 3, 2)
+    assert losses_of(headers[:1]) == SpoolLosses("", 3, 0)
+    assert losses_of([(DROPPED, b"3"), (SPOOL, b"no id")]) == SpoolLosses("", 3, 0)
+    for nonsense in (b"", b"-1", b"x", b"1" * 19, "\u0663".encode(), None, b"0"):
+        assert losses_of([(DROPPED, nonsense), (SPOOL, spool.encode())]) is None

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.schemas.catalog_rows import Outcomes, RowBatch, SightingKey
+from headrace.schemas.catalog_rows import LossRow, Outcomes, RowBatch, SightingKey
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
@@ -364,3 +364,17 @@ async def test_the_longest_code_that_a_message_may_hold_is_kept(catalog: Catalog
     longest = "".join(random.Random(1).choices(string.printable[:94], k=CODE_BYTES_MAX))
     await catalog.commit(RowBatch(blobs=[], records=[record(1, code=longest)], sightings=[], dead_letters=[]))
     assert await sql.fetchval("select count(*) from records where code = $1", longest) == 1
+
+
+async def test_what_sources_report_as_lost_is_kept_and_counted_once(catalog: Catalog) -> None:
+    def report(source_id: str, dropped: int, damaged: int) -> RowBatch:
+        row = LossRow(site="plant", source_id=source_id, spool="0123456789abcdef", dropped=dropped, damaged=damaged)
+        return RowBatch(blobs=[], records=[], sightings=[], dead_letters=[], losses=[row])
+
+    counted = []
+    for args in [("a", 3, 1), ("a", 3, 1), ("b", 2, 1), ("a", 5, 4), ("a", 4, 2), ("b", 2, 4)]:
+        result = await catalog.commit(report(*args))
+        counted.append((result.newly_dropped, result.newly_damaged))
+    assert counted == [(3, 1), (0, 0), (2, 0), (2, 3), (0, 0), (0, 0)]
+    losses = await catalog.ingest_progress().source_losses()
+    assert {(loss.source_id, loss.dropped, loss.damaged) for loss in losses} == {("a", 5, 4), ("b", 2, 4)}

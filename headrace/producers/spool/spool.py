@@ -20,6 +20,7 @@ from zlib import crc32
 
 import orjson
 
+from headrace.producers.spool.quarantine import Quarantine
 from headrace.producers.spool.segments import (
     SALT_BYTES,
     START_BYTES,
@@ -42,6 +43,7 @@ SEGMENTS_MIN = 8  # a full spool drops a segment at a time, so a segment has at 
 WRITE_BYTES_MAX = 8 * MIB  # served by one fsync
 CURSOR_S = 0.5  # between saves of the acknowledged position; at most so much is sent again after a crash
 STATE = "state.json"
+QUARANTINE = "quarantine"
 
 
 @dataclass
@@ -49,7 +51,8 @@ class SpoolState:
     """A spool's state besides its entries; the file is replaced as a whole, so it is never half written.
 
     Every number below `acknowledged` is done. `gaps` are the dropped ranges [from, to), `dropped` counts dropped
-    entries by source, and `damaged` counts entries that could not be read.
+    entries by source, and `damaged` counts entries that could not be read. `spool_id` names the spool whose counts
+    these are.
     """
 
     salt: str
@@ -57,6 +60,7 @@ class SpoolState:
     dropped: Counter[str] = field(default_factory=Counter)
     damaged: int = 0
     gaps: list[list[int]] = field(default_factory=list)
+    spool_id: str = field(default_factory=lambda: os.urandom(8).hex())
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
@@ -176,6 +180,45 @@ class Spool:
         return self._state.dropped[source]
 
     @property
+    def spool_id(self) -> str:
+        """16 hexadecimal digits that name this spool, whose counts begin at zero."""
+        return self._state.spool_id
+
+    def quarantine(self, number: int, message: SpoolEntry) -> None:
+        """Mark a message as done that Kafka will never take, once it is kept in the quarantine.
+
+        A full quarantine drops its oldest messages, counted as dropped.
+
+        Raises:
+            HeadraceError: spool_write_failed; the message stays where it is.
+        """
+        with self._changed:
+            try:
+                dropped = self._quarantine.add(number, message)
+                if dropped:
+                    self._state.dropped.update(dropped)
+                    self._state.save(self._directory)
+            except OSError as error:
+                raise self._refused("spool_write_failed", error) from None
+            metrics.producer_spool_lost_total.labels("quarantined").inc()
+            metrics.producer_spool_lost_total.labels("dropped").inc(dropped.total())
+            self.acknowledge(number)
+
+    @property
+    def quarantined(self) -> int:
+        """The number of messages in the quarantine."""
+        return len(self._quarantine.numbers())
+
+    def release(self) -> int:
+        """Append what is in the quarantine again, as new messages; return their number. May be repeated."""
+        numbers = self._quarantine.numbers()
+        for number in numbers:
+            if (message := self._quarantine.read(number)) is not None:
+                self.append(message)
+            self._quarantine.remove(number)
+        return len(numbers)
+
+    @property
     def damaged(self) -> int:
         """The number of messages that could not be read, since the creation of the spool."""
         return self._state.damaged
@@ -203,6 +246,7 @@ class Spool:
             state = SpoolState(salt.hex(), acknowledged=int(files[0].stem) if files else 0)
             state.save(self._directory)
         self._state, self._salt = state, bytes.fromhex(state.salt)
+        self._quarantine = Quarantine(self._directory / QUARANTINE, self._salt, self._bytes_max // SEGMENTS_MIN)
         recovered = [Segment.recover(path, self._salt) for path in files]
         self._next = max(
             [state.acknowledged, *(segment.end for segment in recovered), *(upto for _, upto in state.gaps)]

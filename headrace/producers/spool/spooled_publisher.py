@@ -1,38 +1,43 @@
 """A publisher that works without a broker: events are durable on this machine's disk until Kafka acknowledges them.
 
 librdkafka gets the events in the order of the spool and sends them in that order, without a time limit. Only an event
-that Kafka will never accept is given up. After any other error a new producer starts at the oldest event that is not
-acknowledged; an event that is thereby sent twice adds a sighting.
+that Kafka will never accept, also in a batch of its own, is put into the spool's quarantine. After any other error a
+new producer starts at the oldest event that is not acknowledged; an event that is thereby sent twice adds a sighting.
+
+A waiting event takes no memory: it is on the disk, and its delivery is kept only while somebody waits for it.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from headrace.producers.broker import Broker, InFlight
 from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError
-from headrace.producers.outgoing import Dispatch, Outgoing
+from headrace.producers.outgoing import Dispatch
 from headrace.producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX
 from headrace.producers.spool.segments import SpoolEntry
 from headrace.producers.spool.spool import SPOOL_BYTES_MAX, Spool
 from headrace.runtime.crash_points import CrashPoint, reached
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
+from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import producer_events_total
 from headrace.runtime.settings import Settings
-from headrace.schemas.events import InputEvent, kind_of
+from headrace.schemas.events import InputEvent
+from headrace.schemas.headers import DAMAGED, DROPPED, SPOOL, Headers
 from headrace.schemas.limits import MIB
+from headrace.schemas.topics import kind_of_topic
 from headrace.store.blobs.blob_store import Blobs
 
-DROPPED = "headrace-dropped"  # header: how many events of this source the spool has dropped
-DAMAGED = "headrace-damaged"  # header: how many events of any source in the spool were damaged
 IN_FLIGHT_BYTES_MAX = 32 * MIB
 CLOSE_S_MAX = 10.0
 START_OVER_S = 1.0
@@ -65,11 +70,12 @@ class SpooledPublisher:
         self._dispatch = Dispatch(blobs)
         in_flight_bytes_max = min(IN_FLIGHT_BYTES_MAX, spool_bytes_max // 4)
         self._in_flight = InFlight(in_flight_bytes_max)
-        self._new_broker = partial(
-            Broker, bootstrap, client or {}, in_flight_bytes_max=in_flight_bytes_max, delivery_s_max=0
-        )
+        self._where = (bootstrap, client or {}, in_flight_bytes_max)
+        self._is_alone = False  # whether each event is sent as a batch of its own
         self._broker = self._new_broker()
-        self._open: dict[int, tuple[Outgoing, Delivery]] = {}
+        self._open: WeakValueDictionary[int, _SpooledDelivery] = WeakValueDictionary()
+        self._awaited: dict[int, _SpooledDelivery] = {}
+        self._lock = threading.Lock()
         self._dropped_ranges: deque[tuple[int, int]] = deque()
         self._trouble = threading.Event()
         self._closing = threading.Event()
@@ -94,13 +100,22 @@ class SpooledPublisher:
             RejectedError: the event can never be ingested.
             HeadraceError: spool_full, spool_write_failed, spool_closed, or store_needed for a large body.
         """
-        outgoing, delivery = self._dispatch.outgoing(event, body_path, traceparent), Delivery()
-        delivery.set_running_or_notify_cancel()
+        outgoing = self._dispatch.outgoing(event, body_path, traceparent)
+        delivery = _SpooledDelivery(outgoing.event, outgoing.digest, self._await)
         self._spool.append(
             SpoolEntry(outgoing.topic, outgoing.key, outgoing.headers, outgoing.value),
-            lambda number: self._open.__setitem__(number, (_without_value(outgoing), delivery)),
+            partial(self._numbered, delivery),
         )
         return delivery
+
+    def release_quarantined(self) -> int:
+        """Publish what is in the quarantine again, once its cause is gone; return the number of events."""
+        return self._spool.release()
+
+    @property
+    def quarantined(self) -> int:
+        """The number of events that Kafka would not take, and that the quarantine keeps."""
+        return self._spool.quarantined
 
     @property
     def waiting(self) -> int:
@@ -131,7 +146,7 @@ class SpooledPublisher:
         self._threads[0].join()
         self._spool.close()
         self._fail_dropped()
-        for number in list(self._open):
+        for number in list(self._open.keys()):
             self._fail(number, "it is in the spool and will be sent when the spool is opened again", unreachable=True)
 
     def __enter__(self) -> Self:
@@ -148,6 +163,9 @@ class SpooledPublisher:
                 self._start_over()
             elif (read := self._spool.next(_POLL_S)) is not None:
                 self._send(*read)
+            elif self._is_alone and self._spool.waiting == 0:
+                self._is_alone = False
+                self._trouble.set()  # the next producer makes batches again
 
     def _send(self, number: int, message: SpoolEntry) -> None:
         size_bytes = len(message.value) + EVENT_OVERHEAD_BYTES
@@ -159,39 +177,75 @@ class SpooledPublisher:
                 value=message.value,
                 key=message.key,
                 headers=[*message.headers, *self._losses(message.key)],
-                on_delivery=partial(self._settle, number, size_bytes),
+                on_delivery=partial(self._settle, number, size_bytes, message.headers),
             )
         except (KafkaException, BufferError) as error:
             self._in_flight.leave(size_bytes)
-            self._failed(number, error.args[0] if isinstance(error, KafkaException) else None)
+            refused = error.args[0] if isinstance(error, KafkaException) else None
+            if refused is not None and refused.code() in _NEVER:
+                self._quarantine(number, message, refused)
+            else:
+                self._trouble.set()
 
     def _losses(self, key: bytes) -> list[tuple[str, bytes]]:
         counts = ((DROPPED, self._spool.dropped_of(key.decode(errors="replace"))), (DAMAGED, self._spool.damaged))
-        return [(name, str(count).encode()) for name, count in counts if count]
+        losses = [(name, str(count).encode()) for name, count in counts if count]
+        return [*losses, (SPOOL, self._spool.spool_id.encode())] if losses else []
 
-    def _settle(self, number: int, size_bytes: int, error: KafkaError | None, acknowledged: KafkaMessage) -> None:
+    def _settle(
+        self, number: int, size_bytes: int, headers: Headers, error: KafkaError | None, acknowledged: KafkaMessage
+    ) -> None:
         if error is None:
             reached(CrashPoint.SPOOL_AFTER_SEND)
             self._spool.acknowledge(number)
             self._acknowledged(number, acknowledged)
+        elif error.code() not in _NEVER:
+            self._trouble.set()
+        elif self._is_alone:
+            self._quarantine(number, _entry_of(acknowledged, headers), error)
         else:
-            self._failed(number, error)
+            # Kafka's limit holds for a batch: which of its events is too large shows when each goes alone.
+            self._is_alone = True
+            self._trouble.set()
         self._in_flight.leave(size_bytes)
 
     def _acknowledged(self, number: int, acknowledged: KafkaMessage) -> None:
-        outgoing, delivery = self._open.pop(number, (None, None))
         topic, partition, offset = acknowledged.topic(), acknowledged.partition(), acknowledged.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
-        if outgoing is not None and delivery is not None:
-            producer_events_total.labels(kind=kind_of(outgoing.event).value, outcome="acknowledged").inc()
-            delivery.set_result(Acknowledged(topic, partition, offset, outgoing.digest))
+        _count(topic, "acknowledged")
+        if (delivery := self._taken(number)) is not None:
+            delivery.set_result(Acknowledged(topic, partition, offset, delivery.digest))
 
-    def _failed(self, number: int, error: KafkaError | None) -> None:
-        if error is not None and error.code() in _NEVER:
-            self._spool.acknowledge(number)
-            self._fail(number, self._broker.why(error), unreachable=False)
-        else:
+    def _quarantine(self, number: int, message: SpoolEntry, error: KafkaError) -> None:
+        try:
+            self._spool.quarantine(number, message)
+        except HeadraceError:  # the disk is full: the event stays in the spool, and is tried again
             self._trouble.set()
+            return
+        _count(message.topic, "failed")
+        why = self._broker.why(error)
+        get_log().error(Action.REFUSED, topic=message.topic, why=why, hint="docs/spool.md, Quarantine")
+        self._fail(number, f"{why}; it is in the quarantine of the spool", unreachable=False)
+
+    def _numbered(self, delivery: "_SpooledDelivery", number: int) -> None:
+        with self._lock:
+            delivery.number = number
+            self._open[number] = delivery
+            if delivery.is_awaited:
+                self._awaited[number] = delivery
+
+    def _await(self, delivery: "_SpooledDelivery") -> None:
+        """Keep a delivery that has a callback: nothing else may refer to it."""
+        with self._lock:
+            delivery.is_awaited = True
+            if delivery.number in self._open:
+                self._awaited[delivery.number] = delivery
+
+    def _taken(self, number: int) -> "_SpooledDelivery | None":
+        with self._lock:
+            delivery = self._open.pop(number, None)  # first: it is a weak reference
+            self._awaited.pop(number, None)
+        return delivery
 
     def _dropped(self, first: int, end: int) -> None:
         # A callback of the delivery may publish, and the spool's own thread must not wait for that.
@@ -203,13 +257,17 @@ class SpooledPublisher:
                 self._fail(number, "the spool was full, and this was one of its oldest events", unreachable=True)
 
     def _fail(self, number: int, why: str, *, unreachable: bool) -> None:
-        outgoing, delivery = self._open.pop(number, (None, None))
-        if outgoing is not None and delivery is not None:
-            producer_events_total.labels(kind=kind_of(outgoing.event).value, outcome="failed").inc()
+        if (delivery := self._taken(number)) is not None:
             where = self._broker.where
             delivery.set_exception(
-                NotDeliveredError(outgoing.event, outgoing.digest, why=why, where=where, unreachable=unreachable)
+                NotDeliveredError(delivery.event, delivery.digest, why=why, where=where, unreachable=unreachable)
             )
+
+    def _new_broker(self) -> Broker:
+        bootstrap, client, in_flight_bytes_max = self._where
+        if self._is_alone:
+            client = {**client, "batch.num.messages": 1}
+        return Broker(bootstrap, client, in_flight_bytes_max=in_flight_bytes_max, delivery_s_max=0)
 
     def _start_over(self) -> None:
         self._broker.producer.purge()
@@ -226,6 +284,31 @@ class SpooledPublisher:
             self._fail_dropped()
 
 
-def _without_value(outgoing: Outgoing) -> Outgoing:
-    """Return the message without its bytes, which are in the spool."""
-    return Outgoing(outgoing.event, outgoing.digest, outgoing.topic, outgoing.key, [], b"")
+class _SpooledDelivery(Delivery):
+    """The delivery of an event in the spool, which is kept by whoever waits for it."""
+
+    def __init__(self, event: InputEvent, digest: str, awaited: "Callable[[_SpooledDelivery], None]") -> None:
+        """`awaited` is called when the delivery gets a callback."""
+        super().__init__()
+        self.event = event
+        self.digest = digest
+        self.number = -1
+        self.is_awaited = False
+        self._tell_awaited = awaited
+        self.set_running_or_notify_cancel()
+
+    def add_done_callback(self, fn: "Callable[[Delivery], object]") -> None:
+        """Call `fn` with the delivery once it has its result; it is kept until then."""
+        self._tell_awaited(self)
+        super().add_done_callback(fn)
+
+
+def _entry_of(refused: KafkaMessage, headers: Headers) -> SpoolEntry:
+    """Return the entry of a message that was not delivered; a delivery report does not have its headers."""
+    return SpoolEntry(refused.topic() or "", refused.key() or b"", headers, refused.value() or b"")
+
+
+def _count(topic: str, outcome: str) -> None:
+    kind = kind_of_topic(topic)
+    if kind is not None:
+        producer_events_total.labels(kind=kind.value, outcome=outcome).inc()

@@ -21,6 +21,7 @@ from headrace.schemas.catalog_rows import (
     BlobRow,
     CommitResult,
     DeadLetterRow,
+    LossRow,
     Original,
     Outcomes,
     RecordRow,
@@ -54,6 +55,7 @@ _SITE_RECORD = attrgetter("record_id", "site", "source_id", "captured_at_us", "s
 _SIGHTING = attrgetter(
     *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence")
 )
+_LOSS = attrgetter("site", "source_id", "spool", "dropped", "damaged")
 _SIGHTING_KEY = attrgetter("topic", "partition", "offset", "index")
 _TOPICS = {kind: ingested_topic(kind).name for kind in Kind}
 
@@ -121,6 +123,7 @@ class Catalog:
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
             await self._end_redrives(connection, batch.redrives)
             await self._insert_outbox(connection, batch, new_records | new_sites, new_letters)
+            dropped, damaged = await self._note_losses(connection, batch.losses)
             reached(CrashPoint.AFTER_OUTBOX)
             await self._advance(connection, batch.progress)
             reached(CrashPoint.BEFORE_COMMIT)
@@ -132,6 +135,8 @@ class Catalog:
             new_sightings=new_sightings,
             duplicates=len(batch.records) - len(new_records),
             new_dead_letters=len(new_letters),
+            newly_dropped=dropped,
+            newly_damaged=damaged,
         )
 
     def forget_progress(self, key: PartitionKey) -> None:
@@ -278,6 +283,14 @@ class Catalog:
             distinct = {(row.dead_letter_id, row.attempt): row for row in rows}
             ordered = [distinct[key] for key in sorted(distinct)]
             await connection.execute(self._sql["end_redrives"], *zip(*map(_redrive, ordered), strict=True))
+
+    async def _note_losses(self, connection: "Pooled", rows: list[LossRow]) -> tuple[int, int]:
+        """Keep what spools report as lost; return how many dropped and damaged events are new."""
+        if not rows:
+            return 0, 0
+        row = await connection.fetchrow(self._sql["note_losses"], *map(list, _columns(_LOSS, rows)))
+        assert row is not None, "sums are one row"
+        return int(row["dropped"]), int(row["damaged"])
 
     async def _insert_outbox(
         self,

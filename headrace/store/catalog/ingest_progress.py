@@ -46,6 +46,18 @@ class LostRange:
         return self.last_offset - self.first_offset + 1
 
 
+@dataclass(frozen=True, slots=True)
+class SourceLoss:
+    """What the spool of a source reports as lost: its own dropped events, and damaged ones of any source."""
+
+    site: str
+    source_id: str
+    spool: str
+    dropped: int
+    damaged: int
+    reported_at_us: int
+
+
 async def advance(connection: "Pooled", next_offsets: Mapping[PartitionKey, int]) -> dict[PartitionKey, int | None]:
     """Move partitions on, never back, and return where they were; call it last in a batch's transaction."""
     topics, partitions = zip(*next_offsets, strict=True)
@@ -119,3 +131,9 @@ class IngestProgress:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["lost"], limit)
         return [LostRange(*row) for row in rows]
+
+    async def source_losses(self, limit: int = LISTED_MAX) -> list[SourceLoss]:
+        """Return what sources report as lost, newest first."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["source_losses"], limit)
+        return [SourceLoss(*row) for row in rows]

@@ -153,6 +153,33 @@ set redriven_at = now(), record_id = g.record_id
 from given as g
 where d.dead_letter_id = g.dead_letter_id and g.record_id is not null and d.record_id is null
 
+-- note_losses --
+-- Counts grow with each report of a spool, so a repeated or an old one changes nothing. A spool's damaged events are of
+-- any of its sources, and every source reports all of them.
+with given as (
+    select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+        as g (site, source_id, spool, dropped, damaged)
+), before as (
+    select
+        g.*, coalesce(l.dropped, 0) as dropped_before,
+        (select coalesce(max(o.damaged), 0) from source_losses as o where o.spool = g.spool) as damaged_before
+    from given as g left join source_losses as l using (spool, site, source_id)
+), written as (
+    insert into source_losses as l (spool, site, source_id, dropped, damaged)
+    select spool, site, source_id, dropped, damaged from given order by spool, site, source_id
+    on conflict (spool, site, source_id) do update
+    set dropped = greatest(l.dropped, excluded.dropped), damaged = greatest(l.damaged, excluded.damaged),
+        reported_at = now()
+    where excluded.dropped > l.dropped or excluded.damaged > l.damaged
+)
+select
+    coalesce(sum(greatest(0, dropped - dropped_before)), 0)::bigint as dropped,
+    (
+        select coalesce(sum(greatest(0, s.damaged)), 0)::bigint
+        from (select max(damaged) - max(damaged_before) as damaged from before group by spool) as s
+    ) as damaged
+from before
+
 -- lock_shared --
 -- See headrace/store/catalog/orphan_gc.py. A separate statement, so that the next one sees everything that was
 -- committed before the lock was acquired.
@@ -181,6 +208,6 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select set_aside, generation, next_offset, topic_id, t.digest, r.sequence
-from outbox, collection, ingest_progress, tombstones as t, site_records as r
+select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped
+from outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l
 where false

@@ -52,3 +52,9 @@ select topic, partition, first_offset, last_offset, (extract(epoch from noticed_
 from lost_ranges
 order by noticed_at desc, topic, partition, first_offset
 limit $1
+
+-- source_losses --
+select site, source_id, spool, dropped, damaged, (extract(epoch from reported_at) * 1000000)::bigint as reported_at_us
+from source_losses
+order by reported_at desc, spool, site, source_id
+limit $1

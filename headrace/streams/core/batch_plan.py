@@ -8,9 +8,10 @@ from typing import Any, assert_never
 
 import orjson
 
-from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, RedriveRow, RowBatch, SightingRow
+from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, LossRow, RecordRow, RedriveRow, RowBatch, SightingRow
 from headrace.schemas.digest import dead_letter_id, record_id
-from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
+from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo, Origin
+from headrace.schemas.headers import losses_of
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.schemas.reject import RejectCode
 from headrace.streams.core.delivery import HeaderPairs
@@ -72,6 +73,7 @@ def row_batch(
         sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
         dead_letters=[_dead_letter(rejection) for rejection in batch.rejected],
         redrives=list(_redrives(batch)),
+        losses=_losses(batch),
         progress=batch.progress,
         collection_epoch=collection_epoch,
     )
@@ -115,6 +117,29 @@ def _redrives(batch: DecodedBatch) -> Iterator[RedriveRow]:
                 code=rejection.code,
                 reason=rejection.reason,
             )
+
+
+def _losses(batch: DecodedBatch) -> list[LossRow]:
+    """Return the highest counts of each source and spool; a redriven message reports those of its first delivery."""
+    reports: list[tuple[Origin, HeaderPairs]] = [
+        (delivery.event, delivery.message.headers) for delivery in batch.accepted
+    ]
+    reports += [(rejected.origin, rejected.message.headers) for rejected in batch.rejected if rejected.origin]
+    rows: dict[tuple[str, str, str], LossRow] = {}
+    for origin, headers in reports:
+        losses = losses_of(headers)
+        if losses is None:
+            continue
+        key = origin.site, origin.source_id, losses.spool
+        before = rows.get(key)
+        rows[key] = LossRow(
+            site=origin.site,
+            source_id=origin.source_id,
+            spool=losses.spool,
+            dropped=max(losses.dropped, before.dropped if before else 0),
+            damaged=max(losses.damaged, before.damaged if before else 0),
+        )
+    return [rows[key] for key in sorted(rows)]
 
 
 def _blob(delivery: AcceptedDelivery, stored_at: StoredAt) -> BlobRow:

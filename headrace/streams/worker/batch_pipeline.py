@@ -232,6 +232,17 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
     unset_clocks = sum(delivery.event.captured_at_us < CLOCK_SET_US_MIN for delivery in stored.accepted)
     metrics.worker_unset_clock_total.labels(kind.value).inc(unset_clocks)
     metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
+    metrics.worker_source_losses_total.labels("dropped").inc(committed.newly_dropped)
+    metrics.worker_source_losses_total.labels("damaged").inc(committed.newly_damaged)
+    if committed.newly_dropped or committed.newly_damaged:
+        get_log().error(
+            Action.LOST,
+            kind=kind.value,
+            dropped=committed.newly_dropped,
+            damaged=committed.newly_damaged,
+            why="spools of sources report events that they could not keep",
+            hint="`headrace lost` lists them by source; docs/runbook.md, Sources lost events",
+        )
     for code, count in Counter(rejection.code for rejection in stored.rejected).items():
         metrics.worker_rejected_total.labels(kind.value, code.value).inc(count)
         first = next(rejection for rejection in stored.rejected if rejection.code is code)
