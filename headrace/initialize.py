@@ -16,10 +16,11 @@ from headrace.store.installation import adopt
 from headrace.store.migrate import migrate
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
+from headrace.store.roles import grant_roles
 
 
-def initialize(settings: Settings) -> None:
-    """Create missing topics, tables and buckets; may be repeated and run concurrently.
+def initialize(settings: Settings, *, roles: bool = False) -> None:
+    """Create missing topics, tables and buckets, and on request roles; may be repeated and run concurrently.
 
     Raises:
         HeadraceError: a service was unreachable for `start_wait_s_max` seconds, or refused a request; or staged bodies
@@ -35,14 +36,17 @@ def initialize(settings: Settings) -> None:
             f"or lower {variable('spool_days_max')}",
             exit_code=Exit.USAGE,
         )
-    asyncio.run(_initialize(settings))
+    asyncio.run(_initialize(settings, roles=roles))
 
 
-async def _initialize(settings: Settings) -> None:
+async def _initialize(settings: Settings, *, roles: bool) -> None:
     admin = await wait_for_kafka(settings)
     created = await asyncio.to_thread(ensure_topics, settings, admin)
     get_log().info(Action.TOPICS_CREATED, topics=created)
     await _stores(settings)
+    if roles:
+        names = await grant_roles(settings.postgres_dsn.get_secret_value())
+        get_log().info(Action.READY, service="postgres", roles=names)
 
 
 async def _stores(settings: Settings) -> None:

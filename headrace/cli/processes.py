@@ -26,7 +26,12 @@ def register(app: typer.Typer) -> None:
 
 
 @needs("service")
-def init() -> None:
+def init(
+    *,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Also create a PostgreSQL role for each process, with what it needs.")
+    ] = False,
+) -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""
     from headrace.initialize import initialize
     from headrace.runtime.logs import configure_logs
@@ -36,7 +41,7 @@ def init() -> None:
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level, "init")
     warn_of_plain_text(settings)
-    initialize(settings)
+    initialize(settings, roles=roles)
 
 
 @needs("service")
