@@ -18,7 +18,7 @@ from headrace.producers.spool.segments import (
     size_of_entry,
     unpack,
 )
-from headrace.producers.spool.spool import SpoolState
+from headrace.producers.spool.state import SpoolState
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo
 from headrace.schemas.topics import input_topic

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.producers.spool.segments import HEAD_BYTES, START_BYTES, Segment, SpoolEntry, pack_entry
-from headrace.producers.spool.spool import STATE, Spool
+from headrace.producers.spool.spool import Spool
+from headrace.producers.spool.state import STATE
 from headrace.runtime.crash_points import VARIABLE
 from headrace.runtime.errors import Exit, HeadraceError
 

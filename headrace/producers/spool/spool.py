@@ -8,17 +8,12 @@ message was read yet, and counts its messages by source.
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Self
-from zlib import crc32
-
-import orjson
 
 from headrace.producers.spool.quarantine import Quarantine
 from headrace.producers.spool.segments import (
@@ -31,9 +26,10 @@ from headrace.producers.spool.segments import (
     segment_files,
     unpack,
 )
+from headrace.producers.spool.state import SpoolState
 from headrace.runtime import metrics
 from headrace.runtime.crash_points import CrashPoint, reached
-from headrace.runtime.durable_files import durable_file, sync_directory, try_lock
+from headrace.runtime.durable_files import sync_directory, try_lock
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.limits import MIB
 
@@ -42,52 +38,7 @@ SEGMENT_BYTES_MAX = 64 * MIB
 SEGMENTS_MIN = 8  # a full spool drops a segment at a time, so a segment has at most an eighth of it
 WRITE_BYTES_MAX = 8 * MIB  # served by one fsync
 CURSOR_S = 0.5  # between saves of the acknowledged position; at most so much is sent again after a crash
-STATE = "state.json"
 QUARANTINE = "quarantine"
-
-
-@dataclass
-class SpoolState:
-    """A spool's state besides its entries; the file is replaced as a whole, so it is never half written.
-
-    Every number below `acknowledged` is done. `gaps` are the dropped ranges [from, to), `dropped` counts dropped
-    entries by source, and `damaged` counts entries that could not be read. `spool_id` names the spool whose counts
-    these are.
-    """
-
-    salt: str
-    acknowledged: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    damaged: int = 0
-    gaps: list[list[int]] = field(default_factory=list)
-    spool_id: str = field(default_factory=lambda: os.urandom(8).hex())
-
-    @classmethod
-    def read(cls, directory: Path) -> Self | None:
-        """Return the saved state, or None if there is none or it is damaged."""
-        with suppress(OSError, ValueError, TypeError, orjson.JSONDecodeError):
-            line, _, declared = (directory / STATE).read_bytes().rpartition(b"\n")
-            if int(declared, 16) == crc32(line):
-                state = cls(**orjson.loads(line))
-                state.dropped = Counter(state.dropped)
-                return state
-        return None
-
-    def save(self, directory: Path) -> None:
-        """Replace the saved state, durably.
-
-        Raises:
-            OSError: the disk failed.
-        """
-        line = orjson.dumps(vars(self) | {"dropped": dict(self.dropped)})
-        with durable_file(directory / STATE, directory / (STATE + ".new")) as file:
-            file.write(line + b"\n%08x" % crc32(line))
-
-    def missing(self, start: int, end: int) -> int:
-        """Return how many of the numbers [start, end) are neither acknowledged nor dropped."""
-        start = max(start, self.acknowledged)
-        known = sum(max(0, min(end, upto) - max(start, since)) for since, upto in self.gaps)
-        return max(0, end - start) - known
 
 
 @dataclass(frozen=True, slots=True)

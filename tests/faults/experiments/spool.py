@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from headrace.producers.spool.spool import SpoolState
+from headrace.producers.spool.state import SpoolState
 from headrace.runtime.crash_points import VARIABLE, CrashPoint
 from headrace.runtime.errors import Exit
 from tests.faults.acks import read_acks
