@@ -30,6 +30,7 @@ IDLE_IN_TRANSACTION_S_MAX = 30  # a stopped process must not hold its locks long
 IDLE_CONNECTION_S_MAX = 300
 CONNECTIONS_MAX = 6
 STATEMENT_S_MAX = 30.0
+DELETE_ROWS_MAX = 10_000
 
 # The docstring of `catalog_errors` lists them.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
@@ -117,6 +118,27 @@ async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
             raise
         finally:
             await pool.release(connection)
+
+
+async def delete_in_steps(
+    pool: "Pool", dsn: str, statement: str, *values: object, progress: Callable[[], None] = lambda: None
+) -> int:
+    """Repeat a DELETE whose last parameter limits its rows until nothing is left to delete; return their number.
+
+    No step takes long or locks many rows, so it neither times out nor holds up others. `progress` is called after each.
+
+    Raises:
+        CatalogUnavailableError, CatalogRefusedError.
+    """
+    total = 0
+    while True:
+        async with borrowed(pool, dsn) as connection:
+            answer = await connection.execute(statement, *values, DELETE_ROWS_MAX)
+        number = int(answer.rsplit(" ", 1)[1])
+        total += number
+        progress()
+        if number < DELETE_ROWS_MAX:
+            return total
 
 
 @contextmanager

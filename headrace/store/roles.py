@@ -21,6 +21,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     "headrace_worker": {
         "blobs": "select, insert",
         "records": "select, insert",
+        "record_counts": _READ,
         "site_records": "select, insert",
         "sightings": "select, insert",
         "sources": "select, insert, update",
@@ -51,6 +52,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     "headrace_gateway": {
         "source_losses": _READ,
         "records": _READ,
+        "record_counts": _READ,
         "site_records": _READ,
         "sightings": _READ,
         "blobs": _READ,
@@ -81,7 +83,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     },
 }
 OPERATOR = "headrace_operator"
-"""For the commands that list, check, repair, archive, erase, export and label: all rows, but no table."""
+"""For the commands that list, check, repair, archive, erase, export and label, and for maintenance: all rows, no table."""
 
 _STATE = """
 select c.relname from pg_class as c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' order by 1

@@ -235,7 +235,7 @@ async def _unknown(settings: Settings) -> AsyncGenerator[dict[UUID, bytes | None
     try:
         await asyncio.to_thread(published.open, await outbox.checkpoints())
         while (events := await asyncio.to_thread(published.read)) is not None:
-            if events.event_ids and (unknown := await outbox.unknown(events.event_ids)):
+            if events.events and (unknown := await outbox.unknown(events.events)):
                 yield {event_id: events.values.get(event_id) for event_id in unknown}
     except ProducerResetError as error:
         raise HeadraceError(

@@ -57,6 +57,7 @@ def logged_in_as(settings: Settings, *roles: str) -> Iterator[list[Settings]]:
         ("headrace_worker", "update outbox set published_at = now()"),
         ("headrace_worker", "select secret_sha256 from api_keys"),
         ("headrace_worker", "delete from tombstones"),
+        ("headrace_worker", "update record_counts set records = 0"),
         ("headrace_relay", "insert into outbox (event_id, topic, record_id) values (gen_random_uuid(), 'x', null)"),
         ("headrace_relay", "update outbox set event_id = gen_random_uuid()"),
         ("headrace_relay", "delete from dead_letters"),
@@ -91,6 +92,7 @@ def test_each_process_works_under_its_role(settings: Settings, tmp_path: Path) -
             (worker, "worker", "--kinds", "frames,clips"),
             (relay, "relay"),
             (capture, "capture"),
+            (operator, "maintenance"),
         ):
             process = ServiceProcess(user, *args, log=tmp_path / args[0], gateway_seal_secret="")
             stack.callback(process.stop)

@@ -31,7 +31,7 @@ from headrace.store.installation import (
     require_installation,
 )
 from headrace.streams import recovery
-from headrace.streams.relay.announcement import event_id_of
+from headrace.streams.relay.announcement import published_event
 from headrace.streams.worker.profile import SMALL
 from tests.commands import run_in_process
 from tests.consumer_groups import EMPTY_S_MAX, skip_backlog
@@ -104,7 +104,8 @@ class Site:
         with reading_consumer(self.settings, "test") as consumer:
             keys = [key for topic in OUTPUTS for key in partitions_of(consumer, topic)]
             ranges = {key: (self.since[key], end) for key, (_, end) in offset_bounds(consumer, keys).items()}
-            return Counter(str(event_id_of(headers_of(message) or [])) for message in TopicReader(consumer, ranges))
+            events = [published_event(headers_of(message) or []) for message in TopicReader(consumer, ranges)]
+            return Counter(str(event.event_id) for event in events if event is not None)
 
     def known(self) -> set[str]:
         """The announcements that the records and dead letters of the catalog should have."""

@@ -15,7 +15,7 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import PAGE_ROWS, Archives, ArchiveSelection, BodyOwner, Location
-from headrace.store.catalog.fsck_queries import FsckQueries
+from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.orphan_gc import GcRunningError
 
 DAY_US = 86_400_000_000
@@ -48,7 +48,8 @@ async def archive(
                 await _move_page(mover, bodies, report)
                 progress(f"{report.bodies} bodies, {report.body_bytes} bytes")
         if not dry_run:
-            report.announcements_removed = await _expire_announcements(settings, archives)
+            async with Expiry.open(settings.postgres_dsn.get_secret_value()) as expiry:
+                report.announcements_removed = (await expiry.prune_outbox(settings.outbox_retention_days)).removed
         if shrink is not False and not dry_run:
             before_bytes = await archives.size_bytes()
             await archives.shrink(force=shrink is True)
@@ -173,12 +174,3 @@ async def _archived_pages(archives: Archives, selected: ArchiveSelection) -> Asy
             yield in_reading_order(body for _, body in page)
         if len(page) < PAGE_ROWS:
             return
-
-
-async def _expire_announcements(settings: Settings, archives: Archives) -> int:
-    """Delete outbox rows that are published and past their retention, and return how many."""
-    # Expiring rows while an announcement is missing would destroy the evidence of it.
-    if await archives.lacks_announcement():
-        return 0
-    async with FsckQueries.open(settings.postgres_dsn.get_secret_value()) as queries:
-        return await queries.forget_announcements(settings.outbox_retention_days)

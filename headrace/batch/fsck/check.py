@@ -15,6 +15,7 @@ from headrace.batch.fsck.repair import BodyRecovery, Repair, RepairDeps
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import DeadLetters
+from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.orphan_gc import OrphanGc
 
@@ -53,7 +54,7 @@ async def open_and_check(
             deps = RepairDeps(blobs, queries, messages, orphan_gc, BodyRecovery(queries, messages, blobs))
             progress(f"repairing {len(report.findings)} findings")
             await Repair(deps, report, force=options.force).run()
-            await _expire(settings, report, queries, letters)
+            await _expire(settings, report, letters)
     return report
 
 
@@ -61,13 +62,7 @@ async def check(
     settings: Settings, blobs: Blobs, queries: FsckQueries, options: FsckOptions, progress: Callable[[str], None]
 ) -> FsckReport:
     """Compare store, catalog and topics; may run while the service ingests."""
-    report, now = FsckReport(), datetime.now(UTC)
-    ages = AgeLimits(
-        orphans=now - timedelta(hours=settings.collect_grace_hours),
-        staged=now - timedelta(days=settings.staging_retention_days),
-        promoting=now - PROMOTING_GRACE,
-        quarantined=now - timedelta(days=settings.quarantine_days),
-    )
+    report, ages = FsckReport(), age_limits(settings, datetime.now(UTC))
     sampler = Sampler(options.sample, random.Random(options.seed))  # noqa: S311 - a sample, not a secret
     progress("comparing the store with the catalog")
     await ObjectCheck(ObjectScope(blobs, queries, ages), report, sampler).run()
@@ -89,9 +84,18 @@ async def check(
     return report
 
 
-async def _expire(settings: Settings, report: FsckReport, queries: FsckQueries, letters: DeadLetters) -> None:
+def age_limits(settings: Settings, now: datetime) -> AgeLimits:
+    """Return the times before which objects count as abandoned."""
+    return AgeLimits(
+        orphans=now - timedelta(hours=settings.collect_grace_hours),
+        staged=now - timedelta(days=settings.staging_retention_days),
+        promoting=now - PROMOTING_GRACE,
+        quarantined=now - timedelta(days=settings.quarantine_days),
+    )
+
+
+async def _expire(settings: Settings, report: FsckReport, letters: DeadLetters) -> None:
     """Delete dead letters and outbox rows that are past their retention."""
     report.removed["dead_letters"] = await letters.expire(settings.dead_letter_retention_days)
-    # Expiring rows while an announcement is missing would destroy the evidence of it.
-    if not any(finding.problem is FsckProblem.RECORD_WITHOUT_ANNOUNCEMENT for finding, _ in report.unhealed):
-        report.removed["announcements"] = await queries.forget_announcements(settings.outbox_retention_days)
+    async with Expiry.open(settings.postgres_dsn.get_secret_value()) as expiry:
+        report.removed["announcements"] = (await expiry.prune_outbox(settings.outbox_retention_days)).removed

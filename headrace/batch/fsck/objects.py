@@ -25,6 +25,7 @@ from headrace.store.errors import BlobMissingError
 
 CONCURRENT_READS_MAX = 8
 YOUNG_NAMED_MAX = 1000
+LOOKED_UP_MAX = 1000
 
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})")
 _PACK = re.compile(r"packs/sha256/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})\.tar")
@@ -103,10 +104,35 @@ class ObjectCheck:
         await self._read(self._sampler.take(last=True))
         await self._drop_moved()
         if not self._scope.in_archive:
-            await self._check_abandoned(STAGING_PREFIX, self._scope.ages.staged)
-            await self._check_abandoned(PROMOTING_PREFIX, self._scope.ages.promoting)
-            problem = FsckProblem.QUARANTINE_OVER
-            await self._check_abandoned(QUARANTINE_PREFIX, self._scope.ages.quarantined, problem)
+            await self._check_all_abandoned()
+
+    async def find_abandoned(self) -> None:
+        """Find only objects that may be deleted, by asking the catalog about the old ones of the listing."""
+        for prefix in ("blobs/", "packs/"):
+            old: list[BlobStat] = []
+            async with aclosing(self._blobs.list(prefix)) as listing:
+                async for stat in listing:
+                    self._count("objects")
+                    if stat.modified_at < self._scope.ages.orphans:
+                        old.append(stat)
+                    if len(old) == LOOKED_UP_MAX:
+                        await self._look_up(old)
+                        old = []
+            await self._look_up(old)
+        await self._drop_moved()
+        await self._check_all_abandoned()
+
+    async def _look_up(self, objects: list[BlobStat]) -> None:
+        named = await self._queries.named([stat.key for stat in objects]) if objects else set()
+        self._count("blobs", len(named))
+        for stat in objects:
+            if stat.key not in named:
+                self._add_without_row(stat)
+
+    async def _check_all_abandoned(self) -> None:
+        await self._check_abandoned(STAGING_PREFIX, self._scope.ages.staged)
+        await self._check_abandoned(PROMOTING_PREFIX, self._scope.ages.promoting)
+        await self._check_abandoned(QUARANTINE_PREFIX, self._scope.ages.quarantined, FsckProblem.QUARANTINE_OVER)
 
     async def _check_single_blobs(self) -> None:
         unlisted = set(_PREFIXES)

@@ -193,13 +193,10 @@ class Repair:
         records = [finding.record_id for finding in findings if finding.record_id is not None]
         # A record whose outbox row was lost after publishing must not be announced again.
         announced = await announced_among(self._messages, records)
+        kinds = {finding.record_id: finding.kind for finding in findings if finding.record_id and finding.kind}
+        await self._queries.announce(kinds, out=announced)
         for finding in findings:
-            assert finding.record_id is not None
-            assert finding.kind is not None
             is_out = finding.record_id in announced
-            await self._queries.add_announcement(finding.record_id, finding.kind, is_out=is_out)
-            if not is_out:
-                await self._queries.announce_again(finding.record_id)
             self._heal(finding, "it is published, and marked so" if is_out else "queued for the relay")
 
     async def _drop_announcement(self, finding: Finding) -> None:

@@ -179,10 +179,6 @@ class Archives:
         """Forget an object that was deleted, or to which a row refers."""
         await self._execute("settled", leaving.place, leaving.store_key)
 
-    async def lacks_announcement(self) -> bool:
-        """Return whether a record has no outbox row, within the outbox's retention."""
-        return bool(await self._value("lacks_announcement"))
-
     async def size_bytes(self) -> int:
         """Return the size of the tables on disk, with their indexes."""
         return int(await self._value("size"))

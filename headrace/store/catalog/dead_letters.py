@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REDRIVE_LOCK = 0x48_52_52_44  # "HRRD": one redrive at a time keeps the order of each source
 CANDIDATES_PAGE = 1000
+EXPIRED_MAX = 1000  # letters of one statement, with their bytes
 NAMED_MAX = 5
 STATEMENT_S_MAX = 120.0
 _CONNECTIONS_MAX = 3
@@ -224,7 +225,7 @@ class DeadLetters:
         total = 0
         while True:
             async with borrowed(self._pool, self._dsn) as connection:
-                number = int(await connection.fetchval(self._sql["expire"], retention_days))
+                number = int(await connection.fetchval(self._sql["expire"], retention_days, EXPIRED_MAX))
             total += number
             if not number:
                 return total

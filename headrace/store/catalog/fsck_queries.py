@@ -1,6 +1,7 @@
 """The catalog's queries and repairs for `headrace fsck`, which compares it with the store and the topics."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -179,14 +180,10 @@ class FsckQueries:
 
     async def published_records(self, *, before_us: int, since_us: int) -> AsyncGenerator[tuple[UUID, Kind]]:
         """Yield records marked as announced before one time and written since another."""
-        after = UUID(int=0)
-        while True:
-            rows = await self._fetch("published_records", after, before_us, since_us, PAGE_ROWS)
-            for row in rows:
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction(readonly=True):
+            query = self._sql["published_records"]
+            async for row in connection.cursor(query, before_us, since_us, prefetch=PAGE_ROWS):
                 yield row[0], Kind(row[1])
-            if len(rows) < PAGE_ROWS:
-                return
-            after = rows[-1][0]
 
     async def positions(self, digest: bytes) -> list[MessagePosition]:
         """Return the positions of the messages with these bytes, the latest first."""
@@ -201,14 +198,14 @@ class FsckQueries:
         """Change a blob's row to an object of its own."""
         await self._execute("move_blob", digest, store_key)
 
-    async def add_announcement(self, record: UUID, kind: Kind, *, is_out: bool) -> None:
-        """Insert a record's outbox row if it is missing; the relay publishes it unless `is_out`."""
-        await self._execute("add_announcement", event_id(record), ingested_topic(kind).name, record, is_out)
-        await self._execute("notify")
-
-    async def announce_again(self, record: UUID) -> None:
-        """Let the relay publish a record again that is marked as published but is not on its topic."""
-        await self._execute("announce_again", record)
+    async def announce(self, kinds: Mapping[UUID, Kind], *, out: AbstractSet[UUID]) -> None:
+        """Insert the outbox rows that records lack, and let the relay publish all of them but those that are `out`."""
+        records = list(kinds)
+        topics = [ingested_topic(kinds[record]).name for record in records]
+        are_out = [record in out for record in records]
+        await self._execute("add_announcements", [event_id(record) for record in records], topics, records, are_out)
+        # Also of a row that is marked as published, because its topic lacks the announcement.
+        await self._execute("announce_again", [record for record in records if record not in out])
         await self._execute("notify")
 
     async def drop_announcement(self, outbox_id: int) -> None:
@@ -218,15 +215,6 @@ class FsckQueries:
     async def old_announcements(self, retention_days: int) -> int:
         """Count the published rows of the outbox that are older than their retention."""
         return int((await self._fetch("old_announcements", retention_days))[0][0])
-
-    async def forget_announcements(self, retention_days: int) -> int:
-        """Delete the published rows of the outbox that are older than their retention; return the number."""
-        # First record how far rows are deleted, so that a concurrent check does not report them as missing.
-        await self._execute("forget_until", retention_days)
-        total = 0
-        while number := int((await self._fetch("forget"))[0][0]):
-            total += number
-        return total
 
     async def _fetch(self, name: str, *values: Any) -> list[Any]:
         async with borrowed(self._pool, self._dsn) as connection:

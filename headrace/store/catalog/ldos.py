@@ -44,19 +44,25 @@ class Ldos:
         self._pool = pool
         self._dsn = dsn
         sql = statements("ldos")
-        self._count = sql["count"].replace("{within}", within("r", "$1"))
-        self._page = sql["page"].replace("{within}", within("r", "$3"))
+        self._count = sql["count"].replace("{within}", within("wanted", "$1"))
+        self._page = sql["page"].replace("{columns}", sql["columns"])
+        self._page_within = (
+            sql["page_within"].replace("{columns}", sql["columns"]).replace("{within}", within("wanted", "$3"))
+        )
         self._clips = sql["clips"]
 
     async def count(self, scopes: Sequence[str] | None) -> int:
-        """Count the LDOs within the scopes; it reads a whole index."""
+        """Return the number of LDOs within the scopes."""
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._count, None if scopes is None else [*scopes]))
 
     async def page(self, skip: int, limit: int, scopes: Sequence[str] | None) -> list[ListedLdo]:
         """Return at most `limit` LDOs, newest first, after the first `skip`."""
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._page, skip, limit, None if scopes is None else [*scopes])
+            if scopes is None:
+                rows = await connection.fetch(self._page, skip, limit)
+            else:
+                rows = await connection.fetch(self._page_within, skip, limit, [*scopes])
             clips = {row["clip_sha256"]: record_id(Kind.CLIP, row["clip_sha256"]) for row in rows if row["clip_sha256"]}
             clip_rows = await connection.fetch(self._clips, [*clips.values()])
         by_id = {row["record_id"]: row for row in clip_rows}

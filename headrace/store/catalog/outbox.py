@@ -8,7 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from headrace.schemas.events import DeadLetter, Ingested
+from headrace.schemas.digest import event_id, is_digest, record_id
+from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
 from headrace.store.installation import check_server
@@ -47,6 +48,27 @@ class SetAside:
     dead_letter_id: UUID | None
     set_aside_at_us: int
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEvent:
+    """An announcement on its topic; `subject` is the digest of its record, or the position of the rejected message."""
+
+    event_id: UUID
+    subject: str | None
+
+    @property
+    def records(self) -> list[UUID]:
+        """The ids of the records that it may announce: those of the digest."""
+        return [record_id(kind, subject) for kind in Kind] if is_digest(subject := self.subject or "") else []
+
+    @property
+    def position(self) -> tuple[str, int, int] | None:
+        """The topic, partition and offset of the rejected message."""
+        topic, *numbers = (self.subject or "").rsplit("/", 2)
+        if len(numbers) < 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+            return None
+        return topic, int(numbers[0]), int(numbers[1])
 
 
 class Outbox:
@@ -116,18 +138,31 @@ class Outbox:
         return count
 
     async def mark_seen(self, topic: str, event_ids: Iterable[UUID]) -> int:
-        """Mark announcements that were found on their topic; return how many were not marked yet.
-
-        It scans the topic's whole backlog: call it with many ids, when a relay starts.
-        """
+        """Mark announcements that were found on their topic; return how many were not marked yet."""
         async with borrowed(self._pool, self._dsn) as connection:
             return _count(await connection.execute(self._sql["mark_seen"], list(event_ids), topic))
 
-    async def unknown(self, event_ids: Iterable[UUID]) -> list[UUID]:
-        """Return those announcements that the catalog does not know; it scans the whole outbox."""
+    async def unknown(self, events: Iterable[PublishedEvent]) -> list[UUID]:
+        """Return the ids of those announcements that the catalog does not know.
+
+        The subject leads to the record or the dead letter; the outbox is scanned for what has no such subject, which no
+        relay publishes.
+        """
+        published = list(events)
+        records = [record for event in published for record in event.records]
+        positions = [at for event in published if (at := event.position) is not None]
+        others = [event.event_id for event in published if not event.records and event.position is None]
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["unknown"], list(event_ids))
-        return [row[0] for row in rows]
+            rows = await connection.fetch(self._sql["known_records"], records)
+            known = {event_id(row["record_id"], row["site"]) for row in rows}
+            if positions:
+                rows = await connection.fetch(self._sql["known_letters"], *zip(*positions, strict=True))
+                known |= {event_id(row["dead_letter_id"]) for row in rows}
+            if others:
+                known |= {row[0] for row in await connection.fetch(self._sql["known_others"], others)}
+            missing = [event.event_id for event in published if event.event_id not in known]
+            learned = {row[0] for row in await connection.fetch(self._sql["learned"], missing)} if missing else set()
+        return [missed for missed in missing if missed not in learned]
 
     async def checkpoints(self) -> dict[PartitionKey, int]:
         """Return the next offset of each (topic, partition) that was saved with `mark`."""

@@ -106,7 +106,7 @@ class Queries:
         return None if row is None else BlobLocation(*row)
 
     async def counts(self) -> CatalogCounts:
-        """Count records, sightings, dead letters and unpublished rows; about a second for ten million records."""
+        """Return the number of records, sightings, dead letters and unpublished rows."""
         async with (
             borrowed(self._pool, self._dsn) as connection,
             # One snapshot, so the numbers belong together while a worker writes.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from headrace.store.postgres import borrowed, statements
+from headrace.store.postgres import borrowed, delete_in_steps, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -129,8 +129,7 @@ class Access:
 
     async def expire_audit(self, days: float) -> None:
         """Delete rows older than `days`."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["expire_audit"], days)
+        await delete_in_steps(self._pool, self._dsn, self._sql["expire_audit"], days)
 
     async def claim_answer(self, actor: str, key: str) -> datetime | KeptAnswer:
         """Claim an Idempotency-Key; return the time of the claim, or the response of the request that holds it."""
@@ -154,5 +153,4 @@ class Access:
 
     async def expire_answers(self, hours: float) -> None:
         """Delete kept responses older than `hours`."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["expire_answers"], hours)
+        await delete_in_steps(self._pool, self._dsn, self._sql["expire_answers"], hours)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from headrace.store.postgres import borrowed, statements
+from headrace.store.postgres import borrowed, delete_in_steps, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -155,8 +155,7 @@ class IngestRequests:
 
     async def expire(self, days: float) -> None:
         """Delete requests older than `days`; what they ingested stays."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["expire"], days)
+        await delete_in_steps(self._pool, self._dsn, self._sql["expire"], days)
 
     async def _add_items(self, connection: "Pooled", request_id: UUID, items: Sequence[RequestItem]) -> None:
         if items:

@@ -54,7 +54,10 @@ order by at desc, id desc
 limit $4
 
 -- expire_audit --
-delete from audit where at < now() - $1::double precision * interval '1 day'
+delete from audit
+where ctid = any(array(
+    select ctid from audit where at < now() - $1::double precision * interval '1 day' order by at, id limit $2
+))
 
 -- claim_answer --
 -- The first request inserts the row; later ones read it. If the first request ended without a response, its row is
@@ -75,4 +78,11 @@ where actor = $1 and key = $2 and created_at = $7
 delete from idempotency where actor = $1 and key = $2 and created_at = $3 and status is null
 
 -- expire_answers --
-delete from idempotency where created_at < now() - $1::double precision * interval '1 hour'
+delete from idempotency
+where ctid = any(array(
+    select ctid
+    from idempotency
+    where created_at < now() - $1::double precision * interval '1 hour'
+    order by created_at
+    limit $2
+))

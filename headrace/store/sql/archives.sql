@@ -20,7 +20,16 @@ from page as p
 left join blobs as b on b.sha256 = p.digest
     and b.archived_at is null
     and (b.restored_at is null or b.restored_at < now() - $5::double precision * interval '1 day')
-    and not exists (select from outbox as o where o.published_at is null and o.record_id = p.record_id)
+    -- Both rows are written by one transaction and have the same time.
+    and not exists (
+        select from outbox as o
+        where o.created_at = p.ingested_at and o.record_id = p.record_id and o.published_at is null
+    )
+    and not exists (
+        select from site_records as s
+        join outbox as o on o.created_at = s.ingested_at and o.record_id = s.record_id and o.published_at is null
+        where s.record_id = p.record_id
+    )
 where b.sha256 is not null
     or (p.ingested_at, p.record_id) = (select ingested_at, record_id from page order by ingested_at desc, record_id desc limit 1)
 order by p.ingested_at, p.record_id
@@ -73,32 +82,11 @@ on conflict do nothing
 delete from leavings where place = $1 and store_key = $2
 
 -- free --
--- The leavings, and whether a row refers to each. The key of a single body has its digest, by which the row is found;
--- for packs, one scan of all blobs: an index by key would slow down every insert.
+-- The leavings, and whether no row refers to each.
 select l.place, l.store_key, not exists (
-    select from blobs as b
-    where b.sha256 = decode(right(l.store_key, 64), 'hex') and b.store_key = l.store_key
-        and (b.archived_at is not null) = (l.place = 'archive')
+    select from blobs_of(l.store_key) as b where (b.archived_at is not null) = (l.place = 'archive')
 ) as is_free
 from leavings as l
-where l.store_key like 'blobs/%'
-union all
-select l.place, l.store_key, n.store_key is null
-from leavings as l
-left join (
-    select b.store_key, case when b.archived_at is null then 'store' else 'archive' end as place
-    from blobs as b
-    join (select distinct store_key from leavings where store_key not like 'blobs/%') as w using (store_key)
-    group by 1, 2
-) as n on n.store_key = l.store_key and n.place = l.place
-where l.store_key not like 'blobs/%'
-
--- lacks_announcement --
-select exists (
-    select from records as r, collection as c
-    where r.ingested_at >= c.outbox_pruned_until
-        and not exists (select from outbox as o where o.record_id = r.record_id)
-)
 
 -- size --
 select sum(pg_total_relation_size(c.oid))::bigint

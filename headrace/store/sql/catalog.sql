@@ -208,6 +208,7 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped
-from outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l
+select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped, c.records
+from
+    outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l, record_counts as c
 where false

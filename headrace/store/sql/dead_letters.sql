@@ -96,7 +96,9 @@ select count(*) from dead_letters as d {last} where {old}
 -- Dead letters that are not announced yet, or are being redriven, are kept. Their redrives are deleted with them.
 with gone as (
     delete from dead_letters
-    where dead_letter_id in (select d.dead_letter_id from dead_letters as d {last} where {old} limit 1000)
+    where ctid = any(array(
+        select d.ctid from dead_letters as d {last} where {old} order by d.rejected_at, d.dead_letter_id limit $2
+    ))
     returning dead_letter_id
 ), history as (
     delete from redrives where dead_letter_id in (select dead_letter_id from gone)
@@ -123,7 +125,10 @@ end
 -- old --
 d.rejected_at < now() - $1::integer * interval '1 day'
     and (last.attempt is null or last.ended_at is not null or last.published_at < {lost_before})
-    and not exists (select from outbox as o where o.published_at is null and o.dead_letter_id = d.dead_letter_id)
+    and not exists (
+        select from outbox as o
+        where o.created_at = d.rejected_at and o.dead_letter_id = d.dead_letter_id and o.published_at is null
+    )
     and not exists (
         select from holds as h
         where h.released_at is null and h.site = d.site and h.source_id in ('', d.source_id)

@@ -272,7 +272,7 @@ limit $3
 -- members --
 select sha256, size_bytes, store_offset
 from blobs
-where store_key = $1 and store_offset is not null and (archived_at is not null) = ($2 = 'archive')
+where store_key = $1 collate "C" and store_offset is not null and (archived_at is not null) = ($2 = 'archive')
 order by store_offset
 
 -- done_object --

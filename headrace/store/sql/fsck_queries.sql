@@ -16,23 +16,22 @@ group by store_key
 -- members --
 select sha256, size_bytes, media_type, store_offset
 from blobs
-where store_key = $1 and store_offset is not null and (archived_at is not null) = $2
+where store_key = $1 collate "C" and store_offset is not null and (archived_at is not null) = $2
 order by store_offset
 
 -- blobs --
 select count(*) from blobs
 
 -- archived --
-select exists (select from blobs where archived_at is not null)
+select min(archived_at) is not null from blobs where archived_at is not null
 
 -- leavings --
 select store_key from leavings where place = $1
 
 -- named --
-select store_key
-from blobs
-where store_key = any($1::text[]) and (archived_at is not null) = $2
-group by store_key
+select wanted.store_key
+from unnest($1::text[]) as wanted (store_key)
+where exists (select from blobs_of(wanted.store_key) as b where (b.archived_at is not null) = $2)
 
 -- records_without_blob --
 select r.record_id, r.kind, r.digest, r.size_bytes, r.media_type
@@ -75,15 +74,12 @@ and not exists (select from erased_announcements as e where e.subject_id = a.rec
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint
 
 -- published_records --
--- Published rows of the outbox, since a time from which the topics still have every message.
+-- Published rows of the outbox, since a time from which the topics still have every message; read through a cursor.
 select r.record_id, r.kind
 from records as r
 join outbox as o on o.record_id = r.record_id and o.site is null
-where o.published_at < timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
-    and o.created_at >= timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
-    and r.record_id > $1
-order by r.record_id
-limit $4
+where o.published_at < timestamptz 'epoch' + $1::bigint * interval '1 microsecond'
+    and o.created_at >= timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
 
 -- positions --
 -- The positions of the messages with these bytes, the latest first: Kafka keeps it for the longest time.
@@ -100,16 +96,19 @@ insert into blobs (sha256, size_bytes, media_type, store_key) values ($1, $2, $3
 -- move_blob --
 update blobs set store_key = $2, store_offset = null where sha256 = $1 and archived_at is null
 
--- add_announcement --
-insert into outbox (event_id, topic, record_id, published_at)
-select $1, $2, $3, case when $4 then now() end
-where not exists (select from outbox where record_id = $3 and site is null)
+-- add_announcements --
+-- With the records' times, as if they had been written with them. Scans the outbox, once for all.
+insert into outbox (event_id, topic, record_id, created_at, published_at)
+select a.event_id, a.topic, r.record_id, r.ingested_at, case when a.is_out then now() end
+from unnest($1::uuid[], $2::text[], $3::uuid[], $4::boolean[]) as a (event_id, topic, record_id, is_out)
+join records as r using (record_id)
+where not exists (select from outbox as o where o.record_id = a.record_id and o.site is null)
 
 -- announce_again --
-update outbox set published_at = null, set_aside = null where record_id = $1 and site is null
+update outbox set published_at = null, set_aside = null where record_id = any($1::uuid[]) and site is null
 
 -- drop_announcement --
-delete from outbox where id = $1
+delete from outbox where id = $1 and published_at is null
 
 -- notify --
 select pg_notify('headrace_outbox', '')
@@ -117,20 +116,3 @@ select pg_notify('headrace_outbox', '')
 -- old_announcements --
 select count(*) from outbox
 where published_at is not null and set_aside is null and created_at < now() - $1::integer * interval '1 day'
-
--- forget_until --
-update collection
-set outbox_pruned_until = greatest(outbox_pruned_until, now() - $1::integer * interval '1 day')
-
--- forget --
-with gone as (
-    delete from outbox
-    where id in (
-        select id from outbox
-        where published_at is not null and set_aside is null
-            and created_at < (select outbox_pruned_until from collection)
-        limit 10000
-    )
-    returning id
-)
-select count(*) from gone

@@ -65,12 +65,18 @@ limit $2
 select coalesce(max(id), 0) from request_events
 
 -- expire --
-with old as (
-    delete from ingest_requests where created_at < now() - $1::double precision * interval '1 day' returning request_id
+with old as materialized (
+    select request_id
+    from ingest_requests
+    where created_at < now() - $1::double precision * interval '1 day'
+    order by created_at, request_id
+    limit $2
 ), items as (
-    delete from request_items using old where request_items.request_id = old.request_id
+    delete from request_items where request_id = any(array(select request_id from old))
+), events as (
+    delete from request_events where request_id = any(array(select request_id from old))
 )
-delete from request_events using old where request_events.request_id = old.request_id
+delete from ingest_requests where request_id = any(array(select request_id from old))
 
 -- renew_lease --
 -- Renews the lease of a request; no row if another worker has acquired it.

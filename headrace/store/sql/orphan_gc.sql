@@ -22,10 +22,9 @@ select unnest($1::text[])
 on conflict (store_key) do update set marked_at = excluded.marked_at
 
 -- unreferenced --
--- A sequential scan of blobs, once for all keys: an index by key would slow down every insert.
 select wanted.store_key
 from unnest($1::text[]) as wanted (store_key)
-where not exists (select from blobs as b where b.store_key = wanted.store_key and b.archived_at is null)
+where not exists (select from blobs_of(wanted.store_key) as b where b.archived_at is null)
 
 -- release --
 with released as (delete from collecting returning store_key)

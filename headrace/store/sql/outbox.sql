@@ -81,18 +81,28 @@ select count(*) from retried
 select pg_notify('headrace_outbox', '')
 
 -- mark_seen --
--- Scans all unpublished rows of the topic: for the start of a relay, not for each transaction.
 update outbox
 set published_at = now()
 where published_at is null and topic = $2 and event_id = any($1::uuid[])
 
--- unknown --
--- Looks through the whole outbox: for the start of a relay that found what it did not expect, and for a recovery.
-select e.event_id
-from unnest($1::uuid[]) as e (event_id)
-where not exists (select from outbox as o where o.event_id = e.event_id)
-and not exists (select from announced as a where a.event_id = e.event_id)
-and not exists (select from erased_announcements as g where g.event_id = e.event_id)
+-- known_records --
+-- A record's announcement is in the outbox since the record is in the catalog.
+select record_id, null as site from records where record_id = any($1::uuid[])
+union all
+select record_id, site from site_records where record_id = any($1::uuid[])
+
+-- known_letters --
+select d.dead_letter_id
+from unnest($1::text[], $2::integer[], $3::bigint[]) as m (topic, partition, message_offset)
+join dead_letters as d on d.topic = m.topic and d.partition = m.partition and d."offset" = m.message_offset
+
+-- known_others --
+select event_id from outbox where event_id = any($1::uuid[])
+
+-- learned --
+select event_id from announced where event_id = any($1::uuid[])
+union all
+select event_id from erased_announcements where event_id = any($1::uuid[])
 
 -- checkpoints --
 select topic, partition, next_offset from relay_checkpoints

@@ -119,10 +119,10 @@ order by seen_at, topic, partition, "offset", index
 limit $2
 
 -- count_records --
-select kind, count(*) from records group by kind order by kind
+select kind, sum(records)::bigint from record_counts group by kind order by kind
 
 -- count_sightings --
-select count(*) from sightings
+select coalesce(sum(deliveries), 0)::bigint from sources
 
 -- count_dead_letters --
 select code, count(*) from dead_letters group by code order by code

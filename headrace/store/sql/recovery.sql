@@ -38,9 +38,6 @@ set
     quarantine_until = now() + $2::double precision * interval '1 day'
 from pg_control_system() as s
 
--- prune_announced --
-delete from announced where learned_at < now() - $1::integer * interval '1 day'
-
 -- collection_state --
 -- Partitions that are not ingested again yet, whether orphans go to quarantine, and whether the catalog may be older.
 select

@@ -28,6 +28,25 @@ create table blobs (
     restored_at timestamptz
 );
 
+-- By object, where the digest in the key does not lead to the row: members of packs. All members of a pack are written
+-- at once, so an insert touches one page of it.
+create index blobs_by_key on blobs (store_key collate "C")
+    where store_offset is not null or right(store_key, 64) <> encode(sha256, 'hex');
+create index blobs_archived on blobs (archived_at) where archived_at is not null;
+
+-- The blobs in an object of the store or the archive.
+create function blobs_of(object_key text) returns setof blobs language sql stable as $$
+    select b.*
+    from blobs as b
+    where b.store_key = object_key collate "C"
+        and b.sha256 = case when object_key ~ '[0-9a-f]{64}$' then decode(right(object_key, 64), 'hex') end
+    union all
+    select b.*
+    from blobs as b
+    where b.store_key = object_key collate "C"
+        and (b.store_offset is not null or right(b.store_key, 64) <> encode(b.sha256, 'hex'))
+$$;
+
 -- One row for each distinct thing. record_id is UUIDv5 of kind and digest, so its primary key is also what makes the
 -- pair unique; a second index would be redundant and slow down every insert.
 -- The digest names its blob without a foreign key: both rows are written by the same transaction, blob first.
@@ -57,13 +76,72 @@ create table records (
     clip_sha256 bytea check (octet_length(clip_sha256) = 32)
 );
 
--- New rows go to the end of each of these (of each kind, of each source), so they stay cheap at any size. There is none
--- by time alone: a list of all kinds merges the four ends.
+-- New rows go to the end of each of these (of each kind, of each source), so they stay cheap at any size. There is
+-- none by time alone: a list of all kinds merges the four ends.
 create index records_by_kind on records (kind, ingested_at, record_id);
 create index records_by_source on records (site, source_id, ingested_at, record_id);
+create index records_ldos on records (site, source_id, ingested_at, record_id) where kind = 'ldo';
 create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where ldo_id is not null;
 -- A hash index, because an entry of a btree has at most 2.7 KB and a code up to 4 KiB.
 create index records_by_code on records using hash (code) where code is not null;
+
+-- How many records of each kind a source has, whoever inserts or deletes them: the functions have the rights of the owner. A transaction changes these rows after
+-- its records and before the rows of its sources, in the order of the key, so two of them do not deadlock.
+create table record_counts (
+    site text collate "C" not null,
+    source_id text collate "C" not null,
+    kind text collate "C" not null,
+    records bigint not null,
+    primary key (site, source_id, kind)
+) with (fillfactor = 50);
+
+create function count_added_records() returns trigger language plpgsql
+    security definer set search_path = public, pg_temp as $$
+begin
+    insert into record_counts (site, source_id, kind, records)
+    select site, source_id, kind, count(*)
+    from added
+    group by site, source_id, kind
+    order by site, source_id, kind
+    on conflict (site, source_id, kind) do update set records = record_counts.records + excluded.records;
+    return null;
+end
+$$;
+
+create function count_removed_records() returns trigger language plpgsql
+    security definer set search_path = public, pg_temp as $$
+begin
+    with gone as (
+        select site, source_id, kind, count(*) as records from removed group by site, source_id, kind
+    ), locked as materialized (
+        select c.site, c.source_id, c.kind
+        from record_counts as c
+        join gone as g on g.site = c.site and g.source_id = c.source_id and g.kind = c.kind
+        order by c.site, c.source_id, c.kind
+        for update of c
+    )
+    update record_counts as c
+    set records = c.records - g.records
+    from locked as l
+    join gone as g on g.site = l.site and g.source_id = l.source_id and g.kind = l.kind
+    where c.site = l.site and c.source_id = l.source_id and c.kind = l.kind;
+    -- No trace of a source is left whose records are erased.
+    delete from record_counts as c
+    using (select distinct site, source_id, kind from removed) as r
+    where c.site = r.site and c.source_id = r.source_id and c.kind = r.kind and c.records = 0;
+    return null;
+end
+$$;
+
+create trigger count_added_records after insert on records
+    referencing new table as added for each statement execute function count_added_records();
+create trigger count_deleted_records after delete on records
+    referencing old table as removed for each statement execute function count_removed_records();
+-- An erasure gives a record to another source: the new rows are added first.
+create trigger count_moved_records_1 after update on records
+    referencing new table as added for each statement execute function count_added_records();
+create trigger count_moved_records_2 after update on records
+    referencing old table as removed for each statement execute function count_removed_records();
 
 -- One row for each delivery. record_id is part of the key: a topic that was created again starts at offset 0, and its
 -- sightings must not conflict with the old ones, while a redelivery of one message has the same record.
@@ -125,7 +203,8 @@ create index dead_letters_by_time on dead_letters (rejected_at, dead_letter_id);
 create index dead_letters_by_code on dead_letters (code, rejected_at, dead_letter_id);
 
 -- Announcements, published or not. The relay selects published_at is null, never id > last, because commit order is not
--- id order. The one index holds only unpublished rows, so it stays small, and an update of published_at adds no entry.
+-- id order. Two indexes hold only unpublished rows, so they stay small. The one by time has few entries of its own: the rows
+-- of a transaction share theirs. created_at is the time of the record or the dead letter, by which a row is found.
 create table outbox (
     id bigint generated always as identity,
     event_id uuid not null,
@@ -143,6 +222,8 @@ create table outbox (
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 
 create unique index outbox_unpublished on outbox (topic, id) where published_at is null;
+create index outbox_unpublished_by_event on outbox (event_id) where published_at is null;
+create index outbox_by_time on outbox (created_at);
 create index outbox_set_aside on outbox (id) where set_aside is not null;
 
 -- How far the relay has read each topic that it writes to.
@@ -260,6 +341,7 @@ create table ingest_requests (
 );
 
 create index ingest_requests_by_time on ingest_requests (created_at, request_id);
+create index ingest_requests_of_captures on ingest_requests (state, updated_at) where kind = 'rtsp';
 
 -- The frames and clips of a request, each with the position of its message, or the reason why it has none.
 create table request_items (
@@ -291,6 +373,8 @@ create table request_events (
     detail json not null default '{}',
     at timestamptz not null default now()
 );
+
+create index request_events_by_request on request_events (request_id);
 
 -- The configuration and calibration of each camera; version counts the changes.
 create table cameras (
@@ -328,6 +412,7 @@ create table uploads (
 );
 
 create index uploads_by_expiry on uploads (expires_at);
+create index uploads_unfinished on uploads (actor) where state in ('open', 'joining');
 
 create table upload_parts (
     upload_id uuid not null,
@@ -418,6 +503,8 @@ create table announced (
     event_id uuid primary key,
     learned_at timestamptz not null default now()
 );
+
+create index announced_by_time on announced (learned_at);
 
 -- One row for each erasure: of a record (site and source_id are empty), of a source, or of a site (source_id is empty).
 -- ended_at is null while it is under way; its report is signed if there is a key (headrace/store/catalog/erasures.py).

@@ -9,7 +9,7 @@ from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.headers import Headers, headers_for
 from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.topics import DEAD_LETTERS, Topic, ingested_topic
-from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
+from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending, PublishedEvent
 from headrace.streams.relay.ingested_bytes import ingested_bytes
 
 OUTPUT_TOPICS: dict[str, Topic] = {topic.name: topic for topic in (*map(ingested_topic, Kind), DEAD_LETTERS)}
@@ -21,6 +21,7 @@ _HEADER_BYTES_MAX = 10  # two lengths around each header
 _BATCH_BYTES_MAX = 128  # a batch's head of 61 bytes, a record's lengths, time and offset
 
 _EVENT_ID = "ce_id"
+_SUBJECT = "ce_subject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +104,13 @@ def announce_each(rows: Iterable[Pending], bytes_max: Callable[[Pending], int]) 
     return AnnouncementBatch(messages, announced, skipped, oversize)
 
 
-def event_id_of(headers: Iterable[tuple[str, bytes | None]]) -> UUID | None:
-    """Return the event id in a message's headers, or None if the relay did not write the message."""
-    for name, value in headers:
-        if name == _EVENT_ID and value is not None:
-            try:
-                return UUID(value.decode("ascii"))
-            except ValueError:
-                return None
-    return None
+def published_event(headers: Iterable[tuple[str, bytes | None]]) -> PublishedEvent | None:
+    """Return the event that a message's headers name, or None if the relay did not write the message."""
+    values = {name: value.decode("utf-8", "replace") for name, value in headers if value is not None}
+    try:
+        return PublishedEvent(UUID(values[_EVENT_ID]), values.get(_SUBJECT))
+    except (KeyError, ValueError):
+        return None
 
 
 def _encoded(event: Ingested | DeadLetter) -> bytes:

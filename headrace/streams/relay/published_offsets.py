@@ -16,7 +16,8 @@ from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, headers_of
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey
-from headrace.streams.relay.announcement import event_id_of
+from headrace.store.catalog.outbox import PublishedEvent
+from headrace.streams.relay.announcement import published_event
 from headrace.streams.transaction_errors import TopicRefusedError, kafka_faults
 
 READ_MESSAGES_MAX = 5_000  # event ids that are marked by one statement
@@ -27,14 +28,19 @@ SILENCE_S_MAX = 30.0  # longer than any transaction may stay open, and with it t
 
 @dataclass(frozen=True, slots=True)
 class PublishedEvents:
-    """Event ids that were found published, and the offsets to read next.
+    """Events that were found published, and the offsets to read next.
 
     `values` are the messages of records among them, where they were asked for.
     """
 
-    event_ids: list[UUID] = field(default_factory=list)
+    events: list[PublishedEvent] = field(default_factory=list)
     next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
     values: dict[UUID, bytes] = field(default_factory=dict)
+
+    @property
+    def event_ids(self) -> list[UUID]:
+        """The ids of the events."""
+        return [event.event_id for event in self.events]
 
 
 class PublishedOffsets:
@@ -100,15 +106,15 @@ class PublishedOffsets:
             return None
         with kafka_faults("reading what is published"):
             messages = self._reader.read(READ_MESSAGES_MAX, READ_S)
-        by_id = {event_id: message for message in messages if (event_id := event_id_of(headers_of(message) or []))}
+        events = [(event, message) for message in messages if (event := published_event(headers_of(message) or []))]
         values = {
-            event_id: message.value() or b""
-            for event_id, message in by_id.items()
+            event.event_id: message.value() or b""
+            for event, message in events
             if self._with_values and message.topic() != DEAD_LETTERS.name
         }
         moved = {key: at for key, at in self._reader.next_offsets.items() if at != self._reported[key]}
         self._reported |= moved
-        return PublishedEvents(list(by_id), moved, values)
+        return PublishedEvents([event for event, _ in events], moved, values)
 
     def close(self) -> None:
         """Close the consumer; no offset is committed."""

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
-from uuid import UUID
 
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.crash_points import CrashPoint, Reached
@@ -30,7 +29,7 @@ from headrace.runtime.metrics import (
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested
 from headrace.schemas.topics import Topic
-from headrace.store.catalog.outbox import Outbox, Pending
+from headrace.store.catalog.outbox import Outbox, Pending, PublishedEvent
 from headrace.store.errors import CatalogRevertedError, CatalogUnavailableError, address
 from headrace.streams.relay.announcement import Announcement, AnnouncementBatch, announce_each, transaction_limits
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
@@ -154,7 +153,7 @@ class TopicRelay:
                 if events.event_ids:
                     count = await self._outbox.mark_seen(self._topic.name, events.event_ids)
                     if not is_first and count < len(events.event_ids):
-                        await self._require_known(events.event_ids)
+                        await self._require_known(events.events)
                     marked += count
                 if not is_first:
                     await self._outbox.mark([], events.next_offsets)
@@ -164,9 +163,9 @@ class TopicRelay:
             await self._blocking(published.close)
         get_log().info(Action.CAUGHT_UP, topic=self._topic.name, found=marked)
 
-    async def _require_known(self, event_ids: list[UUID]) -> None:
+    async def _require_known(self, events: list[PublishedEvent]) -> None:
         """Announcements that the catalog does not know, and would repeat, come from a newer one."""
-        unknown = await self._outbox.unknown(event_ids)
+        unknown = await self._outbox.unknown(events)
         if unknown:
             raise CatalogRevertedError(
                 f"{len(unknown)} announcements are on their topics that it does not know",

@@ -4,9 +4,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from headrace.schemas.codec import decode
-from headrace.schemas.events import DeadLetter, Ingested
+from headrace.schemas.digest import event_id, record_id
+from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.headers import traceparent_of
-from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending
+from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Pending, PublishedEvent
 from headrace.streams.relay.announcement import (
     ABRIDGED,
     ABRIDGED_ATTRIBUTES,
@@ -15,7 +16,7 @@ from headrace.streams.relay.announcement import (
     OversizeError,
     announce,
     announce_each,
-    event_id_of,
+    published_event,
     transaction_limits,
 )
 
@@ -73,8 +74,7 @@ def test_an_announcement_is_keyed_by_its_source_and_carries_its_trace():
     assert (announcement.topic, announcement.key) == ("ingested.frames.v1", "camera-é".encode())
     assert decode(announcement.value, Ingested) == event
     assert traceparent_of(announcement.headers) == TRACEPARENT
-    assert dict(announcement.headers)["ce_subject"] == event.digest.encode()
-    assert event_id_of(announcement.headers) == UUID(event.event_id)
+    assert published_event(announcement.headers) == PublishedEvent(UUID(event.event_id), event.digest)
     assert "tracestate" not in dict(announcement.headers)
     traced = dict(said(pending(event, "ingested.frames.v1", f"{TRACEPARENT} vendor=x,other=y z")).headers)
     assert (traced["traceparent"], traced["tracestate"]) == (TRACEPARENT.encode(), b"vendor=x,other=y z")
@@ -85,7 +85,8 @@ def test_a_dead_letter_keeps_its_messages_key_where_that_can_be_a_source():
     announcement = said(pending(event, "deadletters.v1", None))
     assert announcement.key == b"camera-1"
     assert decode(announcement.value, DeadLetter) == event
-    assert event_id_of(announcement.headers) == UUID(event.event_id)
+    subject = f"{event.topic}/{event.partition}/{event.offset}"
+    assert published_event(announcement.headers) == PublishedEvent(UUID(event.event_id), subject)
 
 
 def test_a_dead_letter_whose_key_is_no_source_is_keyed_by_its_topic():
@@ -138,10 +139,20 @@ def test_a_row_that_cannot_be_said_holds_up_no_other():
 
 
 def test_a_message_that_somebody_else_wrote_has_no_event_id():
-    assert event_id_of([]) is None
-    assert event_id_of([("ce_id", None)]) is None
-    assert event_id_of([("ce_id", b"42")]) is None
-    assert event_id_of([("ce_id", b"\xff")]) is None
+    assert published_event([]) is None
+    assert published_event([("ce_id", None)]) is None
+    assert published_event([("ce_id", b"42")]) is None
+    assert published_event([("ce_id", b"\xff")]) is None
+
+
+def test_the_subject_of_an_announcement_leads_to_its_record_or_to_the_rejected_message():
+    record = record_id(Kind.CLIP, "ab" * 32)
+    announced = PublishedEvent(event_id(record), "ab" * 32)
+    assert (record in announced.records, announced.position) == (True, None)
+    rejected = PublishedEvent(uuid4(), "site.edge.cids.v1/3/17")
+    assert (rejected.records, rejected.position) == ([], ("site.edge.cids.v1", 3, 17))
+    for subject in (None, "", "17", "edge.cids.v1/x/17", "edge.cids.v1/-1/17"):
+        assert (PublishedEvent(uuid4(), subject).records, PublishedEvent(uuid4(), subject).position) == ([], None)
 
 
 def test_the_relay_writes_to_every_announcement_topic():
