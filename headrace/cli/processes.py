@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(consumer)
     app.command()(gateway)
     app.command()(capture)
+    app.command()(maintenance)
 
 
 @needs("service")
@@ -101,6 +102,14 @@ def capture() -> None:
     from headrace.gateway.capture.worker import work
 
     serve("capture", work)
+
+
+@needs("service")
+def maintenance() -> None:
+    """Expire, collect and archive once a day what is old; further ones stand by."""
+    from headrace.batch.maintenance.app import maintain
+
+    serve("maintenance", maintain)
 
 
 def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]") -> None:

@@ -108,8 +108,8 @@ def _service(options: DemoOptions, state_dir: Path, console: Console) -> Iterato
     if options.keep:
         yield up(StackOptions(state_dir, options.store), say)
         return
-    # The demo uses neither HTTP nor camera streams.
-    services = tuple(service for service in SERVICES if service.name not in {"gateway", "capture"})
+    # The demo uses neither HTTP nor camera streams, and nothing in it is old.
+    services = tuple(service for service in SERVICES if service.name not in {"gateway", "capture", "maintenance"})
     with temporary_stack(options.store, services=services, progress=say) as info:
         yield info
 

@@ -17,6 +17,7 @@ SERVICES = (
     ServiceSpec("perception", ("consumer", "perception")),
     ServiceSpec("capture", ("capture",)),
     ServiceSpec(GATEWAY, (GATEWAY,)),
+    ServiceSpec("maintenance", ("maintenance",)),
 )
 INIT = "init"
 """The step that runs before them: migrations, topics, bucket."""

@@ -40,6 +40,7 @@ class Action(StrEnum):
     UNDECODABLE = "undecodable"
     REFUSED = "refused"
     PASSED_OVER = "passed_over"
+    MAINTAINED = "maintained"
     ANSWERED = "answered"
     CAPTURE = "capture"
     LIBRARY = "library"

@@ -73,6 +73,13 @@ relay_delay_seconds = Histogram(
     "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
 )
 
+# Maintenance
+maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of jobs, by outcome.", ["job", "outcome"])
+# outcome: succeeded, failed
+maintenance_succeeded_timestamp_seconds = Gauge(
+    "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["job"]
+)
+
 # Consumers
 consumer_events_total = Counter("headrace_consumer_events_total", "Events handled, by outcome.", ["group", "outcome"])
 consumer_handle_seconds = Histogram(

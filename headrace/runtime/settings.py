@@ -39,6 +39,20 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class MaintenanceJob(StrEnum):
+    """A job of `headrace maintenance`."""
+
+    EXPIRE = "expire"
+    COLLECT = "collect"
+    ARCHIVE = "archive"
+
+
+def _checked_jobs(text: str) -> str:
+    if set(text.split(",")) - {"", *MaintenanceJob}:
+        raise ValueError(f"should be some of {', '.join(MaintenanceJob)}, comma-separated")
+    return text
+
+
 class Settings(GatewaySettings):
     """The settings of all processes. Secrets print as `***`; set them in the environment, never as arguments."""
 
@@ -177,7 +191,7 @@ class Settings(GatewaySettings):
         90,
         ge=1,
         le=36_500,
-        description="Days that a dead letter is kept; `headrace fsck --repair` deletes older ones.",
+        description="Days that a dead letter is kept.",
     )
     outbox_retention_days: int = Field(
         30, ge=1, le=36_500, description="Days that published rows of the outbox are kept."
@@ -202,6 +216,15 @@ class Settings(GatewaySettings):
     )
     spool_days_max: float = Field(
         1.0, ge=0, le=365, description="Days that a device's spool may hold an event, such as its longest time offline."
+    )
+
+    maintenance_hour: int = Field(
+        2, ge=0, le=23, description="Hour of the day (UTC) from which `headrace maintenance` carries out its jobs."
+    )
+    maintenance_jobs: Annotated[str, AfterValidator(_checked_jobs)] = Field(
+        ",".join(MaintenanceJob),
+        description="Jobs of `headrace maintenance`, comma-separated: expire (dead letters and announcements past "
+        "their retention), collect (orphans and abandoned bodies in the store), archive (if archive_url is set).",
     )
 
     # URLs

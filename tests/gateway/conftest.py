@@ -18,7 +18,7 @@ from tests.gateway.gateway_world import Gateway, StartGateway, secret_of
 from tests.processes import ServiceProcess
 from tests.servers import fresh_database
 
-SERVICES = tuple(service for service in ALL_SERVICES if service.name not in {"gateway", "capture"})
+SERVICES = tuple(service for service in ALL_SERVICES if service.name not in {"gateway", "capture", "maintenance"})
 
 
 @pytest.fixture(scope="package")

@@ -378,3 +378,25 @@ async def test_what_sources_report_as_lost_is_kept_and_counted_once(catalog: Cat
     assert counted == [(3, 1), (0, 0), (2, 0), (2, 3), (0, 0), (0, 0)]
     losses = await catalog.ingest_progress().source_losses()
     assert {(loss.source_id, loss.dropped, loss.damaged) for loss in losses} == {("a", 5, 4), ("b", 2, 4)}
+
+
+async def test_the_counts_of_records_follow_every_insert_deletion_and_change_of_source(
+    catalog: Catalog, sql: Sql
+) -> None:
+    async def check(number: int) -> None:
+        columns = "site, source_id, kind"
+        counted = await sql.fetch(f"select {columns}, count(*) from records group by {columns} order by {columns}")
+        assert await sql.fetch(f"select {columns}, records from record_counts order by {columns}") == counted
+        assert len(counted) == number
+
+    await catalog.commit(batch(range(20), kind=Kind.LDO))
+    await catalog.commit(batch(range(10, 30), kind=Kind.LDO))
+    await catalog.commit(batch(range(5), kind=Kind.CID))
+    await check(2)
+    await sql.execute("update records set source_id = 'other' where sequence < 3")
+    await check(4)
+    await sql.execute("update records set about = 'the same source'")
+    await sql.execute("delete from records where source_id = 'other' and kind = 'cid' or sequence > 25")
+    await check(3)
+    await sql.execute("delete from records")
+    await check(0)

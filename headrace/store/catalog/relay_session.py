@@ -84,8 +84,8 @@ class LeaderLock:
         await self._session.end()
 
 
-async def try_leader_lock(dsn: str) -> LeaderLock | None:
-    """Acquire the leader lock; return None while another session holds it.
+async def try_leader_lock(dsn: str, lock: int = _LEADER_LOCK) -> LeaderLock | None:
+    """Acquire the relay's leader lock, or another advisory lock; return None while another session holds it.
 
     Raises:
         CatalogUnavailableError, CatalogRefusedError.
@@ -93,7 +93,7 @@ async def try_leader_lock(dsn: str) -> LeaderLock | None:
     connection = await _connect(dsn)
     try:
         with catalog_errors(dsn):
-            is_acquired = await connection.fetchval(statements("outbox")["try_lock"], _LEADER_LOCK)
+            is_acquired = await connection.fetchval(statements("outbox")["try_lock"], lock)
         if is_acquired:
             return LeaderLock(_Session(connection))
     except BaseException:

@@ -113,7 +113,10 @@ class RecordList:
 
 @dataclass(frozen=True, slots=True)
 class CatalogCounts:
-    """The number of rows in the catalog; `dead_letters` is by code."""
+    """The number of rows in the catalog; `dead_letters` is by code.
+
+    `sightings` counts deliveries, also of records that were erased since, unless their source was.
+    """
 
     records: dict[str, int]
     sightings: int

@@ -122,6 +122,7 @@ limit $2
 select kind, sum(records)::bigint from record_counts group by kind order by kind
 
 -- count_sightings --
+-- Each source counts its new sightings.
 select coalesce(sum(deliveries), 0)::bigint from sources
 
 -- count_dead_letters --

@@ -598,3 +598,9 @@ create table holds (
     released_by text,
     check (record_id is not null or site <> '')
 );
+
+-- When each job of `headrace maintenance` last succeeded; a job that has never run counts from when it was first known.
+create table maintenance_runs (
+    job text collate "C" primary key,
+    succeeded_at timestamptz not null default now()
+);

@@ -77,6 +77,7 @@ def test_it_is_the_composition_that_the_issue_names() -> None:
         "capture",
         "gateway",
         "init",
+        "maintenance",
         "perception",
         "preprocessing",
         "relay",

@@ -1,0 +1,81 @@
+"""The jobs that keep an installation from growing for ever. Each may be repeated, and stopped at any time."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from random import Random
+from types import MappingProxyType
+from typing import TypeAlias
+
+from headrace.batch.archive.job import archive
+from headrace.batch.fsck.check import age_limits
+from headrace.batch.fsck.findings import FsckReport
+from headrace.batch.fsck.messages import TopicMessages
+from headrace.batch.fsck.objects import ObjectCheck, ObjectScope, Sampler
+from headrace.batch.fsck.repair import BodyRecovery, Repair, RepairDeps
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.settings import MaintenanceJob, Settings
+from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.dead_letters import DeadLetters
+from headrace.store.catalog.expiry import Expiry
+from headrace.store.catalog.fsck_queries import FsckQueries
+from headrace.store.catalog.orphan_gc import OrphanGc
+
+Job: TypeAlias = Callable[[Settings], Awaitable[Mapping[str, int]]]
+"""Does a job and returns what it did, in numbers; raises HeadraceError if a service is unavailable."""
+
+
+async def expire(settings: Settings) -> dict[str, int]:
+    """Delete dead letters, and announcements in the outbox, that are past their retention."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with DeadLetters.open(dsn) as letters:
+        expired = await letters.expire(settings.dead_letter_retention_days)
+    async with Expiry.open(dsn) as expiry:
+        pruned = await expiry.prune_outbox(settings.outbox_retention_days)
+        # A dead letter of the lost time may be redriven for as long as it is kept.
+        learned_days = max(settings.outbox_retention_days, settings.dead_letter_retention_days)
+        learned = await expiry.forget_learned(learned_days)
+    if pruned.unannounced is not None:
+        get_log().error(
+            Action.PASSED_OVER,
+            record_id=str(pruned.unannounced),
+            why="the record has no announcement, so the outbox is not pruned beyond it",
+            hint="run `headrace fsck --repair`",
+        )
+    return {"dead_letters": expired, "announcements": pruned.removed, "learned": learned}
+
+
+async def collect(settings: Settings) -> dict[str, int]:
+    """Delete objects to which no row refers, and staged bodies that no message has claimed, once they are old enough.
+
+    It reads names and ages of objects, not their bytes: `headrace fsck` compares those.
+    """
+    dsn, blobs, report = settings.postgres_dsn.get_secret_value(), Blobs.from_settings(settings), FsckReport()
+    async with FsckQueries.open(dsn) as queries:
+        scope = ObjectScope(blobs, queries, age_limits(settings, datetime.now(UTC)))
+        no_reads = Sampler(0, Random(0))  # noqa: S311 - nothing is drawn
+        await ObjectCheck(scope, report, no_reads).find_abandoned()
+        if report.findings:
+            messages = TopicMessages(settings)
+            async with OrphanGc.open(dsn) as orphan_gc:
+                deps = RepairDeps(blobs, queries, messages, orphan_gc, BodyRecovery(queries, messages, blobs))
+                await Repair(deps, report, force=False).run()
+    for why in sorted({why for _, why in report.unhealed}):
+        number = sum(reason == why for _, reason in report.unhealed)
+        get_log().error(Action.PASSED_OVER, objects=number, why=why, hint="run `headrace fsck`")
+    return {"objects": report.checked.get("objects", 0), "found": len(report.findings), "removed": len(report.healed)}
+
+
+async def move_to_archive(settings: Settings) -> dict[str, int]:
+    """Move old LDOs and clips to the archive, if there is one."""
+    if not settings.archive_url:
+        return {}
+    report = await archive(settings)
+    if report.failed:
+        code = min(report.failed.items())
+        get_log().error(Action.PASSED_OVER, bodies=len(report.failed), first=code, hint="run `headrace archive`")
+    return {"bodies": report.bodies, "bytes": report.body_bytes, "failed": len(report.failed)}
+
+
+JOBS: Mapping[MaintenanceJob, Job] = MappingProxyType(
+    {MaintenanceJob.EXPIRE: expire, MaintenanceJob.COLLECT: collect, MaintenanceJob.ARCHIVE: move_to_archive}
+)
