@@ -12,7 +12,6 @@ import structlog
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from headrace.initialize import initialize
 from headrace.native import StackInfo, temporary_stack
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
@@ -23,7 +22,6 @@ from headrace.store.requests.access import Access
 from tests.servers import fresh_database, in_memory_directory, settings_of
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
-COVERING = {"schemas", "streams"}  # the folders with the tests of what has to be covered
 STACK = pytest.StashKey[StackInfo]()
 
 # A test of many examples takes as long as the machine is busy: that is no fault of its strategy.
@@ -44,11 +42,9 @@ def restored_logging() -> Iterator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need servers, and those whose coverage does not count: tracing doubles their time."""
+    """Mark the tests that need servers."""
     if "stack" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.stack)
-    if item.path.parent.name not in COVERING:
-        item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.hookimpl(trylast=True)
@@ -93,6 +89,8 @@ def stack(pytestconfig: pytest.Config) -> StackInfo:
 @pytest.fixture(scope="session")
 def stack_settings(stack: StackInfo) -> Settings:
     """Settings for the stack, with topics, tables and bucket in place."""
+    from headrace.initialize import initialize  # most tests need none of what it loads
+
     settings = settings_of(stack)
     initialize(settings)
     return settings

@@ -16,7 +16,6 @@ from headrace.native.layout import StateDir, cache_home, locked
 from headrace.native.process import ProcessSpec
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import load_settings
-from headrace.store.blobs.bucket import ensure_bucket
 
 _PROGRESS_EVERY_S = 5.0
 _BUILD_S_MAX = 1800.0
@@ -179,6 +178,8 @@ def endpoint(config: StackConfig) -> str:
 
 def create_bucket(config: StackConfig, state: StateDir) -> None:
     """Create the bucket in a running MinIO; may be repeated."""
+    from headrace.store.blobs.bucket import ensure_bucket  # loads a client that nothing else here needs
+
     if not (state.part("minio") / "data" / BUCKET).is_dir():
         keys = config.secrets.store_access_key, config.secrets.store_secret_key
         days = load_settings().staging_retention_days

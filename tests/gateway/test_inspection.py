@@ -69,6 +69,7 @@ async def inspector() -> AsyncIterator[Inspector]:
     await asyncio.to_thread(inspector.stop)
 
 
+@pytest.mark.server
 async def test_a_probe_that_takes_too_long_may_be_repeated(
     inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a_probe_that_takes_too_long_may_be_repeated(
     assert "Retry-After" in raised.value.headers
 
 
+@pytest.mark.server
 async def test_what_a_child_refuses_is_refused(inspector: Inspector) -> None:
     with pytest.raises(RejectedError) as rejected:
         await inspector.inspect(b"%PDF-1.7", 8, caller="a")

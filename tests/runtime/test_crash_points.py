@@ -84,6 +84,7 @@ def test_a_point_that_is_none_is_refused(text: str):
     assert "after_put" in refused.value.hint
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("point", CrashPoint)
 def test_a_process_ends_there_at_once(point: CrashPoint):
     script = (

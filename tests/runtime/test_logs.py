@@ -7,6 +7,8 @@ import pytest
 
 from tests.runtime.runtime_scripts import run
 
+pytestmark = pytest.mark.server  # each runs a process whose output it reads
+
 CANARY = "canary-of-the-logs"
 SCRIPT = """
 import logging, sys

@@ -133,6 +133,7 @@ def kafka(**changes: Any) -> Settings:
     return load_settings(_env_file=None, **changes)
 
 
+@pytest.mark.server
 async def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() -> None:
     address = f"127.0.0.1:{free_port()}"
     settings = kafka(

@@ -64,6 +64,7 @@ async def test_a_restore_that_another_asks_for_meanwhile_is_as_good(
     assert glacier.asked == []
 
 
+@pytest.mark.server
 async def test_faults_are_named_without_secrets(glacier: Glacier, storage_class: StorageClassStore) -> None:
     with pytest.raises(BlobMissingError):
         await storage_class.is_awake("absent")

@@ -107,6 +107,7 @@ def test_kinds_of_a_size_share_a_group(kinds: set[Kind], group: str) -> None:
     assert group_of(frozenset(kinds)).name == group
 
 
+@pytest.mark.server
 async def test_a_kafka_that_is_away_is_named(nothing: Settings) -> None:
     error = await why_not(nothing)
     assert error.exit_code == Exit.UNREACHABLE

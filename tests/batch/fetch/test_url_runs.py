@@ -37,6 +37,7 @@ URLS = 400
 MISSING, ENDLESS, SAME = 20, 4, 80  # of each
 
 
+@pytest.mark.server
 def test_the_client_is_loaded_when_it_is_used() -> None:
     code = """
 import sys, headrace
