@@ -1,6 +1,5 @@
 """`headrace erase`: remove records, a source or a site for ever."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,8 @@ def erase(
 
     It cannot be undone. Messages in topics, exports and backups stay: the report names those that are known.
     """
+    import asyncio
+
     from headrace.batch.erase import run
 
     settings = client_settings()

@@ -1,6 +1,5 @@
 """`headrace retention` and `headrace hold`: erase old records, and keep what must not be erased."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -105,6 +104,8 @@ def remove_rule(kinds: KindNames, *, site: RuleSite = None) -> None:
 @needs("service", "gateway")
 def run(*, as_json: Json = False) -> None:
     """Erase what is older than its rule, without tombstones; run it every night, and again to resume."""
+    import asyncio
+
     from headrace.batch.erase.run import retain
 
     settings = client_settings()
@@ -142,6 +143,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Place a legal hold: neither `erase` nor retention takes what it covers."""
+    import asyncio
     from uuid import uuid4
 
     from headrace.store.catalog.retention import Hold
@@ -180,6 +182,8 @@ def release(hold_id: Annotated["str", typer.Argument(metavar="HOLD", help="The i
 
 def _with_retention(work: "Callable[[Retention], Awaitable[T]]") -> T:
     """Return the result of work with the rules and holds, over a connection of its own."""
+    import asyncio
+
     from headrace.store.catalog.retention import Retention
     from headrace.store.postgres import borrowed, opened_pool
 

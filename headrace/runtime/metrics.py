@@ -73,11 +73,11 @@ relay_delay_seconds = Histogram(
     "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
 )
 
-# Maintenance
-maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of jobs, by outcome.", ["job", "outcome"])
+# Maintenance; Prometheus has a label `job` of its own
+maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of jobs, by outcome.", ["task", "outcome"])
 # outcome: succeeded, failed
 maintenance_succeeded_timestamp_seconds = Gauge(
-    "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["job"]
+    "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["task"]
 )
 
 # Consumers

@@ -83,7 +83,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     },
 }
 OPERATOR = "headrace_operator"
-"""For the commands that list, check, repair, archive, erase, export and label, and for maintenance: all rows, no table."""
+"""For maintenance and the commands that list, check, repair, archive, erase, export and label: all rows, no table."""
 
 _STATE = """
 select c.relname from pg_class as c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' order by 1

@@ -61,7 +61,7 @@ async def running(settings: Settings, runs: MaintenanceRuns, *, processes: int =
 
 
 def succeeded(job: str) -> float:
-    labels = {"job": job, "outcome": "succeeded"}
+    labels = {"task": job, "outcome": "succeeded"}
     return REGISTRY.get_sample_value("headrace_maintenance_runs_total", labels) or 0
 
 

@@ -284,7 +284,8 @@ def test_outbox_lists_what_is_set_aside_and_retries_it(command: Command, stocked
     async def set_aside() -> None:
         outbox = await Outbox.open(stocked.settings.postgres_dsn.get_secret_value())
         try:
-            (frame,) = await outbox.pending("ingested.frames.v1", 10)
+            # Records that other tests took out again left announcements without an event.
+            [frame] = [row for row in await outbox.pending("ingested.frames.v1", 10) if row.event is not None]
             await outbox.set_aside({frame.outbox_id: "too large"})
         finally:
             await outbox.close()

@@ -311,7 +311,7 @@ def test_a_stopping_gateway_takes_no_new_request_and_finishes_the_one_that_it_ha
         body = form(part(picture()))
         with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=60) as connection:
             connection.sendall(head("/ingest", gateway.key(), f"Content-Length: {len(body)}") + body[:100])
-            in_progress = 'headrace_http_requests_in_progress{method="POST"} 1.0'
+            in_progress = 'http_requests_in_progress{method="POST"} 1.0'
             until(lambda: in_progress in gateway.process.get("/metrics")[1], 30, "the request to be received")
             gateway.process.process.send_signal(signal.SIGTERM)
             until(lambda: not _accepts(gateway), 30, "the gateway to accept nothing more")

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from headrace.schemas.digest import event_id, record_id
 from headrace.schemas.events import Kind
+from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.archives import Archives
 from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.expiry import Expiry
@@ -67,7 +68,8 @@ def _events() -> list[PublishedEvent]:
 
 async def mark_seen(dsn: str, rows: int) -> None:
     async with outbox_of(dsn) as outbox:
-        assert await outbox.mark_seen([event_of(number) for number in unpublished(rows)]) == len(unpublished(rows))
+        events = [event_of(number) for number in unpublished(rows)]
+        assert sum([await outbox.mark_seen(ingested_topic(kind).name, events) for kind in Kind]) == len(events)
 
 
 async def unknown(dsn: str, rows: int) -> None:

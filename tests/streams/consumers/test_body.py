@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.schemas.digest import derived_prefix, erased_key, record_id, sha256_hex
+from headrace.schemas.digest import derived_prefix, erased_key, event_id, record_id, sha256_hex
 from headrace.schemas.events import Ingested, Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.verified_read import HASH_IN_THREAD_BYTES_MIN
@@ -83,7 +83,8 @@ async def test_erased_bytes_are_told_from_missing_and_corrupt_ones(blobs: Blobs,
 async def test_what_is_derived_from_a_frame_that_is_erased_meanwhile_does_not_stay(blobs: Blobs) -> None:
     [picture] = moving_block(1)
     record = record_id(Kind.FRAME, sha256_hex(picture))
-    event = ingested(picture, "blobs/x", kind="frame", record_id=str(record), media_type="image/png")
+    identity = {"record_id": str(record), "event_id": str(event_id(record))}
+    event = ingested(picture, "blobs/x", kind="frame", media_type="image/png", **identity)
     await blobs.put("blobs/x", picture)
     preprocessing = Preprocessing(blobs)
     result = await preprocessing.compute(event, Body(event, blobs), ("t", 0))
