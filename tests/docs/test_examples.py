@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,18 +47,33 @@ class Installation:
     folder: Path
 
     def run(self, command: str, *, seconds: float = COMMAND_S_MAX) -> "subprocess.CompletedProcess[str]":
-        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         return subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
-            env=env | {"PATH": path, "COLUMNS": "80"},
+            env=self.env(),
             capture_output=True,
             text=True,
             errors="replace",  # a console consumer prints Avro as it is
             timeout=seconds,
             check=False,
         )
+
+    def env(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        return env | {"PATH": path, "COLUMNS": "80"}
+
+    @contextmanager
+    def removed_afterwards(self) -> Iterator[None]:
+        """Remove the stack in the end, also if this process is killed: then the pipe closes."""
+        command = "cat; headrace down --purge"
+        remover = subprocess.Popen(
+            ["bash", "-c", command], cwd=self.folder, env=self.env(), stdin=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            remover.communicate()
 
     def program(self, text: str) -> "subprocess.CompletedProcess[str]":
         """Run a Python example with the addresses of the running stack in its environment."""
@@ -98,8 +114,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         Image.fromarray(pixels).save(folder / "pictures" / f"{number}.jpg")
     write_video(folder / "video.mp4", 2)
     reader = Installation(folder)
-    yield reader
-    reader.run("headrace down --purge")
+    with reader.removed_afterwards():
+        yield reader
 
 
 @pytest.fixture
