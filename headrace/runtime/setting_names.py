@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 PREFIX = "HEADRACE_"
 
-# Variables with the prefix that are not settings: one marks the processes of a stack, the other arms a crash point.
-NOT_SETTINGS = frozenset({"HEADRACE_STACK_ID", "HEADRACE_CRASH_AT"})
+# Variables with the prefix that are not settings: one marks the processes of a stack, one arms a crash point, and one
+# was a setting and is ignored, because a batch no longer waits for further messages.
+NOT_SETTINGS = frozenset({"HEADRACE_STACK_ID", "HEADRACE_CRASH_AT", "HEADRACE_BATCH_LINGER_S"})
 
 _NEAREST_MAX = 3
 

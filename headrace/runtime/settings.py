@@ -131,12 +131,11 @@ class Settings(GatewaySettings):
 
     # Worker
     batch_messages_max: int = Field(
-        500, ge=1, le=5000, description="Maximum number of small events (CIDs, LDOs) in a batch."
+        2000, ge=1, le=5000, description="Maximum number of small events (CIDs, LDOs) in a batch."
     )
     batch_frames_max: int = Field(
         16, ge=1, le=500, description="Maximum number of large events (frames, clips) in a batch."
     )
-    batch_linger_s: float = Field(0.01, gt=0, le=5, description="Seconds that a batch waits for further events.")
     batches_in_flight_max: int = Field(
         4, ge=1, le=16, description="Maximum number of batches of one topic that are processed at the same time."
     )

@@ -17,7 +17,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
 from headrace.streams.core.delivery import ConsumedMessage
-from headrace.streams.worker.batch_pipeline import commit_or_store_again
+from headrace.streams.worker.group_commit import commit_or_store_again
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
@@ -71,7 +71,7 @@ class Line:
         kind = kind_of(events[0])
         ingest = self.ingest()
         decoded = await ingest.decode(kind, self.published(*events))
-        await commit_or_store_again(ingest, decoded, await ingest.store_bodies(decoded))
+        await commit_or_store_again(ingest, await ingest.store_bodies(decoded))
 
     def published(self, *events: InputEvent) -> list[ConsumedMessage]:
         result: dict[int, ConsumedMessage] = {}

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from faust.types import TP
+
 from headrace.schemas.codec import _RENAMED, encode
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind
 from headrace.schemas.registry import REGISTRY
 from headrace.streams.core.batch_plan import row_batch
 from headrace.streams.core.delivery import as_original, redrives_in
 from headrace.streams.core.examine import AcceptedDelivery, examine, examine_batch
-from headrace.streams.worker.batch_pipeline import delivery_of
+from headrace.streams.worker.faust.direct_consumer import consumed_message
+from headrace.streams.worker.faust.record_reader import Record
 from tests.fuzzing.varints import INTERESTING, mutated, read, written
-from tests.streams.streams_fakes import FakeMessage
 from tests.streams.streams_samples import NOW_US, cid, clip, frame, ldo
 
 _PREFIX_BYTES = 5
@@ -63,8 +65,9 @@ def try_message(kind: Kind, raw: bytes | None, random: Random) -> bool:
         AssertionError: it was neither accepted nor refused for a foreseen reason, or not read as it is written.
     """
     headers = random.sample(_HEADERS, random.randrange(3))
-    timestamp_s = random.choice((NOW_US / 1e6, None, -0.001, *(value / 1000 for value in INTERESTING)))
-    message = delivery_of(FakeMessage(f"edge.{kind}s.v1", 0, 1, timestamp_s, None, raw, headers))  # type: ignore[arg-type]
+    timestamp_ms = random.choice((NOW_US // 1000, None, -1, *INTERESTING))
+    record = Record(1, timestamp_ms, None, None, raw, headers)
+    message = consumed_message(TP(f"edge.{kind}s.v1", 0), record)
     redrives_in([message])
     outcome = examine(kind, as_original(message, {}))
     if not isinstance(outcome, AcceptedDelivery):

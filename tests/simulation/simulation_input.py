@@ -179,30 +179,32 @@ class SimulationGroup:
                 self._members[number % len(self._members)].positions[place] = self.committed[place]
 
 
-class InputEventHandle:
-    """Faust's event."""
+class SimulatedFetch:
+    """Messages of one partition; a fault may hit the note that each of them is durable."""
 
-    def __init__(self, weather: Weather, group: SimulationGroup, member: Member, delivery: ConsumedMessage) -> None:
-        self._weather, self._group, self._member, self._delivery = weather, group, member, delivery
-        self.message = _Message(delivery)
+    def __init__(
+        self, weather: Weather, group: SimulationGroup, member: Member, messages: list[ConsumedMessage]
+    ) -> None:
+        self._weather, self._group, self._member = weather, group, member
+        self.messages = messages
+        self._unfinished = messages
 
-    def ack(self) -> bool:
-        delivery = self._delivery
-        about = delivery.topic, delivery.partition, delivery.offset
+    def finish(self, next_offset: int) -> None:
+        done = [message for message in self._unfinished if message.offset < next_offset]
+        self._unfinished = self._unfinished[len(done) :]
+        for message in done:
+            self._ack(message)
+
+    def _ack(self, message: ConsumedMessage) -> None:
         try:
             self._weather.step_now(
-                SimulationStep.ACK, lambda: self._group.ack(self._member, delivery), away=KAFKA_AWAY, about=about
+                SimulationStep.ACK,
+                lambda: self._group.ack(self._member, message),
+                away=KAFKA_AWAY,
+                about=message.position,
             )
         except ConnectionError:
-            self._group.ack(self._member, delivery)  # a note in memory, which only the process's end can prevent
+            self._group.ack(self._member, message)  # a note in memory, which only the process's end can prevent
         except CrashedError:
             self._member.process.kill()
             raise CancelledError from None
-        return True
-
-
-class _Message:
-    def __init__(self, delivery: ConsumedMessage) -> None:
-        self.topic, self.partition, self.offset = delivery.topic, delivery.partition, delivery.offset
-        self.timestamp, self.key, self.value = delivery.timestamp_us / 1e6, delivery.key, delivery.value
-        self.headers = list(delivery.headers)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
@@ -24,11 +25,12 @@ from headrace.streams.core.quota import Quota
 from headrace.streams.relay.loop import Relay
 from headrace.streams.relay.topic_relay import TopicRelay
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.group_commit import GroupCommit
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
 from tests.simulation.simulation_faults import Schedule, SimulationStep, Weather
-from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, InputEventHandle, Member, SimulationGroup, Topics
+from tests.simulation.simulation_input import KAFKA_AWAY, KINDS, Member, SimulatedFetch, SimulationGroup, Topics
 from tests.simulation.simulation_loop import PROCESS, Process, this_process
 from tests.simulation.simulation_output import Output, SimulatedAdmin, SimulatedConsumer, SimulatedProducer
 from tests.simulation.simulation_stores import SimulatedBlobs, SimulatedCatalog, SimulatedOutbox
@@ -142,10 +144,11 @@ async def _worker(world: SimulationWorld) -> None:
         process.kill()
         raise asyncio.CancelledError
 
+    commits = GroupCommit(ingest)
     async with asyncio.TaskGroup() as group:
         for kind in KINDS:
             limits = PipelineLimits(batches_max=3, messages_max=world.schedule.batch_max, bytes_max=10**9)
-            pipeline = world.system.pipeline(kind, ingest, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
+            pipeline = world.system.pipeline(kind, commits, limits=limits, quota=Quota(10**6, 60.0), halt=halt)
             group.create_task(_agent(world, member, kind, pipeline))
         group.create_task(_commit_offsets(world, member))
 
@@ -158,7 +161,8 @@ async def _agent(world: SimulationWorld, member: Member, kind: Kind, pipeline: B
             await asyncio.sleep(2.0)
             world.group.rejoin(member)
             continue
-        await pipeline.submit([InputEventHandle(world.weather, world.group, member, event) for event in taken])
+        for _, messages in groupby(taken, key=lambda message: message.partition):
+            await pipeline.submit(SimulatedFetch(world.weather, world.group, member, list(messages)))
         await asyncio.sleep(world.weather.delay_s())
 
 

@@ -14,13 +14,14 @@ from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
 from headrace.store.catalog import catalog as catalog_module
-from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.catalog import NOTIFY_EVERY_S, Catalog
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.processes import free_port
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, digest_of, id_of, letter, record, sighting
 
 Sql = Any  # asyncpg's connection, which is generic in its stubs only
 
+HEARD_S_MAX = 20.0
 POINTS = [
     "tx_began",
     "after_blobs",
@@ -176,10 +177,29 @@ async def test_an_announcement_names_its_topic_and_event(catalog: Catalog, sql: 
 async def test_new_rows_are_heard_of_and_duplicates_are_not(catalog: Catalog, sql: Sql) -> None:
     heard: list[str] = []
     await sql.add_listener("headrace_outbox", lambda *notice: heard.append(str(notice[2])))
-    for _ in range(2):
-        await catalog.commit(batch(range(50)))
+    await catalog.commit(batch(range(50)))
+    async with asyncio.timeout(HEARD_S_MAX):
+        while not heard:
+            await asyncio.sleep(NOTIFY_EVERY_S)
+            await sql.execute("select 1")
+    await catalog.commit(batch(range(50)))
+    await asyncio.sleep(10 * NOTIFY_EVERY_S)
     await sql.execute("select 1")
     assert heard == ["headrace_outbox"]
+
+
+async def test_of_many_commits_at_once_the_relay_hears_once_and_of_the_last_one_too(catalog: Catalog, sql: Sql) -> None:
+    heard: list[int] = []
+    await sql.add_listener("headrace_outbox", lambda *_: heard.append(len(heard)))
+    catalog._notify_soon()
+    notifying = catalog._notifying
+    assert notifying is not None
+    await asyncio.sleep(0)  # the first notification is on its way
+    for _ in range(100):
+        catalog._notify_soon()
+    await asyncio.wait_for(notifying, HEARD_S_MAX)
+    await sql.execute("select 1")
+    assert len(heard) == 2
 
 
 async def test_a_source_counts_its_deliveries_and_remembers_its_highest_sequence(catalog: Catalog, sql: Sql) -> None:

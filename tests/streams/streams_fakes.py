@@ -127,11 +127,12 @@ class FakeCatalog:
         self.announced: list[UUID] = []
         self.redrives: dict[tuple[UUID, int], Original] = {}
         self.erased: list[Tombstone] = []
+        self.epoch = 0
         self.collected = 0  # commits that are still to find their objects gone
         self.lost_answers = 0
 
     async def collection_epoch(self) -> int:
-        return 0
+        return self.epoch
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         return {key: original for key, original in self.redrives.items() if key[0] in ids}
@@ -158,6 +159,8 @@ class FakeCatalog:
         missing = {row.digest.hex() for row in batch.records} - {key.hex() for key in rows.keys() | self.blobs.keys()}
         assert not missing, "a record without a blob"
         await self._journal.step("commit", [row.offset for row in batch.sightings])
+        if batch.blobs and batch.collection_epoch not in {None, self.epoch}:
+            raise BlobsCollectedError(0, where=WHERE)
         if self.collected:
             self.collected -= 1
             raise BlobsCollectedError(1, where=WHERE)
@@ -198,38 +201,19 @@ class FakeCatalog:
         assert end - start == blob.size_bytes
 
 
-@dataclass
-class FakeMessage:
-    """Faust's message."""
+class FakeFetch:
+    """A fetched batch; it notes each message as acknowledged once it is finished."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: float
-    key: bytes | None
-    value: bytes | None
-    headers: object
-
-
-class FakeEvent:
-    """Faust's event; it may be acknowledged once."""
-
-    def __init__(self, delivery: ConsumedMessage, journal: Journal) -> None:
-        self.message = FakeMessage(
-            delivery.topic,
-            delivery.partition,
-            delivery.offset,
-            delivery.timestamp_us / 1e6,
-            delivery.key,
-            delivery.value,
-            list(delivery.headers),
-        )
+    def __init__(self, messages: Sequence[ConsumedMessage], journal: Journal) -> None:
+        self.messages = messages
         self._journal = journal
+        self._unfinished = [message.offset for message in messages]
 
-    def ack(self) -> bool:
-        assert self.message.offset not in self._journal.of("ack"), "acknowledged twice"
-        self._journal.entries.append(("ack", self.message.offset))
-        return True
+    def finish(self, next_offset: int) -> None:
+        done = [offset for offset in self._unfinished if offset < next_offset]
+        assert done, "finished twice"
+        self._unfinished = self._unfinished[len(done) :]
+        self._journal.entries += [("ack", offset) for offset in done]
 
 
 class FakeProcess:

@@ -8,10 +8,11 @@ from headrace.schemas.events import InputEvent, Kind
 from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.group_commit import GroupCommit
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
-from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeEvent, FakeProcess, Journal
+from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, FakeClaims, FakeFetch, FakeProcess, Journal
 from tests.streams.streams_samples import delivery, raw_delivery
 
 QUICK = RetryPolicy(delay_s=0.001, delay_s_max=0.01, deadline_s=10.0)
@@ -43,7 +44,7 @@ class Rig:
         self.quota = Quota(dead_letter_quota, 60.0)
         self.pipeline = BatchPipeline(
             kind,
-            self.ingest,
+            GroupCommit(self.ingest),
             limits=PipelineLimits(batches_max=batches_max, messages_max=messages_max, bytes_max=bytes_max),
             quota=self.quota,
             halt=self.process.halt,
@@ -53,7 +54,7 @@ class Rig:
     async def take(self, *messages: InputEvent | bytes | None) -> None:
         """Hand over some messages at once; bytes stand for a value that is no event."""
         async with asyncio.timeout(ANSWER_S_MAX):
-            await self.pipeline.submit([FakeEvent(delivery, self.journal) for delivery in self.deliveries(messages)])
+            await self.pipeline.submit(FakeFetch(self.deliveries(messages), self.journal))
 
     def deliveries(self, messages: Sequence[InputEvent | bytes | None]) -> list[ConsumedMessage]:
         made = []

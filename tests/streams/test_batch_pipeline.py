@@ -8,15 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.runtime import metrics
 from headrace.runtime.errors import Exit
 from headrace.schemas.catalog_rows import Outcomes
 from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Frame, Kind
 from headrace.store.errors import CatalogRefusedError
-from headrace.streams.worker.batch_pipeline import PipelineLimits, delivery_of, size_of
-from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeEvent, FakeMessage, Journal
+from headrace.streams.worker.batch_pipeline import PipelineLimits
+from tests.streams.streams_fakes import CATALOG_AWAY, STORE_AWAY, FakeFetch, Journal
 from tests.streams.streams_rig import HASTY, Gate, Rig, settle, until_true
 from tests.streams.streams_samples import cid, frame, png, raw_delivery
+
+
+def committed(rig: Rig) -> list[int]:
+    """The offsets in the order in which they were committed."""
+    return [offset for offsets in rig.journal.of("commit") for offset in offsets]
+
+
+def outcomes(kind: Kind, outcome: str) -> float:
+    return metrics.worker_deliveries_total.labels(kind.value, outcome)._value.get()
 
 
 def holds(shade: int) -> Any:
@@ -36,17 +46,56 @@ async def test_a_batch_that_is_prepared_first_still_waits_for_the_one_before_it(
     assert rig.acked == []
     gate.open()
     await rig.drain()
-    assert rig.journal.of("commit") == [[0, 1], [2], [3]]
+    assert committed(rig) == [0, 1, 2, 3]
     assert rig.acked == [0, 1, 2, 3]
 
 
-async def test_a_batch_is_acknowledged_before_the_next_one_is_committed() -> None:
+async def test_batches_that_are_prepared_while_one_commits_are_committed_together() -> None:
     rig = Rig()
-    for shade in range(4):
+    gate = Gate(rig.journal, "commit")
+    await rig.take(frame(png(shade=0)))
+    await until_true(lambda: gate.held == 1)
+    for shade in range(1, 4):
         await rig.take(frame(png(shade=shade)))
+    await until_true(lambda: len(rig.journal.of("put")) == 4)
+    await settle()
+    assert rig.acked == []
+    gate.open()
     await rig.drain()
-    late = [what for what, _ in rig.journal.entries if what in {"commit", "ack"}]
-    assert late == ["commit", "ack"] * 4
+    assert rig.journal.of("commit") == [[0], [1, 2, 3]]
+    assert rig.acked == [0, 1, 2, 3]
+
+
+async def test_a_transaction_of_several_batches_counts_a_new_record_for_the_first_of_them() -> None:
+    rig = Rig()
+    gate = Gate(rig.journal, "commit")
+    await rig.take(frame(png(shade=0)))
+    await until_true(lambda: gate.held == 1)
+    new, duplicate = (outcomes(Kind.FRAME, outcome) for outcome in ("stored", "duplicate"))
+    await rig.take(frame(png(shade=1)))
+    await rig.take(frame(png(shade=1)), frame(png(shade=2)))
+    await settle()
+    gate.open()
+    await rig.drain()
+    assert rig.journal.of("commit") == [[0], [1, 2, 3]]
+    assert outcomes(Kind.FRAME, "stored") - new == 3
+    assert outcomes(Kind.FRAME, "duplicate") - duplicate == 1
+
+
+async def test_batches_that_were_put_under_different_collection_epochs_are_committed_apart() -> None:
+    rig = Rig()
+    gate = Gate(rig.journal, "commit")
+    await rig.take(frame(png(shade=0)))
+    await until_true(lambda: gate.held == 1)
+    await rig.take(frame(png(shade=1)))
+    await until_true(lambda: len(rig.journal.of("put")) == 2)
+    rig.catalog.epoch += 1
+    await rig.take(frame(png(shade=2)))
+    await until_true(lambda: len(rig.journal.of("put")) == 3)
+    await settle()
+    gate.open()
+    await rig.drain()
+    assert rig.acked == [0, 1, 2]
 
 
 async def test_nothing_comes_between_the_acknowledgements_of_a_batch() -> None:
@@ -75,8 +124,7 @@ async def test_what_comes_while_all_batches_are_busy_gathers_into_full_ones() ->
     gate.open()
     await more
     await rig.drain()
-    assert rig.journal.of("commit") == [[0], [1], [2, 3, 4, 5, 6], [7]]
-    assert rig.acked == list(range(8))
+    assert committed(rig) == rig.acked == list(range(8))
 
 
 async def test_a_lone_message_does_not_wait_for_others() -> None:
@@ -88,8 +136,8 @@ async def test_a_lone_message_does_not_wait_for_others() -> None:
 async def test_more_messages_than_a_batch_may_hold_go_as_several() -> None:
     rig = Rig(Kind.CID, batches_max=2, messages_max=4)
     await rig.run(*(cid(f"C-{number}") for number in range(11)))
-    assert rig.journal.of("commit") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert rig.acked == list(range(11))
+    assert len(rig.journal.of("put")) == 3, "one pack for each batch"
+    assert committed(rig) == rig.acked == list(range(11))
 
 
 async def test_draining_carries_out_what_had_only_gathered() -> None:
@@ -297,41 +345,12 @@ async def test_after_a_batch_that_was_cancelled_nothing_is_acknowledged() -> Non
         await rig.take(frame(png(shade=shade)))
     await until_true(lambda: gate.held == 3)
     _, second, _ = rig.pipeline._batches
-    second.cancel()
+    second.task.cancel()
     gate.open()
     await rig.drain()
     await settle()
     assert rig.acked == [0]
     assert rig.journal.of("commit") == [[0]]
-
-
-@pytest.mark.parametrize(
-    ("headers", "pairs"),
-    [
-        (None, ()),
-        ([], ()),
-        ({}, ()),
-        ({"a": b"1"}, (("a", b"1"),)),
-        ([("a", b"1"), ("a", b"2"), ("b", None)], (("a", b"1"), ("a", b"2"), ("b", b""))),
-        ((("ä", b"\xff\0"),), (("ä", b"\xff\0"),)),
-    ],
-)
-def test_a_message_keeps_its_place_its_bytes_and_its_headers(headers: object, pairs: object) -> None:
-    taken = delivery_of(FakeMessage("edge.cids.v1", 2, 7, 1_790_000_000.123456, b"k", None, headers))
-    assert (taken.topic, taken.partition, taken.offset) == ("edge.cids.v1", 2, 7)
-    assert taken.timestamp_us == 1_790_000_000_123_456
-    assert (taken.key, taken.value, taken.headers) == (b"k", None, pairs)
-
-
-@pytest.mark.parametrize("timestamp_ms", [2**63 - 1, -(2**63), -1, 0])
-def test_a_time_of_a_producer_is_kept_within_what_the_catalog_holds(timestamp_ms: int) -> None:
-    taken = delivery_of(FakeMessage("edge.cids.v1", 2, 7, timestamp_ms / 1000, None, None, None))
-    assert -(2**63) <= taken.timestamp_us < 2**63
-
-
-def test_a_message_weighs_what_its_key_and_value_do() -> None:
-    assert size_of(FakeMessage("t", 0, 0, 0.0, b"123", b"12345", None)) == 8
-    assert size_of(FakeMessage("t", 0, 0, 0.0, None, None, None)) == 0
 
 
 # One partition's log, workers that die at any fault, and Kafka, which delivers again from the committed offset.
@@ -414,8 +433,8 @@ async def work_through(rig: Rig, messages: list[Any], batch: int) -> None:
         task.cancel()
 
 
-def test_the_fake_event_may_be_acknowledged_only_once() -> None:
-    event = FakeEvent(raw_delivery(Kind.CID, b""), Journal())
-    event.ack()
+def test_the_fake_batch_may_be_finished_only_once() -> None:
+    fetched = FakeFetch([raw_delivery(Kind.CID, b"")], Journal())
+    fetched.finish(1)
     with pytest.raises(AssertionError, match="twice"):
-        event.ack()
+        fetched.finish(1)

@@ -4,8 +4,10 @@ The unique keys are the deduplication. Rows are inserted in the order of their k
 same digests wait for each other instead of deadlocking; only the outbox follows the order of the input.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,6 +17,7 @@ import orjson
 
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
+from headrace.runtime.errors import HeadraceError
 from headrace.schemas.catalog_rows import (
     KEY_BYTES,
     BlobLocation,
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 # PostgreSQL takes at most 1 GiB in one message; this also bounds what a statement of dead letters holds in memory.
 DEAD_LETTER_STATEMENT_BYTES_MAX = 32 * 1024 * 1024
 
+NOTIFY_EVERY_S = 0.01  # at most: of many commits the relay has to hear once
+
 _BLOB = attrgetter("size_bytes", "media_type", "store_key", "store_offset")
 _RECORD = attrgetter(
     *("site", "source_id", "captured_at_us", "sequence", "media_type", "size_bytes", "width", "height", "duration_us"),
@@ -72,6 +77,8 @@ class Catalog:
         self._sql = statements("catalog")
         self._collection_epoch: int | None = None
         self._progress: dict[PartitionKey, int] = {}
+        self._notifying: asyncio.Task[None] | None = None
+        self._to_notify = False
 
     @classmethod
     async def open(
@@ -94,6 +101,9 @@ class Catalog:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._notifying is not None:
+            self._notifying.cancel()
+            await asyncio.wait([self._notifying])
         await close_pool(self._pool)
 
     async def commit(self, batch: RowBatch, *, reached: Reached = crash_points.reached) -> CommitResult:
@@ -122,7 +132,7 @@ class Catalog:
             reached(CrashPoint.AFTER_SIGHTINGS)
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
             await self._end_redrives(connection, batch.redrives)
-            await self._insert_outbox(connection, batch, new_records | new_sites, new_letters)
+            announces = await self._insert_outbox(connection, batch, new_records | new_sites, new_letters)
             dropped, damaged = await self._note_losses(connection, batch.losses)
             reached(CrashPoint.AFTER_OUTBOX)
             await self._advance(connection, batch.progress)
@@ -130,6 +140,8 @@ class Catalog:
             await transaction.commit()
             self._progress |= {key: max(at, self._progress.get(key, 0)) for key, at in batch.progress.items()}
             reached(CrashPoint.AFTER_COMMIT)
+        if announces:
+            self._notify_soon()
         return CommitResult(
             new_records=frozenset(new_records),
             new_sightings=new_sightings,
@@ -298,8 +310,11 @@ class Catalog:
         batch: RowBatch,
         new: AbstractSet[UUID | tuple[UUID, str]],
         new_letters: set[UUID],
-    ) -> None:
-        """Insert the announcements of new records, of those that are new for a further site, and of dead letters."""
+    ) -> bool:
+        """Insert the announcements of new records, of those that are new for a further site, and of dead letters.
+
+        Returns whether there is anything.
+        """
         rows: list[tuple[UUID, str, UUID | None, UUID | None, str | None]] = [
             (event_id(record, site), _TOPICS[kind], record, None, site)
             for record, kind, site in _first_of_each(_announced(batch.records, new))
@@ -308,6 +323,24 @@ class Catalog:
         rows += [(event_id(letter), DEAD_LETTERS.name, None, letter, None) for letter in dict.fromkeys(letters)]
         if rows:
             await connection.execute(self._sql["insert_outbox"], *_json(*zip(*rows, strict=True)))
+        return bool(rows)
+
+    def _notify_soon(self) -> None:
+        self._to_notify = True
+        if self._notifying is None:
+            self._notifying = asyncio.create_task(self._notify(), name="outbox notification")
+
+    async def _notify(self) -> None:
+        """Tell the relay of new rows; where that fails, it finds them when it polls."""
+        try:
+            while self._to_notify:
+                self._to_notify = False
+                with suppress(HeadraceError):
+                    async with borrowed(self._pool, self._dsn) as connection:
+                        await connection.execute(self._sql["notify"])
+                await asyncio.sleep(NOTIFY_EVERY_S)
+        finally:
+            self._notifying = None
 
 
 def _columns(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -> Iterator[tuple[Any, ...]]:

@@ -102,22 +102,21 @@ on conflict do nothing
 returning dead_letter_id
 
 -- insert_outbox --
--- Ids are assigned in the order of the input, which is the order of the announcements. Listeners are notified at the
--- commit.
-with added as (
-    insert into outbox (event_id, topic, record_id, dead_letter_id, site, published_at)
-    select
-        event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid, site,
-        -- After a recovery, what an older copy of the catalog does not know to be out.
-        (select now() from announced as a where a.event_id = o.event_id::uuid)
-    from rows from (
-        json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
-        json_array_elements_text($4::json), json_array_elements_text($5::json)
-    ) with ordinality as o (event_id, topic, record_id, dead_letter_id, site, position)
-    order by position
-    returning id
-)
-select pg_notify('headrace_outbox', '') from added limit 1
+-- Ids are assigned in the order of the input, which is the order of the announcements.
+insert into outbox (event_id, topic, record_id, dead_letter_id, site, published_at)
+select
+    event_id::uuid, topic, record_id::uuid, dead_letter_id::uuid, site,
+    -- After a recovery, what an older copy of the catalog does not know to be out.
+    (select now() from announced as a where a.event_id = o.event_id::uuid)
+from rows from (
+    json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
+    json_array_elements_text($4::json), json_array_elements_text($5::json)
+) with ordinality as o (event_id, topic, record_id, dead_letter_id, site, position)
+order by position
+
+-- notify --
+-- Not within the transaction: a notification takes a lock of the whole server until its commit is over.
+select pg_notify('headrace_outbox', '')
 
 -- known_blobs --
 select sha256, size_bytes, media_type, store_key, store_offset

@@ -2,13 +2,22 @@
 
 import base64
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import orjson
 
-from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, LossRow, RecordRow, RedriveRow, RowBatch, SightingRow
+from headrace.schemas.catalog_rows import (
+    BlobRow,
+    CommitResult,
+    DeadLetterRow,
+    LossRow,
+    RecordRow,
+    RedriveRow,
+    RowBatch,
+    SightingRow,
+)
 from headrace.schemas.digest import dead_letter_id, record_id
 from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo, Origin
 from headrace.schemas.headers import losses_of
@@ -94,6 +103,45 @@ def one_by_one(batch: DecodedBatch, rows: RowBatch) -> Iterator[tuple[DecodedBat
         yield single, row_batch(single, stored_at, collection_epoch=rows.collection_epoch)
 
 
+def merged(batches: Sequence[RowBatch]) -> RowBatch | None:
+    """Return the rows of several batches as one transaction, in their order.
+
+    Returns None if they were prepared under different collection epochs.
+    """
+    epochs = {batch.collection_epoch for batch in batches} - {None}
+    if len(epochs) > 1:
+        return None
+    return RowBatch(
+        blobs=[row for batch in batches for row in batch.blobs],
+        records=[row for batch in batches for row in batch.records],
+        sightings=[row for batch in batches for row in batch.sightings],
+        dead_letters=[row for batch in batches for row in batch.dead_letters],
+        redrives=[row for batch in batches for row in batch.redrives],
+        losses=_highest(row for batch in batches for row in batch.losses),
+        progress={key: at for batch in batches for key, at in batch.progress.items()},
+        collection_epoch=epochs.pop() if epochs else None,
+    )
+
+
+def results_of_each(batches: Iterable[RowBatch], result: CommitResult) -> Iterator[CommitResult]:
+    """Yield the new records and duplicates of each batch that was committed with the others.
+
+    What spools have newly lost counts for the first of them, because sources may report it in several.
+    """
+    left = set(result.new_records)
+    dropped, damaged = result.newly_dropped, result.newly_damaged
+    for batch in batches:
+        new = left.intersection(row.record_id for row in batch.records)
+        left -= new
+        yield CommitResult(
+            new_records=frozenset(new),
+            duplicates=len(batch.records) - len(new),
+            newly_dropped=dropped,
+            newly_damaged=damaged,
+        )
+        dropped = damaged = 0
+
+
 def headers_json(headers: HeaderPairs) -> bytes:
     """Return headers as a JSON array of [name, base64 value] pairs; U+0000 in a name is shown as U+FFFD."""
     return orjson.dumps(
@@ -125,20 +173,27 @@ def _losses(batch: DecodedBatch) -> list[LossRow]:
         (delivery.event, delivery.message.headers) for delivery in batch.accepted
     ]
     reports += [(rejected.origin, rejected.message.headers) for rejected in batch.rejected if rejected.origin]
-    rows: dict[tuple[str, str, str], LossRow] = {}
-    for origin, headers in reports:
-        losses = losses_of(headers)
-        if losses is None:
-            continue
-        key = origin.site, origin.source_id, losses.spool
-        before = rows.get(key)
-        rows[key] = LossRow(
+    reported = [(origin, losses_of(headers)) for origin, headers in reports]
+    return _highest(
+        LossRow(
             site=origin.site,
             source_id=origin.source_id,
             spool=losses.spool,
-            dropped=max(losses.dropped, before.dropped if before else 0),
-            damaged=max(losses.damaged, before.damaged if before else 0),
+            dropped=losses.dropped,
+            damaged=losses.damaged,
         )
+        for origin, losses in reported
+        if losses is not None
+    )
+
+
+def _highest(reported: Iterable[LossRow]) -> list[LossRow]:
+    """Return one row with the highest counts for each source and spool, sorted by them."""
+    rows: dict[tuple[str, str, str], LossRow] = {}
+    for row in reported:
+        key = row.site, row.source_id, row.spool
+        before = rows.get(key, row)
+        rows[key] = replace(row, dropped=max(row.dropped, before.dropped), damaged=max(row.damaged, before.damaged))
     return [rows[key] for key in sorted(rows)]
 
 

@@ -25,6 +25,7 @@ from headrace.store.installation import require_installation
 from headrace.streams.core.quota import Quota
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline, PipelineLimits
+from headrace.streams.worker.group_commit import GroupCommit
 from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.input_check import InputCheck
 from headrace.streams.worker.lag import LagProbe
@@ -81,13 +82,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         app.on_assigned, app.on_deleted = check.on_assigned, check.on_deleted
         pipelines = _pipelines(settings, ingest, await _quotas(settings, kinds, stores.catalog))
         for kind, pipeline in pipelines.items():
-            agents.register(
-                app,
-                kind,
-                pipeline,
-                batch_messages_max=_batch_max(settings, kinds),
-                linger_s=settings.batch_linger_s,
-            )
+            agents.register(app, kind, pipeline)
         lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.assignment)
         lag.on_markers = partial(check.on_markers, asyncio.get_running_loop())
         lag.on_look = check.on_look
@@ -153,10 +148,11 @@ async def _quotas(settings: Settings, kinds: frozenset[Kind], catalog: Catalog) 
 
 
 def _pipelines(settings: Settings, ingest: Ingest, quotas: Mapping[Kind, Quota]) -> dict[Kind, BatchPipeline]:
+    commits = GroupCommit(ingest)
     return {
         kind: BatchPipeline(
             kind,
-            ingest,
+            commits,
             limits=PipelineLimits(
                 batches_max=settings.batches_in_flight_max,
                 messages_max=_batch_max(settings, frozenset(quotas)),

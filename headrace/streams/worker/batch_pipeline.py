@@ -1,36 +1,33 @@
-"""One topic's batches in flight: stored side by side, committed one after another, acknowledged last and in order.
+"""One topic's batches in flight: stored side by side, committed in order, finished last and in order.
 
-Kafka stores one committed offset for each partition, which covers every message before it. So a batch is acknowledged
-only after the batch before it, and its events in the order in which they came, without an `await` in between.
+Kafka stores one committed offset for each partition, which covers every message before it. So a batch is finished only
+after the batch before it.
 """
 
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from headrace.runtime import metrics
 from headrace.runtime.crash_points import CrashPoint
 from headrace.runtime.errors import Exit
 from headrace.runtime.logs import Action, get_log
-from headrace.schemas.catalog_rows import KEY_BYTES, CommitResult, Outcomes, SourceKey
+from headrace.schemas.catalog_rows import KEY_BYTES, Outcomes, SourceKey
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CLOCK_SET_US_MIN
-from headrace.schemas.reject import RejectCode
-from headrace.store.errors import BlobsCollectedError, CatalogRefusedError, CatalogRevertedError
-from headrace.streams.core.batch_plan import one_by_one, row_batch
-from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs, held_bytes
+from headrace.store.errors import CatalogRevertedError
+from headrace.streams.core.delivery import ConsumedMessage, held_bytes
 from headrace.streams.core.erased import is_out
-from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
+from headrace.streams.core.examine import RejectedDelivery
 from headrace.streams.core.quota import Quota
-from headrace.streams.worker.ingest import Ingest, StoredBatch
-from headrace.streams.worker.ports import StreamEvent, StreamMessage
+from headrace.streams.worker.group_commit import Committed, GroupCommit
+from headrace.streams.worker.ingest import StoredBatch
+from headrace.streams.worker.ports import FetchedBatch
 from headrace.streams.worker.retry import HaltError
-
-_INT64_MAX = 2**63 - 1  # a producer's own time may be any number of milliseconds; the catalog holds microseconds
 
 HaltProcess: TypeAlias = Callable[[int, str], None]
 
@@ -44,54 +41,73 @@ class PipelineLimits:
     bytes_max: int
 
 
-class BatchPipeline:
-    """Takes in events of one kind and ingests them in batches. `halt` ends the process and does not return.
+class _Queued(NamedTuple):
+    """A message, the bytes that it holds, and the batch that it was fetched with."""
 
-    While fewer than `batches_max` batches are in flight, a submitted event starts at once; while all are busy, events
-    queue for the next batch, up to `messages_max`. So a lone event does not wait, and a backlog goes in full batches.
+    message: ConsumedMessage
+    size_bytes: int
+    fetched: FetchedBatch
+
+
+class _Batch:
+    """A batch in flight: its task, and whether its turn to commit has come, or never comes."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.is_committing = False
+        self.decided = asyncio.Event()
+
+
+class BatchPipeline:
+    """Takes in messages of one kind and ingests them in batches. `halt` ends the process and does not return.
+
+    While fewer than `batches_max` batches are in flight, a submitted message starts at once; while all are busy,
+    messages queue for the next batch, up to `messages_max`. So a lone message does not wait, and a backlog goes in full
+    batches.
     """
 
     def __init__(
         self,
         kind: Kind,
-        ingest: Ingest,
+        commits: GroupCommit,
         *,
         limits: PipelineLimits,
         quota: Quota,
         halt: HaltProcess,
     ) -> None:
         self._kind = kind
-        self._ingest = ingest
+        self._ingest = commits.ingest
+        self._commits = commits
         self._limits = limits
         self._quota = quota
         self._halt = halt
-        self._queue: deque[tuple[StreamEvent, int]] = deque()  # each with the bytes that it holds
+        self._queue: deque[_Queued] = deque()
         self._held_bytes = 0
-        self._batches: list[asyncio.Task[None]] = []
+        self._batches: list[_Batch] = []
         self._batch_ended = asyncio.Event()
         self._closed = False
 
-    async def submit(self, events: Sequence[StreamEvent]) -> None:
-        """Queue events as the limits allow, and wait while they do not; an event over `bytes_max` goes alone.
+    async def submit(self, fetched: FetchedBatch) -> None:
+        """Queue messages as the limits allow, and wait while they do not; a message over `bytes_max` goes alone.
 
-        Only one agent may call this: the order of the calls is the order of the acknowledgements.
+        Only one agent may call this: batches are finished in the order of the calls.
         """
-        for event in events:
-            size_bytes = size_of(event.message)
+        for message in fetched.messages:
+            size_bytes = held_bytes(message.key, message.value, message.headers)
             if not self._fits(size_bytes):
-                self._start_batches()  # the queue gets shorter only once its events are in flight
+                self._start_batches()  # the queue gets shorter only once its messages are in flight
             while not self._fits(size_bytes):
                 self._batch_ended.clear()
                 await self._batch_ended.wait()
-            self._queue.append((event, size_bytes))
+            self._queue.append(_Queued(message, size_bytes, fetched))
             self._held_bytes += size_bytes
         self._start_batches()
 
     async def drain(self) -> None:
-        """Accept no further event, and wait until every accepted one is acknowledged."""
+        """Accept no further message, and wait until every accepted one is finished."""
         self._closed = True
         while self._batches:
-            await asyncio.wait(list(self._batches))
+            await asyncio.wait([batch.task for batch in self._batches if batch.task])
 
     def _fits(self, size_bytes: int) -> bool:
         if self._closed:
@@ -105,39 +121,47 @@ class BatchPipeline:
         """Start batches from the queue while fewer than `batches_max` are in flight."""
         while self._queue and len(self._batches) < self._limits.batches_max:
             count = min(len(self._queue), self._limits.messages_max)
-            events, sizes_bytes = zip(*(self._queue.popleft() for _ in range(count)), strict=True)
+            queued = [self._queue.popleft() for _ in range(count)]
             previous = self._batches[-1] if self._batches else None
-            task = asyncio.create_task(self._run_batch(events, previous), name=f"{self._kind}-batch")
-            self._batches.append(task)
+            batch = _Batch()
+            batch.task = asyncio.create_task(self._run_batch(batch, queued, previous), name=f"{self._kind}-batch")
+            self._batches.append(batch)
             metrics.worker_batch_messages.labels(self._kind.value).observe(count)
             metrics.worker_batches_in_flight.labels(self._kind.value).inc()
-            task.add_done_callback(partial(self._on_batch_end, sum(sizes_bytes)))
+            batch.task.add_done_callback(partial(self._on_batch_end, batch, sum(item.size_bytes for item in queued)))
 
-    async def _run_batch(self, events: Sequence[StreamEvent], previous: "asyncio.Task[None] | None") -> None:
-        """Decode a batch, store its bodies, commit its rows, and acknowledge it."""
+    async def _run_batch(self, batch: _Batch, queued: Sequence[_Queued], previous: _Batch | None) -> None:
+        """Decode a batch, store its bodies, commit its rows, and finish it."""
         started_s = time.monotonic()
         try:
-            decoded = await self._ingest.decode(self._kind, [delivery_of(event.message) for event in events])
+            decoded = await self._ingest.decode(self._kind, [item.message for item in queued])
             stored = await self._ingest.store_bodies(decoded)
             if previous is not None:
+                await _committing(previous)
+            await self._check_quota(stored, previous)
+            batch.is_committing = True
+            batch.decided.set()
+            committed = await self._commits.commit(stored)
+            if previous is not None:
                 await _ended(previous)
-            self._check_quota(stored)
-            stored, committed = await commit_or_store_again(self._ingest, decoded, stored)
-            report(self._kind, stored, committed, started_s)
+            report(self._kind, committed, started_s)
             self._ingest.reached(CrashPoint.BEFORE_ACK)
-            for event in events:
-                event.ack()
-            await self._ingest.discard_claims(stored)
+            finish(queued)
+            await self._ingest.discard_claims(committed.batch)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing of the batch may be acknowledged
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing of the batch may be finished
             self._end(error)
+        finally:
+            batch.decided.set()
 
-    def _check_quota(self, stored: StoredBatch) -> None:
+    async def _check_quota(self, stored: StoredBatch, previous: _Batch | None) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
         # What was erased and comes again says nothing about a deploy or a source.
         bad = Counter(_source_of(rejection) for rejection in stored.rejected if not is_out(rejection))
         if self._quota.exceeded(time.monotonic(), Outcomes(len(stored.accepted), bad)):
+            if previous is not None:
+                await _ended(previous)
             raise HaltError(
                 Exit.QUOTA,
                 f"more than {self._quota.dead_letters_max} messages of several sources of {self._kind} rejected within "
@@ -154,17 +178,24 @@ class BatchPipeline:
             get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)
             self._halt(Exit.BROKEN, f"{type(root).__name__}: {root}")
 
-    def _on_batch_end(self, size_bytes: int, task: "asyncio.Task[None]") -> None:
-        self._batches.remove(task)
+    def _on_batch_end(self, batch: _Batch, size_bytes: int, task: "asyncio.Task[None]") -> None:
+        self._batches.remove(batch)
         self._held_bytes -= size_bytes
         metrics.worker_batches_in_flight.labels(self._kind.value).dec()
         if task.cancelled():
-            # The process is ending, and nothing may be acknowledged after a batch that was not finished.
+            # The process is ending, and nothing may be finished after a batch that was not.
             self._closed = True
             self._queue.clear()
             return
         self._start_batches()
         self._batch_ended.set()
+
+
+def finish(queued: Iterable[_Queued]) -> None:
+    """Finish messages that are durable, in the order of their batches."""
+    ends = {id(item.fetched): (item.fetched, item.message.offset + 1) for item in queued}
+    for fetched, next_offset in ends.values():
+        fetched.finish(next_offset)
 
 
 def _source_of(rejected: RejectedDelivery) -> SourceKey:
@@ -173,73 +204,37 @@ def _source_of(rejected: RejectedDelivery) -> SourceKey:
     return (rejected.message.key or b"")[:KEY_BYTES]
 
 
-async def commit_or_store_again(
-    ingest: Ingest, decoded: DecodedBatch, stored: StoredBatch
-) -> tuple[StoredBatch, CommitResult]:
-    """Commit a batch; if objects of it were collected as orphans since they were put, store its bodies again first.
-
-    Returns the batch as it was committed, and the result.
-    """
-    attempts = ingest.retry.attempts()
-    while True:
-        try:
-            return await _commit(ingest, stored)
-        except BlobsCollectedError as collected:
-            await attempts.wait(collected)
-        stored = await ingest.store_bodies(decoded)
-
-
-async def _commit(ingest: Ingest, stored: StoredBatch) -> tuple[StoredBatch, CommitResult]:
-    try:
-        return stored, await ingest.commit(stored)
-    except CatalogRefusedError as refused:
-        if not (refused.is_of_data and stored.accepted):
-            raise
-    # PostgreSQL does not say which row it refuses. What was committed before is not written twice.
-    decoded, committed = stored.decoded, CommitResult()
-    for message, rows in one_by_one(decoded, stored.rows):
-        rejections, result = await _commit_message(ingest, StoredBatch(message, rows))
-        decoded, committed = decoded.with_rejected(rejections), committed + result
-    return StoredBatch(decoded, stored.rows), committed
-
-
-async def _commit_message(ingest: Ingest, stored: StoredBatch) -> tuple[list[RejectedDelivery], CommitResult]:
-    """Commit a batch of one message; where the catalog cannot hold its values, commit it as a dead letter."""
-    try:
-        return [], await ingest.commit(stored)
-    except CatalogRefusedError as refused:
-        if not (refused.is_of_data and stored.accepted):
-            raise
-        reason = f"the catalog cannot hold it: error {refused.sqlstate} of PostgreSQL"
-    rejections = [reject(delivery, RejectCode.UNDECODABLE, reason) for delivery in stored.accepted]
-    decoded = stored.decoded.with_rejected(rejections)
-    rows = row_batch(decoded, {}, collection_epoch=stored.rows.collection_epoch)
-    return rejections, await ingest.commit(StoredBatch(decoded, rows))
-
-
-async def _ended(previous: "asyncio.Task[None]") -> None:
-    await asyncio.wait([previous])
-    if previous.cancelled():
+async def _committing(batch: _Batch) -> None:
+    """Wait until it is this batch's turn to commit; the next one follows it."""
+    await batch.decided.wait()
+    if not batch.is_committing:
         raise asyncio.CancelledError
 
 
-def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: float) -> None:
+async def _ended(batch: _Batch) -> None:
+    assert batch.task is not None
+    await asyncio.wait([batch.task])
+    if batch.task.cancelled():
+        raise asyncio.CancelledError
+
+
+def report(kind: Kind, committed: Committed, started_s: float) -> None:
     """Count and log the outcome of a batch."""
-    duplicates = committed.duplicates
-    metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.new_records))
+    stored, duplicates = committed.batch, committed.result.duplicates
+    metrics.worker_deliveries_total.labels(kind.value, "stored").inc(len(committed.result.new_records))
     metrics.worker_deliveries_total.labels(kind.value, "duplicate").inc(duplicates)
     metrics.worker_deliveries_total.labels(kind.value, "rejected").inc(len(stored.rejected))
     unset_clocks = sum(delivery.event.captured_at_us < CLOCK_SET_US_MIN for delivery in stored.accepted)
     metrics.worker_unset_clock_total.labels(kind.value).inc(unset_clocks)
     metrics.worker_bytes_total.labels(kind.value).inc(sum(delivery.size_bytes for delivery in stored.accepted))
-    metrics.worker_source_losses_total.labels("dropped").inc(committed.newly_dropped)
-    metrics.worker_source_losses_total.labels("damaged").inc(committed.newly_damaged)
-    if committed.newly_dropped or committed.newly_damaged:
+    metrics.worker_source_losses_total.labels("dropped").inc(committed.result.newly_dropped)
+    metrics.worker_source_losses_total.labels("damaged").inc(committed.result.newly_damaged)
+    if committed.result.newly_dropped or committed.result.newly_damaged:
         get_log().error(
             Action.LOST,
             kind=kind.value,
-            dropped=committed.newly_dropped,
-            damaged=committed.newly_damaged,
+            dropped=committed.result.newly_dropped,
+            damaged=committed.result.newly_damaged,
             why="spools of sources report events that they could not keep",
             hint="`headrace lost` lists them by source; docs/runbook.md, Sources lost events",
         )
@@ -259,33 +254,8 @@ def report(kind: Kind, stored: StoredBatch, committed: CommitResult, started_s: 
     get_log().debug(
         Action.BATCH_STORED,
         kind=kind.value,
-        stored=len(committed.new_records),
+        stored=len(committed.result.new_records),
         duplicates=duplicates,
         rejected=len(stored.rejected),
         seconds=round(time.monotonic() - started_s, 3),
     )
-
-
-def size_of(message: StreamMessage) -> int:
-    """Return the bytes that a message holds in memory."""
-    return held_bytes(message.key, message.value, _pairs(message.headers))
-
-
-def delivery_of(message: StreamMessage) -> ConsumedMessage:
-    """Return Faust's message as a plain value."""
-    return ConsumedMessage(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        timestamp_us=max(-_INT64_MAX, min(round((message.timestamp or 0) * 1_000_000), _INT64_MAX)),
-        key=message.key,
-        value=message.value,
-        headers=_pairs(message.headers),
-    )
-
-
-def _pairs(headers: object) -> HeaderPairs:
-    if not headers:
-        return ()
-    items = headers.items() if isinstance(headers, dict) else headers
-    return tuple((str(name), value or b"") for name, value in items)  # type: ignore[attr-defined]

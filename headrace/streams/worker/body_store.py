@@ -1,7 +1,7 @@
 """The bodies of a batch, made durable: staged ones promoted, the others put, several at a time."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ from headrace.streams.worker.retry import Retry
 
 PUTS_AT_ONCE_MAX = 16  # of one process: MinIO on two cores is saturated by about as many
 HEAD_BYTES = 256 * 1024  # of a staged body: enough for the header of any image and the boxes before a movie's data
+# Below it, a thread would cost more than it saves: each turn of the interpreter's lock takes up to 5 ms.
+INLINE_BYTES_MAX = 4 * 1024 * 1024
 PROMOTIONS_AT_ONCE_MAX = 4  # each holds two chunks of 4 MiB
 
 T = TypeVar("T")
@@ -99,8 +101,9 @@ class BodyStore:
 
     async def _put_packed(self, kind: Kind, deliveries: Sequence[AcceptedDelivery]) -> dict[str, StoredAt]:
         members = [(delivery.digest, delivery.body or b"") for delivery in deliveries]
-        tar, spans = await asyncio.to_thread(pack.build, members)
-        key = pack_key(await asyncio.to_thread(sha256_hex, tar))
+        size_bytes = sum(len(body) for _, body in members)
+        tar, spans = await in_thread_if_large(size_bytes, partial(pack.build, members))
+        key = pack_key(await in_thread_if_large(len(tar), partial(sha256_hex, tar)))
         await self._put(key, tar, pack.MEDIA_TYPE)
         self._count(kind)
         return {delivery.digest: StoredAt(key, offset) for delivery, (offset, _) in zip(deliveries, spans, strict=True)}
@@ -117,6 +120,11 @@ class BodyStore:
 
 def _sighting_key(kind: Kind, delivery: AcceptedDelivery) -> SightingKey:
     return SightingKey(record_id(kind, delivery.digest), delivery.event.site, delivery.event.source_id)
+
+
+async def in_thread_if_large(size_bytes: int, call: Callable[[], T]) -> T:
+    """Call a function of so many bytes on the event loop, or in a thread where it would block it for too long."""
+    return call() if size_bytes <= INLINE_BYTES_MAX else await asyncio.to_thread(call)
 
 
 async def _gather(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -4,7 +4,6 @@ Every step may be repeated, so a transient fault repeats only that step, and a c
 loop that runs the steps, and acknowledges, is in `batch_pipeline.py`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from headrace.streams.core.batch_plan import row_batch, store_plan
 from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in
 from headrace.streams.core.erased import digests_of, erased_claims, without_erased
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
-from headrace.streams.worker.body_store import BodyStore
+from headrace.streams.worker.body_store import BodyStore, in_thread_if_large
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry
 
@@ -68,7 +67,8 @@ class Ingest:
         progress = progress_of(messages)
         messages = await self._at_original_positions(messages)
         with worker_step_seconds.labels(Step.DECODE).time():
-            batch = await asyncio.to_thread(self._examine, kind, messages)
+            size_bytes = sum(len(message.value or b"") for message in messages)
+            batch = await in_thread_if_large(size_bytes, partial(self._examine, kind, messages))
         return replace(batch, progress=progress)
 
     async def store_bodies(self, batch: DecodedBatch) -> StoredBatch:
@@ -85,14 +85,14 @@ class Ingest:
         rows = row_batch(batch, bodies.stored_at, collection_epoch=collection_epoch)
         return StoredBatch(batch, rows)
 
-    async def commit(self, batch: StoredBatch) -> CommitResult:
+    async def commit(self, rows: RowBatch) -> CommitResult:
         """Write the rows of a batch in one transaction.
 
         Raises:
             BlobsCollectedError: objects of the batch were collected since they were put: store the bodies again.
         """
         with worker_step_seconds.labels(Step.CATALOG).time():
-            return await self.retry(lambda: self._catalog.commit(batch.rows))
+            return await self.retry(lambda: self._catalog.commit(rows))
 
     async def discard_claims(self, batch: StoredBatch) -> None:
         """Delete the staged bodies of a committed batch; those that a crash leaves behind are collected later."""

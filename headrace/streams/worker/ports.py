@@ -7,6 +7,7 @@ from uuid import UUID
 
 from headrace.schemas.catalog_rows import BlobLocation, CommitResult, Original, RowBatch, SightingKey, Tombstone
 from headrace.store.blobs.staging import StagedBody
+from headrace.streams.core.delivery import ConsumedMessage
 
 
 class BlobPort(Protocol):
@@ -64,24 +65,12 @@ class IngestPorts:
     catalog: CatalogPort
 
 
-class StreamEvent(Protocol):
-    """A message that Faust delivered and that is not acknowledged yet."""
+class FetchedBatch(Protocol):
+    """Messages of one partition in a row, in the order of their offsets, which are not finished yet."""
 
     @property
-    def message(self) -> "StreamMessage":
-        """The message as Kafka delivered it."""
+    def messages(self) -> Sequence[ConsumedMessage]:
+        """The messages."""
 
-    def ack(self) -> bool:
-        """Acknowledge the message."""
-
-
-class StreamMessage(Protocol):
-    """The fields of Faust's message that are used."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: float
-    key: bytes | None
-    value: bytes | None
-    headers: object
+    def finish(self, next_offset: int) -> None:
+        """Note that every message of the batch below this offset is durable, and may be committed to Kafka."""

@@ -24,7 +24,7 @@ REBALANCE_TIMEOUT_S = 180.0  # above the processing deadline: a process that can
 REQUEST_TIMEOUT_S = 90.0  # or the session timeout if that is longer, as Faust requires
 METADATA_AGE_MS_MAX = 30_000  # how long partitions that were added may go unnoticed; Faust's own default is 5 minutes
 COMMIT_INTERVAL_S = 1.0
-FETCH_BYTES_SMALL = 1024 * 1024
+FETCH_BYTES_SMALL = 4 * 1024 * 1024
 FETCH_BYTES_LARGE = 8 * 1024 * 1024  # of each partition: fewer, larger fetches cost less
 
 
@@ -41,9 +41,9 @@ SMALL = Group("headrace-small", frozenset({Kind.CID, Kind.LDO}), FETCH_BYTES_SMA
 LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_LARGE)
 
 
-def buffer_messages(kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
-    """Return how many messages fit in a buffer of `buffer_bytes_max`, because Faust's back-pressure counts messages."""
-    return max(1, buffer_bytes_max // (_message_bytes_max(kinds) + HEADERS_MAX * HEADER_BYTES))
+def buffer_batches(group: Group, kinds: frozenset[Kind], buffer_bytes_max: int) -> int:
+    """Return how many fetched batches fit in a buffer of `buffer_bytes_max`: Faust's back-pressure counts them."""
+    return max(1, buffer_bytes_max // (group.fetch_bytes + _message_bytes_max(kinds) + HEADERS_MAX * HEADER_BYTES))
 
 
 def _message_bytes_max(kinds: frozenset[Kind]) -> int:
@@ -67,7 +67,7 @@ def faust_app(settings: Settings, group: Group, kinds: frozenset[Kind]) -> Any:
         consumer_auto_offset_reset="earliest",
         consumer_metadata_max_age_ms=METADATA_AGE_MS_MAX,
         consumer_max_fetch_size=group.fetch_bytes,
-        stream_buffer_maxsize=buffer_messages(kinds, settings.buffer_bytes_max),
+        stream_buffer_maxsize=buffer_batches(group, kinds, settings.buffer_bytes_max),
         stream_wait_empty=False,
         value_serializer="raw",
         key_serializer="raw",

@@ -13,7 +13,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.digest import blob_key, derived_key, erased_key, event_id, record_id, staging_key
 from headrace.schemas.events import Frame, Kind
 from headrace.store.blobs.blob_store import Blobs, once
-from headrace.streams.worker.batch_pipeline import commit_or_store_again
+from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.erase.erase_runs import erase, fsck_is_clean
 from tests.commands import run_in_process
@@ -158,9 +158,9 @@ async def test_a_worker_that_had_stored_the_bytes_before_commits_them_no_more(
     decoded = await ingest.decode(Kind.FRAME, line.published(first, new))
     stored = await ingest.store_bodies(decoded)
     await erase(settings, first.sha256, "--yes")
-    committed, result = await commit_or_store_again(ingest, decoded, stored)
-    assert [rejection.code for rejection in committed.rejected] == ["erased"]
-    assert result.new_records == {record_id(Kind.FRAME, new.sha256)}
+    committed = await commit_or_store_again(ingest, stored)
+    assert [rejection.code for rejection in committed.batch.rejected] == ["erased"]
+    assert committed.result.new_records == {record_id(Kind.FRAME, new.sha256)}
     assert await sql.fetchval("select count(*) from records") == 1
     assert await blobs.stat(blob_key(first.sha256)) is None
     await fsck_is_clean(settings)
@@ -221,8 +221,8 @@ async def test_a_staged_body_that_comes_again_is_neither_promoted_nor_left_in_st
     await blobs.put_stream(claim, once(whole.body))
     ingest = line.ingest()
     decoded = await ingest.decode(Kind.FRAME, line.published(staged))
-    committed, _ = await commit_or_store_again(ingest, decoded, await ingest.store_bodies(decoded))
-    await ingest.discard_claims(committed)
+    committed = await commit_or_store_again(ingest, await ingest.store_bodies(decoded))
+    await ingest.discard_claims(committed.batch)
     assert await sql.fetchval("select code from dead_letters") == "erased"
     assert await blobs.stat(claim) is None
     assert await blobs.stat(blob_key(whole.sha256)) is None

@@ -16,7 +16,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import QUARANTINE_PREFIX
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
 from headrace.store.errors import CatalogUnavailableError
-from headrace.streams.worker.batch_pipeline import commit_or_store_again
+from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, frame
 from tests.batch.fsck.damage import fsck
 
@@ -53,7 +53,7 @@ async def test_a_blob_that_comes_again_while_it_is_collected_is_never_lost(
 
             async def worker(messages: Any = messages) -> None:
                 decoded = await ingest.decode(Kind.FRAME, messages)
-                await commit_or_store_again(ingest, decoded, await ingest.store_bodies(decoded))
+                await commit_or_store_again(ingest, await ingest.store_bodies(decoded))
 
             count, _ = await asyncio.gather(collect(), worker())
             removed += count
@@ -77,7 +77,7 @@ async def test_every_step_of_a_collection_against_every_step_of_a_worker(
         async with OrphanGc.open(postgres_dsn) as collection:
             assert await collection.mark([key]) == [key]
             stored = stored or await ingest.store_bodies(decoded)
-            committing = asyncio.create_task(commit_or_store_again(ingest, decoded, stored))
+            committing = asyncio.create_task(commit_or_store_again(ingest, stored))
             await asyncio.sleep(0.1)
             assert not committing.done(), "it waits for the release"
             await blobs.delete(key)
@@ -99,7 +99,7 @@ async def test_a_worker_that_comes_late_with_an_old_generation_puts_again(
         for name in await collection.mark([key]):
             await blobs.delete(name)
         await collection.release()
-    await commit_or_store_again(ingest, decoded, stored)
+    await commit_or_store_again(ingest, stored)
     assert await blobs.get(key) == event.body
 
 

@@ -1,26 +1,34 @@
-"""A JSON value type: Faust decodes the values before the agent sees them.
+"""A JSON value type: values are decoded before the pipeline sees them.
 
-What it cannot decode it acknowledges first and reports afterwards, to a log (`faust/transport/conductor.py`, where
-`ValueDecodeError` is caught).
+What cannot be decoded is skipped, as Faust does with a value of a wrong type: it acknowledges it first and reports it
+afterwards, to a log (`faust/transport/conductor.py`, where `ValueDecodeError` is caught).
 """
 
 from typing import Any
 
-from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
-from headrace.streams.worker import agents
-from headrace.streams.worker.batch_pipeline import BatchPipeline
+import orjson
+from faust.types import TP
 
-
-def _register(app: Any, kind: Kind, pipeline: BatchPipeline, *, batch_messages_max: int, linger_s: float) -> None:
-    async def take(stream: Any) -> None:
-        async for events in stream.noack_take(batch_messages_max, within=linger_s):
-            await pipeline.submit(events)
-
-    topic = app.topic(input_topic(kind).name, value_serializer="json", key_serializer="raw")
-    app.agent(topic, name=f"{kind}s", concurrency=1)(take)
+from headrace.streams.worker.faust import direct_consumer
 
 
 def apply() -> None:
-    """Let Faust decode."""
-    agents.register = _register
+    """Skip what is no JSON."""
+    deliver = direct_consumer.DirectConsumer._deliver
+
+    async def decoded(self: Any, records: dict[Any, list[Any]], active: Any) -> None:
+        decodable = {key: list(filter(_is_json, fetched)) for key, fetched in records.items()}
+        await deliver(self, decodable, active)
+        for key, fetched in records.items():
+            if fetched and not decodable[key]:
+                self.finish(TP(*key), fetched[-1].offset + 1, self.app.consumer_generation_id)
+
+    direct_consumer.DirectConsumer._deliver = decoded  # type: ignore[assignment, method-assign]
+
+
+def _is_json(record: Any) -> bool:
+    try:
+        orjson.loads(record.value)
+    except orjson.JSONDecodeError:
+        return False
+    return True

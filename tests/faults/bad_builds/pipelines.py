@@ -1,27 +1,25 @@
 """Pipelines that do their steps in another order: the next batch does not wait, or Kafka hears before PostgreSQL."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-from headrace.streams.worker.batch_pipeline import BatchPipeline, delivery_of
-from headrace.streams.worker.ports import StreamEvent
-
-_run_batch = BatchPipeline._run_batch
+from headrace.streams.worker.batch_pipeline import BatchPipeline, finish
+from headrace.streams.worker.group_commit import commit_or_store_again
 
 
-async def _alone(self: BatchPipeline, events: Sequence[StreamEvent], _previous: Any) -> None:
-    await _run_batch(self, events, None)
+async def _alone(self: BatchPipeline, _batch: Any, queued: Any, _previous: Any) -> None:
+    decoded = await self._ingest.decode(self._kind, [item.message for item in queued])
+    await commit_or_store_again(self._ingest, await self._ingest.store_bodies(decoded))
+    finish(queued)
 
 
-async def _ack_first(self: BatchPipeline, events: Sequence[StreamEvent], previous: Any) -> None:
-    decoded = await self._ingest.decode(self._kind, [delivery_of(event.message) for event in events])
+async def _ack_first(self: BatchPipeline, _batch: Any, queued: Any, previous: Any) -> None:
+    decoded = await self._ingest.decode(self._kind, [item.message for item in queued])
     stored = await self._ingest.store_bodies(decoded)
     if previous is not None:
-        await asyncio.wait([previous])
-    for event in events:
-        event.ack()
-    await self._ingest.commit(stored)
+        await asyncio.wait([previous.task])
+    finish(queued)
+    await self._ingest.commit(stored.rows)
 
 
 def overtaking() -> None:
@@ -31,4 +29,4 @@ def overtaking() -> None:
 
 def ack_before_commit() -> None:
     """Acknowledge a batch whose bodies are stored, and commit it afterwards."""
-    BatchPipeline._run_batch = _ack_first  # type: ignore[method-assign]
+    BatchPipeline._run_batch = _ack_first  # type: ignore[assignment, method-assign]

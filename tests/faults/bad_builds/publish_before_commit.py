@@ -40,10 +40,11 @@ def apply() -> None:
 
     async def already_out(
         self: Catalog, connection: Any, batch: RowBatch, records: set[UUID], letters: set[UUID]
-    ) -> None:
-        await insert_outbox(self, connection, batch, records, letters)
+    ) -> bool:
+        announces = await insert_outbox(self, connection, batch, records, letters)
         ids = [event_id(record) for record in records]
         await connection.execute("update outbox set published_at = now() where event_id = any($1::uuid[])", ids)
+        return announces
 
     Catalog.commit = announced_first  # type: ignore[assignment, method-assign]
     Catalog._insert_outbox = already_out  # type: ignore[assignment, method-assign]

@@ -9,10 +9,19 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.schemas.catalog_rows import CommitResult, LossRow
 from headrace.schemas.digest import blob_key, dead_letter_id, record_id, staging_key
 from headrace.schemas.events import InputEvent, Kind, kind_of
 from headrace.schemas.limits import PACKED_BYTES_MAX
-from headrace.streams.core.batch_plan import StoredAt, StorePlan, headers_json, row_batch, store_plan
+from headrace.streams.core.batch_plan import (
+    StoredAt,
+    StorePlan,
+    headers_json,
+    merged,
+    results_of_each,
+    row_batch,
+    store_plan,
+)
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png, raw_delivery
 
@@ -198,3 +207,33 @@ def test_whatever_the_batch_every_message_is_accounted_for_once(
 def test_two_kinds_never_share_a_record() -> None:
     body = mp4()
     assert record_id(Kind.CLIP, accepted(clip(body)).digest) != record_id(Kind.FRAME, accepted(clip(body)).digest)
+
+
+def test_merged_batches_have_every_row_in_order_and_the_highest_losses_of_each_spool() -> None:
+    first = row_batch(decoded(Kind.CID, accepted(cid("A")), refused(b"junk", offset=1)), {})
+    second = row_batch(decoded(Kind.CID, accepted(cid("B"), offset=2), accepted(cid("A"), offset=3)), {})
+    low, high = (LossRow(site="plant", source_id="s", spool="x", dropped=n, damaged=9 - n) for n in (3, 5))
+    together = merged(
+        [replace(first, losses=[high], progress={("t", 0): 2}), replace(second, losses=[low], progress={("t", 0): 4})]
+    )
+    assert together is not None
+    assert together.records == [*first.records, *second.records]
+    assert [row.offset for row in together.sightings] == [0, 2, 3]
+    assert together.dead_letters == first.dead_letters
+    assert together.losses == [replace(high, damaged=6)]
+    assert together.progress == {("t", 0): 4}
+    assert merged([replace(first, collection_epoch=1), replace(second, collection_epoch=2)]) is None
+    epochs = merged([replace(first, collection_epoch=None), replace(second, collection_epoch=2)])
+    assert epochs is not None
+    assert epochs.collection_epoch == 2
+
+
+def test_what_is_new_of_merged_batches_counts_once_and_for_the_first() -> None:
+    first = row_batch(decoded(Kind.CID, accepted(cid("A"))), {})
+    second = row_batch(decoded(Kind.CID, accepted(cid("A"), offset=1), accepted(cid("B"), offset=2)), {})
+    new = frozenset(row.record_id for row in second.records)
+    results = list(results_of_each([first, second], CommitResult(new_records=new, newly_dropped=4)))
+    assert [(len(result.new_records), result.duplicates, result.newly_dropped) for result in results] == [
+        (1, 0, 4),
+        (1, 1, 0),
+    ]

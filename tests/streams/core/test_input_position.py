@@ -1,25 +1,9 @@
-"""What the offsets of group, topic and catalog mean together, and that offsets without a message cost nothing."""
-
-import asyncio
-import tracemalloc
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+"""What the offsets of group, topic and catalog mean together."""
 
 import pytest
-from faust.types import TP, ConsumerMessage
-from hypothesis import given
-from hypothesis import strategies as st
 
-from headrace.runtime.settings import load_settings
-from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
 from headrace.streams.core.input_position import CatalogBehind, Continues, InputPosition, Verdict, judge
-from headrace.streams.worker.faust.direct_consumer import next_offset
-from headrace.streams.worker.profile import SMALL, faust_app
 
-TOPIC = input_topic(Kind.CID).name
-PARTITION = TP(TOPIC, 0)
 NONE = range(0)
 
 
@@ -64,83 +48,3 @@ def test_a_topic_with_another_id_is_read_from_its_start_whatever_the_offsets_say
     verdict = judge(position)
     assert isinstance(verdict, Continues)
     assert (verdict.next_offset, list(verdict.lost), verdict.restarted) == (low, list(lost), True)
-
-
-def done_by_hand(committed: int | None, acked: Sequence[int], gaps: Sequence[range]) -> int | None:
-    """The definition: the offset after the last acknowledged one that nothing unfinished precedes."""
-    if not acked:
-        return None
-    finished = set(acked) | {offset for gap in gaps for offset in gap}
-    position = first = acked[0] if committed is None else committed
-    while position in finished or position < first:
-        position += 1
-    below = [offset for offset in acked if offset < position]
-    done = max(below, default=-1) + 1
-    return done if below and done > (committed or 0) else None
-
-
-@given(
-    st.lists(st.sampled_from("agu"), max_size=30),  # acknowledged, no message, unfinished
-    st.one_of(st.none(), st.integers(0, 5)),
-)
-def test_the_offset_to_commit_is_that_of_its_definition(offsets: list[str], committed: int | None) -> None:
-    start = committed or 0
-    acked = [start + at for at, what in enumerate(offsets) if what == "a"]
-    gaps = [range(start + at, start + at + 1) for at, what in enumerate(offsets) if what == "g"]
-    left = deque(gaps)
-    offset, count = next_offset(committed, acked, left)
-    assert offset == done_by_hand(committed, acked, gaps)
-    # What is left must not be needed again, and nothing that is needed may be gone.
-    assert all(at < (offset or 0) for at in acked[:count])
-    assert [gap for gap in gaps if gap.start >= (offset if offset is not None else start)] == list(left)
-
-
-def message(offset: int) -> ConsumerMessage:
-    return ConsumerMessage(
-        topic=TOPIC,
-        partition=0,
-        offset=offset,
-        timestamp=0.0,
-        timestamp_type=0,
-        headers={},
-        key=None,
-        value=b"",
-        checksum=None,
-        serialized_key_size=0,
-        serialized_value_size=0,
-        tp=PARTITION,
-    )
-
-
-async def test_a_gap_of_millions_of_offsets_costs_nothing() -> None:
-    app = faust_app(load_settings(_env_file=None), SMALL, SMALL.kinds)
-    app.topics.acks_enabled_for = lambda _topic: True
-    delivered: list[Any] = []
-
-    async def deliver(received: Any) -> None:
-        await asyncio.sleep(0)
-        delivered.append(received)
-
-    consumer = app.transport.create_consumer(
-        callback=deliver, on_partitions_revoked=deliver, on_partitions_assigned=deliver
-    )
-
-    async def fetched() -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        for offset in (0, 5_000_000, 5_000_001, 60_000_000):
-            yield PARTITION, message(offset)
-
-    consumer._read_offset[PARTITION] = consumer._committed_offset[PARTITION] = 0
-    tracemalloc.start()
-    try:
-        await consumer._deliver(fetched())
-        for received in delivered[:-1]:
-            consumer.ack(received)
-        assert consumer._new_offset(PARTITION) == 5_000_002
-        consumer._committed_offset[PARTITION] = 5_000_002
-        assert consumer._new_offset(PARTITION) is None
-        consumer.ack(delivered[-1])
-        assert consumer._new_offset(PARTITION) == 60_000_001
-        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
-    finally:
-        tracemalloc.stop()
-        consumer._thread.thread_loop.close()  # its thread, which would close it, was never started

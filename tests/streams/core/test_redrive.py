@@ -13,7 +13,7 @@ from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_headers
 from headrace.schemas.topics import input_topic
 from headrace.streams.core.delivery import ConsumedMessage, as_original, redrives_in
-from headrace.streams.worker.batch_pipeline import commit_or_store_again
+from headrace.streams.worker.group_commit import commit_or_store_again
 from headrace.streams.worker.ingest import Ingest, StoredBatch
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry, RetryPolicy
@@ -73,7 +73,7 @@ def ingest_of(catalog: FakeCatalog, blobs: FakeBlobs) -> Ingest:
 
 async def ingested(ingest: Ingest, message: ConsumedMessage) -> StoredBatch:
     stored = await ingest.store_bodies(await ingest.decode(Kind.CID, [message]))
-    await ingest.commit(stored)
+    await ingest.commit(stored.rows)
     return stored
 
 
@@ -117,8 +117,8 @@ async def test_a_batch_whose_objects_were_collected_is_put_again_and_then_commit
     stored = await ingest.store_bodies(decoded)
     blobs.objects.clear()
     catalog._blobs = None  # the fake would insist on the bytes at the first try
-    stored, committed = await asyncio.wait_for(commit_or_store_again(ingest, decoded, stored), 5)
-    assert len(committed.new_records) == 1
+    committed = await asyncio.wait_for(commit_or_store_again(ingest, stored), 5)
+    assert len(committed.result.new_records) == 1
     assert len(journal.of("put")) == 3
     assert len(blobs.objects) == 1
-    assert record_id(Kind.CID, stored.rows.records[0].digest.hex()) in catalog.records
+    assert record_id(Kind.CID, committed.batch.rows.records[0].digest.hex()) in catalog.records

@@ -1,25 +1,29 @@
-"""Faust's consumer without the two tasks for each message that cost a third of its time.
+"""Faust's consumer with the messages of a fetch as one item, and one committed offset for each partition.
 
-Faust delivers each message through `wait_first(callback(message), suspend_flow.wait())`, which creates and cancels two
-tasks so that a rebalance can interrupt a full buffer. Here the callback is awaited directly while messages flow; a
-rebalance meanwhile stops the fetcher, which cancels this loop, and messages of an older generation are skipped by the
-stream and delivered again. Everything else is as in faust-streaming 0.15.3, `faust/transport/consumer.py`,
-`Consumer._drain_messages`, except for offsets without a message: Faust expands them into a list, 63 MiB for each
-million; here they are one range. Offsets that retention deleted before they were read are reported.
+Faust hands on message by message, each through two tasks and a queue, and keeps a list of acknowledged offsets and of
+those without a message. Here all messages of a partition that were fetched together pass as one `FetchedBatch`, which
+Faust never acknowledges; its last durable offset is what is committed. The delivery is awaited
+directly; a rebalance meanwhile stops the fetcher, which cancels this loop, and batches of an older generation are
+skipped by the stream and delivered again. Everything else is as in faust-streaming 0.15.3,
+`faust/transport/consumer.py`, `Consumer._drain_messages` and `getmany`. Offsets that retention deleted before they were
+read are reported.
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import faust
 from aiokafka.consumer import subscription_state
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
-_YIELD_EVERY_MESSAGES = 100  # lets the event loop run, and with it the heartbeat
+from headrace.streams.core.delivery import ConsumedMessage
+
 _FETCH_WAIT_S = 1.0
+_INT64_MAX = 2**63 - 1  # a producer's own time may be any number of milliseconds; the catalog holds microseconds
 
 OnAssigned: TypeAlias = Callable[[Iterable[TP]], Awaitable[frozenset[TP]]]
 """Called before anything of an assignment is read; returns the partitions whose committed offset is void."""
@@ -27,76 +31,83 @@ OnDeleted: TypeAlias = Callable[[TP, int, int], Awaitable[None]]
 """Called with a partition, the first offset that retention deleted before it was read, and the one after the last."""
 
 
-def next_offset(committed: int | None, acked: list[int], gaps: "deque[range]") -> tuple[int | None, int]:
-    """Return the offset to commit and how many of `acked` are below it; the offset is None if nothing new is done.
+class FetchedBatch(ConsumerMessage):
+    """Messages of one partition in a row, which Faust carries as one message without a value."""
 
-    `acked` is sorted; `gaps` are offsets without a message, in order. A gap counts as done with the message after it.
-    Gaps below the returned offset are removed.
-    """
-    position, count = committed, 0
-    for offset in acked:
-        if position is not None and offset > _after_gaps(position, gaps):
-            break
-        position, count = max(position or 0, offset + 1), count + 1
-        while gaps and gaps[0].stop <= position:
-            gaps.popleft()
-    return (position if count and position != committed else None), count
+    __slots__ = ("_consumer", "messages")
 
+    def __init__(self, consumer: "DirectConsumer", tp: TP, messages: Sequence[ConsumedMessage]) -> None:
+        """Take messages of `tp`, in the order of their offsets; there is at least one."""
+        last = messages[-1]
+        super().__init__(
+            *(tp.topic, tp.partition, last.offset, last.timestamp_us / 1e6, 0),
+            *(None, None, None, None),  # headers, key, value and checksum
+            tp=tp,
+            generation_id=consumer.app.consumer_generation_id,
+        )
+        self._consumer = consumer
+        self.messages = messages
 
-def _after_gaps(position: int, gaps: Iterable[range]) -> int:
-    for gap in gaps:
-        if gap.start > position:
-            break
-        position = max(position, gap.stop)
-    return position
+    def ack(self, _consumer: Any, n: int = 1) -> bool:  # noqa: ARG002 - Faust's interface
+        """Do nothing: Faust acknowledges what it skips."""
+        return False
+
+    def finish(self, next_offset: int) -> None:
+        """Let the messages below this offset be committed, unless the partition was assigned anew meanwhile."""
+        self._consumer.finish(self.tp, next_offset, self.generation_id)
 
 
 class DirectConsumer(driver.Consumer):
-    """Delivers messages without creating tasks for each."""
+    """Delivers the messages of each fetch as one batch."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._gaps: defaultdict[TP, deque[range]] = defaultdict(deque)
+        self._finished: dict[TP, int] = {}  # the next offset to read of each partition, after all that are durable
         self._void: frozenset[TP] = frozenset()
         self._headrace: FaustApp = self.app  # type: ignore[assignment]
 
+    def finish(self, tp: TP, next_offset: int, generation_id: int | None) -> None:
+        """Let the messages below this offset be committed; those of an older generation are delivered again."""
+        if generation_id == self.app.consumer_generation_id:
+            self._finished[tp] = max(next_offset, self._finished.get(tp, 0))
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Let the app look at the partitions before anything of them is read."""
+        self._finished.clear()
         self._void = await self._headrace.on_assigned(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Forget the gaps of partitions that go to another member."""
-        for tp in revoked:
-            self._gaps.pop(tp, None)
+        """Commit what is finished of partitions that may go to another member; Faust forgets it first."""
+        await self.commit()
         await super().on_partitions_revoked(revoked)
 
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; where they are void, everything that the partition has is to be read."""
         await super().perform_seek()
-        self._gaps.clear()
         for tp in self._void:
             self._read_offset[tp] = self._committed_offset[tp] = None
         if self._void:
             # A committed offset of an older topic may lie within the one that is there now.
             await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, self._void))
 
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return (tp for tp in list(self._finished) if topics is None or tp in topics or tp.topic in topics)
+
     def _new_offset(self, tp: TP) -> int | None:
-        acked = self._acked[tp]
-        acked.sort()
-        offset, count = next_offset(self._committed_offset[tp], acked, self._gaps[tp])
-        if offset is not None:
-            self._void -= {tp}
-        self._acked_index[tp].difference_update(acked[:count])
-        del acked[:count]
+        offset = self._finished.get(tp)
+        if offset is None or offset == self._committed_offset[tp]:
+            return None
+        self._void -= {tp}
         return offset
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             while not (self.should_stop or fetcher.should_stop):
-                messages = self.getmany(timeout=_FETCH_WAIT_S)
                 await asyncio.sleep(0)
-                await self._deliver(messages)
+                records, active = await self._wait_next_records(_FETCH_WAIT_S)
+                if not await self._deliver(records or {}, active):
+                    await self._seek_back()
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -104,31 +115,41 @@ class DirectConsumer(driver.Consumer):
             if not self.transport.app.should_stop:
                 raise
 
-    async def _deliver(self, messages: Any) -> None:
-        delivered = 0
-        async for tp, message in messages:
-            delivered += 1
-            if delivered % _YIELD_EVERY_MESSAGES == 0:
-                await asyncio.sleep(0)
-            expected = self._read_offset[tp]
-            if expected is not None and message.offset < expected:
-                continue
-            if expected is not None and message.offset > expected:
-                await self._skip(tp, expected, message.offset)
-            if self.flow_active:
-                await self.callback(message)
-            else:
-                await self.wait_first(self.callback(message), self.suspend_flow.wait())
-            self._read_offset[tp] = message.offset + 1
+    async def _seek_back(self) -> None:
+        # What was fetched and not delivered is fetched again: a later batch would finish it.
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - as Faust does: the rebalance that follows seeks again
+            self.log.warning("cannot seek to the committed offsets: %r", error)
 
-    async def _skip(self, tp: TP, start: int, end: int) -> None:
-        """Count offsets without a message as done: transaction markers, compacted messages, and deleted ones."""
+    async def _deliver(self, records: Mapping[TP, list[Any]], active: set[TP] | None) -> bool:
+        """Deliver what was fetched; return False if a rebalance began, and the rest was not delivered."""
+        generation_id = self.app.consumer_generation_id
+        for key, fetched in records.items():
+            tp = TP(*key)  # aiokafka's own type of it
+            if active is not None and tp not in active:
+                continue
+            expected = self._read_offset[tp]
+            if expected is not None:
+                fetched = [record for record in fetched if record.offset >= expected]  # noqa: PLW2901
+            if not fetched:
+                continue
+            if expected is not None and fetched[0].offset > expected:
+                await self._report_deleted(tp, expected, fetched[0].offset)
+            if not self.flow_active or self.app.consumer_generation_id != generation_id:
+                return False
+            batch = FetchedBatch(self, tp, [consumed_message(tp, record) for record in fetched])
+            await self.callback(batch)
+            self._read_offset[tp] = batch.offset + 1
+        return self.flow_active
+
+    async def _report_deleted(self, tp: TP, start: int, end: int) -> None:
+        """Report what retention deleted; other offsets without a message are markers, or were compacted."""
         thread: _CommittedThread = self._thread  # type: ignore[assignment]
         for deleted in thread.take_deleted(tp, end):
             first, after_last = max(start, deleted.start), min(end, deleted.stop)
             if first < after_last:
                 await self._headrace.on_deleted(tp, first, after_last)
-        self._gaps[tp].append(range(start, end))
 
     def on_buffer_full(self, tp: Any) -> None:
         """Keep fetching: a full buffer already blocks the delivery of the next message.
@@ -141,6 +162,19 @@ class DirectConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> Any:
         return _CommittedThread(self, loop=self.loop, beacon=self.beacon)
+
+
+def consumed_message(tp: TP, record: Any) -> ConsumedMessage:
+    """Return aiokafka's record as a plain value."""
+    return ConsumedMessage(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=record.offset,
+        timestamp_us=max(-_INT64_MAX, min((record.timestamp or 0) * 1000, _INT64_MAX)),
+        key=record.key,
+        value=record.value,
+        headers=tuple((str(name), value or b"") for name, value in record.headers or ()),
+    )
 
 
 class _PartitionState(subscription_state.TopicPartitionState):  # type: ignore[misc]
