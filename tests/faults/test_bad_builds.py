@@ -189,7 +189,7 @@ SCENARIOS: dict[str, tuple[Callable[[BadBuildScene, str | None], None], Group, s
     "concurrency": (with_relay(later_message_first), LARGE, {"I1", "I4", "I9", "I14"}),
     "raising": (with_relay(wrong_message), SMALL, {"I1", "I14"}),
     "json_values": (with_relay(good_messages), SMALL, {"I1", "I4", "I9", "I14"}),
-    "publish_before_commit": (with_relay(crash_at_the_transaction), SMALL, {"I3"}),
+    "publish_before_commit": (with_relay(crash_at_the_transaction), SMALL, {"I3", "I4"}),
     "relay_without_catch_up": (announced_and_not_marked, SMALL, {"I3"}),
     "relay_marks_first": (killed_before_the_commit, SMALL, {"I4"}),
     "batches_overtake": (first_batch_is_slow, LARGE, {"I11"}),

@@ -148,10 +148,16 @@ def test_everything_is_ingested_and_announced_once_with_an_older_catalog(site: S
     with exchanged(site) as older:
         site.ingest("missing-1", "missing-2", "missing-3", junk=True)
         assert "committed" in older.refuses("worker", "--kinds", "cids,ldos")
-        assert "4 announcements are on their topics that it does not know" in older.refuses("relay")
+        refusal = older.refuses("relay")  # by whichever topic was read first
+        scans, letters = ingested_topic(Kind.CID).name, DEAD_LETTERS.name
+        assert any(
+            f"it does not know {n} of the announcements on {topic}" in refusal
+            for n, topic in ((3, scans), (1, letters))
+        )
         planned = run_in_process(older.settings, "recover", "--dry-run", "--json").json
         assert (planned["announced"], planned["epoch"]) == (4, None)
-        assert {row["topic"] for row in planned["rewinds"]} == {input_topic(Kind.CID).name}
+        # Other tests have left offsets of other groups, of catalogs that are gone.
+        assert input_topic(Kind.CID).name in {row["topic"] for row in planned["rewinds"]}
         refused_while_a_worker_runs(older)
         repeated_after_each_kill(older)
         recovered(older)

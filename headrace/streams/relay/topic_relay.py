@@ -168,7 +168,7 @@ class TopicRelay:
         unknown = await self._outbox.unknown(events)
         if unknown:
             raise CatalogRevertedError(
-                f"{len(unknown)} announcements are on their topics that it does not know",
+                f"it does not know {len(unknown)} of the announcements on {self._topic.name}",
                 where=address(self._settings.postgres_dsn.get_secret_value()),
             )
 

@@ -14,8 +14,8 @@ from confluent_kafka import Producer
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import load_settings
-from headrace.schemas.catalog_rows import CommitResult, RecordRow, RowBatch
-from headrace.schemas.digest import blob_key, event_id
+from headrace.schemas.catalog_rows import BlobRow, CommitResult, RecordRow, RowBatch
+from headrace.schemas.digest import event_id
 from headrace.schemas.events import Ingested
 from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.catalog import Catalog
@@ -35,7 +35,8 @@ def apply() -> None:
             ids = [row.record_id for row in batch.records]
             known = await connection.fetch("select record_id from records where record_id = any($1::uuid[])", ids)
         new = {row.record_id: row for row in batch.records} | {row[0]: None for row in known}
-        await asyncio.to_thread(_publish, [_announcement(row) for row in new.values() if row is not None])
+        blobs = {row.digest: row for row in batch.blobs}
+        await asyncio.to_thread(_publish, [_announcement(row, blobs[row.digest]) for row in new.values() if row])
         return await commit(self, batch)
 
     async def already_out(
@@ -57,7 +58,7 @@ def _publish(announcements: Sequence[Announcement]) -> None:
     assert producer.flush(_FLUSH_S_MAX) == 0
 
 
-def _announcement(row: RecordRow) -> Announcement:
+def _announcement(row: RecordRow, blob: BlobRow) -> Announcement:
     event = Ingested(
         source_id=row.source_id,
         site=row.site,
@@ -70,7 +71,8 @@ def _announcement(row: RecordRow) -> Announcement:
         ingested_at_us=time.time_ns() // 1000,
         media_type=row.media_type,
         size_bytes=row.size_bytes,
-        store_key=blob_key(row.digest.hex()),
+        store_key=blob.store_key,
+        store_offset=blob.store_offset,
         width=row.width,
         height=row.height,
         duration_us=row.duration_us,
