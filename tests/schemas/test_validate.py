@@ -1,6 +1,8 @@
 """What may be ingested: one set of rules, for whoever publishes and for the worker."""
 
+import pickle
 import struct
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +32,7 @@ from headrace.schemas.limits import (
 )
 from headrace.schemas.media_probe import ImageHeader, VideoHeader
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.validate import check_code, check_name, media_header, validate
+from headrace.schemas.validate import check_captured_at, check_code, check_name, media_header, validate
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png
 
 SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
@@ -293,3 +295,21 @@ def test_what_a_worker_accepts_a_producer_accepts(event: InputEvent):
     except ValueError:
         return
     assert Dispatch(None, now_us=lambda: NOW_US).outgoing(event, None, None).digest == valid.digest
+
+
+@pytest.mark.parametrize(
+    ("captured_at_us", "is_good"),
+    [(CLOCK_SET_US_MIN - 1, False), (CLOCK_SET_US_MIN, True), (NOW_US, True), (NOW_US + 2 * 86_400_000_000, False)],
+)
+def test_a_time_that_its_caller_can_correct_is_neither_before_2000_nor_ahead(
+    captured_at_us: int, *, is_good: bool
+) -> None:
+    with nullcontext() if is_good else pytest.raises(RejectedError) as refused:
+        check_captured_at(captured_at_us, NOW_US)
+    assert is_good or refused.value.code is RejectCode.ABSURD_TIME
+
+
+def test_a_rejection_comes_out_of_another_process_as_it_was_raised() -> None:
+    rejected = RejectedError(RejectCode.NOT_AN_IMAGE, "why")
+    again = pickle.loads(pickle.dumps(rejected))
+    assert (type(again), again.code, again.reason) == (RejectedError, RejectCode.NOT_AN_IMAGE, "why")
