@@ -48,9 +48,14 @@ def _delete_some(line: Line, acks: Acks, random: Random) -> int:
         at = Partition(ack.place.topic, ack.place.partition)
         if ack.place.offset >= committed.get(at, 0):
             waiting.setdefault(at, []).append(ack.place.offset)
-    if not waiting:
+    # The last one stays: where nothing follows, nothing is read, and no offset is committed.
+    places = [
+        TopicPartition(at.topic, at.partition, random.choice(offsets[:-1]) + 1)
+        for at, offsets in waiting.items()
+        if len(offsets) > 1
+    ]
+    if not places:
         return 0
-    places = [TopicPartition(at.topic, at.partition, random.choice(offsets) + 1) for at, offsets in waiting.items()]
     admin = AdminClient(client_config(line.settings))
     for deletion in admin.delete_records(places).values():
         deletion.result(_REQUEST_S)
