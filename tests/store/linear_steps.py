@@ -49,8 +49,10 @@ async def prepare(connection: Any, rows: int) -> None:
 @asynccontextmanager
 async def outbox_of(dsn: str) -> AsyncIterator[Outbox]:
     outbox = await Outbox.open(dsn, may_be_older=True)
-    yield outbox
-    await outbox.close()
+    try:
+        yield outbox
+    finally:
+        await outbox.close()
 
 
 @asynccontextmanager

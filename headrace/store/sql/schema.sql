@@ -85,8 +85,9 @@ create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where
 -- A hash index, because an entry of a btree has at most 2.7 KB and a code up to 4 KiB.
 create index records_by_code on records using hash (code) where code is not null;
 
--- How many records of each kind a source has, whoever inserts or deletes them: the functions have the rights of the owner. A transaction changes these rows after
--- its records and before the rows of its sources, in the order of the key, so two of them do not deadlock.
+-- How many records of each kind a source has, whoever inserts or deletes them: the functions have the owner's rights. A
+-- transaction changes these rows after its records and before the rows of its sources, in the order of the key, so two
+-- of them do not deadlock.
 create table record_counts (
     site text collate "C" not null,
     source_id text collate "C" not null,
@@ -203,8 +204,8 @@ create index dead_letters_by_time on dead_letters (rejected_at, dead_letter_id);
 create index dead_letters_by_code on dead_letters (code, rejected_at, dead_letter_id);
 
 -- Announcements, published or not. The relay selects published_at is null, never id > last, because commit order is not
--- id order. Two indexes hold only unpublished rows, so they stay small. The one by time has few entries of its own: the rows
--- of a transaction share theirs. created_at is the time of the record or the dead letter, by which a row is found.
+-- id order. Two indexes hold only unpublished rows, so they stay small. The one by time is small too: the rows of a
+-- transaction share its keys. created_at is the time of the record or the dead letter, by which a row is found.
 create table outbox (
     id bigint generated always as identity,
     event_id uuid not null,
