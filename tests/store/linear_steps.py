@@ -112,7 +112,7 @@ async def mark_orphans(dsn: str, rows: int) -> None:
 
 async def due(dsn: str, rows: int) -> None:
     async with Archives.open(dsn) as archives:
-        before_us = await archives.now_us() - 99 * DAY_US
+        before_us = await archives.now_us() - 50 * DAY_US
         page = await archives.due(Kind.CLIP, before_us=before_us, restored_days=0, after=(0, UUID(int=0)))
         assert page
         assert {stale.is_free for stale in await archives.leavings()} == {False, True}

@@ -30,6 +30,7 @@ from uuid import UUID
 import asyncpg
 
 from headrace.schemas.catalog_rows import BlobLocation
+from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.orphan_gc import collector_lock
 from headrace.store.postgres import catalog_errors, statements
@@ -137,7 +138,18 @@ class Archives:
         record that was looked at comes too: where it may not go, without its blob. At the end there is none.
         """
         rows = await self._rows("due", kind, before_us, *after, restored_days, PAGE_ROWS)
-        return [DueRecord(row[0], row[1], None if row[2] is None else BlobLocation(*row[2:])) for row in rows]
+        # The announcements of the others have the location.
+        waiting = await self._unannounced([row[0] for row in rows])
+        return [
+            DueRecord(row[0], row[1], None if row[2] is None or row[0] in waiting else BlobLocation(*row[2:]))
+            for row in rows
+        ]
+
+    async def _unannounced(self, records: Sequence[UUID]) -> set[UUID]:
+        """Return those of the records that are not announced yet, or not for each site that delivered them."""
+        events = {event_id(record): record for record in records}
+        events |= {event_id(row[0], row[1]): row[0] for row in await self._rows("further_sites", records)}
+        return {events[row[0]] for row in await self._rows("unannounced", list(events))}
 
     async def owners(self, ids: Sequence[UUID]) -> list[BodyOwner]:
         """Return the digests, kinds and times of the records with these ids that exist."""

@@ -1,9 +1,9 @@
 -- Statements of archive and restore; see headrace/store/catalog/archives.py.
 
 -- due --
--- Oldest first, by the index of the kind. Records that are not announced yet are left out: their announcements have the
--- location. The page is limited before the join, so a page after years of archived records is as fast as the first. Its
--- last record is always returned, because the next page begins after it.
+-- Oldest first, by the index of the kind. The page is limited before the join, so a page after years of archived records
+-- is as fast as the first; each blob is looked up by its key. The last record of the page is always returned, because the
+-- next page begins after it.
 with page as materialized (
     select record_id, digest, ingested_at
     from records
@@ -17,22 +17,25 @@ select
     p.record_id, (extract(epoch from p.ingested_at) * 1000000)::bigint as ingested_at_us,
     b.sha256, b.size_bytes, b.media_type, b.store_key, b.store_offset
 from page as p
-left join blobs as b on b.sha256 = p.digest
-    and b.archived_at is null
-    and (b.restored_at is null or b.restored_at < now() - $5::double precision * interval '1 day')
-    -- Both rows are written by one transaction and have the same time.
-    and not exists (
-        select from outbox as o
-        where o.created_at = p.ingested_at and o.record_id = p.record_id and o.published_at is null
-    )
-    and not exists (
-        select from site_records as s
-        join outbox as o on o.created_at = s.ingested_at and o.record_id = s.record_id and o.published_at is null
-        where s.record_id = p.record_id
-    )
+left join lateral (
+    select sha256, size_bytes, media_type, store_key, store_offset
+    from blobs
+    where sha256 = p.digest
+        and archived_at is null
+        and (restored_at is null or restored_at < now() - $5::double precision * interval '1 day')
+    limit 1
+) as b on true
 where b.sha256 is not null
-    or (p.ingested_at, p.record_id) = (select ingested_at, record_id from page order by ingested_at desc, record_id desc limit 1)
+    or (p.ingested_at, p.record_id) = (
+        select ingested_at, record_id from page order by ingested_at desc, record_id desc limit 1
+    )
 order by p.ingested_at, p.record_id
+
+-- further_sites --
+select record_id, site from site_records where record_id = any($1::uuid[])
+
+-- unannounced --
+select event_id from outbox where published_at is null and event_id = any($1::uuid[])
 
 -- owners --
 select digest, kind, (extract(epoch from ingested_at) * 1000000)::bigint as ingested_at_us
