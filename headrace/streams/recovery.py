@@ -30,15 +30,16 @@ from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
 from headrace.schemas.topics import PartitionKey, input_topic
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.ingest_progress import CatalogPosition, IngestProgress
+from headrace.store.catalog.ingest_progress import IngestProgress
 from headrace.store.catalog.outbox import Outbox
 from headrace.store.catalog.recovery import Recovery
 from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.installation import Mark, OlderReasons, mark_kafka, mark_store, older_reasons
-from headrace.streams.core.input_position import CatalogBehind, InputPosition, judge
+from headrace.streams.core.input_position import CatalogBehind, judge
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.published_offsets import PublishedOffsets
 from headrace.streams.transaction_errors import ProducerResetError
+from headrace.streams.worker.input_check import position_of
 from headrace.streams.worker.profile import LARGE, SMALL
 
 _REQUEST_S = 10.0
@@ -161,19 +162,12 @@ async def _rewinds(settings: Settings, *, is_older: bool) -> list[Rewind]:
             committed, bounds = await asyncio.to_thread(_offsets, settings, group, topics)
             catalog = await progress.positions(list(committed))
             for key, offset in committed.items():
-                verdict = judge(_position(offset, catalog[key], bounds[key]))
+                verdict = judge(position_of(offset, catalog[key], bounds[key]))
                 if isinstance(verdict, CatalogBehind):
                     behind.append(Rewind(group, key, verdict.next_offset, offset))
                 elif catalog[key].next_offset is None and offset > bounds[key][0]:
                     without_row.append(Rewind(group, key, bounds[key][0], offset))
     return behind + without_row if is_older or behind else []
-
-
-def _position(committed: int, catalog: CatalogPosition, bounds: tuple[int, int]) -> InputPosition:
-    low, end = bounds
-    return InputPosition(
-        low=low, end=end, committed=committed, next_offset=catalog.next_offset, seen_until=catalog.seen_until
-    )
 
 
 def _offsets(

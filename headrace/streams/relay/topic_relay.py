@@ -85,14 +85,14 @@ class TopicRelay:
         """
         try:
             while not over.is_set():
-                publisher = OutboxPublisher(self._settings, self._topic, self._reached)
+                publisher, again_in_s = OutboxPublisher(self._settings, self._topic, self._reached), 0.0
                 try:
                     await self._lead(publisher, over)
                 except (ProducerResetError, CatalogUnavailableError) as fault:
-                    await self._blocking(publisher.close)
-                    await first(self._failed(fault), over)
+                    again_in_s = self._failed(fault)
                 finally:
                     await self._blocking(publisher.close)
+                await first(again_in_s, over)
         finally:
             self.phase = Phase.STANDING_BY
             relay_topic_failing.labels(self._topic.name).set(0)

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import replace
 from typing import TypeVar, assert_never
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -107,7 +106,7 @@ class InputCheck:
         restarted = []
         for key in keys:
             anew = catalog[key].topic_id not in {None, ids.get(key[0])}
-            verdict = judge(replace(_position(committed[key], catalog[key], bounds[key]), anew=anew))
+            verdict = judge(position_of(committed[key], catalog[key], bounds[key], anew=anew))
             match verdict:
                 case CatalogBehind():
                     raise _reverted(key, verdict, self._settings)
@@ -176,10 +175,18 @@ class InputCheck:
             return offset_bounds(consumer, keys)
 
 
-def _position(committed: int | None, catalog: CatalogPosition, bounds: tuple[int, int]) -> InputPosition:
+def position_of(
+    committed: int | None, catalog: CatalogPosition, bounds: tuple[int, int], *, anew: bool = False
+) -> InputPosition:
+    """Return a partition's position, from what the group committed, what the catalog has, and its bounds."""
     low, end = bounds
     return InputPosition(
-        low=low, end=end, committed=committed, next_offset=catalog.next_offset, seen_until=catalog.seen_until
+        low=low,
+        end=end,
+        committed=committed,
+        next_offset=catalog.next_offset,
+        seen_until=catalog.seen_until,
+        anew=anew,
     )
 
 
