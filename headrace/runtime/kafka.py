@@ -1,8 +1,8 @@
 """Configuration of librdkafka clients, waiting for the broker, and creating topics."""
 
 import asyncio
-from collections.abc import Collection, Iterable
-from collections.abc import Set as AbstractSet
+import time
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
@@ -21,6 +22,8 @@ from headrace.schemas.topics import INSTALLATION_TOPIC, TOPICS, Topic
 _REQUEST_S = 10
 _PROBE_S = 2
 _HEARTBEAT_S_MAX = 3.0
+_LEADER_S_MAX = 30.0
+_LEADER_POLL_S = 0.05
 
 # These errors mean that the broker is unreachable, not that it refused the request.
 _UNREACHABLE = frozenset(
@@ -30,6 +33,16 @@ _UNREACHABLE = frozenset(
         KafkaError._TIMED_OUT,  # noqa: SLF001
         KafkaError._RESOLVE,  # noqa: SLF001
         KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+# A partition without a leader, or of which a broker does not know yet: passing, as right after a topic was created.
+LEADER_MISSING = frozenset(
+    {
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
 
@@ -124,20 +137,22 @@ class DeliveryErrors:
 
 
 def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
-    """Create the missing topics and return their names; may be repeated.
+    """Create the missing topics, wait until they can be used, and return their names; may be repeated.
 
     Raises:
         HeadraceError: Kafka refused to create a topic, or does not answer.
     """
     existing = _existing_topics(settings, admin)
-    missing = [_new(topic, settings) for name, topic in TOPICS.items() if name not in existing]
+    missing = [_event_topic(settings, topic) for name, topic in TOPICS.items() if name not in existing]
     if INSTALLATION_TOPIC not in existing:
-        missing.append(_installation_topic(settings))
+        missing.append(_new(settings, INSTALLATION_TOPIC, 1, {"cleanup.policy": "compact"}))
     if not missing:
         return []
     for name, creation in admin.create_topics(missing).items():
         _wait_until_created(settings, name, creation)
-    return [topic.topic for topic in missing]
+    created = [topic.topic for topic in missing]
+    _wait_for_leaders(settings, admin, created)
+    return created
 
 
 def require_topics(
@@ -173,9 +188,9 @@ def message_bytes_max(admin: AdminClient, topic: Topic) -> int:
         return topic.message_bytes_max
 
 
-def _existing_topics(settings: Settings, admin: AdminClient) -> AbstractSet[str]:
+def _existing_topics(settings: Settings, admin: AdminClient) -> Mapping[str, TopicMetadata]:
     try:
-        return admin.list_topics(timeout=_REQUEST_S).topics.keys()
+        return admin.list_topics(timeout=_REQUEST_S).topics
     except KafkaException as error:
         raise kafka_unreachable(settings, error.args[0]) from None
 
@@ -199,28 +214,34 @@ def _wait_until_created(settings: Settings, name: str, creation: "Future[None]")
         ) from None
 
 
-def _installation_topic(settings: Settings) -> NewTopic:
-    return NewTopic(
-        INSTALLATION_TOPIC,
-        num_partitions=1,
-        replication_factor=settings.kafka_replicas,
-        config={
-            "cleanup.policy": "compact",
-            "min.insync.replicas": "2" if settings.kafka_replicas >= 3 else "1",
-        },
-    )
+def _wait_for_leaders(settings: Settings, admin: AdminClient, names: Collection[str]) -> None:
+    deadline_s = time.monotonic() + _LEADER_S_MAX
+    while True:
+        topics = _existing_topics(settings, admin)
+        waiting = [name for name in names if name not in topics or not _is_led(topics[name])]
+        if not waiting:
+            return
+        if time.monotonic() > deadline_s:
+            reason = f"{waiting[0]} has partitions without a leader"
+            raise kafka_unreachable(settings, KafkaError(KafkaError.LEADER_NOT_AVAILABLE, reason))
+        time.sleep(_LEADER_POLL_S)
 
 
-def _new(topic: Topic, settings: Settings) -> NewTopic:
-    return NewTopic(
-        topic.name,
-        num_partitions=settings.kafka_partitions,
-        replication_factor=settings.kafka_replicas,
-        config={
-            "max.message.bytes": str(topic.message_bytes_max),
-            "retention.ms": str(topic.retention_s * 1000),
-            "min.insync.replicas": "2" if settings.kafka_replicas >= 3 else "1",
-            # The retention of a message must not depend on the clock of its source.
-            "message.timestamp.type": "LogAppendTime",
-        },
-    )
+def _is_led(topic: TopicMetadata) -> bool:
+    return bool(topic.partitions) and all(partition.leader >= 0 for partition in topic.partitions.values())
+
+
+def _event_topic(settings: Settings, topic: Topic) -> NewTopic:
+    config = {
+        "max.message.bytes": str(topic.message_bytes_max),
+        "retention.ms": str(topic.retention_s * 1000),
+        # The retention of a message must not depend on the clock of its source.
+        "message.timestamp.type": "LogAppendTime",
+    }
+    return _new(settings, topic.name, settings.kafka_partitions, config)
+
+
+def _new(settings: Settings, name: str, partitions: int, config: dict[str, str]) -> NewTopic:
+    replicas = settings.kafka_replicas
+    replicated = {"min.insync.replicas": "2" if replicas >= 3 else "1"}
+    return NewTopic(name, num_partitions=partitions, replication_factor=replicas, config=config | replicated)

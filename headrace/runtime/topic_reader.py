@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.kafka import LEADER_MISSING, client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import PartitionKey
 
@@ -27,6 +27,7 @@ _SILENCE_S_MAX = 30.0
 """Longer than a transaction may stay open, and with it the end of what is committed."""
 _MESSAGES_MAX = 2000
 _WAIT_S = 0.1
+_RETRY_S = 0.1
 _QUEUED_KIB_MAX = 32 * 1024
 
 
@@ -61,18 +62,29 @@ def offset_bounds(
 ) -> dict[PartitionKey, tuple[int, int]]:
     """Return the first offset of each partition, and the offset after its last message.
 
-    For a `read_committed` consumer the end is the last stable offset.
+    For a `read_committed` consumer the end is the last stable offset. A partition that has no leader yet, as right
+    after its topic was created, is waited for.
 
     Raises:
-        KafkaException: Kafka does not answer.
+        KafkaException: Kafka does not answer within `timeout_s` seconds.
     """
-    bounds = {}
-    for key in keys:
-        low_and_high = consumer.get_watermark_offsets(TopicPartition(*key), timeout=timeout_s, cached=False)
-        if low_and_high is None:
+    deadline_s = time.monotonic() + timeout_s
+    return {key: _bounds_of(consumer, key, deadline_s) for key in keys}
+
+
+def _bounds_of(consumer: Consumer, key: PartitionKey, deadline_s: float) -> tuple[int, int]:
+    while True:
+        left_s = max(deadline_s - time.monotonic(), 0.001)
+        try:
+            bounds = consumer.get_watermark_offsets(TopicPartition(*key), timeout=left_s, cached=False)
+        except KafkaException as error:
+            if error.args[0].code() not in LEADER_MISSING or left_s <= _RETRY_S:
+                raise
+            time.sleep(_RETRY_S)
+            continue
+        if bounds is None:
             raise _timed_out(f"{key[0]} [{key[1]}] did not report its offsets")
-        bounds[key] = low_and_high
-    return bounds
+        return bounds
 
 
 def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST_S_MAX) -> list[PartitionKey]:

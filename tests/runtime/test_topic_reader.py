@@ -137,6 +137,25 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_does_not_answer_are_error
         offset_bounds(cast("Consumer", consumer), [A])
 
 
+@pytest.mark.parametrize("code", [KafkaError._UNKNOWN_PARTITION, KafkaError.NOT_LEADER_FOR_PARTITION])
+def test_a_partition_without_a_leader_is_waited_for_until_the_deadline(code: int) -> None:
+    answers = iter([KafkaException(KafkaError(code)), KafkaException(KafkaError(code)), (3, 7)])
+
+    def offsets_of(*_: object, **__: object) -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def missing(*_: object, **__: object) -> object:
+        raise KafkaException(KafkaError(code))
+
+    assert offset_bounds(cast("Consumer", SimpleNamespace(get_watermark_offsets=offsets_of)), [A]) == {A: (3, 7)}
+    with pytest.raises(KafkaException) as caught:
+        offset_bounds(cast("Consumer", SimpleNamespace(get_watermark_offsets=missing)), [A], timeout_s=0.3)
+    assert caught.value.args[0].code() == code
+
+
 class ForeignMessage:
     """A message with a header name that is not UTF-8, as the binding treats it."""
 
