@@ -27,7 +27,7 @@ READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
 UNIT_WORKERS ?= 2
-UNIT := -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not server and not slow"
+UNIT := -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not server and not slow and not faults"
 COVERING := tests/schemas tests/streams
 SERVICE_WORKERS ?= 2
 FAULTS_ARGS ?=
@@ -58,7 +58,7 @@ test: $(READY)
 
 # The tests start the servers themselves; the tests of one file, and those of the gateway, run one after another.
 service: $(READY) servers
-	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "(stack or server) and not slow" $(call reports,service) $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "(stack or server) and not slow and not faults" $(call reports,service) $(PYTEST_ARGS)
 
 slow: $(READY) servers
 	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)

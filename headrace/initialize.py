@@ -9,7 +9,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.runtime.setting_names import variable
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
-from headrace.schemas.topics import DAY_S, INPUT_RETENTION_S
+from headrace.schemas.topics import wait_days_max
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.bucket import ensure_bucket
 from headrace.store.installation import adopt
@@ -26,7 +26,7 @@ def initialize(settings: Settings, *, roles: bool = False) -> None:
         HeadraceError: a service was unreachable for `start_wait_s_max` seconds, or refused a request; or staged bodies
             would be deleted before the message that claims them can be ingested.
     """
-    required_days = settings.spool_days_max + INPUT_RETENTION_S / DAY_S
+    required_days = wait_days_max(settings.spool_days_max)
     if settings.staging_retention_days < required_days:
         raise HeadraceError(
             "settings_contradict",

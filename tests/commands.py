@@ -78,11 +78,11 @@ def run_as_process(settings: Settings, *args: str, crash_at: str = "", **environ
 
 
 def ended_at_each(points: list[CrashPoint], process_at: CrashPoint) -> pytest.MarkDecorator:
-    """Run a test with each point in this process, and with a process that ends; the short run has one of these."""
+    """Run a test with each point in this process, and with a process that ends; `make test` has one of these."""
     in_process = [pytest.param(run_in_process, point, id=str(point)) for point in points]
     as_process = [
         pytest.param(
-            run_as_process, point, id=f"{point}-process", marks=() if point is process_at else pytest.mark.slow
+            run_as_process, point, id=f"{point}-process", marks=() if point is process_at else pytest.mark.faults
         )
         for point in points
     ]

@@ -10,11 +10,12 @@ import typer
 
 from headrace.cli.environment import client_settings, needs
 from headrace.cli.options import Json, parse_kinds
-from headrace.cli.output import json_value, print_json, print_table, say
+from headrace.cli.output import json_value, print_json, print_table, say, write_file
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.runtime.settings import Settings
+    from headrace.store.catalog.ingest_progress import LostRange, SourceLoss
     from headrace.store.catalog.queries import Queries
 
 
@@ -146,12 +147,7 @@ def get(
         if output is None:
             sys.stdout.buffer.write(body)
             return
-        try:
-            output.write_bytes(body)
-        except OSError as error:
-            raise HeadraceError(
-                "file_unwritable", f"cannot write: {error.strerror}", where=str(output), exit_code=Exit.USAGE
-            ) from None
+        write_file(output, body)
         say(f"{len(body)} bytes written to {output}")
 
     _query(fetch, settings)
@@ -194,12 +190,11 @@ def lost(*, as_json: Json = False) -> None:
     """List the offsets that Kafka deleted before they were ingested, and what sources report; exit 1 if any."""
     import asyncio
 
-    from headrace.schemas.headers import rfc3339
-    from headrace.store.catalog.ingest_progress import IngestProgress, LostRange, SourceLoss
+    from headrace.store.catalog.ingest_progress import IngestProgress
 
     settings = client_settings()
 
-    async def query() -> tuple[list[LostRange], list[SourceLoss]]:
+    async def query() -> "tuple[list[LostRange], list[SourceLoss]]":
         dsn, statement_s_max = settings.postgres_dsn.get_secret_value(), settings.postgres_statement_s_max
         async with IngestProgress.open(dsn, statement_s_max=statement_s_max) as progress:
             return await progress.lost(), await progress.source_losses()
@@ -208,24 +203,33 @@ def lost(*, as_json: Json = False) -> None:
     if as_json:
         lost_ranges = [json_value(lost_range) | {"count": lost_range.count} for lost_range in ranges]
         print_json({"lost": lost_ranges, "sources": [json_value(loss) for loss in losses]})
-    elif not ranges and not losses:
+    else:
+        _print_losses(ranges, losses)
+    if ranges or losses:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _print_losses(ranges: "list[LostRange]", losses: "list[SourceLoss]") -> None:
+    from headrace.schemas.headers import rfc3339
+
+    if not ranges and not losses:
         say("nothing is lost")
-    if ranges and not as_json:
+    if ranges:
         print_table(
             ("topic", "partition", "first offset", "last offset", "count", "noticed"),
             [
                 (
-                    lost_range.topic,
-                    lost_range.partition,
-                    lost_range.first_offset,
-                    lost_range.last_offset,
-                    lost_range.count,
-                    rfc3339(lost_range.noticed_at_us),
+                    lost.topic,
+                    lost.partition,
+                    lost.first_offset,
+                    lost.last_offset,
+                    lost.count,
+                    rfc3339(lost.noticed_at_us),
                 )
-                for lost_range in ranges
+                for lost in ranges
             ],
         )
-    if losses and not as_json:
+    if losses:
         print_table(
             ("site", "source", "spool", "dropped", "damaged", "reported"),
             [
@@ -233,8 +237,6 @@ def lost(*, as_json: Json = False) -> None:
                 for loss in losses
             ],
         )
-    if ranges or losses:
-        raise typer.Exit(Exit.FAILED)
 
 
 @needs("service")

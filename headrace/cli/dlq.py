@@ -10,8 +10,8 @@ import typer
 
 from headrace.cli.environment import client_settings, needs
 from headrace.cli.options import Json
-from headrace.cli.output import SummaryGroup, json_value, print_json, print_table, say
-from headrace.runtime.errors import Exit, HeadraceError
+from headrace.cli.output import SummaryGroup, json_value, print_json, print_table, say, write_file
+from headrace.runtime.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.runtime.settings import Settings
@@ -102,7 +102,9 @@ def show(
         history = await letters.history(view.dead_letter_id)
         row = (await letters.letters([view.dead_letter_id]))[view.dead_letter_id]
         if output is not None:
-            _write(output, row.value or b"")
+            value = row.value or b""
+            write_file(output, value)
+            say(f"{len(value)} bytes written to {output}")
         if as_json:
             print_json(
                 {
@@ -232,16 +234,6 @@ def _time(time_us: int | None) -> str | None:
     from headrace.schemas.headers import rfc3339
 
     return None if time_us is None else rfc3339(time_us)
-
-
-def _write(path: Path, value: bytes) -> None:
-    try:
-        path.write_bytes(value)
-    except OSError as error:
-        raise HeadraceError(
-            "file_unwritable", f"cannot write: {error.strerror}", where=str(path), exit_code=Exit.USAGE
-        ) from None
-    say(f"{len(value)} bytes written to {path}")
 
 
 def _query(query: "Callable[[DeadLetters], Awaitable[None]]") -> None:

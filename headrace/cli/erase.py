@@ -8,7 +8,7 @@ import typer
 from headrace.cli.environment import client_settings, needs
 from headrace.cli.keys import actor
 from headrace.cli.options import Json
-from headrace.cli.output import print_json, say
+from headrace.cli.output import print_json, say, write_file
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
@@ -121,15 +121,7 @@ def show_reports(reports: "list[ErasureReport]", output: Path | None, *, as_json
     if not reports:
         say("nothing to erase")
     if output is not None:
-        _write(output, reports)
+        signed = "".join(f"{report.signed}\n" for report in reports if report.signed)
+        write_file(output, signed.encode("ascii"))
     if as_json:
         print_json({"erasures": [{"report": report.body, "signed": report.signed} for report in reports]})
-
-
-def _write(path: Path, reports: "list[ErasureReport]") -> None:
-    try:
-        path.write_text("".join(f"{report.signed}\n" for report in reports if report.signed), encoding="ascii")
-    except OSError as error:
-        raise HeadraceError(
-            "file_unwritable", f"cannot write: {error.strerror}", where=str(path), exit_code=Exit.USAGE
-        ) from None

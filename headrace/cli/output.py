@@ -13,7 +13,11 @@ from uuid import UUID
 
 from typer.core import TyperGroup
 
+from headrace.runtime.errors import Exit, HeadraceError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 
@@ -66,6 +70,20 @@ def say(line: str) -> None:
     from rich.text import Text
 
     stderr_console().print(Text("\n".join(map(shown, line.split("\n")))))
+
+
+def write_file(path: "Path", data: bytes) -> None:
+    """Write the file that an option names.
+
+    Raises:
+        HeadraceError: it cannot be written.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise HeadraceError(
+            "file_unwritable", f"cannot write: {error.strerror}", where=str(path), exit_code=Exit.USAGE
+        ) from None
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Commands that run one process of the service each; a supervisor starts them in a deployment."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,14 +35,8 @@ def init(
 ) -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""
     from headrace.initialize import initialize
-    from headrace.runtime.logs import configure_logs
-    from headrace.runtime.plain_text import warn_of_plain_text
-    from headrace.runtime.settings import load_settings
 
-    settings = load_settings()
-    configure_logs(settings.log_format, settings.log_level, "init")
-    warn_of_plain_text(settings)
-    initialize(settings, roles=roles)
+    initialize(_settings_of("init"), roles=roles)
 
 
 @needs("service")
@@ -85,15 +79,8 @@ def gateway() -> None:
     """Run the HTTP and WebSocket gateway; also reads HOST, PORT and REDIS_URL."""
     from headrace.gateway.app import serve as answer
     from headrace.gateway.server import legacy_overrides
-    from headrace.runtime.logs import configure_logs
-    from headrace.runtime.plain_text import warn_of_plain_text
-    from headrace.runtime.process import run
-    from headrace.runtime.settings import load_settings
 
-    settings = load_settings(**legacy_overrides())
-    configure_logs(settings.log_format, settings.log_level, "gateway")
-    warn_of_plain_text(settings, serves=True)
-    raise typer.Exit(run(lambda stop: answer(settings, stop)))
+    serve("gateway", answer, serves=True, **legacy_overrides())
 
 
 @needs("camera", "gateway")
@@ -112,14 +99,23 @@ def maintenance() -> None:
     serve("maintenance", maintain)
 
 
-def serve(name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]") -> None:
-    """Run a process until it stops, and exit with its code."""
+def serve(
+    name: str, main: "Callable[[Settings, asyncio.Event], Awaitable[int]]", *, serves: bool = False, **overrides: Any
+) -> None:
+    """Run a process until it stops, and exit with its code; `overrides` take precedence over the settings."""
+    from headrace.runtime.process import run
+
+    settings = _settings_of(name, serves=serves, **overrides)
+    raise typer.Exit(run(lambda stop: main(settings, stop)))
+
+
+def _settings_of(name: str, *, serves: bool = False, **overrides: Any) -> "Settings":
+    """Load the settings of a process, configure its logs, and warn of what crosses a network in plain text."""
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.plain_text import warn_of_plain_text
-    from headrace.runtime.process import run
     from headrace.runtime.settings import load_settings
 
-    settings = load_settings()
+    settings = load_settings(**overrides)
     configure_logs(settings.log_format, settings.log_level, name)
-    warn_of_plain_text(settings)
-    raise typer.Exit(run(lambda stop: main(settings, stop)))
+    warn_of_plain_text(settings, serves=serves)
+    return settings

@@ -13,6 +13,7 @@ from headrace.cli.output import SummaryGroup, json_value, print_json, print_tabl
 from headrace.runtime.errors import Exit, HeadraceError
 
 if TYPE_CHECKING:
+    from headrace.runtime.settings import Settings
     from headrace.store.catalog.retention import Retention
 
 T = TypeVar("T")
@@ -69,14 +70,15 @@ def set_rule(
 
     Messages that come later than that would be ingested again: it is more than they may wait in topics and spools.
     """
-    from headrace.schemas.topics import DAY_S, INPUT_RETENTION_S
+    from headrace.schemas.topics import wait_days_max
     from headrace.store.catalog.retention import RetentionRule
 
-    waiting_days = INPUT_RETENTION_S / DAY_S + client_settings().spool_days_max
-    if days <= waiting_days:
+    settings = client_settings()
+    wait_days = wait_days_max(settings.spool_days_max)
+    if days <= wait_days:
         raise HeadraceError(
             "option_invalid",
-            f"messages may wait {waiting_days:g} days in topics and spools, and would be ingested again",
+            f"messages may wait {wait_days:g} days in topics and spools, and would be ingested again",
             hint="choose more days",
             exit_code=Exit.USAGE,
         )
@@ -86,7 +88,7 @@ def set_rule(
         for rule in rules:
             await retention.set_rule(rule)
 
-    _with_retention(change)
+    _with_retention(change, settings)
 
 
 @needs("service")
@@ -148,7 +150,8 @@ def add(
 
     from headrace.store.catalog.retention import Hold
 
-    target = asyncio.run(target_of(client_settings(), [id_] if id_ else None, site, source))
+    settings = client_settings()
+    target = asyncio.run(target_of(settings, [id_] if id_ else None, site, source))
     record_id = target.record_ids[0] if target.record_ids else None
     hold = Hold(
         hold_id=uuid4(),
@@ -158,7 +161,7 @@ def add(
         reason=reason,
         actor=actor(),
     )
-    _with_retention(lambda retention: retention.place(hold))
+    _with_retention(lambda retention: retention.place(hold), settings)
     if as_json:
         print_json({"hold_id": str(hold.hold_id)})
     else:
@@ -180,19 +183,16 @@ def release(hold_id: Annotated["str", typer.Argument(metavar="HOLD", help="The i
         )
 
 
-def _with_retention(work: "Callable[[Retention], Awaitable[T]]") -> T:
+def _with_retention(work: "Callable[[Retention], Awaitable[T]]", settings: "Settings | None" = None) -> T:
     """Return the result of work with the rules and holds, over a connection of its own."""
     import asyncio
 
     from headrace.store.catalog.retention import Retention
-    from headrace.store.postgres import borrowed, opened_pool
+    from headrace.store.postgres import connected
 
     async def main() -> T:
-        dsn = client_settings().postgres_dsn.get_secret_value()
-        async with (
-            opened_pool(dsn, connections_max=1, statement_s_max=20.0, application="headrace retention") as pool,
-            borrowed(pool, dsn) as connection,
-        ):
+        dsn = (settings or client_settings()).postgres_dsn.get_secret_value()
+        async with connected(dsn, statement_s_max=20.0, application="headrace retention") as connection:
             return await work(Retention(connection, dsn))
 
     return asyncio.run(main())

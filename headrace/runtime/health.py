@@ -20,6 +20,7 @@ from prometheus_client import make_wsgi_app
 from headrace.runtime.errors import HeadraceError
 
 Livez: TypeAlias = Callable[[], tuple[bool, str]]
+ReadyState: TypeAlias = Literal["ready", "degraded", "not ready", "draining"]
 Readyz: TypeAlias = Callable[[], "Readiness"]
 
 OPTIONAL = frozenset({"redis"})
@@ -39,7 +40,7 @@ class Readiness:
     draining: bool = False
 
     @property
-    def state(self) -> Literal["ready", "degraded", "not ready", "draining"]:
+    def state(self) -> ReadyState:
         """Whether the process takes requests, and whether something is missing."""
         faulty = {name for name, fault in self.needs.items() if fault is not None}
         if self.draining:

@@ -128,3 +128,8 @@ def kind_of_topic(topic: str) -> Kind | None:
 def ingested_topic(kind: Kind) -> Topic:
     """Return the topic that announces this kind."""
     return _INGESTED[kind]
+
+
+def wait_days_max(spool_days_max: float) -> float:
+    """Return how many days a message may wait before it is ingested: in a device's spool, then in its topic."""
+    return spool_days_max + INPUT_RETENTION_S / DAY_S

@@ -18,19 +18,20 @@ import orjson
 from confluent_kafka import KafkaError, Producer
 
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.topics import INSTALLATION_TOPIC
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError, CatalogRevertedError, address
-from headrace.store.postgres import borrowed, opened_pool, statements
+from headrace.store.postgres import connected, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Connection
 
 STORE_KEY = "installation/headrace.json"
 _KEY = b"installation"
+_APPLICATION = "headrace identity"
 _GROUP = "headrace-installation"  # librdkafka wants one; nothing is ever committed to it
 _REQUEST_S = 10.0
 
@@ -158,10 +159,7 @@ async def catalog_identity(settings: Settings) -> CatalogIdentity | None:
         CatalogUnavailableError, CatalogRefusedError.
     """
     dsn = settings.postgres_dsn.get_secret_value()
-    async with (
-        opened_pool(dsn, connections_max=1, statement_s_max=_REQUEST_S, application="headrace identity") as pool,
-        borrowed(pool, dsn) as connection,
-    ):
+    async with connected(dsn, statement_s_max=_REQUEST_S, application=_APPLICATION) as connection:
         row = await connection.fetchrow(statements("installation")["read"])
     return None if row is None else CatalogIdentity(*row)
 
@@ -202,18 +200,13 @@ def mark_kafka(settings: Settings, mark: Mark) -> None:
     Raises:
         HeadraceError: Kafka does not answer.
     """
-    errors: list[KafkaError] = []
+    errors = DeliveryErrors()
     producer = Producer(client_config(settings, acks="all", message_timeout_ms=round(_REQUEST_S * 1000)))
-    producer.produce(
-        INSTALLATION_TOPIC,
-        _json(mark),
-        _KEY,
-        on_delivery=lambda error, _message: errors.append(error) if error is not None else None,
-    )
+    producer.produce(INSTALLATION_TOPIC, _json(mark), _KEY, on_delivery=errors.note)
     left = producer.flush(2 * _REQUEST_S)
-    if errors or left:
-        fault = errors[0] if errors else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - the binding's own name
-        raise kafka_unreachable(settings, fault)
+    if errors.first is not None or left:
+        timed_out = KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - the binding's own name
+        raise kafka_unreachable(settings, errors.first or timed_out)
 
 
 async def store_mark(blobs: Blobs) -> Mark | None:
@@ -298,10 +291,7 @@ def _foreign(what: str, where: str) -> HeadraceError:
 
 async def _execute(settings: Settings, statement: str, *values: object) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
-    async with (
-        opened_pool(dsn, connections_max=1, statement_s_max=_REQUEST_S, application="headrace identity") as pool,
-        borrowed(pool, dsn) as connection,
-    ):
+    async with connected(dsn, statement_s_max=_REQUEST_S, application=_APPLICATION) as connection:
         await connection.execute(statements("installation")[statement], *values)
 
 

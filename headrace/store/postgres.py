@@ -120,6 +120,20 @@ async def borrowed(pool: "Pool", dsn: str) -> AsyncIterator["Pooled"]:
             await pool.release(connection)
 
 
+@asynccontextmanager
+async def connected(dsn: str, *, statement_s_max: float, application: str) -> AsyncIterator["Pooled"]:
+    """Open one connection, and close it on exit.
+
+    Raises:
+        CatalogUnavailableError, CatalogRefusedError.
+    """
+    async with (
+        opened_pool(dsn, connections_max=1, statement_s_max=statement_s_max, application=application) as pool,
+        borrowed(pool, dsn) as connection,
+    ):
+        yield connection
+
+
 async def delete_in_steps(
     pool: "Pool", dsn: str, statement: str, *values: object, progress: Callable[[], None] = lambda: None
 ) -> int:

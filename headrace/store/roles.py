@@ -7,7 +7,7 @@ which `headrace init` connects, migrates and may do everything; no process needs
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from headrace.store.postgres import borrowed, opened_pool
+from headrace.store.postgres import connected
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
@@ -99,8 +99,7 @@ async def grant_roles(dsn: str) -> list[str]:
         CatalogUnavailableError. CatalogRefusedError: the user may not create roles, or does not own the tables.
     """
     async with (
-        opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace init") as pool,
-        borrowed(pool, dsn) as connection,
+        connected(dsn, statement_s_max=STATEMENT_S_MAX, application="headrace init") as connection,
         connection.transaction(),
     ):
         await connection.execute("select pg_advisory_xact_lock($1)", _ROLES_LOCK)

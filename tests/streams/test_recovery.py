@@ -42,7 +42,7 @@ from tests.streams.streams_samples import cid
 from tests.streams.streams_world import World
 from tests.waiting import until
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.stack
 
 ENDS_S_MAX = 60.0
 ARRIVES_S_MAX = 120.0
@@ -143,6 +143,7 @@ def exchanged(site: Site) -> Iterator[Site]:
         yield Site(older, site.logs, site.since)
 
 
+@pytest.mark.faults
 def test_everything_is_ingested_and_announced_once_with_an_older_catalog(site: Site) -> None:
     site.ingest("kept-1", "kept-2")
     with exchanged(site) as older:
@@ -164,6 +165,7 @@ def test_everything_is_ingested_and_announced_once_with_an_older_catalog(site: S
         assert run_in_process(older.settings, "recover", "--json").json["reasons"] == []
 
 
+@pytest.mark.slow
 def test_everything_is_ingested_and_announced_once_after_a_failover_to_a_lagging_standby(site: Site) -> None:
     site.ingest("kept")
     with Standby.of(site.settings) as standby:

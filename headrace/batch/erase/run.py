@@ -25,7 +25,7 @@ from headrace.store.catalog.erasures import ErasedObject, Erasure, Erasures, Tar
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, STATEMENT_S_MAX, OrphanGc, collector_lock
 from headrace.store.catalog.retention import Retention, RetentionRule
 from headrace.store.errors import BlobCorruptError, BlobMissingError
-from headrace.store.postgres import borrowed, opened_pool
+from headrace.store.postgres import connected
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
@@ -51,12 +51,8 @@ async def plan(settings: Settings, target: Target) -> tuple[int, int]:
     if target.record_ids:
         return len(target.record_ids), 0
     dsn = settings.postgres_dsn.get_secret_value()
-    async with (
-        opened_pool(
-            dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application="headrace erase --dry-run"
-        ) as pool,
-        borrowed(pool, dsn) as connection,
-    ):
+    application = "headrace erase --dry-run"
+    async with connected(dsn, statement_s_max=STATEMENT_S_MAX, application=application) as connection:
         return await Erasures(connection, dsn).count(target)
 
 

@@ -105,12 +105,9 @@ class _Counters:
         limiter = self._exact if limit.exact else self._approximate
         # A cost above the limit would never be allowed.
         cost = min(cost, limit.item.amount)
-        within = (
-            await limiter.hit(limit.item, limit.name, subject, cost=cost)
-            if cost
-            else await limiter.test(limit.item, limit.name, subject)
-        )
+        counted = not cost or await limiter.hit(limit.item, limit.name, subject, cost=cost)
         window = await limiter.get_window_stats(limit.item, limit.name, subject)
+        within = counted and (cost > 0 or window.remaining > 0)
         reset_s = max(1, round(window.reset_time - time.time() + 0.5))
         return Allowance(limit, within, max(0, window.remaining) if within else 0, reset_s)
 

@@ -1,7 +1,6 @@
 """Liveness, readiness and metrics, without authentication and without secrets."""
 
 import asyncio
-from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -9,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from headrace.gateway.deps import ProbesDep
+from headrace.runtime.health import ReadyState
 
 router = APIRouter(tags=["health"])
 
@@ -25,7 +25,7 @@ class Ready(BaseModel):
     `degraded`: an optional service is unavailable, such as Redis. `draining`: the gateway stops.
     """
 
-    status: Literal["ready", "degraded", "not ready", "draining"]
+    status: ReadyState
     needs: dict[str, str] = Field(examples=[{"kafka": "ok", "postgres": "ok", "store": "ok", "redis": "ok"}])
 
 

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Self
 
 from headrace.runtime.errors import HeadraceError
 from headrace.store.catalog.recovery import CollectionState, collection_state
-from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
+from headrace.store.postgres import catalog_errors, connected, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
@@ -75,10 +75,7 @@ async def collector_lock(dsn: str, *, application: str) -> AsyncIterator["Pooled
         GcRunningError: another process holds it, or ended a moment ago in the middle of a collection.
         CatalogUnavailableError, CatalogRefusedError.
     """
-    async with (
-        opened_pool(dsn, connections_max=1, statement_s_max=STATEMENT_S_MAX, application=application) as pool,
-        borrowed(pool, dsn) as holder,
-    ):
+    async with connected(dsn, statement_s_max=STATEMENT_S_MAX, application=application) as holder:
         sql = statements("orphan_gc")
         if not await holder.fetchval(sql["try_lock"], COLLECTOR_LOCK):
             raise GcRunningError(
