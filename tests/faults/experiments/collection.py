@@ -31,7 +31,7 @@ _EXPECTED = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED, FsckP
 """What a busy service may show. Anything else is damage, which the repair would hide from the checker."""
 
 
-@experiment("E16", "orphans collected while the same bytes are uploaded again", ci=100, long=10_000)
+@experiment("E16", "orphans collected while the same bytes are uploaded again", ci=50, long=10_000)
 def collect_against_uploads(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Leave bodies in the store without a row, and collect them just as they arrive from a camera.
 

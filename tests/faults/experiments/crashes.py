@@ -14,6 +14,7 @@ CRASH_S_MAX = 60.0
 _NTH_MAX = 4
 _POLL_S = 0.5
 _STILL_S = 25.0
+_STILL_WITHOUT_MISSING_S = 10.0
 
 _POINTS = tuple(CrashPoint)
 SPOOL = tuple(point for point in _POINTS if point.startswith("spool_"))
@@ -34,7 +35,7 @@ def every_crash_point(world: FaultsWorld, count: int, random: Random) -> Counter
         if time.monotonic() > deadline:
             raise TimeoutError(f"not every crash point was reached; still missing: {dict(missing)}")
         _arm(world, missing, random)
-        _wait_until_spent(world)
+        _wait_until_spent(world, wanted)
     return crashes + Counter({f"crash {point}": times for point, times in _seen(world).items()})
 
 
@@ -58,13 +59,13 @@ def _start(point: CrashPoint, random: Random) -> Start:
     return Start(env={VARIABLE: f"{point}:{random.randint(1, _NTH_MAX)}"})
 
 
-def _wait_until_spent(world: FaultsWorld) -> None:
-    """Wait until nothing is laid down any more and nobody has ended for a while.
+def _wait_until_spent(world: FaultsWorld, wanted: Counter[CrashPoint]) -> None:
+    """Wait until nothing is laid down any more and nobody has ended for a while, a shorter one if nothing is missing.
 
     Some starts are spent without coming to their point: a process may have no work, or end for another reason.
     """
     last, since = _seen(world), time.monotonic()
-    while time.monotonic() - since < _STILL_S or any(
+    while time.monotonic() - since < (_STILL_S if wanted - last else _STILL_WITHOUT_MISSING_S) or any(
         world.fleet.control(name).waiting for name in world.fleet.active()
     ):
         time.sleep(_POLL_S)

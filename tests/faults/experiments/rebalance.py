@@ -11,7 +11,7 @@ WORKERS_MIN, WORKERS_MAX = 1, 5
 _APART_S = (1.5, 6.0)
 
 
-@experiment("E6", "rebalance storm, 2 to 5 to 1 workers of each group", ci=10, long=200)
+@experiment("E6", "rebalance storm, 2 to 5 to 1 workers of each group", ci=8, long=200)
 def storm(world: FaultsWorld, count: int, random: Random) -> Counter[str]:
     """Let workers come and go, by SIGTERM or SIGKILL, up to five of a group and down to one."""
     wanted = {"events": 2, "media": 2}
