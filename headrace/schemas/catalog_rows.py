@@ -1,6 +1,6 @@
 """The rows of the catalog as plain values. Times are microseconds since 1970, UTC; digests 32 bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
@@ -178,6 +178,18 @@ class Tombstone:
     digest: bytes
     site: str
     source_id: str
+
+    def keeps_out(self, site: str, source_id: str) -> bool:
+        """Return whether it applies to what this source sent."""
+        return self.site in {"", site} and self.source_id in {"", source_id}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDigests:
+    """What the catalog knows of some digests: the locations of those blobs that it has, and the tombstones."""
+
+    blobs: Mapping[bytes, BlobLocation] = field(default_factory=dict)
+    tombstones: Sequence[Tombstone] = ()
 
 
 @dataclass(frozen=True, slots=True)

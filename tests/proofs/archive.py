@@ -113,7 +113,7 @@ class Proof:
         tar, places = pack.build(small)
         key = pack_key(sha256_hex(tar))
         packed = {digest: offset for (digest, _), (offset, _) in zip(small, places, strict=True)}
-        known = await catalog.known_blobs([bytes.fromhex(digest) for digest in digests])
+        known = (await catalog.look_up([bytes.fromhex(digest) for digest in digests])).blobs
         if not known:
             await blobs.put(key, tar)
         for number, digest, body in zip(numbers, digests, bodies, strict=True):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobLocation, CommitResult, RowBatch
+from headrace.schemas.catalog_rows import CommitResult, KnownDigests, RowBatch
 from headrace.schemas.digest import blob_key, event_id, pack_key, sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
@@ -20,7 +20,7 @@ from headrace.store.errors import CatalogUnavailableError, ClaimMismatchError, C
 from tests.simulation.simulation_faults import SimulationStep, Weather
 from tests.simulation.simulation_input import SimulationGroup, Topics
 from tests.simulation.simulation_loop import Process, this_process
-from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, Journal
+from tests.streams.streams_fakes import FakeBlobs, FakeCatalog, Journal, located
 from tests.streams.streams_samples import NOW_US
 
 STORE_AWAY = StoreUnavailableError("no connection", where="simulated store")
@@ -90,13 +90,9 @@ class SimulatedCatalog(FakeCatalog):
         self.said: set[UUID] = set()
         self.say: Callable[[str, UUID], None] = lambda _topic, _event: None
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
-        def look() -> dict[bytes, BlobLocation]:
-            rows = [self.blobs[digest] for digest in digests if digest in self.blobs]
-            return {
-                row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
-                for row in rows
-            }
+    async def look_up(self, digests: Sequence[bytes]) -> KnownDigests:
+        def look() -> KnownDigests:
+            return KnownDigests(located(self.blobs, digests))
 
         return await self._weather.step(SimulationStep.KNOWN, look, away=CATALOG_AWAY)
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.schemas.catalog_rows import LossRow, Outcomes, RowBatch, SightingKey
+from headrace.schemas.catalog_rows import KnownDigests, LossRow, Outcomes, RowBatch, SightingKey, Tombstone
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CODE_BYTES_MAX
@@ -249,13 +249,15 @@ async def test_workers_with_the_same_digests_in_other_orders_do_not_deadlock(cat
     assert await counts(sql) == {"blobs": 150, "records": 150, "sightings": 150, "outbox": 150, "dead_letters": 0}
 
 
-async def test_known_blobs_says_where_they_are(catalog: Catalog) -> None:
+async def test_a_look_up_returns_blobs_and_tombstones(catalog: Catalog, sql: Sql) -> None:
     await catalog.commit(batch([1, 2]))
-    known = await catalog.known_blobs([digest_of(1), digest_of(3)])
-    assert set(known) == {digest_of(1)}
-    place = known[digest_of(1)]
+    await sql.execute("insert into tombstones values ($1, 'plant', 'cam', $2)", digest_of(1), id_of(1))
+    known = await catalog.look_up([digest_of(1), digest_of(3)])
+    assert set(known.blobs) == {digest_of(1)}
+    assert known.tombstones == [Tombstone(digest_of(1), "plant", "cam")]
+    place = known.blobs[digest_of(1)]
     assert (place.store_key, place.store_offset, place.size_bytes) == (blob(1).store_key, None, 1001)
-    assert await catalog.known_blobs([]) == {}
+    assert await catalog.look_up([]) == KnownDigests()
 
 
 async def test_a_sighting_is_that_of_its_source_and_site(catalog: Catalog) -> None:
@@ -369,7 +371,7 @@ async def test_a_migrated_database_is_ready(catalog: Catalog) -> None:
 
 async def test_a_value_of_the_wrong_type_is_refused_without_being_quoted(catalog: Catalog) -> None:
     with pytest.raises(CatalogRefusedError) as raised:
-        await catalog.known_blobs(["canary"])  # type: ignore[list-item]
+        await catalog.look_up(["canary"])  # type: ignore[list-item]
     assert "canary" not in str(raised.value)
 
 

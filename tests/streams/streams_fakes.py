@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from headrace.schemas.catalog_rows import (
     BlobRow,
     CommitResult,
     DeadLetterRow,
+    KnownDigests,
     Original,
     RecordRow,
     RowBatch,
@@ -114,6 +115,15 @@ class FakeClaims:
             self.staged.pop(claim, None)
 
 
+def located(blobs: Mapping[bytes, BlobRow], digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
+    """Return where those of the digests are that have a row."""
+    rows = [blobs[digest] for digest in digests if digest in blobs]
+    return {
+        row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
+        for row in rows
+    }
+
+
 class FakeCatalog:
     """Rows with the unique keys of the real one, which also insists that every blob's bytes are where its row says."""
 
@@ -137,17 +147,11 @@ class FakeCatalog:
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         return {key: original for key, original in self.redrives.items() if key[0] in ids}
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
+    async def look_up(self, digests: Sequence[bytes]) -> KnownDigests:
         assert all(len(digest) == 32 for digest in digests)
         await self._journal.step("known", len(digests))
-        known = [self.blobs[digest] for digest in digests if digest in self.blobs]
-        return {
-            row.digest: BlobLocation(row.digest, row.size_bytes, row.media_type, row.store_key, row.store_offset)
-            for row in known
-        }
-
-    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
-        return [tombstone for tombstone in self.erased if tombstone.digest in digests]
+        erased = [tombstone for tombstone in self.erased if tombstone.digest in digests]
+        return KnownDigests(located(self.blobs, digests), erased)
 
     async def has_sighting(self, key: SightingKey) -> bool:
         return any(SightingKey(row.record_id, row.site, row.source_id) == key for row in self.sightings.values())

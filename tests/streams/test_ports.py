@@ -153,9 +153,9 @@ async def test_a_record_that_comes_again_elsewhere_is_a_sighting_and_no_record(c
 async def test_only_committed_blobs_are_known(catalog_port: CatalogPort) -> None:
     rows = batch(cid("A"))
     digest = rows.blobs[0].digest
-    assert await catalog_port.known_blobs([digest]) == {}
+    assert (await catalog_port.look_up([digest])).blobs == {}
     await catalog_port.commit(rows)
-    known = await catalog_port.known_blobs([digest, bytes(32)])
+    known = (await catalog_port.look_up([digest, bytes(32)])).blobs
     assert list(known) == [digest]
     place = known[digest]
     assert (place.size_bytes, place.media_type) == (rows.blobs[0].size_bytes, "application/json")

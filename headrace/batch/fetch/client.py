@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from headrace.batch.background import BackgroundLoop
 from headrace.batch.fetch.asset import OFFSET_BITS, Asset, AssetOrigin, asset_of, batch_of
-from headrace.batch.fetch.errors import STORING_ERRORS, IngestError, from_storage_error
+from headrace.batch.fetch.errors import STORING_ERRORS, ErasedError, IngestError, from_storage_error
 from headrace.batch.fetch.fetcher import Fetcher
 from headrace.batch.fetch.items import UrlInput, UrlItem, number_items
 from headrace.batch.fetch.outcome import FetchOutcome, FetchResult, FetchStatus, FetchTally
@@ -61,7 +61,7 @@ class AssetStore:
         """Make bytes and rows durable; the relay announces new records. May be repeated with the same offset and time.
 
         Raises:
-            StoreFailedError, CatalogFailedError: nothing of it is in the catalog.
+            StoreFailedError, CatalogFailedError, ErasedError: nothing of it is in the catalog.
         """
         try:
             for _ in range(_COLLECTED_TIMES_MAX):
@@ -77,7 +77,11 @@ class AssetStore:
     async def _store_once(self, asset: Asset, body: bytes, offset: int, at_us: int) -> StoredAsset:
         collection_epoch = await self._catalog.collection_epoch()
         digest = bytes.fromhex(asset.digest)
-        known = (await self._catalog.known_blobs([digest])).get(digest)
+        catalog = await self._catalog.look_up([digest])
+        names = asset.origin.site, asset.origin.source
+        if any(tombstone.keeps_out(*names) for tombstone in catalog.tombstones):
+            raise ErasedError("the same bytes were erased, and are kept out", where=asset.url)
+        known = catalog.blobs.get(digest)
         if known is None:
             await self._blobs.put(asset.key, body, media_type=asset.media_type)
         batch = batch_of(asset, offset=offset, at_us=at_us, known=known, collection_epoch=collection_epoch)

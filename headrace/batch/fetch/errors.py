@@ -115,6 +115,13 @@ class MediaRefusedError(IngestError):
     hint_of_class = "JPEG, PNG, WebP and MP4 are supported."
 
 
+class ErasedError(IngestError):
+    """The same bytes were erased."""
+
+    code_of_class = "erased"
+    hint_of_class = "docs/erase.md describes what an erasure keeps out."
+
+
 class ArgumentRefusedError(IngestError):
     """License, source or site is invalid."""
 

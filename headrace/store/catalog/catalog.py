@@ -24,6 +24,7 @@ from headrace.schemas.catalog_rows import (
     BlobRow,
     CommitResult,
     DeadLetterRow,
+    KnownDigests,
     LossRow,
     Original,
     Outcomes,
@@ -155,17 +156,16 @@ class Catalog:
         """Expect nothing of a partition any more: its topic was made anew."""
         self._progress.pop(key, None)
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
-        """Return the locations of those blobs that the catalog has."""
+    async def look_up(self, digests: Sequence[bytes]) -> KnownDigests:
+        """Return the blobs and tombstones of these digests; a collection epoch that was read before covers them."""
+        if not digests:
+            return KnownDigests()
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["known_blobs"], digests)
-        return {row[0]: BlobLocation(*row) for row in rows}
-
-    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
-        """Return the tombstones of these digests; a collection epoch that was read before covers them."""
-        async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["tombstones"], digests)
-        return [Tombstone(*row) for row in rows]
+            rows = await connection.fetch(self._sql["look_up"], digests)
+        return KnownDigests(
+            {row["digest"]: BlobLocation(*row[:5]) for row in rows if row["site"] is None},
+            [Tombstone(row["digest"], row["site"], row["source_id"]) for row in rows if row["site"] is not None],
+        )
 
     def ingest_progress(self) -> IngestProgress:
         """Return the progress of the input partitions, over the same connections."""

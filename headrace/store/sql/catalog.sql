@@ -118,13 +118,15 @@ order by position
 -- Not within the transaction: a notification takes a lock of the whole server until its commit is over.
 select pg_notify('headrace_outbox', '')
 
--- known_blobs --
-select sha256, size_bytes, media_type, store_key, store_offset
+-- look_up --
+-- Blobs, and tombstones: these have a site.
+select sha256 as digest, size_bytes, media_type, store_key, store_offset, null as site, null as source_id
 from blobs
 where sha256 = any($1::bytea[])
-
--- tombstones --
-select digest, site, source_id from tombstones where digest = any($1::bytea[])
+union all
+select digest, null, null, null, null, site, source_id
+from tombstones
+where digest = any($1::bytea[])
 
 -- has_sighting --
 select exists (select from sightings where record_id = $1 and site = $2 and source_id = $3)

@@ -30,7 +30,8 @@ def without_erased(batch: DecodedBatch, tombstones: Iterable[Tombstone]) -> Deco
         return batch
 
     def is_erased(digest: bytes | None, origin: Origin | None) -> bool:
-        return digest is not None and any(_matches(tombstone, origin) for tombstone in by_digest.get(digest, ()))
+        names = ("", "") if origin is None else (origin.site, origin.source_id)
+        return digest is not None and any(tombstone.keeps_out(*names) for tombstone in by_digest.get(digest, ()))
 
     rejected = tuple(
         replace(rejection, code=RejectCode.ERASED, reason=REASON, origin=_names_of(rejection.origin))
@@ -57,11 +58,6 @@ def erased_claims(batch: DecodedBatch) -> list[str]:
 def is_out(rejection: RejectedDelivery) -> bool:
     """Return whether a message is rejected because its bytes were erased."""
     return rejection.code is RejectCode.ERASED
-
-
-def _matches(tombstone: Tombstone, origin: Origin | None) -> bool:
-    site, source_id = ("", "") if origin is None else (origin.site, origin.source_id)
-    return tombstone.site in {"", site} and tombstone.source_id in {"", source_id}
 
 
 def _value_digest(rejection: RejectedDelivery) -> bytes | None:

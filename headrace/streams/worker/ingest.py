@@ -76,11 +76,15 @@ class Ingest:
 
         A message whose staged body does not match, or whose bytes were erased, is rejected.
         """
+        # The commit fails if something was erased or collected since the collection epoch was read.
         collection_epoch = await self.retry(self._catalog.collection_epoch)
-        batch = await self._without_erased(batch)
+        digests = digests_of(batch)
+        known = await self.retry(lambda: self._catalog.look_up(digests))
+        batch = without_erased(batch, known.tombstones)
         with worker_step_seconds.labels(Step.BLOBS).time():
-            known = await self._known_digests(batch.accepted)
-            bodies = await self._bodies.store(batch.kind, store_plan(batch.accepted, known))
+            bodies = await self._bodies.store(
+                batch.kind, store_plan(batch.accepted, {digest.hex() for digest in known.blobs})
+            )
         batch = batch.with_rejected(bodies.rejected)
         rows = row_batch(batch, bodies.stored_at, collection_epoch=collection_epoch)
         return StoredBatch(batch, rows)
@@ -115,17 +119,3 @@ class Ingest:
             decoded=lambda: self.reached(CrashPoint.AFTER_DECODE),
             hashed=lambda: self.reached(CrashPoint.AFTER_HASH),
         )
-
-    async def _without_erased(self, batch: DecodedBatch) -> DecodedBatch:
-        """Reject what was erased; the commit fails if more was erased since the collection epoch was read."""
-        digests = digests_of(batch)
-        if not digests:
-            return batch
-        return without_erased(batch, await self.retry(lambda: self._catalog.tombstones(digests)))
-
-    async def _known_digests(self, accepted: Sequence[AcceptedDelivery]) -> frozenset[str]:
-        digests = sorted({bytes.fromhex(delivery.digest) for delivery in accepted})
-        if not digests:
-            return frozenset()
-        known = await self.retry(lambda: self._catalog.known_blobs(digests))
-        return frozenset(digest.hex() for digest in known)

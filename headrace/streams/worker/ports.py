@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from headrace.schemas.catalog_rows import BlobLocation, CommitResult, Original, RowBatch, SightingKey, Tombstone
+from headrace.schemas.catalog_rows import CommitResult, KnownDigests, Original, RowBatch, SightingKey
 from headrace.store.blobs.staging import StagedBody
 from headrace.streams.core.delivery import ConsumedMessage
 
@@ -43,11 +43,8 @@ class CatalogPort(Protocol):
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         """Return the original positions of redriven messages, by dead letter and attempt."""
 
-    async def known_blobs(self, digests: Sequence[bytes]) -> dict[bytes, BlobLocation]:
-        """Return the locations of those blobs that the catalog has."""
-
-    async def tombstones(self, digests: Sequence[bytes]) -> list[Tombstone]:
-        """Return the tombstones of these digests; a collection epoch that was read before covers them."""
+    async def look_up(self, digests: Sequence[bytes]) -> KnownDigests:
+        """Return the blobs and tombstones of these digests; a collection epoch that was read before covers them."""
 
     async def has_sighting(self, key: SightingKey) -> bool:
         """Return whether the catalog has a sighting of a record by its source."""

@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from headrace.batch.fetch.client import IngestClient
+from headrace.batch.fetch.errors import ErasedError
 from headrace.runtime.errors import Exit
 from headrace.runtime.receipt_key import ERASURE_AUDIENCE, ReceiptKey, verify
 from headrace.runtime.settings import Settings
@@ -16,9 +18,27 @@ from headrace.store.blobs.blob_store import Blobs, once
 from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.erase.erase_runs import erase, fsck_is_clean
+from tests.batch.fetch.file_server import file_server
+from tests.batch.fetch.web_servers import picture
 from tests.commands import run_in_process
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+
+async def test_erased_bytes_stay_out_also_from_a_url(settings: Settings, sql: Any) -> None:
+    allowed = settings.model_copy(update={"url_networks": "127.0.0.0/8", "url_host_pause_s": 0.0})
+
+    def ingest(url: str) -> UUID:
+        with IngestClient(settings=allowed) as client:
+            return UUID(client.ingest_url(url)["id"])
+
+    with file_server({"/1.jpg": picture(1), "/2.jpg": picture(2)}.get) as server:
+        record = await asyncio.to_thread(ingest, server.url("/1.jpg"))
+        await erase(settings, str(record), "--yes")
+        with pytest.raises(ErasedError, match="kept out"):
+            await asyncio.to_thread(ingest, server.url("/1.jpg"))
+        assert await asyncio.to_thread(ingest, server.url("/2.jpg")) != record
+    assert await sql.fetchval("select count(*) from records where record_id = $1", record) == 0
 
 
 async def test_an_erased_record_is_gone_and_the_same_bytes_stay_out(
