@@ -105,7 +105,7 @@ def remove_rule(kinds: KindNames, *, site: RuleSite = None) -> None:
 
 @needs("service", "gateway")
 def run(*, as_json: Json = False) -> None:
-    """Erase what is older than its rule, without tombstones; run it every night, and again to resume."""
+    """Erase what is older than its rule, without tombstones; run it again to resume."""
     import asyncio
 
     from headrace.batch.erase.run import retain

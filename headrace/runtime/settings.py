@@ -43,6 +43,7 @@ class MaintenanceJob(StrEnum):
     """A job of `headrace maintenance`."""
 
     EXPIRE = "expire"
+    RETAIN = "retain"
     COLLECT = "collect"
     ARCHIVE = "archive"
 
@@ -223,7 +224,8 @@ class Settings(GatewaySettings):
     maintenance_jobs: Annotated[str, AfterValidator(_checked_jobs)] = Field(
         ",".join(MaintenanceJob),
         description="Jobs of `headrace maintenance`, comma-separated: expire (dead letters and announcements past "
-        "their retention), collect (orphans and abandoned bodies in the store), archive (if archive_url is set).",
+        "their retention), retain (records past a rule of `headrace retention`), collect (orphans and abandoned bodies "
+        "in the store), archive (if archive_url is set).",
     )
 
     # URLs

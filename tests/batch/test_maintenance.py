@@ -10,6 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from headrace.batch.maintenance.app import Maintenance
+from headrace.batch.maintenance.jobs import retain_by_rules
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import MaintenanceJob, Settings
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
@@ -114,6 +116,29 @@ async def test_two_processes_expire_collect_and_archive_once(
     assert (await blobs.stat(orphan), await blobs.stat(staged)) == (None, None)
     assert await blobs.stat(blob_key(kept.sha256)) is not None
     assert await sql.fetchval("select (select count(*) from outbox) + (select count(*) from announced)") == 0
+
+
+async def test_records_past_a_rule_are_erased(
+    settings: Settings, blobs: Blobs, line: Line, runs: MaintenanceRuns, sql: Any
+) -> None:
+    old, young = frame(uuid4().hex), frame(uuid4().hex)
+    await line.take(old, young)
+    record = record_id(Kind.FRAME, old.sha256)
+    ago = "now() - interval '40 days' where record_id"
+    await sql.execute(f"update records set ingested_at = {ago} = $1", record)
+    await sql.execute(f"update sightings set seen_at = {ago} = $1", record)
+    await sql.execute("insert into retention_rules (kind, site, days) values ('frame', '', 30)")
+    await sql.execute("insert into erasures (erasure_id, actor, reason) values ($1, 'somebody', '')", record)
+    with pytest.raises(HeadraceError, match="was interrupted"):
+        await retain_by_rules(settings)
+    await sql.execute("delete from erasures")
+    await runs.due(JOBS, 0)
+    await sql.execute(YESTERDAY)
+    before = succeeded("retain")
+    async with running(settings.model_copy(update={"maintenance_jobs": "retain"}), runs):
+        await until_async(lambda: succeeded("retain") > before, 60, "the job to succeed")
+    assert [row[0] for row in await sql.fetch("select record_id from records")] == [record_id(Kind.FRAME, young.sha256)]
+    assert await blobs.stat(blob_key(old.sha256)) is None
 
 
 async def test_the_outbox_is_pruned_up_to_a_record_without_announcement(
