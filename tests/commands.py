@@ -77,6 +77,20 @@ def run_as_process(settings: Settings, *args: str, crash_at: str = "", **environ
     return CommandResult(process.returncode, process.stdout, process.stderr)
 
 
+def headrace(
+    settings: Settings,
+    *args: str,
+    code: int = Exit.OK,
+    crash_at: str = "",
+    run: RunCommand = run_in_process,
+    **environment: str,
+) -> CommandResult:
+    """Run a command that has to end with `code`, or at a crash point if one is named."""
+    result = run(settings, *args, crash_at=crash_at, **environment)
+    assert result.code == (Exit.CRASHED if crash_at else code), result.err
+    return result
+
+
 def ended_at_each(points: list[CrashPoint], process_at: CrashPoint) -> pytest.MarkDecorator:
     """Run a test with each point in this process, and with a process that ends; `make test` has one of these."""
     in_process = [pytest.param(run_in_process, point, id=str(point)) for point in points]

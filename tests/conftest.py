@@ -17,9 +17,8 @@ from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
-from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
-from tests.servers import fresh_database, in_memory_directory, settings_of
+from tests.servers import fresh_database, in_memory_directory, pool_of, settings_of
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
 STACK = pytest.StashKey[StackInfo]()
@@ -131,7 +130,7 @@ async def queries(postgres_dsn: str) -> AsyncIterator[Queries]:
 
 @pytest.fixture
 async def access(postgres_dsn: str) -> AsyncIterator[Access]:
-    async with opened_pool(postgres_dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
+    async with pool_of(postgres_dsn) as pool:
         yield Access(pool, postgres_dsn)
 
 

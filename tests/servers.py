@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,10 +15,12 @@ import asyncpg
 from headrace.native import StackInfo
 from headrace.runtime.settings import Settings, load_settings
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.installation import catalog_identity, mark_store
+from headrace.store.installation import CatalogIdentity, catalog_identity, mark_store
+from headrace.store.postgres import opened_pool
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 4 * 1024**3
+pool_of = partial(opened_pool, connections_max=1, statement_s_max=30.0, application="test")
 TEMPLATE = "headrace"  # the stack's own database, migrated once and never written to
 
 
@@ -49,10 +52,21 @@ def fresh_database(settings: Settings, *, template: str = TEMPLATE) -> Iterator[
 def own_store(settings: Settings) -> Settings:
     """A part of the bucket that no other test has, marked as a store of the same installation."""
     own = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
-    identity = asyncio.run(catalog_identity(own))
-    assert identity is not None
-    asyncio.run(mark_store(Blobs.from_settings(own), identity.mark))
+    asyncio.run(mark_own(own))
     return own
+
+
+async def mark_own(settings: Settings) -> CatalogIdentity:
+    """Mark the store as one of the catalog's installation, and return the identity of that."""
+    identity = await identity_of(settings)
+    await mark_store(Blobs.from_settings(settings), identity.mark)
+    return identity
+
+
+async def identity_of(settings: Settings) -> CatalogIdentity:
+    identity = await catalog_identity(settings)
+    assert identity is not None
+    return identity
 
 
 def _sql(dsn: str, text: str) -> None:

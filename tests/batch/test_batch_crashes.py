@@ -19,7 +19,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.orphan_gc import MARK_S_MAX
 from tests.batch.batch_samples import Line, cid, frame
-from tests.commands import RunCommand, ended_at_each, run_as_process, run_in_process
+from tests.commands import RunCommand, ended_at_each, headrace, run_as_process
 from tests.processes import ServiceProcess
 from tests.waiting import until
 
@@ -32,15 +32,6 @@ TOPIC = input_topic(Kind.CID).name
 LETTERS = 3
 ARRIVES_S_MAX = 60.0
 MARK_OLD_S = MARK_S_MAX + 1
-
-
-def headrace(
-    settings: Settings, *args: str, crash_at: str = "", code: int = 0, run: RunCommand = run_in_process
-) -> tuple[dict[str, Any], str]:
-    """Run a command, and end it at a crash point if one is named; returns its JSON and its messages."""
-    result = run(settings, *args, "--json", crash_at=crash_at)
-    assert result.code == (Exit.CRASHED if crash_at else code), result.err
-    return result.json, result.err
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +96,8 @@ def test_a_redrive_that_is_ended_there_goes_on_and_repeats_nothing(
         ARRIVES_S_MAX,
         "every end",
     )
-    again, output = headrace(module_settings, "dlq", "redrive", *these)
-    assert (again["published"], "no dead letter waits" in output) == (0, True)
+    again = headrace(module_settings, "dlq", "redrive", *these, "--json")
+    assert (again.json["published"], "no dead letter waits" in again.err) == (0, True)
     seen = sql.execute(
         'select "offset", code from sightings join records using (record_id) where code = any(%s) order by 1', (codes,)
     ).fetchall()
@@ -129,9 +120,9 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
         await blobs.put(blob_key(entry.sha256), entry.body)
     await asyncio.sleep(1.1)  # times of objects may be whole seconds, and the grace is none
 
-    await asyncio.to_thread(headrace, alone, "fsck", "--repair", crash_at=str(point), run=run)
-    _, output = await asyncio.to_thread(headrace, alone, "fsck", "--repair", code=Exit.FAILED)
-    assert "ended in the middle of a deletion a moment ago" in output
+    headrace(alone, "fsck", "--repair", crash_at=str(point), run=run)
+    refused = headrace(alone, "fsck", "--repair", code=Exit.FAILED)
+    assert "ended in the middle of a deletion a moment ago" in refused.err
     # The bytes of one come again: until the marks are old, a deletion may still be on its way, so they wait.
     take_task = asyncio.create_task(line.take(again))
     await asyncio.sleep(1)
@@ -143,12 +134,11 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
         assert sql.execute("select count(*) from collecting").fetchone() == (0,)
 
     await asyncio.sleep(1.1)
-    await asyncio.to_thread(headrace, alone, "fsck", "--repair")
+    headrace(alone, "fsck", "--repair")
     result = [await blobs.stat(blob_key(item.sha256)) is not None for item in (kept, again, orphan)]
     assert result == [True, True, False]
     assert await blobs.get(blob_key(again.sha256)) == again.body
-    clean, _ = await asyncio.to_thread(headrace, alone, "fsck")
-    assert clean["clean"]
+    assert headrace(alone, "fsck", "--json").json["clean"]
 
 
 @ended_at_each(ERASE, process_at=CrashPoint.ERASE_AFTER_OBJECT)
@@ -168,10 +158,10 @@ async def test_an_erasure_that_is_ended_there_goes_on_and_leaves_nothing(
             ([event.code for event in erased],),
         ).fetchall()
         names = [row[0] for row in ids]
-        await asyncio.to_thread(headrace, alone, "erase", *names, "--yes", crash_at=str(point), run=run)
+        headrace(alone, "erase", *names, "--yes", crash_at=str(point), run=run)
         sql.execute("update collecting set marked_at = marked_at - %s * interval '1 second'", (MARK_OLD_S,))
-        result, _ = await asyncio.to_thread(headrace, alone, "erase", "--resume")
-        assert [outcome["report"]["records_and_dead_letters"] for outcome in result["erasures"]] == [4]
+        result = headrace(alone, "erase", "--resume", "--json")
+        assert [outcome["report"]["records_and_dead_letters"] for outcome in result.json["erasures"]] == [4]
         left = sql.execute("select code from records order by code").fetchall()
         assert left == sorted((event.code,) for event in kept)
         for table in ("erasure_subjects", "erasure_objects", "erasure_messages", "collecting"):

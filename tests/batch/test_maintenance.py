@@ -18,9 +18,9 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs import staging
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.maintenance_runs import MaintenanceRuns
-from headrace.store.installation import catalog_identity, mark_store
 from tests.batch.batch_samples import Line, frame
 from tests.batch.fsck.damage import overwrite
+from tests.servers import mark_own
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -40,11 +40,8 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def blobs(settings: Settings) -> Blobs:
     """The store, which belongs to the installation."""
-    blobs = Blobs.from_settings(settings)
-    identity = await catalog_identity(settings)
-    assert identity is not None
-    await mark_store(blobs, identity.mark)
-    return blobs
+    await mark_own(settings)
+    return Blobs.from_settings(settings)
 
 
 @pytest.fixture

@@ -194,13 +194,12 @@ def record(name: str, **changes: object) -> Change:
     return change
 
 
-def announcement(**changes: object) -> Callable[[ReceivedMessages], ReceivedMessages]:
-    """The first announcement, otherwise than its record; `place` is where it stands."""
+def announcement(at: Place | None = None, /, **changes: object) -> Callable[[ReceivedMessages], ReceivedMessages]:
+    """The first announcement, otherwise than its record, or at another place."""
 
     def change(heard: ReceivedMessages) -> ReceivedMessages:
         old, *others = heard.announcements
-        at = changes.pop("place", old.place)
-        changed = ObservedAnnouncement(at, replace(old.event, **changes))  # type: ignore[arg-type]
+        changed = ObservedAnnouncement(at or old.place, replace(old.event, **changes))  # type: ignore[arg-type]
         return replace(heard, announcements=(changed, *others))
 
     return change

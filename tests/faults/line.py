@@ -11,8 +11,7 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from headrace.runtime.settings import Settings
-from headrace.store.blobs.blob_store import Blobs
-from headrace.store.installation import catalog_identity, mark_kafka, mark_store
+from headrace.store.installation import mark_kafka
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
@@ -25,7 +24,7 @@ from tests.faults.plan import Mix, Planned, planned
 from tests.faults.watch import Watch
 from tests.faults.workload import publish_all
 from tests.processes import ServiceProcess
-from tests.servers import fresh_database, own_store
+from tests.servers import fresh_database, identity_of, mark_own, own_store
 from tests.waiting import until
 
 MIX = Mix(poison=0.08, wrong_digests=0.05, bytes_max=50_000)
@@ -106,9 +105,7 @@ class Line:
 
     def use_store(self, settings: Settings) -> None:
         """Go on with another part of the store, as a store of the same installation."""
-        identity = asyncio.run(catalog_identity(settings))
-        assert identity is not None
-        asyncio.run(mark_store(Blobs.from_settings(settings), identity.mark))
+        asyncio.run(mark_own(settings))
         self.settings = settings
 
     def well(self) -> bool:
@@ -168,9 +165,7 @@ def line_on(servers: Settings, directory: Path) -> Iterator[Line]:
     with fresh_database(servers) as fresh:
         settings = own_store(fresh).model_copy(update={"kafka_session_s": SESSION_S})
         _, since = offsets(settings, (*INPUTS, *OUTPUTS))
-        identity = asyncio.run(catalog_identity(settings))
-        assert identity is not None
-        mark_kafka(settings, identity.mark)  # a line before may have had a later epoch
+        mark_kafka(settings, asyncio.run(identity_of(settings)).mark)  # a line before may have had a later epoch
         skip_backlog(settings, (SMALL.name, LARGE.name))
         catalog = FaultsCatalog(settings.postgres_dsn.get_secret_value())
         line = Line(settings, since, directory, Listener(settings, since), catalog)

@@ -130,7 +130,7 @@ class Taken:
             if at.topic == DEAD_LETTERS.name:
                 self._letters.append(_letter(place, decode(message.value(), DeadLetter)))
             else:
-                self._announcements.append(_announcement(place, decode(message.value(), Ingested)))
+                self._announcements.append(ObservedAnnouncement(place, decode(message.value(), Ingested)))
         except RejectedError as rejected:
             self._unreadable.append(f"{at.topic}/{at.partition} offset {offset}: {rejected.reason}")
 
@@ -236,10 +236,6 @@ def _partition(message: Message) -> Partition:
     assert topic is not None
     assert partition is not None
     return Partition(topic, partition)
-
-
-def _announcement(place: Place, event: Ingested) -> ObservedAnnouncement:
-    return ObservedAnnouncement(place, event)
 
 
 def _letter(place: Place, event: DeadLetter) -> ObservedLetter:

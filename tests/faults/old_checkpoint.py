@@ -4,7 +4,6 @@ A relay that ends between Kafka's commit and its mark leaves such a catalog, onl
 leaves after any number of lost marks, so a whole experiment's announcements go through the relay's first reading again.
 """
 
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from signal import SIGTERM
@@ -14,7 +13,6 @@ import psutil
 from tests.faults.world import READY_S_MAX, SETTLE_S_MAX, FaultsWorld
 
 _STOPS_S_MAX = 30.0
-_POLL_S = 0.1
 
 _REMEMBER = """
 select now(), array_agg(topic), array_agg(partition), array_agg(next_offset) from relay_checkpoints
@@ -49,7 +47,7 @@ def remember(world: FaultsWorld) -> OldCheckpoint:
 
 
 def restart_relay(world: FaultsWorld, old: OldCheckpoint) -> str:
-    """Stop the relays, take back what was marked since, start them, and wait; say what still waits, if anything."""
+    """Stop the relays, take back what was marked since, start them, and wait; say whether something still waits."""
     relays = [name for name in world.fleet.active() if name.startswith("relay-")]
     with world.quiet():
         for name in relays:
@@ -60,11 +58,8 @@ def restart_relay(world: FaultsWorld, old: OldCheckpoint) -> str:
         for name in relays:
             world.fleet.control(name).unpark()
         world.fleet.wait_ready(READY_S_MAX)
-        deadline = time.monotonic() + SETTLE_S_MAX
-        while waiting := world.catalog.unpublished():
-            if time.monotonic() > deadline:
-                return f"{waiting} announcements wait {SETTLE_S_MAX:.0f} s after the relay began at an old checkpoint"
-            time.sleep(_POLL_S)
+        if not world.settle():
+            return f"something still waits {SETTLE_S_MAX:.0f} s after the relay began at an old checkpoint"
     return ""
 
 

@@ -32,6 +32,7 @@ TAKEN = "headrace_worker_batch_messages_sum"
 
 def later_message_first(it: BadBuildScene, build: str | None) -> None:
     """A large message has no room while the small one behind it has; before the large one is written, a kill."""
+    it.relay()
     source = it.source()
     plugs = [frame_of(source, number, 5 * MIB) for number in range(3)]
     large, small = frame_of(source, 3, 3 * MIB), frame_of(source, 4, 1000)
@@ -56,6 +57,7 @@ def later_message_first(it: BadBuildScene, build: str | None) -> None:
 
 def wrong_message(it: BadBuildScene, build: str | None) -> None:
     """A message that is none, alone in its fetch, between two good ones."""
+    it.relay()
     worker = it.worker(SMALL, build).wait_ready()
     source = it.source()
     assert it.passed(SMALL, it.publish(cid_of(source, 0)))
@@ -69,6 +71,7 @@ def wrong_message(it: BadBuildScene, build: str | None) -> None:
 
 def good_messages(it: BadBuildScene, build: str | None) -> None:
     """A few scans, and nothing else."""
+    it.relay()
     worker = it.worker(SMALL, build).wait_ready()
     source = it.source()
     last = [it.publish(cid_of(source, number)) for number in range(3)][-1]
@@ -79,6 +82,7 @@ def good_messages(it: BadBuildScene, build: str | None) -> None:
 
 def crash_at_the_transaction(it: BadBuildScene, build: str | None) -> None:
     """The worker ends where its first transaction began, and one as it should be takes over."""
+    it.relay()
     worker = it.worker(SMALL, build, crash_at="tx_began").wait_ready()
     it.publish(cid_of(it.source(), 0))
     assert worker.process.wait(COMES_S_MAX) == Exit.CRASHED
@@ -173,23 +177,11 @@ async def _collect(settings: Settings, blobs: Blobs, key: str) -> bool:
     return bool(free)
 
 
-def with_relay(
-    act: Callable[[BadBuildScene, str | None], None],
-) -> Callable[[BadBuildScene, str | None], None]:
-    """Start a relay before a scenario."""
-
-    def acted(it: BadBuildScene, build: str | None) -> None:
-        it.relay()
-        act(it, build)
-
-    return acted
-
-
 SCENARIOS: dict[str, tuple[Callable[[BadBuildScene, str | None], None], Group, set[str]]] = {
-    "concurrency": (with_relay(later_message_first), LARGE, {"I1", "I4", "I9", "I14"}),
-    "raising": (with_relay(wrong_message), SMALL, {"I1", "I14"}),
-    "json_values": (with_relay(good_messages), SMALL, {"I1", "I4", "I9", "I14"}),
-    "publish_before_commit": (with_relay(crash_at_the_transaction), SMALL, {"I3", "I4"}),
+    "concurrency": (later_message_first, LARGE, {"I1", "I4", "I9", "I14"}),
+    "raising": (wrong_message, SMALL, {"I1", "I14"}),
+    "json_values": (good_messages, SMALL, {"I1", "I4", "I9", "I14"}),
+    "publish_before_commit": (crash_at_the_transaction, SMALL, {"I3", "I4"}),
     "relay_without_catch_up": (announced_and_not_marked, SMALL, {"I3"}),
     "relay_marks_first": (killed_before_the_commit, SMALL, {"I4"}),
     "batches_overtake": (first_batch_is_slow, LARGE, {"I11"}),

@@ -136,7 +136,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("an announcement of another record", "I4", live(announcement(record_id=str(identity("b"))))),
     ("an announcement of another site", "I4", live(announcement(site="elsewhere"))),
     ("an announcement of another source, heard afterwards", "I4", afterwards(announcement(source_id="camera-9"))),
-    ("an announcement in another kind's topic", "I4", live(announcement(place=place(0, "ingested.clips.v1")))),
+    ("an announcement in another kind's topic", "I4", live(announcement(place(0, "ingested.clips.v1")))),
     *(
         (f"an announcement of another {name}", "I4", live(announcement(**{name: value})))
         for name, value in {

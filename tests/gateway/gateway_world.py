@@ -20,9 +20,9 @@ from headrace.gateway.auth import api_keys
 from headrace.gateway.auth.principal import Role
 from headrace.runtime.settings import Settings
 from headrace.schemas.limits import MIB
-from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
 from tests.processes import ServiceProcess, free_port
+from tests.servers import pool_of
 from tests.waiting import until
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Gateway:
 
     async def _with_access(self, work: Callable[[Access], Awaitable[T]]) -> T:
         dsn = self.settings.postgres_dsn.get_secret_value()
-        async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
+        async with pool_of(dsn) as pool:
             return await work(Access(pool, dsn))
 
     def client(self, role: str = "device", sources: Iterable[str] = ("*",), **options: Any) -> httpx.Client:

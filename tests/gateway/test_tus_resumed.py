@@ -14,11 +14,11 @@ import pytest
 from headrace.runtime.settings import Settings
 from headrace.schemas.limits import KIB, MIB
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.postgres import opened_pool
 from headrace.store.requests.uploads import UploadPart, Uploads
 from tests.gateway.gateway_world import Gateway, StartGateway, name, picture
 from tests.gateway.hostile_http import head, part
 from tests.gateway.tus_client import TusClient, id_of, is_held, parts_of
+from tests.servers import pool_of
 from tests.streams.streams_samples import mp4
 from tests.waiting import until
 
@@ -190,7 +190,7 @@ def left_before_the_join(client: TusClient, gateway: Gateway, body: bytes) -> st
 
     async def count_the_rest() -> None:
         dsn = gateway.settings.postgres_dsn.get_secret_value()
-        async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="test") as pool:
+        async with pool_of(dsn) as pool:
             uploads, blobs = Uploads(pool, dsn), Blobs.from_settings(gateway.settings)
             assert await uploads.hold(upload_id, by, 0.0) is not None
             part = UploadPart(half, len(body) - half, f"staging/~gateway/uploads/{upload_id}/{half}-{by.hex}")

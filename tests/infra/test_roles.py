@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,14 +16,13 @@ from headrace.initialize import initialize
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
-from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.catalog import Catalog
 from headrace.store.roles import OPERATOR, PRIVILEGES, grant_roles
-from tests.batch.batch_samples import Line, frame
-from tests.commands import run_in_process
+from tests.batch.batch_samples import frame
+from tests.commands import headrace
 from tests.consumer_groups import skip_backlog
 from tests.gateway.gateway_world import Gateway
 from tests.processes import ServiceProcess
+from tests.streams.streams_world import World
 from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
@@ -97,7 +96,8 @@ def test_each_process_works_under_its_role(settings: Settings, tmp_path: Path) -
             process = ServiceProcess(user, *args, log=tmp_path / args[0], gateway_seal_secret="")
             stack.callback(process.stop)
             process.wait_ready()
-        asyncio.run(publish(settings, event))
+        with closing(World(settings)) as world:
+            world.send(event)
         answering = stack.enter_context(Gateway(gateway, tmp_path / "gateway"))
         answering.settings = settings  # keys are not made by a gateway
         with answering.client("operator") as client:
@@ -118,11 +118,4 @@ def test_each_process_works_under_its_role(settings: Settings, tmp_path: Path) -
                 "the announcements to be published",
             )
         for args in (("fsck",), ("erase", event.sha256, "--yes"), ("dlq", "ls"), ("retention", "run")):
-            result = run_in_process(operator, *args, "--json")
-            assert result.code == 0, (args, result.err)
-
-
-async def publish(settings: Settings, event: Any) -> None:
-    catalog = await Catalog.open(settings.postgres_dsn.get_secret_value())
-    Line(settings, Blobs.from_settings(settings), catalog).published(event)
-    await catalog.close()
+            headrace(operator, *args, "--json")

@@ -86,10 +86,10 @@ class NoLookBack(TopicRelay):
         return
 
 
-def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4, seed: int = 0) -> Schedule:
+def one_fault(step: SimulationStep, effect: Effect, *, messages: int = 4) -> Schedule:
     """Deliver the same scan a few times, one message a batch, while one step fails at its first time."""
     return Schedule(
-        seed=seed,
+        seed=0,
         messages=(SentInput(source=0, what="cid", number=0),) * messages,
         faults=(Fault(step, nth=1, effect=effect, seconds=1),),
         workers=1,

@@ -20,10 +20,10 @@ from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.catalog.outbox import Outbox, PublishedEvent
-from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
 from headrace.store.requests.ingest_requests import Captures, IngestRequests
 from headrace.store.requests.uploads import NewUpload, Uploads
+from tests.servers import pool_of
 from tests.store.many_rows import digest_of, event_of, key_of, pack_of
 
 Step: TypeAlias = Callable[[str, int], Awaitable[None]]
@@ -53,12 +53,6 @@ async def outbox_of(dsn: str) -> AsyncIterator[Outbox]:
         yield outbox
     finally:
         await outbox.close()
-
-
-@asynccontextmanager
-async def pool_of(dsn: str) -> AsyncIterator[Any]:
-    async with opened_pool(dsn, connections_max=1, statement_s_max=30, application="test") as pool:
-        yield pool
 
 
 def _events() -> list[PublishedEvent]:

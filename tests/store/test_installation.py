@@ -21,6 +21,7 @@ from headrace.store.installation import (
     mark_store,
     require_installation,
 )
+from tests.servers import mark_own
 
 pytestmark = pytest.mark.stack
 
@@ -40,11 +41,9 @@ def blobs(settings: Settings) -> Blobs:
 
 
 @pytest.fixture
-async def mine(settings: Settings, blobs: Blobs) -> CatalogIdentity:
-    identity = await catalog_identity(settings)
-    assert identity is not None
+async def mine(settings: Settings) -> CatalogIdentity:
+    identity = await mark_own(settings)
     assert identity.complete
-    await mark_store(blobs, identity.mark)
     return identity
 
 

@@ -24,19 +24,14 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.catalog.recovery import CollectionState
 from headrace.store.errors import CatalogRevertedError
-from headrace.store.installation import (
-    catalog_identity,
-    kafka_identity,
-    mark_kafka,
-    require_installation,
-)
+from headrace.store.installation import kafka_identity, mark_kafka, require_installation
 from headrace.streams import recovery
 from headrace.streams.relay.announcement import published_event
 from headrace.streams.worker.profile import SMALL
 from tests.commands import run_in_process
 from tests.consumer_groups import EMPTY_S_MAX, skip_backlog
 from tests.processes import ServiceProcess
-from tests.servers import fresh_database, own_store
+from tests.servers import fresh_database, identity_of, own_store
 from tests.standby import Standby
 from tests.streams.streams_samples import cid
 from tests.streams.streams_world import World
@@ -126,8 +121,7 @@ class Site:
 @pytest.fixture
 def site(settings: Settings, tmp_path: Path) -> Iterator[Site]:
     own = own_store(settings)
-    identity = asyncio.run(catalog_identity(own))
-    assert identity is not None
+    identity = asyncio.run(identity_of(own))
     skip_backlog(own, {SMALL.name})
     with reading_consumer(own, "test") as consumer:
         keys = [key for topic in OUTPUTS for key in partitions_of(consumer, topic)]

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.errors import Exit
@@ -15,7 +15,7 @@ from headrace.schemas.codec import encode
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 from headrace.streams.worker.profile import SMALL
-from tests.commands import run_in_process
+from tests.commands import headrace
 from tests.consumer_groups import skip_backlog
 from tests.processes import ServiceProcess
 from tests.servers import fresh_database
@@ -68,7 +68,7 @@ def test_a_worker_notices_deleted_input_and_an_older_catalog(settings: Settings,
     log = tmp_path / "worker.log"
     skip_backlog(settings, {SMALL.name})
     (kept,) = ingest(settings, log, "kept")
-    assert run_in_process(settings, "lost").code == Exit.OK
+    headrace(settings, "lost")
     with fresh_database(settings, template=database(settings)) as older:
         gone = send(settings, "gone-1", "gone-2", "gone-3")
         delete_up_to(settings, gone[-1])
@@ -90,7 +90,7 @@ def test_a_topic_made_anew_under_a_running_worker_is_read_from_its_start(setting
             old = [world.send(cid(f"{world.tag}-old-{number}")) for number in range(3)]
             for scan in old:
                 world.stored(scan)
-        until(lambda: committed(settings, old[-1]) > old[-1].offset, ENDS_S_MAX, "the group to pass them")
+            until(lambda: world.committed(old[-1]) > old[-1].offset, ENDS_S_MAX, "the group to pass them")
         running.process.send_signal(signal.SIGSTOP)
         make_anew(settings, TOPIC)
         # More than the old topic had: the worker's offset is one of the new topic.
@@ -113,15 +113,6 @@ def make_anew(settings: Settings, topic: str) -> None:
     deleted.result(30)
     until(lambda: topic not in admin.list_topics(timeout=10).topics, ENDS_S_MAX, "the topic to be gone")
     until(lambda: topic in ensure_topics(settings, admin), ENDS_S_MAX, "the topic to be there again")
-
-
-def committed(settings: Settings, sent: Sent) -> int:
-    consumer = Consumer(client_config(settings, group_id=SMALL.name, enable_auto_commit=False))
-    try:
-        (place,) = consumer.committed([TopicPartition(sent.topic, sent.partition)], timeout=10)
-        return place.offset
-    finally:
-        consumer.close()
 
 
 def noticed_at_start(settings: Settings, running: ServiceProcess, gone: list[Sent]) -> None:
@@ -161,6 +152,5 @@ def refused_by_name(older: Settings, log: Path, kept: Sent) -> None:
 
 
 def lost(settings: Settings) -> list[tuple[int, int, int]]:
-    listed = run_in_process(settings, "lost", "--json")
-    assert listed.code == Exit.FAILED
+    listed = headrace(settings, "lost", "--json", code=Exit.FAILED)
     return sorted((row["partition"], row["first_offset"], row["last_offset"]) for row in listed.json["lost"])

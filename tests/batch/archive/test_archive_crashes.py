@@ -1,6 +1,5 @@
 """Archive and restore on real servers, as commands: ended at each step, and checked by fsck."""
 
-import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK
 from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line, frame
-from tests.commands import RunCommand, ended_at_each, run_in_process
+from tests.commands import RunCommand, ended_at_each, headrace
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -27,15 +26,6 @@ def settings(settings: Settings) -> Settings:
     own = f"{settings.store_url}/{uuid4().hex}"
     changed = {"store_url": f"{own}/hot", "archive_url": f"{own}/cold", "collect_grace_hours": 0.0}
     return settings.model_copy(update=changed)
-
-
-async def headrace(
-    settings: Settings, *args: str, crash_at: str = "", code: int = 0, run: RunCommand = run_in_process
-) -> tuple[dict[str, Any], str]:
-    """Run a command, and end it at a crash point if one is named; returns its JSON and its messages."""
-    result = await asyncio.to_thread(run, settings, *args, crash_at=crash_at)
-    assert result.code == (Exit.CRASHED if crash_at else code), result.err
-    return (result.json if "--json" in args else {}), result.err
 
 
 async def places(settings: Settings, sql: Any) -> dict[str, list[str]]:
@@ -67,27 +57,27 @@ async def test_an_archive_that_is_killed_there_goes_on(
     await line.take(*young)
     await line.take(frame(tag))
     await grow_old(sql, [item.ldo_id for item in old])
-    await headrace(settings, "archive", crash_at=str(point), run=run)
-    await headrace(settings, "fsck")
+    headrace(settings, "archive", crash_at=str(point), run=run)
+    headrace(settings, "fsck")
 
-    done, _ = await headrace(settings, "archive", "--json")
+    done = headrace(settings, "archive", "--json").json
     assert done["failed"] == {}
     digests = {sha256_hex(canonical_body(item)): "cold" for item in old}
     digests |= {sha256_hex(canonical_body(item)): "hot" for item in young} | {frame(tag).sha256: "hot"}
     assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
     assert await sql.fetchval("select count(*) from outbox") == len(young) + 1
     assert await sql.fetchval("select count(*) from leavings") == 0
-    again, _ = await headrace(settings, "archive", "--json")
+    again = headrace(settings, "archive", "--json").json
     assert (again["bodies"], again["objects_removed"]) == (0, 0)
 
     part = sorted(digest for digest, where in digests.items() if where == "cold")
-    await headrace(settings, "restore", *part, crash_at=str(point), run=run)
-    await headrace(settings, "restore", *part)
+    headrace(settings, "restore", *part, crash_at=str(point), run=run)
+    headrace(settings, "restore", *part)
     digests |= dict.fromkeys(part, "hot")
     assert await places(settings, sql) == {digest: [where] for digest, where in digests.items()}
-    _, output = await headrace(settings, "fsck")
+    output = headrace(settings, "fsck").err
     assert "no inconsistencies" in output
-    again, _ = await headrace(settings, "archive", "--json")
+    again = headrace(settings, "archive", "--json").json
     assert again["bodies"] == 0, "what was restored stays for a while"
 
 
@@ -98,19 +88,19 @@ async def test_what_is_archived_is_said_where_it_is_read_and_a_dry_run_changes_n
     item = ldo(1, tag)
     await line.take(item)
     await grow_old(sql, [item.ldo_id])
-    dry, _ = await headrace(settings, "archive", "--dry-run", "--json")
+    dry = headrace(settings, "archive", "--dry-run", "--json").json
     assert (dry["bodies"], dry["objects_written"]) == (1, 0)
-    await headrace(settings, "get", item.ldo_id)
-    await headrace(settings, "archive", "--shrink")
-    _, output = await headrace(settings, "get", item.ldo_id, code=Exit.FAILED)
+    headrace(settings, "get", item.ldo_id)
+    headrace(settings, "archive", "--shrink")
+    output = headrace(settings, "get", item.ldo_id, code=Exit.FAILED).err
     digest = sha256_hex(canonical_body(item))
     assert "blob_archived" in output
     assert f"headrace restore {digest}" in output
     # The same LDO again is known: a sighting, and no new body.
     await line.take(item)
     assert await places(settings, sql) == {digest: ["cold"]}
-    await headrace(settings, "restore", item.ldo_id)
-    await headrace(settings, "get", item.ldo_id)
+    headrace(settings, "restore", item.ldo_id)
+    headrace(settings, "get", item.ldo_id)
 
 
 async def test_what_is_still_to_be_announced_stays(settings: Settings, line: Line, sql: Any) -> None:
@@ -119,14 +109,14 @@ async def test_what_is_still_to_be_announced_stays(settings: Settings, line: Lin
     await line.take(waiting)
     await grow_old(sql, [waiting.ldo_id])
     await sql.execute("update outbox set published_at = null")
-    dry, _ = await headrace(settings, "archive", "--json")
+    dry = headrace(settings, "archive", "--json").json
     assert dry["bodies"] == 0
 
 
 async def test_only_one_moves_or_repairs_at_a_time(settings: Settings, sql: Any) -> None:
     assert await sql.fetchval("select pg_try_advisory_lock($1)", COLLECTOR_LOCK)
     for command in (("archive",), ("restore", "--kind", "ldos")):
-        _, output = await headrace(settings, *command, code=Exit.FAILED)
+        output = headrace(settings, *command, code=Exit.FAILED).err
         assert "another archive, restore or repair is running" in output
 
 
@@ -134,11 +124,11 @@ async def test_damage_in_the_archive_is_found(settings: Settings, line: Line, sq
     tag = uuid4().hex
     await line.take(ldo(1, tag), ldo(2, tag))
     await grow_old(sql, [f"{tag}-1", f"{tag}-2"])
-    await headrace(settings, "archive")
+    headrace(settings, "archive")
     archive = Blobs.from_settings(settings.model_copy(update={"store_url": settings.archive_url}))
     key = await sql.fetchval("select distinct store_key from blobs")
     await archive.delete(key)
-    output, _ = await headrace(settings, "fsck", "--json", code=Exit.FAILED)
+    output = headrace(settings, "fsck", "--json", code=Exit.FAILED).json
     assert [item["name"] for item in output["findings"]["object_missing"]] == [key]
-    output, _ = await headrace(settings, "restore", "--kind", "ldos", "--json", code=Exit.FAILED)
+    output = headrace(settings, "restore", "--kind", "ldos", "--json", code=Exit.FAILED).json
     assert set(output["failed"].values()) == {"blob_missing"}

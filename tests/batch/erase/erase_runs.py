@@ -5,18 +5,15 @@ from typing import Any
 
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
-from tests.commands import RunCommand, run_in_process
+from tests.commands import headrace
 
 
-async def erase(
-    settings: Settings, *args: str, crash_at: str = "", code: int = Exit.OK, run: RunCommand = run_in_process
-) -> dict[str, Any]:
+async def erase(settings: Settings, *args: str, crash_at: str = "", code: int = Exit.OK) -> dict[str, Any]:
     """Run the command, and end it at a crash point if one is named; return its JSON."""
-    result = await asyncio.to_thread(run, settings, "erase", *args, "--json", crash_at=crash_at)
-    assert result.code == (Exit.CRASHED if crash_at else code), result.err
+    result = await asyncio.to_thread(headrace, settings, "erase", *args, "--json", code=code, crash_at=crash_at)
     return result.json
 
 
 async def fsck_is_clean(settings: Settings) -> None:
-    result = await asyncio.to_thread(run_in_process, settings, "fsck", "--json")
-    assert (result.code, result.json["findings"]) == (Exit.OK, {}), result.err
+    result = await asyncio.to_thread(headrace, settings, "fsck", "--json")
+    assert result.json["findings"] == {}

@@ -1,6 +1,5 @@
 """Retention erases what is old by kind and site, and a legal hold keeps what it covers."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -14,15 +13,9 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.erase.erase_runs import erase, fsck_is_clean
-from tests.commands import run_in_process
+from tests.commands import headrace
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
-
-
-async def headrace(settings: Settings, *args: str, code: int = Exit.OK) -> dict[str, Any]:
-    result = await asyncio.to_thread(run_in_process, settings, *args)
-    assert result.code == code, result.err
-    return result.json if "--json" in args else {"messages": result.err}
 
 
 async def make_older(sql: Any, days: int, *digests: str) -> None:
@@ -44,13 +37,13 @@ async def test_retention_erases_by_kind_and_site_and_what_comes_later_is_ingeste
     await line.take(cid("kept: there is no rule for scans"))
     await make_older(sql, 40, *(event.sha256 for event in (old, elsewhere, shared, seen_again)))
     await line.take(seen_again)
-    assert "may wait" in (await headrace(settings, "retention", "set", "frames", "7", code=Exit.USAGE))["messages"]
-    await headrace(settings, "retention", "set", "frames", "30")
-    await headrace(settings, "retention", "set", "frames", "365", "--site", "yard")
-    rules = await headrace(settings, "retention", "ls", "--json")
+    assert "may wait" in headrace(settings, "retention", "set", "frames", "7", code=Exit.USAGE).err
+    headrace(settings, "retention", "set", "frames", "30")
+    headrace(settings, "retention", "set", "frames", "365", "--site", "yard")
+    rules = headrace(settings, "retention", "ls", "--json").json
     assert [(rule["site"], rule["days"]) for rule in rules["rules"]] == [("yard", 365), ("", 30)]
 
-    await headrace(settings, "retention", "run", "--json")
+    headrace(settings, "retention", "run")
     left = {row[0] for row in await sql.fetch("select encode(digest, 'hex') from records where kind = 'frame'")}
     assert left == {event.sha256 for event in (young, elsewhere, shared, seen_again)}
     assert await blobs.stat(blob_key(old.sha256)) is None
@@ -58,10 +51,10 @@ async def test_retention_erases_by_kind_and_site_and_what_comes_later_is_ingeste
     await line.take(old)
     assert await blobs.get(blob_key(old.sha256)) == old.body, "retention leaves no tombstone"
 
-    await headrace(settings, "retention", "rm", "frames", "--site", "yard")
-    result = await headrace(settings, "retention", "run", "--json")
+    headrace(settings, "retention", "rm", "frames", "--site", "yard")
+    result = headrace(settings, "retention", "run", "--json").json
     assert result["erasures"][0]["report"]["records_and_dead_letters"] == 2
-    await headrace(settings, "retention", "rm", "clips", code=Exit.FAILED)
+    headrace(settings, "retention", "rm", "clips", code=Exit.FAILED)
     await fsck_is_clean(settings)
 
 
@@ -72,8 +65,8 @@ async def test_a_hold_refuses_an_erasure_and_is_left_out_by_retention(settings: 
     await line.take(bad)
     await make_older(sql, 40, held.sha256, other.sha256)
     holds = [
-        await headrace(settings, "hold", "add", held.sha256, "--reason", "case 12", "--json"),
-        await headrace(settings, "hold", "add", "--site", "plant", "--source", "camera-1", "--reason", "b", "--json"),
+        headrace(settings, "hold", "add", held.sha256, "--reason", "case 12", "--json").json,
+        headrace(settings, "hold", "add", "--site", "plant", "--source", "camera-1", "--reason", "b", "--json").json,
     ]
     for args in ([held.sha256], ["--site", "plant"], ["--site", "plant", "--source", "camera-1"]):
         await erase(settings, *args, "--yes", code=Exit.FAILED)
@@ -81,16 +74,16 @@ async def test_a_hold_refuses_an_erasure_and_is_left_out_by_retention(settings: 
     assert await sql.fetchval("select count(*) from erasures") == 0
     await sql.execute("update dead_letters set rejected_at = rejected_at - interval '100 days'")
     await sql.execute("update outbox set published_at = now()")
-    await headrace(settings, "retention", "set", "frames", "30")
-    await headrace(settings, "retention", "run", "--json")
+    headrace(settings, "retention", "set", "frames", "30")
+    headrace(settings, "retention", "run", "--json")
     assert [row[0] for row in await sql.fetch("select record_id from records")] == [record_id(Kind.FRAME, held.sha256)]
-    await headrace(settings, "fsck", "--repair", "--json")
+    headrace(settings, "fsck", "--repair", "--json")
     assert await sql.fetchval("select count(*) from dead_letters") == 1
 
     for hold in holds:
-        await headrace(settings, "hold", "release", hold["hold_id"])
-    await headrace(settings, "hold", "release", holds[0]["hold_id"], code=Exit.FAILED)
-    listed = await headrace(settings, "hold", "ls", "--all", "--json")
+        headrace(settings, "hold", "release", hold["hold_id"])
+    headrace(settings, "hold", "release", holds[0]["hold_id"], code=Exit.FAILED)
+    listed = headrace(settings, "hold", "ls", "--all", "--json").json
     assert len(listed["holds"]) == 2
     assert all(hold["released_by"] for hold in listed["holds"])
     await erase(settings, "--site", "plant", "--yes")
@@ -103,7 +96,7 @@ async def test_a_hold_that_is_placed_while_an_erasure_is_interrupted_keeps_the_r
     event = frame(uuid4().hex)
     await line.take(event)
     await erase(settings, event.sha256, "--yes", crash_at="erase_after_begin")
-    await headrace(settings, "hold", "add", event.sha256, "--reason", "case 12")
+    headrace(settings, "hold", "add", event.sha256, "--reason", "case 12")
     result = await erase(settings, "--resume")
     assert result["erasures"][0]["report"]["kept_by_legal_hold"] == 1
     assert await sql.fetchval("select count(*) from records") == 1

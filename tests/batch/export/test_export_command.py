@@ -24,7 +24,7 @@ from headrace.store.blobs import pack
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, Exports, ExportSelection
-from tests.commands import clean_environment, run_in_process
+from tests.commands import clean_environment, headrace
 from tests.servers import own_store
 from tests.store.store_rows import batch, record
 from tests.streams.consumers.consumer_samples import ResultReader, new_name, results_of
@@ -53,8 +53,7 @@ def started(settings: Settings, *args: str) -> "subprocess.Popen[str]":
 
 
 def export(settings: Settings, *args: str, code: int = 0) -> dict[str, Any]:
-    done = run_in_process(settings, "export", *args, "--json")
-    assert done.code == code, done.err
+    done = headrace(settings, "export", *args, "--json", code=code)
     return done.json or {"error": done.err}
 
 

@@ -151,7 +151,7 @@ async def test_no_orphan_is_deleted_while_a_recovery_is_not_over(
     async def repaired(statement: str) -> str:
         with psycopg.connect(postgres_dsn, autocommit=True) as sql:
             sql.execute(statement)  # type: ignore[call-overload]
-        report = await fsck(settings, blobs, repair=True, force=True)
+        report = await open_and_check(settings, blobs, FsckOptions(repair=True, force=True))
         ((_, outcome),) = report.healed or report.unhealed
         return outcome
 

@@ -18,7 +18,7 @@ from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.exports import PAGE_ROWS, ExportSelection
-from tests.commands import RunCommand, run_as_process, run_in_process
+from tests.commands import headrace, run_as_process
 from tests.processes import free_port
 from tests.servers import own_store
 from tests.store.store_rows import record
@@ -49,15 +49,6 @@ RULES = """
 def settings(settings: Settings) -> Settings:
     """A part of the bucket that no other test has."""
     return own_store(settings)
-
-
-def headrace(
-    settings: Settings, *args: str, code: int = 0, run: RunCommand = run_in_process, **environment: str
-) -> tuple[dict[str, Any], str]:
-    done = run(settings, *args, "--json", **environment)
-    assert done.code == code, done.err
-    assert len(done.out.splitlines()) <= 1  # nothing but the object
-    return done.json, done.err
 
 
 def rules(tmp_path: Path, text: str = RULES) -> str:
@@ -112,8 +103,9 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
     settings: Settings, catalog: Catalog, blobs: Blobs, tmp_path: Path
 ) -> None:
     numbers = await ingest(catalog, blobs, range(LDOS))
-    command = ("label", "--with", rules(tmp_path), "--version", "one")
-    output, talk = headrace(settings, *command, code=1)
+    command = ("label", "--with", rules(tmp_path), "--version", "one", "--json")
+    done = headrace(settings, *command, code=1)
+    output = done.json
     smoke = sum(winner_of(number) == "smoke" for number in range(LDOS))
     assert (output["version"], output["records"], output["added"], output["unlabelled"]) == ("one", LDOS, LDOS, 1)
     assert (output["labels"]["smoke"], sum(output["labels"].values())) == (smoke, LDOS - 1)
@@ -131,10 +123,10 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
     assert functions["by_source"]["coverage"] == 0.5
     conflicts = sum(number % 2 == 0 and label_of(number) != "smoke" for number in range(LDOS))
     assert (functions["said"]["conflict"], output["ties"]) == (conflicts / LDOS, conflicts)
-    assert "of no use: \\x1b[31m" in talk
+    assert "of no use: \\x1b[31m" in done.err
+    assert len(done.out.splitlines()) == 1, "nothing but the object"
 
-    again, _ = headrace(settings, *command, code=1)
-    assert again == output | {"added": 0}
+    assert headrace(settings, *command, code=1).json == output | {"added": 0}
 
     until_us = _exported(settings, tmp_path / "all", "--labelled", "one")
     assert {numbers[line["record_id"]]: line["label"] for line in _lines(tmp_path / "all")} == {
@@ -147,7 +139,7 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
 
     # What is ingested and labelled later is in no export that reaches to before.
     await ingest(catalog, blobs, range(LDOS, LDOS + 10))
-    assert headrace(settings, *command, code=1)[0]["added"] == 10
+    assert headrace(settings, *command, code=1).json["added"] == 10
     asked = ExportRequest(
         format=ExportFormat.JSONL,
         wanted=ExportSelection(until_us=0, labelled="one"),
@@ -160,7 +152,7 @@ async def test_records_are_labelled_once_in_a_version_and_exported_by_their_labe
     assert len(_lines(tmp_path / "all")) == LDOS - 1
     assert (
         "the newest versions are one"
-        in headrace(settings, "export", "jsonl", str(tmp_path / "none"), "--labelled", "two", code=2)[1]
+        in headrace(settings, "export", "jsonl", str(tmp_path / "none"), "--labelled", "two", code=2).err
     )
 
 
@@ -168,10 +160,10 @@ def test_a_version_belongs_to_one_source(settings: Settings, tmp_path: Path) -> 
     item = "from headrace import labelling_function\n@labelling_function\ndef f(record): return 'x'\n"
     headrace(settings, "label", "--with", rules(tmp_path, item), "--version", "one")
     changed = rules(tmp_path, item + "# changed\n")
-    assert "version_taken" in headrace(settings, "label", "--with", changed, "--version", "one", code=2)[1]
-    first = headrace(settings, "label", "--with", changed)[0]["version"]
+    assert "version_taken" in headrace(settings, "label", "--with", changed, "--version", "one", code=2).err
+    first = headrace(settings, "label", "--with", changed, "--json").json["version"]
     assert first == sha256_hex((item + "# changed\n").encode())[: len(first)]
-    assert "option_invalid" in headrace(settings, "label", "--with", changed, "--version", "a b", code=2)[1]
+    assert "option_invalid" in headrace(settings, "label", "--with", changed, "--version", "a b", code=2).err
 
 
 async def test_a_run_that_is_killed_goes_on_where_it_stopped(
@@ -183,6 +175,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(
     asked = tmp_path / "asked"
     command = (
         "label",
+        "--json",
         "--with",
         rules(
             tmp_path,
@@ -204,14 +197,14 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(
     )
     for _ in range(2):
         headrace(settings, *command, code=9, run=run_as_process, DIES_AFTER="600")
-    output, _ = headrace(settings, *command, run=run_as_process)
+    output = headrace(settings, *command, run=run_as_process).json
     assert output["records"] == len(numbers)
     lines = asked.read_text().splitlines()
     assert {UUID(line) for line in lines} == {row.record_id for row in rows}
     assert len(lines) - output["records"] < 2 * PAGE_ROWS  # of each run that was killed, less than a page
     kept = await sql.fetch("select label, count(*) from labels group by label order by label")
     assert [tuple(item) for item in kept] == [("cam-0", len(numbers) // 2), ("cam-1", len(numbers) // 2)]
-    assert headrace(settings, *command, run=run_as_process)[0] == output | {"added": 0}
+    assert headrace(settings, *command, run=run_as_process).json == output | {"added": 0}
     assert len(asked.read_text().splitlines()) == len(lines)
 
 
@@ -237,10 +230,11 @@ async def test_a_function_that_prints_or_forks_changes_nothing(
             return "parent" if child else "child"
     """,
     )
-    output, talk = headrace(settings, "label", "--with", noisy, run=run_as_process)
-    assert output["labels"] == {"parent": 5}
+    done = headrace(settings, "label", "--with", noisy, "--json", run=run_as_process)
+    assert len(done.out.splitlines()) == 1, "nothing but the object"
+    assert done.json["labels"] == {"parent": 5}
     assert children.read_text().split() == ["0"] * 5
-    assert talk.count("about ") >= 5
+    assert done.err.count("about ") >= 5
     assert [tuple(item) for item in await sql.fetch("select label, count(*) from labels group by label")] == [
         ("parent", 5)
     ]
@@ -264,9 +258,9 @@ async def test_a_store_that_is_away_is_no_fault_of_a_function(
     """,
     )
     away = settings.model_copy(update={"store_endpoint": f"http://127.0.0.1:{free_port()}"})
-    assert "store_unreachable" in headrace(away, "label", "--with", tolerant, code=3)[1]
+    assert "store_unreachable" in headrace(away, "label", "--with", tolerant, code=3).err
     assert await sql.fetchval("select count(*) from labels") == 0
-    assert headrace(settings, "label", "--with", tolerant)[0]["records"] == 3
+    assert headrace(settings, "label", "--with", tolerant, "--json").json["records"] == 3
 
 
 @pytest.fixture
@@ -278,7 +272,7 @@ async def sql(postgres_dsn: str) -> Any:
 
 def _exported(settings: Settings, target: Path, *args: str) -> int:
     """Export as lines, and return until when it reaches."""
-    return int(headrace(settings, "export", "jsonl", str(target), *args)[0]["until_us"])
+    return int(headrace(settings, "export", "jsonl", str(target), *args, "--json").json["until_us"])
 
 
 def _bytes(target: Path) -> dict[str, bytes]:

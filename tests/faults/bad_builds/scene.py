@@ -96,11 +96,7 @@ class BadBuildScene:
 
     def worker(self, group: Group, build: str | None = None, **changes: object) -> Build:
         """Start a worker; whatever is still running at the end is stopped."""
-        log = self._directory / f"worker-{next(self._numbers)}.log"
-        started = Build(self.settings, build, "worker", "--kinds", KINDS[group.name], log=log, **changes)
-        self._running.callback(started.stop)
-        self._workers.append(started)
-        return started
+        return self._started(build, "worker", "--kinds", KINDS[group.name], **changes)
 
     def stop_workers(self) -> None:
         """Stop those that run, and relays, so that the next one gets every partition."""
@@ -109,11 +105,7 @@ class BadBuildScene:
 
     def relay(self, build: str | None = None, **changes: object) -> Build:
         """Start a relay; it is stopped as the workers are."""
-        log = self._directory / f"relay-{next(self._numbers)}.log"
-        started = Build(self.settings, build, "relay", log=log, **changes)
-        self._running.callback(started.stop)
-        self._workers.append(started)
-        return started
+        return self._started(build, "relay", **changes)
 
     def publish(self, event: InputEvent) -> Place:
         """Publish an event that has to become a record."""
@@ -211,6 +203,13 @@ class BadBuildScene:
         watch = WatchFindings()
         observed = asyncio.run(gather(self.settings, [acks], self._listener.heard(), watch, since=self._since))
         return check(observed)
+
+    def _started(self, build: str | None, *args: str, **changes: object) -> Build:
+        log = self._directory / f"{args[0]}-{next(self._numbers)}.log"
+        started = Build(self.settings, build, *args, log=log, **changes)
+        self._running.callback(started.stop)
+        self._workers.append(started)
+        return started
 
     def _publish(self, attempt: Attempt, key: bytes, value: bytes) -> Place:
         delivered: list[Message] = []

@@ -1,5 +1,4 @@
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -19,14 +18,15 @@ from headrace.schemas.codec import decode
 from headrace.schemas.digest import result_id
 from headrace.schemas.events import Kind, PreprocessedFrame
 from headrace.schemas.topics import PREPROCESSED, input_topic
-from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
+from tests.commands import clean_environment
 from tests.consumer_groups import skip_backlog
 from tests.faults.acks import Acks, Attempt
 from tests.faults.line import MESSAGES, SETTLES_S_MAX, Line
 from tests.faults.listener import offsets, read_to_end
 from tests.faults.registry import line_experiment
-from tests.processes import ends_with_this_process, environment_of, free_port
+from tests.processes import ends_with_this_process, free_port
+from tests.servers import pool_of
 from tests.waiting import until
 
 _LDOS = 25
@@ -69,7 +69,7 @@ def kill_gateway(line: Line, count: int, random: Random) -> Counter[str]:
 
 async def _key(settings: Settings) -> str:
     dsn = settings.postgres_dsn.get_secret_value()
-    async with opened_pool(dsn, connections_max=1, statement_s_max=10.0, application="faults") as pool:
+    async with pool_of(dsn) as pool:
         grant = api_keys.Grant("edge", Role.DEVICE, ["*"], None)
         return (await api_keys.add(Access(pool, dsn), grant, actor="faults")).text
 
@@ -156,17 +156,15 @@ def kill_archive(line: Line, count: int, random: Random) -> Counter[str]:
             process.wait()
             line.publish(line.plan(), MESSAGES // 2)
             line.restart("worker-events")
+            killed["SIGKILL worker-events"] += 1
             until(partial(_ends, line.settings, *command), _ARCHIVED_S_MAX, f"{command[0]} to end")
-    killed["bodies moved"] = count
     return killed
 
 
 def _command(settings: Settings, *args: str) -> "subprocess.Popen[bytes]":
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     argv = ends_with_this_process([sys.executable, "-m", "headrace", *args])
-    return subprocess.Popen(
-        argv, env=env | environment_of(settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    env = clean_environment(settings)
+    return subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _ends(settings: Settings, *args: str) -> bool:

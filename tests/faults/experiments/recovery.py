@@ -5,7 +5,7 @@ from random import Random
 
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
-from tests.commands import run_in_process
+from tests.commands import run_as_process
 from tests.faults.line import MESSAGES, Line
 from tests.faults.registry import line_experiment
 from tests.standby import Standby
@@ -65,12 +65,12 @@ def _lose(line: Line, random: Random) -> None:
 
 def _recover(line: Line, older: Settings) -> None:
     line.exchange_catalog(older)
-    result = run_in_process(older, "recover", "--json")
+    result = run_as_process(older, "recover", "--json")
     assert result.code == Exit.OK, f"headrace recover ended with {result.code}: {result.err}"
     assert result.json["announced"] > 0, f"nothing was lost: {json.dumps(result.json)}"
     line.start()
     line.settle()
     # What the older catalog does not name must not be what announcements name.
     without_grace = older.model_copy(update={"collect_grace_hours": 0.0, "quarantine_days": 0.0})
-    run_in_process(without_grace, "fsck", "--repair", "--force")
-    run_in_process(without_grace, "fsck", "--repair", "--force")
+    run_as_process(without_grace, "fsck", "--repair", "--force")
+    run_as_process(without_grace, "fsck", "--repair", "--force")

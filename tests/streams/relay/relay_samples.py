@@ -2,8 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Self
 from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -13,7 +15,11 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import BlobRow, DeadLetterRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import dead_letter_id, event_id, record_id
 from headrace.schemas.events import Kind
+from headrace.store.catalog.outbox import Outbox
+from headrace.streams.relay.loop import Relay
+from headrace.streams.relay.topic_relay import Phase
 
+LDOS, CLIPS, LETTERS = "ingested.ldos.v1", "ingested.clips.v1", "deadletters.v1"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -99,7 +105,9 @@ class AnnouncementReader:
             place.offset = self._consumer.get_watermark_offsets(place, timeout=10)[1]
         self._consumer.assign(places)
         self._partitions = len(places)
+        self._ended: set[tuple[str, int]] = set()
         self.messages: list = []
+        self._read(0, 30)
 
     async def read(self, count: int, seconds: float = 30) -> list[UUID]:
         """Wait for `count` messages, read on to the ends, and return the event ids of all that were ever read."""
@@ -115,16 +123,37 @@ class AnnouncementReader:
         self._consumer.close()
 
     def _read(self, count: int, seconds: float) -> None:
-        ended: set[tuple[str, int]] = set()
         for _ in range(int(seconds * 10)):
             for message in self._consumer.consume(500, 0.1):
                 if message.error() is None:
                     self.messages.append(message)
-                    ended.discard((message.topic(), message.partition()))
+                    self._ended.discard((message.topic(), message.partition()))
                 elif message.error().code() == KafkaError._PARTITION_EOF:
-                    ended.add((message.topic(), message.partition()))
-            if len(self.messages) >= count:
+                    self._ended.add((message.topic(), message.partition()))
+            if len(self.messages) >= count and len(self._ended) == self._partitions:
                 return
+
+
+class Running:
+    """A relay in a task."""
+
+    def __init__(
+        self, settings: Settings, outbox: Outbox, reached: Callable[[str], None] = lambda _point: None
+    ) -> None:
+        self.stop = asyncio.Event()
+        self.relay = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000, reached=reached)
+        self.task = asyncio.create_task(self.relay.run(self.stop))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.stop.set()
+        await asyncio.wait([self.task], timeout=20)
+        assert self.task.done()
+
+    async def idle(self) -> None:
+        await wait_until(lambda: self.task.done() or self.relay.phase is Phase.IDLE)
 
 
 async def wait_until(condition, seconds: float = 30, every: float = 0.02) -> None:

@@ -1,6 +1,6 @@
 """What Kafka refuses of one row or of one topic delays no other row and no other topic."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -29,27 +29,11 @@ from headrace.schemas.topics import TOPICS
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Outbox
 from headrace.streams.relay.announcement import ABRIDGED_ATTRIBUTES
-from tests.streams.relay.relay_samples import AnnouncementReader, dead_letters, rows, wait_until
-from tests.streams.relay.test_relay import Running
+from tests.streams.relay.relay_samples import CLIPS, LDOS, AnnouncementReader, Running, dead_letters, rows, wait_until
 
 pytestmark = pytest.mark.stack
 
-LDOS, CLIPS, LETTERS = "ingested.ldos.v1", "ingested.clips.v1", "deadletters.v1"
 LIMIT_BYTES = 2_000
-
-
-@pytest.fixture
-async def outbox(settings: Settings) -> AsyncIterator[Outbox]:
-    opened = await Outbox.open(settings.postgres_dsn.get_secret_value())
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def announced(settings: Settings) -> Iterator[AnnouncementReader]:
-    reader = AnnouncementReader(settings, [LDOS, CLIPS, LETTERS])
-    yield reader
-    reader.close()
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Self
 
 import asyncpg
 import pytest
@@ -20,55 +19,24 @@ from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX, Outbox, Pending
 from headrace.streams.relay import loop
 from headrace.streams.relay.announcement import OUTPUT_TOPICS, Announcement
-from headrace.streams.relay.loop import Relay
 from headrace.streams.relay.outbox_publisher import OutboxPublisher
 from headrace.streams.relay.topic_relay import Phase
 from headrace.streams.transaction_errors import ProducerResetError
-from tests.streams.relay.relay_samples import TRACEPARENT, AnnouncementReader, dead_letters, rows, wait_until
+from tests.streams.relay.relay_samples import (
+    LDOS,
+    TRACEPARENT,
+    AnnouncementReader,
+    Running,
+    dead_letters,
+    rows,
+    wait_until,
+)
 
 pytestmark = pytest.mark.stack
-
-LDOS = "ingested.ldos.v1"
 
 
 class CrashedError(Exception):
     """Stands for the end of a process: nothing after the point was done."""
-
-
-@pytest.fixture
-async def outbox(settings: Settings) -> AsyncIterator[Outbox]:
-    opened = await Outbox.open(settings.postgres_dsn.get_secret_value())
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def announced(settings: Settings) -> Iterator[AnnouncementReader]:
-    reader = AnnouncementReader(settings, [LDOS, "deadletters.v1"])
-    yield reader
-    reader.close()
-
-
-class Running:
-    """A relay in a task."""
-
-    def __init__(
-        self, settings: Settings, outbox: Outbox, reached: Callable[[str], None] = lambda _point: None
-    ) -> None:
-        self.stop = asyncio.Event()
-        self.relay = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000, reached=reached)
-        self.task = asyncio.create_task(self.relay.run(self.stop))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        self.stop.set()
-        await asyncio.wait([self.task], timeout=20)
-        assert self.task.done()
-
-    async def idle(self) -> None:
-        await wait_until(lambda: self.task.done() or self.relay.phase is Phase.IDLE)
 
 
 def crash_at(point: str) -> Callable[[str], None]:

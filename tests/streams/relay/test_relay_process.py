@@ -8,7 +8,7 @@ import pytest
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.catalog import Catalog
 from tests.processes import ServiceProcess
-from tests.streams.relay.relay_samples import AnnouncementReader, rows
+from tests.streams.relay.relay_samples import LDOS, AnnouncementReader, rows
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stack
 async def test_a_killed_relay_is_followed_by_the_one_that_stands_by(
     settings: Settings, catalog: Catalog, tmp_path: Path
 ):
-    announced = AnnouncementReader(settings, ["ingested.ldos.v1"])
+    announced = AnnouncementReader(settings, [LDOS])
     relays = [ServiceProcess(settings, "relay", log=tmp_path / f"relay-{number}.log") for number in range(2)]
     for relay in relays:
         relay.wait_ready()
