@@ -112,9 +112,9 @@ class Line:
         """Whether all of them run."""
         return self.services.keys() == self.programs.keys()
 
-    def plan(self) -> Iterator[Planned]:
+    def plan(self, mix: Mix = MIX) -> Iterator[Planned]:
         """Return messages that nobody has published before."""
-        return planned(self.seed, first=len(self.acks) * NUMBERS_APART, mix=MIX)
+        return planned(self.seed, first=len(self.acks) * NUMBERS_APART, mix=mix)
 
     def publish(self, messages: Iterable[Planned], count: int) -> Acks:
         """Publish messages, and return what was acknowledged."""

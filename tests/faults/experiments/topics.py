@@ -1,20 +1,26 @@
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions
 
 from headrace.runtime.kafka import client_config
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import DEAD_LETTERS, input_topic
 from tests.faults.acks import Acks
 from tests.faults.gather import committed_offsets
-from tests.faults.line import MESSAGES, Line
+from tests.faults.line import MESSAGES, MIX, Line
 from tests.faults.observed import Partition
 from tests.faults.registry import line_experiment
 
 _REQUEST_S = 30.0
+_LIMITS = 1500, 3000
+"""In bytes; an abridged dead letter has fewer than 1000."""
+_REFUSED = replace(MIX, wrong_digests=0.3)
 
 
 @line_experiment("E25", "retention deletes what nobody has ingested yet", ci=2, long=50)
@@ -78,3 +84,37 @@ def add_partitions(line: Line, count: int, _random: Random) -> Counter[str]:
         line.publish(line.plan(), 2 * MESSAGES)
         line.settle()
     return Counter({"partitions added": count * len(Kind)})
+
+
+@line_experiment("E32", "the limit of the dead letters' topic is lowered under a running relay", ci=1, long=20)
+def lower_limit(line: Line, count: int, random: Random) -> Counter[str]:
+    """Let the broker refuse the larger dead letters; they are abridged, and what comes after them is announced."""
+    line.start()
+    refused = 0
+    for _ in range(count):
+        line.publish(line.plan(), MESSAGES)
+        line.settle()
+        before, limit = _larger_than(line, _LIMITS[1]), random.randint(*_LIMITS)
+        _set_limit(line, limit)
+        try:
+            while _larger_than(line, _LIMITS[1]) == before:
+                line.publish(line.plan(_REFUSED), MESSAGES)
+                line.settle()
+        finally:
+            _set_limit(line, DEAD_LETTERS.message_bytes_max)
+        refused += _larger_than(line, _LIMITS[1]) - before
+    line.publish(line.plan(), MESSAGES)
+    return Counter({"dead letter refused": refused})
+
+
+def _larger_than(line: Line, size_bytes: int) -> int:
+    [[count]] = line.sql("select count(*) from dead_letters where octet_length(value) > $1", size_bytes)
+    return int(count)
+
+
+def _set_limit(line: Line, size_bytes: int) -> None:
+    change = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, DEAD_LETTERS.name, incremental_configs=[change])
+    admin = AdminClient(client_config(line.settings))
+    for alteration in admin.incremental_alter_configs([resource]).values():
+        alteration.result(_REQUEST_S)
