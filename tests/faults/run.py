@@ -36,25 +36,19 @@ _LEFT_BEHIND = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED}
 
 
 def carry_out(tasks: Sequence[Task], say: Say) -> list[Result]:
-    """Carry out the tasks; those that need a world of the same shape share one, and the check is over all of it.
-
-    They mostly wait, so the largest world, the other worlds with the lines, and what needs no world run concurrently.
-    """
+    """Carry out the tasks; those that need a world of the same shape share one, and the check is over all of it."""
     alone = [task for task in tasks if task.experiment.worldless]
     on_lines = [task for task in tasks if task.experiment.on_line]
     inside = [task for task in tasks if not task.experiment.worldless and not task.experiment.on_line]
-    shapes = [shape for shape, _ in Counter(task.experiment.shape for task in inside).most_common()]
     # Each check reads everything again, so what publishes most comes last.
     inside.sort(key=lambda task: task.rate_hz)
-    worlds = [(shape, [task for task in inside if task.experiment.shape == shape]) for shape in shapes]
-    with ThreadPoolExecutor(2) as pool:
-        others = pool.submit(lambda: _in_worlds(worlds[1:], say) + carry_out_on_lines(on_lines, say))
-        without = pool.submit(lambda: [say.result(_alone(task)) for task in alone])
-        return _in_worlds(worlds[:1], say) + others.result() + without.result()
-
-
-def _in_worlds(worlds: Sequence[tuple[Shape, Sequence[Task]]], say: Say) -> list[Result]:
-    return [result for shape, tasks in worlds for result in _in_one_world(shape, tasks, say)]
+    results = []
+    with ThreadPoolExecutor(1) as pool:  # what needs no world computes while worlds mostly wait
+        others = pool.submit(lambda: [say.result(_alone(task)) for task in alone] + carry_out_on_lines(on_lines, say))
+        for shape in dict.fromkeys(task.experiment.shape for task in inside):
+            results += _in_one_world(shape, [task for task in inside if task.experiment.shape == shape], say)
+        results += others.result()
+    return results
 
 
 def _alone(task: Task) -> Result:
