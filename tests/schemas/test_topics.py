@@ -13,7 +13,16 @@ from headrace.schemas.limits import (
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from headrace.schemas.topics import DEAD_LETTERS, TOPICS, Topic, ingested_topic, input_topic, kind_of_topic
+from headrace.schemas.topics import (
+    DAY_S,
+    DEAD_LETTERS,
+    TOPICS,
+    Topic,
+    ingested_topic,
+    input_topic,
+    kind_of_topic,
+    wait_days_max,
+)
 
 NAME = "n" * NAME_BYTES_MAX
 ORIGIN = {"source_id": NAME, "site": NAME, "captured_at_us": 2**62, "sequence": 2**62}
@@ -30,6 +39,10 @@ LARGEST = (
 def test_the_largest_event_fits_its_topic_with_room_for_one_that_is_too_large(event: Cid | Frame | Clip | Ldo) -> None:
     # What is a little over its limit has to reach the agent, to become a dead letter that says so.
     assert len(encode(event)) * 1.1 < input_topic(kind_of(event)).message_bytes_max
+
+
+def test_a_message_waits_as_long_as_its_spool_and_its_topic_keep_it() -> None:
+    assert wait_days_max(1.5) == 1.5 + max(input_topic(kind).retention_s for kind in Kind) / DAY_S
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from confluent_kafka import KafkaError, Producer
 
-from headrace.producers import Publisher
+from headrace.producers import Publisher, SpooledPublisher
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
@@ -23,7 +23,7 @@ from headrace.schemas.digest import blob_key, canonical_body, sha256_hex, stagin
 from headrace.schemas.events import Frame, Kind, Ldo
 from headrace.schemas.limits import INLINE_BYTES_MAX, KIB
 from headrace.store.blobs import staging
-from tests.processes import ServiceProcess
+from tests.processes import ServiceProcess, free_port
 from tests.streams.streams_batches import publish
 from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
 from tests.streams.streams_world import ARRIVES_S_MAX, Sent, World
@@ -233,6 +233,28 @@ def test_what_a_source_without_a_clock_sends_is_recorded_and_counted(
     row = world.stored(world.send(event))
     assert row["captured_at"].timestamp() == 1.5
     assert 'headrace_worker_unset_clock_total{kind="frame"} 1.0' in workers["large"].get("/metrics")[1]
+
+
+def test_what_a_full_spool_dropped_is_in_the_catalog_and_counted(
+    world: World, workers: dict[str, ServiceProcess], tmp_path: Path
+) -> None:
+    source = world.source("offline")
+    away = world.settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"})
+    with SpooledPublisher.from_settings(away, tmp_path, spool_bytes_max=80_000) as publisher:
+        for number in range(60):
+            publisher.publish(cid("x" * 4000, source_id=source, sequence=number))
+        publisher.close(0.2)
+    with SpooledPublisher.from_settings(world.settings, tmp_path) as publisher:
+        assert publisher.flush(30) == 0
+    count = "select count(*) as arrived from sightings where source_id = %s"
+    losses = "select dropped, damaged from source_losses where source_id = %s"
+    until(lambda: world.rows(losses, source), ARRIVES_S_MAX, "the report of the spool")
+    [loss] = world.rows(losses, source)
+    assert loss["damaged"] == 0
+    assert loss["dropped"] > 0
+    until(lambda: world.rows(count, source)[0]["arrived"] == 60 - loss["dropped"], ARRIVES_S_MAX, "the other events")
+    counted = f'headrace_worker_source_losses_total{{reason="dropped"}} {float(loss["dropped"])}'
+    assert counted in workers["small"].get("/metrics")[1]
 
 
 def test_a_clip_is_recorded_with_what_it_is_about(world: World) -> None:
