@@ -48,9 +48,9 @@ demo: $(READY)
 reports = $(if $(REPORTS),--durations=50 --junitxml=$(REPORTS)/$(1).xml)
 # Tracing costs a third of the time, so only the tests of what has to be covered are traced.
 unit: $(READY)
+	@$(BIN)/pytest $(UNIT) $(addprefix --ignore=,$(COVERING)) $(call reports,unit) $(PYTEST_ARGS)
 	@$(BIN)/pytest $(UNIT) $(COVERING) --cov --cov-report= $(call reports,unit-core) $(PYTEST_ARGS)
 	@$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
-	@$(BIN)/pytest $(UNIT) $(addprefix --ignore=,$(COVERING)) $(call reports,unit) $(PYTEST_ARGS)
 
 test: $(READY)
 	@$(MAKE) unit
