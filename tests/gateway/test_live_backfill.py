@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from headrace.gateway.live import announcements
-from headrace.gateway.live.announcements import Backfill, LostRange, read_backfill
+from headrace.gateway.live.announcements import Backfill, MissedRange, read_backfill
 from headrace.gateway.live.resume_token import TOPICS
 from headrace.runtime.settings import Settings, load_settings
 from headrace.schemas.codec import encode
@@ -99,7 +99,7 @@ def test_deleted_offsets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = BackfillConsumer({A: (8, 90), B: (50, 90)}, [BackfillMessage(A, 8)])
     result = backfill(monkeypatch, consumer, {A: (5, 9), B: (5, 9)})
     assert consumer.assigned == [(*A, 8)]
-    assert result.lost == [LostRange(A, 5, 8), LostRange(B, 5, 9)]
+    assert result.lost == [MissedRange(A, 5, 8), MissedRange(B, 5, 9)]
     assert result.next_offsets == {A: 9, B: 9}
 
 
@@ -131,4 +131,4 @@ def test_a_silent_broker_is_an_error_unless_something_is_lost(monkeypatch: pytes
     with pytest.raises(KafkaException):
         backfill(monkeypatch, BackfillConsumer({A: (0, 90)}, []), {A: (5, 90)})
     result = backfill(monkeypatch, BackfillConsumer({A: (8, 90)}, []), {A: (5, 90)})
-    assert (result.lost, result.next_offsets) == ([LostRange(A, 5, 8)], {A: 8})
+    assert (result.lost, result.next_offsets) == ([MissedRange(A, 5, 8)], {A: 8})

@@ -14,7 +14,7 @@ from faust.types import TP
 from headrace.runtime.settings import load_settings
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
-from headrace.streams.worker.faust.direct_consumer import DirectConsumer, FetchedBatch, consumed_message
+from headrace.streams.worker.faust.direct_consumer import DirectConsumer, PartitionBatch, consumed_message
 from headrace.streams.worker.faust.record_reader import Record
 from headrace.streams.worker.profile import SMALL, faust_app
 
@@ -36,7 +36,7 @@ class Delivered:
     def __init__(self) -> None:
         self.app = faust_app(load_settings(_env_file=None), SMALL, SMALL.kinds)
         self.app.consumer_generation_id = GENERATION
-        self.batches: list[FetchedBatch] = []
+        self.batches: list[PartitionBatch] = []
         self.consumer: DirectConsumer = self.app.transport.create_consumer(
             callback=self._deliver, on_partitions_revoked=self._deliver, on_partitions_assigned=self._deliver
         )

@@ -20,7 +20,7 @@ from headrace.schemas.limits import HEADERS_MAX, KIB, MIB
 from headrace.schemas.reject import RejectCode
 from headrace.streams.core.delivery import UnreadableBytes, held_bytes
 from headrace.streams.core.examine import RejectedDelivery, examine
-from headrace.streams.worker.faust.record_batches import Batches, FetchResult, PartitionRecords
+from headrace.streams.worker.faust.record_batches import Batches, BoundedFetchResult, PartitionRecords
 from headrace.streams.worker.faust.record_reader import RecordReader
 from tests.fuzzing.varints import written
 from tests.streams.streams_batches import (
@@ -312,7 +312,7 @@ def test_messages_of_an_old_format_have_the_same_limit() -> None:
 
 
 async def test_a_fetch_is_handed_over_in_parts_and_none_of_it_is_lost_or_repeated() -> None:
-    class InParts(FetchResult):
+    class InParts(BoundedFetchResult):
         drained_bytes_max = 5000
 
     raw = b"".join(raw_batch([(b"%d" % n * 900, [(b"a", b"")]) for n in range(4)], 1, 4 * batch) for batch in range(3))
@@ -347,7 +347,7 @@ def test_the_readers_take_the_place_of_aiokafkas() -> None:
     try:
         read_any_batch(record_bytes_max=MIB, drained_bytes_max=KIB)
         assert isinstance(fetcher.MemoryRecords(GOOD), Batches)
-        assert issubclass(fetcher.FetchResult, FetchResult)
+        assert issubclass(fetcher.FetchResult, BoundedFetchResult)
         read_any_batch(record_bytes_max=MIB, drained_bytes_max=2 * KIB)
         assert fetcher.FetchResult.drained_bytes_max == 2 * KIB
     finally:

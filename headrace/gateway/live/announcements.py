@@ -97,7 +97,7 @@ class AnnouncementReader:
 
 
 @dataclass(frozen=True, slots=True)
-class LostRange:
+class MissedRange:
     """Offsets of a partition that Kafka no longer has: from `begin` up to `end`, exclusive."""
 
     key: PartitionKey
@@ -115,7 +115,7 @@ class Backfill:
 
     events: list[StreamedEvent] = field(default_factory=list)
     next_offsets: dict[PartitionKey, int] = field(default_factory=dict)
-    lost: list[LostRange] = field(default_factory=list)
+    lost: list[MissedRange] = field(default_factory=list)
 
 
 def partition_bounds(settings: Settings, keys: Iterable[PartitionKey]) -> dict[PartitionKey, tuple[int, int]]:
@@ -141,7 +141,7 @@ def read_backfill(
         for key, (low, high) in offset_bounds(consumer, missing, timeout_s=_REQUEST_S).items():
             begin, end = missing[key]
             if begin < low:
-                backfill.lost.append(LostRange(key, begin, min(low, end)))
+                backfill.lost.append(MissedRange(key, begin, min(low, end)))
             ranges[key] = (max(begin, min(low, end)), min(end, high))
         reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=_raise_if_deleted)
         with suppress(_OffsetsDeletedError):  # the next call reports them as lost

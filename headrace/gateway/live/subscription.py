@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from headrace.gateway.auth.principal import Principal
-from headrace.gateway.live.announcements import LostRange
+from headrace.gateway.live.announcements import MissedRange
 from headrace.gateway.live.event_buffer import EventFilter, StreamedEvent, state_change_event
 from headrace.gateway.live.resume_token import REQUESTS, ResumeToken
 from headrace.gateway.live.topic_tail import STATE_CHANGES_MAX, TopicTail
@@ -69,7 +69,7 @@ class Subscription:
             HeadraceError: Kafka or the catalog does not answer.
         """
         ends = await self._tail.ends_before(self._position)
-        lost = [LostRange(key, end, self._position[key]) for key, end in ends.items()]
+        lost = [MissedRange(key, end, self._position[key]) for key, end in ends.items()]
         for key, end in ends.items():
             self._position.reset(key, end)
         return [self._gap(lost)] if lost else []
@@ -146,7 +146,7 @@ class Subscription:
                 messages.append(ClientEvent(event.name, self.id, event.text))
         return messages
 
-    def _gap(self, lost: list[LostRange]) -> ClientEvent:
+    def _gap(self, lost: list[MissedRange]) -> ClientEvent:
         members = {
             "detail": "these events are no longer available; the catalog has the records that they announced",
             "missing": [lost_range.as_json() for lost_range in lost],

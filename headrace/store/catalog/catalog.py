@@ -5,15 +5,13 @@ same digests wait for each other instead of deadlocking; only the outbox follows
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID
-
-import orjson
 
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
@@ -40,15 +38,20 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import IngestProgress, advance
 from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
+from headrace.store.catalog.parameters import (
+    DEAD_LETTER_STATEMENT_BYTES_MAX,
+    columns,
+    dead_letter_values,
+    json_columns,
+    redrive_values,
+    slices,
+)
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
 from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
-
-# PostgreSQL takes at most 1 GiB in one message; this also bounds what a statement of dead letters holds in memory.
-DEAD_LETTER_STATEMENT_BYTES_MAX = 32 * 1024 * 1024
 
 NOTIFY_EVERY_S = 0.01  # at most: of many commits the relay has to hear once
 
@@ -229,7 +232,7 @@ class Catalog:
         if rows:
             rows = sorted(rows, key=attrgetter("digest"))
             digests = [row.digest.hex() for row in rows]
-            await connection.execute(self._sql["insert_blobs"], *_json(digests, *_columns(_BLOB, rows)))
+            await connection.execute(self._sql["insert_blobs"], *json_columns(digests, *columns(_BLOB, rows)))
 
     async def _insert_records(self, connection: "Pooled", rows: list[RecordRow]) -> set[UUID]:
         if not rows:
@@ -239,11 +242,11 @@ class Catalog:
         ordered = sorted(distinct.values(), key=attrgetter("digest", "kind"))
         inserted = await connection.fetch(
             self._sql["insert_records"],
-            *_json(
+            *json_columns(
                 [row.record_id for row in ordered],
                 [row.kind for row in ordered],
                 [row.digest.hex() for row in ordered],
-                *_columns(_RECORD, ordered),
+                *columns(_RECORD, ordered),
                 [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
                 [row.traceparent for row in ordered],
                 [row.clip_sha256 for row in ordered],
@@ -265,8 +268,8 @@ class Catalog:
         ordered = [others[key] for key in sorted(others)]
         inserted = await connection.fetch(
             self._sql["insert_site_records"],
-            *_json(
-                *_columns(_SITE_RECORD, ordered),
+            *json_columns(
+                *columns(_SITE_RECORD, ordered),
                 [None if row.attributes == b"{}" else row.attributes.decode() for row in ordered],
                 [row.traceparent for row in ordered],
             ),
@@ -277,15 +280,15 @@ class Catalog:
         if not rows:
             return 0
         rows = sorted(rows, key=_SIGHTING_KEY)
-        count = await connection.fetchval(self._sql["insert_sightings"], *_json(*_columns(_SIGHTING, rows)))
+        count = await connection.fetchval(self._sql["insert_sightings"], *json_columns(*columns(_SIGHTING, rows)))
         return int(count)
 
     async def _insert_dead_letters(self, connection: "Pooled", rows: list[DeadLetterRow]) -> set[UUID]:
         new: set[UUID] = set()
         ordered = sorted({row.dead_letter_id: row for row in rows}.values(), key=attrgetter("dead_letter_id"))
-        for rows_slice in _slices(ordered, DEAD_LETTER_STATEMENT_BYTES_MAX):
+        for rows_slice in slices(ordered, DEAD_LETTER_STATEMENT_BYTES_MAX):
             inserted = await connection.fetch(
-                self._sql["insert_dead_letters"], *zip(*map(_dead_letter, rows_slice), strict=True)
+                self._sql["insert_dead_letters"], *zip(*map(dead_letter_values, rows_slice), strict=True)
             )
             new.update(row[0] for row in inserted)
         return new
@@ -294,13 +297,13 @@ class Catalog:
         if rows:
             distinct = {(row.dead_letter_id, row.attempt): row for row in rows}
             ordered = [distinct[key] for key in sorted(distinct)]
-            await connection.execute(self._sql["end_redrives"], *zip(*map(_redrive, ordered), strict=True))
+            await connection.execute(self._sql["end_redrives"], *zip(*map(redrive_values, ordered), strict=True))
 
     async def _note_losses(self, connection: "Pooled", rows: list[LossRow]) -> tuple[int, int]:
         """Keep what spools report as lost; return how many dropped and damaged events are new."""
         if not rows:
             return 0, 0
-        row = await connection.fetchrow(self._sql["note_losses"], *map(list, _columns(_LOSS, rows)))
+        row = await connection.fetchrow(self._sql["note_losses"], *map(list, columns(_LOSS, rows)))
         assert row is not None, "sums are one row"
         return int(row["dropped"]), int(row["damaged"])
 
@@ -322,7 +325,7 @@ class Catalog:
         letters = [row.dead_letter_id for row in batch.dead_letters if row.dead_letter_id in new_letters]
         rows += [(event_id(letter), DEAD_LETTERS.name, None, letter, None) for letter in dict.fromkeys(letters)]
         if rows:
-            await connection.execute(self._sql["insert_outbox"], *_json(*zip(*rows, strict=True)))
+            await connection.execute(self._sql["insert_outbox"], *json_columns(*zip(*rows, strict=True)))
         return bool(rows)
 
     def _notify_soon(self) -> None:
@@ -343,19 +346,6 @@ class Catalog:
             self._notifying = None
 
 
-def _columns(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -> Iterator[tuple[Any, ...]]:
-    """Transpose rows into columns."""
-    return zip(*map(fields, rows), strict=True)
-
-
-def _json(*columns: Sequence[object]) -> Iterator[str]:
-    """Encode each column as the JSON array that the statements take.
-
-    A column of nulls only is an empty array: PostgreSQL pads it with nulls to the longest column, at no cost.
-    """
-    return ("[]" if column.count(None) == len(column) else orjson.dumps(column).decode() for column in columns)
-
-
 def _announced(
     rows: Iterable[RecordRow], new: AbstractSet[UUID | tuple[UUID, str]]
 ) -> Iterator[tuple[UUID, Kind, str | None]]:
@@ -369,42 +359,3 @@ def _announced(
 
 def _first_of_each(items: Iterable[T]) -> Iterable[T]:
     return dict.fromkeys(items)
-
-
-def _dead_letter(row: DeadLetterRow) -> tuple[Any, ...]:
-    return (
-        row.dead_letter_id,
-        row.code,
-        _storable(row.reason),
-        _storable(row.topic),
-        row.partition,
-        row.offset,
-        row.message_timestamp_us,
-        row.key,
-        row.value,
-        row.headers.decode(errors="replace"),
-        _storable(row.site),
-        _storable(row.source_id),
-    )
-
-
-def _redrive(row: RedriveRow) -> tuple[Any, ...]:
-    return row.dead_letter_id, row.attempt, row.record_id, row.code, _storable(row.reason)
-
-
-def _storable(text: str | None) -> str | None:
-    """Replace what PostgreSQL's text type cannot store: a dead letter must never be refused for its content."""
-    return None if text is None else text.replace("\0", "\ufffd").encode(errors="replace").decode()
-
-
-def _slices(rows: Sequence[DeadLetterRow], bytes_max: int) -> Iterator[Sequence[DeadLetterRow]]:
-    """Split rows into slices of at most `bytes_max` bytes, or of a single larger row."""
-    start = size = 0
-    for position, row in enumerate(rows):
-        row_bytes = len(row.value or b"") + len(row.key or b"") + len(row.headers)
-        if size and size + row_bytes > bytes_max:
-            yield rows[start:position]
-            start, size = position, 0
-        size += row_bytes
-    if start < len(rows):
-        yield rows[start:]

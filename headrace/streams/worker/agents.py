@@ -10,7 +10,7 @@ from headrace.streams.worker.batch_pipeline import BatchPipeline
 def register(app: Any, kind: Kind, pipeline: BatchPipeline) -> None:
     """Add the agent that passes one kind's messages to its pipeline, which finishes them.
 
-    Each event is a `FetchedBatch` of `faust/direct_consumer.py`; Faust acknowledges none.
+    Each event is a `PartitionBatch` of `faust/direct_consumer.py`; Faust acknowledges none.
     """
 
     async def ingest(stream: Any) -> None:

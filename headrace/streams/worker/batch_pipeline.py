@@ -49,7 +49,7 @@ class _Queued(NamedTuple):
     fetched: FetchedBatch
 
 
-class _Batch:
+class _RunningBatch:
     """A batch in flight: its task, and whether its turn to commit has come, or never comes."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class BatchPipeline:
         self._halt = halt
         self._queue: deque[_Queued] = deque()
         self._held_bytes = 0
-        self._batches: list[_Batch] = []
+        self._batches: list[_RunningBatch] = []
         self._batch_ended = asyncio.Event()
         self._closed = False
 
@@ -123,14 +123,14 @@ class BatchPipeline:
             count = min(len(self._queue), self._limits.messages_max)
             queued = [self._queue.popleft() for _ in range(count)]
             previous = self._batches[-1] if self._batches else None
-            batch = _Batch()
+            batch = _RunningBatch()
             batch.task = asyncio.create_task(self._run_batch(batch, queued, previous), name=f"{self._kind}-batch")
             self._batches.append(batch)
             metrics.worker_batch_messages.labels(self._kind.value).observe(count)
             metrics.worker_batches_in_flight.labels(self._kind.value).inc()
             batch.task.add_done_callback(partial(self._on_batch_end, batch, sum(item.size_bytes for item in queued)))
 
-    async def _run_batch(self, batch: _Batch, queued: Sequence[_Queued], previous: _Batch | None) -> None:
+    async def _run_batch(self, batch: _RunningBatch, queued: Sequence[_Queued], previous: _RunningBatch | None) -> None:
         """Decode a batch, store its bodies, commit its rows, and finish it."""
         started_s = time.monotonic()
         try:
@@ -155,7 +155,7 @@ class BatchPipeline:
         finally:
             batch.decided.set()
 
-    async def _check_quota(self, stored: StoredBatch, previous: _Batch | None) -> None:
+    async def _check_quota(self, stored: StoredBatch, previous: _RunningBatch | None) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
         # What was erased and comes again says nothing about a deploy or a source.
         bad = Counter(_source_of(rejection) for rejection in stored.rejected if not is_out(rejection))
@@ -178,7 +178,7 @@ class BatchPipeline:
             get_log().error(Action.HALTED, kind=self._kind.value, exc_info=root)
             self._halt(Exit.BROKEN, f"{type(root).__name__}: {root}")
 
-    def _on_batch_end(self, batch: _Batch, size_bytes: int, task: "asyncio.Task[None]") -> None:
+    def _on_batch_end(self, batch: _RunningBatch, size_bytes: int, task: "asyncio.Task[None]") -> None:
         self._batches.remove(batch)
         self._held_bytes -= size_bytes
         metrics.worker_batches_in_flight.labels(self._kind.value).dec()
@@ -204,14 +204,14 @@ def _source_of(rejected: RejectedDelivery) -> SourceKey:
     return (rejected.message.key or b"")[:KEY_BYTES]
 
 
-async def _committing(batch: _Batch) -> None:
+async def _committing(batch: _RunningBatch) -> None:
     """Wait until it is this batch's turn to commit; the next one follows it."""
     await batch.decided.wait()
     if not batch.is_committing:
         raise asyncio.CancelledError
 
 
-async def _ended(batch: _Batch) -> None:
+async def _ended(batch: _RunningBatch) -> None:
     assert batch.task is not None
     await asyncio.wait([batch.task])
     if batch.task.cancelled():

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from headrace.store.blobs import pack
-from headrace.store.catalog import catalog
+from headrace.store.catalog import catalog, parameters
 from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.postgres import catalog_errors
 
 _CAPTURED_AT = 2  # of the columns of a record
-_columns, _build = catalog._columns, pack.build
+_columns, _build = parameters.columns, pack.build
 
 
 def _shifted(fields: Callable[[Any], tuple[Any, ...]], rows: Sequence[object]) -> Iterator[tuple[Any, ...]]:
@@ -30,7 +30,7 @@ async def _unmarked(self: OrphanGc, keys: Sequence[str]) -> list[str]:
 
 def shifted_column() -> None:
     """Insert the capture times of a batch one row too early."""
-    catalog._columns = _shifted
+    catalog.columns = _shifted  # type: ignore[attr-defined]
 
 
 def pack_offsets() -> None:

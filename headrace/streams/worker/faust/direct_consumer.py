@@ -1,7 +1,7 @@
 """Faust's consumer with the messages of a fetch as one item, and one committed offset for each partition.
 
 Faust hands on message by message, each through two tasks and a queue, and keeps a list of acknowledged offsets and of
-those without a message. Here all messages of a partition that were fetched together pass as one `FetchedBatch`, which
+those without a message. Here all messages of a partition that were fetched together pass as one `PartitionBatch`, which
 Faust never acknowledges; its last durable offset is what is committed. The delivery is awaited
 directly; a rebalance meanwhile stops the fetcher, which cancels this loop, and batches of an older generation are
 skipped by the stream and delivered again. Everything else is as in faust-streaming 0.15.3,
@@ -31,7 +31,7 @@ OnDeleted: TypeAlias = Callable[[TP, int, int], Awaitable[None]]
 """Called with a partition, the first offset that retention deleted before it was read, and the one after the last."""
 
 
-class FetchedBatch(ConsumerMessage):
+class PartitionBatch(ConsumerMessage):
     """Messages of one partition in a row, which Faust carries as one message without a value."""
 
     __slots__ = ("_consumer", "messages")
@@ -138,7 +138,7 @@ class DirectConsumer(driver.Consumer):
                 await self._report_deleted(tp, expected, fetched[0].offset)
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
                 return False
-            batch = FetchedBatch(self, tp, [consumed_message(tp, record) for record in fetched])
+            batch = PartitionBatch(self, tp, [consumed_message(tp, record) for record in fetched])
             await self.callback(batch)
             self._read_offset[tp] = batch.offset + 1
         return self.flow_active

@@ -47,7 +47,7 @@ def read_any_batch(*, record_bytes_max: int, drained_bytes_max: int) -> None:
     suspects: deque[bytes] = deque(maxlen=_SUSPECTS_MAX)
     fetcher.MemoryRecords = lambda raw: Batches(raw, reader, suspects)
     fetcher.PartitionRecords = PartitionRecords
-    fetcher.FetchResult = type("FetchResult", (FetchResult,), {"drained_bytes_max": drained_bytes_max})
+    fetcher.FetchResult = type("FetchResult", (BoundedFetchResult,), {"drained_bytes_max": drained_bytes_max})
 
 
 class Batches(_MemoryRecordsPy):  # type: ignore[misc]
@@ -205,7 +205,7 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             raise StopIteration from None
 
 
-class FetchResult(fetcher.FetchResult):  # type: ignore[misc]
+class BoundedFetchResult(fetcher.FetchResult):  # type: ignore[misc]
     """Hands over a fetch in parts: compressed, one of a few bytes may hold more than fits into memory."""
 
     drained_bytes_max: ClassVar[int]
