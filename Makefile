@@ -29,7 +29,7 @@ PYTEST_ARGS ?=
 UNIT_WORKERS ?= 2
 UNIT := -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not server and not slow and not faults"
 COVERING := tests/schemas tests/streams
-SERVICE_WORKERS ?= 2
+SERVICE_WORKERS ?= 3
 FAULTS_ARGS ?=
 DEMO_ARGS ?=
 
