@@ -26,9 +26,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
-UNIT_WORKERS ?= 2
-UNIT := -n $(UNIT_WORKERS) --dist worksteal -m "not stack and not server and not slow and not faults"
+WORKERS ?= 2
+UNIT := -n $(WORKERS) --dist worksteal -m "not stack and not server and not slow and not faults"
 COVERING := tests/schemas tests/streams
+# They wait for their servers most of the time.
 SERVICE_WORKERS ?= 3
 FAULTS_ARGS ?=
 DEMO_ARGS ?=
@@ -61,7 +62,7 @@ service: $(READY) servers
 	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m "(stack or server) and not slow and not faults" $(call reports,service) $(PYTEST_ARGS)
 
 slow: $(READY) servers
-	@$(BIN)/pytest -n $(SERVICE_WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadscope -m slow $(call reports,slow) $(PYTEST_ARGS)
 
 # Installs what the servers need before a test with a time limit waits for it: the first build of MinIO takes minutes.
 servers: $(READY)
