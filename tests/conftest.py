@@ -13,15 +13,16 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from headrace.native import StackInfo, temporary_stack
-from headrace.runtime.settings import Settings
+from headrace.runtime.settings import Settings, load_settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
 from headrace.store.requests.access import Access
-from tests.servers import fresh_database, in_memory_directory, pool_of, settings_of
+from tests.servers import STACK, fresh_database, in_memory_directory, pool_of, settings_of
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
-STACK = pytest.StashKey[StackInfo]()
+SERVERS = os.environ.get("TEST_SERVERS")
+"""A file with the settings of servers that run already, such as in containers; without it the tests start their own."""
 
 # A test of many examples takes as long as the machine is busy: that is no fault of its strategy.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -42,7 +43,7 @@ def restored_logging() -> Iterator[None]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests that need servers."""
-    if "stack" in getattr(item, "fixturenames", ()):
+    if {"stack", "stack_settings"} & set(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.stack)
 
 
@@ -71,7 +72,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Run the servers while the tests run, if one needs them; no test's time limit covers their start."""
-    if session.config.option.collectonly or not any(item.get_closest_marker("stack") for item in session.items):
+    if (
+        SERVERS
+        or session.config.option.collectonly
+        or not any(item.get_closest_marker("stack") for item in session.items)
+    ):
         return (yield)
     with temporary_stack("minio", state_dir=in_memory_directory(), progress=report) as info:
         session.config.stash[STACK] = info
@@ -81,16 +86,22 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 @pytest.fixture(scope="session")
 def stack(pytestconfig: pytest.Config) -> StackInfo:
     """Kafka, PostgreSQL, Valkey and MinIO, which all tests of a run share."""
+    if SERVERS:
+        pytest.skip("needs the processes and files of the servers, and TEST_SERVERS names only their addresses")
     assert STACK in pytestconfig.stash, "a test that needs servers lacks the mark `stack`"
     return pytestconfig.stash[STACK]
 
 
 @pytest.fixture(scope="session")
-def stack_settings(stack: StackInfo) -> Settings:
-    """Settings for the stack, with topics, tables and bucket in place."""
+def stack_settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings for the servers, with topics, tables and bucket in place."""
     from headrace.initialize import initialize  # most tests need none of what it loads
 
-    settings = settings_of(stack)
+    if SERVERS:
+        settings = load_settings(_env_file=SERVERS)
+    else:
+        stack: StackInfo = request.getfixturevalue("stack")
+        settings = settings_of(stack, redis_url=stack.valkey_url)
     initialize(settings)
     return settings
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from headrace.native import StackInfo
 from headrace.runtime.settings import Settings, load_settings
@@ -18,6 +19,8 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.installation import CatalogIdentity, catalog_identity, mark_store
 from headrace.store.postgres import opened_pool
 
+STACK = pytest.StashKey[StackInfo]()
+"""Where a run keeps the stack that it started."""
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 4 * 1024**3
 pool_of = partial(opened_pool, connections_max=1, statement_s_max=30.0, application="test")

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from headrace.native import StackInfo
 from headrace.native.config import ServiceSpec
 from headrace.native.service import SERVICES as ALL_SERVICES
 from headrace.runtime.settings import Settings
@@ -16,22 +15,18 @@ from tests.consumer_groups import skip_backlog
 from tests.gateway.canary import CANARY, ProcessWatch, logs_with, tables_with, topics_with
 from tests.gateway.gateway_world import Gateway, StartGateway, secret_of
 from tests.processes import ServiceProcess
-from tests.servers import fresh_database
+from tests.servers import STACK, fresh_database
 
 SERVICES = tuple(service for service in ALL_SERVICES if service.name not in {"gateway", "capture", "maintenance"})
 
 
 @pytest.fixture(scope="package")
-def service_settings(
-    stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Settings]:
+def service_settings(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The settings of a whole service that runs: workers, relay and consumers, with a database of its own.
 
     It ends with the tests of this folder, because it would take what others publish.
     """
-    own = {"redis_url": SecretStr(stack.valkey_url)} | {
-        f"gateway_{name}_secret": SecretStr(secret_of(name)) for name in ("token", "seal", "receipt")
-    }
+    own = {f"gateway_{name}_secret": SecretStr(secret_of(name)) for name in ("token", "seal", "receipt")}
     logs = tmp_path_factory.mktemp("service")
     with fresh_database(stack_settings.model_copy(update=own)) as settings:
         skip_backlog(settings)
@@ -59,7 +54,7 @@ def running(settings: Settings, services: Sequence[ServiceSpec], logs: Path) -> 
 
 @pytest.fixture(scope="package")
 def gateway(
-    stack: StackInfo, service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+    pytestconfig: pytest.Config, service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     """A gateway whose limits no test reaches by accident.
 
@@ -72,7 +67,8 @@ def gateway(
         assert watch.seen == set()
         assert tables_with(started) == []
         assert topics_with(service_settings) == []
-        assert logs_with([tmp_path_factory.getbasetemp(), stack.state_dir]) == []
+        servers = [pytestconfig.stash[STACK].state_dir] if STACK in pytestconfig.stash else []
+        assert logs_with([tmp_path_factory.getbasetemp(), *servers]) == []
         assert CANARY not in httpx.get(f"{started.url}/metrics").text
 
 

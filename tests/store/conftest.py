@@ -7,7 +7,6 @@ import asyncpg
 import psycopg
 import pytest
 
-from headrace.native import StackInfo
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.outbox import Outbox
@@ -15,13 +14,12 @@ from headrace.store.catalog.outbox import Outbox
 
 @dataclass(frozen=True)
 class Minio:
-    """The stack's MinIO, its keys, and its bucket."""
+    """A MinIO, its keys, and its bucket."""
 
     endpoint: str
     access_key: str
     secret_key: str
     bucket: str
-    state_dir: Path
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +44,10 @@ def postgres_dsn(postgres_admin_dsn: str, template_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def minio(stack: StackInfo, stack_settings: Settings) -> Minio:
-    assert stack.store_endpoint is not None
+def minio(stack_settings: Settings) -> Minio:
+    keys = (stack_settings.store_access_key, stack_settings.store_secret_key)
     bucket = stack_settings.store_url.removeprefix("s3://")
-    return Minio(stack.store_endpoint, stack.store_access_key, stack.store_secret_key, bucket, stack.state_dir)
+    return Minio(stack_settings.store_endpoint, *(key.get_secret_value() for key in keys), bucket)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiobotocore.session
 import pytest
 
-from headrace.native import kill
+from headrace.native import StackInfo, kill
 from headrace.schemas.digest import blob_key, staging_key
 from headrace.store.blobs import store_url
 from headrace.store.blobs.blob_store import Blobs
@@ -355,16 +355,18 @@ async def test_a_conflict_is_not_taken_for_being_there() -> None:
     assert [head.split()[0] for head in heads] == [b"put", b"head", b"put"]
 
 
-async def test_a_store_that_is_silent_is_unavailable_in_time(minio: Minio, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_is_silent_is_unavailable_in_time(
+    stack: StackInfo, minio: Minio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store_url, "QUICK_TIMEOUT_S", 1)
     monkeypatch.setattr(store_url, "RETRIES_MAX", 0)
     blobs = open_minio(minio)
-    kill(minio.state_dir, "minio", signal.SIGSTOP)
+    kill(stack.state_dir, "minio", signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailableError, match="no answer in time"):
             await blobs.put(KEY, BODY)
     finally:
-        kill(minio.state_dir, "minio", signal.SIGCONT)
+        kill(stack.state_dir, "minio", signal.SIGCONT)
     await blobs.put(KEY, BODY)
     assert await blobs.get(KEY) == BODY
 
