@@ -1,6 +1,7 @@
 """A worker compares catalog, group and topic before it ingests: an older catalog ends it, deleted input is lost."""
 
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 TOPIC = input_topic(Kind.CID).name
 LOST_METRIC = f'headrace_worker_lost_messages_total{{topic="{TOPIC}"}}'
+FETCH_ENDS_S = 3.0  # a fetch that is under way would bring the next message to a process that is stopped
 ENDS_S_MAX = 60.0
 
 
@@ -81,6 +83,18 @@ def test_a_worker_notices_deleted_input_and_an_older_catalog(settings: Settings,
         refused_by_name(older, log, kept)
 
 
+def test_a_worker_notices_what_is_deleted_before_the_first_message_of_a_partition(
+    settings: Settings, tmp_path: Path
+) -> None:
+    make_anew(settings, TOPIC)  # a topic of which nothing was ever read or committed
+    running = worker(settings, tmp_path / "worker.log").wait_ready()
+    try:
+        gone = overtaken(settings, running)
+        assert lost(settings) == [(gone[0].partition, gone[0].offset, gone[-1].offset)]
+    finally:
+        assert running.stop() == 0
+
+
 def test_a_topic_made_anew_under_a_running_worker_is_read_from_its_start(settings: Settings, tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     skip_backlog(settings, {SMALL.name})
@@ -124,17 +138,22 @@ def noticed_at_start(settings: Settings, running: ServiceProcess, gone: list[Sen
 
 def noticed_while_reading(settings: Settings, running: ServiceProcess) -> None:
     before = lost(settings)
+    gone = overtaken(settings, running)
+    assert set(lost(settings)) - set(before) == {(gone[0].partition, gone[0].offset, gone[-1].offset)}
+
+
+def overtaken(settings: Settings, running: ServiceProcess) -> list[Sent]:
+    """Delete messages that a worker has not read yet, and wait until it has read the one after them."""
     running.process.send_signal(signal.SIGSTOP)
     try:
+        time.sleep(FETCH_ENDS_S)
         gone = send(settings, "overtaken-1", "overtaken-2")
         delete_up_to(settings, gone[-1])
     finally:
         running.process.send_signal(signal.SIGCONT)
     with closing(World(settings)) as world:
         world.stored(world.send(cid(f"{world.tag}-next")))
-    # A fetch that was under way when the process was stopped may have brought the first of them.
-    (noticed,) = set(lost(settings)) - set(before)
-    assert noticed in {(sent.partition, sent.offset, gone[-1].offset) for sent in gone}
+    return gone
 
 
 def refused_by_name(older: Settings, log: Path, kept: Sent) -> None:

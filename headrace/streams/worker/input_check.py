@@ -49,6 +49,7 @@ class InputCheck:
         self._halt = halt
         self._admin = AdminClient(client_config(settings))
         self._topic_ids: dict[str, str] = {}
+        self._starts: dict[PartitionKey, int] = {}  # of the partitions when they were assigned
 
     def on_look(self) -> None:
         """End the process if a topic that it reads was made anew; called again and again, from another thread.
@@ -82,8 +83,12 @@ class InputCheck:
         return frozenset()
 
     async def on_deleted(self, tp: TP, start: int, end: int) -> None:
-        """Record that retention deleted offsets from `start` to below `end` before they were read."""
-        await self._note_lost((tp.topic, tp.partition), range(start, end))
+        """Record that retention deleted offsets from `start` to below `end` before they were read.
+
+        Those below the offset at which the partition goes on were dealt with when it was assigned.
+        """
+        key = tp.topic, tp.partition
+        await self._note_lost(key, range(max(start, self._starts.get(key, 0)), end))
 
     def on_markers(self, loop: asyncio.AbstractEventLoop, key: PartitionKey, end: int) -> bool:
         """Record, from another thread, that no message lies below `end`; return whether that succeeded.
@@ -111,6 +116,7 @@ class InputCheck:
                 case CatalogBehind():
                     raise _reverted(key, verdict, self._settings)
                 case Continues():
+                    self._starts[key] = verdict.next_offset
                     await self._settle(key, verdict, catalog[key])
                 case _:
                     assert_never(verdict)

@@ -134,8 +134,9 @@ class DirectConsumer(driver.Consumer):
                 fetched = [record for record in fetched if record.offset >= expected]  # noqa: PLW2901
             if not fetched:
                 continue
-            if expected is not None and fetched[0].offset > expected:
-                await self._report_deleted(tp, expected, fetched[0].offset)
+            # Also before the first message of a partition: others may have been deleted since it was assigned.
+            if fetched[0].offset > (expected or 0):
+                await self._report_deleted(tp, expected or 0, fetched[0].offset)
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
                 return False
             batch = PartitionBatch(self, tp, [consumed_message(tp, record) for record in fetched])
@@ -178,7 +179,10 @@ def consumed_message(tp: TP, record: Any) -> ConsumedMessage:
 
 
 class _PartitionState(subscription_state.TopicPartitionState):  # type: ignore[misc]
-    """aiokafka's state of a partition, which also keeps what was skipped when the position was out of range."""
+    """aiokafka's state of a partition, which also keeps the offsets that a reset of the position skipped.
+
+    The first position of a partition without a committed offset is such a reset, from 0.
+    """
 
     _position_before: int | None = None
 
@@ -191,8 +195,8 @@ class _PartitionState(subscription_state.TopicPartitionState):  # type: ignore[m
         super().await_reset(strategy)
 
     def reset_to(self, position: int) -> None:
-        before, self._position_before = self._position_before, None
-        if before is not None and before < position:
+        before, self._position_before = self._position_before or 0, None
+        if before < position:
             self.deleted.append(range(before, position))
         super().reset_to(position)
 
