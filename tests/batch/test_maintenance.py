@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -98,6 +99,13 @@ async def test_two_processes_expire_collect_and_archive_once(
         " (select record_id from old)"
     )
     await sql.execute("insert into announced values (gen_random_uuid(), now() - interval '100 days')")
+    erased = (
+        "insert into erased_announcements (event_id, subject_id, erasure_id, noted_at)"
+        " values ($1, $1, $1, now() - $2::interval)"
+    )
+    young = uuid4()
+    for noted, days in ((young, 50), (uuid4(), 100)):
+        await sql.execute(erased, noted, timedelta(days=days))
     orphan, staged = blob_key(sha256_hex(uuid4().bytes)), f"{staging.STAGING_PREFIX}plant/camera/{uuid4().hex}"
     await blobs.put(orphan, b"x")
     await overwrite(blobs, staged, b"x")
@@ -113,6 +121,7 @@ async def test_two_processes_expire_collect_and_archive_once(
     assert (await blobs.stat(orphan), await blobs.stat(staged)) == (None, None)
     assert await blobs.stat(blob_key(kept.sha256)) is not None
     assert await sql.fetchval("select (select count(*) from outbox) + (select count(*) from announced)") == 0
+    assert [row[0] for row in await sql.fetch("select event_id from erased_announcements")] == [young]
 
 
 async def test_records_past_a_rule_are_erased(

@@ -15,11 +15,13 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.archives import Archives
 from headrace.store.catalog.dead_letters import DeadLetters
+from headrace.store.catalog.erasures import Erasures, Target
 from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.catalog.outbox import Outbox, PublishedEvent
+from headrace.store.postgres import STATEMENT_S_MAX, connected
 from headrace.store.requests.access import Access
 from headrace.store.requests.ingest_requests import Captures, IngestRequests
 from headrace.store.requests.uploads import NewUpload, Uploads
@@ -83,6 +85,27 @@ async def prune_outbox(dsn: str, rows: int) -> None:
 async def forget_learned(dsn: str, rows: int) -> None:
     async with Expiry.open(dsn) as opened:
         assert await opened.forget_learned(98) > 0
+
+
+async def forget_erased(dsn: str, rows: int) -> None:
+    async with Expiry.open(dsn) as opened:
+        assert await opened.forget_erased(98) > 0
+
+
+async def positions(dsn: str, rows: int) -> None:
+    async with FsckQueries.open(dsn) as queries:
+        digest = bytes.fromhex(digest_of(3))
+        assert await queries.positions(digest) == [], "the ids of these records do not follow from their digests"
+        assert await queries.media_type(digest) is not None
+
+
+async def summarize(dsn: str, rows: int) -> None:
+    async with connected(dsn, statement_s_max=STATEMENT_S_MAX, application="headrace erase") as connection:
+        erasures = Erasures(connection, dsn)
+        erasure = await erasures.begin(uuid4(), Target(record_ids=(uuid4(),)), actor="", reason="")
+        assert (await erasures.summary(erasure))["subjects"] == 0
+        assert not await erasures.has_announcements(erasure)
+        await erasures.finish(erasure, "{}", None)
 
 
 async def named(dsn: str, rows: int) -> None:
@@ -153,7 +176,8 @@ async def add_upload(dsn: str, rows: int) -> None:
 
 
 STEPS = (
-    *(mark_seen, unknown, prune_outbox, forget_learned, named, members, mark_orphans, due, expire_letters),
+    *(mark_seen, unknown, prune_outbox, forget_learned, forget_erased, positions, summarize),
+    *(named, members, mark_orphans, due, expire_letters),
     *(list_ldos, expire_audit, expire_requests, recover_captures, add_upload),
 )
 

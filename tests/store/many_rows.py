@@ -64,6 +64,8 @@ _OTHERS = """
     )
     select md5('letter' || i)::uuid, 'not_framed', '', 'edge.cids.v1', 0, i, 0, at from numbered;
     insert into announced (event_id, learned_at) select md5('learned' || i)::uuid, at from numbered;
+    insert into erased_announcements (event_id, subject_id, erasure_id, noted_at)
+    select md5('erased' || i)::uuid, md5('gone' || i)::uuid, md5('erasure' || i / 100)::uuid, at from numbered;
     insert into audit (at, actor, action) select at, 'key ' || i % 100, 'records' from numbered;
     insert into idempotency (actor, key, status, created_at) select 'key ' || i % 100, i::text, 200, at from numbered;
     insert into ingest_requests (request_id, kind, actor, site, source_id, state, created_at, updated_at)

@@ -69,6 +69,17 @@ async def test_an_attempt_that_kafka_may_have_lost_keeps_no_letter_from_ending(
     assert await sql.fetchval("select count(*) from redrives") == 0
 
 
+async def test_a_letter_that_is_gone_is_not_claimed(catalog: Catalog, postgres_dsn: str, sql: Any) -> None:
+    kept, gone = letter(1), letter(2)
+    await catalog.commit(batch([], letters=[kept, gone]))
+    async with DeadLetters.open(postgres_dsn) as letters, letters.redriving() as claims:
+        read = await letters.letters([kept.dead_letter_id, gone.dead_letter_id])
+        await sql.execute("delete from dead_letters where dead_letter_id = $1", gone.dead_letter_id)
+        assert await claims.claim([(read_id, 1) for read_id in read]) == {kept.dead_letter_id}
+        assert await claims.claim([(gone.dead_letter_id, 1)]) == set()
+    assert await sql.fetchval("select count(*) from redrives") == 1
+
+
 async def test_a_redrive_that_lost_its_lock_claims_nothing(catalog: Catalog, postgres_dsn: str, sql: Any) -> None:
     kept = letter(1)
     await catalog.commit(batch([], letters=[kept]))

@@ -110,7 +110,7 @@ class BodyMover:
                     await self._move_packed(packed)
                 case _:
                     assert_never(planned)
-        # Once per page, because finding out whether a pack is unreferenced scans the blobs table.
+        # Once per page: many bodies of it leave the same pack.
         await self.delete_stale_objects()
 
     async def delete_stale_objects(self) -> None:

@@ -43,7 +43,8 @@ async def write_report(settings: Settings, erasures: Erasures, erasure: Erasure,
         HeadraceError: Kafka or PostgreSQL does not answer.
     """
     messages, is_exact = await erasures.messages(erasure)
-    announcements = await _announcements(settings, erasures, erasure)
+    erased_any = await erasures.has_announcements(erasure)
+    announcements = await _announcements(settings, erasures, erasure) if erased_any else []
     body = report_of(await erasures.summary(erasure), messages, announcements, is_exact=is_exact)
     signed = sign(str(erasure.erasure_id), body)
     await erasures.finish(erasure, orjson.dumps(body).decode(), signed)

@@ -179,7 +179,7 @@ class EraseJob:
         await self._remove_objects(erasure)
         await self.erasures.forget_requests(erasure)
         reached(CrashPoint.ERASE_BEFORE_REPORT)
-        self._progress(f"{erasure.erasure_id}: rows and objects are deleted; reading the topics")
+        self._progress(f"{erasure.erasure_id}: rows and objects are deleted; writing the report")
         return await write_report(self._settings, self.erasures, erasure, sign)
 
     async def _remove_objects(self, erasure: Erasure) -> None:
@@ -209,6 +209,7 @@ class EraseJob:
                 await blobs.delete(name)
             return "deleted" if names else "absent"
         if key.startswith("packs/") and (spans := await self.erasures.spans(erased)):
+            await blobs.delete(f"{QUARANTINE_PREFIX}{key}")
             return await self._rewrite(blobs, erased, [(span.store_offset, span.size_bytes) for span in spans])
         if erased.place is Location.STORE and not is_free:
             return "kept"

@@ -32,7 +32,6 @@ GC_BATCH_OBJECTS = 200
 _LOST = "no copy is left: Kafka no longer has its message; restore it from a replica or a backup"
 _LOST_IN_ARCHIVE = "the archive has the only copy: restore the object from a replica or a backup of it"
 _ARCHIVE_ORPHAN = "a repair removes nothing from the archive: check that it is this catalog's, then remove it by hand"
-_BODY_MEDIA_TYPE = "application/json"
 
 
 class BodyRecovery:
@@ -134,7 +133,8 @@ class Repair:
         if body is None:
             self._give_up(finding, _LOST)
             return
-        await self._replace(finding.name, body)
+        media_type = await self._queries.media_type(bytes.fromhex(finding.digest))
+        await self._blobs.replace(finding.name, body, media_type=media_type)
         self._heal(finding, "rewritten from its message in Kafka")
 
     async def _restore_pack(self, finding: Finding) -> None:
@@ -142,16 +142,17 @@ class Repair:
         assert finding.digest is not None
         members = await self._queries.members(finding.name)
         bodies = await self._pack_bodies(finding.name, members)
-        known = [(member.digest.hex(), bodies[member.digest]) for member in members if member.digest in bodies]
+        known = [member for member in members if member.digest in bodies]
         if len(known) == len(members):
-            tar, _ = pack.build(known)
+            tar, _ = pack.build([(member.digest.hex(), bodies[member.digest]) for member in known])
             if sha256_hex(tar) == finding.digest:
-                await self._replace(finding.name, tar)
+                await self._blobs.replace(finding.name, tar, media_type=pack.MEDIA_TYPE)
                 self._heal(finding, f"rewritten with all of its {len(members)} blobs")
                 return
-        for digest, body in known:
-            await self._replace(blob_key(digest), body, _BODY_MEDIA_TYPE)
-            await self._queries.move_blob(bytes.fromhex(digest), blob_key(digest))
+        for member in known:
+            key = blob_key(member.digest.hex())
+            await self._blobs.replace(key, bodies[member.digest], media_type=member.media_type)
+            await self._queries.move_blob(member.digest, key)
         lost = [member.digest.hex() for member in members if member.digest not in bodies]
         if lost:
             self._give_up(finding, f"{len(known)} blobs are objects of their own now; lost: {', '.join(lost)}: {_LOST}")
@@ -184,7 +185,7 @@ class Repair:
             if body is None:
                 self._give_up(finding, _LOST)
                 return
-            await self._replace(key, body, record.media_type)
+            await self._blobs.replace(key, body, media_type=record.media_type)
             how = "rewritten from its message in Kafka"
         await self._queries.add_blob(SingleBlob(record.digest, record.size_bytes, record.media_type, key))
         self._heal(finding, how)
@@ -246,10 +247,6 @@ class Repair:
                 self._heal(finding, "moved to quarantine" if quarantined else "removed")
         reached(CrashPoint.COLLECT_BEFORE_RELEASE)
         await self._orphan_gc.release()
-
-    async def _replace(self, key: str, body: bytes, media_type: str | None = None) -> None:
-        media_type = media_type or (pack.MEDIA_TYPE if key.startswith("packs/") else None)
-        await self._blobs.replace(key, body, media_type=media_type)
 
     def _heal(self, finding: Finding, how: str) -> None:
         self._report.healed.append((finding, how))

@@ -16,6 +16,7 @@ from headrace.batch.fsck.repair import BodyRecovery, Repair, RepairDeps
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import MaintenanceJob, Settings
+from headrace.schemas.topics import DAY_S, DEAD_LETTERS
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.erasures import Erasures
@@ -39,6 +40,9 @@ async def expire(settings: Settings) -> dict[str, int]:
         # A dead letter of the lost time may be redriven for as long as it is kept.
         learned_days = max(settings.outbox_retention_days, settings.dead_letter_retention_days)
         learned = await expiry.forget_learned(learned_days)
+        # They are known for as long as they may be on a topic; Kafka deletes whole segments, some time later.
+        on_topics_days = 2 * DEAD_LETTERS.retention_s // DAY_S
+        await expiry.forget_erased(max(settings.outbox_retention_days, on_topics_days))
     if pruned.unannounced is not None:
         get_log().error(
             Action.PASSED_OVER,

@@ -3,19 +3,23 @@
 The one process that holds COLLECTOR_LOCK erases, so no orphans are collected and no bodies are archived meanwhile:
 
     choose   in one transaction: the erasure, and the ids of the records and dead letters that it deletes
-    rows     page by page, in a transaction under ENTER_LOCK exclusively: add the tombstones, delete the rows, note
-             their objects in `erasure_objects`, and add one to the collection epoch
+    rows     page by page, in a transaction under ENTER_LOCK exclusively: add the tombstones, delete sightings, at most
+             SIGHTINGS_MAX, and with a record's last one its other rows, note their objects in `erasure_objects`, and
+             add one to the collection epoch
     objects  delete the noted objects by the protocol of headrace/store/catalog/orphan_gc.py, or write a pack again
              without what no row refers to
     report   in one transaction: the report, and the end of the erasure
 
 Each step may be repeated, and what a killed process left is in the tables: the next one goes on.
 
-Claim: no transaction that commits after that of a page adds what the page erased. A worker reads the collection epoch,
-then the tombstones, and its transaction takes ENTER_LOCK shared, as its first statement, and refuses if the epoch has
-changed. If it commits after the page, the epoch it read is that of the page or a later one, so the tombstones that it
-read are those of the page too, and it has rejected what they match. If it commits before the page, the page sees its
-rows and deletes them.
+Claim: no transaction that commits after the first page with a record adds what is erased of it. A worker reads the
+collection epoch, then the tombstones, and its transaction takes ENTER_LOCK shared, as its first statement, and refuses
+if the epoch has changed. If it commits after that page, the epoch it read is that of the page or a later one, so the
+tombstones that it read are those of the page too, and it has rejected what they match. If it commits before, this page
+sees its rows and deletes them, or a later one: a record is in the pages until none of its sightings is left to delete.
+
+Retention adds no tombstones. A page leaves out the records that were delivered again, or that no rule covers any more,
+since they were chosen; what is delivered after a record's last page is a new record.
 
 A worker may put an object of erased bytes before it is refused. It has no row, so it is an orphan, and is collected as
 one. The tombstone of a source or site keeps out only what comes from there: the same bytes from elsewhere are another
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
 
 PAGE_ROWS = 500
+SIGHTINGS_MAX = 10_000  # of a page: an unchanging picture may have a million
 OBJECTS_PAGE = 200
 EXPIRED_PAGE = 5000
 RANGES_MAX = 10_000
@@ -154,9 +159,9 @@ class Erasures:
         return [Erasure(*row) for row in await self._rows("unfinished")]
 
     async def erase_page(self, erasure: Erasure, *, reached: Reached) -> bool:
-        """Delete the rows of the next records or dead letters, without what a legal hold covers by now.
+        """Delete rows of the next records or dead letters, without what a legal hold covers by now.
 
-        Returns whether there were any.
+        Of records in a retention, those that are not past it any more stay too. Returns whether there were any.
 
         `reached` is called at the crash point before the commit.
         """
@@ -168,10 +173,13 @@ class Erasures:
                         await self._execute("set_lock_timeout")
                         await self._execute("lock_exclusive", ENTER_LOCK)
                         origin = erasure.site, erasure.source_id
-                        held = {row[0] for row in await self._rows("keep_held", erasure.erasure_id, *origin, ids)}
-                        ids = [subject for subject in ids if subject not in held]
-                        await (self._erase_letters if is_dead_letter else self._erase_records)(erasure, ids)
-                        await self._execute("done_subjects", erasure.erasure_id, ids)
+                        kept = {row[0] for row in await self._rows("keep_held", erasure.erasure_id, *origin, ids)}
+                        if not erasure.keeps_out:
+                            young = await self._rows("keep_young", erasure.erasure_id, erasure.site, ids)
+                            kept |= {row[0] for row in young}
+                        ids = [subject for subject in ids if subject not in kept]
+                        done = await (self._erase_letters if is_dead_letter else self._erase_records)(erasure, ids)
+                        await self._execute("done_subjects", erasure.erasure_id, done)
                         await self._execute("next_epoch")
                         reached(CrashPoint.ERASE_BEFORE_COMMIT)
                 return True
@@ -210,6 +218,10 @@ class Erasures:
         """Return the figures of an erasure, and the ids of its first records and dead letters."""
         return dict((await self._rows("summary", erasure.erasure_id, NAMED_MAX))[0])
 
+    async def has_announcements(self, erasure: Erasure) -> bool:
+        """Return whether any announcement is about something erased."""
+        return bool((await self._rows("has_announcements", erasure.erasure_id))[0][0])
+
     async def announced(self, erasure: Erasure, event_ids: Sequence[UUID]) -> set[UUID]:
         """Return those of the announcements that are about something erased."""
         return {row[0] for row in await self._rows("announcements", erasure.erasure_id, event_ids)}
@@ -218,40 +230,56 @@ class Erasures:
         """Record the report, and end the erasure."""
         await self._execute("finish", erasure.erasure_id, report, signed)
 
-    async def _erase_records(self, erasure: Erasure, ids: list[UUID]) -> None:
+    async def _erase_records(self, erasure: Erasure, ids: list[UUID]) -> list[UUID]:
+        """Delete sightings of records, and the other rows of those that have no more to delete; return these."""
         origin = erasure.site, erasure.source_id
         if erasure.keeps_out:
             await self._execute("add_tombstones", erasure.erasure_id, ids, *origin)
-        sightings = await self._rows("delete_sightings", erasure.erasure_id, ids, *origin)
-        further = await self._rows("erase_site_records", ids, *origin)
-        await self._execute("give_to_others", erasure.erasure_id, ids, *origin)
-        records = await self._rows("delete_records", ids)
+        sightings = await self._rows("delete_sightings", erasure.erasure_id, ids, *origin, SIGHTINGS_MAX)
+        # A staged body whose worker died may exist too. One that retention meets may belong to a message on its way.
+        staged = [
+            (staging_key(row["site"], row["source_id"], row["digest"].hex()), row["digest"])
+            for row in sightings
+            if erasure.keeps_out and row["kind"] in _STAGED_KINDS
+        ]
+        await self._add_objects(staged)
+        unfinished = {row[0] for row in await self._rows("still_seen", ids, *origin)}
+        done = [subject for subject in ids if subject not in unfinished]
+        further = await self._rows("erase_site_records", done, *origin)
+        given = await self._rows("give_to_others", erasure.erasure_id, done, *origin)
+        records = await self._rows("delete_records", done)
+        announced = {event_id(row[0], row[1]): row[0] for row in further} | {event_id(row[0]): row[0] for row in given}
+        await self._forget_records(erasure, records, announced)
+        return done
+
+    async def _forget_records(self, erasure: Erasure, records: list[Any], announced: Mapping[UUID, UUID]) -> None:
+        """Delete what belonged to deleted records, and note their announcements, and those of parts of other ones."""
         digests = {row["record_id"]: row["digest"] for row in records}
-        announced = {event_id(row[0], row[1]): row[0] for row in further if row[0] in digests}
-        await self._forget_announcements(erasure, announced | {event_id(record): record for record in digests})
+        of_parts = {event: subject for event, subject in announced.items() if subject not in digests}
+        of_records = {event: subject for event, subject in announced.items() if subject in digests}
+        await self._note_announcements(erasure, of_parts, is_part=True)
+        await self._note_announcements(erasure, of_records | {event_id(record): record for record in digests})
+        await self._execute("forget_subjects", list(digests))
         candidates = [record_id(kind, digest.hex()) for digest in set(digests.values()) for kind in Kind]
         freed = [row[0] for row in await self._rows("delete_blobs", list(set(digests.values())), candidates)]
-        # An object of the same bytes that has no row may exist too, and a staged body whose worker died.
+        # An object of the same bytes that has no row may exist too.
         objects = [(blob_key(digest.hex()), digest) for digest in freed]
-        kinds = {row["record_id"]: Kind(row["kind"]) for row in records}
-        objects += [
-            (staging_key(site, source_id, digests[subject].hex()), digests[subject])
-            for subject, site, source_id in sightings
-            if kinds.get(subject) in _STAGED_KINDS
-        ]
-        objects += [
-            (derived_prefix(subject), digests[subject]) for subject, kind in kinds.items() if kind is Kind.FRAME
-        ]
-        await self._add_objects(objects)
+        frames = [row for row in records if row["kind"] == Kind.FRAME]
+        await self._add_objects(objects + [(derived_prefix(row["record_id"]), row["digest"]) for row in frames])
 
-    async def _erase_letters(self, erasure: Erasure, ids: list[UUID]) -> None:
+    async def _erase_letters(self, erasure: Erasure, ids: list[UUID]) -> list[UUID]:
         origin = erasure.site, erasure.source_id
         await self._execute("delete_dead_letters", erasure.erasure_id, ids, *origin, erasure.keeps_out)
-        await self._forget_announcements(erasure, {event_id(letter): letter for letter in ids})
+        await self._note_announcements(erasure, {event_id(letter): letter for letter in ids})
+        await self._execute("forget_subjects", ids)
+        return ids
 
-    async def _forget_announcements(self, erasure: Erasure, announced: Mapping[UUID, UUID]) -> None:
-        """Note the announcements of erased records or dead letters, by their event ids, and drop those that wait."""
-        await self._execute("forget_announcements", erasure.erasure_id, [*announced], [*announced.values()])
+    async def _note_announcements(
+        self, erasure: Erasure, announced: Mapping[UUID, UUID], *, is_part: bool = False
+    ) -> None:
+        """Note announcements that are about something erased, by their event ids, each with its record or letter."""
+        values = erasure.erasure_id, [*announced], [*announced.values()], is_part
+        await self._execute("note_announcements", *values)
 
     async def _add_objects(self, objects: list[tuple[str, bytes]]) -> None:
         if objects:

@@ -76,6 +76,11 @@ class Expiry:
         statement = self._sql["forget_learned"]
         return await delete_in_steps(self._pool, self._dsn, statement, retention_days, progress=self._progress)
 
+    async def forget_erased(self, retention_days: int) -> int:
+        """Delete the announcements of what was erased longer ago, once it is reported; return the number."""
+        statement = self._sql["forget_erased"]
+        return await delete_in_steps(self._pool, self._dsn, statement, retention_days, progress=self._progress)
+
     async def _unannounced(self, connection: "Pooled", since: datetime, until: datetime) -> UUID | None:
         rows = await connection.fetch(self._sql["unannounced"], since, until)
         if not rows:

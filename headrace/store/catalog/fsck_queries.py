@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from headrace.schemas.digest import event_id
+from headrace.schemas.digest import event_id, record_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import ingested_topic
 from headrace.store.catalog.archives import Location
@@ -150,10 +150,6 @@ class FsckQueries:
         """Return the blobs of a pack by their offset."""
         return [PackMember(*row) for row in await self._fetch("members", pack, self._archived)]
 
-    async def blobs(self) -> int:
-        """Count the rows of blobs."""
-        return int((await self._fetch("blobs"))[0][0])
-
     async def records_without_blob(self) -> list[RecordWithoutBlob]:
         """Return records whose blob has no row."""
         return [RecordWithoutBlob(*row) for row in await self._fetch("records_without_blob", FOUND_MAX)]
@@ -185,9 +181,15 @@ class FsckQueries:
             async for row in connection.cursor(query, before_us, since_us, prefetch=PAGE_ROWS):
                 yield row[0], Kind(row[1])
 
+    async def media_type(self, digest: bytes) -> str | None:
+        """Return the media type of a blob; None if it has no row."""
+        rows = await self._fetch("media_type", digest)
+        return rows[0][0] if rows else None
+
     async def positions(self, digest: bytes) -> list[MessagePosition]:
         """Return the positions of the messages with these bytes, the latest first."""
-        rows = await self._fetch("positions", digest, POSITIONS_MAX)
+        records = [record_id(kind, digest.hex()) for kind in Kind]
+        rows = await self._fetch("positions", records, POSITIONS_MAX)
         return [MessagePosition(row[0], row[1], row[2], Kind(row[3])) for row in rows]
 
     async def add_blob(self, row: SingleBlob) -> None:

@@ -10,6 +10,7 @@ import orjson
 
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.catalog_rows import Labelled
+from headrace.store.catalog.orphan_gc import ENTER_LOCK
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class Labels:
         return LabelVersion(row[0], row[1], tuple(row[2]))
 
     async def add(self, version: str, rows: Sequence[Labelled]) -> None:
-        """Insert a version's results in one statement; an earlier result of a record stays."""
-        async with borrowed(self._pool, self._dsn) as connection:
+        """Insert a version's results, without those of erased records; an earlier result of a record stays."""
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            # An erasure deletes its rows under this lock: their labels too, or they are gone before.
+            await connection.execute(self._sql["lock_shared"], ENTER_LOCK)
             await connection.execute(
                 self._sql["add"],
                 version,

@@ -70,9 +70,12 @@ select pg_advisory_unlock($1)
 
 -- claim --
 -- A lost redrive is claimed again under the same attempt; if its first message is delivered after all, it is ingested
--- once.
+-- once. A letter that was erased or has expired since it was read is not claimed.
 insert into redrives as r (dead_letter_id, attempt)
-select * from unnest($1::uuid[], $2::integer[])
+select d.dead_letter_id, w.attempt
+from unnest($1::uuid[], $2::integer[]) as w (dead_letter_id, attempt)
+join dead_letters as d using (dead_letter_id)
+for key share of d
 on conflict (dead_letter_id, attempt) do update
 set claimed_at = now(), published_at = null
 where r.ended_at is null and r.published_at < {lost_before}

@@ -15,6 +15,9 @@ select $1::uuid, record_id, false from records where site = $2 and $3 in ('', so
 union
 select $1::uuid, record_id, false from sightings where site = $2 and $3 in ('', source_id)
 union
+-- Also if a retention was interrupted that had deleted its sightings.
+select $1::uuid, record_id, false from site_records where site = $2 and $3 in ('', source_id)
+union
 select $1::uuid, dead_letter_id, true from dead_letters where site = $2 and $3 in ('', source_id)
 on conflict do nothing
 
@@ -95,6 +98,26 @@ with held as (
 )
 select distinct subject_id from held
 
+-- keep_young --
+-- Takes records out of a retention, of these, that its rule does not cover by now: there is no rule any more, or they
+-- were delivered within its days. So the conditions are those of choose_expired.
+delete from erasure_subjects as e
+where e.erasure_id = $1 and e.subject_id = any($3::uuid[]) and not e.is_dead_letter
+    and not exists (
+        select from records as r
+        join retention_rules as t on t.kind = r.kind and t.site = $2
+        where r.record_id = e.subject_id
+            and not exists (
+                select from sightings as s
+                where s.record_id = r.record_id
+                    and (
+                        s.seen_at >= now() - t.days * interval '1 day' and $2 in ('', s.site)
+                        or $2 = '' and s.site in (select o.site from retention_rules as o where o.kind = r.kind)
+                    )
+            )
+    )
+returning e.subject_id
+
 -- count_origin --
 select
     (
@@ -102,6 +125,8 @@ select
             select record_id from records where site = $1 and $2 in ('', source_id)
             union
             select record_id from sightings where site = $1 and $2 in ('', source_id)
+            union
+            select record_id from site_records where site = $1 and $2 in ('', source_id)
         ) as chosen
     ) as records,
     (select count(*) from dead_letters where site = $1 and $2 in ('', source_id)) as dead_letters
@@ -128,10 +153,15 @@ select distinct digest, $3::text, $4::text, $1::uuid from records where record_i
 on conflict do nothing
 
 -- delete_sightings --
--- The dead letters of the same messages were redriven: they hold the same bytes.
+-- At most $5 of them. The dead letters of the same messages were redriven: they hold the same bytes.
 with gone as (
     delete from sightings
-    where record_id = any($2::uuid[]) and $3 in ('', site) and $4 in ('', source_id)
+    where ctid = any(array(
+        select ctid
+        from sightings
+        where record_id = any($2::uuid[]) and $3 in ('', site) and $4 in ('', source_id)
+        limit $5
+    ))
     returning record_id, site, source_id, topic, partition, "offset"
 ), noted as (
     insert into erasure_messages (erasure_id, topic, partition, "offset")
@@ -144,9 +174,21 @@ with gone as (
     join dead_letters as d using (topic, partition, "offset")
     on conflict do nothing
 )
-select distinct record_id, site, source_id from gone
+select g.record_id, g.site, g.source_id, r.kind, r.digest
+from (select distinct record_id, site, source_id from gone) as g
+join records as r using (record_id)
+
+-- still_seen --
+-- Those that have more of these sightings.
+select w.record_id
+from unnest($1::uuid[]) as w (record_id)
+where exists (
+    select from sightings as s where s.record_id = w.record_id and $2 in ('', s.site) and $3 in ('', s.source_id)
+)
 
 -- erase_site_records --
+-- Returns the sites whose announcement of a record is about something erased, as give_to_others does: not where it is
+-- still to be published, with what the other source said.
 -- A further site keeps its row if another source of it delivered the bytes: as that one did.
 with first as (
     select distinct on (record_id, site) record_id, site, source_id, captured_at, sequence
@@ -159,6 +201,7 @@ with first as (
         attributes = '{}', about = null, traceparent = null
     from first as f
     where n.record_id = f.record_id and n.site = f.site and $2 in ('', n.site) and $3 in ('', n.source_id)
+    returning n.record_id, n.site
 ), gone as (
     delete from site_records as n
     where
@@ -168,9 +211,15 @@ with first as (
 ), unannounced as (
     delete from outbox as o
     using gone
-    where o.published_at is null and o.record_id = gone.record_id and o.site = gone.site
+    where (o.published_at is null or o.set_aside is not null) and o.record_id = gone.record_id and o.site = gone.site
 )
 select record_id, site from gone
+union all
+select g.record_id, g.site
+from given as g
+where not exists (
+    select from outbox as o where o.published_at is null and o.record_id = g.record_id and o.site = g.site
+)
 
 -- give_to_others --
 -- A record that came from elsewhere too is now that of its first remaining sighting, at its own site if there is one,
@@ -196,27 +245,38 @@ with first as (
     -- That site has an announcement of its own.
     delete from outbox as o
     using given as g
-    where o.published_at is null and o.record_id = g.record_id and o.site is null and g.site is not null
+    where (o.published_at is null or o.set_aside is not null)
+        and o.record_id = g.record_id and o.site is null and g.site is not null
+), counted as (
+    update erasures set records_kept = records_kept + (select count(*) from first) where erasure_id = $1
 )
-update erasures set records_kept = records_kept + (select count(*) from first) where erasure_id = $1
+select g.record_id
+from given as g
+where g.site is not null
+    or not exists (
+        select from outbox as o where o.published_at is null and o.record_id = g.record_id and o.site is null
+    )
 
 -- delete_records --
 delete from records as r
 where record_id = any($1::uuid[]) and not exists (select from sightings as s where s.record_id = r.record_id)
 returning record_id, kind, digest
 
--- forget_announcements --
+-- note_announcements --
+-- What retention erased may come again, and be announced and erased again.
+insert into erased_announcements (event_id, subject_id, erasure_id, is_part)
+select event_id, subject_id, $1::uuid, $4::boolean from unnest($2::uuid[], $3::uuid[]) as e (event_id, subject_id)
+on conflict (event_id) do update
+set erasure_id = excluded.erasure_id, is_part = excluded.is_part, noted_at = excluded.noted_at
+
+-- forget_subjects --
 -- Rows that are published stay until their retention, with ids only.
-with noted as (
-    insert into erased_announcements (event_id, subject_id, erasure_id)
-    select event_id, subject_id, $1::uuid from unnest($2::uuid[], $3::uuid[]) as e (event_id, subject_id)
-    on conflict do nothing
-), unlabelled as (
+with unlabelled as (
     delete from labels
-    where version in (select version from label_versions) and record_id = any($3::uuid[])
+    where version in (select version from label_versions) and record_id = any($1::uuid[])
 )
 delete from outbox
-where (published_at is null or set_aside is not null) and (record_id = any($3::uuid[]) or dead_letter_id = any($3::uuid[]))
+where (published_at is null or set_aside is not null) and (record_id = any($1::uuid[]) or dead_letter_id = any($1::uuid[]))
 
 -- delete_blobs --
 -- Those that no record has any more; $2 are the ids of every record that could have one of the digests.
@@ -337,7 +397,10 @@ select
     (extract(epoch from e.began_at) * 1000000)::bigint as began_at_us,
     (extract(epoch from now()) * 1000000)::bigint as now_us,
     e.objects_deleted, e.packs_rewritten, e.records_kept, e.subjects_held, e.keeps_out,
-    (select count(distinct subject_id) from erased_announcements as a where a.erasure_id = e.erasure_id) as subjects,
+    (
+        select count(distinct subject_id) from erased_announcements as a
+        where a.erasure_id = e.erasure_id and not a.is_part
+    ) as subjects,
     (select count(*) from tombstones as t where t.erasure_id = e.erasure_id) as tombstones,
     (
         select encode(sha256(string_agg(t.digest, ''::bytea order by t.digest)), 'hex')
@@ -346,12 +409,15 @@ select
     ) as tombstones_sha256,
     array(
         select distinct subject_id from erased_announcements as a
-        where a.erasure_id = e.erasure_id
+        where a.erasure_id = e.erasure_id and not a.is_part
         order by subject_id
         limit $2
     ) as subject_ids
 from erasures as e
 where e.erasure_id = $1
+
+-- has_announcements --
+select exists (select from erased_announcements where erasure_id = $1)
 
 -- announcements --
 select event_id from erased_announcements where erasure_id = $1 and event_id = any($2::uuid[])
@@ -361,14 +427,3 @@ with ended as (
     update erasures set ended_at = now(), report = $2::json, signed = $3 where erasure_id = $1
 )
 delete from erasure_messages where erasure_id = $1
-
--- list --
-select
-    erasure_id, site, source_id, actor, reason,
-    (extract(epoch from began_at) * 1000000)::bigint as began_at_us,
-    (extract(epoch from ended_at) * 1000000)::bigint as ended_at_us,
-    report::text as report, signed
-from erasures
-where $1::uuid is null or erasure_id = $1
-order by began_at desc, erasure_id
-limit $2

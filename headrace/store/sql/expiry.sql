@@ -1,4 +1,4 @@
--- Expiry of the outbox and of what a recovery learned; see headrace/store/catalog/expiry.py.
+-- Expiry of the outbox, of what a recovery learned, and of erased announcements; see headrace/store/catalog/expiry.py.
 
 -- since --
 -- Locks the row, so two runs take turns.
@@ -52,4 +52,15 @@ where ctid = any(array(
 delete from announced
 where ctid = any(array(
     select ctid from announced where learned_at < now() - $1::integer * interval '1 day' order by learned_at limit $2
+))
+
+-- forget_erased --
+delete from erased_announcements
+where ctid = any(array(
+    select ctid
+    from erased_announcements
+    where noted_at < now() - $1::integer * interval '1 day'
+        and erasure_id not in (select erasure_id from erasures where ended_at is null)
+    order by noted_at
+    limit $2
 ))

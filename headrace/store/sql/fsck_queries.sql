@@ -19,9 +19,6 @@ from blobs
 where store_key = $1 collate "C" and store_offset is not null and (archived_at is not null) = $2
 order by store_offset
 
--- blobs --
-select count(*) from blobs
-
 -- archived --
 select min(archived_at) is not null from blobs where archived_at is not null
 
@@ -41,11 +38,12 @@ order by r.record_id
 limit $1
 
 -- records_without_announcement --
--- Both rows are written by one transaction and have the same time, so pruned rows are not reported as missing.
+-- Both rows are written by one transaction and have the same time, so pruned rows are not reported as missing. A record
+-- that an erasure gave to a further site has the announcement of that site.
 select r.record_id, r.kind
 from records as r, collection as c
 where r.ingested_at >= c.outbox_pruned_until
-    and not exists (select from outbox as o where o.record_id = r.record_id and o.site is null)
+    and not exists (select from outbox as o where o.record_id = r.record_id and (o.site is null or o.site = r.site))
 order by r.ingested_at, r.record_id
 limit $1
 
@@ -60,7 +58,7 @@ order by topic
 select o.id, o.event_id, o.record_id, o.published_at is not null as published
 from outbox as o
 where o.record_id is not null and not exists (select from records as r where r.record_id = o.record_id)
-    and not exists (select from erased_announcements as e where e.subject_id = o.record_id)
+    and not exists (select from erased_announcements as e where e.subject_id = o.record_id and not e.is_part)
 order by o.id
 limit $1
 
@@ -68,7 +66,7 @@ limit $1
 select a.record_id
 from unnest($1::uuid[]) as a (record_id)
 where not exists (select from records as r where r.record_id = a.record_id)
-and not exists (select from erased_announcements as e where e.subject_id = a.record_id)
+and not exists (select from erased_announcements as e where e.subject_id = a.record_id and not e.is_part)
 
 -- now --
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint
@@ -81,12 +79,15 @@ join outbox as o on o.record_id = r.record_id and o.site is null
 where o.published_at < timestamptz 'epoch' + $1::bigint * interval '1 microsecond'
     and o.created_at >= timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
 
+-- media_type --
+select media_type from blobs where sha256 = $1
+
 -- positions --
--- The positions of the messages with these bytes, the latest first: Kafka keeps it for the longest time.
+-- The positions of the messages of these records, the latest first: Kafka keeps it for the longest time.
 select s.topic, s.partition, s."offset", r.kind
 from records as r
 join sightings as s using (record_id)
-where r.digest = $1
+where r.record_id = any($1::uuid[])
 order by s.seen_at desc
 limit $2
 
@@ -102,7 +103,7 @@ insert into outbox (event_id, topic, record_id, created_at, published_at)
 select a.event_id, a.topic, r.record_id, r.ingested_at, case when a.is_out then now() end
 from unnest($1::uuid[], $2::text[], $3::uuid[], $4::boolean[]) as a (event_id, topic, record_id, is_out)
 join records as r using (record_id)
-where not exists (select from outbox as o where o.record_id = a.record_id and o.site is null)
+where not exists (select from outbox as o where o.record_id = r.record_id and (o.site is null or o.site = r.site))
 
 -- announce_again --
 update outbox set published_at = null, set_aside = null where record_id = any($1::uuid[]) and site is null

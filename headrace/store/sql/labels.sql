@@ -19,11 +19,15 @@ where {selected} and not exists (select from labels as l where l.version = $10 a
 order by r.record_id
 limit $9
 
+-- lock_shared --
+select pg_advisory_xact_lock_shared($1)
+
 -- add --
--- Two runs of a version may label the same record; the result is the same.
+-- Two runs of a version may label the same record; the result is the same. A record that was erased meanwhile has none.
 insert into labels (version, record_id, label, votes, errors)
 select $1, w.record_id, w.label, w.votes::json, w.errors::json
 from unnest($2::uuid[], $3::text[], $4::text[], $5::text[]) as w (record_id, label, votes, errors)
+join records as r using (record_id)
 order by w.record_id
 on conflict do nothing
 

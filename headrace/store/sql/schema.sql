@@ -546,10 +546,15 @@ create index tombstones_by_erasure on tombstones (erasure_id);
 create table erased_announcements (
     event_id uuid primary key,
     subject_id uuid not null,
-    erasure_id uuid not null
+    erasure_id uuid not null,
+    -- Whether the record stays, and only what a source or site said of it is erased.
+    is_part boolean not null default false,
+    noted_at timestamptz not null default now()
 );
 
 create index erased_announcements_by_subject on erased_announcements (subject_id);
+create index erased_announcements_by_erasure on erased_announcements (erasure_id);
+create index erased_announcements_by_time on erased_announcements (noted_at);
 
 -- The records and dead letters that an erasure still has to delete.
 create table erasure_subjects (

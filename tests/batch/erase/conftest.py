@@ -1,11 +1,13 @@
 """A store, a database and a key of a test's own."""
 
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
 from headrace.runtime.settings import Settings
+from headrace.store.catalog.outbox import Outbox
 
 
 @pytest.fixture
@@ -19,3 +21,10 @@ def settings(settings: Settings) -> Settings:
             "collect_grace_hours": 0.0,
         }
     )
+
+
+@pytest.fixture
+async def outbox(postgres_dsn: str) -> AsyncIterator[Outbox]:
+    opened = await Outbox.open(postgres_dsn, may_be_older=True)
+    yield opened
+    await opened.close()

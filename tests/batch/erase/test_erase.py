@@ -15,6 +15,8 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.digest import blob_key, derived_key, erased_key, event_id, record_id, staging_key
 from headrace.schemas.events import Frame, Kind
 from headrace.store.blobs.blob_store import Blobs, once
+from headrace.store.catalog import erasures
+from headrace.store.catalog.outbox import Outbox, PublishedEvent
 from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.erase.erase_runs import erase, fsck_is_clean
@@ -92,8 +94,10 @@ async def test_a_packed_body_is_blanked_and_its_neighbours_stay_where_they_were(
     [key] = {row["store_key"] for row in rows}
     before = await blobs.get(key)
     gone = {events[1].code, events[2].code}
+    await blobs.put_stream(f"quarantine/{key}", once(before))
     await erase(settings, *(str(by_code[code]["record_id"]) for code in gone), "--yes")
     after = await blobs.get(key)
+    assert await blobs.stat(f"quarantine/{key}") is None
     assert len(after) == len(before)
     for code, row in by_code.items():
         span = slice(row["store_offset"], row["store_offset"] + row["size_bytes"])
@@ -161,11 +165,72 @@ async def test_an_erased_sites_part_of_a_record_is_gone_and_the_other_sites_stay
     assert (await parts())["waiting"] == [("b",), (None,)]
     await erase(settings, "--site", "a", "--yes")
     assert await parts() == {"record": [("b", "camera-b", '{"of":"b"}')], "lists": [], "waiting": [("b",)]}
+    await asyncio.to_thread(run_in_process, settings, "fsck", "--repair", "--json")
+    assert (await parts())["waiting"] == [("b",)], "its own announcement is enough"
+    await fsck_is_clean(settings)
     await erase(settings, str(record), "--yes")
     assert await parts() == {"record": [], "lists": [], "waiting": []}
     assert await sql.fetchval("select count(*) from site_records") == 0
     known = {row[0] for row in await sql.fetch("select event_id from erased_announcements")}
-    assert known == {event_id(record), event_id(record, "b")}
+    assert known == {event_id(record), event_id(record, "b"), event_id(record, "c")}
+    await fsck_is_clean(settings)
+
+
+@pytest.mark.parametrize("published", ["unpublished", "published", "set aside"])
+async def test_the_announcement_of_an_erased_part_is_known_and_not_published(
+    settings: Settings, line: Line, sql: Any, outbox: Outbox, published: str
+) -> None:
+    shared = frame(uuid4().hex)
+    record = record_id(Kind.FRAME, shared.sha256)
+    for site in ("a", "b", "c"):
+        await line.take(replace(shared, site=site, attributes=b'{"of":"%s"}' % site.encode()))
+    await sql.execute("insert into label_versions values ('v', sha256(''), '{}')")
+    await sql.execute("insert into labels (version, record_id, votes, errors) values ('v', $1, '{}', '{}')", record)
+    if published != "unpublished":
+        aside = "why" if published == "set aside" else None
+        await sql.execute("update outbox set published_at = now(), set_aside = $1", aside)
+    for site, event in (("b", event_id(record, "b")), ("a", event_id(record))):
+        report = (await erase(settings, "--site", site, "--yes"))["erasures"][0]["report"]
+        assert (report["records_and_dead_letters"], report["ids"]) == (0, [])
+        assert report["records_kept_for_other_sources"] == 1
+        noted = await sql.fetch(
+            "select event_id from erased_announcements where erasure_id::text = $1", report["erasure_id"]
+        )
+        assert [row[0] for row in noted] == [event]
+        assert await outbox.unknown([PublishedEvent(event, shared.sha256)]) == [], "a relay finds it on the topic"
+    left = {row[0] for row in await sql.fetch("select site from outbox")}
+    assert left == ({None, "b", "c"} if published == "published" else {"c"})
+    assert await sql.fetchval("select count(*) from labels") == 1
+
+
+async def test_a_record_with_many_sightings_is_erased_in_steps(
+    settings: Settings, blobs: Blobs, line: Line, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "SIGHTINGS_MAX", 2)
+    often, shared, other = frame(uuid4().hex), frame(uuid4().hex), frame(uuid4().hex)
+    for number in range(3):
+        await line.take(replace(often, source_id=f"camera-{number}"), replace(shared, source_id=f"camera-{number}"))
+    await line.take(replace(shared, site="yard"), other)
+    claims = [staging_key("plant", f"camera-{number}", often.sha256) for number in range(3)]
+    for claim in claims:
+        await blobs.put_stream(claim, once(b"staged"))
+    await erase(settings, "--site", "plant", "--yes", crash_at="erase_after_commit")
+    assert await sql.fetchval("select count(*) from sightings") == 6
+    shown = "select count(*) from records as r where not exists (select from sightings where record_id = r.record_id)"
+    assert await sql.fetchval(shown) == 0
+    await line.take(often)
+    assert await sql.fetchval("select code from dead_letters") == "erased", "the first step keeps it out already"
+    await sql.execute("update collecting set marked_at = marked_at - interval '1 hour'")
+
+    [outcome] = (await erase(settings, "--resume"))["erasures"]
+    report = outcome["report"]
+    assert (report["records_and_dead_letters"], report["records_kept_for_other_sources"]) == (2, 1)
+    messages = report["in_topics"]["messages"]
+    assert sum(item["last_offset"] - item["first_offset"] + 1 for item in messages) == 7
+    assert [tuple(row) for row in await sql.fetch("select site, source_id from records")] == [("yard", "camera-1")]
+    assert await sql.fetchval("select count(*) from sightings") == 1
+    assert [await blobs.stat(key) for key in (*claims, blob_key(often.sha256))] == [None] * 4
+    assert await blobs.get(blob_key(shared.sha256)) == shared.body
     await fsck_is_clean(settings)
 
 

@@ -1,16 +1,18 @@
 """Retention erases what is old by kind and site, and a legal hold keeps what it covers."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from headrace.batch.erase import report
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
-from headrace.schemas.digest import blob_key, record_id
+from headrace.schemas.digest import blob_key, record_id, staging_key
 from headrace.schemas.events import Kind
-from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.blob_store import Blobs, once
 from tests.batch.batch_samples import Line, cid, frame
 from tests.batch.erase.erase_runs import erase, fsck_is_clean
 from tests.commands import headrace
@@ -102,3 +104,75 @@ async def test_a_hold_that_is_placed_while_an_erasure_is_interrupted_keeps_the_r
     assert await sql.fetchval("select count(*) from records") == 1
     await line.take(event)
     assert await sql.fetchval("select count(*) from dead_letters") == 0
+
+
+@pytest.mark.parametrize("change", ["delivered again", "rule removed", "days raised"])
+async def test_a_retention_that_goes_on_leaves_what_is_not_past_its_rule_any_more(
+    settings: Settings, blobs: Blobs, line: Line, sql: Any, change: str
+) -> None:
+    event, other = frame(uuid4().hex), frame(uuid4().hex)
+    await line.take(event, other)
+    await make_older(sql, 40, event.sha256, other.sha256)
+    headrace(settings, "retention", "set", "frames", "30")
+    headrace(settings, "retention", "run", crash_at="erase_before_commit")
+    assert await sql.fetchval("select count(*) from erasure_subjects") == 2
+    match change:
+        case "delivered again":
+            await line.take(event)
+        case "rule removed":
+            headrace(settings, "retention", "rm", "frames")
+        case "days raised":
+            headrace(settings, "retention", "set", "frames", "60")
+    headrace(settings, "retention", "run")
+    left = {row[0] for row in await sql.fetch("select encode(digest, 'hex') from records")}
+    assert left == {event.sha256} | ({other.sha256} if change != "delivered again" else set())
+    assert await blobs.get(blob_key(event.sha256)) == event.body
+    assert await sql.fetchval("select count(*) from erasure_subjects") == 0
+    await fsck_is_clean(settings)
+
+
+async def test_retention_of_nothing_reads_no_topic(
+    settings: Settings, line: Line, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    young = frame(uuid4().hex)
+    await line.take(young)
+    read: list[Settings] = []
+
+    def events(settings: Settings) -> Iterator[list[Any]]:
+        read.append(settings)
+        return iter(())
+
+    monkeypatch.setattr(report, "_events", events)
+    headrace(settings, "retention", "set", "frames", "30")
+    result = headrace(settings, "retention", "run", "--json").json
+    assert result["erasures"][0]["report"]["in_topics"]["announcements"] == []
+    assert (read, await sql.fetchval("select count(*) from erasures where ended_at is not null")) == ([], 1)
+    await make_older(sql, 40, young.sha256)
+    headrace(settings, "retention", "run")
+    assert len(read) == 1
+
+
+async def test_what_retention_erases_twice_is_in_both_reports(settings: Settings, line: Line, sql: Any) -> None:
+    event = frame(uuid4().hex)
+    headrace(settings, "retention", "set", "frames", "30")
+    for _ in range(2):
+        await line.take(event)
+        await make_older(sql, 40, event.sha256)
+        result = headrace(settings, "retention", "run", "--json").json
+        assert result["erasures"][0]["report"]["ids"] == [str(record_id(Kind.FRAME, event.sha256))]
+
+
+async def test_retention_leaves_a_staged_body_whose_message_may_be_on_its_way(
+    settings: Settings, blobs: Blobs, line: Line, sql: Any
+) -> None:
+    whole = frame(uuid4().hex)
+    assert whole.body is not None
+    claim = staging_key(whole.site, whole.source_id, whole.sha256)
+    await line.take(whole)
+    await make_older(sql, 40, whole.sha256)
+    await blobs.put_stream(claim, once(whole.body))
+    headrace(settings, "retention", "set", "frames", "30")
+    headrace(settings, "retention", "run")
+    assert await blobs.stat(blob_key(whole.sha256)) is None
+    await line.take(replace(whole, body=None, claim=claim))
+    assert await blobs.get(blob_key(whole.sha256)) == whole.body

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import aiobotocore.session
 import pytest
 
 from headrace.batch.fsck.findings import FsckProblem
@@ -54,6 +55,26 @@ async def test_a_deleted_object_a_flipped_byte_and_an_orphan_are_named_and_heale
     assert await blobs.stat(orphan) is None
     output, _ = await asyncio.to_thread(run, settings, None, "fsck", "--json")
     assert output["clean"]
+
+
+async def test_what_is_repaired_has_its_media_type(settings: Settings, blobs: Blobs, line: Line, sql: Any) -> None:
+    picture, scans = frame(uuid4().hex), [cid(uuid4().hex) for _ in range(2)]
+    await line.take(picture)
+    await line.take(*scans)
+    gone, left = (sha256_hex(canonical_body(scan)) for scan in scans)
+    pack = await sql.fetchval("select store_key from blobs where encode(sha256, 'hex') = $1", gone)
+    await blobs.delete(blob_key(picture.sha256))
+    assert (await fsck(settings, blobs, repair=True)).clean
+    assert await media_type(settings, blob_key(picture.sha256)) == "image/png"
+    await blobs.delete(pack)
+    assert (await fsck(settings, blobs, repair=True)).clean
+    assert await media_type(settings, pack) == "application/x-tar"
+    await sql.execute("delete from blobs where encode(sha256, 'hex') = $1", gone)
+    await sql.execute("delete from records where encode(digest, 'hex') = $1", gone)
+    await sql.execute("delete from outbox where record_id = $1", record_id(Kind.CID, gone))
+    await blobs.delete(pack)
+    assert (await fsck(settings, blobs, repair=True)).clean
+    assert await media_type(settings, blob_key(left)) == "application/json"
 
 
 async def test_what_has_no_copy_is_said_and_stays_a_finding(
@@ -189,3 +210,17 @@ async def test_what_is_past_its_retention_ends(settings: Settings, blobs: Blobs,
     assert report.removed == {"dead_letters": 1, "announcements": 1}
     assert await sql.fetchval("select count(*) from dead_letters") == 1
     assert (await fsck(settings, blobs)).findings == [], "what was forgotten is not missed"
+
+
+async def media_type(settings: Settings, key: str) -> str:
+    client = aiobotocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=settings.store_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=settings.store_access_key.get_secret_value(),
+        aws_secret_access_key=settings.store_secret_key.get_secret_value(),
+    )
+    bucket, prefix = settings.store_url.removeprefix("s3://").split("/", 1)
+    async with client as s3:
+        head = await s3.head_object(Bucket=bucket, Key=f"{prefix}/{key}")
+    return str(head["ContentType"])
