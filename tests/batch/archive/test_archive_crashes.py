@@ -10,7 +10,7 @@ from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import canonical_body, sha256_hex
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK
+from headrace.store.locks import COLLECTOR_LOCK
 from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line, frame
 from tests.commands import RunCommand, ended_at_each, headrace

@@ -14,7 +14,8 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog import archives as archives_module
 from headrace.store.catalog.archives import Archives, ArchiveSelection
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, GcRunningError
+from headrace.store.catalog.orphan_gc import GcRunningError
+from headrace.store.locks import COLLECTOR_LOCK
 from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line
 from tests.store.glacier import SLEEPING, Glacier

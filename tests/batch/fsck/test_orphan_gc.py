@@ -14,8 +14,9 @@ from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import QUARANTINE_PREFIX
-from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
+from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.errors import CatalogUnavailableError
+from headrace.store.locks import COLLECTOR_LOCK
 from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, frame
 from tests.batch.fsck.damage import fsck
