@@ -52,9 +52,10 @@ def key_of(cursor: str) -> tuple[int, UUID]:
     return time_us, UUID(last_id)
 
 
-def within(of: str, scopes: str) -> str:
-    """Return the condition that the row `of` is within the scopes of a parameter."""
-    return statements("queries")["within"].replace("{of}", of).replace("{scopes}", scopes)
+def within(of: str, scopes: str, source: str = "source_id") -> str:
+    """Return the condition that the row `of` is within the scopes of a parameter; `source` is its source's column."""
+    condition = statements("queries")["within"].replace("{of}", of)
+    return condition.replace("{scopes}", scopes).replace("{source}", source)
 
 
 def _driver(filters: RecordFilters) -> tuple[str, list[str]]:

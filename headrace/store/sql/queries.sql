@@ -65,10 +65,19 @@ where r.record_id = any($1::uuid[])
 order by r.ingested_at desc, r.record_id desc
 
 -- ids_between --
-select record_id from records where record_id between $1 and $2 order by record_id limit $3
+select record_id
+from records as r
+where
+    record_id between $1 and $3
+    and (
+        $2::text[] is null or {within}
+        or exists (select from sightings as s where s.record_id = r.record_id and {sighting_within})
+    )
+order by record_id
+limit $4
 
 -- digests_between --
-select sha256 from blobs where sha256 between $1 and $2 order by sha256 limit $3
+select sha256 from blobs where sha256 between $1 and $2 and sha256 > $3 order by sha256 limit $4
 
 -- captured_within_second --
 select record_id
@@ -153,7 +162,7 @@ case when s.site is null then r.traceparent else s.traceparent end as traceparen
 (
     -- A scope's site ends at its first slash; a site that holds one itself is in no scope.
     strpos({of}.site, '/') = 0
-    and ({of}.site || '/' || {of}.source_id = any({scopes}::text[]) or {of}.site || '/*' = any({scopes}::text[]))
+    and ({of}.site || '/' || {of}.{source} = any({scopes}::text[]) or {of}.site || '/*' = any({scopes}::text[]))
 )
 
 -- every_kind --
