@@ -37,6 +37,7 @@ from headrace.schemas.topics import TOPICS, input_topic, kind_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.dead_letters import Candidate, Claims, DeadLetters, DeadLetterState, LetterFilters
+from headrace.store.installation import require_installation
 
 GROUP_BYTES_MAX = 32 * 1024 * 1024  # of messages that are validated and published together
 GROUP_LETTERS_MAX = 100
@@ -163,13 +164,15 @@ class RedriveRun:
         An interrupted run resumes when it is repeated.
 
         Raises:
-            HeadraceError: Kafka, PostgreSQL or the store is unreachable, or another redrive is running.
+            HeadraceError: Kafka, PostgreSQL or the store is unreachable, they do not belong together, or another
+                redrive is running.
         """
         result = RedriveResult()
         if publisher is None:
             async for _ in self._accepted(filters, result):
                 pass
             return result
+        await require_installation(publisher.settings, self._blobs)
         async with self._letters.redriving() as claims:
             async for group in self._accepted(filters, result):
                 await self._publish(group, claims, publisher, result)

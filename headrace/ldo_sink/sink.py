@@ -99,7 +99,7 @@ class LdoSink:
         prediction: Mapping[str, Any] | None = None,
         video: bytes | str | Path | None = None,
     ) -> bool:
-        """Queue an LDO and return whether it was accepted. A video given as a path must exist until it is sent."""
+        """Queue an LDO and return whether it was accepted. A video given as a path must exist until it is spooled."""
         if not self._is_on:
             return False
         try:
@@ -190,7 +190,7 @@ class LdoSink:
     def _after_fork(self) -> None:
         spool, self._spool = self._spool, None
         if spool is not None:
-            spool.close()
+            spool.forget()
         self._begin()
 
     def _keep(self) -> None:

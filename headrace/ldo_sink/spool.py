@@ -104,13 +104,18 @@ class LdoSpool:
         with self._lock_sizes:
             self._sizes[later] = self._sizes.pop(path)
 
-    def close(self) -> None:
-        """Release the lock, so that another process takes over the files; may be repeated."""
+    def forget(self) -> None:
+        """Close the descriptor of the lock, as a child process does: lock and files are the parent's."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
-            if self._temporary is not None and not self._sizes:
-                shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def close(self) -> None:
+        """Release the lock, so that another process takes over the files; may be repeated."""
+        is_held = self._lock >= 0
+        self.forget()
+        if is_held and self._temporary is not None and not self._sizes:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def boundary_of(path: Path) -> str:

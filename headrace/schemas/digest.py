@@ -30,6 +30,8 @@ _ANNOUNCEMENTS = UUID("0d8ab3f7-3d52-53a7-8a1b-8d5f52f2b6a2")
 _DEAD_LETTERS = UUID("b3c9f3d8-64c5-5b7c-93e1-6a4f0f3b9c53")
 _RESULTS = UUID("f2f4cf0e-95f7-5a3c-8c55-0a6f8d1f7e74")
 
+HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more than the hash (0.6 µs a KiB)
+
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _PLAIN_BYTES = frozenset((ascii_letters + digits + "-_").encode())
 

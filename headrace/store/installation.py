@@ -1,4 +1,4 @@
-"""Which installation a catalog, a Kafka and a store belong to; every process compares the three when it starts.
+"""Which installation a catalog, a Kafka and a store belong to; all processes and the commands that write compare them.
 
 `headrace init` gives an installation a random id. It is in the catalog's table `installation`, in the last message of a
 compacted topic, and in a small object of the store. So two installations on one Kafka, two Kafkas on one catalog, or
@@ -90,6 +90,23 @@ async def require_installation(settings: Settings, blobs: Blobs, *, has_catalog:
         reasons = _older(catalog, [mark for mark in (kafka.mark, store) if mark is not None])
         if reasons:
             raise CatalogRevertedError(reasons[0], where=_dsn(settings))
+
+
+async def require_store(settings: Settings, blobs: Blobs) -> None:
+    """Check that the store is the catalog's, and the catalog not an older copy, for commands that need no Kafka.
+
+    Raises:
+        HeadraceError: they do not belong together, or `headrace init` has not been run. CatalogRevertedError: the
+            catalog may be older.
+    """
+    store = await store_mark(blobs)
+    catalog = await catalog_identity(settings)
+    if catalog is None or not catalog.complete:
+        raise _missing(_dsn(settings))
+    _same_store(blobs, catalog.mark, store)
+    reasons = _older(catalog, [] if store is None else [store])
+    if reasons:
+        raise CatalogRevertedError(reasons[0], where=_dsn(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +268,12 @@ def _same_kafka(settings: Settings, catalog: CatalogIdentity, kafka: KafkaIdenti
 def _same_store(blobs: Blobs, expected: Mark, store: Mark | None) -> None:
     if store is None or store.installation_id != expected.installation_id:
         owner = "no installation" if store is None else f"the installation {store.installation_id}"
-        raise _foreign(f"this store belongs to {owner}, and Kafka to {expected.installation_id}", blobs.where)
+        raise _foreign(f"this store belongs to {owner}, and not to {expected.installation_id}", blobs.where)
 
 
 def _older(catalog: CatalogIdentity, marks: Iterable[Mark]) -> list[str]:
     reasons = []
-    newest = max(mark.epoch for mark in marks)
+    newest = max((mark.epoch for mark in marks), default=catalog.epoch)
     if catalog.recovering:
         reasons.append("a recovery was interrupted")
     if newest > catalog.epoch:

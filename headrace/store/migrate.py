@@ -13,11 +13,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
+from headrace.store.locks import MIGRATE_LOCK
 
 CONNECT_TIMEOUT_S = 10
 LOCK_WAIT_MS_MAX = 300_000  # another process may be migrating a large table
-
-_MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two migrations of a database take turns
 
 
 def migrate(dsn: str) -> str:
@@ -30,7 +29,7 @@ def migrate(dsn: str) -> str:
     with _connected(dsn) as connection:
         connection.execute(text(f"set lock_timeout = {LOCK_WAIT_MS_MAX}"))
         # Held by the transaction, so it goes with the connection whatever happens.
-        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATE_LOCK})
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATE_LOCK})
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -148,11 +148,16 @@ async def delete_in_steps(
     while True:
         async with borrowed(pool, dsn) as connection:
             answer = await connection.execute(statement, *values, DELETE_ROWS_MAX)
-        number = int(answer.rsplit(" ", 1)[1])
+        number = row_count(answer)
         total += number
         progress()
         if number < DELETE_ROWS_MAX:
             return total
+
+
+def row_count(answer: str) -> int:
+    """Return the number of rows in PostgreSQL's answer to a statement: `UPDATE 12`."""
+    return int(answer.rsplit(" ", 1)[1])
 
 
 @contextmanager

@@ -5,15 +5,18 @@ which `headrace init` connects, migrates and may do everything; no process needs
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import asyncpg
+
+from headrace.store.locks import ROLES_LOCK
 from headrace.store.postgres import connected
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
 
 STATEMENT_S_MAX = 60.0
-_ROLES_LOCK = 0x48_52_52_4C  # "HRRL": the roles belong to all databases of a server
 _ALL = "select, insert, update, delete"
 _READ = "select"
 
@@ -84,6 +87,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
 }
 OPERATOR = "headrace_operator"
 """For maintenance and the commands that list, check, repair, archive, erase, export and label: all rows, no table."""
+_SEES_SESSIONS = "pg_read_all_stats"  # an export waits for the transactions of other users
 
 _STATE = """
 select c.relname from pg_class as c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' order by 1
@@ -96,13 +100,14 @@ async def grant_roles(dsn: str) -> list[str]:
     Returns the names of the roles.
 
     Raises:
-        CatalogUnavailableError. CatalogRefusedError: the user may not create roles, or does not own the tables.
+        CatalogUnavailableError. CatalogRefusedError: the user may not create roles, may not grant pg_read_all_stats, or
+            does not own the tables.
     """
     async with (
         connected(dsn, statement_s_max=STATEMENT_S_MAX, application="headrace init") as connection,
         connection.transaction(),
     ):
-        await connection.execute("select pg_advisory_xact_lock($1)", _ROLES_LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", ROLES_LOCK)
         tables = [row[0] for row in await connection.fetch(_STATE)]
         for role in (*PRIVILEGES, OPERATOR):
             await _create(connection, role)
@@ -112,9 +117,21 @@ async def grant_roles(dsn: str) -> list[str]:
             for table, what in privileges.items():
                 await connection.execute(f"grant {what} on {table} to {role}")
         await connection.execute(f"grant {_ALL} on {', '.join(tables)} to {OPERATOR}")
+        if not await connection.fetchval("select pg_has_role($1, $2, 'usage')", OPERATOR, _SEES_SESSIONS):
+            await _execute_once(connection, f"grant {_SEES_SESSIONS} to {OPERATOR}")
     return [*PRIVILEGES, OPERATOR]
 
 
 async def _create(connection: "Pooled", role: str) -> None:
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
-        await connection.execute(f"create role {role} nologin")
+        await _execute_once(connection, f"create role {role} nologin")
+
+
+async def _execute_once(connection: "Pooled", statement: str) -> None:
+    """Execute a statement, unless somebody has done the same in another database of the server meanwhile.
+
+    Roles belong to all databases of a server, and an advisory lock to one.
+    """
+    with suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+        async with connection.transaction():
+            await connection.execute(statement)

@@ -21,6 +21,7 @@ from headrace.store.catalog.orphan_gc import MARK_S_MAX
 from tests.batch.batch_samples import Line, cid, frame
 from tests.commands import RunCommand, ended_at_each, headrace, run_as_process
 from tests.processes import ServiceProcess
+from tests.servers import mark_own
 from tests.waiting import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -111,6 +112,7 @@ async def test_a_collection_that_is_ended_there_loses_nothing_that_comes_again(
     run: RunCommand, point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str
 ) -> None:
     alone = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}", "collect_grace_hours": 0.0})
+    await mark_own(alone)
     blobs = Blobs.from_settings(alone)
     line = Line(alone, blobs, catalog)
     kept, again, orphan = (frame(uuid4().hex) for _ in range(3))
@@ -146,6 +148,7 @@ async def test_an_erasure_that_is_ended_there_goes_on_and_leaves_nothing(
     run: RunCommand, point: CrashPoint, settings: Settings, catalog: Catalog, postgres_dsn: str
 ) -> None:
     alone = settings.model_copy(update={"store_url": f"{settings.store_url}/{uuid4().hex}"})
+    await mark_own(alone)
     blobs = Blobs.from_settings(alone)
     line = Line(alone, blobs, catalog)
     erased, kept = ([cid(uuid4().hex) for _ in range(2)] for _ in range(2))

@@ -13,9 +13,13 @@ import pytest
 from pydantic import SecretStr
 
 from headrace.initialize import initialize
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
+from headrace.store import roles
+from headrace.store.catalog.exports import Exports
+from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.roles import OPERATOR, PRIVILEGES, grant_roles
 from tests.batch.batch_samples import frame
 from tests.commands import headrace
@@ -76,6 +80,50 @@ def test_a_role_may_not_do_what_its_process_does_not_need(module_settings: Setti
         sql.execute(f"set role {role}")  # type: ignore[call-overload]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute(statement)  # type: ignore[call-overload]
+
+
+async def test_roles_are_given_while_a_relay_leads(settings: Settings) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    leader = await try_leader_lock(dsn)
+    assert leader is not None
+    try:
+        async with asyncio.timeout(30):
+            assert await grant_roles(dsn) == [*PRIVILEGES, OPERATOR]
+    finally:
+        await leader.release()
+
+
+async def test_databases_of_one_server_get_their_roles_at_once(
+    settings: Settings, module_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find no role, and each makes it; only one of them can."""
+    name = f"test_{uuid4().hex[:12]}"
+    monkeypatch.setattr(roles, "OPERATOR", name)
+    dsns = [changed.postgres_dsn.get_secret_value() for changed in (settings, module_settings)]
+    try:
+        made = await asyncio.gather(*map(grant_roles, dsns))
+        assert made == [[*PRIVILEGES, name]] * 2
+    finally:
+        for dsn in dsns:
+            with psycopg.connect(dsn, autocommit=True) as sql:
+                sql.execute(f"drop owned by {name}")  # type: ignore[call-overload]
+        with psycopg.connect(dsns[0], autocommit=True) as sql:
+            sql.execute(f"drop role {name}")  # type: ignore[call-overload]
+
+
+async def test_an_export_waits_for_what_the_workers_role_has_begun(settings: Settings) -> None:
+    await grant_roles(settings.postgres_dsn.get_secret_value())
+    with logged_in_as(settings, "headrace_worker", OPERATOR, "headrace_gateway") as (worker, operator, other):
+        dsn = worker.postgres_dsn.get_secret_value()
+        with psycopg.connect(dsn, application_name="headrace-worker") as sql:
+            sql.execute("select 1")  # begins a transaction
+            begun = sql.execute("select (extract(epoch from now()) * 1000000)::bigint").fetchone()
+            assert begun is not None
+            async with Exports.open(operator.postgres_dsn.get_secret_value()) as exports:
+                assert await exports.settled_until_us() == begun[0]
+            async with Exports.open(other.postgres_dsn.get_secret_value()) as exports:
+                with pytest.raises(HeadraceError, match="transactions_hidden"):
+                    await exports.settled_until_us()
 
 
 @pytest.mark.server

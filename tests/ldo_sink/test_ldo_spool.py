@@ -131,6 +131,24 @@ def test_a_spool_that_cannot_be_written_is_replaced_and_a_video_that_is_gone_is_
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_child_leaves_a_temporary_spool_to_its_parent(
+    server: Server, sink_of: Callable[..., LdoSink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    sink = sink_of(server.url, DATA_INGESTION_SPOOL=str(tmp_path / "file" / "spool"))
+    sink.send("before")
+    assert sink.flush(WAIT_S)
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    sink.send("after")
+    assert sink.flush(WAIT_S)
+    assert server.ids() == ["before", "after"]
+    assert sink.counts().dropped == {}
+
+
 def test_processes_share_a_spool_and_take_over_what_others_left(tmp_path: Path) -> None:
     first, other = LdoSpool(tmp_path, 100_000), LdoSpool(tmp_path, 100_000)
     first.add(b"{}", None)

@@ -200,6 +200,26 @@ def test_an_entry_within_a_body_is_none(tmp_path: Path):
     spool.close()
 
 
+def test_what_is_damaged_is_counted_once_however_often_it_is_read(tmp_path: Path):
+    filled(tmp_path, 6)
+    path = next(tmp_path.glob("*.segment"))
+    entry_bytes = (path.stat().st_size - START_BYTES) // 6
+    for number in (2, 3):
+        flip(path, START_BYTES + number * entry_bytes + HEAD_BYTES + 4)
+    spool = Spool(tmp_path)
+    for _ in range(3):
+        assert [number for number, _ in read_all(spool)] == [0, 1, 4, 5]
+        assert (spool.damaged, spool.waiting) == (2, 4)
+        spool.rewind()
+    assert spool.next(0) == (0, message(0))
+    spool.acknowledge(0)
+    spool.close()
+    spool = Spool(tmp_path)
+    assert [number for number, _ in read_all(spool)] == [1, 4, 5]
+    assert spool.damaged == 2, "also after a restart"
+    spool.close()
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12),

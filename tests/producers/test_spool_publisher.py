@@ -121,6 +121,22 @@ def test_what_kafka_never_takes_is_given_back_and_the_others_go_on(broker: str, 
     spool.close()
 
 
+def test_what_is_in_the_quarantine_is_published_once_its_cause_is_gone(broker: str, tmp_path: Path):
+    with SpooledPublisher(nowhere(), tmp_path) as publisher:
+        publisher.publish(CID)
+        publisher.close(0.1)
+    spool = Spool(tmp_path)
+    for number, entry in read_all(spool):
+        spool.quarantine(number, entry)  # as if Kafka had refused it
+    spool.close()
+    with SpooledPublisher(broker, tmp_path) as publisher:
+        assert (publisher.quarantined, publisher.waiting) == (1, 0)
+        assert publisher.release_quarantined() == 1
+        assert publisher.flush(20) == 0
+        assert (publisher.quarantined, publisher.release_quarantined()) == (0, 0)
+    assert [event for event, _ in arrived(broker)] == [CID]
+
+
 def test_a_waiting_event_takes_no_memory_unless_somebody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(spooled_publisher, "IN_FLIGHT_BYTES_MAX", 10_000)
     publisher = SpooledPublisher(nowhere(), tmp_path)

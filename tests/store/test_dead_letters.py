@@ -4,8 +4,9 @@ import pytest
 
 from headrace.schemas.topics import INPUT_RETENTION_S
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.dead_letters import REDRIVE_LOCK, DeadLetters, LetterFilters
+from headrace.store.catalog.dead_letters import DeadLetters, LetterFilters
 from headrace.store.errors import CatalogUnavailableError
+from headrace.store.locks import REDRIVE_LOCK
 from tests.store.store_rows import batch, id_of, letter
 
 

@@ -4,7 +4,7 @@ from typing import Any
 from headrace.schemas.catalog_rows import Labelled
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.labels import Labels, LabelVersion
-from headrace.store.catalog.orphan_gc import ENTER_LOCK
+from headrace.store.locks import ENTER_LOCK
 from tests.store.store_rows import batch, id_of
 
 

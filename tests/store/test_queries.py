@@ -6,6 +6,7 @@ import pytest
 from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
+from headrace.store.catalog import queries as queries_module
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.queries import Queries
 from headrace.store.catalog.views import RecordFilters
@@ -133,6 +134,26 @@ async def test_a_record_is_found_by_every_name_it_has(catalog: Catalog, queries:
     names = [wanted.hex, str(wanted)[:9], digest, digest[:8], found_record.public_id, "part-7", "QR-9", f" {wanted} "]
     assert [(await queries.record(name)).record for name in names] == [found_record] * len(names)
     assert found_record.public_id == f"ldo_{digest[:12]}_1790000000"
+
+
+@pytest.mark.parametrize("by", ["digest", "id"])
+async def test_a_prefix_finds_the_readers_own_record_among_those_of_others(
+    catalog: Catalog, queries: Queries, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries_module, "_DIGESTS_PAGE", 3)
+    for number in range(9):
+        digest = bytes.fromhex(f"abcd{number:060x}") if by == "digest" else digest_of(number)
+        row_id = record_id(Kind.FRAME, digest.hex()) if by == "digest" else UUID(f"abcd{number:028x}")
+        site = "mine" if number == 8 else "factory"
+        row = record(number, site=site, digest=digest, record_id=row_id)
+        seen = sighting(number, site=site, record_id=row_id)
+        stored = replace(blob(number), digest=digest)
+        await catalog.commit(RowBatch(blobs=[stored], records=[row], sightings=[seen], dead_letters=[]))
+    assert (await queries.record("abcd", ["mine/*"])).record.record_id == row_id
+    with pytest.raises(RecordMissingError):
+        await queries.record("abcd", ["other/*"])
+    with pytest.raises(RecordAmbiguousError):
+        await queries.record("abcd", ["factory/*"])
 
 
 async def test_ldos_whose_digests_begin_alike_are_told_apart_by_their_seconds(

@@ -17,6 +17,7 @@ from headrace.store.blobs.storage_class import StorageClassStore
 from headrace.store.catalog.archives import PAGE_ROWS, Archives, ArchiveSelection, BodyOwner, Location
 from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.orphan_gc import GcRunningError
+from headrace.store.installation import require_store
 
 DAY_US = 86_400_000_000
 POLL_S = 60.0  # a storage class restores objects within hours
@@ -36,7 +37,8 @@ async def archive(
     `shrink` rewrites the catalog's tables afterwards; None rewrites them only where that is quick.
 
     Raises:
-        HeadraceError: no archive is configured, another run or a repair is running, or a service is unreachable.
+        HeadraceError: no archive is configured, another run or a repair is running, the catalog may be an older copy,
+            catalog and store do not belong together, or a service is unreachable.
     """
     report = ArchiveReport(dry_run=dry_run)
     async with _open_mover(settings, Location.ARCHIVE, report) as (archives, mover):
@@ -71,7 +73,8 @@ async def restore(
     None it returns without waiting for them.
 
     Raises:
-        HeadraceError: no archive is configured, another run or a repair is running, or a service is unreachable.
+        HeadraceError: no archive is configured, another run or a repair is running, the catalog may be an older copy,
+            catalog and store do not belong together, or a service is unreachable.
     """
     report = ArchiveReport(dry_run=dry_run)
     await _restore_readable(settings, selected, report, progress)
@@ -129,10 +132,18 @@ async def _open_mover(
         Location.STORE: Blobs.from_settings(settings),
         Location.ARCHIVE: open_archive(settings),
     }
+    await require_store(settings, stores[Location.STORE])
     is_s3 = settings.archive_url.startswith("s3://")
     async with AsyncExitStack() as stack:
         storage_class = await stack.enter_async_context(StorageClassStore.open(settings)) if is_s3 else None
         archives = await stack.enter_async_context(Archives.open(settings.postgres_dsn.get_secret_value()))
+        state = await archives.collection_state()
+        if state.why_suspended is not None:
+            raise HeadraceError(
+                "archive_suspended",
+                f"nothing can be moved now: {state.why_suspended}",
+                hint="run it again when the recovery is over",
+            )
         throttle = Throttle(settings.archive_bytes_per_s)
         yield archives, BodyMover(archives, Route(stores, to, storage_class), throttle=throttle, report=report)
 

@@ -25,6 +25,7 @@ from headrace.store.catalog.erasures import ErasedObject, Erasure, Erasures, Tar
 from headrace.store.catalog.orphan_gc import DELETE_S_MAX, STATEMENT_S_MAX, OrphanGc, collector_lock
 from headrace.store.catalog.retention import Retention, RetentionRule
 from headrace.store.errors import BlobCorruptError, BlobMissingError
+from headrace.store.installation import require_installation
 from headrace.store.postgres import connected
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ async def erase(
     An interrupted run goes on when it is repeated, also without a request.
 
     Raises:
-        HeadraceError: another erasure, archive, restore or repair is running, the catalog may be an older copy, or a
-            service is unreachable.
+        HeadraceError: another erasure, archive, restore or repair is running, the catalog may be an older copy, Kafka,
+            catalog and store do not belong together, or a service is unreachable.
     """
     async with _open(settings, progress) as job:
         await job.prepare()
@@ -101,6 +102,7 @@ async def retain(
 @asynccontextmanager
 async def _open(settings: Settings, progress: ProgressLine) -> AsyncIterator["EraseJob"]:
     stores = {Location.STORE: Blobs.from_settings(settings)}
+    await require_installation(settings, stores[Location.STORE])
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
         storage_class = None

@@ -31,6 +31,7 @@ from headrace.runtime.settings import Settings, load_settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.errors import BlobsCollectedError
+from headrace.store.installation import require_store
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.ingest_status import IngestStatuses
 
@@ -176,7 +177,8 @@ class IngestClient:
         `lookup` resolves host names instead of the system's resolver.
 
         Raises:
-            HeadraceError: a setting is invalid. StoreFailedError, CatalogFailedError: cannot use bucket or database.
+            HeadraceError: a setting is invalid, bucket and database do not belong together, or the catalog may be an
+                older copy. StoreFailedError, CatalogFailedError: cannot use bucket or database.
         """
         overrides = {
             "store_url": s3_bucket if "://" in s3_bucket or not s3_bucket else f"s3://{s3_bucket}",
@@ -330,6 +332,7 @@ class IngestClient:
             )
             self._stack.push_async_callback(catalog.close)
             await catalog.check()
+            await require_store(settings, blobs)
         except STORING_ERRORS as error:
             raise from_storage_error(error) from None
         fetcher = await self._stack.enter_async_context(Fetcher(self._policy, lookup=lookup))

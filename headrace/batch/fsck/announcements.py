@@ -40,7 +40,7 @@ async def check_outbox(queries: FsckQueries, report: FsckReport) -> None:
 
 
 async def check_topics(queries: FsckQueries, messages: TopicMessages, report: FsckReport) -> None:
-    """Compare the records with the ingested topics; uses some 16 bytes of memory for each announcement."""
+    """Compare the records with the ingested topics; uses some 100 bytes of memory for each announcement."""
     # The topics must hold every announcement that was marked as published before the reading began.
     before_us = await queries.now_us()
     since_us = await asyncio.to_thread(messages.complete_since_us)

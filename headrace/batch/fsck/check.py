@@ -18,6 +18,7 @@ from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.orphan_gc import OrphanGc
+from headrace.store.installation import require_installation
 
 PROMOTING_GRACE = timedelta(days=1)  # a promotion is a copy within the store
 
@@ -39,8 +40,11 @@ async def open_and_check(
     """Connect and check, and repair if the options say so.
 
     Raises:
-        HeadraceError: a service is unreachable, or another repair is running; the check is incomplete.
+        HeadraceError: a service is unreachable, or another repair is running; the check is incomplete. Nothing is
+            repaired where Kafka, catalog and store do not belong together, or the catalog may be an older copy.
     """
+    if options.repair:
+        await require_installation(settings, blobs)
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
         orphan_gc = await stack.enter_async_context(OrphanGc.open(dsn)) if options.repair else None

@@ -1,6 +1,7 @@
 """Findings of a check, and the result of their repair. Pure."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -35,6 +36,7 @@ class Finding:
     outbox_id: int | None = None
     is_pack: bool = False
     in_archive: bool = False
+    modified_at: datetime | None = None  # of the object, as it was listed
 
 
 @dataclass

@@ -210,16 +210,17 @@ class ObjectCheck:
             self._sampler.offer(SampledObject(key, digest, is_pack=True))
 
     async def _read(self, sampled: Iterable[SampledObject]) -> None:
-        slots = asyncio.Semaphore(CONCURRENT_READS_MAX)
+        # A task for each object would take far more memory than the objects' names.
+        left = iter(sampled)
 
-        async def read(chosen: SampledObject) -> None:
-            async with slots:
+        async def read() -> None:
+            for chosen in left:
                 check_hash = self._hash_pack if chosen.is_pack else self._hash_single
                 await check_hash(chosen.key, chosen.digest)
 
         async with asyncio.TaskGroup() as group:
-            for chosen in sampled:
-                group.create_task(read(chosen))
+            for _ in range(CONCURRENT_READS_MAX):
+                group.create_task(read())
 
     async def _hash_single(self, key: str, digest: str) -> None:
         actual = await hash_of(self._blobs, key)
@@ -251,7 +252,7 @@ class ObjectCheck:
                 self._count("staged" if problem is FsckProblem.STAGED_ABANDONED else "quarantined")
                 if stat.modified_at < before:
                     detail = f"{stat.size_bytes} bytes since {stat.modified_at.isoformat(timespec='seconds')}"
-                    self._add(problem, stat.key, detail)
+                    self._report.findings.append(Finding(problem, stat.key, detail, modified_at=stat.modified_at))
 
     async def _drop_moved(self) -> None:
         """Drop findings that an archive or restore job explains, which ran meanwhile or will resume."""

@@ -122,10 +122,20 @@ class Repair:
             case FsckProblem.ANNOUNCEMENT_WITHOUT_RECORD:
                 await self._drop_announcement(finding)
             case FsckProblem.STAGED_ABANDONED | FsckProblem.QUARANTINE_OVER:
-                await self._blobs.delete(finding.name)
-                self._heal(finding, "removed")
+                await self._remove_abandoned(finding)
             case _:
                 await (self._restore_pack(finding) if finding.is_pack else self._restore_object(finding))
+
+    async def _remove_abandoned(self, finding: Finding) -> None:
+        """Delete an object, unless it was written again since it was listed: a retry uploads to the same key."""
+        stat = await self._blobs.stat(finding.name)
+        if stat is None:
+            self._heal(finding, "it is gone by now")
+        elif finding.modified_at is None or stat.modified_at > finding.modified_at:
+            self._heal(finding, "it was written again by now")
+        else:
+            await self._blobs.delete(finding.name)
+            self._heal(finding, "removed")
 
     async def _restore_object(self, finding: Finding) -> None:
         assert finding.digest is not None

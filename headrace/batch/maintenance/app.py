@@ -16,10 +16,10 @@ from headrace.store.catalog.maintenance_runs import DueJob, MaintenanceRuns
 from headrace.store.catalog.relay_session import try_leader_lock
 from headrace.store.errors import CatalogRevertedError
 from headrace.store.installation import require_installation
+from headrace.store.locks import MAINTENANCE_LOCK
 
 POLL_S = 30.0
 RETRY_S = 600.0  # after a job failed
-_LOCK = 0x48_52_4D_54  # "HRMT"
 
 
 class Maintenance:
@@ -56,7 +56,8 @@ class Maintenance:
         """Carry out the jobs that are due, unless another process does."""
         try:
             jobs = await self._due()
-            lock = await try_leader_lock(self._settings.postgres_dsn.get_secret_value(), _LOCK) if jobs else None
+            dsn = self._settings.postgres_dsn.get_secret_value()
+            lock = await try_leader_lock(dsn, MAINTENANCE_LOCK) if jobs else None
         except HeadraceError as error:
             get_log().warning(Action.RETRYING, service="postgres", why=error.what)
             return

@@ -44,14 +44,13 @@ from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.gateway.uploads.results import status_of
 from headrace.producers.source import fields_of
 from headrace.runtime.settings import Settings
-from headrace.schemas.digest import sha256_hex
+from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN, sha256_hex
 from headrace.schemas.events import Kind, Ldo
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.schemas.reject import RejectCode, RejectedError
 
 WINDOW = 32
 ACK_S_MAX = 15.0  # while the window is full no pong is read either, and a WebSocket closes 20 s after a ping
-_HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 
 
 class Feed:
@@ -151,7 +150,7 @@ class Feed:
         await limit_upload_bytes(self._session.connection, self._session.principal, len(body))
         source = self._source(frame.site, frame.source_id)
         frame.check_size(len(body))
-        if len(body) >= _HASH_IN_THREAD_BYTES_MIN:
+        if len(body) >= HASH_IN_THREAD_BYTES_MIN:
             digest = await asyncio.to_thread(sha256_hex, body)
         else:
             digest = sha256_hex(body)

@@ -14,12 +14,12 @@ from uuid import UUID, uuid4
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.scanning import Scan
+from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN
 from headrace.schemas.limits import CLIP_BYTES_MAX, INLINE_BYTES_MAX, MIB
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import STAGING_PREFIX, discard, stage
 
 HEAD_BYTES = 4 * MIB  # of a staged body; it includes a leading movie header
-_HASH_IN_THREAD_BYTES_MIN = 256 * 1024
 _CHUNKS_WAITING_MAX = 4
 # No source's prefix has a '~', so only the gateway stages here.
 GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
@@ -72,7 +72,7 @@ class BodyReceiver:
         self._size_bytes += len(chunk)
         if self._size_bytes > self._bytes_max:
             raise Problem(413, ProblemCode.TOO_LARGE, f"the file exceeds {self._bytes_max} bytes")
-        if len(chunk) >= _HASH_IN_THREAD_BYTES_MIN:
+        if len(chunk) >= HASH_IN_THREAD_BYTES_MIN:
             await asyncio.to_thread(self._digest.update, chunk)
         else:
             self._digest.update(chunk)

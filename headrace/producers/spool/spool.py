@@ -226,6 +226,7 @@ class Spool:
                 continue
             if lost := self._state.missing(self._expected, entry.number):
                 self._state.damaged += lost
+                self._state.skip(self._expected, entry.number)
                 metrics.producer_spool_lost_total.labels("damaged").inc(lost)
             self._expected = entry.number + 1
             self._in_flight[entry.number] = None
@@ -322,12 +323,13 @@ class Spool:
         if self._reading is victim:
             after = self._segments[self._segments.index(victim) + 1]
             self._reading, self._at = after, START_BYTES
-        self._state.gaps.append([victim.first, victim.end])
+        dropped = self._state.missing(victim.first, victim.end)
+        self._state.skip(victim.first, victim.end)
         self._state.dropped.update(victim.sources)
         # Saved before the file is deleted, so that dropped messages are counted exactly once.
         self._state.save(self._directory)
         self._delete([victim])
-        metrics.producer_spool_lost_total.labels("dropped").inc(victim.end - victim.first)
+        metrics.producer_spool_lost_total.labels("dropped").inc(dropped)
         self._tell_dropped(victim.first, victim.end)
 
     def _refused(self, code: str, error: OSError) -> HeadraceError:

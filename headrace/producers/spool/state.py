@@ -19,9 +19,9 @@ STATE = "state.json"
 class SpoolState:
     """A spool's state besides its entries; the file is replaced as a whole, so it is never half written.
 
-    Every number below `acknowledged` is done. `gaps` are the dropped ranges [from, to), `dropped` counts dropped
-    entries by source, and `damaged` counts entries that could not be read. `spool_id` names the spool whose counts
-    these are.
+    Every number below `acknowledged` is done. `gaps` are the ranges [from, to) that were dropped, or that could not be
+    read and are counted. `dropped` counts dropped entries by source, and `damaged` those that could not be read.
+    `spool_id` names the spool whose counts these are.
     """
 
     salt: str
@@ -53,7 +53,13 @@ class SpoolState:
             file.write(line + b"\n%08x" % crc32(line))
 
     def missing(self, start: int, end: int) -> int:
-        """Return how many of the numbers [start, end) are neither acknowledged nor dropped."""
+        """Return how many of the numbers [start, end) are neither acknowledged nor in a gap."""
         start = max(start, self.acknowledged)
         known = sum(max(0, min(end, upto) - max(start, since)) for since, upto in self.gaps)
         return max(0, end - start) - known
+
+    def skip(self, start: int, end: int) -> None:
+        """Add the numbers [start, end) to the gaps, merged with those that overlap: each number is in one gap."""
+        apart = [gap for gap in self.gaps if gap[1] <= start or gap[0] >= end]
+        merged = [gap for gap in self.gaps if gap not in apart] + [[start, end]]
+        self.gaps = [*apart, [min(gap[0] for gap in merged), max(gap[1] for gap in merged)]]

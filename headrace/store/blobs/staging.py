@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from headrace.schemas.digest import blob_key
+from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN, blob_key
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError, ClaimMismatchError, ClaimMissingError
 
@@ -28,7 +28,6 @@ OWN_PREFIXES = (
 PROMOTING_DAYS_MAX = 1
 VERIFY_CHUNK_BYTES = 4 * 1024 * 1024
 MOVED_EVERY_S = 5.0  # while the store copies
-HASH_IN_THREAD_BYTES_MIN = 64 * 1024  # below it, going to a thread costs more than the 40 µs of hashing
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,6 @@ async def verify_and_promote(
     *,
     head_bytes: int,
     moved: Callable[[], None],
-    new_id: Callable[[], UUID] = uuid4,
 ) -> Promoted:
     """Verify a staged body and put it at its content address; may be repeated.
 
@@ -77,7 +75,7 @@ async def verify_and_promote(
     claim, size_bytes = staged.claim, staged.size_bytes
     if not claim.startswith(STAGING_PREFIX):
         raise ClaimMissingError(claim, where=blobs.where)
-    copy = f"{PROMOTING_PREFIX}{new_id()}"
+    copy = f"{PROMOTING_PREFIX}{uuid4()}"
     target = blob_key(staged.sha256_hex)
     # Before it is copied: a store may refuse to copy what is far too large, and that would not be the message's fault.
     stat = await blobs.stat(claim)
@@ -146,7 +144,7 @@ async def _verified_head(
     async with aclosing(blobs.stream(copy, VERIFY_CHUNK_BYTES)) as chunks:
         async for chunk in chunks:
             head = head or chunk[:head_bytes]
-            if len(chunk) > HASH_IN_THREAD_BYTES_MIN:
+            if len(chunk) >= HASH_IN_THREAD_BYTES_MIN:
                 await asyncio.to_thread(digest.update, chunk)
             else:
                 digest.update(chunk)

@@ -6,13 +6,12 @@ from hashlib import sha256
 from io import BytesIO
 from typing import Protocol
 
-from headrace.schemas.digest import sha256_hex
+from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN, sha256_hex
 from headrace.schemas.headers import rfc3339
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobArchivedError, BlobCorruptError, BlobMissingError
 
 RANGE_BYTES = 8 * 1024 * 1024  # a request has a limited time, so a large body takes several
-HASH_IN_THREAD_BYTES_MIN = 256 * 1024  # below this a thread's hop costs more than the hash (0.6 µs a KiB)
 
 
 class StoredBody(Protocol):

@@ -33,6 +33,7 @@ from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.orphan_gc import collector_lock
+from headrace.store.catalog.recovery import CollectionState, collection_state
 from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class Archives:
         """
         async with collector_lock(dsn, application="headrace archive") as holder:
             yield cls(holder, dsn)
+
+    async def collection_state(self) -> CollectionState:
+        """Return whether objects may be deleted now."""
+        with catalog_errors(self._dsn):
+            return await collection_state(self._holder)
 
     async def now_us(self) -> int:
         """Return PostgreSQL's time."""

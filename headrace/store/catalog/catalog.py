@@ -37,7 +37,7 @@ from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import IngestProgress, advance
-from headrace.store.catalog.orphan_gc import ENTER_LOCK, take_over
+from headrace.store.catalog.orphan_gc import take_over
 from headrace.store.catalog.parameters import (
     DEAD_LETTER_STATEMENT_BYTES_MAX,
     columns,
@@ -48,6 +48,7 @@ from headrace.store.catalog.parameters import (
 )
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
+from headrace.store.locks import ENTER_LOCK
 from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
 
 if TYPE_CHECKING:

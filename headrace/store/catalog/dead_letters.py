@@ -16,12 +16,12 @@ from uuid import UUID
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.topics import INPUT_RETENTION_S
+from headrace.store.locks import REDRIVE_LOCK
 from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
 
-REDRIVE_LOCK = 0x48_52_52_44  # "HRRD": one redrive at a time keeps the order of each source
 CANDIDATES_PAGE = 1000
 EXPIRED_MAX = 1000  # letters of one statement, with their bytes
 NAMED_MAX = 5

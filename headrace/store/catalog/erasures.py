@@ -38,9 +38,9 @@ from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.schemas.digest import blob_key, derived_prefix, event_id, record_id, staging_key
 from headrace.schemas.events import Kind
 from headrace.store.catalog.archives import Location
-from headrace.store.catalog.orphan_gc import ENTER_LOCK
 from headrace.store.catalog.retention import RetentionRule
 from headrace.store.errors import HeldError
+from headrace.store.locks import ENTER_LOCK
 from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:

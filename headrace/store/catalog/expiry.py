@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from headrace.store.catalog.orphan_gc import STATEMENT_S_MAX
-from headrace.store.postgres import DELETE_ROWS_MAX, borrowed, delete_in_steps, opened_pool, statements
+from headrace.store.postgres import DELETE_ROWS_MAX, borrowed, delete_in_steps, opened_pool, row_count, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -64,7 +64,7 @@ class Expiry:
                     return PrunedOutbox(removed, unannounced)
                 answer = await connection.execute(self._sql["remove"], since, until)
                 await connection.execute(self._sql["pruned_until"], until)
-            removed += int(answer.rsplit(" ", 1)[1])
+            removed += row_count(answer)
             self._progress()
             if end is None:
                 break

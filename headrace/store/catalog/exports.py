@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
+from headrace.runtime.errors import HeadraceError
 from headrace.schemas.events import Kind
 from headrace.store.catalog.views import StoredRecord
+from headrace.store.errors import address
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
@@ -86,9 +88,22 @@ class Exports:
             yield cls(pool, dsn)
 
     async def settled_until_us(self) -> int:
-        """Return a time, by the catalog's clock, before which no further record will be committed."""
+        """Return a time, by the catalog's clock, before which no further record will be committed.
+
+        Raises:
+            HeadraceError: PostgreSQL hides the workers' transactions from this user.
+        """
         async with borrowed(self._pool, self._dsn) as connection:
-            return int(await connection.fetchval(self._settled))
+            row = await connection.fetchrow(self._settled)
+        assert row is not None, "an aggregate has one row"
+        if row["hidden"]:
+            raise HeadraceError(
+                "transactions_hidden",
+                f"PostgreSQL hides {row['hidden']} sessions of Headrace, whose transactions may still add records",
+                where=address(self._dsn),
+                hint="log in as a member of headrace_operator, once `headrace init --roles` of this version has run",
+            )
+        return int(row["until_us"])
 
     async def records(self, wanted: ExportSelection, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
         """Yield the records after the id `after`, in the order of their ids."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from headrace.schemas.topics import PartitionKey
+from headrace.store.locks import LOST_LOCK
 from headrace.store.postgres import borrowed, opened_pool, statements
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from headrace.store.postgres import Pool, Pooled
 
-LOST_LOCK = 0x48_52_4C_4F  # "HRLO": held while ranges are merged
 LISTED_MAX = 1000
 
 

@@ -10,7 +10,7 @@ import orjson
 
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.catalog_rows import Labelled
-from headrace.store.catalog.orphan_gc import ENTER_LOCK
+from headrace.store.locks import ENTER_LOCK
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, opened_pool, statements
 
 if TYPE_CHECKING:

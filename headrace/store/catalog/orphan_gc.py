@@ -46,13 +46,12 @@ from typing import TYPE_CHECKING, Self
 
 from headrace.runtime.errors import HeadraceError
 from headrace.store.catalog.recovery import CollectionState, collection_state
+from headrace.store.locks import COLLECTOR_LOCK, ENTER_LOCK
 from headrace.store.postgres import catalog_errors, connected, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pooled
 
-ENTER_LOCK = 0x48_52_45_4E  # "HREN": shared by every transaction that adds blobs, exclusive for marking
-COLLECTOR_LOCK = 0x48_52_43_4F  # "HRCO": held by the one process that repairs
 MARK_S_MAX = 120  # older than any request to the store can be: three tries of 20 s each
 DELETE_S_MAX = 30  # a collector begins no deletion later than this after its mark
 STATEMENT_S_MAX = 600.0  # whole tables are read

@@ -11,9 +11,10 @@ import asyncpg
 from headrace.schemas.digest import event_id, is_digest, record_id
 from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.topics import PartitionKey
+from headrace.store.catalog.parameters import storable
 from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
 from headrace.store.installation import check_server
-from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
+from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, row_count, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
@@ -113,12 +114,12 @@ class Outbox:
                 partition_keys, offsets = zip(*sorted(checkpoints.items()), strict=True)
                 topics, partitions = zip(*partition_keys, strict=True)
                 await connection.execute(self._sql["save_checkpoints"], topics, partitions, offsets)
-        return _count(answer)
+        return row_count(answer)
 
     async def set_aside(self, reasons: Mapping[int, str]) -> None:
         """Mark announcements, by `outbox_id`, that cannot be published, with the reasons."""
         async with borrowed(self._pool, self._dsn) as connection:
-            await connection.execute(self._sql["set_aside"], list(reasons), list(map(_storable, reasons.values())))
+            await connection.execute(self._sql["set_aside"], list(reasons), list(map(storable, reasons.values())))
 
     async def set_aside_rows(self) -> int:
         """Count the announcements that are set aside."""
@@ -140,7 +141,7 @@ class Outbox:
     async def mark_seen(self, topic: str, event_ids: Iterable[UUID]) -> int:
         """Mark announcements that were found on their topic; return how many were not marked yet."""
         async with borrowed(self._pool, self._dsn) as connection:
-            return _count(await connection.execute(self._sql["mark_seen"], list(event_ids), topic))
+            return row_count(await connection.execute(self._sql["mark_seen"], list(event_ids), topic))
 
     async def unknown(self, events: Iterable[PublishedEvent]) -> list[UUID]:
         """Return the ids of those announcements that the catalog does not know.
@@ -232,13 +233,3 @@ def _dead_letter(row: asyncpg.Record) -> DeadLetter:
         headers=row["headers"].encode(),
         rejected_at_us=row["rejected_at_us"],
     )
-
-
-def _storable(reason: str) -> str:
-    """Replace what PostgreSQL's text type cannot store."""
-    return reason.replace("\0", "\ufffd").encode(errors="backslashreplace").decode()
-
-
-def _count(answer: str) -> int:
-    """Read the number of rows from PostgreSQL's answer to an update: `UPDATE 12`."""
-    return int(answer.rsplit(" ", 1)[1])

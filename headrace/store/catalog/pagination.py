@@ -14,24 +14,17 @@ _TIME = "timestamptz 'epoch' + {}::bigint * interval '1 microsecond'"
 
 def page_query(filters: RecordFilters, after: tuple[int, UUID] | None, limit: int) -> tuple[str, list[Any]]:
     """Return the statement for a page and its parameters; `after` is the key of the last record before it."""
-    driver, conditions = _driver(filters)
-    values: list[Any] = [limit]
-    for condition, value in _wanted(filters, driver):
-        if value is not None:
-            values.append(value)
-            conditions.append(condition.format(f"${len(values)}"))
-    if after is not None:
-        values += after
-        time = _TIME.format(f"${len(values) - 1}")
-        conditions.append(f"(r.ingested_at, r.record_id) < ({time}, ${len(values)}::uuid)")
+    driver, sighted_driver = _drivers(filters)
+    conditions, values = _conditions(filters, driver, after)
+    sighted, _ = _conditions(filters, sighted_driver, after)
     sql = statements("queries")
     # Whoever reads everything, without a site or source, sees each record once, as it was delivered first.
     is_of_sources = any(of is not None for of in (filters.site, filters.source_id, filters.scopes))
     text = sql["page_of_sources" if is_of_sources else "page"]
     for word in ("sighted_columns", "columns"):
         text = text.replace(f"{{{word}}}", sql[word])
-    text = text.replace("{driver}", sql[driver])
-    return text.replace("{conditions}", " and ".join(conditions) or "true"), values
+    text = text.replace("{driver}", sql[driver]).replace("{sighted_driver}", sql[sighted_driver])
+    return text.replace("{conditions}", conditions).replace("{sighted_conditions}", sighted), [limit, *values]
 
 
 def cursor_of(ingested_at_us: int, last_id: UUID) -> str:
@@ -52,23 +45,52 @@ def key_of(cursor: str) -> tuple[int, UUID]:
     return time_us, UUID(last_id)
 
 
-def within(of: str, scopes: str) -> str:
-    """Return the condition that the row `of` is within the scopes of a parameter."""
-    return statements("queries")["within"].replace("{of}", of).replace("{scopes}", scopes)
+def within(of: str, scopes: str, source: str = "source_id") -> str:
+    """Return the condition that the row `of` is within the scopes of a parameter; `source` is its source's column."""
+    condition = statements("queries")["within"].replace("{of}", of)
+    return condition.replace("{scopes}", scopes).replace("{source}", source)
 
 
-def _driver(filters: RecordFilters) -> tuple[str, list[str]]:
-    """Choose the index of the page: a digest, LDO id or code has its own; otherwise sources or kinds are scanned."""
+# How the records of a driver's row are found: the columns of an index.
+_JOINED = {
+    "nothing_more": (),
+    "every_kind": ("kind",),
+    "every_kind_of_source": ("site", "source_id", "kind"),
+    "every_source": ("site", "source_id"),
+}
+
+
+def _drivers(filters: RecordFilters) -> tuple[str, str]:
+    """Choose what a page is merged from: its records, and those that a further site delivered.
+
+    A digest, LDO id or code has an index of its own; otherwise sources or kinds are scanned.
+    """
     if filters.digest is not None or filters.ldo_id is not None or filters.code is not None:
-        return "nothing_more", []
+        return "nothing_more", "nothing_more"
     if filters.site is not None or filters.source_id is not None or filters.scopes is not None:
-        return "every_source", ["r.site = wanted.site", "r.source_id = wanted.source_id"]
-    return "every_kind", ["r.kind = wanted.kind"]
+        return "every_kind_of_source", "every_source"
+    return "every_kind", "every_kind"
+
+
+def _conditions(filters: RecordFilters, driver: str, after: tuple[int, UUID] | None) -> tuple[str, list[Any]]:
+    """Return the conditions of a driver's records, and their parameters from $2 on."""
+    conditions = [f"r.{column} = wanted.{column}" for column in _JOINED[driver]]
+    values: list[Any] = []
+    for condition, value in _wanted(filters, driver):
+        if value is not None:
+            values.append(value)
+            conditions.append(condition.format(f"${len(values) + 1}"))
+    if after is not None:
+        values += after
+        time = _TIME.format(f"${len(values)}")
+        conditions.append(f"(r.ingested_at, r.record_id) < ({time}, ${len(values) + 1}::uuid)")
+    return " and ".join(conditions) or "true", values
 
 
 def _wanted(filters: RecordFilters, driver: str) -> list[tuple[str, Any]]:
-    # A source filters the driver's list of sources, which is then short; the join applies it to the records.
-    of = "wanted" if driver == "every_source" else "r"
+    # A source or kind filters the driver's rows, which are then few; the join applies it to the records.
+    of = "wanted" if "source_id" in _JOINED[driver] else "r"
+    of_kind = "wanted" if "kind" in _JOINED[driver] else "r"
     kinds = None if filters.kinds is None else sorted(filters.kinds)
     # A record's id follows from its kind and digest, so its primary key finds the digest too.
     ids = None if filters.digest is None else [record_id(kind, filters.digest) for kind in Kind]
@@ -79,7 +101,7 @@ def _wanted(filters: RecordFilters, driver: str) -> list[tuple[str, Any]]:
         (f"{of}.site = {{}}", filters.site),
         (f"{of}.source_id = {{}}", filters.source_id),
         (within(of, "{0}"), filters.scopes),
-        ("r.kind = any({}::text[])", kinds),
+        (f"{of_kind}.kind = any({{}}::text[])", kinds),
         (f"r.ingested_at >= {_TIME}", filters.since_us),
         (f"r.ingested_at < {_TIME}", filters.until_us),
     ]

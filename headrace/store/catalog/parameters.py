@@ -29,27 +29,27 @@ def dead_letter_values(row: DeadLetterRow) -> tuple[Any, ...]:
     return (
         row.dead_letter_id,
         row.code,
-        _storable(row.reason),
-        _storable(row.topic),
+        storable(row.reason),
+        storable(row.topic),
         row.partition,
         row.offset,
         row.message_timestamp_us,
         row.key,
         row.value,
         row.headers.decode(errors="replace"),
-        _storable(row.site),
-        _storable(row.source_id),
+        storable(row.site),
+        storable(row.source_id),
     )
 
 
 def redrive_values(row: RedriveRow) -> tuple[Any, ...]:
     """Return the values of the outcome of a redrive, in the order of `end_redrives`."""
-    return row.dead_letter_id, row.attempt, row.record_id, row.code, _storable(row.reason)
+    return row.dead_letter_id, row.attempt, row.record_id, row.code, storable(row.reason)
 
 
-def _storable(text: str | None) -> str | None:
+def storable(text: str | None) -> str | None:
     """Replace what PostgreSQL's text type cannot store: a dead letter must never be refused for its content."""
-    return None if text is None else text.replace("\0", "\ufffd").encode(errors="replace").decode()
+    return None if text is None else text.replace("\0", "\ufffd").encode(errors="backslashreplace").decode()
 
 
 def slices(rows: Sequence[DeadLetterRow], bytes_max: int) -> Iterator[Sequence[DeadLetterRow]]:

@@ -29,6 +29,7 @@ PAGE_RECORDS_MAX = 1000
 SIGHTINGS_MAX = 1000  # of one record; an unchanging picture may have a million sightings
 PREFIX_DIGITS_MIN = 4
 _NAMED_MAX = 5  # records that an ambiguous prefix names
+_DIGESTS_PAGE = 500
 
 _PUBLIC_LDO_ID = re.compile(r"ldo_([0-9a-f]{12})_(-?[0-9]{1,11})")
 _HEX = re.compile(r"[0-9a-f]+")
@@ -157,11 +158,11 @@ class Queries:
             return [record_id(kind, digits) for kind in Kind]
         if len(digits) < PREFIX_DIGITS_MIN or len(digits) > 64 or not _HEX.fullmatch(digits):
             return []
-        ids = [record_id(kind, digest) for digest in await self._digests(digits) for kind in Kind]
+        ids = await self._ids_by_digest(digits, scopes)
         if len(digits) <= 32:
             first, last = (UUID(digits.ljust(32, fill)) for fill in "0f")
             async with borrowed(self._pool, self._dsn) as connection:
-                rows = await connection.fetch(self._sql["ids_between"], first, last, _NAMED_MAX + 1)
+                rows = await connection.fetch(self._sql["ids_between"], first, scopes, last, _NAMED_MAX + 1)
             ids += [row[0] for row in rows]
         return ids
 
@@ -172,10 +173,27 @@ class Queries:
             rows = await connection.fetch(self._sql["captured_within_second"], ids, captured_at_s)
         return [row[0] for row in rows]
 
-    async def _digests(self, prefix: str) -> list[str]:
-        first, last = (bytes.fromhex(prefix.ljust(64, fill)) for fill in "0f")
+    async def _ids_by_digest(self, prefix: str, scopes: Sequence[str] | None) -> list[UUID]:
+        """Return ids of records of the digests that begin so, enough of those within the scopes to name some."""
+        if scopes is None:
+            return [record_id(kind, digest) for digest in await self._digests(prefix) for kind in Kind]
+        found: list[UUID] = []
+        after = ""
+        # An id follows from a digest here only, and not in a statement: others' digests are left out page by page.
+        while len(found) <= _NAMED_MAX:
+            digests = await self._digests(prefix, after=after, limit=_DIGESTS_PAGE)
+            ids = [record_id(kind, digest) for digest in digests for kind in Kind]
+            async with borrowed(self._pool, self._dsn) as connection:
+                found += [row["record_id"] for row in await connection.fetch(self._sql["reached"], ids, scopes)]
+            if len(digests) < _DIGESTS_PAGE:
+                break
+            after = digests[-1]
+        return found
+
+    async def _digests(self, prefix: str, *, after: str = "", limit: int = _NAMED_MAX + 1) -> list[str]:
+        bounds = (bytes.fromhex(text) for text in (prefix.ljust(64, "0"), prefix.ljust(64, "f"), after))
         async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["digests_between"], first, last, _NAMED_MAX + 1)
+            rows = await connection.fetch(self._sql["digests_between"], *bounds, limit)
         return [row[0].hex() for row in rows]
 
 

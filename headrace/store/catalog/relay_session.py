@@ -13,6 +13,7 @@ import asyncpg
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.store.errors import CatalogUnavailableError
+from headrace.store.locks import LEADER_LOCK
 from headrace.store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_errors, statements
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ PING = "select 1"
 PING_S = 5.0
 ANSWER_S_MAX = 5.0
 SESSION_IDLE_S_MAX = 30  # a stopped process loses the leader lock, because it no longer pings
-
-_LEADER_LOCK = 0x48_52_52_4C  # "HRRL"
 
 # TCP keepalive: the server probes after 5 idle seconds and closes the connection after 4 missed answers.
 _SESSION = {
@@ -84,7 +83,7 @@ class LeaderLock:
         await self._session.end()
 
 
-async def try_leader_lock(dsn: str, lock: int = _LEADER_LOCK) -> LeaderLock | None:
+async def try_leader_lock(dsn: str, lock: int = LEADER_LOCK) -> LeaderLock | None:
     """Acquire the relay's leader lock, or another advisory lock; return None while another session holds it.
 
     Raises:

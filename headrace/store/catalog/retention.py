@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from headrace.schemas.events import Kind
-from headrace.store.catalog.orphan_gc import ENTER_LOCK
+from headrace.store.locks import ENTER_LOCK
 from headrace.store.postgres import catalog_errors, statements
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headrace.store.catalog.pagination import within
 from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Cameras:
         self._dsn = dsn
         sql = statements("cameras")
         self._sql = {name: text.replace("{columns}", sql["columns"]) for name, text in sql.items()}
+        self._sql["page"] = self._sql["page"].replace("{within}", within("cameras", "$4", "camera_id"))
 
     async def add(self, site: str, camera_id: str, settings: str, calibration: str | None) -> CameraRow | None:
         """Insert a camera's configuration; return None if it exists."""

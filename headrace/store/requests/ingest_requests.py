@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from headrace.store.locks import EVENTS_LOCK
 from headrace.store.postgres import borrowed, delete_in_steps, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from headrace.store.postgres import Pool
-EVENTS_LOCK = 0x48_52_45_56  # "HREV"
 ITEMS_MAX = 1000
 
 

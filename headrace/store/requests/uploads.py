@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from headrace.store.locks import SWEEP_LOCK
 from headrace.store.postgres import borrowed, statements
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
-
-SWEEP_LOCK = 0x48_52_53_57  # "HRSW": held by the gateway that deletes expired uploads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 -- Configurations of cameras. A change is made only if the version it is based on is the current one.
--- Words in braces are replaced by the fixed parts at the end of this file.
+-- Words in braces are replaced by the fixed parts at the end of this file, and `within` by that of queries.sql.
 
 -- add --
 insert into cameras (site, camera_id, settings, calibration)
@@ -11,12 +11,12 @@ returning {columns}
 select {columns} from cameras where site = $1 and camera_id = $2
 
 -- page --
--- $4: 'site/source' or 'site/*', the reader's scopes. A scope's site ends at its first '/'.
+-- $4: 'site/source' or 'site/*', the reader's scopes.
 select {columns}
 from cameras
 where (site, camera_id) > ($1, $2)
     and ($3::text is null or site = $3)
-    and ($4::text[] is null or strpos(site, '/') = 0 and (site || '/' || camera_id = any($4) or site || '/*' = any($4)))
+    and ($4::text[] is null or {within})
 order by site, camera_id
 limit $5
 

@@ -28,9 +28,14 @@ r.record_id > $1 and r.record_id <= $2
 
 -- settled_until --
 -- A record's time is the start of its transaction, so a transaction in progress may still add records from before now.
--- Transactions of Headrace end within minutes; longer ones of others are ignored. PostgreSQL shows the start only of
--- the same user's transactions: an export logs in as the workers do.
-select (extract(epoch from least(now(), min(xact_start))) * 1000000)::bigint
+-- Transactions of Headrace end within minutes; longer ones of others are ignored. PostgreSQL hides start and type of
+-- other users' sessions from whoever is not a member of pg_read_all_stats, but not their application.
+select
+    (
+        extract(epoch from least(now(), min(xact_start) filter (
+            where backend_type = 'client backend' and xact_start > now() - interval '10 minutes'
+        ))) * 1000000
+    )::bigint as until_us,
+    count(*) filter (where backend_type is null and application_name like 'headrace%') as hidden
 from pg_stat_activity
-where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
-    and xact_start > now() - interval '10 minutes'
+where datname = current_database() and pid <> pg_backend_pid()

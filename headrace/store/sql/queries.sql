@@ -2,8 +2,9 @@
 -- Words in braces are replaced by the fixed parts at the end of this file, never by user input.
 
 -- page --
--- Newest first, with keyset pagination, so the last page is as fast as the first. Each driver row (a kind, or a source)
--- has an index that gives the keys of its newest records; the page is merged from those, and only its records are read.
+-- Newest first, with keyset pagination, so the last page is as fast as the first. Each driver row (a kind, or a kind of
+-- a source) has an index that gives the keys of its newest records; the page is merged from those, and only its records
+-- are read.
 select {columns}
 from (
     select found.ingested_at, found.record_id
@@ -26,30 +27,30 @@ order by key.ingested_at desc, key.record_id desc
 -- The same for sources, which also list what another site delivered first, as they delivered it.
 select {sighted_columns}
 from (
-    select found.ingested_at, found.record_id, found.sighted_at
+    select found.ingested_at, found.record_id, null::text as sighted_at
     from {driver}
     cross join lateral (
-        (
-            select r.ingested_at, r.record_id, null::text as sighted_at
-            from records as r
-            where {conditions}
-            order by r.ingested_at desc, r.record_id desc
-            limit $1
-        )
-        union all
-        (
-            select r.ingested_at, r.record_id, r.site as sighted_at
-            from (
-                select s.ingested_at, s.record_id, s.site, s.source_id, of_record.kind, of_record.ldo_id, of_record.code
-                from site_records as s
-                join records as of_record on of_record.record_id = s.record_id and of_record.site <> s.site
-            ) as r
-            where {conditions}
-            order by r.ingested_at desc, r.record_id desc
-            limit $1
-        )
+        select r.ingested_at, r.record_id
+        from records as r
+        where {conditions}
+        order by r.ingested_at desc, r.record_id desc
+        limit $1
     ) as found
-    order by found.ingested_at desc, found.record_id desc
+    union all
+    select found.ingested_at, found.record_id, found.site as sighted_at
+    from {sighted_driver}
+    cross join lateral (
+        select r.ingested_at, r.record_id, r.site
+        from (
+            select s.ingested_at, s.record_id, s.site, s.source_id, of_record.kind, of_record.ldo_id, of_record.code
+            from site_records as s
+            join records as of_record on of_record.record_id = s.record_id and of_record.site <> s.site
+        ) as r
+        where {sighted_conditions}
+        order by r.ingested_at desc, r.record_id desc
+        limit $1
+    ) as found
+    order by 1 desc, 2 desc
     limit $1
 ) as key
 join records as r using (record_id)
@@ -65,10 +66,19 @@ where r.record_id = any($1::uuid[])
 order by r.ingested_at desc, r.record_id desc
 
 -- ids_between --
-select record_id from records where record_id between $1 and $2 order by record_id limit $3
+select record_id
+from records as r
+where
+    record_id between $1 and $3
+    and (
+        $2::text[] is null or {within}
+        or exists (select from sightings as s where s.record_id = r.record_id and {sighting_within})
+    )
+order by record_id
+limit $4
 
 -- digests_between --
-select sha256 from blobs where sha256 between $1 and $2 order by sha256 limit $3
+select sha256 from blobs where sha256 between $1 and $2 and sha256 > $3 order by sha256 limit $4
 
 -- captured_within_second --
 select record_id
@@ -153,11 +163,14 @@ case when s.site is null then r.traceparent else s.traceparent end as traceparen
 (
     -- A scope's site ends at its first slash; a site that holds one itself is in no scope.
     strpos({of}.site, '/') = 0
-    and ({of}.site || '/' || {of}.source_id = any({scopes}::text[]) or {of}.site || '/*' = any({scopes}::text[]))
+    and ({of}.site || '/' || {of}.{source} = any({scopes}::text[]) or {of}.site || '/*' = any({scopes}::text[]))
 )
 
 -- every_kind --
 unnest(array['cid', 'frame', 'clip', 'ldo']) as wanted (kind)
+
+-- every_kind_of_source --
+record_counts as wanted
 
 -- every_source --
 sources as wanted

@@ -76,11 +76,10 @@ create table records (
     clip_sha256 bytea check (octet_length(clip_sha256) = 32)
 );
 
--- New rows go to the end of each of these (of each kind, of each source), so they stay cheap at any size. There is
--- none by time alone: a list of all kinds merges the four ends.
+-- New rows go to the end of each of these (of each kind, of each kind of a source), so they stay cheap at any size.
+-- There is none by time alone: a list of all kinds merges the four ends.
 create index records_by_kind on records (kind, ingested_at, record_id);
-create index records_by_source on records (site, source_id, ingested_at, record_id);
-create index records_ldos on records (site, source_id, ingested_at, record_id) where kind = 'ldo';
+create index records_by_source on records (site, source_id, kind, ingested_at, record_id);
 create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where ldo_id is not null;
 -- A hash index, because an entry of a btree has at most 2.7 KB and a code up to 4 KiB.
 create index records_by_code on records using hash (code) where code is not null;
@@ -160,7 +159,7 @@ create table sightings (
     primary key (topic, partition, "offset", index, record_id)
 );
 
-create index sightings_by_record on sightings (record_id);
+create index sightings_by_record on sightings (record_id, seen_at);
 
 -- One row for each further site that delivered the bytes of a record: what its first delivery said, and when it was
 -- ingested. A site reads, lists and hears of its own rows only.

@@ -14,7 +14,9 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog import archives as archives_module
 from headrace.store.catalog.archives import Archives, ArchiveSelection
 from headrace.store.catalog.catalog import Catalog
-from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, GcRunningError
+from headrace.store.catalog.orphan_gc import GcRunningError
+from headrace.store.installation import STORE_KEY
+from headrace.store.locks import COLLECTOR_LOCK
 from tests.batch.archive.archive_samples import grow_old, ldo
 from tests.batch.batch_samples import Line
 from tests.store.glacier import SLEEPING, Glacier
@@ -40,6 +42,13 @@ def settings(settings: Settings, glacier: Glacier) -> Settings:
         "store_endpoint": glacier.url,
     }
     return settings.model_copy(update=changed)
+
+
+@pytest.fixture(autouse=True)
+async def marked(settings: Settings, stack_settings: Settings) -> None:
+    """The store belongs to the installation, as the stack's own does."""
+    mark = await Blobs.from_settings(stack_settings).get(STORE_KEY)
+    await Blobs.from_settings(settings).put(STORE_KEY, mark)
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from pydantic import SecretStr
 
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.outbox import Outbox
+from tests.servers import own_store
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """A part of the bucket, and a database, that no other test has; a key for reports; and no grace for orphans."""
-    return settings.model_copy(
+    return own_store(settings).model_copy(
         update={
-            "store_url": f"{settings.store_url}/{uuid4().hex}",
             "archive_url": f"{settings.store_url}/{uuid4().hex}",
             "gateway_receipt_secret": SecretStr(uuid4().hex),
             "collect_grace_hours": 0.0,

@@ -8,6 +8,7 @@ import aiobotocore.session
 import pytest
 
 from headrace.batch.fsck.findings import FsckProblem
+from headrace.batch.fsck.repair import Repair
 from headrace.runtime.settings import Settings
 from headrace.schemas.digest import blob_key, canonical_body, record_id, sha256_hex
 from headrace.schemas.events import Kind
@@ -187,6 +188,31 @@ async def test_abandoned_staged_bodies_are_removed(settings: Settings, blobs: Bl
     report = await fsck(settings, blobs, repair=True)
     assert problems(report) == {(FsckProblem.STAGED_ABANDONED, key)}
     assert await blobs.stat(key) is None
+
+
+@pytest.mark.parametrize("prefix", [staging.STAGING_PREFIX, staging.QUARANTINE_PREFIX])
+async def test_what_is_written_again_after_the_listing_stays(
+    settings: Settings, blobs: Blobs, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, old = f"{prefix}plant/camera/again", f"{prefix}plant/camera/old"
+    for key in (again, old):
+        await overwrite(blobs, key, b"x")
+    repair = Repair.run
+
+    async def late(self: Repair) -> None:
+        await overwrite(blobs, again, b"x")
+        await repair(self)
+
+    monkeypatch.setattr(Repair, "run", late)
+    settings = settings.model_copy(update={"quarantine_days": 0.0})
+    report = await fsck(settings, blobs, repair=True)
+    assert {name for _, name in problems(report)} == {again, old}
+    assert {finding.name: how for finding, how in report.healed} == {
+        again: "it was written again by now",
+        old: "removed",
+    }
+    assert await blobs.get(again) == b"x"
+    assert await blobs.stat(old) is None
 
 
 async def test_a_sample_reads_so_many_objects(settings: Settings, blobs: Blobs, line: Line) -> None:

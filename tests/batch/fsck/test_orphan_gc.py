@@ -14,8 +14,9 @@ from headrace.schemas.digest import blob_key, sha256_hex
 from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import QUARANTINE_PREFIX
-from headrace.store.catalog.orphan_gc import COLLECTOR_LOCK, OrphanGc
-from headrace.store.errors import CatalogUnavailableError
+from headrace.store.catalog.orphan_gc import OrphanGc
+from headrace.store.errors import CatalogRevertedError, CatalogUnavailableError
+from headrace.store.locks import COLLECTOR_LOCK
 from headrace.streams.worker.group_commit import commit_or_store_again
 from tests.batch.batch_samples import Line, frame
 from tests.batch.fsck.damage import fsck
@@ -155,13 +156,15 @@ async def test_no_orphan_is_deleted_while_a_recovery_is_not_over(
         ((_, outcome),) = report.healed or report.unhealed
         return outcome
 
+    for statement in (
+        "update installation set recovering_since = now()",
+        "update installation set recovering_since = null, timeline = timeline + 1",
+        "insert into recovery_targets values ('edge.frames.v1', 0, 8)",
+    ):
+        with pytest.raises(CatalogRevertedError):
+            await repaired(statement)
+        assert await blobs.get(orphan) == body
     suspended = [
-        ("update installation set recovering_since = now()", "the catalog may be an older copy"),
-        (
-            "update installation set recovering_since = null, timeline = timeline + 1",
-            "the catalog may be an older copy",
-        ),
-        ("insert into recovery_targets values ('edge.frames.v1', 0, 8)", "the catalog may be an older copy"),
         (
             "update installation set timeline = timeline - 1, quarantine_until = now() + interval '1 day'",
             "1 partitions are still being ingested again",

@@ -2,10 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.schemas.digest import derived_prefix, erased_key, event_id, record_id, sha256_hex
+from headrace.schemas.digest import (
+    HASH_IN_THREAD_BYTES_MIN,
+    derived_prefix,
+    erased_key,
+    event_id,
+    record_id,
+    sha256_hex,
+)
 from headrace.schemas.events import Ingested, Kind
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.blobs.verified_read import HASH_IN_THREAD_BYTES_MIN
 from headrace.store.errors import BlobCorruptError, BlobErasedError, BlobMissingError
 from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.preprocessing import Preprocessing

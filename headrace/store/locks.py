@@ -1,0 +1,12 @@
+"""The numbers of all advisory locks: PostgreSQL keeps one space of them for each database."""
+
+ENTER_LOCK = 0x48_52_45_4E  # "HREN": shared by every transaction that adds blobs, exclusive for marking
+COLLECTOR_LOCK = 0x48_52_43_4F  # "HRCO": held by the one process that moves or deletes objects
+REDRIVE_LOCK = 0x48_52_52_44  # "HRRD": one redrive at a time keeps the order of each source
+LOST_LOCK = 0x48_52_4C_4F  # "HRLO": held while ranges are merged
+LEADER_LOCK = 0x48_52_52_4C  # "HRRL": held by the relay that publishes
+EVENTS_LOCK = 0x48_52_45_56  # "HREV": held while events of requests are numbered
+SWEEP_LOCK = 0x48_52_53_57  # "HRSW": held by the gateway that deletes expired uploads
+MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two migrations of a database take turns
+MAINTENANCE_LOCK = 0x48_52_4D_54  # "HRMT": held by the process that carries out the jobs of the day
+ROLES_LOCK = 0x48_52_52_4F  # "HRRO": held while the roles get their privileges in this database
