@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.runtime import metrics
 from headrace.runtime.errors import Exit
 from headrace.schemas.catalog_rows import Outcomes
 from headrace.schemas.digest import blob_key, sha256_hex
@@ -23,10 +22,6 @@ from tests.streams.streams_samples import cid, frame, png, raw_delivery
 def committed(rig: Rig) -> list[int]:
     """The offsets in the order in which they were committed."""
     return [offset for offsets in rig.journal.of("commit") for offset in offsets]
-
-
-def outcomes(kind: Kind, outcome: str) -> float:
-    return metrics.worker_deliveries_total.labels(kind.value, outcome)._value.get()
 
 
 def holds(shade: int) -> Any:
@@ -48,54 +43,6 @@ async def test_a_batch_that_is_prepared_first_still_waits_for_the_one_before_it(
     await rig.drain()
     assert committed(rig) == [0, 1, 2, 3]
     assert rig.acked == [0, 1, 2, 3]
-
-
-async def test_batches_that_are_prepared_while_one_commits_are_committed_together() -> None:
-    rig = Rig()
-    gate = Gate(rig.journal, "commit")
-    await rig.take(frame(png(shade=0)))
-    await until_true(lambda: gate.held == 1)
-    for shade in range(1, 4):
-        await rig.take(frame(png(shade=shade)))
-    await until_true(lambda: len(rig.journal.of("put")) == 4)
-    await settle()
-    assert rig.acked == []
-    gate.open()
-    await rig.drain()
-    assert rig.journal.of("commit") == [[0], [1, 2, 3]]
-    assert rig.acked == [0, 1, 2, 3]
-
-
-async def test_a_transaction_of_several_batches_counts_a_new_record_for_the_first_of_them() -> None:
-    rig = Rig()
-    gate = Gate(rig.journal, "commit")
-    await rig.take(frame(png(shade=0)))
-    await until_true(lambda: gate.held == 1)
-    new, duplicate = (outcomes(Kind.FRAME, outcome) for outcome in ("stored", "duplicate"))
-    await rig.take(frame(png(shade=1)))
-    await rig.take(frame(png(shade=1)), frame(png(shade=2)))
-    await settle()
-    gate.open()
-    await rig.drain()
-    assert rig.journal.of("commit") == [[0], [1, 2, 3]]
-    assert outcomes(Kind.FRAME, "stored") - new == 3
-    assert outcomes(Kind.FRAME, "duplicate") - duplicate == 1
-
-
-async def test_batches_that_were_put_under_different_collection_epochs_are_committed_apart() -> None:
-    rig = Rig()
-    gate = Gate(rig.journal, "commit")
-    await rig.take(frame(png(shade=0)))
-    await until_true(lambda: gate.held == 1)
-    await rig.take(frame(png(shade=1)))
-    await until_true(lambda: len(rig.journal.of("put")) == 2)
-    rig.catalog.epoch += 1
-    await rig.take(frame(png(shade=2)))
-    await until_true(lambda: len(rig.journal.of("put")) == 3)
-    await settle()
-    gate.open()
-    await rig.drain()
-    assert rig.acked == [0, 1, 2]
 
 
 async def test_nothing_comes_between_the_acknowledgements_of_a_batch() -> None:
