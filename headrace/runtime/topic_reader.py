@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import Any, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -28,6 +29,7 @@ _SILENCE_S_MAX = 30.0
 _MESSAGES_MAX = 2000
 _WAIT_S = 0.1
 _RETRY_S = 0.1
+_HEADERS = methodcaller("headers")
 _QUEUED_KIB_MAX = 32 * 1024
 
 
@@ -102,13 +104,14 @@ def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST
 def headers_of(message: Message) -> MessageHeaders | None:
     """Return a message's headers, or None if a header's name is not UTF-8.
 
-    The binding signals such a name by an exception that a garbage collection in the same call discards; it then returns
-    a broken list, which ends the process. So nothing is collected meanwhile.
+    The binding sets an exception for such a name and returns a broken list all the same. A garbage collection in the
+    same call would discard the exception, so nothing is collected meanwhile; and the interpreter does not look for it
+    after a call that it has specialized, so the method is called by a C function, which does.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return list(message.headers() or [])  # type: ignore[arg-type]
+        return list(_HEADERS(message) or [])
     except (SystemError, UnicodeDecodeError):
         return None
     finally:

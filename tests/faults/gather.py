@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import headers_of
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_of
@@ -166,7 +167,7 @@ def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets |
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
         place = Place(topic, partition, offset)
-        headers: Any = message.headers() or []
+        headers: Any = headers_of(message) or []
         key, redrive, timestamp_us = message.key(), redrive_of(headers), message.timestamp()[1] * 1000
         if place not in of_letters:
             messages[place] = seen.Message(key, redrive, timestamp_us=timestamp_us)

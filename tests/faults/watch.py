@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import headers_of
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.topics import input_topic
@@ -230,7 +231,7 @@ class Watch:
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             stands = error is None and message.offset() == offset
-            headers: Any = message.headers() or [] if stands else []
+            headers: Any = (headers_of(message) or []) if stands else []
             return stands, redrive_of(headers)
         finally:
             consumer.close()

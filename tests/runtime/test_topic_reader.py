@@ -9,7 +9,18 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from headrace.runtime import topic_reader
-from headrace.runtime.topic_reader import NO_END, TopicReader, headers_of, offset_bounds, partitions_of
+from headrace.runtime.settings import Settings
+from headrace.runtime.topic_reader import (
+    NO_END,
+    TopicReader,
+    headers_of,
+    offset_bounds,
+    partitions_of,
+    reading_consumer,
+)
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
+from tests.streams.streams_batches import publish
 
 A, B = ("topic", 0), ("topic", 1)
 EOF = KafkaError(KafkaError._PARTITION_EOF)
@@ -167,4 +178,16 @@ class ForeignMessage:
 
 def test_a_header_name_that_is_not_utf_8_is_no_header_at_all() -> None:
     assert headers_of(ForeignMessage()) is None  # type: ignore[arg-type]
+    assert gc.isenabled()
+
+
+@pytest.mark.stack
+async def test_thousands_of_names_that_are_not_utf_8_are_no_headers_at_all(stack_settings: Settings) -> None:
+    """Also once the interpreter has specialized the call: then it does not look for an exception after it."""
+    topic = input_topic(Kind.CLIP).name
+    first = await publish(stack_settings, topic, [(b"", [(b"\xff\x00", b"1")])] * 3000)
+    with reading_consumer(stack_settings, "test-names") as consumer:
+        messages = list(TopicReader(consumer, {(topic, 0): (first, first + 3000)}))
+    assert {headers_of(message) is None for message in messages} == {True}
+    assert len(messages) == 3000
     assert gc.isenabled()
