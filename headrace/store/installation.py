@@ -85,11 +85,9 @@ async def require_installation(settings: Settings, blobs: Blobs, *, has_catalog:
         raise _missing(settings.kafka_bootstrap if kafka.mark is None else _dsn(settings))
     if catalog is not None:
         _same_kafka(settings, catalog, kafka)
-    _same_store(blobs, catalog.mark if catalog else kafka.mark, store)
+    store = _same_store(blobs, catalog.mark if catalog else kafka.mark, store)
     if catalog is not None:
-        reasons = _older(catalog, [mark for mark in (kafka.mark, store) if mark is not None])
-        if reasons:
-            raise CatalogRevertedError(reasons[0], where=_dsn(settings))
+        _require_newest(settings, catalog, [kafka.mark, store])
 
 
 async def require_store(settings: Settings, blobs: Blobs) -> None:
@@ -103,10 +101,7 @@ async def require_store(settings: Settings, blobs: Blobs) -> None:
     catalog = await catalog_identity(settings)
     if catalog is None or not catalog.complete:
         raise _missing(_dsn(settings))
-    _same_store(blobs, catalog.mark, store)
-    reasons = _older(catalog, [] if store is None else [store])
-    if reasons:
-        raise CatalogRevertedError(reasons[0], where=_dsn(settings))
+    _require_newest(settings, catalog, [_same_store(blobs, catalog.mark, store)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +126,8 @@ async def older_reasons(settings: Settings, blobs: Blobs) -> OlderReasons:
     expected = catalog.mark if catalog is not None else kafka.mark
     if expected is None:
         raise _missing(settings.kafka_bootstrap)
-    _same_store(blobs, expected, store)
-    marks = [mark for mark in (kafka.mark, store) if mark is not None]
+    store = _same_store(blobs, expected, store)
+    marks = [store] if kafka.mark is None else [kafka.mark, store]
     if catalog is None:
         reasons = ["it is from before it had an identity"]
     else:
@@ -265,15 +260,22 @@ def _same_kafka(settings: Settings, catalog: CatalogIdentity, kafka: KafkaIdenti
         )
 
 
-def _same_store(blobs: Blobs, expected: Mark, store: Mark | None) -> None:
+def _same_store(blobs: Blobs, expected: Mark, store: Mark | None) -> Mark:
+    """Return the store's mark, which is one of the expected installation."""
     if store is None or store.installation_id != expected.installation_id:
         owner = "no installation" if store is None else f"the installation {store.installation_id}"
         raise _foreign(f"this store belongs to {owner}, and not to {expected.installation_id}", blobs.where)
+    return store
+
+
+def _require_newest(settings: Settings, catalog: CatalogIdentity, marks: Iterable[Mark]) -> None:
+    if reasons := _older(catalog, marks):
+        raise CatalogRevertedError(reasons[0], where=_dsn(settings))
 
 
 def _older(catalog: CatalogIdentity, marks: Iterable[Mark]) -> list[str]:
     reasons = []
-    newest = max((mark.epoch for mark in marks), default=catalog.epoch)
+    newest = max(mark.epoch for mark in marks)
     if catalog.recovering:
         reasons.append("a recovery was interrupted")
     if newest > catalog.epoch:
