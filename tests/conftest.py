@@ -16,6 +16,7 @@ from headrace.native import StackInfo, temporary_stack
 from headrace.runtime.settings import Settings, load_settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.outbox import Outbox
 from headrace.store.catalog.queries import Queries
 from headrace.store.requests.access import Access
 from tests.servers import STACK, fresh_database, in_memory_directory, pool_of, settings_of
@@ -128,6 +129,13 @@ def postgres_dsn(settings: Settings) -> str:
 @pytest.fixture
 async def catalog(postgres_dsn: str) -> AsyncIterator[Catalog]:
     opened = await Catalog.open(postgres_dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def outbox(postgres_dsn: str) -> AsyncIterator[Outbox]:
+    opened = await Outbox.open(postgres_dsn)
     yield opened
     await opened.close()
 

@@ -9,7 +9,6 @@ import pytest
 
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.outbox import Outbox
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,6 @@ def open_minio(minio: Minio, **changed: str) -> Blobs:
         "secret_key": minio.secret_key,
     }
     return Blobs.open(f"s3://{minio.bucket}/{uuid4().hex}", **(given | changed))
-
-
-@pytest.fixture
-async def outbox(postgres_dsn: str) -> AsyncIterator[Outbox]:
-    opened = await Outbox.open(postgres_dsn)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
