@@ -60,6 +60,10 @@ class SpoolState:
 
     def skip(self, start: int, end: int) -> None:
         """Add the numbers [start, end) to the gaps, merged with those that overlap: each number is in one gap."""
-        apart = [gap for gap in self.gaps if gap[1] <= start or gap[0] >= end]
-        merged = [gap for gap in self.gaps if gap not in apart] + [[start, end]]
-        self.gaps = [*apart, [min(gap[0] for gap in merged), max(gap[1] for gap in merged)]]
+        apart = []
+        for gap in self.gaps:
+            if gap[0] < end and start < gap[1]:
+                start, end = min(start, gap[0]), max(end, gap[1])
+            else:
+                apart.append(gap)
+        self.gaps = [*apart, [start, end]]

@@ -129,14 +129,13 @@ class DirectConsumer(driver.Consumer):
             tp = TP(*key)  # aiokafka's own type of it
             if active is not None and tp not in active:
                 continue
-            expected = self._read_offset[tp]
-            if expected is not None:
-                fetched = [record for record in fetched if record.offset >= expected]  # noqa: PLW2901
+            expected = self._read_offset[tp] or 0
+            fetched = [record for record in fetched if record.offset >= expected]  # noqa: PLW2901
             if not fetched:
                 continue
             # Also before the first message of a partition: others may have been deleted since it was assigned.
-            if fetched[0].offset > (expected or 0):
-                await self._report_deleted(tp, expected or 0, fetched[0].offset)
+            if fetched[0].offset > expected:
+                await self._report_deleted(tp, expected, fetched[0].offset)
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
                 return False
             batch = PartitionBatch(self, tp, [consumed_message(tp, record) for record in fetched])
