@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from hashlib import sha256
@@ -74,8 +75,11 @@ async def gather(
     watch: WatchFindings,
     *,
     since: Offsets | None = None,
+    before: Observed | None = None,
 ) -> Observed:
     """Read everything; `since` leaves out what stood in the topics before.
+
+    Bodies in objects that have not changed since `before` are not read again.
 
     Raises whatever keeps a source from being read: CatalogUnavailable, StoreUnavailable, KafkaException, LookupError,
     TimeoutError; ValueError where the files of acknowledgements contradict themselves.
@@ -93,7 +97,8 @@ async def gather(
     objects = [seen.StoredObject(*_stat(stat)) async for stat in blobs.list("")]
     sizes = {stored.key: stored.size_bytes for stored in objects}
     places = {_place_of(row) for row in rows["blobs"]} | {announcement.at for announcement in afterwards.announcements}
-    found = await _read_places(blobs, {at for at in places if not at.archived}, sizes)
+    found = _unchanged(places, objects, before) if before is not None else {}
+    found |= await _read_places(blobs, {at for at in places - found.keys() if not at.archived}, sizes)
     if settings.archive_url:
         archive = Blobs.from_settings(settings.model_copy(update={"store_url": settings.archive_url}))
         archived = {stat.key: stat.size_bytes async for stat in archive.list("")}
@@ -264,6 +269,14 @@ def _place_of(row: Any) -> BytesAt:
 def _blob(row: Any, found: Mapping[BytesAt, seen.StoredBytes | None]) -> seen.Blob:
     at, moved = _place_of(row), row["archived"] or row["restored"]
     return seen.Blob(row["digest"], at.size_bytes, at.store_key, at.store_offset, found[at], moved)
+
+
+def _unchanged(
+    places: AbstractSet[BytesAt], objects: Iterable[seen.StoredObject], before: Observed
+) -> dict[BytesAt, seen.StoredBytes | None]:
+    same = {stored.key for stored in {*objects} & {*before.objects}}
+    known = before.announced_bytes
+    return {at: known[at] for at in places & known.keys() if at.store_key in same and not at.archived}
 
 
 async def _read_places(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.faults.checker import check
 from tests.faults.gather import gather
 from tests.faults.lines import carry_out_on_lines
 from tests.faults.listener import Listener
+from tests.faults.observed import Observed
 from tests.faults.old_checkpoint import remember, restart_relay
 from tests.faults.own import read_own
 from tests.faults.results import Result, Say, Task, figures, holds, reason, since
@@ -33,6 +35,14 @@ _NUMBERS_APART = 10_000_000
 _SAMPLE = 20
 """How many bodies the collection reads; the checker reads all of them afterwards."""
 _LEFT_BEHIND = {FsckProblem.OBJECT_WITHOUT_ROW, FsckProblem.STAGED_ABANDONED}
+
+
+@dataclass(slots=True)
+class _Past:
+    """What the experiments of a world published so far, and what the last check observed."""
+
+    acks: list[Acks] = field(default_factory=list)
+    observed: Observed | None = None
 
 
 def carry_out(tasks: Sequence[Task], say: Say) -> list[Result]:
@@ -71,20 +81,20 @@ def _in_one_world(shape: Shape, tasks: Sequence[Task], say: Say) -> list[Result]
         listener = Listener(world.settings)
         listener.start()
         stack.callback(listener.stop)
-        past: list[Acks] = []
+        past = _Past()
         for task in tasks:
-            result, acks = _one(world, task, listener, past, say)
-            past.append(acks)
-            results.append(say.result(result))
+            if task is tasks[-1]:
+                past.observed = None  # so that every body is read again
+            results.append(say.result(_one(world, task, listener, past, say)))
     return results
 
 
-def _one(world: FaultsWorld, task: Task, listener: Listener, past: Sequence[Acks], say: Say) -> tuple[Result, Acks]:
+def _one(world: FaultsWorld, task: Task, listener: Listener, past: _Past, say: Say) -> Result:
     experiment, began = task.experiment, time.monotonic()
     say.progress(f"{experiment.name} {experiment.title}: {task.count} faults, seed {task.seed}")
     before = Counter(world.faults)
-    path = world.directory / f"{experiment.name}-{len(past)}.acks"
-    mix, first = experiment.mix, len(past) * _NUMBERS_APART
+    path = world.directory / f"{experiment.name}-{len(past.acks)}.acks"
+    mix, first = experiment.mix, len(past.acks) * _NUMBERS_APART
     workload = Workload(world.settings, path, task.seed, rate_hz=task.rate_hz, first=first, mix=mix)
     watch = Watch(world.settings, world.fleet.pids, world.well, world.growth)
     note = ""
@@ -110,10 +120,11 @@ def _one(world: FaultsWorld, task: Task, listener: Listener, past: Sequence[Acks
         findings = watch.stop()
     faults = dict(Counter(world.faults) - before + own)
     note = note or _vacuous(task, acks, faults, workload.given_up)
-    gave = _evaluated(world, task, listener, [*past, acks], findings)
+    past.acks.append(acks)
+    gave = _evaluated(world, task, listener, past, findings)
     note = note or gave.get("note", "")
     gave |= {"faults": faults, "note": note, "ok": not note and gave.get("ok", False), "seconds": since(began)}
-    return task.result(**gave), acks
+    return task.result(**gave)
 
 
 def _wait_judged(world: FaultsWorld, watch: Watch) -> None:
@@ -154,18 +165,28 @@ def _healed(world: FaultsWorld) -> str:
 
 
 def _evaluated(
-    world: FaultsWorld, task: Task, listener: Listener, everything: Sequence[Acks], findings: WatchFindings
+    world: FaultsWorld, task: Task, listener: Listener, past: _Past, findings: WatchFindings
 ) -> dict[str, Any]:
     """Return what the checker says of everything, as fields of a result."""
-    acks = everything[-1]
+    acks = past.acks[-1]
     try:
         listener.wait_quiet()
-        observed = asyncio.run(gather(world.settings, [*everything, *read_own(world)], listener.heard(), findings))
+        observed = _gathered(world, listener, past, findings)
         verdict = check(observed, grace_s=0)
     except Exception as error:  # noqa: BLE001 - what cannot be read fails the experiment, and is said
         return {"attempted": len(acks.attempts), "acked": len(acks.acks), "note": reason(error)}
+    past.observed = observed
     return {
         **figures(acks, observed, verdict),
         "watch": findings.summary(),
         "ok": holds(verdict, task.experiment.leaves_open),
     }
+
+
+def _gathered(world: FaultsWorld, listener: Listener, past: _Past, findings: WatchFindings) -> Observed:
+    acks = [*past.acks, *read_own(world)]
+    with asyncio.Runner() as runner:
+        # Not `runner.run`: at its end it formats the whole result, for a comparison of signal handlers.
+        return runner.get_loop().run_until_complete(
+            gather(world.settings, acks, listener.heard(), findings, before=past.observed)
+        )
