@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import quote
 from uuid import UUID
@@ -25,6 +26,8 @@ DROPPED = "headrace-dropped"  # how many events of this source its spool has dro
 DAMAGED = "headrace-damaged"  # how many events of any source in the spool were damaged since it was created
 SPOOL = "headrace-spool"  # which spool counts them
 CLOCK = "headrace-clock"  # its value is "unset" where the source had no clock, and its capture time says nothing
+_TRACE_NAMES = frozenset({TRACEPARENT, TRACESTATE})
+_LOSS_NAMES = frozenset({DROPPED, DAMAGED, SPOOL})
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(r"[a-z0-9][a-z0-9_*/@-]*=[\x20-\x7e]+")
 _TRACESTATE_BYTES_MAX = 512  # of which the standard asks to pass them on
@@ -56,15 +59,18 @@ def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
     A `tracestate` that is malformed or too long is left out.
     """
-    texts: dict[str, str] = {}
-    for name, value in headers:
-        if name in {TRACEPARENT, TRACESTATE} and value is not None:
-            texts.setdefault(name, value.decode("ascii", "replace"))
+    texts = dict(reversed(_texts(headers, _TRACE_NAMES)))  # the first of each
     parent, state = texts.get(TRACEPARENT, ""), texts.get(TRACESTATE, "")
     if not _TRACEPARENT.fullmatch(parent):
         return None
     is_kept = len(state) <= _TRACESTATE_BYTES_MAX and _TRACESTATE.fullmatch(state)
     return f"{parent} {state}" if is_kept else parent
+
+
+def _texts(headers: Iterable[tuple[str, bytes | None]], names: frozenset[str]) -> list[tuple[str, str]]:
+    return [
+        (name, value.decode("ascii", "replace")) for name, value in headers if name in names and value is not None
+    ]
 
 
 def new_traceparent(random_bytes: bytes) -> str:
@@ -94,10 +100,13 @@ def _id(event: Event) -> str:
 
 
 def _source(event: Event) -> str:
-    if isinstance(event, DeadLetter):
-        return "/headrace"
+    return "/headrace" if isinstance(event, DeadLetter) else _source_of(event.site, event.source_id)
+
+
+@lru_cache(maxsize=4096)
+def _source_of(site: str, source_id: str) -> str:
     # CloudEvents asks for a URI-reference (RFC 3986), in which a name may hold any character once it is encoded.
-    return f"/sites/{quote(event.site, safe='')}/sources/{quote(event.source_id, safe='')}"
+    return f"/sites/{quote(site, safe='')}/sources/{quote(source_id, safe='')}"
 
 
 def _time_us(event: Event) -> int:
@@ -127,8 +136,9 @@ class SpoolLosses:
 
 def losses_of(headers: Iterable[tuple[str, bytes | None]]) -> SpoolLosses | None:
     """Return the losses in a message's headers, or None if there are none or they are malformed."""
-    names = {DROPPED, DAMAGED, SPOOL}
-    texts = {name: value.decode("ascii", "replace") for name, value in headers if name in names and value is not None}
+    texts = dict(_texts(headers, _LOSS_NAMES))
+    if not texts:
+        return None
     dropped, damaged = _count(texts.get(DROPPED)), _count(texts.get(DAMAGED))
     if not dropped and not damaged:
         return None
@@ -145,7 +155,7 @@ REDRIVE_OF = "headrace_redrive_of"
 REDRIVE_ATTEMPT = "headrace_redrive_attempt"
 REDRIVE_ORIGIN = "headrace_redrive_origin"
 
-_NAMES = frozenset({REDRIVE_OF, REDRIVE_ATTEMPT, REDRIVE_ORIGIN})
+_REDRIVE_NAMES = frozenset({REDRIVE_OF, REDRIVE_ATTEMPT, REDRIVE_ORIGIN})
 _ATTEMPT_DIGITS_MAX = 9
 
 
@@ -159,7 +169,7 @@ class Redrive:
 
 def redrive_headers(original: Iterable[tuple[str, bytes]], redrive: Redrive, origin: tuple[str, int, int]) -> Headers:
     """Return the original headers and those of the redrive; `origin` is topic, partition, offset."""
-    own = [(name, value) for name, value in original if name not in _NAMES]
+    own = [(name, value) for name, value in original if name not in _REDRIVE_NAMES]
     topic, partition, offset = origin
     return [
         *own,
@@ -171,7 +181,7 @@ def redrive_headers(original: Iterable[tuple[str, bytes]], redrive: Redrive, ori
 
 def redrive_of(headers: Iterable[tuple[str, bytes | None]]) -> Redrive | None:
     """Return the redrive in a message's headers, or None if there is none or it is malformed."""
-    texts = {name: value.decode("ascii", "replace") for name, value in headers if name in _NAMES and value is not None}
+    texts = dict(_texts(headers, _REDRIVE_NAMES))
     if not texts:
         return None
     attempt = texts.get(REDRIVE_ATTEMPT, "")

@@ -37,7 +37,7 @@ class UnreadableBytes(bytes):
 
 def held_bytes(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None) -> int:
     """Return the bytes that a message holds in memory."""
-    pairs_bytes = sum(HEADER_BYTES + len(name) + len(content or b"") for name, content in headers or ())
+    pairs_bytes = sum([HEADER_BYTES + len(name) + len(content or b"") for name, content in headers or ()])
     return len(key or b"") + len(value or b"") + pairs_bytes
 
 

@@ -37,7 +37,7 @@ class Announcement:
     @property
     def size_bytes(self) -> int:
         """Its size in Kafka's log, as a batch of its own."""
-        headers = sum(len(name) + len(value) + _HEADER_BYTES_MAX for name, value in self.headers)
+        headers = sum([len(name) + len(value) + _HEADER_BYTES_MAX for name, value in self.headers])
         return len(self.key) + len(self.value) + headers + _BATCH_BYTES_MAX
 
 
@@ -81,8 +81,9 @@ def announce(row: Pending, bytes_max: int) -> Announcement:
     subject, key = _about(row.event)
     headers = headers_for(row.event, subject=subject, traceparent=row.traceparent)
     message = Announcement(row.topic, key, _encoded(row.event), headers)
-    if message.size_bytes > bytes_max:
-        message = replace(message, value=_encoded(_abridged(row.event)), is_abridged=True)
+    if message.size_bytes <= bytes_max:
+        return message
+    message = replace(message, value=_encoded(_abridged(row.event)), is_abridged=True)
     if message.size_bytes > bytes_max:
         raise OversizeError(f"it is {message.size_bytes} bytes, and {row.topic} takes {bytes_max}")
     return message

@@ -173,7 +173,7 @@ def consumed_message(tp: TP, record: Any) -> ConsumedMessage:
         timestamp_us=max(-_INT64_MAX, min((record.timestamp or 0) * 1000, _INT64_MAX)),
         key=record.key,
         value=record.value,
-        headers=tuple((str(name), value or b"") for name, value in record.headers or ()),
+        headers=tuple([(name, value or b"") for name, value in record.headers or ()]),
     )
 
 
