@@ -193,7 +193,7 @@ select
 from collection
 
 -- collection_epoch --
-select generation from collection
+select generation, exists (select from tombstones) as has_tombstones from collection
 
 -- recent_records --
 select count(*) from records where kind = $1 and ingested_at > now() - $2::double precision * interval '1 second'
