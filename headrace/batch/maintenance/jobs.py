@@ -48,6 +48,7 @@ async def expire(settings: Settings) -> dict[str, int]:
         # They are known for as long as they may be on a topic; Kafka deletes whole segments, some time later.
         on_topics_days = 2 * DEAD_LETTERS.retention_s // DAY_S
         await expiry.forget_erased(max(settings.outbox_retention_days, on_topics_days))
+        await expiry.forget_copies()
     if pruned.unannounced is not None:
         get_log().error(
             Action.PASSED_OVER,

@@ -49,7 +49,15 @@ from headrace.store.catalog.parameters import (
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
 from headrace.store.locks import ENTER_LOCK
-from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
+from headrace.store.postgres import (
+    CONNECTIONS_MAX,
+    STATEMENT_S_MAX,
+    borrowed,
+    close_pool,
+    open_pool,
+    row_count,
+    statements,
+)
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -241,7 +249,10 @@ class Catalog:
         if rows:
             rows = sorted(rows, key=attrgetter("digest"))
             digests = [row.digest.hex() for row in rows]
-            await connection.execute(self._sql["insert_blobs"], *json_columns(digests, *columns(_BLOB, rows)))
+            answer = await connection.execute(self._sql["insert_blobs"], *json_columns(digests, *columns(_BLOB, rows)))
+            if row_count(answer) < len(rows):
+                keys, offsets = [row.store_key for row in rows], [row.store_offset for row in rows]
+                await connection.execute(self._sql["note_copies"], *json_columns(digests, keys, offsets))
 
     async def _insert_records(self, connection: "Pooled", rows: list[RecordRow]) -> set[UUID]:
         if not rows:
