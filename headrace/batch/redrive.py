@@ -26,7 +26,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_unreachable
+from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_failed
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
@@ -123,9 +123,10 @@ class RedrivePublisher:
 
     def _error(self, error: KafkaError | str) -> HeadraceError:
         if isinstance(error, KafkaError):
-            unreachable = kafka_unreachable(self.settings, error)
-            unreachable.hint = "run the command again; it resumes, and nothing is ingested twice"
-            return unreachable
+            failed = kafka_failed(self.settings, error)
+            if failed.exit_code == Exit.UNREACHABLE:
+                failed.hint = "run the command again; it resumes, and nothing is ingested twice"
+            return failed
         return HeadraceError("redrive_failed", str(error), where=self.settings.kafka_bootstrap)
 
 

@@ -84,7 +84,7 @@ def list_records(
         if page.cursor:
             say(f"more: headrace ls --cursor {page.cursor}")
 
-    _query(query)
+    _query(client_settings(), query)
 
 
 @needs("service")
@@ -119,7 +119,7 @@ def show(
             ],
         )
 
-    _query(query)
+    _query(client_settings(), query)
 
 
 @needs("service")
@@ -150,7 +150,7 @@ def get(
         write_file(output, body)
         say(f"{len(body)} bytes written to {output}")
 
-    _query(fetch, settings)
+    _query(settings, fetch)
 
 
 def cat(
@@ -170,13 +170,14 @@ def cat(
             break
 
 
-def _query(query: "Callable[[Queries], Awaitable[None]]", settings: "Settings | None" = None) -> None:
+def _query(settings: "Settings", query: "Callable[[Queries], Awaitable[None]]") -> None:
+    """Carry out a query over a connection of its own."""
     import asyncio
 
     from headrace.store.catalog.queries import Queries
 
     async def main() -> None:
-        queries = await Queries.open((settings or client_settings()).postgres_dsn.get_secret_value())
+        queries = await Queries.open(settings.postgres_dsn.get_secret_value())
         try:
             await query(queries)
         finally:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from headrace.store.catalog.erasures import Target
 
 
+_SHARDS_SHOWN_MAX = 5
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(erase)
@@ -116,6 +119,14 @@ def show_reports(reports: "list[ErasureReport]", output: Path | None, *, as_json
             f"{len(remaining['messages'])} ranges of messages and {len(remaining['announcements'])} of announcements "
             "stay in their topics until their retention"
         )
+        for export in body["in_exports"]:
+            where = f"{export['host']}:{export['target']}" if export["host"] else export["target"]
+            named = ", ".join(export["shards"][:_SHARDS_SHOWN_MAX]) or "a shard that is not finished"
+            more = max(0, export["shards_total"] - _SHARDS_SHOWN_MAX)
+            say(
+                f"the export {where} can still hold something of it, in {named}{f' and {more} more' if more else ''}: "
+                "delete it and its copies, then export again"
+            )
         if report.signed is None:
             say("the report is not signed: set HEADRACE_GATEWAY_RECEIPT_SECRET, as for the gateway")
     if not reports:

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
 @needs("service")
 def list_rules(*, as_json: Json = False) -> None:
     """List the rules; without any, nothing is erased."""
-    rules = _with_retention(lambda retention: retention.rules())
+    rules = _with_retention(client_settings(), lambda retention: retention.rules())
     if as_json:
         print_json({"rules": [json_value(rule) for rule in rules]})
     else:
@@ -88,7 +88,7 @@ def set_rule(
         for rule in rules:
             await retention.set_rule(rule)
 
-    _with_retention(change, settings)
+    _with_retention(settings, change)
 
 
 @needs("service")
@@ -99,7 +99,7 @@ def remove_rule(kinds: KindNames, *, site: RuleSite = None) -> None:
     async def change(retention: "Retention") -> list[bool]:
         return [await retention.remove_rule(kind, site or "") for kind in names]
 
-    if not all(_with_retention(change)):
+    if not all(_with_retention(client_settings(), change)):
         raise HeadraceError("rule_unknown", "no such rule exists", hint="`headrace retention ls` lists the rules")
 
 
@@ -122,7 +122,7 @@ def list_holds(
     as_json: Json = False,
 ) -> None:
     """List the legal holds, newest first."""
-    holds = _with_retention(lambda retention: retention.holds(released=every))
+    holds = _with_retention(client_settings(), lambda retention: retention.holds(released=every))
     if as_json:
         print_json({"holds": [json_value(hold) for hold in holds]})
         return
@@ -161,7 +161,7 @@ def add(
         reason=reason,
         actor=actor(),
     )
-    _with_retention(lambda retention: retention.place(hold), settings)
+    _with_retention(settings, lambda retention: retention.place(hold))
     if as_json:
         print_json({"hold_id": str(hold.hold_id)})
     else:
@@ -177,13 +177,13 @@ def release(hold_id: Annotated["str", typer.Argument(metavar="HOLD", help="The i
         wanted: UUID | None = UUID(hold_id)
     except ValueError:
         wanted = None
-    if wanted is None or not _with_retention(lambda retention: retention.release(wanted, actor())):
+    if wanted is None or not _with_retention(client_settings(), lambda retention: retention.release(wanted, actor())):
         raise HeadraceError(
             "hold_unknown", f"no hold in force has the id {hold_id!r}", hint="`headrace hold ls` lists them"
         )
 
 
-def _with_retention(work: "Callable[[Retention], Awaitable[T]]", settings: "Settings | None" = None) -> T:
+def _with_retention(settings: "Settings", work: "Callable[[Retention], Awaitable[T]]") -> T:
     """Return the result of work with the rules and holds, over a connection of its own."""
     import asyncio
 
@@ -191,7 +191,7 @@ def _with_retention(work: "Callable[[Retention], Awaitable[T]]", settings: "Sett
     from headrace.store.postgres import connected
 
     async def main() -> T:
-        dsn = (settings or client_settings()).postgres_dsn.get_secret_value()
+        dsn = settings.postgres_dsn.get_secret_value()
         async with connected(dsn, statement_s_max=20.0, application="headrace retention") as connection:
             return await work(Retention(connection, dsn))
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from headrace.runtime.acl import REFUSED
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import wait_for_kafka
 from headrace.runtime.settings import Settings
@@ -83,7 +84,8 @@ def _offsets_at(
 
 def _raise_if_down(error: KafkaError) -> None:
     # librdkafka retries after all other errors.
-    if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():  # noqa: SLF001 - the binding's own name
+    is_down = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - the binding's own name
+    if is_down or error.fatal() or error.code() in REFUSED:
         raise KafkaException(error)
 
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from headrace.demo.acknowledgements import Acknowledgements, MessageOffset, RecordKey
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import kafka_unreachable
+from headrace.runtime.kafka import kafka_failed
 from headrace.runtime.progress import count_bars
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import NO_END, TopicReader, offset_bounds, reading_consumer
@@ -120,7 +120,7 @@ class AnnouncementListener:
             HeadraceError: Kafka became unreachable or refused a request.
         """
         if self._fault is not None:
-            raise kafka_unreachable(self._settings, self._fault)
+            raise kafka_failed(self._settings, self._fault)
 
     def _listen(self) -> None:
         while not self._stop.is_set() and self._fault is None:

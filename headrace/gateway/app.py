@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
+from socket import socket
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import FastAPI, Request
@@ -37,6 +38,7 @@ from headrace.gateway.uploads.results import IngestResults, IngestWait
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, unix_us
+from headrace.runtime.acl import Operation
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.health import Probes
@@ -157,9 +159,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         HeadraceError: a service is unavailable, or an address is in use.
     """
     ports = [settings.gateway_port, *([settings.gateway_ldo_port] if settings.gateway_ldo_port else [])]
-    sockets = [bind(settings.gateway_host, port) for port in ports]
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(bind(settings.gateway_host, port)) for port in ports]
+        return await _serve(settings, sockets, stop)
+
+
+async def _serve(settings: Settings, sockets: list[socket], stop: asyncio.Event) -> int:
     admin = await wait_for_kafka(settings, stop=stop)
-    await asyncio.to_thread(require_topics, settings, admin, [input_topic(kind).name for kind in Kind])
+    needed = {input_topic(kind).name: Operation.WRITE for kind in Kind}
+    await asyncio.to_thread(require_topics, settings, admin, needed)
     catalog = await wait_for("postgres", lambda: _catalog(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     blobs = Blobs.from_settings(settings)
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Mapping
-from logging import NullHandler, getLogger
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.errors import HeadraceError, unreachable
+from headrace.runtime.kafka import UNLOGGED
 from headrace.runtime.metrics import producer_bytes_in_flight
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
@@ -24,11 +25,6 @@ _PROBE_S = 2
 _HINT = "start it (`headrace up` on this machine), or set HEADRACE_KAFKA_BOOTSTRAP to its address"
 _HOPELESS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})  # noqa: SLF001
 _NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
-
-# Without a logger librdkafka writes to standard error; our errors already contain its messages.
-_silent = getLogger("headrace.librdkafka")
-_silent.addHandler(NullHandler())
-_silent.propagate = False
 
 
 class Broker:
@@ -46,6 +42,7 @@ class Broker:
         self.fault: KafkaError | None = None
         config: dict[str, Any] = {
             **client,
+            **UNLOGGED,  # our errors contain librdkafka's
             "bootstrap.servers": bootstrap,
             "client.id": "headrace-publisher",
             "enable.idempotence": True,
@@ -63,7 +60,7 @@ class Broker:
             "error_cb": self._on_error,
         }
         try:
-            self.producer = Producer(config, logger=_silent)
+            self.producer = Producer(config)
         except (KafkaException, ValueError, TypeError) as error:
             raise HeadraceError(
                 "kafka_config_refused", f"the Kafka client rejects its configuration: {error}", where=bootstrap
@@ -91,9 +88,9 @@ class Broker:
                 self.fault = None
                 return
 
-    def why(self, error: KafkaError) -> str:
-        """Return an error's text, with the client's last error if no broker answered."""
-        text: str = error.str()
+    def why(self, error: KafkaError, topic: str | None = None) -> str:
+        """Return the text of an error, for a message to `topic`; with the client's last error if no broker answered."""
+        text: str = with_acl(error, Operation.WRITE, topic).str()
         return f"{text} ({self.fault.str()})" if self.fault is not None and self.no_answer(error) else text
 
     @staticmethod

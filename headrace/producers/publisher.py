@@ -143,7 +143,7 @@ class Publisher:
 
     def _settle(self, flight: _Flight, error: KafkaError | None, acknowledged: Message) -> None:
         if error is not None:
-            self._fail(flight, self._broker.why(error), unreachable=self._broker.no_answer(error))
+            self._fail(flight, self._broker.why(error, acknowledged.topic()), unreachable=self._broker.no_answer(error))
             return
         self._count_out(flight, "acknowledged")
         partition, offset = acknowledged.partition(), acknowledged.offset()

@@ -1,10 +1,12 @@
-"""Configuration of librdkafka clients, waiting for the broker, and creating topics."""
+"""Configuration of librdkafka clients, waiting for the broker, and the topics: creating them, and what ACLs allow."""
 
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from logging import NullHandler, getLogger
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
@@ -14,6 +16,7 @@ from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
+from headrace.runtime.acl import OPERATIONS, REFUSED, Operation, acl_error, missing_acl, with_acl
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
@@ -36,8 +39,8 @@ _UNREACHABLE = frozenset(
     }
 )
 
-# A partition without a leader, or of which a broker does not know yet: passing, as right after a topic was created.
-LEADER_MISSING = frozenset(
+# A partition without a leader, or of which a broker does not know yet, as right after a topic was created.
+_LEADER_MISSING = frozenset(
     {
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -45,15 +48,31 @@ LEADER_MISSING = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
+PASSING = _UNREACHABLE | _LEADER_MISSING
+"""The errors after which the same question about a partition may be answered soon."""
 
 
-def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
-    """Return the configuration of a librdkafka client; `extra` has underscores where librdkafka has dots."""
+# Without a logger librdkafka writes to standard error. With one it keeps its lines until the client is polled.
+_log = getLogger("librdkafka")
+_discarded = getLogger("librdkafka.discarded")
+_discarded.addHandler(NullHandler())
+_discarded.propagate = False
+UNLOGGED: Mapping[str, Any] = MappingProxyType({"log_level": 0, "logger": _discarded})
+"""The part of a client's configuration that discards librdkafka's log."""
+_LOGGED: Mapping[str, Any] = MappingProxyType({"log_level": 3, "logger": _log})  # errors only
+
+
+def client_config(settings: Settings, *, is_logged: bool = False, **extra: Any) -> dict[str, Any]:
+    """Return the configuration of a librdkafka client; `extra` has underscores where librdkafka has dots.
+
+    With `is_logged`, for a client that is polled all the time, librdkafka's errors go to the log of the process. Those
+    of other clients are discarded: what they are asked raises the same errors.
+    """
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security,
-        "log_level": 3,  # errors only
         "socket.keepalive.enable": True,
+        **(_LOGGED if is_logged else UNLOGGED),
     }
     if settings.kafka_security.startswith("SASL"):
         config |= {
@@ -92,17 +111,19 @@ def reach_kafka(settings: Settings) -> AdminClient:
     Raises:
         HeadraceError: Kafka does not answer within two seconds.
     """
-    admin = AdminClient(client_config(settings) | {"log_level": 0})  # `wait_for` logs the wait
+    admin = AdminClient(client_config(settings))
     try:
         admin.list_topics(timeout=_PROBE_S)
     except KafkaException as error:
         del admin  # closing it blocks, so do it in this thread
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
     return admin
 
 
-def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:
-    """Return the error for an unreachable broker."""
+def kafka_failed(settings: Settings, error: KafkaError) -> HeadraceError:
+    """Return the error for a broker that cannot be reached, or that refuses for want of an ACL."""
+    if error.code() in REFUSED:
+        return acl_error(error.str(), settings.kafka_bootstrap)
     return unreachable(
         "kafka", settings.kafka_bootstrap, error.str(), "start it, or set HEADRACE_KAFKA_BOOTSTRAP to its address"
     )
@@ -130,10 +151,10 @@ class DeliveryErrors:
     def __init__(self) -> None:
         self.first: KafkaError | None = None
 
-    def note(self, error: KafkaError | None, _message: Message) -> None:
+    def note(self, error: KafkaError | None, message: Message) -> None:
         """Take one delivery report."""
-        if self.first is None:
-            self.first = error
+        if self.first is None and error is not None:
+            self.first = with_acl(error, Operation.WRITE, message.topic())
 
 
 def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
@@ -155,24 +176,29 @@ def ensure_topics(settings: Settings, admin: AdminClient) -> list[str]:
     return created
 
 
-def require_topics(
-    settings: Settings, admin: AdminClient, names: Collection[str], *, any_of_them: bool = False
-) -> None:
-    """Check that topics exist, or with `any_of_them` that at least one of them does.
+def require_topics(settings: Settings, admin: AdminClient, needed: Mapping[str, Operation]) -> None:
+    """Check that topics exist, and that their ACLs allow what is needed of each.
 
     Raises:
-        HeadraceError: a topic is missing, or Kafka does not answer.
+        HeadraceError: a topic or an ACL is missing, or Kafka does not answer.
     """
     existing = _existing_topics(settings, admin)
-    missing = sorted(name for name in names if name not in existing)
-    if missing and (not any_of_them or len(missing) == len(names)):
-        raise HeadraceError(
-            "topics_missing",
-            f"there is no topic {', '.join(missing)}",
-            where=settings.kafka_bootstrap,
-            hint="run `headrace init` once, which creates topics, tables and bucket",
-            exit_code=Exit.UNREACHABLE,
-        )
+    if missing := [name for name in needed if name not in existing]:
+        raise _topics_missing(settings, missing)
+    for name, access in needed.items():
+        if not _is_allowed(settings, admin, name, access):
+            raise acl_error(missing_acl(access, name), settings.kafka_bootstrap)
+
+
+def require_any_topic(settings: Settings, admin: AdminClient, names: Collection[str]) -> None:
+    """Check that at least one of some topics exists.
+
+    Raises:
+        HeadraceError: none does, or Kafka does not answer.
+    """
+    existing = _existing_topics(settings, admin)
+    if not any(name in existing for name in names):
+        raise _topics_missing(settings, names)
 
 
 def message_bytes_max(admin: AdminClient, topic: Topic) -> int:
@@ -188,24 +214,48 @@ def message_bytes_max(admin: AdminClient, topic: Topic) -> int:
         return topic.message_bytes_max
 
 
+def _topics_missing(settings: Settings, names: Iterable[str]) -> HeadraceError:
+    return HeadraceError(
+        "topics_missing",
+        f"there is no topic {', '.join(sorted(names))}, or its ACL {Operation.DESCRIBE} is missing",
+        where=settings.kafka_bootstrap,
+        hint="run `headrace init` once, which creates topics, tables and bucket; docs/security.md lists the ACLs",
+        exit_code=Exit.UNREACHABLE,
+    )
+
+
+def _is_allowed(settings: Settings, admin: AdminClient, name: str, access: Operation) -> bool:
+    """Return whether the ACLs allow an operation on a topic; Kafka may not tell, and then it counts as allowed."""
+    described = admin.describe_topics(
+        TopicCollection([name]), include_authorized_operations=True, request_timeout=_REQUEST_S
+    )
+    try:
+        operations = described[name].result(_REQUEST_S).authorized_operations
+    except FutureTimeout:
+        raise kafka_failed(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+    except KafkaException as error:
+        raise kafka_failed(settings, with_acl(error.args[0], Operation.DESCRIBE, name)) from None
+    return not operations or OPERATIONS[access] in operations
+
+
 def _existing_topics(settings: Settings, admin: AdminClient) -> Mapping[str, TopicMetadata]:
     try:
         return admin.list_topics(timeout=_REQUEST_S).topics
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
 
 
 def _wait_until_created(settings: Settings, name: str, creation: "Future[None]") -> None:
     try:
         creation.result(_REQUEST_S * 3)
     except FutureTimeout:
-        raise kafka_unreachable(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+        raise kafka_failed(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
     except KafkaException as error:
         fault: KafkaError = error.args[0]
         if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return
-        if fault.retriable() or fault.code() in _UNREACHABLE:
-            raise kafka_unreachable(settings, fault) from None
+        if fault.retriable() or fault.code() in _UNREACHABLE | REFUSED:
+            raise kafka_failed(settings, with_acl(fault, Operation.CREATE, name)) from None
         raise HeadraceError(
             "topic_refused",
             f"Kafka would not create the topic {name}: {fault.str()}",
@@ -222,8 +272,10 @@ def _wait_for_leaders(settings: Settings, admin: AdminClient, names: Collection[
         if not waiting:
             return
         if time.monotonic() > deadline_s:
+            if waiting[0] not in topics:
+                raise acl_error(missing_acl(Operation.DESCRIBE, waiting[0]), settings.kafka_bootstrap)
             reason = f"{waiting[0]} has partitions without a leader"
-            raise kafka_unreachable(settings, KafkaError(KafkaError.LEADER_NOT_AVAILABLE, reason))
+            raise kafka_failed(settings, KafkaError(KafkaError.LEADER_NOT_AVAILABLE, reason))
         time.sleep(_LEADER_POLL_S)
 
 

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.health import HealthServer, Probes
-from headrace.runtime.kafka import kafka_unreachable
+from headrace.runtime.kafka import kafka_failed
 from headrace.runtime.settings import Settings
 from headrace.runtime.watchdog import Watchdog
 
@@ -53,4 +53,4 @@ async def ask_kafka(settings: Settings, admin: AdminClient) -> None:
     try:
         await asyncio.to_thread(admin.list_topics, timeout=PROBE_S_MAX)
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from headrace.runtime.kafka import LEADER_MISSING, client_config, kafka_unreachable
+from headrace.runtime.acl import Operation, with_acl
+from headrace.runtime.kafka import PASSING, client_config, kafka_failed
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import PartitionKey
 
@@ -50,11 +51,11 @@ def reading_consumer(settings: Settings, group_id: str, **extra: Any) -> Iterato
         "auto_offset_reset": "earliest",
         "queued_max_messages_kbytes": _QUEUED_KIB_MAX,
     }
-    consumer = Consumer(client_config(settings, group_id=group_id, **config | extra) | {"log_level": 0})
+    consumer = Consumer(client_config(settings, group_id=group_id, **config | extra))
     try:
         yield consumer
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
     finally:
         consumer.close()
 
@@ -64,8 +65,8 @@ def offset_bounds(
 ) -> dict[PartitionKey, tuple[int, int]]:
     """Return the first offset of each partition, and the offset after its last message.
 
-    For a `read_committed` consumer the end is the last stable offset. A partition that has no leader yet, as right
-    after its topic was created, is waited for.
+    For a `read_committed` consumer the end is the last stable offset. A partition that has no leader, as right after
+    its topic was created or its broker was killed, is waited for.
 
     Raises:
         KafkaException: Kafka does not answer within `timeout_s` seconds.
@@ -80,8 +81,8 @@ def _bounds_of(consumer: Consumer, key: PartitionKey, deadline_s: float) -> tupl
         try:
             bounds = consumer.get_watermark_offsets(TopicPartition(*key), timeout=left_s, cached=False)
         except KafkaException as error:
-            if error.args[0].code() not in LEADER_MISSING or left_s <= _RETRY_S:
-                raise
+            if error.args[0].code() not in PASSING or left_s <= _RETRY_S:
+                raise KafkaException(with_acl(error.args[0], Operation.DESCRIBE, key[0])) from None
             time.sleep(_RETRY_S)
             continue
         if bounds is None:
@@ -97,7 +98,7 @@ def partitions_of(consumer: Consumer, topic: str, *, timeout_s: float = _REQUEST
     """
     metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
     if metadata.error is not None:
-        raise KafkaException(metadata.error)
+        raise KafkaException(with_acl(metadata.error, Operation.DESCRIBE, topic))
     return [(topic, partition) for partition in metadata.partitions]
 
 
@@ -165,7 +166,7 @@ class TopicReader:
         for message in self._consumer.consume(messages_max, wait_s):
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the binding's own name
-                self._on_error(error)
+                self._on_error(with_acl(error, Operation.READ, message.topic()))
                 continue
             self._progress_at_s = time.monotonic()
             if self._advance(message, is_end=error is not None):

@@ -18,7 +18,7 @@ import orjson
 from confluent_kafka import KafkaError, Producer
 
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_unreachable
+from headrace.runtime.kafka import DeliveryErrors, client_config, kafka_failed
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.topics import INSTALLATION_TOPIC
@@ -218,7 +218,7 @@ def mark_kafka(settings: Settings, mark: Mark) -> None:
     left = producer.flush(2 * _REQUEST_S)
     if errors.first is not None or left:
         timed_out = KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - the binding's own name
-        raise kafka_unreachable(settings, errors.first or timed_out)
+        raise kafka_failed(settings, errors.first or timed_out)
 
 
 async def store_mark(blobs: Blobs) -> Mark | None:

@@ -23,6 +23,7 @@ _READ = "select"
 PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     "headrace_worker": {
         "blobs": "select, insert",
+        "pack_copies": "select, insert",
         "records": "select, insert",
         "record_counts": _READ,
         "site_records": "select, insert",
@@ -65,6 +66,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
         "collection": _READ,
         "ingest_progress": _READ,
         "tombstones": _READ,
+        "pack_copies": _READ,
         "installation": _READ,
         "api_keys": _READ,
         "audit": "select, insert, delete",

@@ -12,17 +12,18 @@ the offsets up to which orphans are left alone; its own new epoch comes last.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime import crash_points
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import client_config, kafka_unreachable
+from headrace.runtime.kafka import client_config, kafka_failed
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.catalog_rows import BlobRow
@@ -38,7 +39,7 @@ from headrace.store.installation import Mark, OlderReasons, mark_kafka, mark_sto
 from headrace.streams.core.input_position import CatalogBehind, judge
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
 from headrace.streams.relay.published_offsets import PublishedOffsets
-from headrace.streams.transaction_errors import ProducerResetError
+from headrace.streams.transaction_errors import ProducerResetError, TopicRefusedError
 from headrace.streams.worker.input_check import position_of
 from headrace.streams.worker.profile import LARGE, SMALL
 
@@ -148,8 +149,10 @@ def _members(settings: Settings) -> list[str]:
     try:
         described = admin.describe_consumer_groups(list(GROUPS), request_timeout=_REQUEST_S)
         return [name for name, group in described.items() for _ in group.result(_REQUEST_S).members]
+    except FutureTimeout:
+        raise kafka_failed(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001 - the binding's own name
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
 
 
 async def _rewinds(settings: Settings, *, is_older: bool) -> list[Rewind]:
@@ -185,16 +188,16 @@ def _move(settings: Settings, group: str, rewinds: list[Rewind]) -> None:
     """Commit in the name of a group that has no members."""
     if not rewinds:
         return
-    consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False) | {"log_level": 0})
+    consumer = Consumer(client_config(settings, group_id=group, enable_auto_commit=False))
     places = [TopicPartition(*rewind.key, rewind.start) for rewind in rewinds]
     try:
         errors = [at.error for at in consumer.commit(offsets=places, asynchronous=False) or () if at.error is not None]
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
     finally:
         consumer.close()
     if errors:
-        raise kafka_unreachable(settings, errors[0])
+        raise kafka_failed(settings, errors[0])
 
 
 async def _packed(blobs: Blobs, values: Iterable[bytes]) -> list[BlobRow]:
@@ -232,9 +235,8 @@ async def _unknown(settings: Settings) -> AsyncGenerator[dict[UUID, bytes | None
             if events.events and (unknown := await outbox.unknown(events.events)):
                 yield {event_id: events.values.get(event_id) for event_id in unknown}
     except ProducerResetError as error:
-        raise HeadraceError(
-            "kafka_unreachable", str(error), where=settings.kafka_bootstrap, exit_code=Exit.UNREACHABLE
-        ) from None
+        code = "topic_refused" if isinstance(error, TopicRefusedError) else "kafka_unreachable"
+        raise HeadraceError(code, str(error), where=settings.kafka_bootstrap, exit_code=Exit.UNREACHABLE) from None
     finally:
         await asyncio.to_thread(published.close)
         await outbox.close()

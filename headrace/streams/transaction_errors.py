@@ -5,6 +5,10 @@ from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException
 
+from headrace.runtime.acl import Operation, with_acl
+
+PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+"""The errors of messages that were given up with their transaction; why is said by the error of the transaction."""
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
 
 _MESSAGE_REFUSED = frozenset(
@@ -45,8 +49,9 @@ class FencedError(Exception):
     """Another relay has taken over: this one must end."""
 
 
-def kafka_fault(doing: str, error: KafkaError) -> ProducerResetError | FencedError:
-    """Classify a Kafka error; `doing` names the interrupted step."""
+def kafka_fault(doing: str, error: KafkaError, *, writes: str | None = None) -> ProducerResetError | FencedError:
+    """Classify a Kafka error; `doing` names the interrupted step, and `writes` the topic that it writes to."""
+    error = with_acl(error, Operation.WRITE, writes)
     if error.code() in _FENCED:
         return FencedError(f"another relay took over while {doing}")
     if error.code() in _MESSAGE_REFUSED:
@@ -57,8 +62,8 @@ def kafka_fault(doing: str, error: KafkaError) -> ProducerResetError | FencedErr
 
 
 @contextmanager
-def kafka_faults(doing: str) -> Iterator[None]:
-    """Translate librdkafka's errors into ours.
+def kafka_faults(doing: str, *, writes: str | None = None) -> Iterator[None]:
+    """Translate librdkafka's errors into ours, as `kafka_fault`.
 
     Raises:
         ProducerResetError, MessageRefusedError, TopicRefusedError, FencedError.
@@ -66,6 +71,6 @@ def kafka_faults(doing: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise kafka_fault(doing, error.args[0]) from None
+        raise kafka_fault(doing, error.args[0], writes=writes) from None
     except BufferError:
         raise ProducerResetError(f"librdkafka's queue was full while {doing}") from None

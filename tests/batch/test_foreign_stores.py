@@ -10,6 +10,7 @@ from headrace.batch.archive.job import archive, restore
 from headrace.batch.erase.run import ErasureRequest, erase
 from headrace.batch.fetch.client import IngestClient
 from headrace.batch.fsck.check import FsckOptions, open_and_check
+from headrace.batch.maintenance.jobs import collect, expire
 from headrace.batch.redrive import RedrivePublisher, RedriveRun
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
@@ -54,7 +55,7 @@ async def fetch(settings: Settings) -> None:
 
 
 MOVES: list[Write] = [archive, restore_all]
-WRITES: list[Write] = [*MOVES, erase_one, repair, redrive, fetch]
+WRITES: list[Write] = [*MOVES, erase_one, repair, redrive, fetch, expire, collect]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError
 from headrace.store.postgres import borrowed, opened_pool
 from headrace.streams.core.batch_plan import headers_json
+from headrace.streams.worker.lag import PartitionOffsets
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import observed as seen
 from tests.faults.acks import Ack, Acks, Attempt, Description, Place
@@ -81,7 +82,7 @@ async def gather(
 
     Bodies in objects that have not changed since `before` are not read again.
 
-    Raises whatever keeps a source from being read: CatalogUnavailable, StoreUnavailable, KafkaException, LookupError,
+    Raises whatever keeps a source from being read: CatalogUnavailable, StoreUnavailable, KafkaException,
     TimeoutError; ValueError where the files of acknowledgements contradict themselves.
     """
     attempts, acked = _joined(acks)
@@ -163,6 +164,12 @@ def committed_offsets(settings: Settings) -> dict[Partition, int]:
         finally:
             consumer.close()
     return offsets
+
+
+def lag(settings: Settings, begins: Offsets, ends: Offsets) -> int:
+    """Return how many offsets of these bounds the worker groups have not finished; raises KafkaException."""
+    committed = committed_offsets(settings)
+    return sum(PartitionOffsets.within(committed[at], (begins[at], end)).lag for at, end in ends.items())
 
 
 def _messages(settings: Settings, of_letters: frozenset[Place], since: Offsets | None) -> dict[Place, seen.Message]:

@@ -17,7 +17,7 @@ from tests.consumer_groups import commit, skip_backlog
 from tests.faults.acks import Acks
 from tests.faults.catalog import FaultsCatalog
 from tests.faults.checker import GRACE_S, CheckResult, check
-from tests.faults.gather import INPUTS, committed_offsets, gather
+from tests.faults.gather import INPUTS, gather, lag
 from tests.faults.listener import OUTPUTS, Listener, Offsets, offsets
 from tests.faults.observed import Observed, WatchFindings
 from tests.faults.plan import Mix, Planned, planned
@@ -124,8 +124,8 @@ class Line:
 
     def settle(self, *, announced: bool = True) -> None:
         """Wait until everything is taken up, and announced."""
-        _, ends = offsets(self.settings, INPUTS)
-        until(lambda: committed_offsets(self.settings).items() >= ends.items(), SETTLES_S_MAX, "the workers")
+        begins, ends = offsets(self.settings, INPUTS)
+        until(lambda: not lag(self.settings, begins, ends), SETTLES_S_MAX, "the workers")
         if announced:
             until(lambda: self.catalog.unpublished() == 0, SETTLES_S_MAX, "the relay")
 

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import TopicReader
+from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of
 from headrace.schemas.codec import decode
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested, Kind
@@ -23,7 +23,6 @@ QUIET_S_MAX = 60.0
 SILENT_S_MAX = 30.0
 """A reader that hears nothing for so long, and is not at the end, gives up."""
 ANSWER_S_MAX = 20.0
-_REQUEST_S = 10.0
 _POLL_S = 0.1
 _REOPEN_S = 0.5
 _MESSAGES_MAX = 500
@@ -59,37 +58,16 @@ class Position:
 def offsets(settings: Settings, topics: Iterable[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
     """Return where each partition of the topics begins and ends.
 
-    Raises KafkaException where Kafka does not answer in ANSWER_S_MAX seconds, LookupError where a topic is missing.
+    Raises KafkaException where Kafka does not answer in ANSWER_S_MAX seconds, or a topic is missing.
     """
-    deadline = time.monotonic() + ANSWER_S_MAX
     consumer = Consumer(client_config(settings, group_id="headrace-faults", enable_auto_commit=False))
     try:
-        while True:
-            try:
-                return _offsets(consumer, topics)
-            except (KafkaException, LookupError):
-                # A partition that was just made, or whose leader was just killed, has none for a moment.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_REOPEN_S)
+        keys = [key for topic in topics for key in partitions_of(consumer, topic)]
+        bounds = offset_bounds(consumer, keys, timeout_s=ANSWER_S_MAX)
     finally:
         consumer.close()
-
-
-def _offsets(consumer: Consumer, topics: Iterable[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
-    metadata = consumer.list_topics(timeout=_REQUEST_S).topics
-    begins: dict[Partition, int] = {}
-    ends: dict[Partition, int] = {}
-    for name in topics:
-        if name not in metadata or metadata[name].error is not None:
-            raise LookupError(f"there is no topic {name}")
-        for number in metadata[name].partitions:
-            at = Partition(name, number)
-            marks = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=_REQUEST_S, cached=False)
-            if marks is None:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"the end of {name}/{number} is not told"))
-            begins[at], ends[at] = marks
-    return begins, ends
+    begins = {Partition(*key): begin for key, (begin, _) in bounds.items()}
+    return begins, {Partition(*key): end for key, (_, end) in bounds.items()}
 
 
 def read_to_end(
@@ -97,7 +75,7 @@ def read_to_end(
 ) -> dict[Partition, int]:
     """Hand each message up to the present end of the topics to `take`, each once; returns those ends.
 
-    Raises KafkaException or LookupError where a partition cannot be read to its end.
+    Raises KafkaException where a partition cannot be read to its end.
     """
     begins, ends = offsets(settings, topics)
     starts = {at: max(begin, (since or {}).get(at, 0)) for at, begin in begins.items()}

@@ -13,6 +13,7 @@ from headrace.runtime.topic_reader import headers_of
 from headrace.schemas.events import Kind
 from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.topics import input_topic
+from headrace.streams.worker.lag import PartitionOffsets
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults.catalog import FaultsCatalog
 from tests.faults.growth import Growth
@@ -176,10 +177,9 @@ class Watch:
                 marks = consumer.get_watermark_offsets(committed_partition, timeout=_REQUEST_S, cached=False)
                 if marks is None:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-                committed[Partition(committed_partition.topic, committed_partition.partition)] = max(
-                    committed_partition.offset, marks[0]
-                )
-                lag += marks[1] - max(committed_partition.offset, marks[0])
+                position = PartitionOffsets.within(committed_partition.offset, marks)
+                committed[Partition(committed_partition.topic, committed_partition.partition)] = position.committed
+                lag += position.lag
         deliveries, (unpublished, announced) = catalog.deliveries(), catalog.relay_progress()
         self._prove(catalog, committed)
         now = time.monotonic()

@@ -21,6 +21,7 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import input_topic
+from headrace.streams.worker.lag import PartitionOffsets
 from headrace.streams.worker.profile import LARGE, SMALL
 from tests.faults import small_disk, toxiproxy
 from tests.faults.catalog import FaultsCatalog
@@ -185,7 +186,7 @@ class FaultsWorld:
                     ends = consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
                     if committed.error is not None or ends is None:
                         raise KafkaException(committed.error or KafkaError(KafkaError._TIMED_OUT))
-                    total += ends[1] - max(committed.offset, ends[0])
+                    total += PartitionOffsets.within(committed.offset, ends).lag
             finally:
                 consumer.close()
         return total

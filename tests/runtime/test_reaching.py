@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime import wait_for_service
+from headrace.runtime.acl import Operation
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
 from headrace.runtime.settings import Settings, load_settings
@@ -112,7 +113,7 @@ class ReachedBroker:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: require_topics(kafka(), ReachedBroker(KafkaError._TRANSPORT, listed=False), TOPICS),
+        lambda: require_topics(kafka(), ReachedBroker(KafkaError._TRANSPORT, listed=False), {}),
         lambda: ensure_topics(kafka(), ReachedBroker(KafkaError._TRANSPORT, listed=False)),
         lambda: ensure_topics(kafka(), ReachedBroker(KafkaError._TIMED_OUT, listed=True)),
     ],
@@ -121,6 +122,13 @@ def test_a_kafka_that_goes_away_after_it_answered_is_unreachable(ask: Any) -> No
     with pytest.raises(HeadraceError) as caught:
         ask()
     assert (caught.value.code, caught.value.exit_code) == ("kafka_unreachable", Exit.UNREACHABLE)
+
+
+def test_an_acl_that_is_missing_is_named_with_its_topic() -> None:
+    for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+        with pytest.raises(HeadraceError, match=r"^acl_missing: the ACL Create on the topic \S+ is missing") as caught:
+            ensure_topics(kafka(), ReachedBroker(code, listed=True))
+        assert "kafka-acls" in caught.value.hint
 
 
 def test_a_topic_that_kafka_refuses_is_named() -> None:
@@ -172,7 +180,7 @@ async def test_topics_are_made_once_as_the_contract_says(stack_settings: Setting
 
     admin: AdminClient = await wait_for_kafka(stack_settings)
     assert ensure_topics(stack_settings, admin) == []
-    require_topics(stack_settings, admin, TOPICS)
+    require_topics(stack_settings, admin, dict.fromkeys(TOPICS, Operation.READ))
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in TOPICS]
     for resource, answer in admin.describe_configs(asked).items():
         answers = {name: entry.value for name, entry in answer.result(20).items()}
@@ -185,8 +193,9 @@ async def test_topics_are_made_once_as_the_contract_says(stack_settings: Setting
 
 @pytest.mark.stack
 async def test_missing_topics_are_named_with_how_to_make_them(stack_settings: Settings) -> None:
+    admin = await wait_for_kafka(stack_settings)
     with pytest.raises(HeadraceError) as caught:
-        require_topics(stack_settings, await wait_for_kafka(stack_settings), ["edge.frames.v1", "no.b", "no.a"])
+        require_topics(stack_settings, admin, dict.fromkeys(["edge.frames.v1", "no.b", "no.a"], Operation.READ))
     assert caught.value.exit_code == Exit.UNREACHABLE
     assert "there is no topic no.a, no.b" in str(caught.value)
     assert "headrace init" in caught.value.hint

@@ -148,7 +148,9 @@ def test_a_topic_that_does_not_exist_and_a_broker_that_does_not_answer_are_error
         offset_bounds(cast("Consumer", consumer), [A])
 
 
-@pytest.mark.parametrize("code", [KafkaError._UNKNOWN_PARTITION, KafkaError.NOT_LEADER_FOR_PARTITION])
+@pytest.mark.parametrize(
+    "code", [KafkaError._UNKNOWN_PARTITION, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._TRANSPORT]
+)
 def test_a_partition_without_a_leader_is_waited_for_until_the_deadline(code: int) -> None:
     answers = iter([KafkaException(KafkaError(code)), KafkaException(KafkaError(code)), (3, 7)])
 

@@ -175,6 +175,27 @@ async def test_ldos_whose_digests_begin_alike_are_told_apart_by_their_seconds(
         await queries.record("ldo_abcdefabcdef_1790000001")
 
 
+@pytest.mark.parametrize("page", [3, 500])
+async def test_a_public_id_finds_the_readers_own_ldo_among_those_of_others(
+    catalog: Catalog, queries: Queries, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries_module, "_DIGESTS_PAGE", page)
+    for number in range(9):
+        digest = bytes.fromhex(f"abcdefabcdef{number:052x}")
+        site, second = ("mine", 7) if number == 8 else ("factory", number % 2)
+        row = record(number, kind=Kind.LDO, site=site, digest=digest, record_id=record_id(Kind.LDO, digest.hex()))
+        row = replace(row, captured_at_us=second * 1_000_000)
+        seen = sighting(number, kind=Kind.LDO, site=site, record_id=row.record_id)
+        stored = replace(blob(number), digest=digest)
+        await catalog.commit(RowBatch(blobs=[stored], records=[row], sightings=[seen], dead_letters=[]))
+    for scopes in (["mine/*"], None):
+        assert (await queries.record("ldo_abcdefabcdef_7", scopes)).record.record_id == row.record_id
+    with pytest.raises(RecordMissingError):
+        await queries.record("ldo_abcdefabcdef_1", ["mine/*"])
+    with pytest.raises(RecordAmbiguousError):
+        await queries.record("ldo_abcdefabcdef_1", ["factory/*"])
+
+
 async def test_an_ldo_id_of_a_device_may_look_like_a_public_id(catalog: Catalog, queries: Queries) -> None:
     wanted = await add(catalog, 1, kind=Kind.LDO, ldo_id="ldo_ffffffffffff_7")
     assert (await queries.record("ldo_ffffffffffff_7")).record.record_id == wanted

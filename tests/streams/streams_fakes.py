@@ -144,6 +144,9 @@ class FakeCatalog:
     async def collection_epoch(self) -> int:
         return self.epoch
 
+    async def has_tombstones(self) -> bool:
+        return bool(self.erased)
+
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         return {key: original for key, original in self.redrives.items() if key[0] in ids}
 

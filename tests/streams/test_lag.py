@@ -88,6 +88,15 @@ def test_offsets_without_a_message_are_no_lag(
     assert next(pending, None) is None
 
 
+@pytest.mark.parametrize(("bounds", "lag"), [((8, 8), 0), ((7, 9), 2), ((0, 6), 1), ((0, 3), 0)])
+def test_what_retention_deleted_is_no_lag(monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], lag: int) -> None:
+    monkeypatch.setattr(LagBroker, "get_watermark_offsets", lambda *_place, **_options: bounds)
+    probe = LagProbe(SETTINGS, "group", [TOPIC], lambda: [(TOPIC, 0)])
+    offsets = probe._read_offsets()
+    assert [partition.lag for partition in offsets.values()] == [lag]
+    assert (probe._tracker.observe(0, offsets) is None) == (not lag)
+
+
 async def test_a_worker_that_stands_by_is_not_late_with_what_is_anothers() -> None:
     app = faust_app(SETTINGS, LARGE, CLIPS)
     membership = Membership(app)

@@ -1,7 +1,7 @@
 """The report of an erasure: what was deleted, and what lies where nothing can be deleted."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ from headrace.schemas.events import Kind, PerceivedFrame, PreprocessedFrame
 from headrace.schemas.headers import rfc3339
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import DEAD_LETTERS, PERCEIVED, PREPROCESSED, ingested_topic
-from headrace.store.catalog.erasures import NAMED_MAX, Erasure, Erasures, OffsetRange
+from headrace.store.catalog.erasures import NAMED_MAX, Erasure, Erasures, HoldingExport, OffsetRange
 
 GROUP_ID = "headrace-erase"
 OUTPUTS = (*(ingested_topic(kind).name for kind in Kind), DEAD_LETTERS.name, PREPROCESSED.name, PERCEIVED.name)
@@ -45,20 +45,20 @@ async def write_report(settings: Settings, erasures: Erasures, erasure: Erasure,
     messages, is_exact = await erasures.messages(erasure)
     erased_any = await erasures.has_announcements(erasure)
     announcements = await _announcements(settings, erasures, erasure) if erased_any else []
-    body = report_of(await erasures.summary(erasure), messages, announcements, is_exact=is_exact)
+    in_topics = {
+        "exact": is_exact,
+        "messages": [asdict(item) for item in messages],
+        "announcements": [asdict(item) for item in announcements],
+    }
+    exports = [export_as_json(export) for export in await erasures.exports(erasure)]
+    body = report_of(await erasures.summary(erasure), in_topics, exports)
     signed = sign(str(erasure.erasure_id), body)
     await erasures.finish(erasure, orjson.dumps(body).decode(), signed)
     return ErasureReport(body, signed)
 
 
-def report_of(
-    summary: dict[str, Any],
-    messages: Iterable[OffsetRange],
-    announcements: Iterable[OffsetRange],
-    *,
-    is_exact: bool,
-) -> dict[str, Any]:
-    """Return the report as JSON values."""
+def report_of(summary: dict[str, Any], in_topics: dict[str, Any], exports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the report as JSON values, from the figures of an erasure and what it could not delete."""
     ids = [str(subject) for subject in summary["subject_ids"]]
     return {
         "erasure_id": str(summary["erasure_id"]),
@@ -77,11 +77,22 @@ def report_of(
         "packs_rewritten": summary["packs_rewritten"],
         "tombstones": summary["tombstones"],
         "tombstones_sha256": summary["tombstones_sha256"],
-        "in_topics": {
-            "exact": is_exact,
-            "messages": [asdict(item) for item in messages],
-            "announcements": [asdict(item) for item in announcements],
-        },
+        "in_topics": in_topics,
+        "in_exports": exports,
+    }
+
+
+def export_as_json(export: HoldingExport) -> dict[str, Any]:
+    """Return an export as the report names it."""
+    return {
+        "host": export.host or None,
+        "target": export.target,
+        "format": export.format,
+        "began_at": None if export.began_at_us is None else rfc3339(export.began_at_us),
+        "until": None if export.until_us is None else rfc3339(export.until_us),
+        "complete": export.complete,
+        "shards": export.shards,
+        "shards_total": export.shards_total,
     }
 
 

@@ -215,7 +215,7 @@ class EraseJob:
             return await self._rewrite(blobs, erased, [(span.store_offset, span.size_bytes) for span in spans])
         if erased.place is Location.STORE and not is_free:
             return "kept"
-        if key == blob_key(erased.digest.hex()):
+        if erased.place is Location.STORE and key == blob_key(erased.digest.hex()):
             # Before the bytes go: whoever reads them from now on learns why they are missing.
             await blobs.create(erased_key(erased.digest.hex()), b"")
         if not key.startswith(STAGING_PREFIX):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from typing import Protocol
 from uuid import UUID
 
 from headrace.batch.export.formats import FormatWriter, writer_for
@@ -27,8 +28,16 @@ from headrace.batch.export.target import ExportTarget, open_target
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
-from headrace.store.catalog.exports import Exports
+from headrace.store.catalog.exports import ExportRun, ExportRuns, Exports
 from headrace.store.catalog.labels import Labels
+
+
+class OnShard(Protocol):
+    """What is done with each complete shard."""
+
+    async def __call__(self, split: str, shard: Shard, *, is_new: bool) -> None:
+        """Take a shard of a split, and whether this run has written it."""
+
 
 _CHUNK_BYTES = 1024 * 1024  # one write per small sample would cost more than its bytes
 
@@ -61,12 +70,50 @@ async def export(
             wanted = replace(request.wanted, until_us=until_us or settled_us)
             given = replace(request, wanted=wanted)
             request = await resume_request(target, given, until_given=until_us is not None)
+            shards = NotedShards(await exports.begin_run(_run_of(request, target)), progress)
             if (finished := await finished_export(target)) is not None:
+                await shards.note_all(finished)
                 return finished
             quality = await _read_quality(settings, request) if request.quality else None
             blobs = Blobs.from_settings(settings)
             samples = SampleReader(exports, blobs, request, has_media=writer.has_media, quality=quality)
-            return await ExportRun(samples, target, writer, request, progress=progress).run()
+            result = await ExportWriter(samples, target, writer, request, on_shard=shards.note).run()
+            await shards.end()
+            return result
+
+
+def _run_of(request: ExportRequest, target: ExportTarget) -> ExportRun:
+    return ExportRun(
+        place=target.place,
+        format=request.format.value,
+        wanted=request.wanted,
+        validation_share=request.validation_share,
+    )
+
+
+class NotedShards:
+    """Notes each complete shard in the catalog, and reports those that this run has written."""
+
+    def __init__(self, runs: ExportRuns, progress: Callable[[Shard], None]) -> None:
+        self._runs = runs
+        self._progress = progress
+
+    async def note(self, split: str, shard: Shard, *, is_new: bool) -> None:
+        """Note one shard."""
+        await self._runs.add_shard(shard.name, split, UUID(shard.first), UUID(shard.last))
+        if is_new:
+            self._progress(shard)
+
+    async def note_all(self, finished: ExportResult) -> None:
+        """Note the shards of an export that was complete before."""
+        for split, shards in finished.splits.items():
+            for shard in shards:
+                await self.note(split, shard, is_new=False)
+        await self.end()
+
+    async def end(self) -> None:
+        """Note that there are no further shards."""
+        await self._runs.end()
 
 
 async def _read_quality(settings: Settings, request: ExportRequest) -> dict[UUID, MeasuredQuality]:
@@ -79,7 +126,7 @@ async def _read_quality(settings: Settings, request: ExportRequest) -> dict[UUID
         cancelled.set()  # an interrupted command does not wait for the rest of the topic
 
 
-class ExportRun:
+class ExportWriter:
     """One run of an export."""
 
     def __init__(
@@ -89,13 +136,14 @@ class ExportRun:
         writer: FormatWriter,
         request: ExportRequest,
         *,
-        progress: Callable[[Shard], None],
+        on_shard: OnShard,
     ) -> None:
+        """`on_shard` is called once for each shard that is complete."""
         self._samples = samples
         self._target = target
         self._writer = writer
         self._request = request
-        self._progress = progress
+        self._on_shard = on_shard
 
     async def run(self) -> ExportResult:
         """Write the missing shards, then the manifest; an interrupted run resumes when it is repeated.
@@ -108,6 +156,7 @@ class ExportRun:
         for split in Split:
             shards = [shard async for shard in self._finished_shards(split, names)]
             for shard in shards:
+                await self._on_shard(split.value, shard, is_new=False)
                 result.failed |= {failure["record_id"]: failure["code"] for failure in shard.failed}
             result.splits[split.value] = shards
             await self._write_split(split, result)
@@ -136,7 +185,7 @@ class ExportRun:
                 await write_json(self._target, shard_file(name), asdict(shard))
                 shards.append(shard)
                 result.written += 1
-                self._progress(shard)
+                await self._on_shard(split.value, shard, is_new=True)
             result.failed |= {str(failure.record_id): failure.code for failure in samples.failed}
 
     async def _write_shard(self, name: str, samples: "PeekableSamples") -> Shard:

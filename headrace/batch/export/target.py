@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs, once
 from headrace.store.blobs.staging import OWN_PREFIXES
+from headrace.store.catalog.exports import ExportPlace
 from headrace.store.errors import BlobMissingError, address
 
 _STORES = ("s3", "gs", "az")
@@ -25,6 +27,10 @@ class ExportTarget(Protocol):
     @property
     def where(self) -> str:
         """The address, without credentials."""
+
+    @property
+    def place(self) -> ExportPlace:
+        """The address in the catalog."""
 
     async def names(self) -> list[str]:
         """Return the names of the files."""
@@ -77,6 +83,7 @@ class DirectoryTarget:
         """Use an existing directory that no other export writes to."""
         self._path = path
         self.where = str(path)
+        self.place = ExportPlace(socket.gethostname(), str(path.resolve()))
 
     async def names(self) -> list[str]:
         """Return the names of the files, and remove unfinished ones of a killed run."""
@@ -133,6 +140,7 @@ class StoreTarget:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self.where = blobs.where
+        self.place = ExportPlace("", blobs.where)
 
     async def names(self) -> list[str]:
         """Return the names of the files."""

@@ -78,7 +78,6 @@ class Maintenance:
     async def _carry_out(self, job: DueJob) -> None:
         self.doing = job.name
         try:
-            await require_installation(self._settings, Blobs.from_settings(self._settings))
             done = await JOBS[MaintenanceJob(job.name)](self._settings)
             await self._runs.succeeded(job)
         except CatalogRevertedError:

@@ -1,4 +1,7 @@
-"""The jobs that keep an installation from growing for ever. Each may be repeated, and stopped at any time."""
+"""The jobs that keep an installation from growing for ever. Each may be repeated, and stopped at any time.
+
+Each checks that the services belong to one installation before it deletes anything; those of commands do it there.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -24,14 +27,16 @@ from headrace.store.catalog.expiry import Expiry
 from headrace.store.catalog.fsck_queries import FsckQueries
 from headrace.store.catalog.orphan_gc import OrphanGc
 from headrace.store.catalog.retention import Retention
+from headrace.store.installation import require_installation
 from headrace.store.postgres import STATEMENT_S_MAX, connected
 
 Job: TypeAlias = Callable[[Settings], Awaitable[Mapping[str, int]]]
-"""Does a job and returns what it did, in numbers; raises HeadraceError if a service is unavailable."""
+"""Does a job and returns what it did, in numbers; raises HeadraceError if a service is unavailable or foreign."""
 
 
 async def expire(settings: Settings) -> dict[str, int]:
     """Delete dead letters, and announcements in the outbox, that are past their retention."""
+    await require_installation(settings, Blobs.from_settings(settings))
     dsn = settings.postgres_dsn.get_secret_value()
     async with DeadLetters.open(dsn) as letters:
         expired = await letters.expire(settings.dead_letter_retention_days)
@@ -43,6 +48,7 @@ async def expire(settings: Settings) -> dict[str, int]:
         # They are known for as long as they may be on a topic; Kafka deletes whole segments, some time later.
         on_topics_days = 2 * DEAD_LETTERS.retention_s // DAY_S
         await expiry.forget_erased(max(settings.outbox_retention_days, on_topics_days))
+        await expiry.forget_copies()
     if pruned.unannounced is not None:
         get_log().error(
             Action.PASSED_OVER,
@@ -75,6 +81,7 @@ async def collect(settings: Settings) -> dict[str, int]:
     It reads names and ages of objects, not their bytes: `headrace fsck` compares those.
     """
     dsn, blobs, report = settings.postgres_dsn.get_secret_value(), Blobs.from_settings(settings), FsckReport()
+    await require_installation(settings, blobs)
     async with FsckQueries.open(dsn) as queries:
         scope = ObjectScope(blobs, queries, age_limits(settings, datetime.now(UTC)))
         no_reads = Sampler(0, Random(0))  # noqa: S311 - nothing is drawn

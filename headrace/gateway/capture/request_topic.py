@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from headrace.gateway.capture.capture_request import CapturePlan
+from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.kafka import DeliveryErrors, client_config, heartbeat_s
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
@@ -110,6 +111,7 @@ class CaptureRequestConsumer:
         """Prepare; `open` joins the group."""
         self._config = client_config(
             settings,
+            is_logged=True,
             group_id=GROUP,
             enable_auto_commit=False,
             enable_auto_offset_store=False,
@@ -157,6 +159,7 @@ class CaptureRequestConsumer:
         message = self._consumer.poll(_POLL_S)
         if message is None or (error := message.error()) is None:
             return message
+        error = with_acl(error, Operation.READ, message.topic())
         get_log().warning(Action.RETRYING, service="kafka", why=error.str())
         return None
 

@@ -21,6 +21,7 @@ from headrace.gateway.capture.request_topic import CaptureRequestConsumer, Captu
 from headrace.gateway.capture.rtsp_stream import require_confinement
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
+from headrace.runtime.acl import Operation
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import require_topics, wait_for_kafka
@@ -162,8 +163,8 @@ async def work(settings: Settings, stop: asyncio.Event) -> int:
     if settings.capture_confinement == "on":
         await require_confinement()
     admin = await wait_for_kafka(settings, stop=stop)
-    topics = [CAPTURE_REQUESTS.name, input_topic(Kind.FRAME).name, input_topic(Kind.CLIP).name]
-    await asyncio.to_thread(require_topics, settings, admin, topics)
+    needed = {input_topic(kind).name: Operation.WRITE for kind in (Kind.FRAME, Kind.CLIP)}
+    await asyncio.to_thread(require_topics, settings, admin, needed | {CAPTURE_REQUESTS.name: Operation.READ})
     async with _open_deps(settings, stop) as deps:
         await require_installation(settings, Blobs.from_settings(settings))
         worker = CaptureWorker(deps, settings.capture_streams_max)

@@ -128,8 +128,10 @@ class TopicTail:
         while True:
             try:
                 await follow()
-            except (HeadraceError, KafkaException) as error:
+            except HeadraceError as error:
                 get_log().warning(Action.RETRYING, service=service, why=str(error))
+            except KafkaException as error:
+                get_log().warning(Action.RETRYING, service=service, why=error.args[0].str())
             except Exception as error:  # noqa: BLE001 - an unexpected error must not stop all streams
                 get_log().error(Action.HANDLER_FAILED, why=type(error).__name__, exc_info=error)
             await asyncio.sleep(_RETRY_S)

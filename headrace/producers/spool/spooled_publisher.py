@@ -26,6 +26,7 @@ from headrace.producers.outgoing import Dispatch
 from headrace.producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX
 from headrace.producers.spool.segments import SpoolEntry
 from headrace.producers.spool.spool import SPOOL_BYTES_MAX, Spool
+from headrace.runtime.acl import REFUSED
 from headrace.runtime.crash_points import CrashPoint, reached
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
@@ -71,6 +72,7 @@ class SpooledPublisher:
         in_flight_bytes_max = min(IN_FLIGHT_BYTES_MAX, spool_bytes_max // 4)
         self._in_flight = InFlight(in_flight_bytes_max)
         self._where = (bootstrap, client or {}, in_flight_bytes_max)
+        self._refused: set[str] = set()  # topics of which an ACL is missing
         self._is_alone = False  # whether each event is sent as a batch of its own
         self._broker = self._new_broker()
         self._open: WeakValueDictionary[int, _SpooledDelivery] = WeakValueDictionary()
@@ -200,6 +202,7 @@ class SpooledPublisher:
             self._spool.acknowledge(number)
             self._acknowledged(number, acknowledged)
         elif error.code() not in _NEVER:
+            self._note_refused(error, acknowledged.topic() or "")
             self._trouble.set()
         elif self._is_alone:
             self._quarantine(number, _entry_of(acknowledged, headers), error)
@@ -209,9 +212,16 @@ class SpooledPublisher:
             self._trouble.set()
         self._in_flight.leave(size_bytes)
 
+    def _note_refused(self, error: KafkaError, topic: str) -> None:
+        """Log once that an ACL is missing: the events of the topic wait until it is there."""
+        if error.code() in REFUSED and topic not in self._refused:
+            self._refused.add(topic)
+            get_log().error(Action.REFUSED, topic=topic, why=self._broker.why(error, topic), hint="docs/security.md")
+
     def _acknowledged(self, number: int, acknowledged: KafkaMessage) -> None:
         topic, partition, offset = acknowledged.topic(), acknowledged.partition(), acknowledged.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018
+        self._refused.discard(topic)
         _count(topic, "acknowledged")
         if (delivery := self._taken(number)) is not None:
             delivery.set_result(Acknowledged(topic, partition, offset, delivery.digest))

@@ -8,6 +8,9 @@ COLLECTOR_LOCK, as a repair does:
     note     in one transaction: the rows name the new object, which leaves `leavings`; the old ones enter it
     remove   delete the objects in `leavings` to which no row refers, then their rows in `leavings`
 
+A pack that other bodies keep still holds the bytes that were moved: `note` adds them to `pack_copies`, where an erasure
+finds them.
+
 So the rows refer to verified bytes at each moment. The objects that an interrupted move has left, in the store or the
 archive, are in `leavings`, and the next move deletes them before it begins.
 
@@ -195,6 +198,8 @@ class Archives:
 
     async def settled(self, leaving: StaleObject) -> None:
         """Forget an object that was deleted, or to which a row refers."""
+        if leaving.is_free:
+            await self._execute("forget_copies", leaving.place, leaving.store_key)
         await self._execute("settled", leaving.place, leaving.store_key)
 
     async def size_bytes(self) -> int:

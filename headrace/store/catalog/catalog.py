@@ -49,7 +49,15 @@ from headrace.store.catalog.parameters import (
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
 from headrace.store.locks import ENTER_LOCK
-from headrace.store.postgres import CONNECTIONS_MAX, STATEMENT_S_MAX, borrowed, close_pool, open_pool, statements
+from headrace.store.postgres import (
+    CONNECTIONS_MAX,
+    STATEMENT_S_MAX,
+    borrowed,
+    close_pool,
+    open_pool,
+    row_count,
+    statements,
+)
 
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
@@ -81,6 +89,7 @@ class Catalog:
         self._dsn = dsn
         self._sql = statements("catalog")
         self._collection_epoch: int | None = None
+        self._has_tombstones = False
         self._progress: dict[PartitionKey, int] = {}
         self._notifying: asyncio.Task[None] | None = None
         self._to_notify = False
@@ -185,10 +194,17 @@ class Catalog:
         if self._collection_epoch is None:
             async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
                 await take_over(connection)
-                collection_epoch = int(await connection.fetchval(self._sql["collection_epoch"]))
+                row = await connection.fetchrow(self._sql["collection_epoch"])
+            assert row is not None, "the migration made this row"
             # Only after the transaction: the number that a rolled back one has read may be given to another epoch.
-            self._collection_epoch = collection_epoch
+            self._has_tombstones = row["has_tombstones"]
+            self._collection_epoch = int(row["generation"])
         return self._collection_epoch
+
+    async def has_tombstones(self) -> bool:
+        """Return whether there are tombstones; a collection epoch that was read before covers the answer."""
+        await self.collection_epoch()
+        return self._has_tombstones
 
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         """Return the original positions of redriven messages, by dead letter and attempt."""
@@ -233,7 +249,10 @@ class Catalog:
         if rows:
             rows = sorted(rows, key=attrgetter("digest"))
             digests = [row.digest.hex() for row in rows]
-            await connection.execute(self._sql["insert_blobs"], *json_columns(digests, *columns(_BLOB, rows)))
+            answer = await connection.execute(self._sql["insert_blobs"], *json_columns(digests, *columns(_BLOB, rows)))
+            if row_count(answer) < len(rows):
+                keys, offsets = [row.store_key for row in rows], [row.store_offset for row in rows]
+                await connection.execute(self._sql["note_copies"], *json_columns(digests, keys, offsets))
 
     async def _insert_records(self, connection: "Pooled", rows: list[RecordRow]) -> set[UUID]:
         if not rows:

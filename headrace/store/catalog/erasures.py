@@ -25,6 +25,10 @@ A worker may put an object of erased bytes before it is refused. It has no row, 
 one. The tombstone of a source or site keeps out only what comes from there: the same bytes from elsewhere are another
 delivery, and a record that came from elsewhere too stays.
 
+A pack that others keep may hold bytes to which no row leads, because their body was moved or two workers stored it:
+rows of `pack_copies` lead there. An export that has begun before the first page is in `export_runs`, with the shards
+that it has finished, and the page notes those that can hold its records; one that begins later reads no row of them.
+
 A pack keeps its key and the offsets of what stays in it, because announcements name them. So its key is no longer the
 digest of its bytes.
 """
@@ -103,6 +107,23 @@ class OffsetRange:
     partition: int
     first_offset: int
     last_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingExport:
+    """An export that can hold something erased, and the names of its first shards that can; times in microseconds.
+
+    `host` is the machine of a directory, and empty for a store. An export that is not `complete` may have more of it.
+    """
+
+    host: str
+    target: str
+    format: str | None
+    began_at_us: int | None
+    until_us: int | None
+    complete: bool
+    shards: list[str]
+    shards_total: int
 
 
 class Erasures:
@@ -226,6 +247,10 @@ class Erasures:
         """Return those of the announcements that are about something erased."""
         return {row[0] for row in await self._rows("announcements", erasure.erasure_id, event_ids)}
 
+    async def exports(self, erasure: Erasure) -> list[HoldingExport]:
+        """Return the exports that can hold something of what was erased."""
+        return [HoldingExport(*row) for row in await self._rows("exports", erasure.erasure_id, NAMED_MAX)]
+
     async def finish(self, erasure: Erasure, report: str, signed: str | None) -> None:
         """Record the report, and end the erasure."""
         await self._execute("finish", erasure.erasure_id, report, signed)
@@ -235,6 +260,7 @@ class Erasures:
         origin = erasure.site, erasure.source_id
         if erasure.keeps_out:
             await self._execute("add_tombstones", erasure.erasure_id, ids, *origin)
+        await self._execute("note_exports", erasure.erasure_id, ids)
         sightings = await self._rows("delete_sightings", erasure.erasure_id, ids, *origin, SIGHTINGS_MAX)
         # A staged body whose worker died may exist too. One that retention meets may belong to a message on its way.
         staged = [

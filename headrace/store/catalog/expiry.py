@@ -81,6 +81,11 @@ class Expiry:
         statement = self._sql["forget_erased"]
         return await delete_in_steps(self._pool, self._dsn, statement, retention_days, progress=self._progress)
 
+    async def forget_copies(self) -> int:
+        """Forget the bytes in packs that no row names: such a pack is deleted as an orphan; return the number."""
+        statement = self._sql["forget_copies"]
+        return await delete_in_steps(self._pool, self._dsn, statement, progress=self._progress)
+
     async def _unannounced(self, connection: "Pooled", since: datetime, until: datetime) -> UUID | None:
         rows = await connection.fetch(self._sql["unannounced"], since, until)
         if not rows:

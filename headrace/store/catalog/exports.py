@@ -1,9 +1,12 @@
-"""Records for exports: all of a selection, in an order that concurrent ingestion does not change."""
+"""Records for exports: all of a selection, in an order that concurrent ingestion does not change.
+
+What is exported where is recorded too, because an erasure names the exports that can hold what it deletes.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from headrace.runtime.errors import HeadraceError
@@ -66,6 +69,50 @@ class Exported:
     clip_sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ExportPlace:
+    """The target of an export: a directory of the machine `host`, or the address of a store, without a host."""
+
+    host: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRun:
+    """What an export writes; `validation_share` is from 0 to 1."""
+
+    place: ExportPlace
+    format: str
+    wanted: ExportSelection
+    validation_share: float
+
+
+class ExportRuns:
+    """The rows of one export, by which an erasure finds it. Every method may be repeated.
+
+    Raises CatalogUnavailableError or CatalogRefusedError.
+    """
+
+    def __init__(self, pool: "Pool", dsn: str, place: ExportPlace) -> None:
+        """Use an opened pool; see `Exports.begin_run`."""
+        self._pool = pool
+        self._dsn = dsn
+        self._place = place
+        self._sql = statements("exports")
+
+    async def add_shard(self, name: str, split: str, first: UUID, last: UUID) -> None:
+        """Record a shard that is complete, by the first and the last record in it."""
+        await self._execute("add_shard", name, split, first, last)
+
+    async def end(self) -> None:
+        """Record that the export has no further shards."""
+        await self._execute("end_run")
+
+    async def _execute(self, name: str, *values: Any) -> None:
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql[name], self._place.host, self._place.target, *values)
+
+
 class Exports:
     """Every method may be repeated; raises CatalogUnavailableError or CatalogRefusedError."""
 
@@ -77,6 +124,7 @@ class Exports:
         self._page = _filled(sql["page"], sql["selected"])
         self._unlabelled = _filled(statements("labels")["unlabelled"], sql["selected"])
         self._settled = sql["settled_until"]
+        self._begin_run, self._forget_shards = sql["begin_run"], sql["forget_shards"]
 
     @classmethod
     @asynccontextmanager
@@ -104,6 +152,19 @@ class Exports:
                 hint="log in as a member of headrace_operator, once `headrace init --roles` of this version has run",
             )
         return int(row["until_us"])
+
+    async def begin_run(self, run: ExportRun) -> ExportRuns:
+        """Record an export before its first record is read; forget the shards of another one in the same place."""
+        wanted, place = run.wanted, (run.place.host, run.place.target)
+        values = (
+            run.format,
+            *(wanted.kinds, wanted.sites, wanted.source_ids),
+            *(wanted.captured_from_us, wanted.captured_until_us, wanted.until_us, run.validation_share),
+        )
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            if await connection.fetchval(self._begin_run, *place, *values):
+                await connection.execute(self._forget_shards, *place)
+        return ExportRuns(self._pool, self._dsn, run.place)
 
     async def records(self, wanted: ExportSelection, *, after: UUID | None = None) -> AsyncGenerator[Exported]:
         """Yield the records after the id `after`, in the order of their ids."""

@@ -1,7 +1,7 @@
 """The catalog's read side: lists, single records with their sightings, counts, dead letters."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
@@ -147,8 +147,10 @@ class Queries:
 
     async def _candidates(self, wanted: str, scopes: Sequence[str] | None) -> list[UUID]:
         # Devices choose their ldo_id, so one may look like a public id.
-        if (public := _PUBLIC_LDO_ID.fullmatch(wanted)) and (ids := await self._ldos(public[1], int(public[2]))):
-            return ids
+        if public := _PUBLIC_LDO_ID.fullmatch(wanted):
+            ids = await self._ldos(public[1], int(public[2]), scopes)
+            if ids:
+                return ids
         for name in ("newest_by_ldo_id", "newest_by_code"):
             async with borrowed(self._pool, self._dsn) as connection:
                 if (newest := await connection.fetchval(self._sql[name], wanted, scopes)) is not None:
@@ -158,7 +160,7 @@ class Queries:
             return [record_id(kind, digits) for kind in Kind]
         if len(digits) < PREFIX_DIGITS_MIN or len(digits) > 64 or not _HEX.fullmatch(digits):
             return []
-        ids = await self._ids_by_digest(digits, scopes)
+        ids = await self._records_by_digest(digits, scopes)
         if len(digits) <= 32:
             first, last = (UUID(digits.ljust(32, fill)) for fill in "0f")
             async with borrowed(self._pool, self._dsn) as connection:
@@ -166,31 +168,47 @@ class Queries:
             ids += [row[0] for row in rows]
         return ids
 
-    async def _ldos(self, digest_digits: str, captured_at_s: int) -> list[UUID]:
-        """Return the LDOs of a public id: at a hundred million, a few share 12 digits, and none the second as well."""
-        ids = [record_id(Kind.LDO, digest) for digest in await self._digests(digest_digits)]
-        async with borrowed(self._pool, self._dsn) as connection:
-            rows = await connection.fetch(self._sql["captured_within_second"], ids, captured_at_s)
-        return [row[0] for row in rows]
+    async def _ldos(self, digits: str, captured_at_s: int, scopes: Sequence[str] | None) -> list[UUID]:
+        """Return ids of the LDOs of a public id, enough of those within the scopes to name some."""
 
-    async def _ids_by_digest(self, prefix: str, scopes: Sequence[str] | None) -> list[UUID]:
-        """Return ids of records of the digests that begin so, enough of those within the scopes to name some."""
-        if scopes is None:
-            return [record_id(kind, digest) for digest in await self._digests(prefix) for kind in Kind]
-        found: list[UUID] = []
-        after = ""
-        # An id follows from a digest here only, and not in a statement: others' digests are left out page by page.
-        while len(found) <= _NAMED_MAX:
-            digests = await self._digests(prefix, after=after, limit=_DIGESTS_PAGE)
-            ids = [record_id(kind, digest) for digest in digests for kind in Kind]
+        async def matches(digests: Sequence[str]) -> list[UUID]:
+            ids = [record_id(Kind.LDO, digest) for digest in digests]
             async with borrowed(self._pool, self._dsn) as connection:
-                found += [row["record_id"] for row in await connection.fetch(self._sql["reached"], ids, scopes)]
-            if len(digests) < _DIGESTS_PAGE:
+                rows = await connection.fetch(self._sql["captured_within_second"], ids, scopes, captured_at_s)
+            return [row[0] for row in rows]
+
+        return await self._ids_by_digest(digits, matches, page=_DIGESTS_PAGE)
+
+    async def _records_by_digest(self, digits: str, scopes: Sequence[str] | None) -> list[UUID]:
+        """Return ids of records of the digests that begin so, enough of those within the scopes to name some."""
+
+        async def matches(digests: Sequence[str]) -> list[UUID]:
+            ids = [record_id(kind, digest) for digest in digests for kind in Kind]
+            if scopes is None:
+                return ids
+            async with borrowed(self._pool, self._dsn) as connection:
+                return [row["record_id"] for row in await connection.fetch(self._sql["reached"], ids, scopes)]
+
+        return await self._ids_by_digest(digits, matches, page=_NAMED_MAX + 1 if scopes is None else _DIGESTS_PAGE)
+
+    async def _ids_by_digest(
+        self, digits: str, matches: Callable[[Sequence[str]], Awaitable[list[UUID]]], *, page: int
+    ) -> list[UUID]:
+        """Return what matches of the digests that begin so, page by page, until there is enough to name some.
+
+        An id follows from a digest here only, and not in a statement.
+        """
+        ids: list[UUID] = []
+        after = ""
+        while len(ids) <= _NAMED_MAX:
+            digests = await self._digests(digits, after=after, limit=page)
+            ids += await matches(digests)
+            if len(digests) < page:
                 break
             after = digests[-1]
-        return found
+        return ids
 
-    async def _digests(self, prefix: str, *, after: str = "", limit: int = _NAMED_MAX + 1) -> list[str]:
+    async def _digests(self, prefix: str, *, after: str, limit: int) -> list[str]:
         bounds = (bytes.fromhex(text) for text in (prefix.ljust(64, "0"), prefix.ljust(64, "f"), after))
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["digests_between"], *bounds, limit)

@@ -64,13 +64,27 @@ limit $8
 insert into leavings (place, store_key) values ($1, $2) on conflict do nothing
 
 -- to_archive --
--- A row that was moved in the meantime is not changed.
+-- A row that was moved in the meantime is not changed. A pack may stay for others, with the bytes that were moved.
+with copies as (
+    insert into pack_copies (place, store_key, digest)
+    select 'store', store_key, sha256
+    from blobs
+    where sha256 = any($2::bytea[]) and store_offset is not null and archived_at is null
+    on conflict do nothing
+)
 update blobs as b
 set store_key = $1, store_offset = m.store_offset, archived_at = now(), restored_at = null
 from unnest($2::bytea[], $3::bigint[]) as m (sha256, store_offset)
 where b.sha256 = m.sha256 and b.archived_at is null
 
 -- to_store --
+with copies as (
+    insert into pack_copies (place, store_key, digest)
+    select 'archive', store_key, sha256
+    from blobs
+    where sha256 = any($2::bytea[]) and store_offset is not null and archived_at is not null
+    on conflict do nothing
+)
 update blobs as b
 set store_key = $1, store_offset = m.store_offset, archived_at = null, restored_at = now()
 from unnest($2::bytea[], $3::bigint[]) as m (sha256, store_offset)
@@ -83,6 +97,9 @@ on conflict do nothing
 
 -- settled --
 delete from leavings where place = $1 and store_key = $2
+
+-- forget_copies --
+delete from pack_copies where place = $1 and store_key = $2
 
 -- free --
 -- The leavings, and whether no row refers to each.

@@ -13,6 +13,17 @@ from rows from (
 ) as b (digest, size_bytes, media_type, store_key, store_offset)
 on conflict do nothing
 
+-- note_copies --
+-- Those of the rows, which exist already, whose bytes were put into another pack all the same.
+insert into pack_copies (place, store_key, digest)
+select 'store', n.store_key, b.sha256
+from rows from (
+    json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json)
+) as n (digest, store_key, store_offset)
+join blobs as b on b.sha256 = decode(n.digest, 'hex')
+where n.store_offset is not null and b.store_key <> n.store_key
+on conflict do nothing
+
 -- insert_records --
 insert into records (
     record_id, kind, digest, site, source_id, captured_at, sequence, media_type, size_bytes,
@@ -193,7 +204,7 @@ select
 from collection
 
 -- collection_epoch --
-select generation from collection
+select generation, exists (select from tombstones) as has_tombstones from collection
 
 -- recent_records --
 select count(*) from records where kind = $1 and ingested_at > now() - $2::double precision * interval '1 second'
@@ -209,7 +220,8 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped, c.records
+select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped, c.records, p.store_key
 from
-    outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l, record_counts as c
+    outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l, record_counts as c,
+    pack_copies as p
 where false

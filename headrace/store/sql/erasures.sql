@@ -186,6 +186,70 @@ where exists (
     select from sightings as s where s.record_id = w.record_id and $2 in ('', s.site) and $3 in ('', s.source_id)
 )
 
+-- note_exports --
+-- The shards that can hold something of these records, as samples or as the clips of samples: by what the export has
+-- selected, and by what the record or one of its deliveries says. Of an export that has not ended, also the shard that is
+-- not finished. See split_of in headrace/batch/export/request.py.
+with chosen as (
+    select record_id, kind, digest, site, source_id, captured_at, ingested_at, clip_sha256
+    from records
+    where record_id = any($2::uuid[])
+), samples as (
+    select c.*, false as is_clip from chosen as c
+    union all
+    select r.record_id, r.kind, r.digest, r.site, r.source_id, r.captured_at, r.ingested_at, r.clip_sha256, true
+    from chosen as c
+    join records as r on r.clip_sha256 = c.digest
+    where c.kind = 'clip'
+), origins as (
+    select record_id, site, source_id, captured_at from samples
+    union
+    select s.record_id, s.site, s.source_id, s.captured_at from samples join sightings as s using (record_id)
+    union
+    -- An earlier erasure gave the record to another source: an export may have had it of the first one.
+    select a.subject_id, null, null, null from samples join erased_announcements as a on a.subject_id = record_id
+    where a.is_part
+), held as (
+    select distinct e.host, e.target, e.ended_at, r.record_id, (
+        ('x' || left(encode(coalesce(r.clip_sha256, r.digest), 'hex'), 13))::bit(52)::bigint::double precision
+            / 4503599627370496 < e.validation_share
+    ) as validates
+    from samples as r
+    join origins as o using (record_id)
+    join export_runs as e
+        on r.ingested_at < e.ingested_until
+        and (e.kinds is null or r.kind = any(e.kinds))
+        and (e.sites is null or o.site is null or o.site = any(e.sites))
+        and (e.source_ids is null or o.source_id is null or o.source_id = any(e.source_ids))
+        and (e.captured_from is null or o.captured_at is null or o.captured_at >= e.captured_from)
+        and (e.captured_until is null or o.captured_at is null or o.captured_at < e.captured_until)
+        and (not r.is_clip or e.format = 'webdataset')
+)
+insert into erasure_exports (erasure_id, host, target, shard)
+select distinct $1::uuid, h.host, h.target, coalesce(s.name, '')
+from held as h
+left join export_shards as s
+    on s.host = h.host and s.target = h.target and h.record_id between s.first_id and s.last_id
+    and s.split = case when h.validates then 'validation' else 'train' end
+where s.name is not null or h.ended_at is null
+on conflict do nothing
+
+-- exports --
+select
+    x.host, x.target, e.format,
+    (extract(epoch from e.began_at) * 1000000)::bigint as began_at_us,
+    (extract(epoch from e.ingested_until) * 1000000)::bigint as until_us,
+    coalesce(e.ended_at is not null, false) as complete,
+    (x.shards)[:$2::integer] as shards, cardinality(x.shards) as shards_total
+from (
+    select host, target, coalesce(array_agg(shard order by shard) filter (where shard <> ''), '{}') as shards
+    from erasure_exports
+    where erasure_id = $1
+    group by host, target
+) as x
+left join export_runs as e using (host, target)
+order by x.host, x.target
+
 -- erase_site_records --
 -- Returns the sites whose announcement of a record is about something erased, as give_to_others does: not where it is
 -- still to be published, with what the other source said.
@@ -287,9 +351,14 @@ with freed as (
 ), gone as (
     delete from blobs where sha256 in (select digest from freed)
     returning sha256, store_key, archived_at
+), copies as (
+    delete from pack_copies where digest in (select digest from freed)
+    returning place, store_key, digest
 ), noted as (
     insert into erasure_objects (place, store_key, digest)
     select case when archived_at is null then 'store' else 'archive' end, store_key, sha256 from gone
+    union
+    select place, store_key, digest from copies
     on conflict do nothing
 )
 select digest from freed
@@ -336,9 +405,12 @@ where store_key = $1 collate "C" and store_offset is not null and (archived_at i
 order by store_offset
 
 -- done_object --
+-- No bytes without a row are left in a pack that was written again or deleted.
 with gone as (
     delete from erasure_objects where place = $1 and store_key = $2
     returning store_key
+), copies as (
+    delete from pack_copies where place = $1 and store_key = $2 and $4 <> 'kept'
 )
 update erasures
 set
@@ -425,5 +497,7 @@ select event_id from erased_announcements where erasure_id = $1 and event_id = a
 -- finish --
 with ended as (
     update erasures set ended_at = now(), report = $2::json, signed = $3 where erasure_id = $1
+), exports as (
+    delete from erasure_exports where erasure_id = $1
 )
 delete from erasure_messages where erasure_id = $1

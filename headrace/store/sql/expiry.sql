@@ -1,4 +1,4 @@
--- Expiry of the outbox, of what a recovery learned, and of erased announcements; see headrace/store/catalog/expiry.py.
+-- Expiry of the outbox, of what a recovery learned, of erased announcements, and of what lay in packs that are gone; see headrace/store/catalog/expiry.py.
 
 -- since --
 -- Locks the row, so two runs take turns.
@@ -63,4 +63,13 @@ where ctid = any(array(
         and erasure_id not in (select erasure_id from erasures where ended_at is null)
     order by noted_at
     limit $2
+))
+
+-- forget_copies --
+delete from pack_copies
+where ctid = any(array(
+    select c.ctid
+    from pack_copies as c
+    where not exists (select from blobs_of(c.store_key) as b where (b.archived_at is not null) = (c.place = 'archive'))
+    limit $1
 ))

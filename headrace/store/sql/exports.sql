@@ -39,3 +39,46 @@ select
     count(*) filter (where backend_type is null and application_name like 'headrace%') as hidden
 from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid()
+
+-- begin_run --
+-- Returns whether another export was there before: one that reached to another time, or selected something else.
+with wanted as (
+    select
+        $1::text as host, $2::text as target, $3::text as format,
+        $4::text[] as kinds, $5::text[] as sites, $6::text[] as source_ids,
+        timestamptz 'epoch' + $7::bigint * interval '1 microsecond' as captured_from,
+        timestamptz 'epoch' + $8::bigint * interval '1 microsecond' as captured_until,
+        timestamptz 'epoch' + $9::bigint * interval '1 microsecond' as ingested_until,
+        $10::double precision as validation_share
+), begun as (
+    insert into export_runs (
+        host, target, format, kinds, sites, source_ids, captured_from, captured_until, ingested_until, validation_share
+    )
+    select * from wanted
+    on conflict (host, target) do update
+    set format = excluded.format, kinds = excluded.kinds, sites = excluded.sites, source_ids = excluded.source_ids,
+        captured_from = excluded.captured_from, captured_until = excluded.captured_until,
+        ingested_until = excluded.ingested_until, validation_share = excluded.validation_share, ended_at = null
+)
+select exists (
+    select from export_runs as e
+    join wanted as w using (host, target)
+    where (
+            e.format, e.kinds, e.sites, e.source_ids,
+            e.captured_from, e.captured_until, e.ingested_until, e.validation_share
+        ) is distinct from (
+            w.format, w.kinds, w.sites, w.source_ids,
+            w.captured_from, w.captured_until, w.ingested_until, w.validation_share
+        )
+)
+
+-- forget_shards --
+delete from export_shards where host = $1 and target = $2
+
+-- add_shard --
+insert into export_shards (host, target, name, split, first_id, last_id) values ($1, $2, $3, $4, $5, $6)
+on conflict (host, target, name) do update
+set split = excluded.split, first_id = excluded.first_id, last_id = excluded.last_id
+
+-- end_run --
+update export_runs set ended_at = now() where host = $1 and target = $2

@@ -95,6 +95,11 @@ limit $2
 insert into blobs (sha256, size_bytes, media_type, store_key) values ($1, $2, $3, $4) on conflict do nothing
 
 -- move_blob --
+with copies as (
+    insert into pack_copies (place, store_key, digest)
+    select 'store', store_key, sha256 from blobs where sha256 = $1 and store_offset is not null and archived_at is null
+    on conflict do nothing
+)
 update blobs set store_key = $2, store_offset = null where sha256 = $1 and archived_at is null
 
 -- add_announcements --

@@ -81,12 +81,17 @@ limit $4
 select sha256 from blobs where sha256 between $1 and $2 and sha256 > $3 order by sha256 limit $4
 
 -- captured_within_second --
-select record_id
-from records
+select r.record_id
+from records as r
 where
-    record_id = any($1::uuid[])
-    and captured_at >= timestamptz 'epoch' + $2::bigint * interval '1 second'
-    and captured_at < timestamptz 'epoch' + ($2::bigint + 1) * interval '1 second'
+    r.record_id = any($1::uuid[])
+    and r.captured_at >= timestamptz 'epoch' + $3::bigint * interval '1 second'
+    and r.captured_at < timestamptz 'epoch' + ($3::bigint + 1) * interval '1 second'
+    and (
+        $2::text[] is null or {within}
+        or exists (select from sightings as s where s.record_id = r.record_id and {sighting_within})
+    )
+order by r.record_id
 
 -- newest_by_ldo_id --
 select record_id

@@ -83,6 +83,8 @@ create index records_by_source on records (site, source_id, kind, ingested_at, r
 create index records_by_ldo_id on records (ldo_id, ingested_at, record_id) where ldo_id is not null;
 -- A hash index, because an entry of a btree has at most 2.7 KB and a code up to 4 KiB.
 create index records_by_code on records using hash (code) where code is not null;
+-- The LDOs that name a clip, which an export has with them.
+create index records_by_clip on records (clip_sha256) where clip_sha256 is not null;
 
 -- How many records of each kind a source has, whoever inserts or deletes them: the functions have the owner's rights. A
 -- transaction changes these rows after its records and before the rows of its sources, in the order of the key, so two
@@ -578,6 +580,55 @@ create table erasure_objects (
     store_key text collate "C" not null,
     digest bytea not null,
     primary key (place, store_key, digest)
+);
+
+-- Bytes in a pack to which no row of `blobs` leads: their body was moved, or is in another pack since two workers stored
+-- it at once. An erasure finds them here.
+create table pack_copies (
+    place text collate "C" not null check (place in ('store', 'archive')),
+    store_key text collate "C" not null,
+    digest bytea not null,
+    primary key (digest, place, store_key)
+);
+
+create index pack_copies_by_key on pack_copies (place, store_key);
+
+-- One row for each target of an export: of a directory with the name of its machine, of a store with an empty one. The
+-- columns are those of its selection; ended_at is null while shards may be missing here.
+create table export_runs (
+    host text collate "C" not null,
+    target text collate "C" not null,
+    format text not null,
+    kinds text[],
+    sites text[],
+    source_ids text[],
+    captured_from timestamptz,
+    captured_until timestamptz,
+    ingested_until timestamptz not null,
+    validation_share double precision not null,
+    began_at timestamptz not null default now(),
+    ended_at timestamptz,
+    primary key (host, target)
+);
+
+-- The shards of an export, each with the first and the last record in it.
+create table export_shards (
+    host text collate "C" not null,
+    target text collate "C" not null,
+    name text collate "C" not null,
+    split text not null,
+    first_id uuid not null,
+    last_id uuid not null,
+    primary key (host, target, name)
+);
+
+-- The exports that can hold what an erasure deleted, for its report; an empty shard is one that was not finished.
+create table erasure_exports (
+    erasure_id uuid not null,
+    host text collate "C" not null,
+    target text collate "C" not null,
+    shard text collate "C" not null,
+    primary key (erasure_id, host, target, shard)
 );
 
 -- After how many days records of a kind are erased: those from a site, or where it is empty from each site without a

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from headrace.runtime.acl import Operation
 from headrace.runtime.kafka import require_topics, wait_for_kafka
 from headrace.runtime.liveness import liveness
 from headrace.runtime.logs import Action, get_log
@@ -51,7 +52,8 @@ CONSUMERS: dict[str, Callable[[Settings, asyncio.Event], Awaitable[int]]] = {
 
 async def _serve(settings: Settings, consumer: DerivingConsumer, blobs: Blobs, output: str, stop: asyncio.Event) -> int:
     admin = await wait_for_kafka(settings, stop=stop)
-    await asyncio.to_thread(require_topics, settings, admin, [*TOPICS, output])
+    needed = dict.fromkeys(TOPICS, Operation.READ) | {output: Operation.WRITE}
+    await asyncio.to_thread(require_topics, settings, admin, needed)
     await wait_for("store", blobs.check, wait_s_max=settings.start_wait_s_max, stop=stop)
     await require_installation(settings, blobs, has_catalog=False)
     # The current batch shows progress; the lag shows whether there should be a batch. While Kafka is unavailable, the

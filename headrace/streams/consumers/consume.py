@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from confluent_kafka import KafkaException
 
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import kafka_unreachable, wait_for_kafka
+from headrace.runtime.kafka import kafka_failed, wait_for_kafka
 from headrace.runtime.settings import Settings, load_settings
 from headrace.runtime.wait_for_service import StoppedError
 from headrace.schemas.events import Ingested, Kind
@@ -64,7 +64,7 @@ async def consume(
     try:
         await _loop(consumer, retrying, settings.consumer_events_max, stop)
     except KafkaException as error:
-        raise kafka_unreachable(settings, error.args[0]) from None
+        raise kafka_failed(settings, error.args[0]) from None
     finally:
         await consumer.close()
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.kafka import client_config, heartbeat_s
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total
@@ -82,6 +83,7 @@ class GroupConsumer:
         self._notify_revoked = on_revoked
         self._config = client_config(
             settings,
+            is_logged=True,
             group_id=group,
             isolation_level="read_committed",
             enable_auto_commit=False,
@@ -175,6 +177,7 @@ class GroupConsumer:
 
     def _add(self, message: Message, batch: PolledBatch) -> None:
         if (error := message.error()) is not None:
+            error = with_acl(error, Operation.READ, message.topic())
             if error.fatal() or error.code() in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}:  # noqa: SLF001
                 raise KafkaException(error)
             get_log().warning(Action.RETRYING, service="kafka", group=self._group, why=error.str())

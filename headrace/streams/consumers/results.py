@@ -10,6 +10,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
+from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import encode
@@ -83,16 +84,19 @@ class Results:
         """
         assert self._producer is not None
         producer = self._producer
+        topic = ""
         positions = [TopicPartition(*partition, offset) for partition, offset in next_offsets.items()]
         try:
             producer.begin_transaction()
             for message in messages:
+                topic = message.topic
                 producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
             producer.send_offsets_to_transaction(positions, group_metadata, COMMIT_S_MAX)
             # A failed delivery fails the commit, so delivery reports are not needed.
             producer.commit_transaction(COMMIT_S_MAX)
         except KafkaException as error:
-            raise ProducerResetError(f"Kafka failed: {error.args[0].str()}") from None
+            fault = with_acl(error.args[0], Operation.WRITE, topic)
+            raise ProducerResetError(f"Kafka failed: {fault.str()}") from None
         except BufferError:
             raise ProducerResetError("librdkafka's queue was full") from None
 

@@ -1,27 +1,41 @@
 """What a tombstone keeps out: a message with erased bytes becomes a dead letter that does not hold them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import TypeAlias
 
 from headrace.schemas.catalog_rows import Tombstone
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Clip, Frame, Origin
 from headrace.schemas.reject import RejectCode
+from headrace.streams.core.delivery import ConsumedMessage
 from headrace.streams.core.examine import DecodedBatch, RejectedDelivery, reject
+
+ErasableDigests: TypeAlias = Mapping[tuple[str, int, int], AbstractSet[bytes]]
+"""The digests of each message of a batch, by its topic, partition and offset."""
 
 REASON = "its bytes were erased, and are not stored again"
 
 
-def digests_of(batch: DecodedBatch) -> list[bytes]:
-    """Return the digests by which tombstones find the messages of a batch, sorted.
+def erasable_digests(batch: DecodedBatch, *, with_values: bool) -> ErasableDigests:
+    """Return the digests by which tombstones find the messages of a batch, by the position of each.
 
-    They are those of the bodies, and those of the values of rejected messages.
+    They are those of the bodies, and those of the values of rejected messages; with `with_values` of accepted ones too:
+    a dead letter may have been erased whose bytes a newer worker accepts, also one that was being redriven.
     """
-    bodies = {bytes.fromhex(delivery.digest) for delivery in batch.accepted}
-    return sorted(bodies | {digest for rejection in batch.rejected if (digest := _value_digest(rejection))})
+    digests = {delivery.message.position: {bytes.fromhex(delivery.digest)} for delivery in batch.accepted}
+    hashed = [rejection.message for rejection in batch.rejected]
+    if with_values:
+        hashed += [delivery.message for delivery in batch.accepted]
+    for message in hashed:
+        of_message = digests.setdefault(message.position, set())
+        if message.value is not None:
+            of_message.add(bytes.fromhex(sha256_hex(message.value)))
+    return digests
 
 
-def without_erased(batch: DecodedBatch, tombstones: Iterable[Tombstone]) -> DecodedBatch:
+def without_erased(batch: DecodedBatch, digests: ErasableDigests, tombstones: Iterable[Tombstone]) -> DecodedBatch:
     """Return the batch with each message rejected as erased that one of the tombstones matches."""
     by_digest: dict[bytes, list[Tombstone]] = {}
     for tombstone in tombstones:
@@ -29,20 +43,21 @@ def without_erased(batch: DecodedBatch, tombstones: Iterable[Tombstone]) -> Deco
     if not by_digest:
         return batch
 
-    def is_erased(digest: bytes | None, origin: Origin | None) -> bool:
+    def is_erased(message: ConsumedMessage, origin: Origin | None) -> bool:
         names = ("", "") if origin is None else (origin.site, origin.source_id)
-        return digest is not None and any(tombstone.keeps_out(*names) for tombstone in by_digest.get(digest, ()))
+        of_message = digests[message.position]
+        return any(tombstone.keeps_out(*names) for digest in of_message for tombstone in by_digest.get(digest, ()))
 
     rejected = tuple(
         replace(rejection, code=RejectCode.ERASED, reason=REASON, origin=_names_of(rejection.origin))
-        if is_erased(_value_digest(rejection), rejection.origin)
+        if is_erased(rejection.message, rejection.origin)
         else rejection
         for rejection in batch.rejected
     )
     later = [
         reject(delivery, RejectCode.ERASED, REASON)
         for delivery in batch.accepted
-        if is_erased(bytes.fromhex(delivery.digest), delivery.event)
+        if is_erased(delivery.message, delivery.event)
     ]
     return replace(batch, rejected=rejected).with_rejected(later)
 
@@ -58,11 +73,6 @@ def erased_claims(batch: DecodedBatch) -> list[str]:
 def is_out(rejection: RejectedDelivery) -> bool:
     """Return whether a message is rejected because its bytes were erased."""
     return rejection.code is RejectCode.ERASED
-
-
-def _value_digest(rejection: RejectedDelivery) -> bytes | None:
-    value = rejection.message.value
-    return None if value is None else bytes.fromhex(sha256_hex(value))
 
 
 def _names_of(origin: Origin | None) -> Origin | None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from headrace.runtime.kafka import require_topics, wait_for_kafka
+from headrace.runtime.kafka import require_any_topic, wait_for_kafka
 from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
@@ -25,7 +25,7 @@ async def relay(settings: Settings, stop: asyncio.Event) -> int:
     """
     admin = await wait_for_kafka(settings, stop=stop)
     # Of a topic that is missing, or that an ACL hides, the rows wait; the others are announced.
-    await asyncio.to_thread(require_topics, settings, admin, OUTPUT_TOPICS, any_of_them=True)
+    await asyncio.to_thread(require_any_topic, settings, admin, OUTPUT_TOPICS)
     outbox = await wait_for("postgres", lambda: _opened(settings), wait_s_max=settings.start_wait_s_max, stop=stop)
     await require_installation(settings, Blobs.from_settings(settings))
     running = Relay(settings, outbox, now_us=lambda: time.time_ns() // 1000)

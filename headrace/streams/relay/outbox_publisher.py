@@ -16,7 +16,7 @@ from headrace.runtime.kafka import client_config, message_bytes_max
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import PartitionKey, Topic
 from headrace.streams.relay.announcement import Announcement
-from headrace.streams.transaction_errors import ProducerResetError, kafka_fault, kafka_faults
+from headrace.streams.transaction_errors import PURGED, ProducerResetError, kafka_fault, kafka_faults
 
 INIT_S_MAX = 10  # Kafka waits for the markers of a transaction that was left behind
 COMMIT_S_MAX = 8  # a short outage passes within it; a longer one by a new term
@@ -66,7 +66,7 @@ class OutboxPublisher:
         assert self._producer is not None
         producer, deliveries = self._producer, _Deliveries()
         try:
-            with kafka_faults("announcing"):
+            with kafka_faults("announcing", writes=self._topic.name):
                 producer.begin_transaction()
                 for announcement in announcements:
                     producer.produce(
@@ -85,7 +85,7 @@ class OutboxPublisher:
         else:
             self._reached(CrashPoint.RELAY_AFTER_SEND)
         if deliveries.error is not None:
-            raise kafka_fault("announcing", deliveries.error)
+            raise kafka_fault("announcing", deliveries.error, writes=self._topic.name)
         return deliveries.next_offsets
 
     def close(self) -> None:
@@ -123,7 +123,8 @@ class _Deliveries:
         """Take one delivery report; a partition's come in the order of its offsets."""
         if error is not None:
             # The first says why; the ones after it only that the transaction had failed.
-            self.error = self.error or error
+            if error.code() not in PURGED:
+                self.error = self.error or error
             return
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None and partition is not None and offset is not None  # noqa: PT018

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from confluent_kafka import Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import TopicReader, headers_of
@@ -78,7 +79,7 @@ class PublishedOffsets:
             known = self._consumer.list_topics(timeout=REQUEST_S_MAX).topics
             missing = [name for name in self._topics if name not in known or not known[name].partitions]
             if missing:
-                raise TopicRefusedError(f"Kafka has no topic {missing[0]}, or an ACL hides it")
+                raise TopicRefusedError(f"there is no topic {missing[0]}, or its ACL {Operation.DESCRIBE} is missing")
             partitions = [(name, number) for name in self._topics for number in known[name].partitions]
             first = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             ends = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -129,7 +130,13 @@ class PublishedOffsets:
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=REQUEST_S_MAX,
         )
-        return {(partition.topic, partition.partition): answer.result().offset for partition, answer in asked.items()}
+        offsets = {}
+        for partition, answer in asked.items():
+            try:
+                offsets[partition.topic, partition.partition] = answer.result().offset
+            except KafkaException as error:
+                raise KafkaException(with_acl(error.args[0], Operation.DESCRIBE, partition.topic)) from None
+        return offsets
 
 
 def _start(checkpoint: int | None, first: int, end: int) -> int:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from aiokafka.errors import TopicAuthorizationFailedError
+
+from headrace.runtime.acl import Operation, missing_acl
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import require_topics, wait_for_kafka
 from headrace.runtime.liveness import liveness
@@ -72,7 +75,8 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
     """
     group = group_of(kinds)
     admin = await wait_for_kafka(settings, stop=stop)
-    await asyncio.to_thread(require_topics, settings, admin, [input_topic(kind).name for kind in sorted(kinds)])
+    topics = [input_topic(kind).name for kind in sorted(kinds)]
+    await asyncio.to_thread(require_topics, settings, admin, dict.fromkeys(topics, Operation.READ))
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened_stores(settings, stop))
         app = faust_app(settings, group, kinds)
@@ -83,7 +87,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         pipelines = _pipelines(settings, ingest, await _quotas(settings, kinds, stores.catalog))
         for kind, pipeline in pipelines.items():
             agents.register(app, kind, pipeline)
-        lag = LagProbe(settings, group.name, [input_topic(kind).name for kind in kinds], membership.assignment)
+        lag = LagProbe(settings, group.name, topics, membership.assignment)
         lag.on_markers = partial(check.on_markers, asyncio.get_running_loop())
         lag.on_look = check.on_look
         lag.start()
@@ -187,7 +191,7 @@ async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Eve
     crashed.cancel()
     if not stop.is_set():
         # Faust stops its services when one of them crashes; unacknowledged messages are delivered again.
-        _halt(Exit.BROKEN, f"Faust stopped: {app.crash_reason!r}")
+        _halt(Exit.BROKEN, _why_stopped(app.crash_reason))
     await asyncio.wait([asyncio.create_task(pipeline.drain()) for pipeline in pipelines], timeout=DRAIN_S_MAX)
     try:
         async with asyncio.timeout(FAUST_STOP_S_MAX):
@@ -196,6 +200,14 @@ async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Eve
     except TimeoutError:
         get_log().warning(Action.STOP_FORCED, after_s=FAUST_STOP_S_MAX)
     return Exit.OK
+
+
+def _why_stopped(reason: BaseException | None) -> str:
+    match reason:
+        case TopicAuthorizationFailedError(args=(str(topic), *_)):
+            return missing_acl(Operation.READ, topic)
+        case _:
+            return f"Faust stopped: {reason!r}"
 
 
 def _halt(exit_code: int, why: str) -> None:

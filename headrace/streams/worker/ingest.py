@@ -15,7 +15,7 @@ from headrace.schemas.catalog_rows import CommitResult, RowBatch
 from headrace.schemas.events import Kind
 from headrace.streams.core.batch_plan import row_batch, store_plan
 from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in
-from headrace.streams.core.erased import digests_of, erased_claims, without_erased
+from headrace.streams.core.erased import ErasableDigests, erasable_digests, erased_claims, without_erased
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
 from headrace.streams.worker.body_store import BodyStore, in_thread_if_large
 from headrace.streams.worker.ports import IngestPorts
@@ -78,9 +78,9 @@ class Ingest:
         """
         # The commit fails if something was erased or collected since the collection epoch was read.
         collection_epoch = await self.retry(self._catalog.collection_epoch)
-        digests = digests_of(batch)
-        known = await self.retry(lambda: self._catalog.look_up(digests))
-        batch = without_erased(batch, known.tombstones)
+        digests = await self._erasable_digests(batch)
+        known = await self.retry(lambda: self._catalog.look_up(sorted(set().union(*digests.values()))))
+        batch = without_erased(batch, digests, known.tombstones)
         with worker_step_seconds.labels(Step.BLOBS).time():
             bodies = await self._bodies.store(
                 batch.kind, store_plan(batch.accepted, {digest.hex() for digest in known.blobs})
@@ -103,6 +103,12 @@ class Ingest:
         claims = [delivery.claim for delivery in batch.accepted if delivery.claim]
         for claim in [*claims, *erased_claims(batch.decoded)]:
             await self.retry(partial(self._staged.discard, claim))
+
+    async def _erasable_digests(self, batch: DecodedBatch) -> ErasableDigests:
+        # Values are hashed where something was erased at all.
+        with_values = await self.retry(self._catalog.has_tombstones)
+        size_bytes = sum(len(message.value or b"") for message in batch.messages) if with_values else 0
+        return await in_thread_if_large(size_bytes, partial(erasable_digests, batch, with_values=with_values))
 
     async def _at_original_positions(self, messages: Sequence[ConsumedMessage]) -> Sequence[ConsumedMessage]:
         """Map redriven messages to the position of their first delivery."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Event, Thread
+from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -24,6 +25,16 @@ class PartitionOffsets:
 
     committed: int
     end: int
+
+    @classmethod
+    def within(cls, committed: int, bounds: tuple[int, int]) -> Self:
+        """Return the offsets of a group in a partition with these bounds: its first offset, and its end.
+
+        `committed` is negative where the group has committed nothing, and may be below the first offset: what retention
+        has deleted is no lag.
+        """
+        first, end = bounds
+        return cls(max(committed, first), end)
 
     @property
     def lag(self) -> int:
@@ -144,9 +155,8 @@ class LagProbe:
         offsets_by_partition: dict[PartitionKey, PartitionOffsets] = {}
         lags = dict.fromkeys(self._topics, 0)
         for committed in self._consumer.committed(partitions, timeout=_REQUEST_S):
-            low, high = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
-            # Without a committed offset it is negative; messages that retention deleted are no lag.
-            offsets = self._without_markers(committed, PartitionOffsets(max(committed.offset, low), high))
+            bounds = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
+            offsets = self._without_markers(committed, PartitionOffsets.within(committed.offset, bounds))
             offsets_by_partition[committed.topic, committed.partition] = offsets
             lags[committed.topic] += offsets.lag
         for topic, lag in lags.items():

@@ -40,6 +40,9 @@ class CatalogPort(Protocol):
     async def collection_epoch(self) -> int:
         """Return the collection epoch under which objects are put."""
 
+    async def has_tombstones(self) -> bool:
+        """Return whether there are tombstones; a collection epoch that was read before covers the answer."""
+
     async def originals(self, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Original]:
         """Return the original positions of redriven messages, by dead letter and attempt."""
 

@@ -13,7 +13,7 @@ from headrace.batch.export.formats import writer_for
 from headrace.batch.export.manifest import ExportResult, Shard, resume_request
 from headrace.batch.export.reading import MeasuredQuality, SampleReader
 from headrace.batch.export.request import ExportFormat, ExportRequest
-from headrace.batch.export.run import ExportRun
+from headrace.batch.export.run import ExportWriter
 from headrace.batch.export.target import DirectoryTarget, ExportTarget
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
@@ -141,7 +141,12 @@ async def run(
     asked = await resume_request(target, asked, until_given=False)
     output: list[Shard] = []
     samples = SampleReader(world, world.blobs, asked, has_media=form.has_media, quality=quality)  # type: ignore[arg-type]
-    return await ExportRun(samples, target, form, asked, progress=output.append).run(), output
+
+    async def on_shard(_split: str, shard: Shard, *, is_new: bool) -> None:
+        if is_new:
+            output.append(shard)
+
+    return await ExportWriter(samples, target, form, asked, on_shard=on_shard).run(), output
 
 
 def directory(path: Path) -> DirectoryTarget:

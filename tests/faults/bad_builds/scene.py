@@ -6,13 +6,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from headrace.runtime.errors import Exit
 from headrace.runtime.kafka import client_config
@@ -28,7 +28,7 @@ from tests.faults.acks import AckFile, Attempt, Place, described, read_acks
 from tests.faults.checker import CheckResult, check
 from tests.faults.gather import INPUTS, gather
 from tests.faults.listener import OUTPUTS, Listener, offsets
-from tests.faults.observed import Partition, WatchFindings
+from tests.faults.observed import WatchFindings
 from tests.processes import ServiceProcess, ends_with_this_process
 from tests.servers import fresh_database
 from tests.waiting import until
@@ -85,7 +85,7 @@ class BadBuildScene:
         self._sql = running.enter_context(psycopg.connect(self._dsn, autocommit=True))
         self._consumers = {group.name: _asking(settings, group, running) for group in (SMALL, LARGE)}
         skip_backlog(settings, (SMALL.name, LARGE.name))
-        self._since = _ends(settings, [*INPUTS, *OUTPUTS])
+        _, self._since = offsets(settings, [*INPUTS, *OUTPUTS])
         self._listener = Listener(settings, self._since)
         self._listener.start()
         running.callback(self._listener.stop)
@@ -248,21 +248,6 @@ def scene(stack_settings: Settings, directory: Path) -> Iterator[BadBuildScene]:
 
 def _kind_of(topic: str) -> Kind:
     return next(kind for kind in Kind if input_topic(kind).name == topic)
-
-
-def _ends(settings: Settings, topics: Sequence[str]) -> dict[Partition, int]:
-    """Where the topics end; partitions that were made a moment ago may have no leader yet."""
-    committed_offsets: dict[Partition, int] = {}
-
-    def told() -> bool:
-        try:
-            committed_offsets.update(offsets(settings, topics)[1])
-        except KafkaException:
-            return False
-        return True
-
-    until(told, COMES_S_MAX, "the topics to have leaders")
-    return committed_offsets
 
 
 def _asking(settings: Settings, group: Group, running: ExitStack) -> Consumer:

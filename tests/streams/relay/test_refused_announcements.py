@@ -5,20 +5,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
+import structlog
 from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
     AclOperation,
-    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
-    ResourcePatternType,
     ResourceType,
 )
 
 from headrace.runtime.kafka import client_config
+from headrace.runtime.logs import Action
 from headrace.runtime.metrics import relay_abridged_total, relay_topic_failing
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import RowBatch
@@ -28,7 +26,9 @@ from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.topics import TOPICS
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Outbox
+from headrace.store.postgres import borrowed
 from headrace.streams.relay.announcement import ABRIDGED_ATTRIBUTES
+from tests.acls import denied
 from tests.streams.relay.relay_samples import CLIPS, LDOS, AnnouncementReader, Running, dead_letters, rows, wait_until
 
 pytestmark = pytest.mark.stack
@@ -50,25 +50,6 @@ def limited(admin: AdminClient, topic: str) -> Iterator[None]:
         yield
     finally:
         alter(TOPICS[topic].message_bytes_max)
-
-
-@contextmanager
-def denied(admin: AdminClient, topic: str, operation: AclOperation) -> Iterator[None]:
-    """Take one permission on a topic away from everybody; Kafka then needs every other one to be given."""
-
-    def rule(operation: AclOperation, permission: AclPermissionType) -> AclBinding:
-        pattern = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL)
-        return AclBinding(*pattern, "User:*", "*", operation, permission)
-
-    rules = [rule(AclOperation.ALL, AclPermissionType.ALLOW), rule(operation, AclPermissionType.DENY)]
-    for created in admin.create_acls(rules).values():
-        created.result(10)
-    try:
-        yield
-    finally:
-        anything = (None, None, AclOperation.ANY, AclPermissionType.ANY)
-        pattern = AclBindingFilter(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, *anything)
-        admin.delete_acls([pattern])[pattern].result(10)
 
 
 def with_large(batch: RowBatch) -> RowBatch:
@@ -127,3 +108,26 @@ async def test_a_topic_without_an_acl_waits_and_the_others_go_on(
         await running.idle()
     assert failing._value.get() == 0
     assert await outbox.set_aside_rows() == 0
+
+
+@pytest.mark.parametrize("operation", [AclOperation.READ, AclOperation.WRITE])
+async def test_the_log_names_the_acl_that_is_missing(
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader, operation: AclOperation
+):
+    admin = AdminClient(client_config(settings))
+    batch, ids = rows(3)
+    others, _ = rows(3, first=3)
+    await catalog.commit(batch)
+    async with Running(settings, outbox) as running:
+        assert sorted(await announced.read(3, 60)) == sorted(ids)
+        await running.idle()
+    async with borrowed(outbox._pool, "") as connection:
+        await connection.execute("update relay_checkpoints set next_offset = next_offset - 1 where next_offset > 0")
+    await catalog.commit(others)
+    failing = relay_topic_failing.labels(LDOS)
+    with structlog.testing.capture_logs() as lines, denied(admin, LDOS, operation):
+        async with Running(settings.model_copy(update={"retry_delay_s_max": 0.5}), outbox):
+            await wait_until(lambda: failing._value.get() == 1)
+    refused = [line for line in lines if line["event"] == Action.REFUSED]
+    assert {line["topic"] for line in refused} == {LDOS}, [line for line in lines if "why" in line]
+    assert f"the ACL {operation.name.capitalize()} on the topic {LDOS} is missing" in refused[0]["why"]
