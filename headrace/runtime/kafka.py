@@ -36,6 +36,18 @@ _UNREACHABLE = frozenset(
     }
 )
 
+_LOGIN_HINT = (
+    "check HEADRACE_KAFKA_SECURITY, HEADRACE_KAFKA_SASL_MECHANISM and its HEADRACE_KAFKA_USERNAME and "
+    "HEADRACE_KAFKA_PASSWORD, or HEADRACE_KAFKA_OAUTH_*"
+)
+_REFUSALS = {
+    KafkaError._SSL: "check HEADRACE_KAFKA_CA_FILE, HEADRACE_KAFKA_CERT_FILE, HEADRACE_KAFKA_KEY_FILE and "  # noqa: SLF001
+    "HEADRACE_KAFKA_KEY_PASSWORD",
+    KafkaError._AUTHENTICATION: _LOGIN_HINT,  # noqa: SLF001
+    KafkaError.SASL_AUTHENTICATION_FAILED: _LOGIN_HINT,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM: _LOGIN_HINT,
+}
+
 # A partition without a leader, or of which a broker does not know yet: passing, as right after a topic was created.
 LEADER_MISSING = frozenset(
     {
@@ -56,14 +68,41 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         "socket.keepalive.enable": True,
     }
     if settings.kafka_security.startswith("SASL"):
-        config |= {
-            "sasl.mechanism": settings.kafka_sasl_mechanism,
+        config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, **_login(settings)}
+    if settings.kafka_security.endswith("SSL"):
+        config |= _set(
+            {
+                "ssl.ca.location": settings.kafka_ca_file,
+                "ssl.certificate.location": settings.kafka_cert_file,
+                "ssl.key.location": settings.kafka_key_file,
+                "ssl.key.password": settings.kafka_key_password.get_secret_value(),
+            }
+        )
+    return config | {name.replace("_", "."): value for name, value in extra.items()}
+
+
+def _login(settings: Settings) -> dict[str, str]:
+    if settings.kafka_sasl_mechanism != "OAUTHBEARER":
+        return {
             "sasl.username": settings.kafka_username,
             "sasl.password": settings.kafka_password.get_secret_value(),
         }
-    if settings.kafka_ca_file:
-        config["ssl.ca.location"] = settings.kafka_ca_file
-    return config | {name.replace("_", "."): value for name, value in extra.items()}
+    return {
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": settings.kafka_oauth_token_url,
+        "sasl.oauthbearer.client.id": settings.kafka_oauth_client_id,
+        **_set(
+            {
+                "sasl.oauthbearer.client.secret": settings.kafka_oauth_client_secret.get_secret_value(),
+                "sasl.oauthbearer.scope": settings.kafka_oauth_scope,
+                "https.ca.location": settings.kafka_oauth_ca_file,
+            }
+        ),
+    }
+
+
+def _set(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
 
 
 def heartbeat_s(session_s: float) -> float:
@@ -90,15 +129,36 @@ def reach_kafka(settings: Settings) -> AdminClient:
     """Check once that Kafka answers, and return an admin client.
 
     Raises:
-        HeadraceError: Kafka does not answer within two seconds.
+        HeadraceError: Kafka does not answer within two seconds, or it or this process refuses the connection.
     """
-    admin = AdminClient(client_config(settings) | {"log_level": 0})  # `wait_for` logs the wait
+    faults: list[KafkaError] = []
+    config = client_config(settings) | {"log_level": 0, "error_cb": faults.append}  # `wait_for` logs the wait
+    try:
+        admin = AdminClient(config)
+    except KafkaException as error:
+        raise kafka_refused(settings.kafka_bootstrap, error.args[0]) from None
     try:
         admin.list_topics(timeout=_PROBE_S)
     except KafkaException as error:
+        admin.poll(0)
         del admin  # closing it blocks, so do it in this thread
+        for fault in faults:
+            if is_refusal(fault):
+                raise kafka_refused(settings.kafka_bootstrap, fault) from None
         raise kafka_unreachable(settings, error.args[0]) from None
     return admin
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Return whether an error is of TLS or authentication, which waiting does not mend."""
+    return error.code() in _REFUSALS
+
+
+def kafka_refused(where: str, error: KafkaError) -> HeadraceError:
+    """Return the error for a connection that fails because of TLS, authentication or the client's configuration."""
+    reason = error.str().split("\n", 1)[0].partition(" (after ")[0]
+    hint = _REFUSALS.get(error.code(), _REFUSALS[KafkaError._SSL])  # noqa: SLF001
+    return HeadraceError("kafka_refused", f"the connection to Kafka was refused: {reason}", where=where, hint=hint)
 
 
 def kafka_unreachable(settings: Settings, error: KafkaError) -> HeadraceError:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,17 +154,47 @@ async def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() ->
     assert time.monotonic() - began < 15
 
 
-def test_the_clients_are_told_how_to_log_in_only_where_they_must() -> None:
+def test_the_clients_are_told_how_to_log_in_only_where_they_must(tmp_path: Path) -> None:
     assert not [name for name in client_config(kafka()) if name.startswith(("sasl", "ssl"))]
-    config = client_config(
-        kafka(kafka_security="SASL_SSL", kafka_username="me", kafka_password=CANARY, kafka_ca_file="/ca.pem"),
-        group_id="g",
-        enable_auto_commit=False,
-    )
+    files = {name: str(tmp_path / name) for name in ("ca", "cert", "key")}
+    for file in files.values():
+        Path(file).touch()
+    given = {
+        "kafka_username": "me",
+        "kafka_password": CANARY,
+        "kafka_ca_file": files["ca"],
+        "kafka_cert_file": files["cert"],
+        "kafka_key_file": files["key"],
+        "kafka_key_password": "pw",
+    }
+    config = client_config(kafka(kafka_security="SASL_SSL", **given), group_id="g", enable_auto_commit=False)
     assert config["security.protocol"] == "SASL_SSL"
     assert (config["sasl.username"], config["sasl.password"]) == ("me", CANARY)
-    assert config["ssl.ca.location"] == "/ca.pem"
+    assert config["ssl.ca.location"] == files["ca"]
+    assert (config["ssl.certificate.location"], config["ssl.key.location"]) == (files["cert"], files["key"])
+    assert config["ssl.key.password"] == "pw"
     assert (config["group.id"], config["enable.auto.commit"]) == ("g", False)
+    assert not [name for name in client_config(kafka(**given)) if name.startswith(("sasl", "ssl"))]
+
+
+def test_a_token_is_fetched_by_the_client_itself() -> None:
+    config = client_config(
+        kafka(
+            kafka_security="SASL_SSL",
+            kafka_sasl_mechanism="OAUTHBEARER",
+            kafka_oauth_token_url="https://issuer.example/token",
+            kafka_oauth_client_id="worker",
+            kafka_oauth_client_secret=CANARY,
+        )
+    )
+    assert {name: value for name, value in config.items() if name.startswith("sasl")} == {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "https://issuer.example/token",
+        "sasl.oauthbearer.client.id": "worker",
+        "sasl.oauthbearer.client.secret": CANARY,
+    }
+    AdminClient(config | {"log_level": 0})  # the client is built with libcurl and TLS
 
 
 @pytest.mark.stack
