@@ -14,6 +14,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.bucket import ensure_bucket
 from headrace.store.blobs.store_url import StoreAccess
 from headrace.store.installation import adopt
+from headrace.store.logins import make_logins, passwords_of
 from headrace.store.migrate import migrate
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
@@ -46,8 +47,10 @@ async def _initialize(settings: Settings, *, roles: bool) -> None:
     get_log().info(Action.TOPICS_CREATED, topics=created)
     await _stores(settings)
     if roles:
-        names = await grant_roles(settings.postgres_dsn.get_secret_value())
-        get_log().info(Action.READY, service="postgres", roles=names)
+        dsn = settings.postgres_dsn.get_secret_value()
+        names = await grant_roles(dsn)
+        logins = await asyncio.to_thread(make_logins, dsn, passwords_of(settings))
+        get_log().info(Action.READY, service="postgres", roles=names, logins=logins)
 
 
 async def _stores(settings: Settings) -> None:

@@ -3,13 +3,14 @@
 No container engine is needed. Where Docker's client brings the compose command, it reads the file as well.
 """
 
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import INLINE_BYTES_MAX
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX
+from headrace.store.logins import PASSWORD_SETTINGS, login_of, passwords_of
 from headrace.streams.consumers.app import CONSUMERS
 from headrace.streams.consumers.perception import LOOKS_BYTES_MAX
 from headrace.streams.consumers.pictures import BODY_BYTES_AT_ONCE_MAX, DECODING_BYTES_AT_ONCE_MAX
@@ -39,8 +41,9 @@ TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if service.get("build") == ".")
-LASTING = sorted(name for name in SERVICES if name not in {"init", "minio-volume"})
-REQUIRED = re.compile(r"\$\{([A-Z_]+):\?[^}]+\}")
+ENDING = {"init", "minio-volume", "store-users"}
+LASTING = sorted(SERVICES.keys() - ENDING)
+POLICIES = {path.stem for path in (ROOT / "infra/minio/policies").iterdir()}
 COMMANDS = typer.main.get_command(app)
 
 
@@ -52,14 +55,27 @@ def made_up(name: str) -> str:
     return sha256(name.encode()).hexdigest()[:40]
 
 
+def mounted(name: str) -> dict[str, str]:
+    """The secrets of a service by the names of their files."""
+    secrets = SERVICES[name].get("secrets", [])
+    named = [{"source": secret, "target": secret} if isinstance(secret, str) else secret for secret in secrets]
+    return {secret["target"]: secret["source"] for secret in named}
+
+
+@cache
 def settings_of(name: str) -> Settings:
     """The settings that the container would have, read the way it reads them; secrets are made up."""
     given = {
-        variable.removeprefix("HEADRACE_").lower(): REQUIRED.sub(lambda required: made_up(required[1]), value)
+        variable.removeprefix("HEADRACE_").lower(): value
         for variable, value in environment(name).items()
         if variable.startswith("HEADRACE_")
     }
-    return Settings(_env_file=None, **given)
+    assert given.pop("secrets_dir") == "/run/secrets"
+    with TemporaryDirectory() as directory:
+        for file, source in mounted(name).items():
+            value = f"hr_admin_{made_up(source)}" if source == "gateway_admin_key" else made_up(source)
+            (Path(directory) / file).write_text(f"{value}\n")
+        return Settings(_env_file=None, _secrets_dir=directory, **given)
 
 
 def seconds(text: str) -> float:
@@ -89,6 +105,7 @@ def test_it_is_the_composition_that_the_issue_names() -> None:
         "postgres",
         "minio-volume",
         "minio",
+        "store-users",
         "redis",
         "prometheus",
         "grafana",
@@ -136,7 +153,7 @@ def test_addresses_name_a_service_and_the_port_it_listens_on(name: str) -> None:
     postgres = environment("postgres")
     assert settings.kafka_bootstrap in listening()
     assert f"{dsn.hostname}:{dsn.port}" in listening()
-    assert (dsn.username, dsn.path) == (postgres["POSTGRES_USER"], f"/{postgres['POSTGRES_DB']}")
+    assert dsn.path == f"/{postgres['POSTGRES_DB']}"
     assert urlsplit(settings.store_endpoint).netloc in listening()
     if redis := settings.redis_url.get_secret_value():
         assert f"{urlsplit(redis).hostname}:{urlsplit(redis).port}" in listening()
@@ -186,13 +203,80 @@ def test_images_are_pinned(name: str) -> None:
     assert not image.startswith("bitnami/")
 
 
-def test_there_is_no_secret_and_no_default_for_one() -> None:
-    secret = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|DSN|ROOT_USER")
+def test_every_secret_is_a_file_and_none_has_a_default() -> None:
+    secret = re.compile(r"PASSWORD|SECRET_KEY|_SECRET$|ADMIN_KEY|ROOT_USER")
     for name in SERVICES:
         for variable, value in environment(name).items():
-            assert not secret.search(variable) or REQUIRED.search(value), f"{name}: {variable}"
-    # Every interpolation is of the form that refuses to go on without a value.
-    assert len(re.findall(r"\$\{", TEXT)) == len(REQUIRED.findall(TEXT))
+            assert not secret.search(variable) or value.startswith("/run/secrets/"), f"{name}: {variable}"
+    assert "${" not in TEXT
+    assert FILE["secrets"] == {name: {"file": f"./.secrets/{name}"} for name in FILE["secrets"]}
+    assert {source for name in SERVICES for source in mounted(name).values()} == set(FILE["secrets"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_names_the_files_that_it_mounts(name: str) -> None:
+    if name in OURS:
+        assert {file.removeprefix("headrace_") for file in mounted(name)} <= set(Settings.model_fields)
+        return
+    text = str([environment(name), SERVICES[name].get("command")])
+    assert set(re.findall(r"/run/secrets/(\w+)", text)) == (set() if name == "store-users" else set(mounted(name)))
+
+
+# The policy of each process in the store, and its role in PostgreSQL; consumers have none.
+RIGHTS = {
+    "worker-small": ("worker", "headrace_worker"),
+    "worker-large": ("worker", "headrace_worker"),
+    "relay": ("relay", "headrace_relay"),
+    "preprocessing": ("preprocessing", None),
+    "perception": ("perception", None),
+    "gateway": ("gateway", "headrace_gateway"),
+    "capture": ("capture", "headrace_capture"),
+    "maintenance": ("operator", "headrace_operator"),
+}
+OWN = {
+    "gateway": {"gateway_token_secret", "gateway_seal_secret", "gateway_receipt_secret", "redis_password"},
+    "capture": {"gateway_seal_secret"},
+}
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_a_process_has_its_own_login_and_key_and_no_other(name: str) -> None:
+    policy, role = RIGHTS[name]
+    files = {"headrace_store_secret_key": f"store_{policy}_secret_key"}
+    if role is not None:
+        files["headrace_postgres_password"] = PASSWORD_SETTINGS[role]
+    assert mounted(name) == files | {f"headrace_{secret}": secret for secret in OWN.get(name, ())}
+    settings, database = settings_of(name), environment("postgres")["POSTGRES_DB"]
+    assert settings.store_access_key.get_secret_value() == f"headrace-{policy}"
+    dsn = urlsplit(settings.postgres_dsn.get_secret_value())
+    if role is None:
+        assert (dsn.username, dsn.password) == (None, None)
+    else:
+        assert (dsn.username, dsn.password) == (login_of(database, role), made_up(PASSWORD_SETTINGS[role]))
+
+
+def test_init_alone_is_the_owner_and_makes_the_logins() -> None:
+    settings = settings_of("init")
+    dsn = urlsplit(settings.postgres_dsn.get_secret_value())
+    assert (dsn.username, dsn.password) == (
+        environment("postgres")["POSTGRES_USER"],
+        made_up("postgres_owner_password"),
+    )
+    assert set(RIGHTS) == set(OURS) - {"init"}
+    roles = {role for _, role in RIGHTS.values() if role}
+    assert passwords_of(settings) == {role: made_up(PASSWORD_SETTINGS[role]) for role in roles}
+    assert settings.store_access_key.get_secret_value() == "headrace-init"
+    assert mounted("init")["headrace_store_secret_key"] == "store_init_secret_key"
+    assert "--roles" in SERVICES["init"]["command"]
+
+
+def test_only_who_makes_the_stores_users_has_its_root() -> None:
+    root = {"minio_root_user", "minio_root_password"}
+    having = {name for name in SERVICES if root & set(mounted(name).values())}
+    assert having == {"minio", "store-users"}
+    assert set(mounted("store-users")) == root | {f"store_{policy}_secret_key" for policy in POLICIES}
+    assert {policy for policy, _ in RIGHTS.values()} | {"init"} == POLICIES
+    assert environment("store-users")["STORE_ENDPOINT"] == environment("init")["HEADRACE_STORE_ENDPOINT"]
 
 
 def test_no_secret_is_an_argument() -> None:
@@ -234,7 +318,7 @@ def test_a_process_may_drain_before_it_is_killed() -> None:
 def test_everything_that_is_named_elsewhere_in_the_file_exists() -> None:
     for service in SERVICES.values():
         for needed, condition in service.get("depends_on", {}).items():
-            once = needed in {"init", "minio-volume"}
+            once = needed in ENDING
             assert condition == {"condition": "service_completed_successfully" if once else "service_healthy"}, needed
             assert needed in SERVICES
         for volume in service.get("volumes", []):
@@ -323,18 +407,38 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def make_secrets(folder: Path) -> dict[str, str]:
+    subprocess.run(["infra/compose/secrets"], cwd=folder, check=True, capture_output=True, timeout=20)
+    return {path.name: path.read_text().removesuffix("\n") for path in (folder / ".secrets").iterdir()}
+
+
 def test_make_secrets_gives_every_secret_a_value_once(copied: Path) -> None:
-    (copied / ".env").write_text("POSTGRES_PASSWORD=mine\n")
-    for _ in range(2):
-        subprocess.run(["infra/compose/secrets"], cwd=copied, check=True, capture_output=True, timeout=20)
-    lines = (copied / ".env").read_text().splitlines()
-    made = dict(line.split("=") for line in lines)
-    assert set(made) == set(REQUIRED.findall(TEXT))
-    assert len(lines) == len(made)
-    assert made["POSTGRES_PASSWORD"] == "mine"
-    assert all(re.fullmatch(r"[0-9a-f]{40}", value) for name, value in made.items() if value != "mine")
+    made = make_secrets(copied)
+    assert set(made) == set(FILE["secrets"])
+    assert all(re.fullmatch(r"(hr_admin_)?[0-9a-f]{40}", value) for value in made.values())
     assert len(set(made.values())) == len(made)
-    assert (copied / ".env").stat().st_mode & 0o777 == 0o600
+    (copied / ".secrets/redis_password").write_text("mine\n")
+    assert make_secrets(copied) == made | {"redis_password": "mine"}
+    assert parse(made["gateway_admin_key"]) is not None
+    # The containers' users read the files through a mount; on the machine, the directory keeps others out.
+    assert (copied / ".secrets").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (copied / ".secrets").iterdir()} == {0o644}
+
+
+def test_make_secrets_keeps_those_of_an_earlier_version(copied: Path) -> None:
+    (copied / ".env").write_text(
+        "POSTGRES_PASSWORD=owner\nSTORE_ACCESS_KEY=root\nSTORE_SECRET_KEY=key\nGATEWAY_ADMIN_SECRET=admin\n"
+        "GATEWAY_SEAL_SECRET=seal\nOTHER=1\n"
+    )
+    made = make_secrets(copied)
+    kept = {name: value for name, value in made.items() if len(value) < 40}
+    assert kept == {
+        "postgres_owner_password": "owner",
+        "minio_root_user": "root",
+        "minio_root_password": "key",
+        "gateway_admin_key": "hr_admin_admin",
+        "gateway_seal_secret": "seal",
+    }
 
 
 def has_compose() -> bool:
@@ -347,21 +451,14 @@ def has_compose() -> bool:
 
 
 @pytest.mark.skipif(not has_compose(), reason="no docker compose client on this machine; the file was read with PyYAML")
-def test_docker_compose_reads_it_and_refuses_it_without_secrets(tmp_path: Path) -> None:
-    def config(**secrets: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "env").write_text("")
-        bare = {name: value for name, value in os.environ.items() if name not in REQUIRED.findall(TEXT)}
-        return subprocess.run(
-            ["docker", "compose", "--env-file", str(tmp_path / "env"), "config", "--quiet"],
-            cwd=ROOT,
-            env=bare | secrets,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-
-    assert config(**dict.fromkeys(REQUIRED.findall(TEXT), "f00d")).returncode == 0
-    refused = config()
-    assert refused.returncode
-    assert "make secrets" in refused.stderr
+def test_docker_compose_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("")
+    read = subprocess.run(
+        ["docker", "compose", "--env-file", str(tmp_path / "env"), "config", "--quiet"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert read.returncode == 0, read.stderr
