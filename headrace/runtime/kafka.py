@@ -151,7 +151,8 @@ def reach_kafka(settings: Settings) -> AdminClient:
 
 def is_refusal(error: KafkaError) -> bool:
     """Return whether an error is of TLS or authentication, which waiting does not mend."""
-    return error.code() in _REFUSALS
+    # A broker that refuses a client's certificate says so after the handshake, in an alert of TLS.
+    return error.code() in _REFUSALS or "SSL alert number" in error.str()
 
 
 def kafka_refused(where: str, error: KafkaError) -> HeadraceError:

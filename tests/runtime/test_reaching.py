@@ -10,9 +10,17 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+import headrace
 from headrace.runtime import wait_for_service
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
+from headrace.runtime.kafka import (
+    client_config,
+    ensure_topics,
+    is_refusal,
+    kafka_refused,
+    require_topics,
+    wait_for_kafka,
+)
 from headrace.runtime.settings import Settings, load_settings
 from headrace.runtime.wait_for_service import StoppedError, wait_for
 from headrace.schemas.topics import TOPICS
@@ -175,6 +183,36 @@ def test_the_clients_are_told_how_to_log_in_only_where_they_must(tmp_path: Path)
     assert config["ssl.key.password"] == "pw"
     assert (config["group.id"], config["enable.auto.commit"]) == ("g", False)
     assert not [name for name in client_config(kafka(**given)) if name.startswith(("sasl", "ssl"))]
+
+
+def test_every_client_of_kafka_is_configured_in_one_place() -> None:
+    package = Path(headrace.__file__).parent
+    naming = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "bootstrap.servers" in path.read_text("utf-8")
+    }
+    # A publisher is given the configuration, and the native stack asks its own brokers whether they serve.
+    assert naming == {"runtime/kafka.py", "producers/broker.py", "native/checks.py"}
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "setting"),
+    [
+        (KafkaError._SSL, "certificate verify failed\nmore", "HEADRACE_KAFKA_CA_FILE"),
+        (KafkaError._AUTHENTICATION, "no token (after 3ms in state AUTH)", "HEADRACE_KAFKA_OAUTH_*"),
+        (KafkaError._TRANSPORT, "tls alert bad certificate: SSL alert number 42", "HEADRACE_KAFKA_CERT_FILE"),
+    ],
+)
+def test_a_refused_connection_is_told_in_one_sentence_with_the_setting(code: int, text: str, setting: str) -> None:
+    fault = KafkaError(code, text)
+    assert is_refusal(fault)
+    assert not is_refusal(KafkaError(KafkaError._TRANSPORT, "connection refused"))
+    error = kafka_refused("kafka:9093", fault)
+    assert "\n" not in error.what
+    assert "(after" not in error.what
+    assert setting in error.hint
+    assert error.exit_code == Exit.FAILED
 
 
 def test_a_token_is_fetched_by_the_client_itself() -> None:

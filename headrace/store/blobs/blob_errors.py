@@ -14,7 +14,8 @@ _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Deletions go as DeleteObjects, whose answer has a code for each key and the status of success.
 _CODE_OF_DELETION = re.compile(r'\n +code: "(\w{1,60})",\n +message: ')
 _REASON = re.compile(r"kind: (Connect|Timeout|Request|Decode|Interrupted)")
-_CERTIFICATE = re.compile(r"InvalidCertificate\((\w{1,60})")  # rustls names what is wrong with the store's certificate
+# rustls names what is wrong with the store's certificate.
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w{1,60})")
 _OS_CODE = re.compile(r"\(os error (\d{1,4})\)")
 
 _TRANSIENT_CLIENT_STATUS = frozenset({408, 409, 425, 429})
