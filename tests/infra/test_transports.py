@@ -87,6 +87,7 @@ def test_a_frame_passes_over_tls_with_certificate_and_token_alike(servers: TlsSe
             assert ready["needs"] == dict.fromkeys(ready["needs"], "ok")
             assert "redis" in ready["needs"]
     assert set(servers.tokens.asked) == {SCOPE}
+    assert '"redis"' not in (tmp_path / "gateway").read_text(), "rate limits and cached lists are shared"
     for log in tmp_path.iterdir():
         text = log.read_text()
         assert not [secret for secret in (CLIENT_SECRET, KEY_PASSWORD) if secret in text]
@@ -137,6 +138,11 @@ def test_kafka_with_a_wrong_certificate_is_told_with_the_setting(
     }
     wrong = {name: str(values.get(value, value)) for name, value in changes.items()}
     told(lambda: reach_kafka(servers.with_certificate_alone(**wrong)), "kafka_refused", setting)
+
+
+def test_a_device_that_is_refused_is_told_with_the_setting(servers: TlsServers, stranger: Authority) -> None:
+    settings = servers.with_certificate_alone(kafka_ca_file=str(stranger.file))
+    told(lambda: Publisher.from_settings(settings), "kafka_refused", "HEADRACE_KAFKA_CA_FILE")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,7 @@ def test_a_gateway_works_without_a_redis_that_it_does_not_trust(
         until(lambda: "degraded" in gateway.process.get("/readyz")[1], 30, "Redis to be missed")
         status, told_of = gateway.process.get("/readyz")
         assert status == 200
-        assert "redis" in told_of
+        assert "its certificate is not valid for ssl_ca_certs in HEADRACE_REDIS_URL" in told_of
 
 
 def told(work: Any, code: str, setting: str) -> HeadraceError:

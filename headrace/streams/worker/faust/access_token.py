@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from base64 import b64encode
 from typing import Any
 
 import aiohttp
@@ -48,9 +49,9 @@ class AccessToken(AbstractTokenProvider):  # type: ignore[misc]
 
     async def _fetch(self) -> dict[str, Any]:
         settings = self._settings
-        login = aiohttp.BasicAuth(
-            settings.kafka_oauth_client_id, settings.kafka_oauth_client_secret.get_secret_value(), encoding="utf-8"
-        )
+        # As librdkafka: not form-encoded before, as RFC 6749 (2.3.1) has it and few endpoints expect.
+        login = f"{settings.kafka_oauth_client_id}:{settings.kafka_oauth_client_secret.get_secret_value()}"
+        headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
         form = {"grant_type": "client_credentials"}
         if settings.kafka_oauth_scope:
             form["scope"] = settings.kafka_oauth_scope
@@ -58,7 +59,7 @@ class AccessToken(AbstractTokenProvider):  # type: ignore[misc]
         async with (
             aiohttp.ClientSession(raise_for_status=True) as session,
             session.post(
-                settings.kafka_oauth_token_url, data=form, auth=login, ssl=tls, allow_redirects=False
+                settings.kafka_oauth_token_url, data=form, headers=headers, ssl=tls, allow_redirects=False
             ) as reply,
         ):
             answer: dict[str, Any] = await reply.json(content_type=None)
