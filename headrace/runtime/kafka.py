@@ -142,9 +142,9 @@ def reach_kafka(settings: Settings) -> AdminClient:
     except KafkaException as error:
         admin.poll(0)
         del admin  # closing it blocks, so do it in this thread
-        for fault in faults:
-            if is_refusal(fault):
-                raise kafka_refused(settings.kafka_bootstrap, fault) from None
+        last = next((fault for fault in reversed(faults) if fault.code() != KafkaError._ALL_BROKERS_DOWN), None)  # noqa: SLF001
+        if last is not None and is_refusal(last):
+            raise kafka_refused(settings.kafka_bootstrap, last) from None
         raise kafka_unreachable(settings, error.args[0]) from None
     return admin
 

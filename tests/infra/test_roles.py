@@ -215,6 +215,7 @@ def test_each_process_works_under_its_login_and_its_key(settings: Settings, tmp_
     event, sent, staged = seen(), seen(), frame(uuid4().hex + "x" * (INLINE_BYTES_MAX + MIB))
     with ExitStack() as stack:
         logins = stack.enter_context(made_logins(keys.as_user("init")))
+        processes: list[ServiceProcess] = []
         worker, relay, gateway, capture, operator = (
             keys.as_user(role.removeprefix("headrace_"), logins[role]) for role in PASSWORD_SETTINGS
         )
@@ -227,7 +228,7 @@ def test_each_process_works_under_its_login_and_its_key(settings: Settings, tmp_
         ):
             process = ServiceProcess(user, *args, log=tmp_path / args[-1], gateway_seal_secret="")
             stack.callback(process.stop)
-            process.wait_ready()
+            processes.append(process.wait_ready())
         with closing(World(settings)) as world:
             world.send(event)
         answering = stack.enter_context(Gateway(gateway, tmp_path / "gateway"))
@@ -258,6 +259,7 @@ def test_each_process_works_under_its_login_and_its_key(settings: Settings, tmp_
         assert not asyncio.run(keys_below(blobs, f"staging/{staged.site}/{staged.source_id}/"))
         for args in (("fsck",), ("erase", event.sha256, "--yes"), ("dlq", "ls"), ("retention", "run")):
             headrace(operator, *args, "--json")
+        assert [process.stop() for process in processes] == [0] * len(processes), "each drains when it is told to stop"
 
 
 def seen() -> Frame:
