@@ -8,7 +8,7 @@
 #   make faults-long  the same with the counts of the long run: many hours
 #   make check      linters, types, layers, and whether generated files are up to date
 #   make contract   writes the files generated from the code: docs/asyncapi.json, docs/settings.md, .env.example
-#   make secrets    random secrets for docker compose into .env
+#   make secrets    random secrets for docker compose into .secrets/
 #   make lock       resolves the dependencies again and writes the lock files; LOCK_ARGS=--upgrade for newer versions
 #   make clean      removes .venv and what tools left behind; not the state of a running stack
 

@@ -12,7 +12,9 @@ from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.topics import wait_days_max
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.bucket import ensure_bucket
+from headrace.store.blobs.store_url import StoreAccess
 from headrace.store.installation import adopt
+from headrace.store.logins import make_logins, passwords_of
 from headrace.store.migrate import migrate
 from headrace.store.postgres import opened_pool
 from headrace.store.requests.access import Access
@@ -45,8 +47,10 @@ async def _initialize(settings: Settings, *, roles: bool) -> None:
     get_log().info(Action.TOPICS_CREATED, topics=created)
     await _stores(settings)
     if roles:
-        names = await grant_roles(settings.postgres_dsn.get_secret_value())
-        get_log().info(Action.READY, service="postgres", roles=names)
+        dsn = settings.postgres_dsn.get_secret_value()
+        names = await grant_roles(dsn)
+        logins = await asyncio.to_thread(make_logins, dsn, passwords_of(settings))
+        get_log().info(Action.READY, service="postgres", roles=names, logins=logins)
 
 
 async def _stores(settings: Settings) -> None:
@@ -54,20 +58,12 @@ async def _stores(settings: Settings) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     await wait_for("postgres", lambda: asyncio.to_thread(migrate, dsn), wait_s_max=wait_s_max)
     get_log().info(Action.MIGRATED)
-    keys = (settings.store_access_key.get_secret_value(), settings.store_secret_key.get_secret_value())
     for url in (settings.store_url, settings.archive_url):
         if not (url.startswith("s3://") and settings.store_endpoint):
             continue
         await wait_for(
             "store",
-            partial(
-                ensure_bucket,
-                url,
-                endpoint=settings.store_endpoint,
-                region=settings.store_region,
-                keys=keys,
-                staging_days=settings.staging_retention_days,
-            ),
+            partial(ensure_bucket, url, StoreAccess.of(settings), staging_days=settings.staging_retention_days),
             wait_s_max=wait_s_max,
         )
     if settings.gateway_admin_key.get_secret_value():

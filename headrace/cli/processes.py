@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def init(
     *,
     roles: Annotated[
-        bool, typer.Option("--roles", help="Also create a PostgreSQL role for each process, with what it needs.")
+        bool, typer.Option("--roles", help="Also create a PostgreSQL role and login for each process.")
     ] = False,
 ) -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 ServiceProbe: TypeAlias = Callable[[], Awaitable[object]]
 
 _REDIS_S_MAX = 2.0
+_UNTRUSTED_REDIS = "its certificate is not valid for ssl_ca_certs in HEADRACE_REDIS_URL"
 _EXPOSED = (
     *("Allow", "ETag", "Idempotent-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
     "X-Request-ID",
@@ -272,4 +273,6 @@ async def _ping_redis(redis: "Redis") -> None:
     try:
         await redis.ping()
     except (RedisError, OSError) as error:
-        raise unreachable("redis", "", type(error).__name__, "check HEADRACE_REDIS_URL") from None
+        # Its text may quote the address.
+        why = _UNTRUSTED_REDIS if "CERTIFICATE_VERIFY_FAILED" in str(error) else type(error).__name__
+        raise unreachable("redis", "", why, "check HEADRACE_REDIS_URL") from None

@@ -179,15 +179,12 @@ def endpoint(config: StackConfig) -> str:
 def create_bucket(config: StackConfig, state: StateDir) -> None:
     """Create the bucket in a running MinIO; may be repeated."""
     from headrace.store.blobs.bucket import ensure_bucket  # loads a client that nothing else here needs
+    from headrace.store.blobs.store_url import StoreAccess
 
     if not (state.part("minio") / "data" / BUCKET).is_dir():
-        keys = config.secrets.store_access_key, config.secrets.store_secret_key
-        days = load_settings().staging_retention_days
-        asyncio.run(
-            ensure_bucket(
-                f"s3://{BUCKET}", endpoint=endpoint(config), region=STORE_REGION, keys=keys, staging_days=days
-            )
-        )
+        secrets = config.secrets
+        access = StoreAccess(endpoint(config), STORE_REGION, secrets.store_access_key, secrets.store_secret_key)
+        asyncio.run(ensure_bucket(f"s3://{BUCKET}", access, staging_days=load_settings().staging_retention_days))
 
 
 def _build_failed(reason: str) -> HeadraceError:

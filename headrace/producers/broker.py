@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.errors import HeadraceError, unreachable
-from headrace.runtime.kafka import UNLOGGED
+from headrace.runtime.kafka import UNLOGGED, is_refusal, kafka_refused
 from headrace.runtime.metrics import producer_bytes_in_flight
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
@@ -23,7 +23,6 @@ _MESSAGE_BYTES_MAX = max(topic.message_bytes_max for topic in _TOPICS)
 _BATCH_BYTES_MAX = min(topic.message_bytes_max for topic in _TOPICS) * 3 // 4
 _PROBE_S = 2
 _HINT = "start it (`headrace up` on this machine), or set HEADRACE_KAFKA_BOOTSTRAP to its address"
-_HOPELESS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})  # noqa: SLF001
 _NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
 
 
@@ -79,8 +78,8 @@ class Broker:
                 self.producer.list_topics(timeout=min(_PROBE_S, max(0.1, wait_s_max)))
             except KafkaException as error:
                 self.producer.poll(0)
-                if self.fault is not None and self.fault.code() in _HOPELESS:
-                    raise self._refused(self.fault) from None
+                if self.fault is not None and is_refusal(self.fault):
+                    raise kafka_refused(self.where, self.fault) from None
                 if time.monotonic() >= deadline:
                     raise unreachable("kafka", self.where, self.why(error.args[0]), _HINT) from None
                 time.sleep(0.1)
@@ -100,14 +99,6 @@ class Broker:
 
     def _on_error(self, error: KafkaError) -> None:
         self.fault = error
-
-    def _refused(self, error: KafkaError) -> HeadraceError:
-        return HeadraceError(
-            "kafka_refused",
-            f"Kafka rejected the connection: {error.str()}",
-            where=self.where,
-            hint="check HEADRACE_KAFKA_SECURITY, HEADRACE_KAFKA_USERNAME and HEADRACE_KAFKA_PASSWORD",
-        )
 
 
 class InFlight:

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
 from headrace.runtime.addresses import networks_of
+from headrace.runtime.connection_settings import with_login
 from headrace.runtime.setting_names import variable
 
 SECRET_CHARACTERS_MIN = 32  # 128 bits or more, written in hexadecimal digits
@@ -103,6 +104,7 @@ class GatewaySettings(BaseSettings):
     gateway_proxies: str = Field(
         "", description="Trusted proxies, whose X-Forwarded-For is used: addresses or networks, comma-separated."
     )
+    redis_password: SecretStr = Field(SecretStr(""), description="Password of Redis, where redis_url has none.")
     redis_url: SecretStr = Field(
         SecretStr(""),
         description="Redis or Valkey, in which gateways share rate limits and cached lists; empty: each has its own; "
@@ -185,6 +187,12 @@ class GatewaySettings(BaseSettings):
         description="Whether the decoder of a camera's stream is kept from the network and from files, by seccomp; "
         "where the system cannot, a capture worker starts only with off.",
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _with_password(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        password = info.data.get("redis_password", SecretStr(""))
+        return SecretStr(with_login(url.get_secret_value(), "", password.get_secret_value()))
 
     @field_validator("gateway_jwt_issuer")
     @classmethod

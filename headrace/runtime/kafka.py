@@ -39,6 +39,18 @@ _UNREACHABLE = frozenset(
     }
 )
 
+_LOGIN_HINT = (
+    "check HEADRACE_KAFKA_SECURITY, HEADRACE_KAFKA_SASL_MECHANISM and its HEADRACE_KAFKA_USERNAME and "
+    "HEADRACE_KAFKA_PASSWORD, or HEADRACE_KAFKA_OAUTH_*"
+)
+_REFUSALS = {
+    KafkaError._SSL: "check HEADRACE_KAFKA_CA_FILE, HEADRACE_KAFKA_CERT_FILE, HEADRACE_KAFKA_KEY_FILE and "  # noqa: SLF001
+    "HEADRACE_KAFKA_KEY_PASSWORD",
+    KafkaError._AUTHENTICATION: _LOGIN_HINT,  # noqa: SLF001
+    KafkaError.SASL_AUTHENTICATION_FAILED: _LOGIN_HINT,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM: _LOGIN_HINT,
+}
+
 # A partition without a leader, or of which a broker does not know yet, as right after a topic was created.
 _LEADER_MISSING = frozenset(
     {
@@ -75,14 +87,41 @@ def client_config(settings: Settings, *, is_logged: bool = False, **extra: Any) 
         **(_LOGGED if is_logged else UNLOGGED),
     }
     if settings.kafka_security.startswith("SASL"):
-        config |= {
-            "sasl.mechanism": settings.kafka_sasl_mechanism,
+        config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, **_login(settings)}
+    if settings.kafka_security.endswith("SSL"):
+        config |= _set(
+            {
+                "ssl.ca.location": settings.kafka_ca_file,
+                "ssl.certificate.location": settings.kafka_cert_file,
+                "ssl.key.location": settings.kafka_key_file,
+                "ssl.key.password": settings.kafka_key_password.get_secret_value(),
+            }
+        )
+    return config | {name.replace("_", "."): value for name, value in extra.items()}
+
+
+def _login(settings: Settings) -> dict[str, str]:
+    if settings.kafka_sasl_mechanism != "OAUTHBEARER":
+        return {
             "sasl.username": settings.kafka_username,
             "sasl.password": settings.kafka_password.get_secret_value(),
         }
-    if settings.kafka_ca_file:
-        config["ssl.ca.location"] = settings.kafka_ca_file
-    return config | {name.replace("_", "."): value for name, value in extra.items()}
+    return {
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": settings.kafka_oauth_token_url,
+        "sasl.oauthbearer.client.id": settings.kafka_oauth_client_id,
+        **_set(
+            {
+                "sasl.oauthbearer.client.secret": settings.kafka_oauth_client_secret.get_secret_value(),
+                "sasl.oauthbearer.scope": settings.kafka_oauth_scope,
+                "https.ca.location": settings.kafka_oauth_ca_file,
+            }
+        ),
+    }
+
+
+def _set(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
 
 
 def heartbeat_s(session_s: float) -> float:
@@ -109,15 +148,37 @@ def reach_kafka(settings: Settings) -> AdminClient:
     """Check once that Kafka answers, and return an admin client.
 
     Raises:
-        HeadraceError: Kafka does not answer within two seconds.
+        HeadraceError: Kafka does not answer within two seconds, or it or this process refuses the connection.
     """
-    admin = AdminClient(client_config(settings))
+    faults: list[KafkaError] = []
+    config = client_config(settings) | {"error_cb": faults.append}
+    try:
+        admin = AdminClient(config)
+    except KafkaException as error:
+        raise kafka_refused(settings.kafka_bootstrap, error.args[0]) from None
     try:
         admin.list_topics(timeout=_PROBE_S)
     except KafkaException as error:
+        admin.poll(0)
         del admin  # closing it blocks, so do it in this thread
+        last = next((fault for fault in reversed(faults) if fault.code() != KafkaError._ALL_BROKERS_DOWN), None)  # noqa: SLF001
+        if last is not None and is_refusal(last):
+            raise kafka_refused(settings.kafka_bootstrap, last) from None
         raise kafka_failed(settings, error.args[0]) from None
     return admin
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Return whether an error is of TLS or authentication, which waiting does not mend."""
+    # A broker that refuses a client's certificate says so after the handshake, in an alert of TLS.
+    return error.code() in _REFUSALS or "SSL alert number" in error.str()
+
+
+def kafka_refused(where: str, error: KafkaError) -> HeadraceError:
+    """Return the error for a connection that fails because of TLS, authentication or the client's configuration."""
+    reason = error.str().split("\n", 1)[0].partition(" (after ")[0]
+    hint = _REFUSALS.get(error.code(), _REFUSALS[KafkaError._SSL])  # noqa: SLF001
+    return HeadraceError("kafka_refused", f"the connection to Kafka was refused: {reason}", where=where, hint=hint)
 
 
 def kafka_failed(settings: Settings, error: KafkaError) -> HeadraceError:

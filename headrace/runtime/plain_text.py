@@ -37,6 +37,7 @@ def plain_text(settings: Settings, *, serves: bool = False) -> list[tuple[str, s
     for setting, url, scheme in (
         ("store_endpoint", settings.store_endpoint, "http"),
         ("redis_url", settings.redis_url.get_secret_value(), "redis"),
+        ("kafka_oauth_token_url", settings.kafka_oauth_token_url, "http"),
     ):
         parts = urlsplit(url)
         if parts.scheme == scheme and not _are_here([parts.hostname or ""]):

@@ -1,35 +1,25 @@
-"""Every setting, typed, bounded and documented: `HEADRACE_<NAME>` in the environment or in `.env`."""
+"""Every setting, typed, bounded and documented: `HEADRACE_<NAME>` in the environment, in `.env`, or as a file."""
 
 import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import DotEnvSettingsSource, SettingsConfigDict
 
+from headrace.runtime.connection_settings import ConnectionSettings, checked_store_url
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.gateway_settings import GatewaySettings, checked_networks
+from headrace.runtime.secret_files import reading_secrets, secret_directories
 from headrace.runtime.setting_names import PREFIX, unknown_name, variable
 
 MIB = 1024 * 1024
 ENV_FILE = ".env"
 
 
-def _checked_store_url(url: str) -> str:
-    parts = urlsplit(url)
-    match parts.scheme:
-        case "s3" | "gs" | "az" if parts.netloc:
-            return url
-        case "file" if not parts.netloc and parts.path.strip("/"):
-            return url
-        case _:  # the value is not repeated: it may hold a password
-            raise ValueError("should be s3://bucket, gs://bucket, az://container or file:///directory")
-
-
 def _checked_archive_url(url: str) -> str:
-    return _checked_store_url(url) if url else url
+    return checked_store_url(url) if url else url
 
 
 class LogFormat(StrEnum):
@@ -54,59 +44,10 @@ def _checked_jobs(text: str) -> str:
     return text
 
 
-class Settings(GatewaySettings):
-    """The settings of all processes. Secrets print as `***`; set them in the environment, never as arguments."""
+class Settings(GatewaySettings, ConnectionSettings):
+    """The settings of all processes. Secrets print as `***`; set them as files or variables, never as arguments."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
-
-    # Kafka
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Bootstrap servers, as comma-separated host:port.")
-    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="Security protocol of the Kafka connection."
-    )
-    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = Field(
-        "SCRAM-SHA-512", description="SASL mechanism, if kafka_security is SASL_PLAINTEXT or SASL_SSL."
-    )
-    kafka_username: str = Field("", description="SASL user name.")
-    kafka_password: SecretStr = Field(SecretStr(""), description="SASL password.")
-    kafka_ca_file: str = Field(
-        "", description="File of CA certificates for TLS to Kafka (PEM); empty: those of the system."
-    )
-    kafka_replicas: int = Field(
-        1, ge=1, le=7, description="Replication factor of each topic; use 3 with three or more brokers."
-    )
-    kafka_partitions: int = Field(
-        4, ge=1, le=1024, description="Number of partitions with which each topic is created."
-    )
-    kafka_session_s: float = Field(
-        # A broker allows no less than 6 s by default (group.min.session.timeout.ms).
-        30.0,
-        ge=6,
-        le=300,
-        description="Session timeout of the consumer group in seconds, after which Kafka reassigns the partitions of a "
-        "member that sent no heartbeat; less than watchdog_s.",
-    )
-
-    # Catalog
-    postgres_dsn: SecretStr = Field(
-        SecretStr("postgresql://headrace@127.0.0.1:5432/headrace"),
-        description="Connection URI of the PostgreSQL database.",
-    )
-    postgres_connections_max: int = Field(
-        6, ge=2, le=100, description="Maximum number of PostgreSQL connections of one process."
-    )
-    postgres_statement_s_max: float = Field(
-        20.0, gt=0, le=150, description="Statement timeout in seconds; less than processing_deadline_s."
-    )
-
-    # Blob store
-    store_url: Annotated[str, AfterValidator(_checked_store_url)] = Field(
-        "s3://headrace", description="Blob store: s3://bucket, gs://bucket, az://container or file:///directory."
-    )
-    store_endpoint: str = Field("", description="URL of an S3 endpoint other than AWS, for example MinIO.")
-    store_region: str = Field("us-east-1", description="Region of the bucket.")
-    store_access_key: SecretStr = Field(SecretStr(""), description="Access key of the store.")
-    store_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the store.")
 
     # Archive
     archive_url: Annotated[str, AfterValidator(_checked_archive_url)] = Field(
@@ -273,6 +214,12 @@ class Settings(GatewaySettings):
     )
 
     # Every process
+    secrets_dir: str = Field(
+        "",
+        description="Directories of files with settings, separated by colons: a file is named like the variable, in "
+        "upper or lower case, and holds its value; the last directory takes precedence, the environment and `.env` "
+        "over all. Empty: none.",
+    )
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
     health_host: str = Field("127.0.0.1", description="Listen address of /metrics, /livez and /readyz.")
     health_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0: any free port.")
@@ -316,17 +263,22 @@ class Settings(GatewaySettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment and `.env`; `overrides` win.
+    """Read the settings from the environment, `.env` and files of secrets_dir; `overrides` win.
 
     Raises:
-        HeadraceError: a setting is invalid or unknown; the message names it and the allowed values, never a secret.
+        HeadraceError: a setting is invalid or unknown, or a file cannot be read; the message names it and the allowed
+            values, never a secret.
     """
     env_file: Any = overrides.get("_env_file", ENV_FILE)
-    lines = DotEnvSettingsSource(Settings, env_file=env_file).env_vars if env_file else ()
-    if unknown := unknown_name(PREFIX, Settings.model_fields, {"the environment": os.environ, str(env_file): lines}):
+    lines = DotEnvSettingsSource(Settings, env_file=env_file).env_vars if env_file else {}
+    variables = {**lines, **{name.lower(): value for name, value in os.environ.items()}}
+    directories = secret_directories(variables.get(variable("secrets_dir").lower()) or "")
+    given = {"the environment": os.environ, str(env_file): lines, **directories}
+    if unknown := unknown_name(PREFIX, Settings.model_fields, given):
         raise _wrong(f"there is no setting {unknown[0]}", unknown[1])
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        with reading_secrets():
+            return Settings(**({"_secrets_dir": list(directories)} | overrides))  # type: ignore[arg-type]
     except ValidationError as error:
         raise _invalid(error) from None
 
@@ -335,12 +287,12 @@ def _invalid(error: ValidationError) -> HeadraceError:
     first = error.errors(include_url=False, include_input=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return _wrong(message, "Correct one of them in the environment or in .env.")
+        return _wrong(message, "Correct one of them where it is set.")
     name = str(first["loc"][0])
     about = Settings.model_fields[name].description if name in Settings.model_fields else ""
     return _wrong(
         f"{variable(name)} is not usable: {message[0].lower()}{message[1:]}",
-        f"{about} Correct it in the environment or in .env.".strip(),
+        f"{about} Correct it in the environment, in .env or in its file.".strip(),
     )
 
 

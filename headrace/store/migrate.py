@@ -1,5 +1,6 @@
 """Migrate a database to this version's schema. The steps are plain SQL in headrace/store/migrations/versions."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
 from headrace.store.locks import MIGRATE_LOCK
+from headrace.store.postgres import NO_TLS, require_readable_files, untrusted
 
 CONNECT_TIMEOUT_S = 10
 LOCK_WAIT_MS_MAX = 300_000  # another process may be migrating a large table
@@ -53,6 +55,7 @@ def _config() -> Config:
 def _connected(dsn: str) -> Iterator[Connection]:
     """Yield a connection in one transaction, its errors translated into the catalog's."""
     try:
+        require_readable_files(dsn)
         url = make_url(dsn).set(drivername="postgresql+psycopg")
     except (ArgumentError, ValueError):
         raise CatalogRefusedError("the address of PostgreSQL is invalid", where=address(dsn)) from None
@@ -67,8 +70,18 @@ def _connected(dsn: str) -> Iterator[Connection]:
     except DBAPIError as error:
         cause = error.orig
         sqlstate = getattr(cause, "sqlstate", None) or ""
+        if refusal := _tls_refusal(str(cause)):
+            raise CatalogRefusedError(refusal, where=address(dsn)) from None
         if error.connection_invalidated or isinstance(error, OperationalError):
             reason = sqlstate or "no connection"
             raise CatalogUnavailableError(f"PostgreSQL does not answer: {reason}", where=address(dsn)) from None
         what = f"a migration failed: {cause}".split("\n", 1)[0]
         raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None
+
+
+def _tls_refusal(reason: str) -> str:
+    """Return what is said of a failed TLS handshake, which libpq tells by its text alone; empty for other errors."""
+    if "server does not support SSL" in reason:
+        return NO_TLS
+    wrong = re.search(r"certificate verify failed|server certificate for .* does not match host name \S+", reason)
+    return untrusted(wrong[0]) if wrong else ""

@@ -5,12 +5,15 @@ SQL lives in `sql/*.sql`, many statements to a file, each below a line `-- name 
 
 import asyncio
 import logging
+import os
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -168,10 +171,42 @@ def connect_errors(dsn: str) -> Iterator[None]:
         CatalogUnavailableError, CatalogRefusedError.
     """
     try:
+        require_readable_files(dsn)
         with catalog_errors(dsn):
             yield
     except ValueError:
         raise CatalogRefusedError("the address of PostgreSQL is invalid", where=address(dsn)) from None
+
+
+_ROOT_CERTIFICATE = Path("~/.postgresql/root.crt")  # where PostgreSQL's clients look for one
+NO_TLS = "PostgreSQL offers no TLS, which sslmode in HEADRACE_POSTGRES_DSN asks for"
+
+
+def untrusted(reason: str) -> str:
+    """Return what is said of a server's certificate that is not trusted, or names another host."""
+    return f"the certificate of PostgreSQL is not valid for sslmode and sslrootcert in HEADRACE_POSTGRES_DSN: {reason}"
+
+
+def require_readable_files(dsn: str) -> None:
+    """Require that the certificates and keys that an address names can be loaded.
+
+    Raises:
+        CatalogRefusedError: one of them cannot, or the CA is missing. ValueError: the address is invalid.
+    """
+    named = {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+    if named.get("sslmode", "").startswith("verify") and not (
+        "sslrootcert" in named or os.environ.get("PGSSLROOTCERT") or _ROOT_CERTIFICATE.expanduser().exists()
+    ):
+        what = f"sslmode={named['sslmode']} in HEADRACE_POSTGRES_DSN needs sslrootcert, the file of the CA"
+        raise CatalogRefusedError(what, where=address(dsn))
+    for name in {"sslrootcert", "sslcert", "sslkey"} & named.keys():
+        try:
+            Path(named[name]).read_bytes()
+            if name == "sslrootcert":
+                ssl.create_default_context(cafile=named[name])
+        except OSError as error:
+            what = f"the file that {name} in HEADRACE_POSTGRES_DSN names cannot be used: {error.strerror}"
+            raise CatalogRefusedError(what, where=address(dsn)) from None
 
 
 @contextmanager
@@ -194,10 +229,16 @@ def catalog_errors(dsn: str) -> Iterator[None]:
         if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
             raise CatalogUnavailableError(what, where=address(dsn)) from None
         raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None
+    except ssl.SSLCertVerificationError as error:
+        raise CatalogRefusedError(untrusted(error.verify_message), where=address(dsn)) from None
     except TimeoutError:
         raise CatalogUnavailableError("PostgreSQL did not answer in time", where=address(dsn)) from None
     except asyncpg.ClientConfigurationError:
         raise
+    except ConnectionError as error:
+        if "rejected SSL" in str(error):  # asyncpg has no class for it
+            raise CatalogRefusedError(NO_TLS, where=address(dsn)) from None
+        raise CatalogUnavailableError(_connection_fault(error), where=address(dsn)) from None
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise CatalogUnavailableError(_connection_fault(error), where=address(dsn)) from None
 

@@ -1,7 +1,7 @@
 """PostgreSQL roles with what each process needs, and nothing else.
 
-They cannot log in: an operator makes a login for each process that is a member of its role. The owner of the tables, as
-which `headrace init` connects, migrates and may do everything; no process needs it.
+They cannot log in: headrace/store/logins.py makes a login for each, which is a member of the role. The owner of the
+tables, as which `headrace init` connects, migrates and may do everything; no process needs it.
 """
 
 from collections.abc import Mapping

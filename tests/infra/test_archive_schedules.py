@@ -37,7 +37,7 @@ def test_every_setting_that_they_name_exists() -> None:
     named = set(
         re.findall(r"HEADRACE_([A-Z_]+)", UNIT + CRON + (ROOT / "infra/kubernetes/archive.yaml").read_text("utf-8"))
     )
-    assert {"LOG_FORMAT", "ARCHIVE_URL"} <= named
+    assert {"LOG_FORMAT", "STORE_ACCESS_KEY"} <= named
     assert {name.lower() for name in named - {""}} <= set(Settings.model_fields)
 
 
@@ -48,7 +48,7 @@ def test_all_of_them_run_at_two_every_night() -> None:
 
 
 def test_the_unit_is_as_protected_as_the_others() -> None:
-    protected = INIT[INIT.index("Environment=") :]
+    protected = INIT[INIT.index("Environment=HEADRACE_SECRETS_DIR") :]
     assert "ProtectSystem=strict" in protected
     assert UNIT.endswith(protected)
 
@@ -61,4 +61,5 @@ def test_the_pod_may_do_nothing_that_it_need_not() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert container["envFrom"] == [{"secretRef": {"name": "headrace"}}]
+    assert container["envFrom"] == [{"configMapRef": {"name": "headrace"}}]
+    assert not POD["automountServiceAccountToken"]

@@ -145,16 +145,34 @@ def test_the_start_after_too_many_wrong_messages_waits_and_no_other_does(code: E
     assert one(unit, "RuntimeDirectoryPreserve") == "restart"
 
 
-# Where the gateway listens stands in headrace.env, as every address does; its secrets stand in gateway.env.
+# Where the gateway listens, and Redis, stand in headrace.env, as every address does.
 FILED = {
     "HEADRACE_GATEWAY_HOST",
     "HEADRACE_GATEWAY_PORT",
     "HEADRACE_GATEWAY_LDO_PORT",
-    "HEADRACE_GATEWAY_TOKEN_SECRET",
-    "HEADRACE_GATEWAY_SEAL_SECRET",
-    "HEADRACE_GATEWAY_RECEIPT_SECRET",
     "HEADRACE_REDIS_URL",
 }
+LOGIN = {"HEADRACE_POSTGRES_USER", "HEADRACE_STORE_ACCESS_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        *((name, process(name)) for name in INSTANCES),
+        ("init", init()),
+        ("maintenance", read(UNITS / "headrace-archive.service")),
+    ],
+    ids=[*INSTANCES, "init", "archive"],
+)
+def test_a_unit_has_the_login_and_the_secrets_of_the_composition(name: str, unit: Unit) -> None:
+    loaded = dict(value.split(":", 1) for value in unit["Service.LoadCredential"])
+    service = COMPOSE[name]
+    assert loaded == {
+        secret["target"]: f"/etc/headrace/secrets/{secret['source']}" for secret in service.get("secrets", [])
+    }
+    given = environment(unit)
+    assert given["HEADRACE_SECRETS_DIR"] == "%d"
+    assert {key: given.get(key) for key in LOGIN} == {key: service["environment"].get(key) for key in LOGIN}
 
 
 @pytest.mark.parametrize("name", INSTANCES)
@@ -163,7 +181,7 @@ def test_memory_and_surroundings_are_those_of_the_composition(name: str) -> None
     assert one(unit, "MemoryMax").lower() == service["mem_limit"]
     assert int(one(unit, "TasksMax")) == service["pids_limit"]
     # Addresses and secrets come from the file, and each process has a health port of its own on this machine.
-    given = {"HEADRACE_LOG_FORMAT", "HEADRACE_HEALTH_PORT", "PYTHONUNBUFFERED"}
+    given = {"HEADRACE_LOG_FORMAT", "HEADRACE_HEALTH_PORT", "HEADRACE_SECRETS_DIR", "PYTHONUNBUFFERED", *LOGIN}
     tuned = {key: value for key, value in environment(unit).items() if key not in given}
     base = COMPOSE["init"]["environment"]
     assert tuned == {

@@ -3,16 +3,25 @@
 import asyncio
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+import headrace
 from headrace.runtime import wait_for_service
 from headrace.runtime.acl import Operation
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import client_config, ensure_topics, require_topics, wait_for_kafka
+from headrace.runtime.kafka import (
+    client_config,
+    ensure_topics,
+    is_refusal,
+    kafka_refused,
+    require_topics,
+    wait_for_kafka,
+)
 from headrace.runtime.settings import Settings, load_settings
 from headrace.runtime.wait_for_service import StoppedError, wait_for
 from headrace.schemas.topics import TOPICS
@@ -161,17 +170,77 @@ async def test_a_kafka_that_is_away_is_named_with_its_address_and_no_secret() ->
     assert time.monotonic() - began < 15
 
 
-def test_the_clients_are_told_how_to_log_in_only_where_they_must() -> None:
+def test_the_clients_are_told_how_to_log_in_only_where_they_must(tmp_path: Path) -> None:
     assert not [name for name in client_config(kafka()) if name.startswith(("sasl", "ssl"))]
-    config = client_config(
-        kafka(kafka_security="SASL_SSL", kafka_username="me", kafka_password=CANARY, kafka_ca_file="/ca.pem"),
-        group_id="g",
-        enable_auto_commit=False,
-    )
+    files = {name: str(tmp_path / name) for name in ("ca", "cert", "key")}
+    for file in files.values():
+        Path(file).touch()
+    given = {
+        "kafka_username": "me",
+        "kafka_password": CANARY,
+        "kafka_ca_file": files["ca"],
+        "kafka_cert_file": files["cert"],
+        "kafka_key_file": files["key"],
+        "kafka_key_password": "pw",
+    }
+    config = client_config(kafka(kafka_security="SASL_SSL", **given), group_id="g", enable_auto_commit=False)
     assert config["security.protocol"] == "SASL_SSL"
     assert (config["sasl.username"], config["sasl.password"]) == ("me", CANARY)
-    assert config["ssl.ca.location"] == "/ca.pem"
+    assert config["ssl.ca.location"] == files["ca"]
+    assert (config["ssl.certificate.location"], config["ssl.key.location"]) == (files["cert"], files["key"])
+    assert config["ssl.key.password"] == "pw"
     assert (config["group.id"], config["enable.auto.commit"]) == ("g", False)
+    assert not [name for name in client_config(kafka(**given)) if name.startswith(("sasl", "ssl"))]
+
+
+def test_every_client_of_kafka_is_configured_in_one_place() -> None:
+    package = Path(headrace.__file__).parent
+    naming = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "bootstrap.servers" in path.read_text("utf-8")
+    }
+    # A publisher is given the configuration, and the native stack asks its own brokers whether they serve.
+    assert naming == {"runtime/kafka.py", "producers/broker.py", "native/checks.py"}
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "setting"),
+    [
+        (KafkaError._SSL, "certificate verify failed\nmore", "HEADRACE_KAFKA_CA_FILE"),
+        (KafkaError._AUTHENTICATION, "no token (after 3ms in state AUTH)", "HEADRACE_KAFKA_OAUTH_*"),
+        (KafkaError._TRANSPORT, "tls alert bad certificate: SSL alert number 42", "HEADRACE_KAFKA_CERT_FILE"),
+    ],
+)
+def test_a_refused_connection_is_told_in_one_sentence_with_the_setting(code: int, text: str, setting: str) -> None:
+    fault = KafkaError(code, text)
+    assert is_refusal(fault)
+    assert not is_refusal(KafkaError(KafkaError._TRANSPORT, "connection refused"))
+    error = kafka_refused("kafka:9093", fault)
+    assert "\n" not in error.what
+    assert "(after" not in error.what
+    assert setting in error.hint
+    assert error.exit_code == Exit.FAILED
+
+
+def test_a_token_is_fetched_by_the_client_itself() -> None:
+    config = client_config(
+        kafka(
+            kafka_security="SASL_SSL",
+            kafka_sasl_mechanism="OAUTHBEARER",
+            kafka_oauth_token_url="https://issuer.example/token",
+            kafka_oauth_client_id="worker",
+            kafka_oauth_client_secret=CANARY,
+        )
+    )
+    assert {name: value for name, value in config.items() if name.startswith("sasl")} == {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "https://issuer.example/token",
+        "sasl.oauthbearer.client.id": "worker",
+        "sasl.oauthbearer.client.secret": CANARY,
+    }
+    AdminClient(config | {"log_level": 0})  # the client is built with libcurl and TLS
 
 
 @pytest.mark.stack

@@ -6,6 +6,7 @@ import pytest
 from aiobotocore.session import get_session
 
 from headrace.store.blobs.bucket import ensure_bucket
+from headrace.store.blobs.store_url import StoreAccess
 from tests.store.conftest import Minio
 
 OTHER = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "exports/"}, "Expiration": {"Days": 3}}
@@ -24,10 +25,8 @@ async def s3(minio: Minio) -> AsyncIterator[Any]:
 
 
 async def ensured(minio: Minio, bucket: str) -> bool:
-    keys = (minio.access_key, minio.secret_key)
-    return await ensure_bucket(
-        f"s3://{bucket}", endpoint=minio.endpoint, region="us-east-1", keys=keys, staging_days=8.0
-    )
+    access = StoreAccess(minio.endpoint, "us-east-1", minio.access_key, minio.secret_key)
+    return await ensure_bucket(f"s3://{bucket}", access, staging_days=8.0)
 
 
 async def test_a_bucket_clears_away_what_is_left_behind(minio: Minio, s3: Any) -> None:

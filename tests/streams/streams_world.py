@@ -56,13 +56,7 @@ class World:
             client_config(settings, acks="all", linger_ms=5, message_max_bytes=16_000_000) | {"log_level": 0}
         )
         self._connection = psycopg.connect(settings.postgres_dsn.get_secret_value(), autocommit=True)
-        self.blobs = Blobs.open(
-            settings.store_url,
-            endpoint=settings.store_endpoint,
-            region=settings.store_region,
-            access_key=settings.store_access_key.get_secret_value(),
-            secret_key=settings.store_secret_key.get_secret_value(),
-        )
+        self.blobs = Blobs.from_settings(settings)
 
     def close(self) -> None:
         self._connection.close()

@@ -20,7 +20,7 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_errors import StoreFailure, blob_errors, store_failure_of
-from headrace.store.blobs.store_url import OpenedStore, open_target
+from headrace.store.blobs.store_url import OpenedStore, StoreAccess, open_target
 from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -66,18 +66,12 @@ class Blobs:
         Raises:
             StoreRefusedError: the URL's scheme is unknown.
         """
-        return cls(open_target(url, endpoint=endpoint, region=region, access_key=access_key, secret_key=secret_key))
+        return cls(open_target(url, StoreAccess(endpoint, region, access_key, secret_key)))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Open the store that the settings name; as `open`."""
-        return cls.open(
-            settings.store_url,
-            endpoint=settings.store_endpoint,
-            region=settings.store_region,
-            access_key=settings.store_access_key.get_secret_value(),
-            secret_key=settings.store_secret_key.get_secret_value(),
-        )
+        return cls(open_target(settings.store_url, StoreAccess.of(settings)))
 
     async def put(self, key: str, data: bytes, *, media_type: str | None = None) -> bool:
         """Write an object whose key is the digest of its bytes; return False if it exists already.

@@ -6,10 +6,12 @@ from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
 from headrace.runtime.logs import Action, get_log
+from headrace.store.blobs.blob_errors import certificate_refused
 from headrace.store.blobs.staging import PROMOTING_DAYS_MAX, PROMOTING_PREFIX, STAGING_PREFIX
+from headrace.store.blobs.store_url import StoreAccess
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError, address
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ _OLD_VERSIONS = {"NoncurrentVersionExpiration": {"NoncurrentDays": 30}}
 _RULE_PREFIX = "headrace-"
 
 
-async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str, str], staging_days: float) -> bool:
+async def ensure_bucket(url: str, access: StoreAccess, *, staging_days: float) -> bool:
     """Create the bucket of s3://bucket at an endpoint if it does not exist, and set its lifecycle; may be repeated.
 
     Staged bodies are kept for `staging_days`, rounded up to whole days, the least that a store can count.
@@ -33,22 +35,26 @@ async def ensure_bucket(url: str, *, endpoint: str, region: str, keys: tuple[str
     same: leftovers below staging/ and promoting/ then stay until an operator deletes them.
 
     Raises:
-        StoreUnavailableError: the store does not answer. StoreRefusedError: it does not allow to create the bucket.
+        StoreUnavailableError: the store does not answer. StoreRefusedError: it does not allow to create the bucket, or
+            its certificate is not trusted.
     """
-    parts = urlsplit(url)
+    parts, endpoint = urlsplit(url), access.endpoint
     config = AioConfig(connect_timeout=_CONNECT_S, read_timeout=_ANSWER_S, retries={"max_attempts": 1})
     client = get_session().create_client(
         "s3",
         endpoint_url=endpoint,
-        region_name=region or "us-east-1",
-        aws_access_key_id=keys[0],
-        aws_secret_access_key=keys[1],
+        region_name=access.region or "us-east-1",
+        aws_access_key_id=access.access_key,
+        aws_secret_access_key=access.secret_key,
+        verify=access.ca_file or None,
         config=config,
     )
     try:
         async with client as s3:
             created = await _create(s3, parts.netloc, endpoint)
             await _set_lifecycle(s3, parts.netloc, lifecycle_rules(parts.path.strip("/"), staging_days))
+    except SSLError:
+        raise certificate_refused(address(endpoint)) from None
     except BotoCoreError as error:
         raise StoreUnavailableError(
             f"the store does not answer: {type(error).__name__}", where=address(endpoint)

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
 from headrace.runtime.settings import Settings
-from headrace.store.blobs.store_url import COPY_TIMEOUT_S
+from headrace.store.blobs.blob_errors import certificate_refused
+from headrace.store.blobs.store_url import COPY_TIMEOUT_S, StoreAccess
 from headrace.store.errors import BlobMissingError, StoreRefusedError, StoreUnavailableError
 
 RESTORED_DAYS = 7  # for which a restored copy can be read
@@ -44,12 +45,14 @@ class StorageClassStore:
         """Open the s3:// archive of the settings, without a request."""
         parts = urlsplit(settings.archive_url)
         prefix = parts.path.strip("/")
+        access = StoreAccess.of(settings)
         client = get_session().create_client(
             "s3",
-            endpoint_url=settings.store_endpoint or None,
-            region_name=settings.store_region,
-            aws_access_key_id=settings.store_access_key.get_secret_value() or None,
-            aws_secret_access_key=settings.store_secret_key.get_secret_value() or None,
+            endpoint_url=access.endpoint or None,
+            region_name=access.region,
+            aws_access_key_id=access.access_key or None,
+            aws_secret_access_key=access.secret_key or None,
+            verify=access.ca_file or None,
             config=AioConfig(connect_timeout=_CONNECT_S, read_timeout=COPY_TIMEOUT_S, retries={"max_attempts": 3}),
         )
         async with client as opened:
@@ -122,6 +125,8 @@ class StorageClassStore:
             raise StoreRefusedError(
                 f"the store answered {status} {code} for {key}", where=self._where, hint=_HINT
             ) from None
+        except SSLError:
+            raise certificate_refused(self._where) from None
         except BotoCoreError as error:
             raise StoreUnavailableError(
                 f"the store does not answer: {type(error).__name__}", where=self._where

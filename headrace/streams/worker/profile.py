@@ -6,6 +6,7 @@ that never raises, events without automatic acknowledgement, no tables, no Faust
 web server. The versions are pinned, because this relies on how they acknowledge.
 """
 
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import HEADER_BYTES, HEADERS_MAX
 from headrace.schemas.topics import input_topic
+from headrace.streams.worker.faust.access_token import AccessToken
 from headrace.streams.worker.faust.direct_consumer import FaustApp
 from headrace.streams.worker.faust.record_batches import read_any_batch
 
@@ -86,17 +88,23 @@ def _credentials(settings: Settings) -> Any:
     ssl_context = _tls(settings) if settings.kafka_security.endswith("SSL") else None
     if settings.kafka_security == "SSL":
         return faust.SSLCredentials(context=ssl_context)
-    credentials = faust.SASLCredentials(
-        username=settings.kafka_username,
-        password=settings.kafka_password.get_secret_value(),
-        mechanism=settings.kafka_sasl_mechanism,
-        ssl_context=ssl_context,
+    credentials = (
+        faust.OAuthCredentials(oauth_cb=AccessToken(settings), ssl_context=ssl_context)
+        if settings.kafka_sasl_mechanism == "OAUTHBEARER"
+        else faust.SASLCredentials(
+            username=settings.kafka_username,
+            password=settings.kafka_password.get_secret_value(),
+            mechanism=settings.kafka_sasl_mechanism,
+            ssl_context=ssl_context,
+        )
     )
     credentials.protocol = AuthProtocol(settings.kafka_security)
     return credentials
 
 
-def _tls(settings: Settings) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+    if settings.kafka_cert_file:
+        password = settings.kafka_key_password.get_secret_value()
+        context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file, lambda: password)
+    return context
