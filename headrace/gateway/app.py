@@ -37,6 +37,7 @@ from headrace.gateway.uploads.results import IngestResults, IngestWait
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, unix_us
+from headrace.runtime.addresses import site_networks
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.health import Probes
@@ -102,7 +103,6 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         version="1",
         description="Stores frames, clips, scans and LDOs once, catalogues them, and announces them once.",
         lifespan=lifespan,
-        redoc_url=None,
         redirect_slashes=False,  # a redirect names the Host that the client sent
     )
     for router in ROUTERS:
@@ -142,6 +142,9 @@ def _describe(app: FastAPI) -> None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             components = document.setdefault("components", {})
             components.setdefault("schemas", {})["ProblemBody"] = ProblemBody.model_json_schema()
+            upload = document["paths"]["/api/v1/ingest/upload"]["post"]["requestBody"]["content"]["multipart/form-data"]
+            components["schemas"]["UploadIngestionRequest"] = upload["schema"]
+            upload["schema"] = {"$ref": "#/components/schemas/UploadIngestionRequest"}
             components["securitySchemes"] = _SCHEMES
             document["security"] = [{name: []} for name in _SCHEMES]
             app.openapi_schema = document
@@ -172,6 +175,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         "store": blobs.check,
     }
     probed = _service_probes(settings, required)
+    for network, site in site_networks(settings.gateway_trust, settings.gateway_site):
+        get_log().warning(Action.TRUSTED, network=str(network), site=site, why="its clients need no key")
     try:
         async with liveness(
             settings, waiting=lambda: False, progress=lambda: None, doing=lambda: "serving", probes=probed
@@ -234,7 +239,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
         IngestResults(requests, wait, settings.gateway_answer_s_max),
     )
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
-    guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
+    trusted = site_networks(settings.gateway_trust, settings.gateway_site)
+    guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log, trusted)
     await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
     queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptKey.from_settings(settings))
     clients = (blobs, cache, request_publisher, live)

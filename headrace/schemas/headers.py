@@ -68,9 +68,7 @@ def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
 
 def _texts(headers: Iterable[tuple[str, bytes | None]], names: frozenset[str]) -> list[tuple[str, str]]:
-    return [
-        (name, value.decode("ascii", "replace")) for name, value in headers if name in names and value is not None
-    ]
+    return [(name, value.decode("ascii", "replace")) for name, value in headers if name in names and value is not None]
 
 
 def new_traceparent(random_bytes: bytes) -> str:
