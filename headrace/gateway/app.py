@@ -54,6 +54,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
+from headrace.store.catalog.sessions import listen
 from headrace.store.installation import require_installation
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.access import Access
@@ -219,7 +220,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     stack.push_async_callback(asyncio.to_thread, publisher.close)
     access, requests, uploads = Access(pool, dsn), IngestRequests(pool, dsn), Uploads(pool, dsn)
     statuses, audit_log = IngestStatuses(pool, dsn), AuditLog(access)
-    wait = IngestWait(statuses)
+    listener = await stack.enter_async_context(listen(dsn))
+    wait = IngestWait(statuses, listener.notified)
     await stack.enter_async_context(background_task(wait.run()))
     await stack.enter_async_context(background_task(audit_log.run()))
     inspector = Inspector()

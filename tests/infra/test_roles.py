@@ -19,7 +19,7 @@ from headrace.schemas.digest import record_id
 from headrace.schemas.events import Kind
 from headrace.store import roles
 from headrace.store.catalog.exports import Exports
-from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.roles import OPERATOR, PRIVILEGES, grant_roles
 from tests.batch.batch_samples import frame
 from tests.commands import headrace

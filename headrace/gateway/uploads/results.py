@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 
 from headrace.gateway.problems import Problem
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource
+from headrace.runtime.background_task import first
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.metrics import gateway_answers_waiting
 from headrace.store.requests.ingest_requests import IngestRequests, NewRequest, RequestItem
 from headrace.store.requests.ingest_status import IngestStatus, IngestStatuses, MessageRef
 
-_POLL_S = 0.03
-_POLL_S_WHILE_UNAVAILABLE = 0.5
+_POLL_S = 0.5  # without a notification
 _MESSAGES_PER_QUERY_MAX = 1000
 _PENDING = IngestStatus(ingested=False, code=None, reason=None)
 
@@ -78,10 +78,12 @@ class IngestionResponse(BaseModel):
 
 
 class IngestWait:
-    """Waits until published messages are durable; one query serves all that wait."""
+    """Waits until published messages are durable; one query serves all that wait, after each notification."""
 
-    def __init__(self, statuses: IngestStatuses) -> None:
+    def __init__(self, statuses: IngestStatuses, notified: asyncio.Event) -> None:
+        """`notified` is set when workers have committed: `listen` of the catalog."""
         self._statuses = statuses
+        self._notified = notified
         self._futures: dict[MessageRef, asyncio.Future[IngestStatus]] = {}
         self._waiters: Counter[MessageRef] = Counter()
         self._has_waiters = asyncio.Event()
@@ -105,12 +107,16 @@ class IngestWait:
                     del self._futures[message], self._waiters[message]
 
     async def run(self) -> None:
-        """Poll the catalog until cancelled."""
+        """Query the catalog after each notification, and now and then without, until cancelled."""
         while True:
-            await self._has_waiters.wait()
+            if not self._futures:
+                await self._has_waiters.wait()
             self._has_waiters.clear()
-            while self._futures:  # noqa: ASYNC110 - the catalog sends no notifications
-                await asyncio.sleep(_POLL_S if await self._poll() else _POLL_S_WHILE_UNAVAILABLE)
+            self._notified.clear()
+            if await self._poll():
+                await first(_POLL_S, self._notified, self._has_waiters)
+            else:
+                await asyncio.sleep(_POLL_S)
 
     async def _poll(self) -> bool:
         messages = [message for message, future in self._futures.items() if not future.done()]
