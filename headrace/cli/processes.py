@@ -75,12 +75,18 @@ def consumer(name: Annotated[str, typer.Argument(help="preprocessing or percepti
 
 
 @needs("gateway")
-def gateway() -> None:
+def gateway(
+    trust: Annotated[
+        str | None,
+        typer.Option(help="Private networks whose clients need no key: 10.1.0.0/16 or SITE=10.1.0.0/16,…"),
+    ] = None,
+) -> None:
     """Run the HTTP and WebSocket gateway; also reads HOST, PORT and REDIS_URL."""
     from headrace.gateway.app import serve as answer
     from headrace.gateway.server import legacy_overrides
 
-    serve("gateway", answer, serves=True, **legacy_overrides())
+    given = {} if trust is None else {"gateway_trust": trust}
+    serve("gateway", answer, serves=True, **legacy_overrides(), **given)
 
 
 @needs("camera", "gateway")

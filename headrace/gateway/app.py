@@ -39,6 +39,7 @@ from headrace.gateway.uploads.scanning import Scanner
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, unix_us
 from headrace.runtime.acl import Operation
+from headrace.runtime.addresses import site_networks
 from headrace.runtime.background_task import background_task
 from headrace.runtime.errors import HeadraceError, unreachable
 from headrace.runtime.health import Probes
@@ -55,6 +56,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
+from headrace.store.catalog.sessions import listen
 from headrace.store.installation import require_installation
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.access import Access
@@ -105,7 +107,6 @@ def create_app(settings: Settings, probes: Probes, stopping: asyncio.Event | Non
         version="1",
         description="Stores frames, clips, scans and LDOs once, catalogues them, and announces them once.",
         lifespan=lifespan,
-        redoc_url=None,
         redirect_slashes=False,  # a redirect names the Host that the client sent
     )
     for router in ROUTERS:
@@ -145,6 +146,9 @@ def _describe(app: FastAPI) -> None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             components = document.setdefault("components", {})
             components.setdefault("schemas", {})["ProblemBody"] = ProblemBody.model_json_schema()
+            upload = document["paths"]["/api/v1/ingest/upload"]["post"]["requestBody"]["content"]["multipart/form-data"]
+            components["schemas"]["UploadIngestionRequest"] = upload["schema"]
+            upload["schema"] = {"$ref": "#/components/schemas/UploadIngestionRequest"}
             components["securitySchemes"] = _SCHEMES
             document["security"] = [{name: []} for name in _SCHEMES]
             app.openapi_schema = document
@@ -181,6 +185,8 @@ async def _serve(settings: Settings, sockets: list[socket], stop: asyncio.Event)
         "store": blobs.check,
     }
     probed = _service_probes(settings, required)
+    for network, site in site_networks(settings.gateway_trust, settings.gateway_site):
+        get_log().warning(Action.TRUSTED, network=str(network), site=site, why="its clients need no key")
     try:
         async with liveness(
             settings, waiting=lambda: False, progress=lambda: None, doing=lambda: "serving", probes=probed
@@ -223,7 +229,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     stack.push_async_callback(asyncio.to_thread, publisher.close)
     access, requests, uploads = Access(pool, dsn), IngestRequests(pool, dsn), Uploads(pool, dsn)
     statuses, audit_log = IngestStatuses(pool, dsn), AuditLog(access)
-    wait = IngestWait(statuses)
+    listener = await stack.enter_async_context(listen(dsn))
+    wait = IngestWait(statuses, listener.notified)
     await stack.enter_async_context(background_task(wait.run()))
     await stack.enter_async_context(background_task(audit_log.run()))
     inspector = Inspector()
@@ -243,7 +250,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
         IngestResults(requests, wait, settings.gateway_answer_s_max),
     )
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
-    guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log)
+    trusted = site_networks(settings.gateway_trust, settings.gateway_site)
+    guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log, trusted)
     await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
     queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptKey.from_settings(settings))
     clients = (blobs, cache, request_publisher, live)

@@ -19,6 +19,14 @@ _UNICAST = IPv6Network("2000::/3")
 # Not globally reachable according to IANA's registries, but global in Python 3.11: protocol assignments, 6to4 relays,
 # documentation (RFC 9637).
 _NOT_GLOBAL = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"), IPv6Network("3fff::/20"))
+# RFC 1918, RFC 6598 (also what overlay networks use), RFC 4193, loopback and link-local.
+_PRIVATE_4 = tuple(
+    map(
+        IPv4Network,
+        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+    )
+)
+_PRIVATE_6 = tuple(map(IPv6Network, ("fc00::/7", "fe80::/10", "::1/128")))
 _NAT64 = IPv6Network("64:ff9b::/96")
 _COMPATIBLE = IPv6Network("::/96")
 _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: before the IPv4 address in the lower half
@@ -36,6 +44,35 @@ def networks_of(text: str, site: str = "") -> tuple[Network, ...]:
     entries = [entry.rpartition("=") for entry in text.split(",") if entry.strip()]
     networks = [(of.strip(), ip_network(network.strip())) for of, _, network in entries]
     return tuple(network for of, network in networks if of in {"", site})
+
+
+def site_networks(text: str, default_site: str) -> tuple[tuple[Network, str], ...]:
+    """Return the networks of such a list, each with its site; the smallest first, so that the first match counts.
+
+    Raises:
+        ValueError: an entry is not a network, or not a private one.
+    """
+    entries = [entry.rpartition("=") for entry in text.split(",") if entry.strip()]
+    networks = [(ip_network(network.strip()), site.strip() or default_site) for site, _, network in entries]
+    if not all(_is_private(network) for network, _ in networks):
+        raise ValueError("not a private network")
+    return tuple(sorted(networks, key=lambda entry: entry[0].prefixlen, reverse=True))
+
+
+def _is_private(network: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return any(network.subnet_of(private) for private in _PRIVATE_4)
+    return any(network.subnet_of(private) for private in _PRIVATE_6)
+
+
+def is_in(address: str, network: Network) -> bool:
+    """Return whether a numeric address belongs to a network; an IPv4-mapped address is that IPv4 address."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return _is_listed(mapped or parsed, [network])
 
 
 def authority_of(host: str, port: int, default_port: int) -> str:

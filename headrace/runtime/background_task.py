@@ -1,4 +1,4 @@
-"""A background task that runs as long as a context."""
+"""Background tasks that run as long as a context, and waits for one of several events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -16,3 +16,13 @@ async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def first(seconds: float | None, *events: asyncio.Event) -> None:
+    """Wait until one of the events is set, or for so many seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from headrace.runtime.addresses import networks_of
+from headrace.runtime.addresses import networks_of, site_networks
 from headrace.runtime.connection_settings import with_login
 from headrace.runtime.setting_names import variable
 
@@ -25,6 +25,19 @@ def checked_networks(text: str) -> str:
         networks_of(text)
     except ValueError:
         raise ValueError("should be networks like 192.168.10.0/24 or plant=10.4.0.0/16, comma-separated") from None
+    return text
+
+
+def checked_private_networks(text: str) -> str:
+    """Return a comma-separated list of private networks as it is written.
+
+    Raises:
+        ValueError: an entry is not a private network.
+    """
+    try:
+        site_networks(text, "")
+    except ValueError:
+        raise ValueError("should be private networks like 10.1.0.0/16 or plant=10.4.0.0/16, comma-separated") from None
     return text
 
 
@@ -70,6 +83,11 @@ class GatewaySettings(BaseSettings):
     )
     gateway_auth: Literal["on", "off"] = Field(
         "on", description="Whether requests must be authenticated; off is allowed only on a loopback address."
+    )
+    gateway_trust: Annotated[str, AfterValidator(checked_private_networks)] = Field(
+        "",
+        description="Private networks whose clients need no key, with the role device for one site, comma-separated: "
+        "plant=10.4.0.0/16 for the site plant, 10.1.0.0/16 for gateway_site; also `headrace gateway --trust`.",
     )
     gateway_token_secret: RandomSecret = Field(
         SecretStr(""),

@@ -17,6 +17,7 @@ class Action(StrEnum):
 
     STARTED = "started"
     PLAIN_TEXT = "plain_text"
+    TRUSTED = "trusted"
     WAITING = "waiting"
     READY = "ready"
     DRAINING = "draining"

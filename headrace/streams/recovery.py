@@ -34,7 +34,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ingest_progress import IngestProgress
 from headrace.store.catalog.outbox import Outbox
 from headrace.store.catalog.recovery import Recovery
-from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.installation import Mark, OlderReasons, mark_kafka, mark_store, older_reasons
 from headrace.streams.core.input_position import CatalogBehind, judge
 from headrace.streams.relay.announcement import OUTPUT_TOPICS

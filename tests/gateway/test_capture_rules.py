@@ -25,10 +25,10 @@ from headrace.gateway.capture.capture_request import (
     ACTIVE_STATES,
     FINAL_STATES,
     PREDECESSORS,
+    CaptureMode,
     CapturePlan,
     CaptureProgress,
     CaptureState,
-    Mode,
     plan_for,
 )
 from headrace.runtime.addresses import AddressNotAllowedError, is_allowed, networks_of, resolve
@@ -201,11 +201,11 @@ def test_progress_and_plans_round_trip() -> None:
     evidence = CaptureProgress(worker="w", reconnects=2, codec="h264", width=640)
     assert CaptureProgress.from_json(evidence.as_json()) == evidence
     assert CaptureProgress.from_json("{}") == CaptureProgress()
-    plan = plan_for("rtsp://camera/a", Mode.BURST, frame_count=20)
+    plan = plan_for("rtsp://camera/a", CaptureMode.BURST, frame_count=20)
     assert CapturePlan.from_json(plan.as_json()) == plan
     assert (plan.fps, plan.frame_count) == (5.0, 20)
-    assert plan_for("", Mode.SINGLE_FRAME, frame_count=9).frame_count == 1
-    assert plan_for("", Mode.CONTINUOUS, duration_s=7).duration_s == 7
+    assert plan_for("", CaptureMode.SINGLE_FRAME, frame_count=9).frame_count == 1
+    assert plan_for("", CaptureMode.CONTINUOUS, duration_s=7).duration_s == 7
 
 
 def test_reconnects_back_off_and_are_limited() -> None:

@@ -141,7 +141,7 @@ class Catalog:
 
 async def test_who_waits_for_the_same_message_as_one_that_gave_up_is_told() -> None:
     catalog, place = Catalog(), MessageRef("edge.cids.v1", 0, 7, uuid4(), 0.0)
-    landing = IngestWait(catalog)  # type: ignore[arg-type]
+    landing = IngestWait(catalog, asyncio.Event())  # type: ignore[arg-type]
     async with background_task(landing.run()):
         patient = asyncio.ensure_future(landing.outcomes([place], 30))
         assert await landing.outcomes([place], 0.05) == [NOT_YET]

@@ -70,7 +70,8 @@ def test_where_no_file_is_good_nothing_is_taken(gateway: Gateway) -> None:
         answer = client.post(
             "/api/v1/ingest/upload", data={"camera_id": "c"}, files={"files": ("a.jpg", b"\x7fELF....")}
         )
-    assert (answer.status_code, answer.json()["code"]) == (422, "not_an_image")
+    [file] = answer.json()["files"]
+    assert (answer.status_code, file["error"]["code"]) == (422, "not_an_image")
 
 
 def test_camera_id_is_needed(gateway: Gateway) -> None:

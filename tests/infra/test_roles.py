@@ -20,7 +20,7 @@ from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
 from headrace.store import roles
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.exports import Exports
-from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.logins import PASSWORD_SETTINGS, login_of, make_logins
 from headrace.store.roles import OPERATOR, PRIVILEGES, grant_roles
 from headrace.streams.consumers.app import CONSUMERS

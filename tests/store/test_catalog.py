@@ -170,7 +170,7 @@ async def test_an_announcement_names_its_topic_and_event(catalog: Catalog, sql: 
     ]
 
 
-async def test_new_rows_are_heard_of_and_duplicates_are_not(catalog: Catalog, sql: Sql) -> None:
+async def test_the_relay_hears_of_new_rows_and_gateways_of_duplicates_too(catalog: Catalog, sql: Sql) -> None:
     heard: list[str] = []
     await sql.add_listener("headrace_outbox", lambda *notice: heard.append(str(notice[2])))
     await catalog.commit(batch(range(50)))
@@ -178,21 +178,22 @@ async def test_new_rows_are_heard_of_and_duplicates_are_not(catalog: Catalog, sq
         while not heard:
             await asyncio.sleep(NOTIFY_EVERY_S)
             await sql.execute("select 1")
+    await sql.add_listener("headrace_ingested", lambda *notice: heard.append(str(notice[2])))
     await catalog.commit(batch(range(50)))
     await asyncio.sleep(10 * NOTIFY_EVERY_S)
     await sql.execute("select 1")
-    assert heard == ["headrace_outbox"]
+    assert heard == ["headrace_outbox", "headrace_ingested"]
 
 
 async def test_of_many_commits_at_once_the_relay_hears_once_and_of_the_last_one_too(catalog: Catalog, sql: Sql) -> None:
     heard: list[int] = []
     await sql.add_listener("headrace_outbox", lambda *_: heard.append(len(heard)))
-    catalog._notify_soon()
+    catalog._notify_soon(announces=True)
     notifying = catalog._notifying
     assert notifying is not None
     await asyncio.sleep(0)  # the first notification is on its way
     for _ in range(100):
-        catalog._notify_soon()
+        catalog._notify_soon(announces=True)
     await asyncio.wait_for(notifying, HEARD_S_MAX)
     await sql.execute("select 1")
     assert len(heard) == 2

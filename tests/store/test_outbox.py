@@ -7,10 +7,10 @@ import pytest
 from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import DeadLetter, Ingested, Kind
-from headrace.store.catalog import relay_session
+from headrace.store.catalog import sessions
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.outbox import Outbox
-from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
 from tests.store.store_rows import CAPTURED_AT_US, batch, blob, id_of, letter, record
 
@@ -166,7 +166,7 @@ async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, post
     leader_lock = await try_leader_lock(postgres_dsn)
     assert leader_lock is not None
     await sql.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace relay session' "
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace session' "
         "and datname = current_database()"
     )
     await asyncio.wait_for(leader_lock.lost.wait(), 5)
@@ -178,9 +178,9 @@ async def test_a_leader_notices_that_its_connection_is_gone(outbox: Outbox, post
 async def test_a_leader_whose_server_is_silent_gives_up(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
-    monkeypatch.setattr(relay_session, "PING_S", 0.05)
-    monkeypatch.setattr(relay_session, "PING", "select pg_sleep(60)")
-    monkeypatch.setattr(relay_session, "ANSWER_S_MAX", 0.2)
+    monkeypatch.setattr(sessions, "PING_S", 0.05)
+    monkeypatch.setattr(sessions, "PING", "select pg_sleep(60)")
+    monkeypatch.setattr(sessions, "ANSWER_S_MAX", 0.2)
     leader_lock = await try_leader_lock(postgres_dsn)
     assert leader_lock is not None
     await asyncio.wait_for(leader_lock.lost.wait(), 5)
@@ -198,13 +198,13 @@ async def test_a_listener_hears_of_new_rows(catalog: Catalog, outbox: Outbox) ->
 async def test_a_listener_connects_again_and_says_that_it_may_have_missed_something(
     outbox: Outbox, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_session, "RETRY_S", 0.05)
+    monkeypatch.setattr(sessions, "RETRY_S", 0.05)
     async with outbox.listen() as listener:
         await asyncio.wait_for(listener.notified.wait(), 5)
         listener.notified.clear()
         await sql.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where application_name = 'headrace relay session' and datname = current_database()"
+            "where application_name = 'headrace session' and datname = current_database()"
         )
         await asyncio.wait_for(listener.notified.wait(), 5)
 
@@ -219,7 +219,7 @@ async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkey
             raise ConnectionRefusedError
         return await connect(*args, **named)
 
-    monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
+    monkeypatch.setattr(sessions, "RETRY_S", 0.01)
     monkeypatch.setattr(asyncpg, "connect", flaky)
     with pytest.raises(CatalogUnavailableError):
         await try_leader_lock(postgres_dsn)
@@ -231,7 +231,7 @@ async def test_an_outage_is_waited_out(outbox: Outbox, postgres_dsn: str, monkey
 async def test_a_listener_goes_on_whatever_failed(
     catalog: Catalog, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    connect, tries = relay_session._connect, []
+    connect, tries = sessions._connect, []
 
     async def failing_once(dsn: str) -> Any:
         tries.append(dsn)
@@ -239,7 +239,7 @@ async def test_a_listener_goes_on_whatever_failed(
             raise fault
         return await connect(dsn)
 
-    monkeypatch.setattr(relay_session, "RETRY_S", 0.01)
-    monkeypatch.setattr(relay_session, "_connect", failing_once)
+    monkeypatch.setattr(sessions, "RETRY_S", 0.01)
+    monkeypatch.setattr(sessions, "_connect", failing_once)
     async with outbox.listen() as listener:
         await asyncio.wait_for(listener.notified.wait(), 5)

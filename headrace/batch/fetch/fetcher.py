@@ -24,15 +24,22 @@ from headrace.batch.fetch.errors import (
     UrlRefusedError,
 )
 from headrace.batch.fetch.pinned_connector import create_connector
-from headrace.batch.fetch.policy import REDIRECTS_MAX, ROBOTS_BYTES_MAX, ROBOTS_S_MAX, STALL_BYTES_MIN, FetchPolicy
+from headrace.batch.fetch.policy import (
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    REDIRECTS_MAX,
+    ROBOTS_BYTES_MAX,
+    ROBOTS_S_MAX,
+    STALL_BYTES_MIN,
+    FetchPolicy,
+)
 from headrace.batch.fetch.politeness import HostRateLimit, RobotsTxt, opts_out
 from headrace.batch.fetch.url import WebUrl, parse_url, resolve_redirect
 from headrace.runtime.addresses import Lookup, is_allowed, system_lookup
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)  # the fetcher sets the other limits
-_HEADER_BYTES_MAX = 8190
-_HEADERS_MAX = 128
+_SUCCESSFUL = frozenset({200, 203})  # a proxy that changed the answer says 203
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,9 @@ class Fetcher:
             trust_env=False,
             auto_decompress=False,
             timeout=_NO_TIMEOUT,
-            max_line_size=_HEADER_BYTES_MAX,
-            max_field_size=_HEADER_BYTES_MAX,
-            max_headers=_HEADERS_MAX,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
             headers={"User-Agent": self._policy.agent, "Accept": "image/*, video/mp4, */*;q=0.1"},
         )
         return self
@@ -124,7 +131,7 @@ class Fetcher:
             async with asyncio.timeout(left_s), self._response(target) as response:
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                     return location
-                if response.status != 200:
+                if response.status not in _SUCCESSFUL:
                     retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
                     raise HttpStatusError(response.status, where=target.origin, retry_after_s=retry_after_s)
                 if not limits.is_robots:

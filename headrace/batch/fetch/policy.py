@@ -8,6 +8,8 @@ from headrace.runtime.backoff import Backoff
 from headrace.runtime.settings import Settings
 
 REDIRECTS_MAX = 3
+HEADER_BYTES_MAX = 32 * 1024  # of the status line, and of each header; browsers take 256 KiB in all
+HEADERS_MAX = 256
 ROBOTS_BYTES_MAX = 500 * 1024  # the least that RFC 9309 requires a crawler to parse
 ROBOTS_S_MAX = 15.0
 CRAWL_DELAY_S_MAX = 30.0  # the longest Crawl-delay that is honoured

@@ -114,7 +114,7 @@ class RobotsTxt:
             text = b""  # no robots.txt allows everything
         except TooLargeError:
             raise OptedOutError("the host's robots.txt is too large", where=origin) from None
-        return await asyncio.to_thread(Protego.parse, text.decode(errors="replace"))
+        return await asyncio.to_thread(Protego.parse, text.decode("utf-8-sig", "replace"))
 
 
 def opts_out(robots_tags: Iterable[str], reservations: Iterable[str], agent: str) -> bool:

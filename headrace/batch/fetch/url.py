@@ -96,12 +96,21 @@ def parse_url(text: str) -> WebUrl:
 
 
 def resolve_redirect(url: WebUrl, location: str) -> WebUrl:
-    """Return the URL of a redirect.
+    """Return the URL of a redirect, in which spaces and bytes beyond ASCII may stand as they are, as browsers take it.
 
     Raises:
         UrlRefusedError: it is not accepted.
     """
-    return parse_url(urljoin(url.text, location))
+    return parse_url(urljoin(url.text, _readable(location)))
+
+
+def _readable(location: str) -> str:
+    """Return a header's text without white space around it; bytes that are not UTF-8 and spaces are percent-encoded."""
+    raw = location.strip().encode(errors="surrogateescape").replace(b" ", b"%20")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return quote(raw, safe=f"{_SAFE}%#")
 
 
 def redact_url_text(text: str) -> str:

@@ -13,7 +13,7 @@ from headrace.runtime.metrics import maintenance_runs_total, maintenance_succeed
 from headrace.runtime.settings import MaintenanceJob, Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.maintenance_runs import DueJob, MaintenanceRuns
-from headrace.store.catalog.relay_session import try_leader_lock
+from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.errors import CatalogRevertedError
 from headrace.store.installation import require_installation
 from headrace.store.locks import MAINTENANCE_LOCK

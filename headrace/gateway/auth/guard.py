@@ -9,6 +9,7 @@ import base64
 import binascii
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -23,6 +24,7 @@ from headrace.gateway.auth.principal import ANONYMOUS, Principal, Role
 from headrace.gateway.auth.rate_limiter import Allowance, RateLimit, RequestLimiter, mebibytes
 from headrace.gateway.auth.tokens import InvalidTokenError, TokenVerifier
 from headrace.gateway.problems import Problem, ProblemCode, request_id_of
+from headrace.runtime.addresses import Network, is_in
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.gateway_settings import LOOPBACK
 from headrace.runtime.logs import Action, get_log
@@ -109,6 +111,7 @@ class Guard:
     tokens: TokenVerifier
     limiter: RequestLimiter
     audit_log: AuditLog
+    trusted: Sequence[tuple[Network, str]] = ()
 
 
 def guard_of(connection: HTTPConnection) -> Guard:
@@ -129,10 +132,7 @@ async def authenticate(connection: HTTPConnection) -> Principal:
         await limit_requests(connection, ANONYMOUS)
         return ANONYMOUS
     try:
-        await _require_guesses_left(connection)
-        credential = _credential(connection)
-        _refuse_foreign_page(connection)
-        principal = await _principal_of(guard, credential)
+        principal = _trusted(guard, connection) or await _identified(guard, connection)
     except Problem as problem:
         audit_refusal(connection, problem.code, None)
         if problem.status_code == 401:
@@ -141,6 +141,28 @@ async def authenticate(connection: HTTPConnection) -> Principal:
     connection.scope["state"]["on_response"] = partial(_audit_change, connection, principal)
     await limit_requests(connection, principal)
     return principal
+
+
+async def _identified(guard: Guard, connection: HTTPConnection) -> Principal:
+    await _require_guesses_left(connection)
+    credential = _credential(connection)
+    _refuse_foreign_page(connection)
+    return await _principal_of(guard, credential)
+
+
+def _trusted(guard: Guard, connection: HTTPConnection) -> Principal | None:
+    """Return the principal of a client without a key in a network of HEADRACE_GATEWAY_TRUST.
+
+    A browser is none: a page of any site could let it send requests.
+    """
+    names = ("authorization", "x-api-key", "origin", "sec-fetch-site")
+    if not guard.trusted or any(name in connection.headers for name in names):
+        return None
+    address = _address_of(connection)
+    for network, site in guard.trusted:
+        if is_in(address, network):
+            return Principal(f"trusted:{address_group(address)}", Role.DEVICE, (f"{site}/*",), is_trusted=True)
+    return None
 
 
 async def limit_requests(connection: HTTPConnection, principal: Principal | None) -> None:
@@ -312,12 +334,21 @@ async def _operator(request: Request) -> Principal:
     return await _require_role(Role.OPERATOR, request)
 
 
+async def _capturer(request: Request) -> Principal:
+    principal = await authenticate(request)
+    if not principal.may_capture:
+        audit_refusal(request, ProblemCode.FORBIDDEN, principal)
+        raise Problem(403, ProblemCode.FORBIDDEN, f"the role {Role.OPERATOR} is required")
+    return principal
+
+
 async def _ingest_limit(request: Request) -> None:
     await _limit(request, guard_of(request).limiter.limits.ingest, None)
 
 
 Device = Annotated[Principal, Depends(_device)]
 Operator = Annotated[Principal, Depends(_operator)]
+Capturer = Annotated[Principal, Depends(_capturer)]
 PerAddress = Annotated[None, Depends(_ingest_limit)]
 """The limit of POST /ingest, which counts requests by address."""
 

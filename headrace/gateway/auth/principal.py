@@ -24,6 +24,12 @@ class Principal:
     actor: str
     role: Role
     sources: tuple[str, ...]
+    is_trusted: bool = False  # by its address, without a key
+
+    @property
+    def may_capture(self) -> bool:
+        """Whether it may request captures: the old clients of a trusted network do."""
+        return self.is_trusted or self.has_role(Role.OPERATOR)
 
     def has_role(self, role: Role) -> bool:
         """Return whether the principal has this role or a higher one."""
@@ -37,6 +43,12 @@ class Principal:
     def can_access_all(self) -> bool:
         """Whether every source is in scope."""
         return EVERYWHERE in self.sources
+
+    @property
+    def only_site(self) -> str | None:
+        """The only site in scope; None where there are several."""
+        sites = {scope.partition("/")[0] for scope in self.sources}
+        return sites.pop() if len(sites) == 1 and EVERYWHERE not in sites else None
 
     @property
     def only_source(self) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 import orjson
 
 
-class Mode(StrEnum):
+class CaptureMode(StrEnum):
     """How a camera is captured."""
 
     SINGLE_FRAME = "single_frame"
@@ -27,7 +27,12 @@ DURATION_S_MAX = 3600.0
 FRAME_COUNT_MAX = 1000
 CLIP_S_MAX = 60.0  # the frames of a clip are held in memory until it is encoded
 
-_DEFAULT_FPS = {Mode.SINGLE_FRAME: 1.0, Mode.BURST: 5.0, Mode.CONTINUOUS: 1.0, Mode.CLIP: 10.0}
+_DEFAULT_FPS = {
+    CaptureMode.SINGLE_FRAME: 1.0,
+    CaptureMode.BURST: 5.0,
+    CaptureMode.CONTINUOUS: 1.0,
+    CaptureMode.CLIP: 10.0,
+}
 _BURST_FRAMES = 10
 _CONTINUOUS_S = 60.0
 _CLIP_S = 5.0
@@ -40,7 +45,7 @@ class CapturePlan:
     """What to capture: at most `frame_count` frames (0: unlimited) in `duration_s` seconds of recording."""
 
     url: str
-    mode: Mode
+    mode: CaptureMode
     fps: float
     duration_s: float
     frame_count: int
@@ -53,24 +58,29 @@ class CapturePlan:
     def from_json(cls, text: str) -> "CapturePlan":
         """Read what `as_json` wrote."""
         fields = orjson.loads(text)
-        return cls(**{**fields, "mode": Mode(fields["mode"])})
+        return cls(**{**fields, "mode": CaptureMode(fields["mode"])})
 
 
 def plan_for(
-    url: str, mode: Mode, *, fps: float | None = None, duration_s: float | None = None, frame_count: int | None = None
+    url: str,
+    mode: CaptureMode,
+    *,
+    fps: float | None = None,
+    duration_s: float | None = None,
+    frame_count: int | None = None,
 ) -> CapturePlan:
     """Return the plan for a caller's parameters; a parameter that the mode does not use is ignored."""
     rate = fps or _DEFAULT_FPS[mode]
     match mode:
-        case Mode.SINGLE_FRAME:
+        case CaptureMode.SINGLE_FRAME:
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=_FEW_FRAMES_S, frame_count=1)
-        case Mode.BURST:
+        case CaptureMode.BURST:
             frames = frame_count or _BURST_FRAMES
             limit_s = min(DURATION_S_MAX, duration_s or _FEW_FRAMES_S + _SLOWDOWN_MAX * frames / rate)
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=limit_s, frame_count=frames)
-        case Mode.CONTINUOUS:
+        case CaptureMode.CONTINUOUS:
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=duration_s or _CONTINUOUS_S, frame_count=0)
-        case Mode.CLIP:
+        case CaptureMode.CLIP:
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=duration_s or _CLIP_S, frame_count=0)
 
 

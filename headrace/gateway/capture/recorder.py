@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from headrace.gateway.capture.camera_faults import RECONNECT_BACKOFF, CameraFault, StreamLostError, should_give_up
 from headrace.gateway.capture.camera_url import CameraUrl, CredentialCipher, DecryptionError, parse_camera_url
-from headrace.gateway.capture.capture_request import CapturePlan, CaptureState, Mode
+from headrace.gateway.capture.capture_request import CaptureMode, CapturePlan, CaptureState
 from headrace.gateway.capture.job import CaptureJob
 from headrace.gateway.capture.media_publisher import ClipFrames, MediaPublisher, PublishingDeps
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
@@ -93,7 +93,7 @@ class Recorder:
         await asyncio.sleep(RECONNECT_BACKOFF.delay_s(failures))
 
     async def _finish(self) -> None:
-        if self._plan.mode is Mode.CLIP and len(self._clip):
+        if self._plan.mode is CaptureMode.CLIP and len(self._clip):
             await self._publisher.add_clip(self._clip)
         await self._publisher.flush()
         self._update_progress(None)
@@ -144,7 +144,7 @@ class Recorder:
         self._frames_received += 1
         capture_frames_total.inc()
         self._job.update_progress(frames_got=self._job.progress.frames_got + 1)
-        if self._plan.mode is Mode.CLIP:
+        if self._plan.mode is CaptureMode.CLIP:
             self._clip.add(item)
         else:
             await self._publisher.add_frame(item)

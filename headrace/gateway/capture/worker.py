@@ -33,6 +33,7 @@ from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import CaptureRequest, Kind
 from headrace.schemas.topics import CAPTURE_REQUESTS, input_topic
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.sessions import listen
 from headrace.store.installation import require_installation
 from headrace.store.postgres import close_pool, open_pool
 from headrace.store.requests.ingest_requests import Captures, IngestRequests
@@ -198,7 +199,8 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
         stack.push_async_callback(close_pool, pool)
         publisher = await asyncio.to_thread(Publisher.from_settings, settings)
         stack.push_async_callback(asyncio.to_thread, publisher.close, _CLOSE_S_MAX)
-        ingest_wait = IngestWait(IngestStatuses(pool, dsn))
+        listener = await stack.enter_async_context(listen(dsn))
+        ingest_wait = IngestWait(IngestStatuses(pool, dsn), listener.notified)
         await stack.enter_async_context(background_task(ingest_wait.run()))
         request_publisher = CaptureRequestPublisher(settings)
         stack.push_async_callback(asyncio.to_thread, request_publisher.close)

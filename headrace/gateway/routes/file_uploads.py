@@ -24,7 +24,17 @@ from headrace.gateway.deps import (
 from headrace.gateway.problems import Problem, ProblemCode, problem_of_rejection, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource, display_name, resolve_source
-from headrace.gateway.uploads.results import ItemStatus, state_of, status_of, status_path
+from headrace.gateway.uploads.results import (
+    FileError,
+    FrameInfo,
+    IngestionResponse,
+    IngestionStatus,
+    ItemStatus,
+    SourceType,
+    state_of,
+    status_of,
+    status_path,
+)
 from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form
 from headrace.schemas.digest import blob_key, record_id
 from headrace.schemas.events import Kind
@@ -54,45 +64,12 @@ class FileAnswer(BaseModel):
     status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
 
 
-class FileError(BaseModel):
-    """Why a file was rejected."""
-
-    code: str = Field(examples=["not_an_image"])
-    detail: str
-
-
-class UploadedFile(BaseModel):
-    """A file with its properties and location, or its error."""
-
-    filename: str | None
-    status: str = Field(description="`ingested`, `accepted` while it is not durable yet, or `failed`.")
-    frame_id: str | None = Field(None, description="The id of the record.")
-    width: int | None = None
-    height: int | None = None
-    size_bytes: int | None = None
-    media_type: str | None = None
-    exif: dict[str, Any] | None = None
-    sha256: str | None = None
-    storage_key: str | None = None
-    presigned_url: str | None = Field(None, description="A URL of the bytes, valid for an hour.")
-    error: FileError | None = None
-
-
-class Uploaded(BaseModel):
-    """The results of an upload, for each file."""
-
-    request_id: str
-    status: str = Field(description="`ingested`, `accepted`, or `partial` if files failed.")
-    camera_id: str
-    files: list[UploadedFile]
-
-
 class RequestStatus(BaseModel):
     """The status of a request."""
 
     request_id: str
-    kind: str = Field(examples=["upload"])
-    status: str = Field(
+    kind: SourceType
+    status: IngestionStatus = Field(
         description="Of an upload: uploading, ingested, partial, failed. Of a capture: requested, connecting, "
         "recording, uploading, ingested, failed."
     )
@@ -102,7 +79,7 @@ class RequestStatus(BaseModel):
     created_at: str
     updated_at: str
     evidence: dict[str, Any]
-    frames: list[UploadedFile]
+    frames: list[FrameInfo]
     errors: list[FileError]
 
 
@@ -153,9 +130,9 @@ async def ingest(
 @router.post(
     "/upload",
     status_code=201,
-    response_model=Uploaded,
+    response_model=IngestionResponse,
     responses={
-        202: {"model": Uploaded, "description": "Accepted, not durable yet."},
+        202: {"model": IngestionResponse, "description": "Accepted, not durable yet."},
         **problem_responses(409),
     },
     openapi_extra=form_body(
@@ -165,7 +142,7 @@ async def ingest(
 async def upload(
     request: Request, access: AccessDep, pipeline: PipelineDep, settings: SettingsDep, principal: Device
 ) -> JSONResponse:
-    """Ingest images and videos of a camera; the answer has the result of each file."""
+    """Ingest images and videos of a camera; the answer has the result of each file, with 422 if none was accepted."""
     async with (
         idempotent_request(request, access, principal) as first,
         received_form(request, principal, pipeline, files_max=FILES_MAX) as form,
@@ -182,10 +159,6 @@ async def upload(
         if (replayed := first.replay(fingerprint)) is not None:
             return replayed
         published, failed = await _publish_each(form, source)
-        if not published:
-            raise Problem(
-                422, failed[0].code or ProblemCode.INVALID, f"no file was accepted; the first: {failed[0].reason}"
-            )
         request_id = uuid4()
         statuses = await pipeline.results.record(request_id, principal.actor, source, published, failed)
         items = [ItemStatus.of(entry.item, status) for entry, status in zip(published, statuses, strict=True)]
@@ -195,7 +168,7 @@ async def upload(
         return response
 
 
-@router.get("/status/{request_id}", responses=problem_responses(404))
+@router.get("/status/{request_id}", response_model=RequestStatus, responses=problem_responses(404))
 async def status(
     requests: IngestRequestsDep,
     statuses: IngestStatusesDep,
@@ -213,8 +186,8 @@ async def status(
     state = ingest_request.state if ingest_request.kind == "rtsp" else state_of(items)
     body = RequestStatus(
         request_id=str(request_id),
-        kind=ingest_request.kind,
-        status=state,
+        kind=SourceType(ingest_request.kind),
+        status=IngestionStatus(state),
         reason=ingest_request.reason,
         site=ingest_request.site,
         camera_id=ingest_request.source_id,
@@ -254,28 +227,28 @@ def _failed(index: int, file: FormFile, problem: Problem) -> RequestItem:
 
 async def _answer(blobs: Blobs, request_id: UUID, source: UploadSource, items: Sequence[ItemStatus]) -> JSONResponse:
     state = state_of(items)
-    body = Uploaded(
+    body = IngestionResponse(
         request_id=str(request_id),
-        status="accepted" if state == "uploading" else state,
+        status=IngestionStatus.ACCEPTED if state is IngestionStatus.UPLOADING else state,
         camera_id=source.source_id,
         files=[await _file(blobs, item) for item in sorted(items, key=lambda item: item.item.index)],
     )
-    status = 202 if state == "uploading" else 201
-    return JSONResponse(body.model_dump(), status, headers={"Location": status_path(request_id)})
+    status = {IngestionStatus.UPLOADING: 202, IngestionStatus.FAILED: 422}.get(state, 201)
+    return JSONResponse(body.model_dump(exclude={"status_url"}), status, headers={"Location": status_path(request_id)})
 
 
-async def _file(blobs: Blobs, status: ItemStatus) -> UploadedFile:
+async def _file(blobs: Blobs, status: ItemStatus) -> FrameInfo:
     item = status.item
     if status.code is not None or item.digest is None:
         error = FileError(code=status.code or ProblemCode.INVALID, detail=status.reason or "")
-        return UploadedFile(filename=item.filename, status="failed", size_bytes=item.size_bytes, error=error)
+        return FrameInfo(filename=item.filename, status=IngestionStatus.FAILED, size_bytes=item.size_bytes, error=error)
     # Small bodies are stored in packs, whose address would expose other bodies.
     is_own_object = item.kind in {Kind.FRAME, Kind.CLIP}
     key = blob_key(item.digest) if is_own_object else None
     link = await blobs.presign(key, LINK_S) if key is not None and status.ingested else None
-    return UploadedFile(
+    return FrameInfo(
         filename=item.filename,
-        status="ingested" if status.ingested else "accepted",
+        status=IngestionStatus.INGESTED if status.ingested else IngestionStatus.ACCEPTED,
         frame_id=str(record_id(Kind(item.kind or Kind.FRAME), item.digest)),
         width=item.width,
         height=item.height,

@@ -13,7 +13,7 @@ from headrace.runtime.health import ReadyState
 router = APIRouter(tags=["health"])
 
 
-class Health(BaseModel):
+class HealthCheckResponse(BaseModel):
     """The gateway is alive."""
 
     status: str = Field("ok", examples=["ok"])
@@ -30,9 +30,9 @@ class Ready(BaseModel):
 
 
 @router.get("/health", openapi_extra={"security": []})
-async def health() -> Health:
+async def health() -> HealthCheckResponse:
     """Return that the gateway is alive; services may be unavailable."""
-    return Health(status="ok")
+    return HealthCheckResponse(status="ok")
 
 
 @router.get(

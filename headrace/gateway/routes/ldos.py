@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,8 +20,9 @@ from headrace.gateway.uploads.idempotency import IdempotentRequest, idempotent_r
 from headrace.gateway.uploads.metadata import LdoMetadata, parse_metadata_now
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource, request_traceparent, resolve_source
 from headrace.gateway.uploads.results import status_of, status_path
-from headrace.gateway.uploads.upload_form import FormFile, ReceivedForm, form_body, received_form, urlencoded_form
+from headrace.gateway.uploads.upload_form import JSON, URLENCODED, FormFile, ReceivedForm, form_body, received_form
 from headrace.producers.source import fields_of
+from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Cid, Ldo
 from headrace.schemas.validate import validate
 from headrace.store.catalog.ldos import ListedLdo
@@ -35,7 +36,7 @@ LIMIT_MAX = 1000
 
 
 class LdoAnswer(BaseModel):
-    """The result for an LDO; `size_bytes` is the size of its metadata and its video."""
+    """The result for an LDO; `size_bytes` is the size of its stored JSON and its video, as in the list."""
 
     id: str = Field(examples=["ldo_abc123abc123_1705420800"])
     status: str = Field(description="`ingested`, or `accepted` while it is not durable yet.", examples=["ingested"])
@@ -89,11 +90,11 @@ class _EventUpload:
         return source
 
     async def publish(
-        self, event: Cid | Ldo, source: UploadSource, form: ReceivedForm | None, video: FormFile | None
+        self, event: Cid | Ldo, source: UploadSource, form: ReceivedForm, video: FormFile | None
     ) -> list[PublishedItem]:
         """Publish an event, and its video before it: where either is rejected, neither is ingested."""
         traceparent = request_traceparent(self.request)
-        if form is None or video is None:
+        if video is None:
             return [await self.pipeline.publisher.publish(event, traceparent)]
         await asyncio.to_thread(validate, event, time.time_ns() // 1000)
         about = event.code if isinstance(event, Cid) else event.ldo_id
@@ -124,7 +125,7 @@ EventUpload = Annotated[_EventUpload, Depends()]
     "/ingest/ldo",
     response_model=LdoAnswer,
     responses={202: {"model": LdoAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
-    openapi_extra=form_body({"metadata": "string", "video": "binary"}, required=["metadata"]),
+    openapi_extra=form_body({"metadata": "string", "video": "binary"}, ["metadata"], URLENCODED),
 )
 async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
     """Ingest a labelled data object, and optionally its video."""
@@ -145,10 +146,11 @@ async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
             clip_sha256=video.received.sha256 if video else None,
         )
         published = await upload.publish(event, source, form, video)
+        body_bytes = len(await asyncio.to_thread(canonical_body, event))
         answer = LdoAnswer(
             id=public_ldo_id(published[0].item.digest or "", event.captured_at_us),
             status="accepted",
-            size_bytes=len(form.fields["metadata"].encode()) + (video.received.size_bytes if video else 0),
+            size_bytes=body_bytes + (video.received.size_bytes if video else 0),
         )
         return await upload.answer(answer, source, published, first)
 
@@ -172,40 +174,30 @@ async def list_ldos(
     response_model=CidAnswer,
     responses={202: {"model": CidAnswer, "description": "Accepted, and not durable yet."}, **problem_responses(409)},
     openapi_extra=form_body(
-        {"cid": "string", "device_id": "string", "site": "string", "video": "binary"}, required=["cid", "device_id"]
+        {"cid": "string", "device_id": "string", "site": "string", "video": "binary"},
+        ["cid", "device_id"],
+        URLENCODED,
+        JSON,
     ),
 )
 async def ingest_cid(request: Request, upload: EventUpload) -> JSONResponse:
     """Ingest a scan of a component identifier, and optionally its video."""
-    async with idempotent_request(request, upload.access, upload.principal) as first:
-        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            fields = await urlencoded_form(request)
-            if (replayed := first.replay(request_fingerprint(request, [fields]))) is not None:
-                return replayed
-            return await _publish_cid(upload, fields, first)
-        async with received_form(request, upload.principal, upload.pipeline, files_max=1) as form:
-            video = form.file_or_none()
-            fingerprint = request_fingerprint(request, [form.fields, video.received.sha256 if video else None])
-            if (replayed := first.replay(fingerprint)) is not None:
-                return replayed
-            return await _publish_cid(upload, form.fields, first, form, video)
-
-
-async def _publish_cid(
-    upload: _EventUpload,
-    fields: Mapping[str, str],
-    first: IdempotentRequest,
-    form: ReceivedForm | None = None,
-    video: FormFile | None = None,
-) -> JSONResponse:
-    code, device_id = fields.get("cid"), fields.get("device_id")
-    if not code or not device_id:
-        raise Problem(422, ProblemCode.INVALID, "the fields cid and device_id are required")
-    source = upload.source(fields.get("site"), device_id)
-    event = Cid(**fields_of(upload.pipeline.publisher.origin(source)), code=code)
-    published = await upload.publish(event, source, form, video)
-    answer = CidAnswer(id=str(published[0].message.record_id), status="accepted")
-    return await upload.answer(answer, source, published, first)
+    async with (
+        idempotent_request(request, upload.access, upload.principal) as first,
+        received_form(request, upload.principal, upload.pipeline, files_max=1, takes_json=True) as form,
+    ):
+        video = form.file_or_none()
+        fingerprint = request_fingerprint(request, [form.fields, video.received.sha256 if video else None])
+        if (replayed := first.replay(fingerprint)) is not None:
+            return replayed
+        code, device_id = form.fields.get("cid"), form.fields.get("device_id")
+        if not code or not device_id:
+            raise Problem(422, ProblemCode.INVALID, "the fields cid and device_id are required")
+        source = upload.source(form.fields.get("site"), device_id)
+        event = Cid(**fields_of(upload.pipeline.publisher.origin(source)), code=code)
+        published = await upload.publish(event, source, form, video)
+        answer = CidAnswer(id=str(published[0].message.record_id), status="accepted")
+        return await upload.answer(answer, source, published, first)
 
 
 def _status(statuses: Sequence[IngestStatus]) -> str:

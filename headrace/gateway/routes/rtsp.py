@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from headrace.gateway.auth.guard import Operator, audit_refusal, require_source_access
+from headrace.gateway.auth.guard import Capturer, audit_refusal, require_source_access
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.capture.camera_url import (
     URL_CHARACTERS_MAX,
@@ -24,16 +24,16 @@ from headrace.gateway.capture.capture_request import (
     FPS_MAX,
     FPS_MIN,
     FRAME_COUNT_MAX,
+    CaptureMode,
     CapturePlan,
     CaptureState,
-    Mode,
     plan_for,
 )
 from headrace.gateway.deps import AccessDep, CaptureRequestPublisherDep, IngestRequestsDep, SettingsDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import UploadSource, resolve_source
-from headrace.gateway.uploads.results import status_path
+from headrace.gateway.uploads.results import IngestionResponse, IngestionStatus, status_path
 from headrace.runtime.addresses import (
     AddressNotAllowedError,
     Network,
@@ -51,10 +51,10 @@ DurationS = Annotated[float, Field(ge=DURATION_S_MIN, le=DURATION_S_MAX, strict=
 FrameCount = Annotated[int, Field(ge=1, le=FRAME_COUNT_MAX, strict=True)]
 
 
-class CaptureAsked(BaseModel):
-    """A camera's stream, and what to capture."""
+class RTSPIngestionRequest(BaseModel):
+    """A camera's stream, and what to capture; unknown fields are passed over."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     rtsp_url: SecretStr = Field(
         description=f"rtsp:// or rtsps://, with the login if the camera requires one; at most {URL_CHARACTERS_MAX} "
@@ -62,7 +62,7 @@ class CaptureAsked(BaseModel):
         examples=["rtsp://user:password@camera.example:554/stream1"],
     )
     camera_id: str = Field(min_length=1, description="The source of the frames.", examples=["camera-1"])
-    capture_mode: Mode
+    capture_mode: CaptureMode
     fps: Fps | None = Field(None, description="Frames per second; by default 5 in a burst, 10 in a clip, otherwise 1.")
     duration_s: DurationS | None = Field(
         None, description=f"Seconds; by default 60 if continuous, 5 for a clip; a clip has at most {CLIP_S_MAX:.0f}."
@@ -71,23 +71,15 @@ class CaptureAsked(BaseModel):
     site: str | None = Field(None, description="The camera's site; by default that of the key.")
 
 
-class CaptureAnswer(BaseModel):
-    """The capture request is stored."""
-
-    request_id: str
-    status: str = Field(examples=["requested"])
-    status_url: str = Field(examples=["/api/v1/ingest/status/8b1c…"])
-
-
-@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=CaptureAnswer, responses=problem_responses(409))
+@router.post("/api/v1/ingest/rtsp", status_code=202, response_model=IngestionResponse, responses=problem_responses(409))
 async def capture(
     request: Request,
-    body: CaptureAsked,
+    body: RTSPIngestionRequest,
     requests: IngestRequestsDep,
     request_publisher: CaptureRequestPublisherDep,
     access: AccessDep,
     settings: SettingsDep,
-    principal: Operator,
+    principal: Capturer,
 ) -> JSONResponse:
     """Request the capture of a camera's stream; the status URL reports its progress."""
     source = resolve_source(principal, body.site, body.camera_id, UploadSource(settings.gateway_site, "gateway"))
@@ -114,10 +106,9 @@ async def capture(
             asked=plan.as_json(),
             sealed=cipher.encrypt(request_id, url) if cipher is not None and url.has_secrets else None,
         )
-        answer = CaptureAnswer(
-            request_id=str(request_id), status=CaptureState.REQUESTED, status_url=status_path(request_id)
-        )
-        response = JSONResponse(answer.model_dump(), 202, headers={"Location": answer.status_url})
+        status_url = status_path(request_id)
+        answer = IngestionResponse(request_id=str(request_id), status=IngestionStatus.REQUESTED, status_url=status_url)
+        response = JSONResponse(answer.model_dump(exclude_none=True), 202, headers={"Location": status_url})
         await requests.add(stored)
         await first.keep_pending(response)
         # If Kafka is unavailable, a worker with free capacity finds the stored request later.
@@ -132,9 +123,9 @@ def _parse_url(text: str) -> CameraUrl:
         raise Problem(422, ProblemCode.URL_REFUSED, str(refused)) from None
 
 
-def _plan_for(body: CaptureAsked, url: CameraUrl) -> CapturePlan:
+def _plan_for(body: RTSPIngestionRequest, url: CameraUrl) -> CapturePlan:
     mode, duration_s = body.capture_mode, body.duration_s
-    if mode is Mode.CLIP and (duration_s or 0) > CLIP_S_MAX:
+    if mode is CaptureMode.CLIP and (duration_s or 0) > CLIP_S_MAX:
         raise Problem(
             422,
             ProblemCode.MODE_UNAVAILABLE,
@@ -157,7 +148,7 @@ def _cipher_for(settings: Settings, url: CameraUrl) -> CredentialCipher | None:
     return CredentialCipher(secret) if secret else None
 
 
-def _url_fingerprint(cipher: CredentialCipher | None, body: CaptureAsked) -> str:
+def _url_fingerprint(cipher: CredentialCipher | None, body: RTSPIngestionRequest) -> str:
     """Return what distinguishes the URL in an idempotency row, where a plain digest could be guessed."""
     return "" if cipher is None else cipher.fingerprint(body.rtsp_url.get_secret_value())
 

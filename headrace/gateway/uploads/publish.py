@@ -154,13 +154,13 @@ def request_traceparent(connection: HTTPConnection) -> str | None:
 def resolve_source(
     principal: Principal, site: str | None, source_id: str | None, default: UploadSource
 ) -> UploadSource:
-    """Return the source of an upload: as the request names it, else the principal's only source, else the default.
+    """Return the source of an upload: as the request names it, else the principal's only one, else the default.
 
     Raises:
         RejectedError: a name is invalid.
         Problem: a name holds a login (422).
     """
-    only_site, only_source_id = principal.only_source or (default.site, default.source_id)
+    only_site, only_source_id = principal.only_source or (principal.only_site or default.site, default.source_id)
     source = UploadSource(site or only_site, source_id or only_source_id)
     check_name(source.site, "site")
     check_name(source.source_id, "source_id")

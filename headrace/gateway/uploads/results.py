@@ -4,26 +4,86 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 from uuid import UUID
+
+from pydantic import BaseModel, Field
 
 from headrace.gateway.problems import Problem
 from headrace.gateway.uploads.publish import PublishedItem, UploadSource
+from headrace.runtime.background_task import first
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.metrics import gateway_answers_waiting
 from headrace.store.requests.ingest_requests import IngestRequests, NewRequest, RequestItem
 from headrace.store.requests.ingest_status import IngestStatus, IngestStatuses, MessageRef
 
-_POLL_S = 0.03
-_POLL_S_WHILE_UNAVAILABLE = 0.5
+_POLL_S = 0.5  # without a notification
 _MESSAGES_PER_QUERY_MAX = 1000
 _PENDING = IngestStatus(ingested=False, code=None, reason=None)
 
 
-class IngestWait:
-    """Waits until published messages are durable; one query serves all that wait."""
+class SourceType(StrEnum):
+    """How a request's frames come in."""
 
-    def __init__(self, statuses: IngestStatuses) -> None:
+    UPLOAD = "upload"
+    RTSP = "rtsp"
+
+
+class IngestionStatus(StrEnum):
+    """The state of a request, or of a file of it; `accepted` means that it is not durable yet."""
+
+    REQUESTED = "requested"
+    CONNECTING = "connecting"
+    RECORDING = "recording"
+    UPLOADING = "uploading"
+    ACCEPTED = "accepted"
+    INGESTED = "ingested"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+class FileError(BaseModel):
+    """Why a file was rejected."""
+
+    code: str = Field(examples=["not_an_image"])
+    detail: str
+
+
+class FrameInfo(BaseModel):
+    """A file with its properties and location, or its error."""
+
+    filename: str | None
+    status: IngestionStatus = Field(description="`ingested`, `accepted` while it is not durable yet, or `failed`.")
+    frame_id: str | None = Field(None, description="The id of the record.")
+    width: int | None = None
+    height: int | None = None
+    size_bytes: int | None = None
+    media_type: str | None = None
+    exif: dict[str, Any] | None = None
+    sha256: str | None = None
+    storage_key: str | None = None
+    presigned_url: str | None = Field(None, description="A URL of the bytes, valid for an hour.")
+    error: FileError | None = None
+
+
+class IngestionResponse(BaseModel):
+    """The state of a request: an upload has its files, a capture the path under which its state is found."""
+
+    request_id: str
+    status: IngestionStatus = Field(description="Of an upload: `ingested`, `accepted`, `partial` or `failed`.")
+    camera_id: str | None = None
+    files: list[FrameInfo] | None = None
+    status_url: str | None = Field(None, examples=["/api/v1/ingest/status/8b1c…"])
+
+
+class IngestWait:
+    """Waits until published messages are durable; one query serves all that wait, after each notification."""
+
+    def __init__(self, statuses: IngestStatuses, notified: asyncio.Event) -> None:
+        """`notified` is set when workers have committed: `listen` of the catalog."""
         self._statuses = statuses
+        self._notified = notified
         self._futures: dict[MessageRef, asyncio.Future[IngestStatus]] = {}
         self._waiters: Counter[MessageRef] = Counter()
         self._has_waiters = asyncio.Event()
@@ -47,12 +107,16 @@ class IngestWait:
                     del self._futures[message], self._waiters[message]
 
     async def run(self) -> None:
-        """Poll the catalog until cancelled."""
+        """Query the catalog after each notification, and now and then without, until cancelled."""
         while True:
-            await self._has_waiters.wait()
+            if not self._futures:
+                await self._has_waiters.wait()
             self._has_waiters.clear()
-            while self._futures:  # noqa: ASYNC110 - the catalog sends no notifications
-                await asyncio.sleep(_POLL_S if await self._poll() else _POLL_S_WHILE_UNAVAILABLE)
+            self._notified.clear()
+            if await self._poll():
+                await first(_POLL_S, self._notified, self._has_waiters)
+            else:
+                await asyncio.sleep(_POLL_S)
 
     async def _poll(self) -> bool:
         messages = [message for message, future in self._futures.items() if not future.done()]
@@ -120,14 +184,14 @@ class ItemStatus:
         return cls(item, status.ingested, status.code, status.reason)
 
 
-def state_of(items: Sequence[ItemStatus]) -> str:
+def state_of(items: Sequence[ItemStatus]) -> IngestionStatus:
     """Return an upload's state: `uploading` while an item is pending, else `ingested`, `partial` or `failed`."""
     if any(not item.ingested and item.code is None for item in items):
-        return "uploading"
+        return IngestionStatus.UPLOADING
     ingested = sum(item.ingested for item in items)
     if ingested == len(items):
-        return "ingested"
-    return "partial" if ingested else "failed"
+        return IngestionStatus.INGESTED
+    return IngestionStatus.PARTIAL if ingested else IngestionStatus.FAILED
 
 
 def status_of(status: IngestStatus) -> str:

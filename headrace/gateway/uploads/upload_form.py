@@ -1,11 +1,13 @@
-"""Receive forms: multipart/form-data with files, and small URL-encoded ones."""
+"""Receive forms: multipart/form-data with files, URL-encoded ones, and JSON objects of fields."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+import orjson
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
@@ -13,7 +15,7 @@ from headrace.gateway.auth.guard import limit_upload_bytes
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.gateway.uploads.memory import MemoryReservation
-from headrace.gateway.uploads.multipart_parser import FormPart, MultipartForm, PartSink, read_form
+from headrace.gateway.uploads.multipart_parser import FIELD_BYTES_MAX, FormPart, MultipartForm, PartSink, read_form
 from headrace.gateway.uploads.pipeline import UploadPipeline
 from headrace.gateway.uploads.publish import (
     FileDetails,
@@ -26,8 +28,11 @@ from headrace.gateway.uploads.receiving import BodyReceiver, ReceivedBody
 from headrace.schemas.digest import is_digest
 from headrace.schemas.limits import KIB
 
-FORM_BYTES_MAX = 16 * KIB  # URL-encoded: a code of 4 KiB, and a few names
+FORM_BYTES_MAX = 16 * KIB  # of small forms: a code of 4 KiB, and a few names
+ENCODED_BYTES_MAX = 3 * FIELD_BYTES_MAX  # of an LDO's metadata: each byte may take three characters
 FIELDS_MAX = 16
+URLENCODED = "application/x-www-form-urlencoded"
+JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,9 @@ class ReceivedForm:
 
 @asynccontextmanager
 async def received_form(
-    request: Request, principal: Principal, pipeline: UploadPipeline, *, files_max: int
+    request: Request, principal: Principal, pipeline: UploadPipeline, *, files_max: int, takes_json: bool = False
 ) -> AsyncIterator[ReceivedForm]:
-    """Receive the request's form.
+    """Receive the request's form; without files it may also be URL-encoded, or JSON if the call `takes_json`.
 
     Raises:
         Problem: the form is malformed, too large, too slow, has too many files, or `sha256` does not match its file.
@@ -111,9 +116,15 @@ async def received_form(
         return _FileSink(part, body, files)
 
     try:
-        form = await read_form(
-            request.headers.get("content-type", ""), request.stream(), open_file, reservation.require
-        )
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type == URLENCODED:
+            form = MultipartForm(await urlencoded_form(request, ENCODED_BYTES_MAX, reservation.require))
+        elif media_type == JSON and takes_json:
+            form = MultipartForm(await _json_form(request))
+        else:
+            form = await read_form(
+                request.headers.get("content-type", ""), request.stream(), open_file, reservation.require
+            )
         if length_bytes is None:  # a body of unknown length is counted afterwards, and delays the next request
             await limit_upload_bytes(request, principal, sum(file.received.size_bytes for file in files))
         _check_digest(form, files)
@@ -126,30 +137,55 @@ async def received_form(
         reservation.close()
 
 
-async def urlencoded_form(request: Request) -> dict[str, str]:
-    """Return the fields of a URL-encoded form; a long one would block the event loop while it is decoded.
+async def urlencoded_form(
+    request: Request, bytes_max: int = FORM_BYTES_MAX, hold: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Return the fields of a URL-encoded form; `hold` is called with the number of bytes before they are held.
 
     Raises:
         Problem: it is too large (413), malformed (400), or has duplicate fields (422).
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > FORM_BYTES_MAX:
-            raise Problem(413, ProblemCode.TOO_LARGE, f"the limit of a URL-encoded form is {FORM_BYTES_MAX} bytes")
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
-    except ValueError:
-        raise Problem(
-            400, ProblemCode.BAD_REQUEST, f"the body must be a form of at most {FIELDS_MAX} fields in UTF-8"
-        ) from None
+    body = await _small_body(request, bytes_max, hold)
+    # Decoding a long one would block the event loop.
+    pairs = await asyncio.to_thread(_decoded, body) if len(body) > FORM_BYTES_MAX else _decoded(body)
     if len(pairs) != len(dict(pairs)):
         raise Problem(422, ProblemCode.INVALID, "the form has a duplicate field")
     return dict(pairs)
 
 
-def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, Any]:
-    """Return the OpenAPI description of a form; `binary` is a file, `files` several."""
+def _decoded(body: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
+    except ValueError:
+        raise Problem(
+            400, ProblemCode.BAD_REQUEST, f"the body must be a form of at most {FIELDS_MAX} fields in UTF-8"
+        ) from None
+
+
+async def _json_form(request: Request) -> dict[str, str]:
+    """Return the members of a JSON object that are strings; a call passes over those that it does not know."""
+    try:
+        value = orjson.loads(await _small_body(request, FORM_BYTES_MAX))
+    except orjson.JSONDecodeError as error:
+        raise Problem(400, ProblemCode.BAD_REQUEST, f"the body is not JSON: {error.msg} at byte {error.pos}") from None
+    if not isinstance(value, dict):
+        raise Problem(422, ProblemCode.INVALID, "the body must be a JSON object")
+    return {name: member for name, member in value.items() if isinstance(member, str)}
+
+
+async def _small_body(request: Request, bytes_max: int, hold: Callable[[int], None] | None = None) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > bytes_max:
+            raise Problem(413, ProblemCode.TOO_LARGE, f"the limit of a form without files is {bytes_max} bytes")
+        if hold is not None:
+            hold(len(chunk))
+        body += chunk
+    return bytes(body)
+
+
+def form_body(fields: Mapping[str, str], required: Sequence[str], *others: str) -> dict[str, Any]:
+    """Return the OpenAPI description of a form; `binary` is a file, `files` several, `others` its other media types."""
     schemas: dict[str, dict[str, Any]] = {
         "string": {"type": "string"},
         "binary": {"type": "string", "format": "binary"},
@@ -157,7 +193,9 @@ def form_body(fields: Mapping[str, str], required: Sequence[str]) -> dict[str, A
     }
     properties = {name: schemas[kind] for name, kind in fields.items()}
     schema = {"type": "object", "properties": properties, "required": [*required]}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    without_files = {**schema, "properties": {name: schemas[kind] for name, kind in fields.items() if kind == "string"}}
+    content = {"multipart/form-data": {"schema": schema}} | {other: {"schema": without_files} for other in others}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 class _FileSink:

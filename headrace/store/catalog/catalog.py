@@ -62,7 +62,7 @@ from headrace.store.postgres import (
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
 
-NOTIFY_EVERY_S = 0.01  # at most: of many commits the relay has to hear once
+NOTIFY_EVERY_S = 0.01  # at most: of many commits each listener has to hear once
 
 _BLOB = attrgetter("size_bytes", "media_type", "store_key", "store_offset")
 _RECORD = attrgetter(
@@ -92,7 +92,7 @@ class Catalog:
         self._has_tombstones = False
         self._progress: dict[PartitionKey, int] = {}
         self._notifying: asyncio.Task[None] | None = None
-        self._to_notify = False
+        self._to_notify = self._to_announce = False
 
     @classmethod
     async def open(
@@ -154,8 +154,8 @@ class Catalog:
             await transaction.commit()
             self._progress |= {key: max(at, self._progress.get(key, 0)) for key, at in batch.progress.items()}
             reached(CrashPoint.AFTER_COMMIT)
-        if announces:
-            self._notify_soon()
+        if batch.sightings or batch.dead_letters:
+            self._notify_soon(announces=announces)
         return CommitResult(
             new_records=frozenset(new_records),
             new_sightings=new_sightings,
@@ -348,19 +348,20 @@ class Catalog:
             await connection.execute(self._sql["insert_outbox"], *json_columns(*zip(*rows, strict=True)))
         return bool(rows)
 
-    def _notify_soon(self) -> None:
+    def _notify_soon(self, *, announces: bool) -> None:
         self._to_notify = True
+        self._to_announce |= announces
         if self._notifying is None:
             self._notifying = asyncio.create_task(self._notify(), name="outbox notification")
 
     async def _notify(self) -> None:
-        """Tell the relay of new rows; where that fails, it finds them when it polls."""
+        """Notify gateways and the relay; where that fails, they find what is new when they poll."""
         try:
             while self._to_notify:
-                self._to_notify = False
+                announces, self._to_notify, self._to_announce = self._to_announce, False, False
                 with suppress(HeadraceError):
                     async with borrowed(self._pool, self._dsn) as connection:
-                        await connection.execute(self._sql["notify"])
+                        await connection.fetch(self._sql["notify"], announces)
                 await asyncio.sleep(NOTIFY_EVERY_S)
         finally:
             self._notifying = None

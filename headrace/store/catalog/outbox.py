@@ -12,7 +12,7 @@ from headrace.schemas.digest import event_id, is_digest, record_id
 from headrace.schemas.events import DeadLetter, Ingested, Kind
 from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.parameters import storable
-from headrace.store.catalog.relay_session import LeaderLock, OutboxListener, listen, wait_for_leader_lock
+from headrace.store.catalog.sessions import OUTBOX_CHANNEL, CommitListener, LeaderLock, listen, wait_for_leader_lock
 from headrace.store.installation import check_server
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, row_count, statements
 
@@ -180,9 +180,9 @@ class Outbox:
         """Wait for the leader lock, also through an outage; cancel it to stop."""
         return await wait_for_leader_lock(self._dsn)
 
-    def listen(self) -> OutboxListener:
-        """Return a listener for new rows; see `OutboxListener`."""
-        return listen(self._dsn)
+    def listen(self) -> CommitListener:
+        """Return a listener for new rows; see `CommitListener`."""
+        return listen(self._dsn, OUTBOX_CHANNEL)
 
 
 def _pending(row: asyncpg.Record) -> Pending:

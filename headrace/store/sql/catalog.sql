@@ -127,7 +127,8 @@ order by position
 
 -- notify --
 -- Not within the transaction: a notification takes a lock of the whole server until its commit is over.
-select pg_notify('headrace_outbox', '')
+-- Gateways hear of every commit, the relay of new rows of the outbox.
+select pg_notify('headrace_ingested', ''), case when $1 then pg_notify('headrace_outbox', '') end
 
 -- look_up --
 -- Blobs, and tombstones: these have a site.

@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable
 
 from headrace.runtime import crash_points
+from headrace.runtime.background_task import first
 from headrace.runtime.crash_points import Reached
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import relay_leading, relay_pending_rows, relay_set_aside_rows
 from headrace.runtime.settings import Settings
 from headrace.store.catalog.outbox import Outbox
-from headrace.store.catalog.relay_session import LeaderLock, OutboxListener
+from headrace.store.catalog.sessions import CommitListener, LeaderLock
 from headrace.streams.relay.announcement import OUTPUT_TOPICS
-from headrace.streams.relay.topic_relay import Phase, RelayFailedError, TopicRelay, first, unless
+from headrace.streams.relay.topic_relay import Phase, RelayFailedError, TopicRelay, unless
 from headrace.streams.transaction_errors import FencedError
 
 COUNT_EVERY_S = 5.0
@@ -92,7 +93,7 @@ class Relay:
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(COUNT_EVERY_S, took_s / COUNT_SHARE_MAX))
 
-    async def _term(self, listener: OutboxListener, stop: asyncio.Event) -> int | None:
+    async def _term(self, listener: CommitListener, stop: asyncio.Event) -> int | None:
         """Wait for the leader lock, then publish until it is lost.
 
         Returns the exit code, or None to wait for the lock again.
@@ -119,7 +120,7 @@ class Relay:
         get_log().warning(Action.RETRYING, why="the leader lock was lost with its connection to PostgreSQL")
         return None
 
-    async def _lead(self, leader_lock: LeaderLock, listener: OutboxListener, stop: asyncio.Event) -> None:
+    async def _lead(self, leader_lock: LeaderLock, listener: CommitListener, stop: asyncio.Event) -> None:
         """Publish every topic until the lock is lost or `stop` is set; what one of them raises ends all of them."""
         over = asyncio.Event()
         working = [asyncio.create_task(topic.run(over)) for topic in self._topics]
@@ -133,7 +134,7 @@ class Relay:
             await asyncio.wait([*working, following])
 
     async def _follow(
-        self, leader_lock: LeaderLock, listener: OutboxListener, stop: asyncio.Event, over: asyncio.Event
+        self, leader_lock: LeaderLock, listener: CommitListener, stop: asyncio.Event, over: asyncio.Event
     ) -> None:
         """Wake the topics for new rows, and set `over` at the end of the term."""
         while not (leader_lock.lost.is_set() or stop.is_set()):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
 
+from headrace.runtime.background_task import first
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.logs import Action, get_log
@@ -259,13 +260,3 @@ async def unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
             pending.cancel()
             with suppress(asyncio.CancelledError):
                 await pending
-
-
-async def first(seconds: float | None, *events: asyncio.Event) -> None:
-    """Wait until one of the events is set, or for so many seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -57,6 +57,13 @@ async def test_robots_txt_is_asked_for_once_and_kept_to() -> None:
         assert sorted(server.paths) == ["/a", "/b", "/robots.txt"]
 
 
+async def test_a_byte_order_mark_is_no_part_of_the_first_rule() -> None:
+    robots = b"\xef\xbb\xbfUser-agent: headrace\r\nDisallow: /\r\n"
+    async with serving(routes({"/a": plain(picture(1)), "/robots.txt": plain(robots)})) as server:
+        with pytest.raises(OptedOutError):
+            await fetch(server.url("/a"), robots=True)
+
+
 async def test_a_host_without_robots_txt_forbids_nothing() -> None:
     async with serving(routes({"/a": plain(picture(1))})) as server:
         assert (await fetch(server.url("/a"), robots=True)).body == picture(1)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from headrace.gateway.capture.capture_request import Mode, plan_for
+from headrace.gateway.capture.capture_request import CaptureMode, plan_for
 from headrace.gateway.capture.request_topic import CaptureRequestPublisher
 from headrace.runtime.settings import Settings
 from headrace.store.requests.ingest_requests import NewRequest
@@ -317,7 +317,7 @@ def test_a_stopping_worker_releases_its_jobs(world: World) -> None:
 def test_a_request_that_was_never_published_is_recovered(world: World) -> None:
     request_id = uuid4()
     with FakeCamera() as camera:
-        plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
+        plan = plan_for(camera.url(), CaptureMode.SINGLE_FRAME)
         world.gateway.rows(
             "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked, updated_at)"
             " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s, now() - interval '1 hour') returning 1",
@@ -332,7 +332,7 @@ def test_a_redelivered_message_has_no_effect(world: World) -> None:
         request_id = world.ask(camera.url())
         world.end(request_id)
         before, connections = world.states(request_id), camera.connections
-        plan = plan_for(camera.url(), Mode.SINGLE_FRAME)
+        plan = plan_for(camera.url(), CaptureMode.SINGLE_FRAME)
         again = NewRequest(
             request_id=request_id,
             kind="rtsp",
@@ -352,7 +352,7 @@ def test_a_redelivered_message_has_no_effect(world: World) -> None:
 
 
 async def _published(world: World, request_publisher: CaptureRequestPublisher, url: str) -> UUID:
-    request_id, plan = uuid4(), plan_for(url, Mode.SINGLE_FRAME)
+    request_id, plan = uuid4(), plan_for(url, CaptureMode.SINGLE_FRAME)
     world.gateway.rows(
         "insert into ingest_requests (request_id, kind, actor, site, source_id, state, asked)"
         " values (%s, 'rtsp', 'test', 'plant', 'camera', 'requested', %s) returning 1",

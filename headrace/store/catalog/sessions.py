@@ -1,4 +1,4 @@
-"""The sessions of a relay, each on a connection of its own: the leader lock, and the listener for new rows.
+"""Sessions on a connection of their own: the leader lock of a relay, and listeners for notifications.
 
 The lock is a session's advisory lock, so it ends with the connection. It keeps two relays from fencing each other
 again and again; that two of them do no harm rests on Kafka's fencing by transactional id.
@@ -19,7 +19,8 @@ from headrace.store.postgres import CONNECT_TIMEOUT_S, catalog_errors, connect_e
 if TYPE_CHECKING:
     from headrace.store.postgres import Connection
 
-CHANNEL = "headrace_outbox"
+OUTBOX_CHANNEL = "headrace_outbox"
+INGESTED_CHANNEL = "headrace_ingested"
 RETRY_S = 1.0  # between attempts to acquire the leader lock, and to reconnect
 PING = "select 1"
 PING_S = 5.0
@@ -28,7 +29,7 @@ SESSION_IDLE_S_MAX = 30  # a stopped process loses the leader lock, because it n
 
 # TCP keepalive: the server probes after 5 idle seconds and closes the connection after 4 missed answers.
 _SESSION = {
-    "application_name": "headrace relay session",
+    "application_name": "headrace session",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "4",
@@ -113,20 +114,21 @@ async def wait_for_leader_lock(dsn: str) -> LeaderLock:
         await asyncio.sleep(RETRY_S)
 
 
-class OutboxListener:
-    """Sets `notified` when rows were added to the outbox, and after a lost connection.
+class CommitListener:
+    """Sets `notified` when workers have committed, and after a lost connection.
 
     It reconnects by itself. Clear `notified` before a query, and query periodically without it: it is a hint.
     """
 
-    def __init__(self, dsn: str) -> None:
-        """Listen once entered: `async with outbox.listen() as listener`."""
+    def __init__(self, dsn: str, channel: str) -> None:
+        """Listen once entered: `async with listen(dsn) as listener`."""
         self.notified = asyncio.Event()
         self._dsn = dsn
+        self._channel = channel
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="outbox listener")
+        self._task = asyncio.create_task(self._run(), name=f"listener of {self._channel}")
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -144,7 +146,7 @@ class OutboxListener:
             except Exception as error:  # noqa: BLE001 - the relay would continue without notifications, unnoticed
                 if not is_down:
                     why = error.what if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-                    get_log().warning(Action.RETRYING, service="postgres", task="outbox listener", why=why)
+                    get_log().warning(Action.RETRYING, service="postgres", task=f"listener of {self._channel}", why=why)
                 is_down = True
             await asyncio.sleep(RETRY_S)
 
@@ -153,7 +155,7 @@ class OutboxListener:
         session = _Session(connection)
         try:
             with catalog_errors(self._dsn):
-                await connection.add_listener(CHANNEL, self._on_notice)
+                await connection.add_listener(self._channel, self._on_notice)
             self.notified.set()
             await session.lost.wait()
         finally:
@@ -163,9 +165,9 @@ class OutboxListener:
         self.notified.set()
 
 
-def listen(dsn: str) -> OutboxListener:
-    """Return a listener that is not started yet."""
-    return OutboxListener(dsn)
+def listen(dsn: str, channel: str = INGESTED_CHANNEL) -> CommitListener:
+    """Return a listener that is not started yet, for every commit or, of OUTBOX_CHANNEL, for new announcements."""
+    return CommitListener(dsn, channel)
 
 
 async def _connect(dsn: str) -> "Connection":
