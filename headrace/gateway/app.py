@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from headrace.gateway.auth.guard import AuditLog, Guard
+from headrace.gateway.auth.audit_log import AuditLog
+from headrace.gateway.auth.guard import Guard
 from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
 from headrace.gateway.auth.tokens import TokenVerifier
 from headrace.gateway.capture.request_topic import CaptureRequestPublisher

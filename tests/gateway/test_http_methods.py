@@ -12,7 +12,8 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from headrace.gateway.app import create_app
-from headrace.gateway.auth.guard import AUDIT_ROWS_WAITING_MAX, AuditLog, Guard, address_group, authenticate
+from headrace.gateway.auth.audit_log import AUDIT_ROWS_WAITING_MAX, AuditLog, address_group
+from headrace.gateway.auth.guard import Guard, authenticate
 from headrace.gateway.auth.rate_limiter import RateLimits, RequestLimiter
 from headrace.gateway.auth.tokens import TokenVerifier
 from headrace.gateway.problems import Problem
