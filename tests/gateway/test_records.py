@@ -1,6 +1,7 @@
 """`GET /api/v1/records`: filters, pages, one record with its sightings, and how far each caller reads."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -215,9 +216,10 @@ def test_what_the_caller_has_is_not_sent_again(operator: httpx.Client) -> None:
     ("filters", "index"),
     [
         (RecordFilters(digest="0" * 64, scopes=("a/b",)), "records_pkey"),
-        (RecordFilters(scopes=("a/b", "c/*")), "records_by_source"),
+        # Of a source with few records it does not matter which of the two is used; tests/store/test_list_plans.py.
+        (RecordFilters(scopes=("a/b", "c/*")), "records_by_(source|kind)"),
         (RecordFilters(scopes=("a/b",), ldo_id="part"), "records_by_ldo_id"),
-        (RecordFilters(site="a", since_us=0), "records_by_source"),
+        (RecordFilters(site="a", since_us=0), "records_by_(source|kind)"),
     ],
 )
 def test_every_list_is_read_through_an_index(world: Gateway, filters: RecordFilters, index: str) -> None:
@@ -232,7 +234,7 @@ def test_every_list_is_read_through_an_index(world: Gateway, filters: RecordFilt
             await connection.close()
 
     plan = asyncio.run(planned())
-    assert f"using {index} on records" in plan, plan
+    assert re.search(f"using {index} on records", plan), plan
     assert "Seq Scan on records" not in plan, plan
 
 
