@@ -1,5 +1,5 @@
 """A small RTSP server: OPTIONS, DESCRIBE, SETUP and PLAY (RFC 2326) with interleaved H.264 (RFC 6184), Digest
-authentication (RFC 2617), and the faults that cameras have.
+authentication (RFC 7616), and the faults that cameras have.
 """
 
 import asyncio
@@ -92,6 +92,10 @@ class FakeCamera:
     connections: int = 0
     plays: int = 0
     methods: list[str] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+    challenges: tuple[str, ...] = ("Digest",)
+    stale_after: int = 0
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = 0
     tls: ssl.SSLContext | None = None
@@ -142,6 +146,8 @@ class FakeCamera:
             while True:
                 request = await self._read_request(reader)
                 self.methods.append(request["method"])
+                self.urls.append(request["url"])
+                self.logins.append(request.get("authorization", ""))
                 if self.fault == "mute":
                     await asyncio.sleep(600)
                 await self._answer(writer, request)
@@ -194,7 +200,7 @@ class FakeCamera:
     def _reply(self, request: dict[str, str]) -> tuple[str, list[str], bytes]:
         method = request["method"]
         if method != "OPTIONS" and self.password and not self._is_authorized(request):
-            return "401 Unauthorized", [f'WWW-Authenticate: Digest realm="{REALM}", nonce="{self.nonce}"'], b""
+            return "401 Unauthorized", [f"WWW-Authenticate: {self._challenge(text)}" for text in self.challenges], b""
         match method:
             case "OPTIONS":
                 return "200 OK", ["Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN"], b""
@@ -212,11 +218,35 @@ class FakeCamera:
             case _:
                 return "501 Not Implemented", [], b""
 
+    def _challenge(self, text: str) -> str:
+        """A challenge as the header has it, with this camera's realm and nonce after the scheme."""
+        scheme, _, rest = text.partition(" ")
+        nonce = f', nonce="{self.nonce}"' if scheme == "Digest" else ""
+        return f'{scheme} realm="{REALM}"{nonce}{", " if rest else ""}{rest}'
+
     def _is_authorized(self, request: dict[str, str]) -> bool:
-        fields = dict(re.findall(r'(\w+)="([^"]*)"', request.get("authorization", "")))
-        secret = _md5(f"{self.user}:{REALM}:{self.password}")
-        method_hash = _md5(f"{request['method']}:{fields.get('uri', '')}")
-        return fields.get("response") == _md5(f"{secret}:{self.nonce}:{method_hash}")
+        """Whether the login is right, by the strongest algorithm of the challenges."""
+        header = request.get("authorization", "")
+        strongest = next((name for name in ("SHA-256-sess", "SHA-256", "MD5") if name in str(self.challenges)), "")
+        if self.challenges == ("Basic",):
+            return header == "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        fields = {name: quoted or bare for name, quoted, bare in re.findall(r'(\w+)=(?:"([^"]*)"|([^",\s]+))', header)}
+        if fields.get("algorithm", "") != strongest or fields.get("uri") != request["url"]:
+            return False
+        secret = _hash(strongest, f"{self.user}:{REALM}:{self.password}")
+        if strongest.endswith("-sess"):
+            secret = _hash(strongest, f"{secret}:{self.nonce}:{fields['cnonce']}")
+        middle = self.nonce
+        if "qop" in str(self.challenges):
+            middle = f"{self.nonce}:{fields.get('nc')}:{fields.get('cnonce')}:{fields.get('qop')}"
+        what = _hash(strongest, f"{request['method']}:{fields['uri']}")
+        is_right = fields.get("response") == _hash(strongest, f"{secret}:{middle}:{what}")
+        self.stale_after -= 1
+        if is_right and self.stale_after == 0:
+            self.nonce = secrets.token_hex(8)
+            self.challenges = tuple(f"{text}, stale=TRUE" for text in self.challenges)
+            return False
+        return is_right
 
     def _description(self) -> bytes:
         control = self.argument if self.fault == "control" else "track1"
@@ -278,5 +308,5 @@ def _marked(parts: list[bytes]) -> list[tuple[bool, bytes]]:
     return [(part is parts[-1], part) for part in parts]
 
 
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
+def _hash(algorithm: str, text: str) -> str:
+    return hashlib.new("sha256" if algorithm.startswith("SHA-256") else "md5", text.encode()).hexdigest()

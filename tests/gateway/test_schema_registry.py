@@ -1,8 +1,9 @@
-"""The Schema Registry's read API, as its own clients use it."""
+"""The Schema Registry's API, as its own clients use it."""
 
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -191,7 +192,6 @@ def test_a_schema_that_is_not_known_is_not_found(
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", f"/subjects/{FRAMES}/versions"),
         ("DELETE", f"/subjects/{FRAMES}"),
         ("DELETE", f"/subjects/{FRAMES}/versions/1"),
         ("PUT", "/config"),
@@ -203,6 +203,140 @@ def test_a_schema_that_is_not_known_is_not_found(
 def test_nothing_can_be_written(client: httpx.Client, method: str, path: str) -> None:
     answer = client.request(method, path, json={"schema": '"string"'})
     assert (answer.status_code, answer.json()["error_code"]) == (405, 42205)
+
+
+LDOS = "edge.ldos.v1-value"
+
+
+def test_confluents_serializer_publishes_with_its_defaults(gateway: Gateway) -> None:
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.schema_registry.avro import AvroSerializer
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    settings = {"url": gateway.url, "basic.auth.user.info": f"headrace:{gateway.key('device', [f'{SITE}/*'])}"}
+    ldo_id, source = name("ldo"), name("cell")
+    event = {
+        "source_id": source,
+        "site": SITE,
+        "captured_at": datetime.now(UTC),
+        "sequence": time.time_ns() // 1000,
+        "ldo_id": ldo_id,
+        "body": b'{"sensor_data":{"t":1},"context":{},"prediction":{}}',
+        "clip_sha256": None,
+    }
+    with SchemaRegistryClient(settings) as registry:
+        text = json.dumps(REGISTRY.newest("Ldo").published, indent=4)
+        value = AvroSerializer(registry, text)(event, SerializationContext("edge.ldos.v1", MessageField.VALUE))
+        assert value is not None
+        assert int.from_bytes(value[1:5], "big") == REGISTRY.newest("Ldo").id
+    producer = Producer(client_config(gateway.settings) | {"bootstrap.servers": gateway.settings.kafka_bootstrap})
+    producer.produce("edge.ldos.v1", value, key=source.encode())
+    assert producer.flush(60) == 0
+    sql = "select kind, site from records where source_id = %s"
+    until(lambda: gateway.rows(sql, source), READ_S_MAX, "the record of the LDO")
+    assert gateway.rows(sql, source) == [("ldo", SITE)]
+
+
+def test_confluents_client_asks_whether_a_schema_is_compatible(gateway: Gateway) -> None:
+    from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+    settings = {"url": gateway.url, "basic.auth.user.info": f"headrace:{gateway.key('device', [f'{SITE}/*'])}"}
+    published = REGISTRY.newest("Ldo").published
+    grown = published | {"fields": [*published["fields"], {"name": "note", "type": "string", "default": ""}]}
+    broken = published | {"fields": [*published["fields"], {"name": "note", "type": "string"}]}
+    with SchemaRegistryClient(settings) as registry:
+        assert registry.register_schema(LDOS, Schema(json.dumps(published), "AVRO")) == REGISTRY.newest("Ldo").id
+        assert registry.test_compatibility(LDOS, Schema(json.dumps(grown), "AVRO")) is True
+        assert registry.test_compatibility(LDOS, Schema(json.dumps(broken), "AVRO"), 1) is False
+        assert registry.test_compatibility_all_versions(LDOS, Schema(json.dumps(grown), "AVRO")) is True
+        with pytest.raises(SchemaRegistryError) as refused:
+            registry.register_schema(LDOS, Schema(json.dumps(grown), "AVRO"))
+        assert (refused.value.http_status_code, refused.value.error_code) == (422, 42205)
+        assert registry.get_subjects(subject_prefix="edge.ldos") == [LDOS]
+
+
+def registered(schema: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"schema": json.dumps(schema), **members}
+
+
+FRAME = REGISTRY.newest("Frame").published
+REVERSED = {key: FRAME[key] for key in reversed(FRAME)}
+MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+BARE = {key: FRAME[key] for key in FRAME if key != "doc"}
+
+
+def frame_with(name: str, **changes: Any) -> dict[str, Any]:
+    fields = [field | changes if field["name"] == name else field for field in FRAME["fields"]]
+    return FRAME | {"fields": fields}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        FRAME,
+        REVERSED,
+        BARE,
+        frame_with("sequence", doc="another comment", type={"type": "long"}),
+        frame_with("captured_at", type="long"),
+        FRAME | {"name": "headrace.v1.Frame", "namespace": ""},
+    ],
+    ids=["published", "keys in another order", "no comment", "long form", "no logical type", "full name"],
+)
+def test_registering_a_known_schema_returns_its_id(client: httpx.Client, schema: dict[str, Any]) -> None:
+    for path in (f"/subjects/{FRAMES}/versions", f"/subjects/{FRAMES}/versions?normalize=true&format="):
+        answer = client.post(path, json=registered(schema, schemaType="AVRO", references=[], metadata=None))
+        assert (answer.status_code, answer.json()) == (200, {"id": REGISTRY.newest("Frame").id})
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "code"),
+    [
+        (FRAMES, registered(REGISTRY.newest("Clip").published), 42205),
+        (FRAMES, registered(frame_with("sequence", type="int")), 42205),
+        (
+            FRAMES,
+            registered(frame_with("captured_at", type={"type": "long", "logicalType": "timestamp-millis"})),
+            42205,
+        ),
+        ("nobody-value", registered(FRAME), 42205),
+        (FRAMES, {"schema": "{"}, 42201),
+        (FRAMES, {"schema": '{"type":"nothing"}'}, 42201),
+        (FRAMES, registered(FRAME, schemaType="PROTOBUF"), 42201),
+        (FRAMES, {}, 42201),
+    ],
+)
+def test_registering_another_schema_is_refused(client: httpx.Client, subject: str, body: Any, code: int) -> None:
+    answer = client.post(f"/subjects/{subject}/versions", json=body)
+    assert (answer.status_code, answer.json()["error_code"]) == (422, code), answer.text
+
+
+def test_compatibility_says_why_not(client: httpx.Client) -> None:
+    body = registered(frame_with("width", type="string"))
+    for path in (f"/compatibility/subjects/{FRAMES}/versions/latest", f"/compatibility/subjects/{FRAMES}/versions"):
+        answer = client.post(path, params={"verbose": "true"}, json=body).json()
+        assert answer == {"is_compatible": False, "messages": ["version 1: width: string does not read int"]}
+    for subject, version, status, code in [
+        ("nobody", "1", 404, 40401),
+        (FRAMES, "99", 404, 40402),
+        (FRAMES, "0", 422, 42202),
+    ]:
+        answer = client.post(f"/compatibility/subjects/{subject}/versions/{version}", json=body)
+        assert (answer.status_code, answer.json()["error_code"]) == (status, code)
+    refused = client.post(f"/compatibility/subjects/{FRAMES}/versions/1", json={"schema": "{"})
+    assert (refused.status_code, refused.json()["error_code"]) == (422, 42201)
+
+
+@pytest.mark.parametrize("prefix", ["edge.", ":*:edge.", ":.:edge."])
+def test_subjects_are_listed_by_prefix(client: httpx.Client, prefix: str) -> None:
+    listed = client.get("/subjects", params={"subjectPrefix": prefix, "deleted": "false"}).json()
+    assert listed == sorted(f"{topic}-value" for topic in TOPICS if topic.startswith("edge."))
+    assert client.get("/subjects", params={"subjectPrefix": "none"}).json() == []
+
+
+def test_the_root_is_an_empty_object(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert (answer.status_code, answer.json(), answer.headers["content-type"]) == (200, {}, MEDIA_TYPE)
 
 
 def test_who_shows_no_key_is_told_so_in_the_registrys_words(gateway: Gateway) -> None:

@@ -32,7 +32,9 @@ def test_what_is_known_of_the_protocol(client: TusClient) -> None:
     assert {name: value for name, value in answer.headers.items() if name.startswith("tus-")} == {
         "tus-resumable": "1.0.0",
         "tus-version": "1.0.0",
-        "tus-extension": "creation,creation-with-upload,termination,checksum,expiration",
+        "tus-extension": (
+            "creation,creation-with-upload,creation-defer-length,termination,checksum,expiration,concatenation"
+        ),
         "tus-max-size": str(CLIP_BYTES_MAX),
         "tus-checksum-algorithm": "sha1,sha256",
     }
@@ -122,7 +124,9 @@ def test_a_creation_with_the_first_bytes(client: TusClient) -> None:
     ("headers", "status"),
     [
         ({}, 411),
-        ({"Upload-Defer-Length": "1"}, 411),
+        ({"Upload-Defer-Length": "1"}, 201),
+        ({"Upload-Defer-Length": "0"}, 400),
+        ({"Upload-Defer-Length": "true"}, 400),
         ({"Upload-Length": "10", "Upload-Defer-Length": "1"}, 400),
         ({"Upload-Length": "ten"}, 400),
         ({"Upload-Length": "-1"}, 400),

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from headrace.runtime.addresses import authority_of
 
 URL_CHARACTERS_MAX = 2048
-LOGIN_CHARACTERS_MAX = 120  # FFmpeg has room for 127 and a colon
+LOGIN_CHARACTERS_MAX = 512
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
@@ -35,8 +35,8 @@ _AUTHORITY = re.compile(
     r"(?P<target>[/?#].*)?",
     re.DOTALL,
 )
-# The path and query of RFC 3986 without the characters that a shell interprets: these must be percent-encoded.
-_TARGET = re.compile(r"(?:[A-Za-z0-9._~/?!&*+,;=:@\[\]-]|%[0-9A-Fa-f]{2})*")
+# The path and query of RFC 3986, and brackets, which cameras have too. Others must be percent-encoded.
+_TARGET = re.compile(r"(?:[A-Za-z0-9._~/?!$&'()*+,;=:@\[\]-]|%[0-9A-Fa-f]{2})*")
 # Some cameras take the login within the path.
 _SECRET_IN_PATH = re.compile(r"pass|pwd|psw|secret|token|auth|key|user", re.IGNORECASE)
 _REDACTED_PATH = "/***"

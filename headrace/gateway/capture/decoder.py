@@ -1,7 +1,7 @@
 """Decodes one RTSP stream in a process of its own: `python headrace/gateway/capture/decoder.py`.
 
-Standard input is the socket to the proxy. The first line that it brings is the request as JSON, which keeps the login
-out of the process's arguments; from then on it is FFmpeg's connection to the camera. Standard output carries messages:
+Standard input is the socket to the proxy. The first line that it brings is the request as JSON, in which the camera's
+URL and login are not; from then on it is FFmpeg's connection to the camera. Standard output carries messages:
 a type (one letter), the length (four bytes, big-endian), and the body. `I`: the stream's properties, as JSON. `F`:
 eight bytes with the Unix microsecond of a frame's capture, and its JPEG. `E`: how the stream ended, as JSON. A slow
 reader slows the camera down, so nothing is buffered here.
@@ -102,7 +102,7 @@ def _decode_stream(request: dict[str, Any]) -> str:
     if request["confined"]:
         confine()
     port = _ANY_PORT if request["confined"] else _listen_for_ffmpeg()
-    url = f"rtsp://{request['login']}127.0.0.1:{port}{request['target']}"
+    url = f"rtsp://127.0.0.1:{port}{request['target']}"
     options = {
         "rtsp_transport": "tcp",
         "protocol_whitelist": "rtsp,tcp,rtp",

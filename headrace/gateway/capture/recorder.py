@@ -170,7 +170,7 @@ class Recorder:
             raise StreamLostError(CameraFault.NAME_UNKNOWN) from None
         except AddressNotAllowedError:
             raise StreamLostError(CameraFault.ADDRESS_REFUSED) from None
-        return CameraAddress(addresses, url.port, url.host if url.scheme == "rtsps" else None)
+        return CameraAddress(addresses, url.port, url.host if url.scheme == "rtsps" else None, url.host)
 
 
 async def capture(job: CaptureJob, deps: RecorderDeps) -> None:

@@ -30,13 +30,11 @@ _PASSED_ON = {
         b"Range",
         b"RTP-Info",
         b"Public",
-        b"WWW-Authenticate",
-        b"Authentication-Info",
         b"Content-Base",
         b"Content-Type",
     )
 }
-"""The headers that the decoder needs: not `Location`, nor those of other makers' protocols."""
+"""The headers that the decoder needs: not `Location`, challenges of a login, or those of other makers' protocols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class CameraMessage:
     status: int | None
     headers: tuple[tuple[bytes, bytes], ...]
     body_bytes: int
+    challenges: tuple[str, ...] = ()
+    """The values of WWW-Authenticate, which the proxy answers."""
 
     def serialize(self, body: bytes) -> bytes:
         """Return the message for the decoder. Of a body only a stream description is kept, and its length is ours.
@@ -68,15 +68,22 @@ def parse_message(lines: Sequence[bytes]) -> CameraMessage:
         StreamLostError: they are not RTSP, redirect, or announce too large a body.
     """
     headers = [_parsed_header(line) for line in lines[1:]]
-    lengths = [value for name, value in headers if name == b"content-length"]
+    body_bytes = parsed_length([value for name, value in headers if name == b"content-length"])
+    start_line, status = _parsed_start_line(lines[0])
+    passed_on = tuple((_PASSED_ON[name], value) for name, value in headers if name in _PASSED_ON)
+    challenges = tuple(value.decode("utf-8", "replace") for name, value in headers if name == b"www-authenticate")
+    return CameraMessage(start_line, status, passed_on, body_bytes, challenges)
+
+
+def parsed_length(values: Sequence[bytes]) -> int:
+    """Return the length of a body by the values of Content-Length; raises as `parse_message`."""
+    lengths = [value.strip(b" \t") for value in values]
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise StreamLostError(CameraFault.NOT_RTSP)
     body_bytes = int(lengths[0]) if lengths else 0
     if body_bytes > DESCRIPTION_BYTES_MAX:
         raise StreamLostError(CameraFault.DESCRIPTION_REFUSED)
-    start_line, status = _parsed_start_line(lines[0])
-    passed_on = tuple((_PASSED_ON[name], value) for name, value in headers if name in _PASSED_ON)
-    return CameraMessage(start_line, status, passed_on, body_bytes)
+    return body_bytes
 
 
 def _parsed_start_line(line: bytes) -> tuple[bytes, int | None]:

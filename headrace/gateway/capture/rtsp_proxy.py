@@ -1,8 +1,8 @@
 """A proxy between the decoder and a camera: it connects to the checked address and to no other.
 
 FFmpeg speaks to this proxy over a socket that its process inherits, and the proxy connects to the camera. FFmpeg thus
-never resolves a name, follows a redirect, or uses TLS, and sees only messages that the proxy has parsed and written
-anew. RTSP with interleaved data (RFC 2326, section 10.12) is one stream of messages and `$` packets.
+never resolves a name, follows a redirect, uses TLS, or knows the login. Both see only what the proxy has parsed and
+written anew. RTSP with interleaved data (RFC 2326, section 10.12) is one stream of messages and `$` packets.
 
 The timeouts count only while the proxy waits for the camera: a slow decoder is not the camera's fault.
 """
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from socket import socket
 
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
-from headrace.gateway.capture.rtsp_messages import PACKET_BYTES_MIN, parse_message
+from headrace.gateway.capture.camera_url import DEFAULT_PORTS
+from headrace.gateway.capture.rtsp_messages import PACKET_BYTES_MIN, parse_message, parsed_length
+from headrace.gateway.capture.rtsp_requests import RequestWriter
+from headrace.runtime.addresses import authority_of
 
 CONNECT_S_MAX = 8.0
 UNIT_S_MAX = 10.0  # for one complete message or packet
 HEADER_BYTES_MAX = 64 * 1024
-_CHUNK_BYTES = 64 * 1024
 _DATA = b"$"
 
 
@@ -31,14 +33,22 @@ class CameraAddress:
     addresses: Sequence[str]
     port: int
     tls_name: str | None = None
+    host: str | None = None
+    """The host name in the camera's URL; None for the first address."""
+
+    @property
+    def authority(self) -> str:
+        """Host and port of the request URI."""
+        return authority_of(self.host or self.addresses[0], self.port, DEFAULT_PORTS["rtsp"])
 
 
 class RtspProxy:
     """Serves one decoder; `fault` says what was wrong with the camera."""
 
-    def __init__(self, address: CameraAddress) -> None:
-        """Prepare; nothing is connected yet."""
+    def __init__(self, address: CameraAddress, target: str = "", login: tuple[str, str] | None = None) -> None:
+        """Prepare for the stream with this path and query; nothing is connected yet."""
         self._address = address
+        self._requests = RequestWriter(address.authority, target, login)
         self._camera: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._decoder: asyncio.StreamWriter | None = None
         self._relaying: asyncio.Task[None] | None = None
@@ -116,7 +126,7 @@ class RtspProxy:
     ) -> None:
         tasks = [
             asyncio.create_task(self._relay_requests(reader, camera[1])),
-            asyncio.create_task(self._relay_responses(camera[0], writer)),
+            asyncio.create_task(self._relay_responses(camera, writer)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -128,18 +138,33 @@ class RtspProxy:
                 writer.close()  # flushes first, so that FFmpeg sees the last message
 
     async def _relay_requests(self, reader: asyncio.StreamReader, camera: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while chunk := await reader.read(_CHUNK_BYTES):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, StreamLostError):
+            while True:
+                unit = await self._read_request(reader)
                 self._request_seen.set()
-                camera.write(chunk)
+                camera.write(unit)
                 await camera.drain()
 
-    async def _relay_responses(self, camera: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _read_request(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the next packet or request of the decoder for the camera; empty for an empty line."""
+        first = await reader.readexactly(1)
+        if first == _DATA:
+            header = await reader.readexactly(3)
+            return first + header + await reader.readexactly(int.from_bytes(header[1:], "big"))
+        lines = await _read_lines(reader, first)
+        if not lines:
+            return b""
+        lengths = [line.partition(b":")[2] for line in lines if line.lower().startswith(b"content-length:")]
+        return self._requests.write(lines, await reader.readexactly(parsed_length(lengths)))
+
+    async def _relay_responses(
+        self, camera: tuple[asyncio.StreamReader, asyncio.StreamWriter], writer: asyncio.StreamWriter
+    ) -> None:
         await self._request_seen.wait()
         try:
             while True:
                 async with asyncio.timeout(UNIT_S_MAX):
-                    unit = await self._read_unit(camera)
+                    unit = await self._read_unit(camera[0], camera[1])
                 if not await _is_sent(unit, writer):
                     return  # the decoder ended, which says nothing about the camera
         except StreamLostError as lost:
@@ -151,7 +176,7 @@ class RtspProxy:
         except (OSError, asyncio.IncompleteReadError):
             self._fault = CameraFault.LOST
 
-    async def _read_unit(self, camera: asyncio.StreamReader) -> bytes:
+    async def _read_unit(self, camera: asyncio.StreamReader, requests: asyncio.StreamWriter) -> bytes:
         """Return the next complete packet or message for the decoder; empty for what is not passed on."""
         first = await camera.readexactly(1)
         if first == _DATA:
@@ -163,10 +188,17 @@ class RtspProxy:
         if not lines:
             return b""
         message = parse_message(lines)
+        body = await camera.readexactly(message.body_bytes)
+        if message.status is not None and message.status >= 200:
+            repeated, message = self._requests.again(message)
+            if repeated is not None:
+                requests.write(repeated)
+                await requests.drain()
+                return b""
         if message.status is not None and not self._playing:
             # While it plays, the response to a keep-alive says nothing about the stream.
             self._status = message.status
-        return message.serialize(await camera.readexactly(message.body_bytes))
+        return message.serialize(body)
 
 
 async def _is_sent(unit: bytes, writer: asyncio.StreamWriter) -> bool:

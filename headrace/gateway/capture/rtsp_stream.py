@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
-from urllib.parse import quote
 
 import orjson
 
 from headrace.gateway.capture.camera_faults import CameraFault, StreamLostError
 from headrace.gateway.capture.rtsp_proxy import UNIT_S_MAX, CameraAddress, RtspProxy
+from headrace.gateway.capture.rtsp_requests import decoder_target
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.setting_names import variable
 from headrace.schemas.limits import INLINE_BYTES_MAX
@@ -65,7 +65,7 @@ class RtspStream:
 
     def __init__(self, address: CameraAddress, request: StreamRequest, *, confined: bool = True) -> None:
         """Prepare; nothing is connected yet."""
-        self._proxy = RtspProxy(address)
+        self._proxy = RtspProxy(address, request.target, request.login)
         self._request = request
         self._confined = confined
         self._decoder: asyncio.subprocess.Process | None = None
@@ -140,13 +140,10 @@ class RtspStream:
         await self._proxy.close()
 
     def _decoder_request(self) -> bytes:
-        request, login = self._request, ""
-        if request.login is not None:
-            login = ":".join(quote(part, safe="") for part in request.login) + "@"
+        request = self._request
         return orjson.dumps(
             {
-                "login": login,
-                "target": request.target,
+                "target": decoder_target(request.target),
                 "confined": self._confined,
                 "fps": request.fps,
                 "duration_s": request.duration_s,

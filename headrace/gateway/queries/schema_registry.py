@@ -1,7 +1,7 @@
 """The Schema Registry API: its media type and errors, and the schemas of each topic as a subject, `<topic>-value`."""
 
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from headrace.gateway.problems import DESCRIPTIONS, as_problem
+from headrace.gateway.queries.schema_resolution import why_unreadable
 from headrace.runtime.errors import HeadraceError
 from headrace.schemas.limits import KIB
 from headrace.schemas.registry import REGISTRY, Registry, Schema, schema_id
@@ -24,11 +25,13 @@ SUBJECT_MISSING = 40401
 VERSION_MISSING = 40402
 SCHEMA_MISSING = 40403
 READ_ONLY = 42205
+READ_ONLY_REASON = "This registry is in read-only mode: schemas come with a release"
 SCHEMA_INVALID = 42201
 VERSION_INVALID = 42202
 SCHEMA_BYTES_MAX = 64 * KIB
 NEWEST = frozenset({"latest", "-1"})
 _SUFFIX = "-value"
+_CONTEXTS = (":*:", ":.:")  # all, and the default
 
 
 class RegistryError(BaseModel):
@@ -114,6 +117,12 @@ class Subjects:
             if schema.id == wanted
         ]
 
+    def with_prefix(self, prefix: str) -> list[str]:
+        """Return the names of subjects that begin with `prefix`, which may name all contexts or the only one first."""
+        for context in _CONTEXTS:
+            prefix = prefix.removeprefix(context)
+        return sorted(name for name in self.versions if name.startswith(prefix))
+
     def version(self, subject: str, wanted: str) -> Schema | None:
         """Return a version of a known subject, by its number or `latest`."""
         schemas = self.versions[subject]
@@ -141,16 +150,61 @@ def version_fields(subject: str, schema: Schema) -> dict[str, Any]:
 def find_equal(text: str, schemas: Sequence[Schema]) -> Schema | None:
     """Return the version with the same canonical form as a schema, or None.
 
+    Comments, defaults, aliases and the order of keys do not count. A logical type may be left out, but a different one
+    gives the same bytes another meaning.
+
     Raises:
         InvalidSchemaError: the text is not a schema.
     """
+    wanted = _parsed(text)
+    try:
+        wanted_id = schema_id(wanted)
+        wanted_types = dict(_logical_types(wanted, ""))
+    except Exception as error:  # fastavro raises many types for an invalid schema
+        raise InvalidSchemaError from error
+    match = next((schema for schema in schemas if schema.id == wanted_id), None)
+    if match is None or not wanted_types.items() <= dict(_logical_types(match.published, "")).items():
+        return None
+    return match
+
+
+def faults_of(text: str, schemas: Sequence[Schema]) -> list[str]:
+    """Return why a schema does not read the data of each of the versions; empty where it reads all of them.
+
+    Raises:
+        InvalidSchemaError: the text is not a schema.
+    """
+    wanted = _parsed(text)
+    try:
+        faults = [(schema.version, why_unreadable(wanted, schema.published)) for schema in schemas]
+    except Exception as error:  # fastavro raises many types for an invalid schema
+        raise InvalidSchemaError from error
+    return [f"version {version}: {fault}" for version, fault in faults if fault is not None]
+
+
+def _parsed(text: str) -> Any:
     if len(text) > SCHEMA_BYTES_MAX:
         raise InvalidSchemaError
     try:
-        wanted = schema_id(orjson.loads(text))
-    except Exception as error:  # fastavro raises many types for an invalid schema
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
         raise InvalidSchemaError from error
-    return next((schema for schema in schemas if schema.id == wanted), None)
+
+
+def _logical_types(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the logical types within a schema, each with its place."""
+    if isinstance(node, list):
+        for index, branch in enumerate(node):
+            yield from _logical_types(branch, f"{path}/{index}")
+    if not isinstance(node, dict):
+        return
+    if isinstance(logical_type := node.get("logicalType"), str):
+        yield path, logical_type
+    for key in ("type", "items", "values"):
+        if isinstance(inner := node.get(key), dict | list):
+            yield from _logical_types(inner, path if key == "type" else f"{path}/{key}")
+    for entry in node.get("fields", ()):
+        yield from _logical_types(entry, f"{path}/{entry['name']}")
 
 
 SUBJECTS = Subjects.of_topics()

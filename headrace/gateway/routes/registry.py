@@ -1,15 +1,17 @@
-"""The read API of the Schema Registry, for clients that read the topics. Schemas are published with a release."""
+"""The API of the Schema Registry in read-only mode, for clients of the topics. Schemas are published with a release."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from headrace.gateway.auth.guard import Device
 from headrace.gateway.queries.conditional import PRIVATE, VARY
 from headrace.gateway.queries.schema_registry import (
     NEWEST,
     READ_ONLY,
+    READ_ONLY_REASON,
     SCHEMA_BYTES_MAX,
     SCHEMA_INVALID,
     SCHEMA_MISSING,
@@ -21,6 +23,7 @@ from headrace.gateway.queries.schema_registry import (
     RegistryProblem,
     RegistryResponse,
     RegistryRoute,
+    faults_of,
     find_equal,
     registry_errors,
     text_of,
@@ -37,6 +40,12 @@ _ID_S = 86_400  # an id is the fingerprint of its schema
 SchemaId = Annotated[str, Path(description="The schema id in the first bytes of a message.")]
 Subject = Annotated[str, Path(examples=["edge.frames.v1-value"])]
 Version = Annotated[str, Path(description="A version number, or `latest`.", examples=["latest"])]
+
+
+@router.get("/", responses=registry_errors())
+async def root(_principal: Device) -> RegistryResponse:
+    """Return an empty object, by which clients see that this is a Schema Registry."""
+    return _cacheable({}, SUBJECTS_S)
 
 
 @router.get("/schemas/types", responses=registry_errors())
@@ -70,34 +79,52 @@ async def subjects_with_id(_principal: Device, schema_id: SchemaId) -> RegistryR
     return _cacheable([subject for subject, _ in SUBJECTS.with_id(_by_id(schema_id).id)], SUBJECTS_S)
 
 
-_LOOKUP = {
+_SCHEMA_BODY = {
     "type": "object",
     "required": ["schema"],
     "properties": {"schema": {"type": "string"}, "schemaType": {"type": "string", "enum": ["AVRO"]}},
 }
+_WITH_SCHEMA = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA_BODY}}}}
 
 
 @router.get("/subjects", responses=registry_errors())
-async def subjects(_principal: Device) -> RegistryResponse:
-    """List the subjects, one for each topic."""
-    return _cacheable(sorted(SUBJECTS.versions), SUBJECTS_S)
+async def subjects(
+    _principal: Device, prefix: Annotated[str, Query(alias="subjectPrefix", examples=["edge."])] = ""
+) -> RegistryResponse:
+    """List the subjects, one for each topic, or those that begin with a prefix."""
+    return _cacheable(SUBJECTS.with_prefix(prefix), SUBJECTS_S)
 
 
-@router.post(
-    "/subjects/{subject}",
-    responses=registry_errors(404),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _LOOKUP}}}},
-)
+@router.post("/subjects/{subject}", responses=registry_errors(404), openapi_extra=_WITH_SCHEMA)
 async def find_schema(_principal: Device, request: Request, subject: Subject) -> RegistryResponse:
     """Return the id and version of a schema of a subject; schemas are equal if only comments differ."""
-    schemas = _versions(subject)
-    try:
-        match = find_equal(_schema_in(await request.body()), schemas)
-    except InvalidSchemaError:
-        raise RegistryProblem(422, SCHEMA_INVALID, "Invalid schema") from None
+    match = await _find_equal(request, _versions(subject))
     if match is None:
         raise RegistryProblem(404, SCHEMA_MISSING, "Schema not match")
     return RegistryResponse(version_fields(subject, match))
+
+
+@router.post("/subjects/{subject}/versions", responses=registry_errors(), openapi_extra=_WITH_SCHEMA)
+async def register_schema(_principal: Device, request: Request, subject: Subject) -> RegistryResponse:
+    """Return the id of a schema that the subject has; a new one is refused (422, 42205)."""
+    match = await _find_equal(request, SUBJECTS.versions.get(subject, ()))
+    if match is None:
+        raise RegistryProblem(422, READ_ONLY, f"Subject {subject!r} does not have this schema. {READ_ONLY_REASON}")
+    return RegistryResponse({"id": match.id})
+
+
+@router.post(
+    "/compatibility/subjects/{subject}/versions/{version}", responses=registry_errors(404), openapi_extra=_WITH_SCHEMA
+)
+async def compatibility(_principal: Device, request: Request, subject: Subject, version: Version) -> RegistryResponse:
+    """Return whether a schema reads the data of a version; with `?verbose=true` also why not."""
+    return await _compatibility(request, [_version(subject, version)])
+
+
+@router.post("/compatibility/subjects/{subject}/versions", responses=registry_errors(404), openapi_extra=_WITH_SCHEMA)
+async def compatibility_with_all(_principal: Device, request: Request, subject: Subject) -> RegistryResponse:
+    """Return whether a schema reads the data of every version; with `?verbose=true` also why not."""
+    return await _compatibility(request, _versions(subject))
 
 
 @router.get("/subjects/{subject}/versions", responses=registry_errors(404))
@@ -150,8 +177,7 @@ async def associations(_principal: Device) -> RegistryResponse:
     return _cacheable([], SUBJECTS_S)
 
 
-@router.post("/subjects/{subject}/versions", include_in_schema=False)  # noqa: FAST003 - the parameters do not matter
-@router.delete("/subjects/{subject}", include_in_schema=False)
+@router.delete("/subjects/{subject}", include_in_schema=False)  # noqa: FAST003 - the parameters do not matter
 @router.delete("/subjects/{subject}/versions/{version}", include_in_schema=False)
 @router.put("/config", include_in_schema=False)
 @router.put("/config/{subject}", include_in_schema=False)
@@ -162,7 +188,7 @@ async def refuse_write(_principal: Device) -> RegistryResponse:
     raise RegistryProblem(
         405,
         READ_ONLY,
-        "This registry is in read-only mode: schemas come with a release",
+        READ_ONLY_REASON,
         {"Allow": "GET, HEAD, OPTIONS"},
     )
 
@@ -189,6 +215,22 @@ def _version(subject: str, wanted: str) -> Schema:
     if match is None:
         raise RegistryProblem(404, VERSION_MISSING, "Version not match.")
     return match
+
+
+async def _find_equal(request: Request, schemas: Sequence[Schema]) -> Schema | None:
+    try:
+        return find_equal(_schema_in(await request.body()), schemas)
+    except InvalidSchemaError:
+        raise RegistryProblem(422, SCHEMA_INVALID, "Invalid schema") from None
+
+
+async def _compatibility(request: Request, schemas: Sequence[Schema]) -> RegistryResponse:
+    try:
+        faults = faults_of(_schema_in(await request.body()), schemas)
+    except InvalidSchemaError:
+        raise RegistryProblem(422, SCHEMA_INVALID, "Invalid schema") from None
+    is_verbose = request.query_params.get("verbose", "").lower() == "true"
+    return RegistryResponse({"is_compatible": not faults, **({"messages": faults} if is_verbose else {})})
 
 
 def _schema_in(body: bytes) -> str:

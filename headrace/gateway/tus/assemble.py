@@ -1,8 +1,8 @@
 """Assemble the parts of a completed upload into one file, which is inspected and published like any other.
 
 Any holder of the lock of an upload in the state 'joining' may assemble it, and may repeat that: the request with the
-last byte, a later request after a gateway was killed, or the sweeper. The ingest request has the upload's id, so a
-repetition finds what was published before.
+last byte, or for a final upload, a later request after a gateway was killed, or the sweeper. The ingest request has the
+upload's id, so a repetition finds what was published before.
 """
 
 import asyncio
@@ -52,18 +52,13 @@ async def assemble(
         if problem.status_code == HTTPStatus.TOO_MANY_REQUESTS or problem.status_code >= 500:
             raise  # transient: the upload is unchanged
         reason = str(problem.detail)[:REASON_CHARACTERS_MAX]
-        if await uploads.fail(upload.upload_id, lock.holder, problem.code, reason):
-            await delete_parts(pipeline.receiver.blobs, upload.upload_id)
+        for ended in await uploads.fail(upload.upload_id, lock.holder, problem.code, reason):
+            await delete_parts(pipeline.receiver.blobs, ended)
         raise
     assert item.digest and item.topic and item.partition is not None and item.offset is not None  # noqa: PT018
     position = item.topic, item.partition, item.offset
-    if await uploads.finish(
-        upload.upload_id,
-        lock.holder,
-        digest=item.digest,
-        position=position,
-    ):
-        await delete_parts(pipeline.receiver.blobs, upload.upload_id)
+    for ended in await uploads.finish(upload.upload_id, lock.holder, digest=item.digest, position=position):
+        await delete_parts(pipeline.receiver.blobs, ended)
 
 
 async def _publish(uploads: Uploads, pipeline: UploadPipeline, upload: Upload, traceparent: str | None) -> RequestItem:
@@ -75,6 +70,7 @@ async def _publish(uploads: Uploads, pipeline: UploadPipeline, upload: Upload, t
 async def _publish_file(
     parts: Sequence[UploadPart], pipeline: UploadPipeline, upload: Upload, traceparent: str | None
 ) -> PublishedItem:
+    assert upload.length_bytes is not None  # it is known once all bytes are there
     declared = DeclaredFile.from_json(upload.metadata)
     receiver = pipeline.receiver
     is_inline = upload.length_bytes <= INLINE_BYTES_MAX
@@ -104,7 +100,9 @@ async def _stage(receiver: UploadReceiver, upload: Upload, parts: Sequence[Uploa
     claim = f"{prefix_of(upload.upload_id)}joined"
     reader = _PartReader(receiver, parts)
     await stage(receiver.blobs, claim, reader.chunks())
-    return ReceivedBody(reader.digest.hexdigest(), upload.length_bytes, bytes(reader.head), None, claim)
+    return ReceivedBody(
+        reader.digest.hexdigest(), sum(part.size_bytes for part in parts), bytes(reader.head), None, claim
+    )
 
 
 class _PartReader:

@@ -24,10 +24,10 @@ from headrace.gateway.tus.protocol import Checksum, body_bytes_of
 from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.pipeline import UploadReceiver
 from headrace.gateway.uploads.receiving import GATEWAY_PREFIX
-from headrace.schemas.limits import MIB
+from headrace.schemas.limits import CLIP_BYTES_MAX, MIB
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
-from headrace.store.requests.uploads import UploadPart, Uploads
+from headrace.store.requests.uploads import Upload, UploadPart, Uploads
 
 PART_BYTES = 8 * MIB
 PARTS_MAX = 4096  # of an upload: the largest has 256 parts of 8 MiB
@@ -46,8 +46,13 @@ async def delete_parts(blobs: Blobs, upload_id: UUID) -> None:
 
 
 def too_long(length_bytes: int) -> Problem:
-    """Return the problem for bytes beyond the declared length."""
+    """Return the problem for bytes beyond the declared length, or beyond that of the largest file."""
     return Problem(413, ProblemCode.TOO_LARGE, f"the body exceeds the upload's length of {length_bytes} bytes")
+
+
+def bytes_max_of(upload: Upload) -> int:
+    """Return how many bytes an upload takes: its length, or those of the largest file while that is unknown."""
+    return CLIP_BYTES_MAX if upload.length_bytes is None else upload.length_bytes
 
 
 class PartWriter:
@@ -89,8 +94,8 @@ class PartWriter:
             Problem: the bytes exceed the upload's length (413), the lock was lost (409), or there is no memory (503).
             StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
         """
-        if self.offset_bytes + len(chunk) > self._upload.length_bytes:
-            raise too_long(self._upload.length_bytes)
+        if self.offset_bytes + len(chunk) > bytes_max_of(self._upload):
+            raise too_long(bytes_max_of(self._upload))
         rest = memoryview(chunk)
         while rest:
             size = min(len(rest), PART_BYTES - len(self._buffer))
@@ -182,10 +187,10 @@ class PatchReceiver:
             StoreUnavailableError, StoreRefusedError, CatalogUnavailableError, CatalogRefusedError.
         """
         upload = lock.upload
-        missing = upload.length_bytes - upload.offset_bytes
+        missing = bytes_max_of(upload) - upload.offset_bytes
         expected = body_bytes_of(request.headers)
         if expected is not None and expected > missing:
-            raise too_long(upload.length_bytes)
+            raise too_long(bytes_max_of(upload))
         if expected == 0 or not missing:
             return upload.offset_bytes
         if await self.uploads.part_count(upload.upload_id) >= PARTS_MAX:

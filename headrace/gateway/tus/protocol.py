@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from email.utils import formatdate
 from hashlib import sha1, sha256
 from typing import Any, Self
+from urllib.parse import urljoin, urlsplit
+from uuid import UUID, uuid5
 
 import orjson
 from starlette.datastructures import Headers
@@ -25,12 +27,22 @@ from headrace.schemas.validate import check_captured_at, check_code
 
 VERSION = "1.0.0"
 CONTENT_TYPE = "application/offset+octet-stream"
-EXTENSIONS = "creation,creation-with-upload,termination,checksum,expiration"
+EXTENSIONS = "creation,creation-with-upload,creation-defer-length,termination,checksum,expiration,concatenation"
+HEADERS = frozenset(
+    {
+        *("upload-length", "upload-offset", "upload-metadata", "upload-checksum"),
+        *("upload-defer-length", "upload-concat"),
+    }
+)
+"""The request headers of the protocol and of the extensions that are offered."""
 ALGORITHMS: dict[str, Callable[[], Any]] = {"sha1": lambda: sha1(usedforsecurity=False), "sha256": sha256}
 METADATA_CHARACTERS_MAX = 16 * KIB
 PAIRS_MAX = 64
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
+_PARTIAL = "partial"
+_FINAL = "final;"
+_FINAL_IDS = UUID("5c2b5f0e-7a0c-4d0e-9a55-0d6f3c8f1a42")
 _KEY = re.compile(r"[!-+\--~]{1,200}")  # ASCII without space and comma
 
 
@@ -65,11 +77,13 @@ def capabilities_headers() -> dict[str, str]:
     }
 
 
-def require_version(headers: Headers) -> None:
-    """Require `Tus-Resumable: 1.0.0`.
+def check_protocol(headers: Headers) -> None:
+    """Require `Tus-Resumable: 1.0.0`, and refuse headers of extensions that are not offered.
+
+    They change what a request means, so it must not be handled without them.
 
     Raises:
-        Problem: the header is missing or has another version (412).
+        Problem: the version is missing or another one (412), or a header is not known (400).
     """
     if headers.get("tus-resumable") != VERSION:
         raise Problem(
@@ -78,6 +92,20 @@ def require_version(headers: Headers) -> None:
             f"the header `Tus-Resumable: {VERSION}` is required",
             headers={"Tus-Version": VERSION},
         )
+    for name in headers:
+        if name.startswith("upload-") and name not in HEADERS:
+            raise _not_offered(name.title())
+    if any(name.strip().lower() in HEADERS for name in headers.get("trailer", "").split(",")):
+        raise _not_offered("Trailer")
+
+
+def _not_offered(name: str) -> Problem:
+    return Problem(
+        400,
+        ProblemCode.BAD_REQUEST,
+        f"{name} belongs to an extension that is not offered",
+        hint=f"the extensions are {EXTENSIONS}",
+    )
 
 
 def require_content_type(headers: Headers) -> None:
@@ -90,22 +118,97 @@ def require_content_type(headers: Headers) -> None:
         raise Problem(415, ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"the Content-Type must be {CONTENT_TYPE}")
 
 
-def length_of(headers: Headers) -> int:
-    """Return the length of the file.
+def length_of(headers: Headers, *, is_partial: bool = False) -> int | None:
+    """Return the length of a new upload, or None if it is deferred.
 
     Raises:
-        Problem: Upload-Length is missing (411) or not a number (400), or the file is empty (422) or too large (413).
+        Problem: Upload-Length and Upload-Defer-Length are missing (411), both there or malformed (400); the file is
+            empty (422) or too large (413).
     """
-    if "upload-length" not in headers:
-        raise Problem(411, ProblemCode.LENGTH_REQUIRED, "Upload-Length is required")
     if "upload-defer-length" in headers:
-        raise Problem(400, ProblemCode.BAD_REQUEST, "Upload-Defer-Length is not supported")
+        if headers["upload-defer-length"].strip() != "1" or "upload-length" in headers:
+            raise Problem(400, ProblemCode.BAD_REQUEST, "Upload-Defer-Length must be 1, and excludes Upload-Length")
+        return None
+    length = later_length_of(headers, is_partial=is_partial)
+    if length is None:
+        raise Problem(411, ProblemCode.LENGTH_REQUIRED, "Upload-Length or Upload-Defer-Length is required")
+    return length
+
+
+def later_length_of(headers: Headers, *, is_partial: bool) -> int | None:
+    """Return the length that a request sets, or None; raises as `length_of`. Only a partial upload may be empty."""
+    if "upload-length" not in headers:
+        return None
     length = _number(headers, "upload-length")
+    check_length(length, is_partial=is_partial)
+    return length
+
+
+def check_length(length: int, *, is_partial: bool = False) -> None:
+    """Check the length of a file.
+
+    Raises:
+        Problem: it is too large (413), or empty (422) where it is no partial upload.
+    """
     if length > CLIP_BYTES_MAX:
         raise Problem(413, ProblemCode.TOO_LARGE, f"the file has {length} bytes; the limit is {CLIP_BYTES_MAX}")
-    if not length:
+    if not length and not is_partial:
         raise Problem(422, ProblemCode.INVALID, "the file is empty")
-    return length
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Upload-Concat as given: `partial`, or `final` with the ids of the partial uploads in their order."""
+
+    given: str
+    partials: tuple[UUID, ...]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the upload is a part of a final one."""
+        return not self.partials
+
+    def final_id(self, actor: str, metadata: str) -> UUID:
+        """Return the id of the final upload; a repeated request is for the same one."""
+        return uuid5(_FINAL_IDS, "\n".join([actor, *map(str, self.partials), metadata]))
+
+
+def concat_of(headers: Headers, path: str) -> Concat | None:
+    """Return Upload-Concat, or None; `path` is that of the route, below which the partial uploads are.
+
+    Raises:
+        Problem: it is malformed, names something else, or comes with a header that it excludes (400); it holds
+            credentials (422).
+    """
+    given = headers.get("upload-concat")
+    if given is None:
+        return None
+    given = given.strip()
+    if given == _PARTIAL:
+        return Concat(given, ())
+    urls = given.removeprefix(_FINAL).split()
+    if not given.startswith(_FINAL) or not urls:
+        raise Problem(
+            400, ProblemCode.BAD_REQUEST, "Upload-Concat must be `partial`, or `final;` and URLs of partial uploads"
+        )
+    refuse_credentials(urls, "Upload-Concat")
+    for name in ("upload-length", "upload-defer-length"):
+        if name in headers:
+            raise Problem(400, ProblemCode.BAD_REQUEST, f"a final upload must not have {name.title()}")
+    if body_bytes_of(headers) != 0:
+        raise Problem(400, ProblemCode.BAD_REQUEST, "a final upload must not have a body")
+    return Concat(given, tuple(_upload_id(url, path) for url in urls))
+
+
+def _upload_id(url: str, path: str) -> UUID:
+    """Return the id in the URL of an upload, which may be relative, or have the prefix of a proxy."""
+    try:
+        folder, _, name = urlsplit(urljoin(path, url)).path.rpartition("/")
+        if folder.endswith(path):
+            return UUID(name)
+    except ValueError:
+        pass
+    raise Problem(400, ProblemCode.BAD_REQUEST, "Upload-Concat has a URL that is not that of an upload")
 
 
 def offset_of(headers: Headers) -> int:
@@ -201,6 +304,8 @@ class DeclaredFile:
     sha256: str | None
     captured_at_us: int | None
     given: str
+    concat: str | None = None
+    partials: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, pairs: Mapping[str, str], given: str) -> Self:
@@ -224,8 +329,11 @@ class DeclaredFile:
         return cls(**orjson.loads(text))
 
     def to_json(self) -> str:
-        """Return the JSON text for the catalog."""
-        return orjson.dumps(asdict(self)).decode()
+        """Return the JSON text for the catalog, whose statements read `concat` and `partials`."""
+        fields = asdict(self)
+        if self.concat is None:
+            del fields["concat"], fields["partials"]
+        return orjson.dumps(fields).decode()
 
     def check(self, digest: str) -> None:
         """Compare the declared digest with that of the received bytes.

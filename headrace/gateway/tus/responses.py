@@ -22,7 +22,8 @@ RECORD_ID = "Headrace-Record-Id"
 STATUS_URL = "Headrace-Status-Url"
 EXPOSED = (
     *("Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
-    *("Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires", STATUS, RECORD_ID, STATUS_URL),
+    *("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Concat", "Upload-Metadata", "Upload-Expires"),
+    *(STATUS, RECORD_ID, STATUS_URL),
 )
 """The response headers that a web page of another origin may read."""
 
@@ -32,7 +33,15 @@ _DAY_S = 86_400.0
 _NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Tus-Resumable": ("The version of the protocol.", {"type": "string", "enum": [protocol.VERSION]}),
-    "Upload-Length": ("The length of the file in bytes.", {**_NUMBER, "minimum": 1}),
+    "Upload-Length": ("The length of the file in bytes; once only.", {**_NUMBER, "minimum": 1}),
+    "Upload-Defer-Length": (
+        "`1`, instead of Upload-Length: a later PATCH request has the length.",
+        {"type": "string", "enum": ["1"]},
+    ),
+    "Upload-Concat": (
+        "`partial`, or `final;` and the URLs of complete partial uploads, separated by spaces.",
+        {"type": "string", "pattern": "^(partial|final;[!-~]+( [!-~]+)*)$"},
+    ),
     "Upload-Offset": ("The offset of the bytes.", _NUMBER),
     "Upload-Metadata": (
         "Keys such as `filename`, `site` and `source_id`, each with its value in Base64.",
@@ -43,7 +52,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "pattern": "^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)$"},
     ),
 }
-_OPTIONAL = frozenset({"Upload-Metadata", "Upload-Checksum"})
+_REQUIRED = frozenset({"Tus-Resumable", "Upload-Offset"})
 
 
 class TusRoute(APIRoute):
@@ -67,8 +76,18 @@ class TusRoute(APIRoute):
 
 
 def progress_of(upload: Upload) -> dict[str, str]:
-    """Return the offset and the expiry of an upload, as headers."""
-    return {"Upload-Offset": str(upload.offset_bytes), "Upload-Expires": protocol.expires(upload.expires_at_s)}
+    """Return the offset and the expiry of an upload, as headers; a final upload has its offset once it is assembled."""
+    expires = {"Upload-Expires": protocol.expires(upload.expires_at_s)}
+    if upload.is_final and upload.state == "joining":
+        return expires
+    return {"Upload-Offset": str(upload.offset_bytes), **expires}
+
+
+def length_header(upload: Upload) -> dict[str, str]:
+    """Return the length of an upload, or that it is not known yet, as a header."""
+    if upload.length_bytes is None:
+        return {"Upload-Defer-Length": "1"}
+    return {"Upload-Length": str(upload.length_bytes)}
 
 
 async def status_headers(results: IngestResults, upload: Upload, expiry_hours: float) -> dict[str, str]:
@@ -93,7 +112,7 @@ async def status_headers(results: IngestResults, upload: Upload, expiry_hours: f
 def described(*names: str, body: bool = False) -> dict[str, Any]:
     """Return the OpenAPI description of a route's headers and body."""
     parameters = [
-        {"name": name, "in": "header", "required": name not in _OPTIONAL, "description": text, "schema": schema}
+        {"name": name, "in": "header", "required": name in _REQUIRED, "description": text, "schema": schema}
         for name, (text, schema) in _HEADERS.items()
         if name in {"Tus-Resumable", *names}
     ]

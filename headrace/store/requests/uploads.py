@@ -18,33 +18,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewUpload:
-    """A new upload; `metadata` is a JSON object."""
+    """A new upload; `metadata` is a JSON object. `length_bytes` is None while the client does not know it."""
 
     upload_id: UUID
     actor: str
     site: str
     source_id: str
-    length_bytes: int
+    length_bytes: int | None
     metadata: str
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload and its state: 'open', 'joining' while it is assembled, then 'done' or 'failed'."""
+    """An upload and its state: 'open', 'joining' while it is assembled, then 'done' or 'failed'.
+
+    `concat` is the client's Upload-Concat. A partial upload is 'open' until a final one was made of it, then 'done'.
+    """
 
     upload_id: UUID
     actor: str
     site: str
     source_id: str
-    length_bytes: int
+    length_bytes: int | None
     offset_bytes: int
     metadata: str
+    concat: str | None
     state: str
     code: str | None
     reason: str | None
     is_held: bool
     is_expired: bool
     expires_at_s: float
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is a part of a final upload, and no file by itself."""
+        return self.concat == "partial"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it was made of partial uploads."""
+        return self.concat is not None and not self.is_partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,23 @@ class Uploads:
             )
         return None if expires_at_s is None else float(expires_at_s)
 
+    async def add_final(self, new: NewUpload, partials: Sequence[UUID], hours: float, *, open_max: int) -> bool:
+        """Insert an upload in the state 'joining' whose parts are those of complete partial uploads, in that order.
+
+        Return False, without a change, if a partial upload is not complete any more or the actor has `open_max` uploads
+        in this state. May be repeated.
+        """
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            complete = await connection.fetch(self._sql["complete_partials"], [*partials])
+            if len(complete) != len(set(partials)):
+                return False
+            values = new.upload_id, new.actor, new.site, new.source_id, new.length_bytes, new.metadata, hours, open_max
+            if await connection.fetchval(self._sql["add_final"], *values) is not None:
+                await connection.execute(self._sql["copy_parts"], new.upload_id, [*partials])
+                await connection.execute(self._sql["keep_partials"], new.upload_id, [*partials])
+                return True
+            return await connection.fetchval(self._sql["lock"], new.upload_id) is not None
+
     async def get(self, upload_id: UUID) -> Upload | None:
         """Return an upload, or None."""
         async with borrowed(self._pool, self._dsn) as connection:
@@ -120,6 +151,10 @@ class Uploads:
             [part.store_key for part in parts],
         )
 
+    async def set_length(self, upload_id: UUID, by: UUID, length_bytes: int) -> bool:
+        """Set a deferred length; return False, without a change, if the lock was lost or it is set or too short."""
+        return await self._whether("set_length", upload_id, by, length_bytes)
+
     async def part_count(self, upload_id: UUID) -> int:
         """Return the number of parts."""
         async with borrowed(self._pool, self._dsn) as connection:
@@ -131,17 +166,25 @@ class Uploads:
             rows = await connection.fetch(self._sql["parts"], upload_id)
         return [UploadPart(*row) for row in rows]
 
-    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, position: tuple[str, int, int]) -> bool:
-        """Record that the file was published as the message at `position`; its parts are no longer needed."""
-        return await self._whether("finish", upload_id, by, digest, *position)
+    async def finish(self, upload_id: UUID, by: UUID, *, digest: str, position: tuple[str, int, int]) -> list[UUID]:
+        """Record that the file was published as the message at `position`.
 
-    async def fail(self, upload_id: UUID, by: UUID, code: str, reason: str) -> bool:
-        """Record that the file can never be ingested; its parts are no longer needed."""
-        return await self._whether("fail", upload_id, by, code, reason)
+        Return the uploads whose objects are no longer needed: it and its partial uploads; none if the lock was lost.
+        """
+        return await self._end("finish", upload_id, by, digest, *position)
+
+    async def fail(self, upload_id: UUID, by: UUID, code: str, reason: str) -> list[UUID]:
+        """Record that the file can never be ingested; return as `finish`."""
+        return await self._end("fail", upload_id, by, code, reason)
 
     async def delete(self, upload_id: UUID) -> bool:
-        """Delete an upload in any state; return False if it is being assembled or does not exist."""
-        return await self._whether("delete", upload_id)
+        """Delete an upload in any state.
+
+        Return False if it or a final upload that is made of it is being assembled, or it does not exist.
+        """
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            await connection.execute(self._sql["lock"], upload_id)
+            return await connection.fetchval(self._sql["delete"], upload_id) is not None
 
     async def delete_expired(self, upload_id: UUID) -> bool:
         """Delete an expired upload; return False if a writer holds it."""
@@ -163,6 +206,14 @@ class Uploads:
             yield is_acquired
             if is_acquired:
                 await connection.execute(self._sql["unlock"], SWEEP_LOCK)
+
+    async def _end(self, statement: str, upload_id: UUID, *values: object) -> list[UUID]:
+        async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
+            partials = [row[0] for row in await connection.fetch(self._sql["partials_of"], upload_id)]
+            if await connection.fetchval(self._sql[statement], upload_id, *values) is None:
+                return []
+            released = await connection.fetch(self._sql["release_partials"], upload_id, partials) if partials else []
+            return [upload_id, *(row[0] for row in released)]
 
     async def _whether(self, statement: str, *values: object) -> bool:
         async with borrowed(self._pool, self._dsn) as connection:

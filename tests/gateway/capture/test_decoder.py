@@ -102,7 +102,6 @@ def test_a_redirect_that_reaches_the_decoder_leads_nowhere_if_it_is_confined(
 ) -> None:
     ours, inherited = socket.socketpair()
     request = {
-        "login": "",
         "target": "/stream",
         "confined": confined,
         "fps": 10,

@@ -134,7 +134,7 @@ def test_continuous_captures_frames_and_clip_captures_one_video(world: World) ->
         ({"rtsp_url": "rtsp://h/x -f lavfi -i color=red"}, "url_refused"),
         ({"rtsp_url": "-i rtsp://h/x"}, "url_refused"),
         ({"rtsp_url": "-rtsp://h/x"}, "url_refused"),
-        ({"rtsp_url": "rtsp://h/$(id)"}, "url_refused"),
+        ({"rtsp_url": "rtsp://h/{id}"}, "url_refused"),
         ({"rtsp_url": "rtsp://h/`id`"}, "url_refused"),
         ({"rtsp_url": "rtsp://h/a|b"}, "url_refused"),
         ({"rtsp_url": "file:///etc/passwd"}, "url_refused"),

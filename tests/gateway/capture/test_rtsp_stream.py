@@ -36,12 +36,15 @@ def read(
     fps: float = 20.0,
     tls_name: str | None = None,
     confined: bool = True,
+    target: str = "/stream",
+    host: str | None = None,
 ) -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
     async def reading() -> tuple[list[StreamInfo | CapturedFrame], CameraFault | None]:
         items: list[StreamInfo | CapturedFrame] = []
-        wanted = StreamRequest(target="/stream", login=login, fps=fps, duration_s=60, frame_count=frames)
+        address = CameraAddress(["127.0.0.1"], port, tls_name, host)
+        wanted = StreamRequest(target=target, login=login, fps=fps, duration_s=60, frame_count=frames)
         try:
-            async with RtspStream(CameraAddress(["127.0.0.1"], port, tls_name), wanted, confined=confined) as stream:
+            async with RtspStream(address, wanted, confined=confined) as stream:
                 async for item in stream.items():
                     items.append(item)  # noqa: PERF401 - those before a loss count
         except StreamLostError as lost:
@@ -233,3 +236,49 @@ def test_the_decoder_is_not_led_to_another_address(fault: str) -> None:
 
 def test_decoders_can_be_confined() -> None:
     asyncio.run(rtsp_stream.require_confinement())
+
+
+@pytest.mark.parametrize(
+    "challenges",
+    [
+        ("Digest",),
+        ("Digest algorithm=MD5, qop=auth",),
+        ("Digest algorithm=SHA-256",),
+        ('Digest algorithm=MD5, qop="auth"', 'Digest algorithm=SHA-256, qop="auth"'),
+        ('Digest algorithm=SHA-256-sess, qop="auth"',),
+        ("Basic", "Digest algorithm=SHA-256"),
+        ("Basic",),
+    ],
+)
+def test_a_camera_is_logged_in_to_by_the_strongest_way(challenges: tuple[str, ...]) -> None:
+    with FakeCamera(user="admin", password=PASSWORD, challenges=challenges) as camera:
+        items, fault = read(camera.port, ("admin", PASSWORD), frames=2)
+        assert (len(items), fault) == (3, None), camera.logins
+        assert camera.methods[:3] == ["OPTIONS", "DESCRIBE", "DESCRIBE"]
+        assert read(camera.port, ("admin", "wrong"))[1] is CameraFault.LOGIN_REFUSED
+        assert read(camera.port)[1] is CameraFault.LOGIN_REFUSED
+
+
+def test_a_new_nonce_is_taken() -> None:
+    with FakeCamera(user="a", password="p", challenges=("Digest algorithm=SHA-256",), stale_after=2) as camera:
+        items, fault = read(camera.port, ("a", "p"), frames=2)
+    assert (len(items), fault) == (3, None), camera.logins
+
+
+@pytest.mark.parametrize("confined", [True, False])
+@pytest.mark.parametrize(
+    "target", ["", "/", "/live/", "/$(a)'!;=,/~b//c@d", "/h264?udp&listen&tcp", "?channel=1&subtype=0", "/a%20b[1]"]
+)
+def test_a_camera_sees_its_own_name_and_path(target: str, confined: bool) -> None:
+    with FakeCamera(user="a", password="p") as camera:
+        items, fault = read(camera.port, ("a", "p"), frames=2, target=target, host="camera.example", confined=confined)
+    assert (len(items), fault) == (3, None)
+    url = f"rtsp://camera.example:{camera.port}{target}"
+    assert camera.urls[:3] == [url] * 3
+    assert all(seen.startswith(url) for seen in camera.urls), camera.urls
+
+
+def test_the_default_port_and_an_ipv6_address_are_written_as_in_a_url() -> None:
+    assert CameraAddress(["10.0.0.1"], 554, None, "camera").authority == "camera"
+    assert CameraAddress(["2001:db8::1"], 8554).authority == "[2001:db8::1]:8554"
+    assert CameraAddress(["10.0.0.1"], 322, "camera", "camera").authority == "camera:322"
