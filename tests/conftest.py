@@ -80,7 +80,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Import what is covered while it is traced, whichever test comes first to need it."""
     if coverage := Coverage.current():
-        for name in cast(list[str], coverage.get_option("run:source")):
+        for name in cast("list[str]", coverage.get_option("run:source")):
             for module in pkgutil.walk_packages(import_module(name).__path__, f"{name}."):
                 import_module(module.name)
         coverage.stop()

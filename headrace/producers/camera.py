@@ -28,11 +28,8 @@ from headrace.producers.video_frames import (
 )
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Cid, InputEvent, Kind
-from headrace.schemas.limits import KIB
-from headrace.schemas.media_probe import image_header
+from headrace.schemas.media.formats import SNIFF_BYTES, format_of
 from headrace.schemas.reject import RejectCode, RejectedError
-
-_HEAD_BYTES = 64 * KIB  # enough to tell an image from a video
 
 OnPublished: TypeAlias = Callable[[InputEvent, Delivery], None]
 CODE_GONE_S = 2.0
@@ -164,7 +161,8 @@ class Camera:
         return replace(video_frame, captured_at_us=self._source.clock_us())
 
     def _take(self, video_frame: VideoFrame) -> None:
-        frame = describe_frame(video_frame.body, self._source.origin(video_frame.captured_at_us))
+        origin = self._source.origin(video_frame.captured_at_us)
+        frame = describe_frame(video_frame.body, origin, attributes=video_frame.attributes)
         try:
             self._publish(frame)
         except RejectedError as rejected:
@@ -231,8 +229,7 @@ def _existing(path: Path) -> Path:
 
 def _is_image(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return head[:2] == b"\xff\xd8" or image_header(head) is not None
+        return format_of(file.read(SNIFF_BYTES)).is_image
 
 
 def find_codes(pixels: Pixels) -> list[str]:

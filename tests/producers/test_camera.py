@@ -8,14 +8,13 @@ from pathlib import Path
 import cv2
 import pytest
 
-from headrace.producers import Camera
-from headrace.producers.camera import CameraReport
+from headrace.producers import Camera, clips
 from headrace.producers.delivery import DeliveryStats
 from headrace.producers.video_frames import FrameSampler, Pixels
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Cid, Clip, Frame
-from headrace.schemas.media_probe import image_header, video_header
+from headrace.schemas.media_probe import image_header, probe_of
 from headrace.schemas.reject import RejectedError
 from tests.producers.conftest import EventRecorder
 from tests.producers.sample_media import image, picture, write_video
@@ -66,9 +65,11 @@ def test_one_image_is_a_folder_of_one(recorder: EventRecorder, tmp_path: Path):
     assert recorder.events[0].captured_at_us == WRITTEN_S * 1_000_000, "1970 is a time that no agent takes"
 
 
-def test_a_damaged_image_is_published_and_searched_for_codes_in_vain(recorder: EventRecorder, tmp_path: Path):
+def test_a_damaged_image_is_not_published(recorder: EventRecorder, tmp_path: Path):
     (tmp_path / "cut.png").write_bytes(image(1)[:60])
-    assert camera(recorder, tmp_path).run() == CameraReport(1, 0, 0, 1, 0, 60, ())
+    report = camera(recorder, tmp_path).run()
+    assert (report.frames, report.failed) == (0, 1)
+    assert "ends too early" in report.faults[0]
 
 
 def test_the_same_video_gives_the_same_bytes_codes_and_clips(recorder: EventRecorder, video: Path):
@@ -93,7 +94,7 @@ def test_a_code_is_told_once_with_the_frame_that_shows_it(recorder: EventRecorde
 def test_a_clip_holds_the_seconds_around_what_happened(recorder: EventRecorder, video: Path):
     camera(recorder, video, clip_on_code=True).run()
     first, second = sorted(recorder.of(Clip), key=lambda clip: clip.about or "")
-    assert video_header(first.body, first.size_bytes).duration_us == pytest.approx(4_600_000, abs=110_000)
+    assert probe_of(first.body).video().duration_us == pytest.approx(4_600_000, abs=110_000)
     assert first.body[4:8] == b"ftyp"
     assert first.body.index(b"moov") < first.body.index(b"mdat")
     assert first.captured_at_us == WRITTEN_S * 1_000_000
@@ -117,10 +118,11 @@ def test_a_clip_can_be_asked_for_while_and_after_the_camera_runs(recorder: Event
     assert [clip.about for clip in recorder.of(Clip)] == ["now", "after"]
 
 
-def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: EventRecorder, tmp_path: Path):
-    (tmp_path / "cut.png").write_bytes(image(1)[:60])
+def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: EventRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.png").write_bytes(image(1))
     tested_camera = camera(recorder, tmp_path)
     tested_camera.run()
+    monkeypatch.setattr(clips, "from_image", lambda _body: None)
     with pytest.raises(RejectedError, match="no frame"):
         tested_camera.clip("l-1").result(0)
 
