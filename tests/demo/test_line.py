@@ -14,7 +14,7 @@ from headrace.schemas.media_probe import probe_of
 def test_a_camera_finds_the_code_of_every_part_that_came_past():
     line = Line("A", "plant", seed=7)
     pictures = [from_image(to_jpeg(line.picture(index), 88)) for index in range(120)]
-    codes = {code for picture in pictures for code in find_codes(picture)}
+    codes = {code.text for picture in pictures for code in find_codes(picture)}
     assert codes == {line.part(index).code for index in range(len(codes))}
     assert len(codes) >= 6
     assert all(code.startswith("PART-A-") for code in codes)
