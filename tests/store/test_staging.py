@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.schemas.digest import blob_key, staging_key
-from headrace.schemas.media_probe import ImageHeader
+from headrace.schemas.media_probe import ImageHeader, MediaProbe
 from headrace.store.blobs import staging
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import Promoted, StagedBody, discard, stage, verify_and_promote
@@ -140,14 +140,14 @@ async def test_a_body_that_is_replaced_while_it_is_checked_is_not_promoted(
 ) -> None:
     """The classic attack: good bytes for the check, others for the use."""
     await stage(blobs, CLAIM, parts())
-    checked = staging._verified_head
+    checked = staging._verified
 
-    async def checked_then_replaced(*args: Any) -> bytes:
-        head = await checked(*args)
+    async def checked_then_replaced(*args: Any) -> MediaProbe:
+        probe = await checked(*args)
         await blobs.put_stream(CLAIM, parts(b"evil" * 1000))
-        return head
+        return probe
 
-    monkeypatch.setattr(staging, "_verified_head", checked_then_replaced)
+    monkeypatch.setattr(staging, "_verified", checked_then_replaced)
     await promote(blobs)
     assert await blobs.get(blob_key(DIGEST)) == BODY
 
