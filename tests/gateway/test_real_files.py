@@ -9,10 +9,9 @@ import orjson
 import pytest
 from PIL import Image
 
-import headrace.runtime.pictures  # noqa: F401 - lets Pillow write HEIF
 from headrace.schemas.limits import MIB
 from tests.gateway.gateway_world import Gateway, name, picture
-from tests.schemas.test_media_probe import FTYP, MVHD, box, track
+from tests.schemas.media_samples import FTYP, MVHD, box, track
 from tests.streams.streams_samples import mp4, png
 
 pytestmark = pytest.mark.stack

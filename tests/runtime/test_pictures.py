@@ -129,3 +129,9 @@ def test_the_time_of_a_picture_needs_its_offset(
 ) -> None:
     tags = {"DateTimeOriginal": text, "OffsetTimeOriginal": offset, "SubsecTimeOriginal": fraction}
     assert captured_at_us_of({name: value for name, value in tags.items() if value is not None}) == at_us
+
+
+def test_preprocessing_decodes_what_opencv_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = encoded("PNG")
+    monkeypatch.setattr("headrace.streams.consumers.pictures.cv2.imdecode", lambda *_: None)
+    assert red_at(decode(body, colour=True).pixels[:, :, ::-1]) == [(0, 0)]

@@ -72,10 +72,10 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
         flags = cv2.IMREAD_REDUCED_COLOR_2 if colour else cv2.IMREAD_REDUCED_GRAYSCALE_2
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise NotDecodableError(f"OpenCV: {error.err}") from None
-    if decoded is None:
-        raise NotDecodableError("OpenCV cannot decode it")
+    except cv2.error:
+        decoded = None
+    if decoded is None:  # Pillow, which was asked before the frame was announced, reads some that OpenCV does not
+        return _decoded_by_pillow(data, header, colour=colour)
     pixels = np.asarray(decoded, np.uint8)
     height, width = pixels.shape[:2]
     if header.width * header.height <= WHOLE_PIXELS_MAX:
