@@ -100,7 +100,7 @@ def frame(
 
 @publish_app.command()
 def clip(
-    paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="MP4 files.")],
+    paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="MP4, QuickTime or 3GP files.")],
     *,
     source: SourceId,
     site: SiteName = "default",
@@ -110,6 +110,7 @@ def clip(
 ) -> None:
     """Publish MP4 clips; the capture time is the modification time of the file."""
     from headrace.producers import describe_clip
+    from headrace.producers.bodies import TimeFrom
     from headrace.producers.source import Source
     from headrace.producers.video_frames import written_at_us
 
@@ -117,7 +118,8 @@ def clip(
     with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
 
         def hand_over(path: Path) -> None:
-            event = describe_clip(path, origins.origin(written_at_us(path, origins.clock_us)), about=about)
+            origin = origins.origin(written_at_us(path, origins.clock_us))
+            event = describe_clip(path, origin, about=about, attributes={"captured_at_from": TimeFrom.FILE})
             delivery_stats.add(event, publisher.publish(event, body_path=path))
 
         for path in paths:

@@ -33,7 +33,7 @@ def ingest_urls(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch URLs of JPEG, PNG, WebP and MP4 files and store them; print a line of JSON for each, exit 1 if any failed.
+    """Fetch URLs of images and videos and store them; print a line of JSON for each, exit 1 if any failed.
 
     If the store or the catalog is unreachable, the command exits with 3; with --state, run it again to resume.
     """

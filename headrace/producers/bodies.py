@@ -1,29 +1,56 @@
 """Events from their sources: image and video bytes or files, and LDOs as JSON lines."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
+from enum import StrEnum
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from headrace.producers.source import fields_of
 from headrace.schemas.digest import LDO_PARTS, sha256_hex
 from headrace.schemas.events import Clip, Frame, Origin
 from headrace.schemas.json_guard import members, parse_object
-from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
-from headrace.schemas.media_probe import image_header, video_header
+from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX, INLINE_BYTES_MAX, MIB
+from headrace.schemas.media_probe import MediaProbe, image_header_of
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import check_video_header
 
-_HEAD_BYTES = 4 * MIB  # read of a large file; enough for a movie header before the media data
+_CHUNK_BYTES = MIB  # read at a time of a large file
+
+
+class TimeFrom(StrEnum):
+    """Where a record's capture time comes from: its attribute `captured_at_from`."""
+
+    SENDER = "sender"
+    EXIF = "exif"
+    FILE = "file"  # its modification time
+    RECEIVED = "received"  # when it was received, because nothing better is known
+
+
+def attributes_of(values: Mapping[str, Any]) -> bytes:
+    """Return attributes as JSON without empty values, and without EXIF where that is more than attributes may hold."""
+    given = {name: value for name, value in values.items() if value}
+    for left_out in ((), ("exif",), tuple(given)):
+        kept = {name: value for name, value in given.items() if name not in left_out}
+        attributes = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+        if len(attributes) <= ATTRIBUTES_BYTES_MAX:
+            break
+    return attributes
 
 
 def describe_frame(body: bytes, origin: Origin, *, attributes: bytes = b"{}") -> Frame:
     """Return the frame event for image bytes, which are published unchanged.
 
+    Only the header is read; `headrace.runtime.pictures.inspect_picture` finds out whether the image can be decoded.
+
     Raises:
-        RejectedError: the bytes are not a JPEG, PNG or WebP.
+        RejectedError: the bytes are not an image of a format that is taken, or not all of one.
     """
-    header = image_header(body)
-    if header is None:
-        raise RejectedError(RejectCode.NOT_AN_IMAGE, "the bytes have no JPEG, PNG or WebP header")
+    header = image_header_of(body)
     return Frame(
         **fields_of(origin),
         sha256=sha256_hex(body),
@@ -36,35 +63,43 @@ def describe_frame(body: bytes, origin: Origin, *, attributes: bytes = b"{}") ->
     )
 
 
-def describe_clip(body: bytes | Path, origin: Origin, *, about: str | None = None) -> Clip:
-    """Return the clip event for MP4 bytes or a file of them; `about` is the LDO id or code that it belongs to.
+def describe_clip(
+    body: bytes | Path, origin: Origin, *, about: str | None = None, attributes: Mapping[str, Any] | None = None
+) -> Clip:
+    """Return the clip event for the bytes of a video or a file of them; `about` is the LDO id or code it belongs to.
 
-    A file above INLINE_BYTES_MAX is hashed but not kept in memory: the event has no body, and `Publisher.publish`
-    needs the path. The duration is 0 if the file does not declare it.
+    A file above INLINE_BYTES_MAX is read once but not kept in memory: the event has no body, and `Publisher.publish`
+    needs the path. The duration is 0 if the file does not declare it. What its header declares, such as codec and
+    rotation, is in the attribute `video`.
 
     Raises:
-        RejectedError: the bytes are not an MP4 with a movie header.
+        RejectedError: the bytes are not a video of a format that is taken, end too early, or have no video track.
         OSError: the file cannot be read.
     """
-    if isinstance(body, Path):
-        size_bytes = body.stat().st_size
-        with body.open("rb") as file:
-            head = file.read(INLINE_BYTES_MAX if size_bytes <= INLINE_BYTES_MAX else _HEAD_BYTES)
-            file.seek(0)
-            digest = file_digest(file, "sha256").hexdigest()
-        inline = head if len(head) == size_bytes else None
-    else:
-        head, size_bytes, digest, inline = body, len(body), sha256_hex(body), body
-    header = video_header(head, size_bytes)
-    if header is None:
-        raise RejectedError(RejectCode.NOT_A_VIDEO, "not an MP4 file with a movie header")
+    probe, digest = MediaProbe(), sha256()
+    size_bytes = 0
+    inline: bytes | None = body if isinstance(body, bytes) else None
+    with BytesIO(body) if isinstance(body, bytes) else body.open("rb") as file:
+        held = bytearray()
+        while chunk := file.read(_CHUNK_BYTES):
+            probe.feed(chunk)
+            digest.update(chunk)
+            size_bytes += len(chunk)
+            if inline is None and size_bytes <= INLINE_BYTES_MAX:
+                held += chunk
+    header = probe.video()
+    check_video_header(header)
+    if inline is None and size_bytes <= INLINE_BYTES_MAX:
+        inline = bytes(held)
     return Clip(
         **fields_of(origin),
-        sha256=digest,
+        sha256=digest.hexdigest(),
+        media_type=header.media_type,
         duration_us=header.duration_us or 0,
         size_bytes=size_bytes,
         body=inline,
         about=about,
+        attributes=attributes_of({"video": header.details, **(attributes or {})}),
     )
 
 

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 
@@ -28,11 +29,8 @@ from headrace.producers.video_frames import (
 )
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Cid, InputEvent, Kind
-from headrace.schemas.limits import KIB
-from headrace.schemas.media_probe import image_header
+from headrace.schemas.media.formats import SNIFF_BYTES, format_of
 from headrace.schemas.reject import RejectCode, RejectedError
-
-_HEAD_BYTES = 64 * KIB  # enough to tell an image from a video
 
 OnPublished: TypeAlias = Callable[[InputEvent, Delivery], None]
 CODE_GONE_S = 2.0
@@ -164,7 +162,8 @@ class Camera:
         return replace(video_frame, captured_at_us=self._source.clock_us())
 
     def _take(self, video_frame: VideoFrame) -> None:
-        frame = describe_frame(video_frame.body, self._source.origin(video_frame.captured_at_us))
+        origin = self._source.origin(video_frame.captured_at_us)
+        frame = describe_frame(video_frame.body, origin, attributes=video_frame.attributes)
         try:
             self._publish(frame)
         except RejectedError as rejected:
@@ -178,12 +177,14 @@ class Camera:
         for code in self._appearances.new(codes, video_frame.at_us):
             origin = self._source.origin(video_frame.captured_at_us)
             try:
-                self._publish(Cid(**fields_of(origin), code=code, seen_in=frame.sha256))
+                self._publish(Cid(**fields_of(origin), code=code.text, symbology=code.symbology, seen_in=frame.sha256))
             except RejectedError as rejected:
-                self._delivery_stats.fail(f"a code was not published: {rejected.reason}")
+                self._delivery_stats.fail(
+                    f"the {code.symbology} code {code.text[:20]!r}… was not published: {rejected.reason}"
+                )
                 continue
             if self._clip_on_code:
-                self._clipper.request(code)
+                self._clipper.request(code.text)
 
     def _publish_clip(self, video_frames: Sequence[VideoFrame], about: str | None) -> Delivery:
         try:
@@ -231,13 +232,19 @@ def _existing(path: Path) -> Path:
 
 def _is_image(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return head[:2] == b"\xff\xd8" or image_header(head) is not None
+        return format_of(file.read(SNIFF_BYTES)).is_image
 
 
-def find_codes(pixels: Pixels) -> list[str]:
-    """Return the distinct texts of the QR codes in BGR pixels, in the order of detection."""
-    return list(dict.fromkeys(text for text in _texts(pixels) if text))
+class ScannedCode(NamedTuple):
+    """A code as it is printed, with its control characters; not as a scanner displays it."""
+
+    text: str
+    symbology: str = "QRCode"
+
+
+def find_codes(pixels: Pixels) -> list[ScannedCode]:
+    """Return the distinct QR codes in BGR pixels, in the order of detection."""
+    return list(dict.fromkeys(code for code in _scan(pixels) if code.text))
 
 
 class Appearances:
@@ -249,9 +256,9 @@ class Appearances:
     def __init__(self, gone_s: float = CODE_GONE_S) -> None:
         """Begin with nothing in view."""
         self._gone_us = round(gone_s * 1_000_000)
-        self._seen_at_us: dict[str, int] = {}
+        self._seen_at_us: dict[ScannedCode, int] = {}
 
-    def new(self, codes: Iterable[str], at_us: int) -> list[str]:
+    def new(self, codes: Iterable[ScannedCode], at_us: int) -> list[ScannedCode]:
         """Return the codes in view now that were not in view before; times never decrease."""
         since_us = at_us - self._gone_us
         in_view = {code: seen for code, seen in self._seen_at_us.items() if seen >= since_us}
@@ -260,18 +267,19 @@ class Appearances:
         return [code for code in now if code not in in_view]
 
 
-def _with_opencv(pixels: Pixels) -> list[str]:
+def _with_opencv(pixels: Pixels) -> list[ScannedCode]:
     _, texts, _, _ = cv2.QRCodeDetector().detectAndDecodeMulti(pixels)
-    return list(texts)
+    return [ScannedCode(text) for text in texts]
 
 
-def _qr_reader() -> Callable[[Pixels], list[str]]:
+def _qr_reader() -> Callable[[Pixels], list[ScannedCode]]:
     try:
         import zxingcpp
     except ImportError:
         return _with_opencv  # there is no wheel for some machines; OpenCV finds fewer codes but is always installed
     formats = zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode)
-    return lambda pixels: [barcode.text for barcode in zxingcpp.read_barcodes(pixels, formats=formats)]
+    read = partial(zxingcpp.read_barcodes, formats=formats, text_mode=zxingcpp.TextMode.Plain)
+    return lambda pixels: [ScannedCode(barcode.text, barcode.format.name) for barcode in read(pixels)]
 
 
-_texts = _qr_reader()
+_scan = _qr_reader()

@@ -1,10 +1,11 @@
 """Sources of a camera's frames: image files as they are, a video file, or a camera of this machine."""
 
+import struct
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import cv2
@@ -12,11 +13,14 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from headrace.producers.bodies import TimeFrom, attributes_of
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.pictures import decode_upright, inspect_picture
 from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX
-from headrace.schemas.media_probe import image_header
-from headrace.schemas.reject import RejectedError
-from headrace.schemas.validate import check_captured_at
+from headrace.schemas.media.formats import SNIFF_BYTES, format_of
+from headrace.schemas.media_probe import image_header, image_header_of
+from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import is_plausible_time
 
 IMAGES_PER_S = 1.0  # of a folder, without `fps`
 _OWN_RATE = 25.0  # of a video whose frames have no times
@@ -29,13 +33,15 @@ VideoFrames: TypeAlias = "Generator[VideoFrame | Skipped, None, None]"
 class VideoFrame:
     """One encoded image; `pixels` (BGR) are set if they were decoded anyway.
 
-    `at_us` starts at 0 and never decreases; clips and appearances of codes are measured by it.
+    `at_us` starts at 0 and never decreases; clips and appearances of codes are measured by it. `attributes` are its
+    record's, as JSON.
     """
 
     body: bytes
     at_us: int
     captured_at_us: int
     pixels: Pixels | None = None
+    attributes: bytes = b"{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +77,40 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_images(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[[], int]) -> VideoFrames:
-    """Read image files unchanged; the capture time is the file's modification time."""
+    """Read image files unchanged; the capture time is that of their EXIF, else the file's modification time."""
     period_us = 1_000_000 / (fps or IMAGES_PER_S)
     taken = 0
     for path in paths:
-        read = _read_image(path)
-        if isinstance(read, Skipped):
-            yield read
+        try:
+            body = _read_image(path)
+            picture = inspect_picture(body, image_header_of(body))
+        except RejectedError as rejected:
+            yield Skipped(str(path), rejected.reason)
             continue
-        yield VideoFrame(read, round(taken * period_us), written_at_us(path, clock_us))
+        except OSError as error:
+            yield Skipped(str(path), error.strerror or str(error))
+            continue
+        captured_at_us, time_from = picture.captured_at_us, TimeFrom.EXIF
+        if captured_at_us is None or not is_plausible_time(captured_at_us, clock_us()):
+            captured_at_us, time_from = written_at_us(path, clock_us), TimeFrom.FILE
+        attributes = attributes_of({"exif": picture.exif, **picture.details, "captured_at_from": time_from})
+        yield VideoFrame(body, round(taken * period_us), captured_at_us, None, attributes)
         taken += 1
 
 
 def read_video(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Callable[[], int]) -> VideoFrames:
-    """Decode a video file; each frame becomes a JPEG with the same bytes every time.
+    """Decode a video file; each frame becomes a JPEG, upright, with the same bytes every time.
 
-    The capture time is the file's modification time plus the frame's time within the video.
+    The file's first bytes decide whether it is a video, not FFmpeg. The capture time is the file's modification time
+    plus the frame's time within the video.
 
     Raises:
         HeadraceError: video_unreadable; the frames before the fault are yielded.
     """
+    with path.open("rb") as file:
+        file_format = format_of(file.read(SNIFF_BYTES))
+    if not file_format.is_video:
+        raise _unreadable(path, f"it is not taken: {file_format.name}")
     began_us = written_at_us(path, clock_us)
     sampler = FrameSampler(fps)
     try:
@@ -110,7 +130,7 @@ def read_video(path: Path, *, fps: float | None, jpeg_quality: int, clock_us: Ca
                 if frame.width * frame.height > FRAME_PIXELS_MAX:
                     raise _unreadable(path, f"frames of {frame.width} x {frame.height} pixels are too large")
                 if sampler.takes(at_us):
-                    pixels = np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
+                    pixels = upright(np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8), frame)
                     yield VideoFrame(to_jpeg(pixels, jpeg_quality), at_us, began_us + at_us, pixels)
     except (FFmpegError, OSError) as error:
         raise _unreadable(path, error.strerror or str(error)) from None
@@ -152,36 +172,42 @@ def to_jpeg(pixels: Pixels, quality: int) -> bytes:
 
 
 def from_image(body: bytes) -> Pixels | None:
-    """Decode an image to BGR; None if it is damaged or exceeds FRAME_PIXELS_MAX."""
+    """Decode an image to upright BGR; None if it is damaged or exceeds FRAME_PIXELS_MAX."""
     header = image_header(body)
     if header is None or header.width * header.height > FRAME_PIXELS_MAX:
         return None
     try:
-        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+        image = decode_upright(body, header, "RGB")
+    except RejectedError:
         return None
-    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(np.asarray(image, dtype=np.uint8), cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
-def _read_image(path: Path) -> bytes | Skipped:
-    try:
-        if path.stat().st_size > FRAME_BYTES_MAX:
-            return Skipped(str(path), f"the file is larger than {FRAME_BYTES_MAX} bytes")
-        body = path.read_bytes()
-    except OSError as error:
-        return Skipped(str(path), error.strerror or str(error))
-    return body if image_header(body) else Skipped(str(path), "not a JPEG, PNG or WebP")
+def upright(pixels: Pixels, frame: av.VideoFrame) -> Pixels:
+    """Return a decoded frame as its display matrix shows it: turned by a multiple of 90 degrees, or mirrored."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return pixels
+    # x' = a x + c y and y' = b x + d y; the third number of each row is for perspectives.
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    swaps = abs(b) > abs(a)
+    shown = pixels.transpose(1, 0, 2) if swaps else pixels
+    shown = shown[:, ::-1] if (c if swaps else a) < 0 else shown
+    shown = shown[::-1] if (b if swaps else d) < 0 else shown
+    return np.ascontiguousarray(shown)
+
+
+def _read_image(path: Path) -> bytes:
+    if path.stat().st_size > FRAME_BYTES_MAX:
+        raise RejectedError(RejectCode.TOO_LARGE, f"the file is larger than {FRAME_BYTES_MAX} bytes")
+    return path.read_bytes()
 
 
 def written_at_us(path: Path, clock_us: Callable[[], int]) -> int:
     """Return a file's modification time, or now if an event with that time would be rejected."""
     # Archives and reproducible builds set times before 2000; a wrong clock may have set one in the future.
     written_us, now_us = path.stat().st_mtime_ns // 1000, clock_us()
-    try:
-        check_captured_at(written_us, now_us)
-    except RejectedError:
-        return now_us
-    return written_us
+    return written_us if is_plausible_time(written_us, now_us) else now_us
 
 
 def _unreadable(path: Path, why: str) -> HeadraceError:

@@ -16,9 +16,9 @@ class RejectCode(StrEnum):
     DIGEST_MISMATCH = "digest_mismatch"  # the bytes hash to another digest than declared
     SIZE_MISMATCH = "size_mismatch"  # the bytes are longer or shorter than declared
     TOO_LARGE = "too_large"  # a body over its limit
-    NOT_AN_IMAGE = "not_an_image"  # no JPEG, PNG or WebP header
+    NOT_AN_IMAGE = "not_an_image"  # no image of a format that is taken, or not all of one
     IMAGE_MISMATCH = "image_mismatch"  # an image of another type or size than declared
-    NOT_A_VIDEO = "not_a_video"  # no MP4 structure with a movie header
+    NOT_A_VIDEO = "not_a_video"  # no video of a format that is taken, or not all of one
     NOT_JSON = "not_json"  # a body or attributes that are not the JSON they must be
     CLAIM_MISSING = "claim_missing"  # the staged object is not there
     CLAIM_REFUSED = "claim_refused"  # a claim on an object that is not this source's staging area

@@ -26,15 +26,13 @@ from headrace.schemas.limits import (
     FRAME_PIXELS_MAX,
     FRAME_SIDE_PIXELS_MAX,
     INLINE_BYTES_MAX,
-    JPEG_SCANS_MAX,
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from headrace.schemas.media_probe import ImageHeader, VideoHeader, image_header, video_header
+from headrace.schemas.media.formats import CLIP_MEDIA_TYPES, FRAME_MEDIA_TYPES
+from headrace.schemas.media_probe import ImageHeader, MediaProbe, VideoHeader, probe_of
 from headrace.schemas.reject import RejectCode, RejectedError
 
-FRAME_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/webp"})
-CLIP_MEDIA_TYPE = "video/mp4"
 JSON_MEDIA_TYPE = "application/json"
 
 INPUT_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, Kind.CLIP: Clip, Kind.LDO: Ldo}
@@ -44,7 +42,6 @@ INPUT_EVENTS: dict[Kind, type[InputEvent]] = {Kind.CID: Cid, Kind.FRAME: Frame, 
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _STAGED_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
-_START_OF_SCAN = b"\xff\xda"  # JPEG marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +138,15 @@ def check_captured_at(captured_at_us: int, now_us: int) -> None:
     _check_recordable(captured_at_us, now_us)
 
 
+def is_plausible_time(captured_at_us: int | None, now_us: int) -> bool:
+    """Return whether a capture time passes `check_captured_at`; None does not."""
+    try:
+        check_captured_at(-1 if captured_at_us is None else captured_at_us, now_us)
+    except RejectedError:
+        return False
+    return True
+
+
 def _check_recordable(captured_at_us: int, as_of_us: int) -> None:
     # A device whose clock was never set shows a time from 1970 on, and its events are observations all the same.
     if captured_at_us < 0:
@@ -182,41 +188,32 @@ def check_video_header(header: VideoHeader, *, duration_code: RejectCode = Rejec
     _check_pixels(width, height)
 
 
-def media_header(head: bytes, size_bytes: int) -> ImageHeader | VideoHeader:
-    """Return the header of an uploaded or fetched file of `size_bytes`; `head` is all of it or its beginning.
+def check_header(header: ImageHeader | VideoHeader, size_bytes: int) -> None:
+    """Check that an image or a video of `size_bytes` is within the limits of a frame or a clip.
 
     Raises:
-        RejectedError: NOT_AN_IMAGE, NOT_A_VIDEO, or a limit is exceeded.
+        RejectedError: a limit is exceeded.
     """
-    if head[4:8] == b"ftyp":
-        video = video_header(head, size_bytes)
-        if video is None:
-            raise RejectedError(RejectCode.NOT_A_VIDEO, "the file is not an MP4 with a movie header")
-        check_video_header(video)
-        return video
-    image = image_header(head)
-    if image is None:
-        raise RejectedError(RejectCode.NOT_AN_IMAGE, "the file is not a JPEG, PNG, WebP or MP4")
-    check_image_header(image)
+    if isinstance(header, VideoHeader):
+        check_video_header(header)
+        return
+    check_image_header(header)
     if size_bytes > FRAME_BYTES_MAX:
         raise RejectedError(RejectCode.TOO_LARGE, f"the image has {size_bytes} bytes, at most {FRAME_BYTES_MAX}")
-    if image.media_type == "image/jpeg" and head.count(_START_OF_SCAN) > JPEG_SCANS_MAX:
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"the JPEG has more than {JPEG_SCANS_MAX} scans")
-    return image
 
 
-def check_media(event: Frame | Clip, head: bytes) -> None:
-    """Check that a body is the image or video that the event declares; `head` is all of it or its beginning.
+def check_media(event: Frame | Clip, probe: MediaProbe) -> None:
+    """Check that a body, all of which the probe read, is the image or video that the event declares.
 
     Raises:
-        RejectedError: NOT_AN_IMAGE, IMAGE_MISMATCH or NOT_A_VIDEO.
+        RejectedError: NOT_AN_IMAGE, IMAGE_MISMATCH or NOT_A_VIDEO, or a limit is exceeded.
     """
     match event:
         case Frame():
-            _check_image(event, head)
+            _check_image(event, probe.image())
         case Clip():
-            if video_header(head, event.size_bytes) is None:
-                raise RejectedError(RejectCode.NOT_A_VIDEO, "the body is not an MP4 with a movie header")
+            # Clients of earlier versions declare QuickTime and 3GP as MP4, so the type is not compared.
+            check_video_header(probe.video())
         case _:
             assert_never(event)
 
@@ -232,7 +229,7 @@ def check_body(event: Frame | Clip, body: bytes) -> None:
     digest = sha256_hex(body)
     if digest != event.sha256:
         raise RejectedError(RejectCode.DIGEST_MISMATCH, f"the body's SHA-256 is {digest}, declared {event.sha256}")
-    check_media(event, body)
+    check_media(event, probe_of(body))
 
 
 def _check_text_size(value: str, field: str, bytes_max: int) -> None:
@@ -266,7 +263,7 @@ def _check_ldo(event: Ldo) -> None:
 def _check_frame(event: Frame) -> None:
     if event.media_type not in FRAME_MEDIA_TYPES:
         raise RejectedError(
-            RejectCode.FIELD_OUT_OF_RANGE, f"media_type is {event.media_type[:80]!r}, not JPEG, PNG or WebP"
+            RejectCode.FIELD_OUT_OF_RANGE, f"media_type is {event.media_type[:80]!r}, which is no frame's"
         )
     declared = ImageHeader(event.media_type, event.width, event.height)
     check_image_header(declared, side_code=RejectCode.FIELD_OUT_OF_RANGE)
@@ -274,9 +271,9 @@ def _check_frame(event: Frame) -> None:
 
 
 def _check_clip(event: Clip) -> None:
-    if event.media_type != CLIP_MEDIA_TYPE:
+    if event.media_type not in CLIP_MEDIA_TYPES:
         raise RejectedError(
-            RejectCode.FIELD_OUT_OF_RANGE, f"media_type is {event.media_type[:80]!r}, not {CLIP_MEDIA_TYPE}"
+            RejectCode.FIELD_OUT_OF_RANGE, f"media_type is {event.media_type[:80]!r}, which is no clip's"
         )
     declared = VideoHeader(duration_us=event.duration_us)
     check_video_header(declared, duration_code=RejectCode.FIELD_OUT_OF_RANGE)
@@ -316,10 +313,7 @@ def _check_staged(event: Frame | Clip) -> None:
         raise RejectedError(RejectCode.CLAIM_REFUSED, "the claim is not a valid key of a staged body")
 
 
-def _check_image(event: Frame, head: bytes) -> None:
-    header = image_header(head)
-    if header is None:
-        raise RejectedError(RejectCode.NOT_AN_IMAGE, "the body has no JPEG, PNG or WebP header")
+def _check_image(event: Frame, header: ImageHeader) -> None:
     if header != ImageHeader(event.media_type, event.width, event.height):
         raise RejectedError(
             RejectCode.IMAGE_MISMATCH,

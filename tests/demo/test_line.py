@@ -8,13 +8,13 @@ from headrace.producers.camera import find_codes
 from headrace.producers.video_frames import from_image, to_jpeg
 from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Ldo
-from headrace.schemas.media_probe import video_header
+from headrace.schemas.media_probe import probe_of
 
 
 def test_a_camera_finds_the_code_of_every_part_that_came_past():
     line = Line("A", "plant", seed=7)
     pictures = [from_image(to_jpeg(line.picture(index), 88)) for index in range(120)]
-    codes = {code for picture in pictures for code in find_codes(picture)}
+    codes = {code.text for picture in pictures for code in find_codes(picture)}
     assert codes == {line.part(index).code for index in range(len(codes))}
     assert len(codes) >= 6
     assert all(code.startswith("PART-A-") for code in codes)
@@ -36,7 +36,7 @@ def test_every_picture_is_another_one():
 def test_a_clip_shows_the_last_five_seconds(tmp_path):
     pictures = draw(Line("A", "plant", seed=7), tmp_path / "film", pictures=8 * PICTURES_PER_S)
     body = clip_of(pictures, 70)
-    header = video_header(body, len(body))
+    header = probe_of(body).video()
     assert (header.width, header.height) == (WIDTH, HEIGHT)
     assert 4_800_000 <= header.duration_us <= 5_200_000
 

@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "GIF with a huge screen": (lambda: b"GIF89a\xff\xff\xff\xff\x80\x00\x00;", 415),
     "TIFF that claims gigabytes": (lambda: TIFF_LOOP, 415),
     "JPEG of 10,000 scans": (lambda: jpeg_with_scans(10_000), 422),
-    "JPEG with 60 MB of EXIF, larger than a frame": (lambda: jpeg_with_exif(64 * MIB + 70_000), 415),
+    "JPEG with 60 MB of EXIF, larger than a frame": (lambda: jpeg_with_exif(64 * MIB + 70_000), 413),
     "SVG": (lambda: SVG, 415),
     "FITS in gzip": (lambda: gzip.compress(b"SIMPLE  =                    T" + bytes(1_000_000)), 415),
     "GD": (lambda: b"\xff\xfe\xff\xff\xff\xff" + bytes(100), 415),
@@ -106,13 +106,23 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "JPEG cut off in its head": (lambda: picture()[:100], 415),
     "MP4 without moov": (lambda: box(b"ftyp", b"isom\0\0\0\0isom") + box(b"mdat", bytes(1000)), 415),
     "MP4 cut off": (lambda: mp4(mvhd(1000, 1000), tkhd(64, 48))[:-10], 415),
-    "MP4 of an absurd length": (lambda: mp4(mvhd(1, 1_000_000_000), tkhd(64, 48)), 413),
+    "MP4 of an absurd length": (lambda: mp4(mvhd(1, 1_000_000_000), box(b"trak", tkhd(64, 48))), 413),
     "MP4 of 16k by 16k": (lambda: mp4(mvhd(1000, 1000), box(b"trak", tkhd(16_384, 16_384))), 413),
     "MKV": (lambda: b"\x1a\x45\xdf\xa3" + bytes(100), 415),
     "HLS that names a file": (lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", 415),
     "HLS that joins files": (lambda: b"#EXTM3U\nconcat:http://127.0.0.1/a|file:///etc/passwd\n", 415),
     "AVI with a subfile": (lambda: b"RIFF\0\0\0\0AVI subfile,,start,0,end,0,,:/etc/passwd", 415),
     "WebP of 5,000 pictures": (lambda: animated(5_000), 422),
+    "JPEG cut off in its data": (lambda: picture()[:-300], 415),
+    "PNG with a text bomb": (
+        lambda: png(8, 8, chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 9))),
+        415,
+    ),
+    "PNG with a colour profile bomb": (
+        lambda: png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))),
+        415,
+    ),
+    "M4A": (lambda: mp4(mvhd(1000, 1000), brand=b"M4A "), 415),
     "ZIP": (zipped, 415),
     "tar with a link and a device": (tarred, 415),
 }
@@ -126,11 +136,7 @@ def with_xmp() -> bytes:
 
 # What is an image all the same: it is taken, and whatever is odd about it has no effect.
 TAKEN: dict[str, Callable[[], bytes]] = {
-    "JPEG cut off in its data": lambda: picture()[:-300],
-    "PNG with a text bomb": lambda: png(
-        8, 8, chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 9))
-    ),
-    "PNG with a colour profile bomb": lambda: png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000), 9))),
+    "JPEG with a stray byte between its segments": lambda: picture()[:20] + b"\x0a" + picture()[20:],
     "JPEG with XMP that names a file": with_xmp,
     "JPEG with 6 MB of EXIF": lambda: jpeg_with_exif(6 * MIB),
 }

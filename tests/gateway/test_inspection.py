@@ -12,7 +12,7 @@ from PIL import Image
 
 from headrace.gateway.problems import Problem
 from headrace.gateway.uploads import inspection, memory
-from headrace.gateway.uploads.inspection import Inspector, probe
+from headrace.gateway.uploads.inspection import Inspector, inspect_file
 from headrace.gateway.uploads.memory import FairTurns, TurnTimeoutError
 from headrace.gateway.uploads.metadata import parse_metadata
 from headrace.schemas.reject import RejectCode, RejectedError
@@ -84,7 +84,7 @@ async def test_a_probe_that_takes_too_long_may_be_repeated(
 @pytest.mark.server
 async def test_what_a_child_refuses_is_refused(inspector: Inspector) -> None:
     with pytest.raises(RejectedError) as rejected:
-        await inspector.inspect(b"%PDF-1.7", 8, caller="a")
+        await inspector.inspect(b"%PDF-1.7", caller="a")
     assert rejected.value.code is RejectCode.NOT_AN_IMAGE
     text = '{"ldo_id": "a", "sensor_data": {}, "prediction": {}, "context": {"password": "x"}}'
     with pytest.raises(Problem) as refused:
@@ -100,19 +100,32 @@ async def test_what_a_child_refuses_is_refused(inspector: Inspector) -> None:
         image("JPEG")[:20] + b"\xff\xfe\x00\x02" * 5000 + image("JPEG")[20:],
         image("JPEG")[:20] + b"\xff" * 5000 + image("JPEG")[20:],
         image("JPEG")[:20] + b"\xff\xd0" * 5000 + image("JPEG")[20:],
-        image("WEBP", exif=b"Exif\0\0")[:12] + image("WEBP", lossless=True)[12:] + b"ABCD\0\0\0\0" * 5000,
+        b"RIFF" + struct.pack("<I", 40_100) + b"WEBP" + image("WEBP", lossless=True)[12:] + b"ABCD\0\0\0\0" * 5100,
     ],
     ids=["PNG", "JPEG", "JPEG after its first segment", "JPEG padded", "JPEG of empty segments", "WebP"],
 )
 def test_an_image_of_thousands_of_chunks_is_refused(body: bytes) -> None:
     with pytest.raises(RejectedError):
-        probe(body, len(body))
+        inspect_file(body)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_exif_is_read_without_the_pixels(form: str) -> None:
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF"])
+def test_exif_is_read(form: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
-    assert probe(image(form, exif=exif), 1).exif == {"Make": "Maker"}
-    assert probe(image(form), 1).exif == {}
-    assert probe(png(10_000, 10_000, pixels=b"not compressed"), 1).width == 10_000
+    assert inspect_file(image(form, exif=exif)).exif["Make"] == "Maker"
+    assert "Make" not in inspect_file(image(form)).exif
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        png(8, 8, pixels=b"not compressed"),
+        png(8, 8, pixels=zlib.compress(bytes(20))),
+        png(8, 8, chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 9)), pixels=b""),
+    ],
+    ids=["no zlib stream", "too few rows", "a text bomb"],
+)
+def test_what_has_a_header_but_cannot_be_decoded_is_refused(body: bytes) -> None:
+    with pytest.raises(RejectedError, match="cannot be decoded"):
+        inspect_file(body)

@@ -1,21 +1,27 @@
+import io
 import os
 import shutil
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import cv2
+import numpy as np
+import orjson
 import pytest
+import segno
+from PIL import Image
 
-from headrace.producers import Camera
-from headrace.producers.camera import CameraReport
+from headrace.producers import Camera, Publisher, clips
 from headrace.producers.delivery import DeliveryStats
 from headrace.producers.video_frames import FrameSampler, Pixels
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.digest import sha256_hex
 from headrace.schemas.events import Cid, Clip, Frame
-from headrace.schemas.media_probe import image_header, video_header
+from headrace.schemas.media_probe import image_header, probe_of
 from headrace.schemas.reject import RejectedError
 from tests.producers.conftest import EventRecorder
 from tests.producers.sample_media import image, picture, write_video
@@ -66,9 +72,11 @@ def test_one_image_is_a_folder_of_one(recorder: EventRecorder, tmp_path: Path):
     assert recorder.events[0].captured_at_us == WRITTEN_S * 1_000_000, "1970 is a time that no agent takes"
 
 
-def test_a_damaged_image_is_published_and_searched_for_codes_in_vain(recorder: EventRecorder, tmp_path: Path):
+def test_a_damaged_image_is_not_published(recorder: EventRecorder, tmp_path: Path):
     (tmp_path / "cut.png").write_bytes(image(1)[:60])
-    assert camera(recorder, tmp_path).run() == CameraReport(1, 0, 0, 1, 0, 60, ())
+    report = camera(recorder, tmp_path).run()
+    assert (report.frames, report.failed) == (0, 1)
+    assert "ends too early" in report.faults[0]
 
 
 def test_the_same_video_gives_the_same_bytes_codes_and_clips(recorder: EventRecorder, video: Path):
@@ -93,7 +101,7 @@ def test_a_code_is_told_once_with_the_frame_that_shows_it(recorder: EventRecorde
 def test_a_clip_holds_the_seconds_around_what_happened(recorder: EventRecorder, video: Path):
     camera(recorder, video, clip_on_code=True).run()
     first, second = sorted(recorder.of(Clip), key=lambda clip: clip.about or "")
-    assert video_header(first.body, first.size_bytes).duration_us == pytest.approx(4_600_000, abs=110_000)
+    assert probe_of(first.body).video().duration_us == pytest.approx(4_600_000, abs=110_000)
     assert first.body[4:8] == b"ftyp"
     assert first.body.index(b"moov") < first.body.index(b"mdat")
     assert first.captured_at_us == WRITTEN_S * 1_000_000
@@ -117,10 +125,11 @@ def test_a_clip_can_be_asked_for_while_and_after_the_camera_runs(recorder: Event
     assert [clip.about for clip in recorder.of(Clip)] == ["now", "after"]
 
 
-def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: EventRecorder, tmp_path: Path):
-    (tmp_path / "cut.png").write_bytes(image(1)[:60])
+def test_a_clip_that_cannot_be_cut_is_a_fault(recorder: EventRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.png").write_bytes(image(1))
     tested_camera = camera(recorder, tmp_path)
     tested_camera.run()
+    monkeypatch.setattr(clips, "from_image", lambda _body: None)
     with pytest.raises(RejectedError, match="no frame"):
         tested_camera.clip("l-1").result(0)
 
@@ -247,3 +256,85 @@ def _without_sequence(event: Frame | Cid) -> tuple[object, ...]:
     return tuple(getattr(event, name) for name in ("captured_at_us", "source_id", "site")) + (
         (event.sha256,) if isinstance(event, Frame) else (event.code, event.seen_in)
     )
+
+
+def test_a_code_that_cannot_be_published_is_a_named_fault_and_ends_nothing(mock_publisher: Publisher, tmp_path: Path):
+    for number, code in enumerate(["A-1", "7" * 7089, "B-1"]):
+        segno.make_qr(code).save(tmp_path / f"{number}.png", scale=3)
+    published: list[object] = []
+    report = Camera(mock_publisher, tmp_path, "cam-1", on_published=lambda event, _: published.append(event)).run()
+    assert (report.frames, report.codes, report.failed) == (3, 2, 1)
+    assert [event.code for event in published if isinstance(event, Cid)] == ["A-1", "B-1"]
+    assert "'77777777777777777777'" in report.faults[0]
+    assert "7089 bytes" in report.faults[0]
+
+
+def halves(width: int = 160, height: int = 120) -> Image.Image:
+    """Red on the left, blue on the right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2, 0] = 250
+    pixels[:, width // 2 :, 2] = 250
+    return Image.fromarray(pixels)
+
+
+def colour_at(body: bytes, x: int, y: int) -> str:
+    red, _, blue = Image.open(io.BytesIO(body)).convert("RGB").getpixel((x, y))
+    return "red" if red > 150 > blue else "blue" if blue > 150 > red else "neither"
+
+
+# The matrix of a movie's track (a, b, c, d), and where its left side is shown then.
+TURNS = {
+    "unturned": ((1, 0, 0, 1), (160, 120), (5, 60), (155, 60)),
+    "clockwise": ((0, 1, -1, 0), (120, 160), (60, 5), (60, 155)),
+    "anticlockwise": ((0, -1, 1, 0), (120, 160), (60, 155), (60, 5)),
+    "half": ((-1, 0, 0, -1), (160, 120), (155, 60), (5, 60)),
+    "mirrored": ((-1, 0, 0, 1), (160, 120), (155, 60), (5, 60)),
+    "transposed": ((0, 1, 1, 0), (120, 160), (60, 5), (60, 155)),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_frames_of_a_turned_video_are_upright(recorder: EventRecorder, tmp_path: Path, turn: str):
+    (a, b, c, d), size, left, right = TURNS[turn]
+    path = tmp_path / "v.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(halves())))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    for index, number in zip((0, 1, 3, 4), (a, b, c, d), strict=True):
+        struct.pack_into(">i", data, matrix + 4 * index, number << 16)
+    path.write_bytes(data)
+    camera(recorder, path).run()
+    frame = recorder.of(Frame)[0]
+    assert (frame.width, frame.height) == size
+    assert (colour_at(frame.body or b"", *left), colour_at(frame.body or b"", *right)) == ("red", "blue")
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"), [("HEIF", "image/heic"), ("AVIF", "image/avif"), ("MPO", "image/jpeg")]
+)
+def test_a_picture_of_a_phone_is_published_as_it_is(
+    recorder: EventRecorder, tmp_path: Path, form: str, media_type: str
+):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0x9003: "2025:11:24 03:06:40", 0x9011: "+01:00"})
+    halves().save(tmp_path / "IMG_1", form, exif=exif.tobytes())
+    camera(recorder, tmp_path / "IMG_1").run()
+    frame = recorder.of(Frame)[0]
+    assert (frame.media_type, frame.width, frame.height) == (media_type, 160, 120)
+    assert frame.body == (tmp_path / "IMG_1").read_bytes()
+    assert frame.captured_at_us == 1_763_950_000_000_000
+    assert orjson.loads(frame.attributes)["captured_at_from"] == "exif"
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
+def test_a_picture_that_is_not_taken_is_refused_by_name_and_not_decoded_as_a_video(
+    recorder: EventRecorder, tmp_path: Path, form: str
+):
+    halves().save(tmp_path / "a.jpg", form)
+    with pytest.raises(HeadraceError, match=form):
+        camera(recorder, tmp_path / "a.jpg").run()
+    assert "not taken" in camera(recorder, tmp_path).run().faults[0]

@@ -22,6 +22,7 @@ from headrace.store.blobs.blob_store import Blobs
 from tests.processes import free_port
 from tests.producers.conftest import MOCK
 from tests.producers.sample_media import image
+from tests.streams.streams_samples import mp4
 
 pytestmark = pytest.mark.server
 
@@ -205,13 +206,7 @@ async def test_a_large_body_is_staged_and_claimed(tmp_path: Path):
 async def test_a_large_file_is_staged_without_being_held(tmp_path: Path):
     blobs = Blobs.open(f"file://{tmp_path}/store")
     path = tmp_path / "large.mp4"
-    path.write_bytes(
-        b"\x00\x00\x00\x10ftypisom\x00\x00\x00\x00\x00\x00\x00\x74moov\x00\x00\x00\x6cmvhd"
-        + bytes(100)
-        + (9 * MIB).to_bytes(4, "big")
-        + b"mdat"
-        + bytes(9 * MIB - 8)
-    )
+    path.write_bytes(mp4(filler=bytes(9 * MIB)))
     event = describe_clip(path, Source("d", "halle 1").origin(), about="l-1")
     assert (event.body, event.size_bytes) == (None, path.stat().st_size)
     with Publisher("mock", client=MOCK, blobs=blobs) as publisher:

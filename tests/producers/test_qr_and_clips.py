@@ -1,13 +1,16 @@
+import io
 import sys
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+import segno
 
 from headrace.producers import camera
 from headrace.producers.bodies import parse_ldo_line
-from headrace.producers.camera import Appearances, find_codes
+from headrace.producers.camera import Appearances, ScannedCode, find_codes
 from headrace.producers.clips import CLIP_SIDE_PIXELS_MAX, CLIPS_WAITING_MAX, Clipper, FrameRing, cut
 from headrace.producers.delivery import Acknowledged, Delivery
 from headrace.producers.video_frames import VideoFrame, to_jpeg
@@ -22,22 +25,42 @@ def video_frames(count: int, fps: int = 10) -> list[VideoFrame]:
 
 
 def test_a_code_is_found_by_zxing_and_by_opencv(monkeypatch: pytest.MonkeyPatch):
-    assert find_codes(picture(1, "C-1")) == ["C-1"]
+    assert find_codes(picture(1, "C-1")) == [ScannedCode("C-1")]
     assert find_codes(picture(1)) == []
     monkeypatch.setitem(sys.modules, "zxingcpp", None)
-    monkeypatch.setattr(camera, "_texts", camera._qr_reader())
-    assert camera._texts is camera._with_opencv
-    assert find_codes(picture(1, "C-1")) == ["C-1"]
+    monkeypatch.setattr(camera, "_scan", camera._qr_reader())
+    assert camera._scan is camera._with_opencv
+    assert find_codes(picture(1, "C-1")) == [ScannedCode("C-1")]
     assert find_codes(picture(1)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[)>\x1e06\x1dP12345\x1dS0001\x1e\x04",
+        "\x1d0109501101530003\x1d10ABC",
+        "Größe 5 µm",
+        "部品-7",
+        "a\nb",
+        "01",
+        "]C1",
+    ],
+)
+def test_a_code_is_what_is_printed(text: str):
+    out = io.BytesIO()
+    segno.make_qr(text).save(out, kind="png", scale=4)
+    pixels = cv2.imdecode(np.frombuffer(out.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    assert find_codes(np.asarray(pixels)) == [ScannedCode(text)]
 
 
 def test_a_code_that_was_away_appears_anew():
     seen = Appearances(gone_s=2)
-    assert seen.new(["a"], 0) == ["a"]
-    assert seen.new(["a", "b"], SECOND_US) == ["b"]
+    a, b = ScannedCode("a"), ScannedCode("b")
+    assert seen.new([a], 0) == [a]
+    assert seen.new([a, b], SECOND_US) == [b]
     assert seen.new([], 2 * SECOND_US) == []
-    assert seen.new(["a"], 3 * SECOND_US) == []
-    assert seen.new(["a", "b"], 5 * SECOND_US + 1) == ["a", "b"]
+    assert seen.new([a], 3 * SECOND_US) == []
+    assert seen.new([a, b], 5 * SECOND_US + 1) == [a, b]
     assert len(seen._seen_at_us) == 2
 
 

@@ -5,6 +5,7 @@ import struct
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import orjson
 import pytest
@@ -30,18 +31,20 @@ from headrace.schemas.limits import (
     LDO_BODY_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from headrace.schemas.media_probe import ImageHeader, VideoHeader
+from headrace.schemas.media_probe import ImageHeader, VideoHeader, probe_of
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.validate import check_captured_at, check_code, check_name, media_header, validate
+from headrace.schemas.validate import check_captured_at, check_code, check_header, check_name, validate
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, ldo, mp4, png
 
 SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
 JPEG = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x03\x00\x04\x01\x01\x11\x00" + SCAN
+END = b"\xff\xd9"
 
 
 def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG that declares a size."""
-    return png()[:16] + struct.pack(">II", width, height) + png()[24:]
+    """A PNG that declares a size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png()[24:29]
+    return png()[:12] + header + struct.pack(">I", crc32(header)) + png()[33:]
 
 
 def mp4_of(width: int, height: int) -> bytes:
@@ -126,15 +129,16 @@ def test_a_code_that_cannot_be_kept_is_refused_without_being_repeated(code: str,
     [
         (png(4, 3), ImageHeader("image/png", 4, 3)),
         (png_header(FRAME_SIDE_PIXELS_MAX, 3051), ImageHeader("image/png", FRAME_SIDE_PIXELS_MAX, 3051)),
-        (JPEG, ImageHeader("image/jpeg", 4, 3)),
-        (JPEG + SCAN * (JPEG_SCANS_MAX - 1), ImageHeader("image/jpeg", 4, 3)),
-        (mp4(duration_ms=3_600_000), VideoHeader(duration_us=3_600_000_000)),
-        (mp4(duration_ms=0), VideoHeader()),
+        (JPEG + END, ImageHeader("image/jpeg", 4, 3)),
+        (JPEG + SCAN * (JPEG_SCANS_MAX - 1) + END, ImageHeader("image/jpeg", 4, 3)),
+        (mp4(duration_ms=3_600_000), VideoHeader(duration_us=3_600_000_000, width=4, height=2)),
+        (mp4(duration_ms=0), VideoHeader(width=4, height=2)),
         (mp4_of(10_000, 10_000), VideoHeader(duration_us=5_000_000, width=10_000, height=10_000)),
     ],
 )
 def test_a_file_within_the_limits_has_a_header(data: bytes, header: object):
-    assert media_header(data, len(data)) == header
+    assert probe_of(data).header() == header
+    check_header(probe_of(data).header(), len(data))
 
 
 @pytest.mark.parametrize(
@@ -148,20 +152,20 @@ def test_a_file_within_the_limits_has_a_header(data: bytes, header: object):
         (mp4(duration_ms=3_600_001), RejectCode.TOO_LARGE),
         (mp4_of(16_384, 16_384), RejectCode.TOO_LARGE),
         (mp4_of(FRAME_SIDE_PIXELS_MAX + 1, 1), RejectCode.TOO_LARGE),
-        (JPEG + SCAN * JPEG_SCANS_MAX, RejectCode.FIELD_OUT_OF_RANGE),
+        (JPEG + SCAN * JPEG_SCANS_MAX + END, RejectCode.FIELD_OUT_OF_RANGE),
     ],
 )
 def test_a_file_beyond_a_limit_is_refused(data: bytes, code: RejectCode):
     with pytest.raises(RejectedError) as refused:
-        media_header(data, len(data))
+        check_header(probe_of(data).header(), len(data))
     assert refused.value.code is code
 
 
 def test_an_image_of_more_bytes_than_a_frame_is_refused():
     with pytest.raises(RejectedError) as refused:
-        media_header(png(), FRAME_BYTES_MAX + 1)
+        check_header(ImageHeader("image/png", 4, 3), FRAME_BYTES_MAX + 1)
     assert refused.value.code is RejectCode.TOO_LARGE
-    assert media_header(png(), FRAME_BYTES_MAX)
+    check_header(ImageHeader("image/png", 4, 3), FRAME_BYTES_MAX)
 
 
 def _ldo_body(**changes: Any) -> bytes:

@@ -13,6 +13,7 @@ from uuid import UUID
 from headrace.schemas.catalog_rows import CommitResult, KnownDigests, RowBatch
 from headrace.schemas.digest import blob_key, event_id, pack_key, sha256_hex
 from headrace.schemas.events import DeadLetter, Ingested
+from headrace.schemas.media_probe import MediaProbe
 from headrace.schemas.topics import DEAD_LETTERS, ingested_topic
 from headrace.store.blobs.staging import StagedBody
 from headrace.store.catalog.outbox import Pending
@@ -42,19 +43,17 @@ class SimulatedBlobs(FakeBlobs):
             SimulationStep.PUT, lambda: self.objects.setdefault(key, data) is data, away=STORE_AWAY, about=key[-8:]
         )
 
-    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        head = await self._weather.step(
-            SimulationStep.PROMOTE, lambda: self._promoted(staged, head_bytes), away=STORE_AWAY
-        )
+    async def promote(self, staged: StagedBody, *, moved: Callable[[], None]) -> MediaProbe:
+        probe = await self._weather.step(SimulationStep.PROMOTE, lambda: self._promoted(staged), away=STORE_AWAY)
         moved()
-        return head
+        return probe
 
     async def discard(self, claim: str) -> None:
         await self._weather.step(
             SimulationStep.DISCARD, lambda: self.staged.pop(claim, None), away=STORE_AWAY, about=claim[-8:]
         )
 
-    def _promoted(self, staged: StagedBody, head_bytes: int) -> bytes:
+    def _promoted(self, staged: StagedBody) -> MediaProbe:
         key = blob_key(staged.sha256_hex)
         body = self.staged.get(staged.claim)
         if body is None:
@@ -62,7 +61,9 @@ class SimulatedBlobs(FakeBlobs):
         if sha256_hex(body) != staged.sha256_hex:
             raise ClaimMismatchError(staged.claim, "another digest", where="simulated store")
         self.objects[key] = body
-        return body[:head_bytes]
+        probe = MediaProbe()
+        probe.feed(body)
+        return probe
 
 
 @dataclass

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from headrace.schemas.digest import blob_key, staging_key
+from headrace.schemas.media_probe import ImageHeader, MediaProbe
 from headrace.store.blobs import staging
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import Promoted, StagedBody, discard, stage, verify_and_promote
 from headrace.store.errors import ClaimMismatchError, ClaimMissingError
 
-BODY = b"\xff\xd8\xff" + bytes(range(256)) * 4_000
+# A JPEG whose header is behind a megabyte of metadata.
+BODY = (
+    b"\xff\xd8" + (b"\xff\xe1\xff\xff" + bytes(0xFFFD)) * 16 + b"\xff\xc0\x00\x0b\x08\x00\x1e\x00\x28\x01\x01\x11\x00"
+    b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + b"\x00\xff\xd9"
+)
 DIGEST = sha256(BODY).hexdigest()
 CLAIM = staging_key("factory", "cam-1", DIGEST)
 STAGED = StagedBody(CLAIM, DIGEST, len(BODY))
@@ -24,7 +29,7 @@ async def parts(body: bytes = BODY) -> AsyncIterator[bytes]:
 
 
 async def promote(blobs: Blobs, **changed: Any) -> Promoted:
-    return await verify_and_promote(blobs, replace(STAGED, **changed), head_bytes=3, moved=lambda: None)
+    return await verify_and_promote(blobs, replace(STAGED, **changed), moved=lambda: None)
 
 
 async def keys(blobs: Blobs, prefix: str) -> list[str]:
@@ -33,7 +38,9 @@ async def keys(blobs: Blobs, prefix: str) -> list[str]:
 
 async def test_a_claim_that_holds_becomes_a_blob(blobs: Blobs) -> None:
     await stage(blobs, CLAIM, parts())
-    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=True)
+    promoted = await promote(blobs)
+    assert promoted.created
+    assert promoted.probe.header() == ImageHeader("image/jpeg", 40, 30), "the probe read all of it"
     assert await blobs.get(blob_key(DIGEST)) == BODY
     assert await keys(blobs, "promoting/") == []
 
@@ -50,7 +57,7 @@ async def test_the_staged_body_stays_until_it_is_discarded(blobs: Blobs) -> None
 async def test_promoting_may_be_repeated(blobs: Blobs) -> None:
     await stage(blobs, CLAIM, parts())
     await promote(blobs)
-    assert await promote(blobs) == Promoted(b"\xff\xd8\xff", created=False)
+    assert not (await promote(blobs)).created
 
 
 async def test_a_claim_that_was_discarded_is_missing_although_the_blob_exists(blobs: Blobs) -> None:
@@ -66,7 +73,7 @@ async def test_an_empty_body_is_promoted(blobs: Blobs) -> None:
     claim = staging_key("factory", "cam-1", digest)
     await stage(blobs, claim, parts(b""))
     promoted = await promote(blobs, claim=claim, sha256_hex=digest, size_bytes=0)
-    assert promoted == Promoted(b"", created=True)
+    assert promoted.created
 
 
 async def test_a_claim_without_bytes_is_missing(blobs: Blobs) -> None:
@@ -113,7 +120,7 @@ async def test_whoever_watches_sees_that_a_slow_copy_moves(blobs: Blobs, monkeyp
             enough.set()
 
     monkeypatch.setattr(blobs, "copy", slow)
-    await verify_and_promote(blobs, STAGED, head_bytes=3, moved=moved)
+    await verify_and_promote(blobs, STAGED, moved=moved)
     assert len(seen) > 3
 
 
@@ -133,14 +140,14 @@ async def test_a_body_that_is_replaced_while_it_is_checked_is_not_promoted(
 ) -> None:
     """The classic attack: good bytes for the check, others for the use."""
     await stage(blobs, CLAIM, parts())
-    checked = staging._verified_head
+    checked = staging._verified
 
-    async def checked_then_replaced(*args: Any) -> bytes:
-        head = await checked(*args)
+    async def checked_then_replaced(*args: Any) -> MediaProbe:
+        probe = await checked(*args)
         await blobs.put_stream(CLAIM, parts(b"evil" * 1000))
-        return head
+        return probe
 
-    monkeypatch.setattr(staging, "_verified_head", checked_then_replaced)
+    monkeypatch.setattr(staging, "_verified", checked_then_replaced)
     await promote(blobs)
     assert await blobs.get(blob_key(DIGEST)) == BODY
 

@@ -23,6 +23,7 @@ from headrace.schemas.catalog_rows import (
     Tombstone,
 )
 from headrace.schemas.digest import blob_key, pack_key, sha256_hex
+from headrace.schemas.media_probe import MediaProbe
 from headrace.store.blobs.staging import STAGING_PREFIX, StagedBody
 from headrace.store.errors import (
     BlobsCollectedError,
@@ -94,7 +95,7 @@ class FakeClaims:
         self._blobs = blobs
         self.staged: dict[str, bytes] = {}
 
-    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
+    async def promote(self, staged: StagedBody, *, moved: Callable[[], None]) -> MediaProbe:
         moved()
         name = staged.claim
         await self._blobs.journal.step("promote", name)
@@ -107,7 +108,9 @@ class FakeClaims:
         if sha256_hex(body) != staged.sha256_hex:
             raise ClaimMismatchError(name, f"its SHA-256 is {sha256_hex(body)}", where=WHERE)
         self._blobs.objects[key] = body
-        return body[:head_bytes]
+        probe = MediaProbe()
+        probe.feed(body)
+        return probe
 
     async def discard(self, claim: str) -> None:
         await self._blobs.journal.step("discard", claim)

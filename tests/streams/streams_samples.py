@@ -30,9 +30,10 @@ def png(width: int = 4, height: int = 3, *, shade: int = 0, padding_bytes: int =
 
 
 def mp4(*, duration_ms: int = 5000, filler: bytes = b"\0" * 64) -> bytes:
-    """A movie with a header and media data, and no more."""
+    """A movie with a header, a track of 4 by 2 pixels and media data."""
     header = bytes(12) + struct.pack(">II", 1000, duration_ms) + bytes(80)
-    return _box(b"ftyp", b"isom\0\0\0\0isom") + _box(b"moov", _box(b"mvhd", header)) + _box(b"mdat", filler)
+    track = _box(b"trak", _box(b"tkhd", bytes(76) + struct.pack(">II", 4 << 16, 2 << 16)))
+    return _box(b"ftyp", b"isom\0\0\0\0isom") + _box(b"moov", _box(b"mvhd", header) + track) + _box(b"mdat", filler)
 
 
 def frame(body: bytes | None = None, **changes: Any) -> Frame:

@@ -1,7 +1,6 @@
 """One sample: the catalog's fields of a record, and its bytes. Pure."""
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +8,9 @@ import orjson
 
 from headrace.batch.export.request import Split
 from headrace.schemas.events import Kind
+from headrace.schemas.media.formats import EXTENSIONS
 from headrace.store.catalog.exports import Exported
 
-_EXTENSIONS = MappingProxyType(
-    {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "video/mp4": "mp4", "application/json": "json"}
-)
 _JSON_KINDS = frozenset({Kind.CID, Kind.LDO})  # whose body is JSON
 
 
@@ -93,11 +90,11 @@ def sample_of(
     }
     members = []
     if bodies.own is not None:
-        extension = _EXTENSIONS.get(record.media_type, "bin")
+        extension = EXTENSIONS.get(record.media_type, "bin")
         # The fields use the extension .json; WebDataset decodes a member by the last part of its extension.
         members.append((f"{record.kind}.json" if has_json_body(record.kind) else extension, bodies.own))
     if clip is not None and bodies.clip is not None:
-        members.append((_EXTENSIONS.get(clip.media_type, "bin"), bodies.clip))
+        members.append((EXTENSIONS.get(clip.media_type, "bin"), bodies.clip))
     content = bodies.own if has_json_body(record.kind) else None
     return Sample(record.record_id, fields, content, tuple(members))
 

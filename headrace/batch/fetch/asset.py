@@ -5,18 +5,21 @@ have if a camera had published it. Its sighting names FETCHED instead of a topic
 after the fetch. So a repeated transaction leaves one sighting, and a later fetch another one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import orjson
 
 from headrace.batch.fetch.errors import ArgumentRefusedError, MediaRefusedError
+from headrace.runtime.pictures import inspect_picture
 from headrace.schemas.catalog_rows import BlobLocation, BlobRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
 from headrace.schemas.events import Kind
-from headrace.schemas.media_probe import VideoHeader
+from headrace.schemas.media_probe import VideoHeader, probe_of
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.validate import check_name, media_header
+from headrace.schemas.validate import check_header, check_name, is_plausible_time
 
 FETCHED = "fetched.urls"
 OFFSET_BITS = 63
@@ -43,7 +46,7 @@ class AssetOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """A body that passed validation. `url` is redacted."""
+    """A body that passed validation. `url` is redacted; `captured_at_us` is that of its EXIF, `details` attributes."""
 
     kind: Kind
     digest: str
@@ -54,6 +57,8 @@ class Asset:
     width: int | None = None
     height: int | None = None
     duration_us: int | None = None
+    captured_at_us: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def record_id(self) -> UUID:
@@ -67,26 +72,29 @@ class Asset:
 
 
 def asset_of(body: bytes, url: str, origin: AssetOrigin, where: str) -> Asset:
-    """Return the asset of a body, whose own header determines its media type.
+    """Return the asset of a body, whose own bytes determine its media type; an image is decoded, which takes long.
 
     Raises:
-        MediaRefusedError: it is not a JPEG, PNG, WebP or MP4, or exceeds a limit.
+        MediaRefusedError: it is not an image or a video of a format that is taken, is damaged, or exceeds a limit.
     """
+    asset = partial(Asset, digest=sha256_hex(body), size_bytes=len(body), url=url, origin=origin)
     try:
-        header = media_header(body, len(body))
+        header = probe_of(body).header()
+        check_header(header, len(body))
+        if isinstance(header, VideoHeader):
+            details: dict[str, Any] = {"video": header.details}
+            duration_us = header.duration_us or 0
+            return asset(kind=Kind.CLIP, media_type=header.media_type, duration_us=duration_us, details=details)
+        picture = inspect_picture(body, header)
     except RejectedError as rejected:
         raise MediaRefusedError(rejected.reason, where=where) from None
-    is_video = isinstance(header, VideoHeader)
-    return Asset(
-        kind=Kind.CLIP if is_video else Kind.FRAME,
-        digest=sha256_hex(body),
-        size_bytes=len(body),
+    return asset(
+        kind=Kind.FRAME,
         media_type=header.media_type,
-        url=url,
-        origin=origin,
-        width=None if is_video else header.width,
-        height=None if is_video else header.height,
-        duration_us=(header.duration_us or 0) if isinstance(header, VideoHeader) else None,
+        width=header.width,
+        height=header.height,
+        captured_at_us=picture.captured_at_us,
+        details=({"exif": picture.exif} if picture.exif else {}) | picture.details,
     )
 
 
@@ -98,14 +106,18 @@ def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobLocation | Non
         media_type=asset.media_type,
         store_key=asset.key,
     )
-    attributes = {"url": asset.url} | ({"license": asset.origin.license} if asset.origin.license is not None else {})
+    has_own_time = is_plausible_time(asset.captured_at_us, at_us)
+    captured_at_us = asset.captured_at_us if has_own_time and asset.captured_at_us is not None else at_us
+    attributes = asset.details | {"url": asset.url, "captured_at_from": "exif" if has_own_time else "received"}
+    if asset.origin.license is not None:
+        attributes["license"] = asset.origin.license
     record = RecordRow(
         record_id=asset.record_id,
         kind=asset.kind,
         digest=blob.digest,
         site=asset.origin.site,
         source_id=asset.origin.source,
-        captured_at_us=at_us,
+        captured_at_us=captured_at_us,
         sequence=at_us,
         media_type=asset.media_type,
         size_bytes=asset.size_bytes,
@@ -121,7 +133,7 @@ def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobLocation | Non
         record_id=record.record_id,
         site=record.site,
         source_id=record.source_id,
-        captured_at_us=at_us,
+        captured_at_us=captured_at_us,
         sequence=at_us,
     )
     return RowBatch(

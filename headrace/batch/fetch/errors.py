@@ -10,13 +10,14 @@ IngestError                 base class; `may_pass` tells whether a retry may suc
   TooLargeError             the body is too large, counted after decoding
   TimedOutError             the request took too long, or the body came too slowly
   ConnectionFailedError     no address, no connection, no trusted certificate, or a lost connection
-  MediaRefusedError         not a JPEG, PNG, WebP or MP4, or beyond a limit of those
+  MediaRefusedError         not an image or a video that is taken, damaged, or beyond a limit
   ArgumentRefusedError      license, source or site is not a valid name
   StoreFailedError          the blob store is unreachable or refuses
   CatalogFailedError        PostgreSQL is unreachable or refuses
 """
 
 from headrace.runtime.errors import HeadraceError
+from headrace.schemas.media.formats import TAKEN
 from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, StoreRefusedError, StoreUnavailableError
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -112,7 +113,7 @@ class MediaRefusedError(IngestError):
     """The bytes are not a supported image or video."""
 
     code_of_class = "media_refused"
-    hint_of_class = "JPEG, PNG, WebP and MP4 are supported."
+    hint_of_class = f"Supported are {TAKEN}."
 
 
 class ErasedError(IngestError):

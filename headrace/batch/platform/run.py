@@ -35,13 +35,15 @@ from headrace.batch.platform.state import ImportState, sequence_fingerprint
 from headrace.batch.platform.statistics import DayReport, ImportStatistics, SequenceOutcome, days_between
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
+from headrace.runtime.pictures import inspect_picture
 from headrace.schemas.events import Origin
-from headrace.schemas.media_probe import image_header
+from headrace.schemas.media.formats import EXTENSIONS
+from headrace.schemas.media_probe import ImageHeader, image_header_of
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import check_header
 
 SEQUENCES = "sequences"
 FRAMES = "frames"
-_EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
 
 # Publishes an image with its origin and attributes, and returns once Kafka has acknowledged it.
@@ -219,13 +221,10 @@ class ImportRun:
         async with self._image_slots:
             if uploaded_id is None or not self._state.is_published(detection.id):
                 body = await self._alerts.image(detection)
-                header = image_header(body)
-                if header is None:
-                    what = f"the file of detection {detection.id} is not a JPEG, PNG or WebP image"
-                    raise RejectedError(RejectCode.NOT_AN_IMAGE, what)
+                header = await _checked(body, detection)
                 await self._publish(data, detection, body)
                 if uploaded_id is None:
-                    name = f"detection_{detection.id}.{_EXTENSIONS[header.media_type]}"
+                    name = f"detection_{detection.id}.{EXTENSIONS[header.media_type]}"
                     image = PlatformImage(name, header.media_type, body)
                     uploaded_id = await self._annotations.upload(detection_form(sequence_id, detection), image)
                     self.statistics.detections_uploaded += 1
@@ -278,6 +277,17 @@ def _boxes_of(detections: Iterable[tuple[int, Detection]]) -> list[ClusteredBox]
 
 def _generation(detections: Sequence[Detection | UploadedDetection]) -> Generation:
     return detections[0].generation if detections else Generation.FIRST
+
+
+async def _checked(body: bytes, detection: Detection) -> ImageHeader:
+    """Return the header of a detection's image, which can be decoded; raises RejectedError otherwise."""
+    try:
+        header = image_header_of(body)
+        check_header(header, len(body))
+        await asyncio.to_thread(inspect_picture, body, header)
+    except RejectedError as rejected:
+        raise RejectedError(rejected.code, f"the file of detection {detection.id}: {rejected.reason}") from None
+    return header
 
 
 async def _gather_all(work: Iterable[Awaitable[int]]) -> list[int]:

@@ -159,10 +159,10 @@ class Feed:
         receiver = self._pipeline.receiver
         if receiver.scanner is not None:
             await receiver.scanner.scan(body)
-        inspected = await receiver.inspector.inspect(body, len(body), caller=self._session.principal.actor)
+        inspected = await receiver.inspector.inspect(body, caller=self._session.principal.actor)
         if inspected.kind is not Kind.FRAME:
             raise RejectedError(RejectCode.NOT_AN_IMAGE, "a feed accepts single images; send videos to POST /ingest")
-        received = ReceivedBody(digest, len(body), body, body, None)
+        received = ReceivedBody(digest, len(body), body)
         details = FileDetails(captured_at_us=frame.captured_at_us)
         return await self._pipeline.publisher.publish_file(
             source, received, inspected, details, traceparent=request_traceparent(self._session.connection)

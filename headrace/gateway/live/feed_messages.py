@@ -57,7 +57,7 @@ class FrameHeader:
         size_bytes = fields.get("size_bytes")
         if not isinstance(size_bytes, int) or isinstance(size_bytes, bool):
             raise RejectedError(RejectCode.MISSING_FIELD, "a frame's header requires the number size_bytes")
-        captured_at = _text(fields, "captured_at")
+        captured_at = fields.get("captured_at")
         sha256 = _text(fields, "sha256")
         if sha256 is not None and not is_digest(sha256):
             raise RejectedError(RejectCode.MALFORMED_DIGEST, "sha256 is not 64 lower-case hexadecimal digits")

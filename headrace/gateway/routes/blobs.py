@@ -33,7 +33,7 @@ from headrace.runtime.receipt_key import RECEIPT_AUDIENCE
 from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest
 from headrace.schemas.headers import rfc3339
-from headrace.schemas.validate import CLIP_MEDIA_TYPE, FRAME_MEDIA_TYPES
+from headrace.schemas.media.formats import EXTENSIONS
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
@@ -71,7 +71,7 @@ _BYTES: dict[str, Any] = {
     "description": "The bytes of the blob.",
     "content": {
         media_type: {"schema": {"type": "string", "format": "binary"}}
-        for media_type in (*sorted(FRAME_MEDIA_TYPES), CLIP_MEDIA_TYPE, "application/json", "application/octet-stream")
+        for media_type in (*sorted(EXTENSIONS), "application/octet-stream")
     },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -17,9 +17,10 @@ from headrace.gateway.tus.parts import delete_parts, prefix_of
 from headrace.gateway.tus.protocol import DeclaredFile
 from headrace.gateway.uploads.pipeline import UploadPipeline, UploadReceiver
 from headrace.gateway.uploads.publish import FileDetails, PublishedItem, UploadSource
-from headrace.gateway.uploads.receiving import HEAD_BYTES, ReceivedBody
+from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.gateway.uploads.scanning import scanned
 from headrace.schemas.limits import INLINE_BYTES_MAX, MIB
+from headrace.schemas.media_probe import MediaProbe
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.store.blobs.blob_store import STREAM_PART_BYTES, STREAM_PARTS_AT_ONCE_MAX
 from headrace.store.blobs.staging import stage
@@ -74,8 +75,8 @@ async def _publish_file(
     declared = DeclaredFile.from_json(upload.metadata)
     receiver = pipeline.receiver
     is_inline = upload.length_bytes <= INLINE_BYTES_MAX
-    # In memory: the parts, the file that they make, and its beginning.
-    size_bytes = 2 * upload.length_bytes + HEAD_BYTES if is_inline else STREAM_BYTES_MAX
+    # In memory: the parts, and the file that they make.
+    size_bytes = 2 * upload.length_bytes if is_inline else STREAM_BYTES_MAX
     reserved = await receiver.memory.reserve(upload.actor, size_bytes)
     try:
         received = await (_read(receiver, parts) if is_inline else _stage(receiver, upload, parts))
@@ -93,16 +94,15 @@ async def _publish_file(
 async def _read(receiver: UploadReceiver, parts: Sequence[UploadPart]) -> ReceivedBody:
     reader = _PartReader(receiver, parts)
     body = b"".join([chunk async for chunk in reader.chunks()])
-    return ReceivedBody(reader.digest.hexdigest(), len(body), body, body, None)
+    return ReceivedBody(reader.digest.hexdigest(), len(body), body)
 
 
 async def _stage(receiver: UploadReceiver, upload: Upload, parts: Sequence[UploadPart]) -> ReceivedBody:
     claim = f"{prefix_of(upload.upload_id)}joined"
     reader = _PartReader(receiver, parts)
     await stage(receiver.blobs, claim, reader.chunks())
-    return ReceivedBody(
-        reader.digest.hexdigest(), sum(part.size_bytes for part in parts), bytes(reader.head), None, claim
-    )
+    size_bytes = sum(part.size_bytes for part in parts)
+    return ReceivedBody(reader.digest.hexdigest(), size_bytes, None, claim, reader.probe)
 
 
 class _PartReader:
@@ -112,7 +112,7 @@ class _PartReader:
         self._receiver = receiver
         self._parts = parts
         self.digest: Any = sha256()
-        self.head = bytearray()
+        self.probe = MediaProbe()
 
     def chunks(self) -> AsyncIterator[bytes]:
         return scanned(self._receiver.scanner, self._read())
@@ -123,8 +123,7 @@ class _PartReader:
                 length = min(CHUNK_BYTES, part.size_bytes - offset)
                 chunk = await self._receiver.blobs.get(part.store_key, offset=offset, length=length)
                 await asyncio.to_thread(self.digest.update, chunk)
-                if len(self.head) < HEAD_BYTES:
-                    self.head += chunk[: HEAD_BYTES - len(self.head)]
+                self.probe.feed(chunk)
                 yield chunk
 
 

@@ -1,51 +1,57 @@
-"""Probe files and parse large JSON in child processes, with limits of time and memory, and a fair share per caller.
+"""Inspect files and parse large JSON in child processes, with limits of time and memory, and a fair share per caller.
 
-Headers and EXIF are parsed, pixels are not decoded. A file that crashes a library or exceeds a limit affects only the
-child, and is rejected; one that takes too long is answered with 503, because the machine may only be busy.
+A picture is decoded to find out that it can be; a video is not. A file that crashes a library or exceeds a limit
+affects only the child, and is rejected; one that takes too long is answered with 503: the machine may only be busy.
 """
 
 import asyncio
 import multiprocessing
 import resource
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from headrace.gateway.problems import unavailable
+from headrace.gateway.problems import Problem, unavailable
 from headrace.gateway.uploads.memory import FairTurns, TurnTimeoutError
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import MIB
-from headrace.schemas.media_probe import VideoHeader, has_more_chunks
+from headrace.schemas.media_probe import VideoHeader, probe_of
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.validate import media_header
+from headrace.schemas.validate import check_header
 
 CHILDREN = 2
-CHILD_MEMORY_BYTES_MAX = 1024 * MIB  # address space, of which an interpreter maps more than it uses
-CHILD_RSS_BYTES = 96 * MIB  # resident, with the largest inline file
+CHILD_MEMORY_BYTES_MAX = 1536 * MIB  # address space, of which an interpreter maps more than it uses
+# Resident: with a picture of ORDINARY_PIXELS_MAX, and of FRAME_PIXELS_MAX, of which one is decoded at a time. A
+# progressive JPEG takes most.
+CHILD_RSS_BYTES = 256 * MIB
+LARGE_CHILD_RSS_BYTES = 768 * MIB
+ORDINARY_PIXELS_MAX = 25_000_000
 CHILD_TASKS_MAX = 2000  # then it is replaced, which frees what a library leaked
-INSPECT_S_MAX = 5.0
-EXIF_TAGS_MAX = 128
-EXIF_TEXT_CHARACTERS_MAX = 500
-FRAMES_MAX = 1000  # of an animated PNG or WebP
-CHUNKS_MAX = 4096  # before the pixels: each costs Pillow time; an EXIF or ICC profile of 60 MB has about 1,000
+INSPECT_S_MAX = 20.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """The properties of a file; an image has a width and a height, a video may have them and a duration."""
+    """The properties of a file; an image has a width and a height, a video may have them and a duration.
+
+    `captured_at_us` is that of its EXIF. `details` are further attributes of its record: the size in which it is shown,
+    and what a video's header declares.
+    """
 
     kind: Kind
     media_type: str
     width: int | None = None
     height: int | None = None
     duration_us: int | None = None
+    captured_at_us: int | None = None
     exif: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Inspector:
@@ -60,17 +66,22 @@ class Inspector:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
 
-    async def inspect(self, head: bytes, size_bytes: int, *, caller: str) -> Inspected:
-        """Return the properties of a file of `size_bytes`, of which `head` is all or the beginning.
+    async def inspect(self, body: bytes, *, caller: str) -> Inspected:
+        """Return the properties of a file.
 
         Raises:
-            RejectedError: the media type is not supported, or the file exceeds a limit, also of memory.
-            Problem: the probe took too long (503).
+            RejectedError: the media type is not supported, the file is damaged or exceeds a limit, also of memory.
+            Problem: it took too long (503).
         """
+        return await self.inspect_later(_given(body), caller=caller)
+
+    async def inspect_later(self, read: Callable[[], Awaitable[bytes]], *, caller: str) -> Inspected:
+        """Return the properties of a file that is read once there is a turn for it; raises as `inspect`."""
         try:
-            return await self.run(probe, head, size_bytes, caller=caller)
+            async with self._turn(caller):
+                return await self._in_child(inspect_file, (await read(),))
         except (ProcessExpired, MemoryError):
-            raise RejectedError(RejectCode.NOT_AN_IMAGE, "probing exceeded its memory limit") from None
+            raise RejectedError(RejectCode.NOT_AN_IMAGE, "decoding exceeded its memory limit") from None
 
     async def run(self, work: Callable[..., T], *args: object, caller: str) -> T:
         """Return the result of a function of a module, in a child; it may raise RejectedError and Problem.
@@ -79,79 +90,84 @@ class Inspector:
             RejectedError, Problem: as the function; a Problem (503) too where it took too long.
             ProcessExpired, MemoryError: the child ended, or had too little memory.
         """
+        async with self._turn(caller):
+            return await self._in_child(work, args)
+
+    @asynccontextmanager
+    async def _turn(self, caller: str) -> AsyncIterator[None]:
         try:
             async with self._turns.turn(caller):
-                if not self._pool.active:
-                    # A child that dies while it is idle stops the whole pool.
-                    self._pool = _new_pool()
-                future = self._pool.schedule(work, args=args, timeout=INSPECT_S_MAX)
-                result: T = await asyncio.wrap_future(future)
-        except (FutureTimeout, TimeoutError, TurnTimeoutError):
-            raise unavailable("examining the upload took too long") from None
+                yield
+        except TurnTimeoutError:
+            raise _too_slow() from None
+
+    async def _in_child(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
+        if not self._pool.active:
+            # A child that dies while it is idle stops the whole pool.
+            self._pool = _new_pool()
+        try:
+            result: T = await asyncio.wrap_future(self._pool.schedule(work, args=args, timeout=INSPECT_S_MAX))
+        except (FutureTimeout, TimeoutError):
+            raise _too_slow() from None
         return result
 
 
+def _too_slow() -> Problem:
+    return unavailable("examining the upload took too long")
+
+
+def _given(body: bytes) -> Callable[[], Awaitable[bytes]]:
+    async def read() -> bytes:
+        return body
+
+    return read
+
+
 def _new_pool() -> ProcessPool:
+    context = multiprocessing.get_context("forkserver")
     return ProcessPool(
-        CHILDREN,
-        max_tasks=CHILD_TASKS_MAX,
-        initializer=_limit_resources,
-        context=multiprocessing.get_context("forkserver"),
+        CHILDREN, max_tasks=CHILD_TASKS_MAX, initializer=_begin_child, initargs=(context.Lock(),), context=context
     )
 
 
-def probe(head: bytes, size_bytes: int) -> Inspected:
-    """Return the properties of a file; runs in the child.
+def inspect_file(body: bytes) -> Inspected:
+    """Return the properties of a whole file; runs in the child.
 
     Raises:
-        RejectedError: the media type is not supported, or the file exceeds a limit.
+        RejectedError: the media type is not supported, or the file is damaged or exceeds a limit.
     """
-    header = media_header(head, size_bytes)
+    header = probe_of(body).header()
+    check_header(header, len(body))
     if isinstance(header, VideoHeader):
-        return Inspected(Kind.CLIP, header.media_type, header.width, header.height, header.duration_us)
-    if has_more_chunks(head, CHUNKS_MAX):
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"the image has more than {CHUNKS_MAX} chunks of metadata")
-    return Inspected(Kind.FRAME, header.media_type, header.width, header.height, exif=_exif(head))
+        return inspected_video(header)
+    from headrace.runtime.pictures import inspect_picture
+
+    with _one_large_picture if header.width * header.height > ORDINARY_PIXELS_MAX else nullcontext():
+        picture = inspect_picture(body, header)
+    return Inspected(
+        Kind.FRAME,
+        header.media_type,
+        header.width,
+        header.height,
+        captured_at_us=picture.captured_at_us,
+        exif=picture.exif,
+        details=picture.details,
+    )
 
 
-def _exif(head: bytes) -> dict[str, Any]:
-    """Return the printable EXIF tags; none where the EXIF data is malformed."""
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(BytesIO(head), formats=("JPEG", "PNG", "WEBP")) as image:
-            frames = getattr(image, "n_frames", 1)
-            exif = Image.Exif()
-            if frames == 1 or image.format != "JPEG":
-                # `image.getexif()` would decode the pixels of a PNG without EXIF.
-                exif.load(image.info.get("exif", b""))
-            tags = dict(exif)
-    except Exception:  # noqa: BLE001 - a malformed file may raise any exception
-        return {}
-    if frames > FRAMES_MAX:
-        raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"the image has more than {FRAMES_MAX} frames")
-    shown = {ExifTags.TAGS.get(tag, str(tag)): _shown(value) for tag, value in list(tags.items())[:EXIF_TAGS_MAX]}
-    return {name: value for name, value in shown.items() if value is not None}
+def inspected_video(header: VideoHeader) -> Inspected:
+    """Return the properties of a video."""
+    return Inspected(
+        Kind.CLIP, header.media_type, header.width, header.height, header.duration_us, details={"video": header.details}
+    )
 
 
-def _shown(value: object) -> str | int | float | None:
-    match value:
-        case bool() | bytes():
-            return None
-        case int():
-            return value
-        case str():
-            text = "".join(char for char in value if char.isprintable())
-            return text[:EXIF_TEXT_CHARACTERS_MAX] or None
-        case _:
-            try:
-                number = float(value)  # type: ignore[arg-type]
-            except (TypeError, ValueError, ZeroDivisionError):
-                return None
-            return number if abs(number) < 1e300 else None
+_one_large_picture: AbstractContextManager[Any] = nullcontext()
 
 
-def _limit_resources() -> None:
+def _begin_child(one_large_picture: AbstractContextManager[Any]) -> None:
+    global _one_large_picture  # noqa: PLW0603 - how a pool's initializer gives something to its tasks
+    _one_large_picture = one_large_picture
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES_MAX, CHILD_MEMORY_BYTES_MAX))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

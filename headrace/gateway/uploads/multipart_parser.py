@@ -4,9 +4,11 @@ python-multipart splits the bytes and werkzeug parses the headers of parts, in l
 limits, and never holds a file.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
@@ -21,6 +23,11 @@ FIELDS_BYTES_MAX = 2 * FIELD_BYTES_MAX
 PART_HEADER_BYTES_MAX = 4 * KIB
 PART_HEADERS_MAX = 8
 FILENAME_CHARACTERS_MAX = 255
+
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_EXTENDED_FILENAME = re.compile(
+    r";\s*filename\*\s*=\s*(?P<charset>utf-8|iso-8859-1)'[^';]*'(?P<value>[^;\s\"]+)", re.IGNORECASE
+)
 
 
 class PartSink(Protocol):
@@ -198,11 +205,22 @@ class _FormReader:
             raise Problem(400, ProblemCode.BAD_REQUEST, f"the field {self._part.name!r} is not UTF-8") from None
 
 
+def _extended_filename(disposition: str) -> str | None:
+    """Return `filename*`, which goes before `filename` wherever it stands (RFC 6266, section 4.3), or None."""
+    match = _EXTENDED_FILENAME.search(_QUOTED.sub('""', disposition))
+    if match is None:
+        return None
+    try:
+        return unquote_to_bytes(match["value"]).decode(match["charset"]) or None
+    except UnicodeDecodeError:
+        return None
+
+
 def _part_of(headers: dict[str, str]) -> FormPart:
     disposition, options = parse_options_header(headers.get("content-disposition"))
     if disposition.lower() != "form-data" or "name" not in options:
         raise Problem(400, ProblemCode.BAD_REQUEST, "a part of the form has no name")
-    filename = options.get("filename")
+    filename = _extended_filename(headers["content-disposition"]) or options.get("filename")
     media_type = headers.get("content-type")
     # A browser sends an empty filename for a file field without a file.
     return FormPart(options["name"], None if filename is None else filename[:FILENAME_CHARACTERS_MAX], media_type)

@@ -6,15 +6,17 @@ from typing import TypeVar
 
 from pebble import ProcessExpired
 
-from headrace.gateway.uploads.inspection import Inspector
+from headrace.gateway.uploads.inspection import Inspected, Inspector, inspected_video
 from headrace.gateway.uploads.memory import UploadMemory
 from headrace.gateway.uploads.metadata import LdoMetadata
 from headrace.gateway.uploads.publish import FileDetails, PublishedItem, UploadPublisher, UploadSource
-from headrace.gateway.uploads.receiving import HEAD_BYTES, ReceivedBody
+from headrace.gateway.uploads.receiving import ReceivedBody
 from headrace.gateway.uploads.results import IngestResults
 from headrace.gateway.uploads.scanning import Scanner
 from headrace.schemas.limits import KIB
+from headrace.schemas.media_probe import VideoHeader
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.schemas.validate import check_header
 from headrace.store.blobs.blob_store import Blobs
 
 PARSE_BYTES_MAX = 4 * KIB  # of JSON that is parsed on the event loop
@@ -50,16 +52,20 @@ class UploadPipeline:
         caller: str,
     ) -> PublishedItem:
         """Inspect a received file and publish it; raises as `Inspector.inspect` and `UploadPublisher.publish_file`."""
-        head = await self._head(received)
-        inspected = await self.receiver.inspector.inspect(head, received.size_bytes, caller=caller)
+        inspected = await self._inspected(received, caller)
         return await self.publisher.publish_file(source, received, inspected, details, traceparent=traceparent)
 
-    async def _head(self, received: ReceivedBody) -> bytes:
-        size_bytes = min(received.size_bytes, HEAD_BYTES)
-        if received.claim is None or len(received.head) >= size_bytes:
-            return received.head
-        # There was no memory for it while the body arrived.
-        return await self.receiver.blobs.get(received.claim, offset=0, length=size_bytes)
+    async def _inspected(self, received: ReceivedBody, caller: str) -> Inspected:
+        inspector, claim, probe = self.receiver.inspector, received.claim, received.probe
+        if received.body is not None:
+            return await inspector.inspect(received.body, caller=caller)
+        assert claim is not None
+        assert probe is not None
+        header = probe.header()
+        check_header(header, received.size_bytes)
+        if isinstance(header, VideoHeader):
+            return inspected_video(header)
+        return await inspector.inspect_later(lambda: self.receiver.blobs.get(claim), caller=caller)
 
     async def parse_metadata(self, parse: Callable[[T], LdoMetadata], raw: T, *, caller: str) -> LdoMetadata:
         """Parse the metadata of an LDO: large ones in a child, because the event loop serves every caller.

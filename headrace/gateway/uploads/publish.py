@@ -3,7 +3,6 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 from starlette.requests import HTTPConnection
@@ -12,14 +11,14 @@ from headrace.gateway.auth.principal import Principal
 from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.uploads.inspection import Inspected
 from headrace.gateway.uploads.receiving import ReceivedBody
+from headrace.producers.bodies import TimeFrom, attributes_of
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, fields_of
 from headrace.runtime.metrics import gateway_file_bytes
 from headrace.schemas.digest import record_id, staging_key
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of
 from headrace.schemas.headers import TRACEPARENT, TRACESTATE, traceparent_of
-from headrace.schemas.limits import ATTRIBUTES_BYTES_MAX
-from headrace.schemas.validate import UNSHOWABLE, check_captured_at, check_name, validate
+from headrace.schemas.validate import UNSHOWABLE, check_captured_at, check_name, is_plausible_time, validate
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import discard
 from headrace.store.requests.ingest_requests import RequestItem
@@ -120,7 +119,8 @@ class UploadPublisher:
             NotDeliveredError: Kafka did not acknowledge it.
             StoreUnavailableError, StoreRefusedError: the blob store failed.
         """
-        event = _event_of(self.origin(source, details.captured_at_us), received, inspected, details)
+        captured_at_us, time_from = _capture_time(details, inspected)
+        event = _event_of(self.origin(source, captured_at_us), received, inspected, details, time_from)
         if received.claim is not None:
             # Checked first, under its final claim: a rejected file must not be moved there.
             event = replace(event, claim=staging_key(source.site, source.source_id, received.sha256))
@@ -178,8 +178,20 @@ def display_name(filename: str | None) -> str | None:
     return UNSHOWABLE.sub("", last).encode(errors="replace").decode().strip() or None
 
 
-def _event_of(origin: Origin, received: ReceivedBody, inspected: Inspected, details: FileDetails) -> Frame | Clip:
-    attributes = _attributes(details.filename, inspected.exif)
+def _capture_time(details: FileDetails, inspected: Inspected) -> tuple[int | None, TimeFrom]:
+    """Return the sender's time, else the picture's own if it can be right, else None for now; and whose it is."""
+    if details.captured_at_us is not None:
+        return details.captured_at_us, TimeFrom.SENDER
+    if is_plausible_time(inspected.captured_at_us, time.time_ns() // 1000):
+        return inspected.captured_at_us, TimeFrom.EXIF
+    return None, TimeFrom.RECEIVED
+
+
+def _event_of(
+    origin: Origin, received: ReceivedBody, inspected: Inspected, details: FileDetails, time_from: TimeFrom
+) -> Frame | Clip:
+    values = {"filename": details.filename, "exif": inspected.exif, **inspected.details, "captured_at_from": time_from}
+    attributes = attributes_of(values)
     if inspected.kind is Kind.FRAME:
         return Frame(
             **fields_of(origin),
@@ -201,9 +213,3 @@ def _event_of(origin: Origin, received: ReceivedBody, inspected: Inspected, deta
         about=details.about,
         attributes=attributes,
     )
-
-
-def _attributes(filename: str | None, exif: dict[str, Any]) -> bytes:
-    values = {name: value for name, value in (("filename", filename), ("exif", exif)) if value}
-    attributes = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
-    return attributes if len(attributes) <= ATTRIBUTES_BYTES_MAX else b"{}"

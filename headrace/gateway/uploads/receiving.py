@@ -16,10 +16,10 @@ from headrace.gateway.uploads.memory import MemoryReservation
 from headrace.gateway.uploads.scanning import Scan
 from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN
 from headrace.schemas.limits import CLIP_BYTES_MAX, INLINE_BYTES_MAX, MIB
+from headrace.schemas.media_probe import MediaProbe
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import STAGING_PREFIX, discard, stage
 
-HEAD_BYTES = 4 * MIB  # of a staged body; it includes a leading movie header
 _CHUNKS_WAITING_MAX = 4
 # No source's prefix has a '~', so only the gateway stages here.
 GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
@@ -27,13 +27,13 @@ GATEWAY_PREFIX = f"{STAGING_PREFIX}~gateway/"
 
 @dataclass(frozen=True, slots=True)
 class ReceivedBody:
-    """A complete body: inline in `body`, or staged under `claim`; `head` is its beginning, as far as memory allowed."""
+    """A complete body: inline in `body`, or staged under `claim`, and then `probe` read all of it."""
 
     sha256: str
     size_bytes: int
-    head: bytes
     body: bytes | None
-    claim: str | None
+    claim: str | None = None
+    probe: MediaProbe | None = None
 
 
 class BodyReceiver:
@@ -58,7 +58,7 @@ class BodyReceiver:
         self._held = bytearray()
         self._reserved = 0
         self._turn = AsyncExitStack()
-        self._head = b""
+        self._probe = MediaProbe()
         self._size_bytes = 0
         self._staging: _Staging | None = None
 
@@ -81,6 +81,7 @@ class BodyReceiver:
         if self._staging is None and not self._hold(chunk):
             await self._spill()
         if self._staging is not None:
+            self._probe.feed(chunk)
             await self._staging.write(chunk)
 
     async def finish(self) -> ReceivedBody:
@@ -95,13 +96,12 @@ class BodyReceiver:
         if self._staging is not None:
             await self._staging.finish()
             await self._turn.aclose()
-            return ReceivedBody(digest, self._size_bytes, self._head, None, self._claim)
-        body = bytes(self._held)
-        return ReceivedBody(digest, self._size_bytes, body, body, None)
+            return ReceivedBody(digest, self._size_bytes, None, self._claim, self._probe)
+        return ReceivedBody(digest, self._size_bytes, bytes(self._held))
 
     async def abandon(self) -> None:
         """Delete the body."""
-        self._release(0)
+        self._release()
         if self._scan is not None:
             await self._scan.abandon()
         if self._staging is not None:
@@ -119,18 +119,19 @@ class BodyReceiver:
 
     async def _spill(self) -> None:
         """Continue in the store."""
-        self._head = bytes(self._held[:HEAD_BYTES])  # stays reserved until the end
         await self._turn.enter_async_context(self._reservation.staging())
         self._staging = _Staging(self._blobs, self._claim)
         # In chunks, which avoids a second copy of all bytes.
         for start in range(0, len(self._held), MIB):
-            await self._staging.write(bytes(self._held[start : start + MIB]))
-        self._release(len(self._head))
+            held = bytes(self._held[start : start + MIB])
+            self._probe.feed(held)
+            await self._staging.write(held)
+        self._release()
 
-    def _release(self, kept_bytes: int) -> None:
-        """Release the held bytes but `kept_bytes`."""
-        self._reservation.release(self._reserved - kept_bytes)
-        self._reserved = kept_bytes
+    def _release(self) -> None:
+        """Release the held bytes."""
+        self._reservation.release(self._reserved)
+        self._reserved = 0
         self._held.clear()
 
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 from uuid import uuid4
 
 from headrace.schemas.digest import HASH_IN_THREAD_BYTES_MIN, blob_key
+from headrace.schemas.media_probe import MediaProbe
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.errors import BlobMissingError, ClaimMismatchError, ClaimMissingError
 
@@ -41,9 +42,9 @@ class StagedBody:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """A verified body. `head` is its first bytes; `created` is False where the blob existed already."""
+    """A verified body. `probe` read all of it; `created` is False where the blob existed already."""
 
-    head: bytes
+    probe: MediaProbe
     created: bool
 
 
@@ -58,7 +59,6 @@ async def verify_and_promote(
     blobs: Blobs,
     staged: StagedBody,
     *,
-    head_bytes: int,
     moved: Callable[[], None],
 ) -> Promoted:
     """Verify a staged body and put it at its content address; may be repeated.
@@ -86,11 +86,11 @@ async def verify_and_promote(
     except BlobMissingError:
         raise ClaimMissingError(claim, where=blobs.where) from None
     try:
-        head = await _verified_head(blobs, copy, staged, head_bytes, moved)
+        probe = await _verified(blobs, copy, staged, moved)
         created = not await _is_there(blobs, target, size_bytes)
         if created:
             await _copied(blobs, copy, target, moved)
-        return Promoted(head, created)
+        return Promoted(probe, created)
     finally:
         await blobs.delete(copy)
 
@@ -108,9 +108,9 @@ class StagedBodies:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        """Verify a staged body, put it at its content address, and return its first bytes; see `verify_and_promote`."""
-        return (await verify_and_promote(self._blobs, staged, head_bytes=head_bytes, moved=moved)).head
+    async def promote(self, staged: StagedBody, *, moved: Callable[[], None]) -> MediaProbe:
+        """Verify a staged body, put it at its content address, and return what it is; see `verify_and_promote`."""
+        return (await verify_and_promote(self._blobs, staged, moved=moved)).probe
 
     async def discard(self, claim: str) -> None:
         """Delete a staged body after its record is committed; may be repeated."""
@@ -132,18 +132,16 @@ async def _is_there(blobs: Blobs, key: str, size_bytes: int) -> bool:
     return seen is not None and seen.size_bytes == size_bytes
 
 
-async def _verified_head(
-    blobs: Blobs, copy: str, staged: StagedBody, head_bytes: int, moved: Callable[[], None]
-) -> bytes:
+async def _verified(blobs: Blobs, copy: str, staged: StagedBody, moved: Callable[[], None]) -> MediaProbe:
     stat = await blobs.stat(copy)
     if stat is None or stat.size_bytes != staged.size_bytes:
         mismatch = f"{stat.size_bytes if stat else 0} bytes instead of {staged.size_bytes}"
         raise ClaimMismatchError(staged.claim, mismatch, where=blobs.where)
     digest = sha256()
-    head = b""
+    probe = MediaProbe()
     async with aclosing(blobs.stream(copy, VERIFY_CHUNK_BYTES)) as chunks:
         async for chunk in chunks:
-            head = head or chunk[:head_bytes]
+            probe.feed(chunk)
             if len(chunk) >= HASH_IN_THREAD_BYTES_MIN:
                 await asyncio.to_thread(digest.update, chunk)
             else:
@@ -151,4 +149,4 @@ async def _verified_head(
             moved()
     if digest.hexdigest() != staged.sha256_hex:
         raise ClaimMismatchError(staged.claim, f"its SHA-256 is {digest.hexdigest()}", where=blobs.where)
-    return head
+    return probe

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.runtime.pictures import decode_upright
 from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX, FRAME_SIDE_PIXELS_MAX
-from headrace.schemas.media_probe import ImageHeader, image_header
+from headrace.schemas.media_probe import ImageHeader, image_header_of
+from headrace.schemas.reject import RejectedError
 
 DecodedPixels: TypeAlias = NDArray[np.uint8]
 """Rows, columns and, in colour, blue, green and red: 0 to 255."""
@@ -21,6 +23,7 @@ DecodedPixels: TypeAlias = NDArray[np.uint8]
 # every coefficient (6 bytes). Measured at 100 megapixels, in MB: JPEG 144, PNG 358, WebP 382, progressive JPEG 641.
 WHOLE_PIXELS_MAX = 25_000_000
 REDUCED_BYTES_A_PIXEL_MAX = 7
+WITH_PILLOW = frozenset({"image/avif", "image/heic", "image/heif"})  # OpenCV leaves them unturned, or cannot read them
 WHOLE_BYTES_A_PIXEL_MAX = 9  # a progressive JPEG's coefficients and its colours; grey and Laplacian come after those
 COPIES_OF_A_BODY = 2  # the client's and ours, for a moment
 BODY_BYTES_AT_ONCE_MAX = COPIES_OF_A_BODY * FRAME_BYTES_MAX
@@ -58,19 +61,21 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
     """Return the image with its EXIF orientation applied, reduced to half its size if it is large.
 
     Raises:
-        NotDecodableError: OpenCV cannot decode it, or its header declares more than the contract allows.
+        NotDecodableError: it cannot be decoded, or its header declares more than the contract allows.
     """
     header = _header(data)
+    if header.media_type in WITH_PILLOW:
+        return _decoded_by_pillow(data, header, colour=colour)
     if header.width * header.height <= WHOLE_PIXELS_MAX:
         flags = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
     else:
         flags = cv2.IMREAD_REDUCED_COLOR_2 if colour else cv2.IMREAD_REDUCED_GRAYSCALE_2
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise NotDecodableError(f"OpenCV: {error.err}") from None
-    if decoded is None:
-        raise NotDecodableError("OpenCV cannot decode it")
+    except cv2.error:
+        decoded = None
+    if decoded is None:  # Pillow, which was asked before the frame was announced, reads some that OpenCV does not
+        return _decoded_by_pillow(data, header, colour=colour)
     pixels = np.asarray(decoded, np.uint8)
     height, width = pixels.shape[:2]
     if header.width * header.height <= WHOLE_PIXELS_MAX:
@@ -81,10 +86,25 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
     return DecodedFrame(pixels, *size)
 
 
+def _decoded_by_pillow(data: bytes, header: ImageHeader, *, colour: bool) -> DecodedFrame:
+    try:
+        image = decode_upright(data, header, "RGB" if colour else "L")
+    except RejectedError as rejected:
+        raise NotDecodableError(rejected.reason) from None
+    width, height = image.size
+    if width * height > WHOLE_PIXELS_MAX:
+        image = image.reduce(2)
+    pixels = np.asarray(image, np.uint8)
+    if colour:
+        pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+    return DecodedFrame(pixels, width, height)
+
+
 def _header(data: bytes) -> ImageHeader:
-    header = image_header(data)
-    if header is None:
-        raise NotDecodableError("no JPEG, PNG or WebP header")
+    try:
+        header = image_header_of(data)
+    except RejectedError as rejected:
+        raise NotDecodableError(rejected.reason) from None
     width, height = header.width, header.height
     if width * height > FRAME_PIXELS_MAX or max(width, height) > FRAME_SIDE_PIXELS_MAX:
         raise NotDecodableError(f"{width} x {height} pixels are more than {FRAME_PIXELS_MAX} or too long a side")

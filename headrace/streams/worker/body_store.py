@@ -21,7 +21,6 @@ from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.retry import Retry
 
 PUTS_AT_ONCE_MAX = 16  # of one process: MinIO on two cores is saturated by about as many
-HEAD_BYTES = 256 * 1024  # of a staged body: enough for the header of any image and the boxes before a movie's data
 # Below it, a thread would cost more than it saves: each turn of the interpreter's lock takes up to 5 ms.
 INLINE_BYTES_MAX = 4 * 1024 * 1024
 PROMOTIONS_AT_ONCE_MAX = 4  # each holds two chunks of 4 MiB
@@ -74,13 +73,13 @@ class BodyStore:
         assert isinstance(delivery.event, Frame | Clip)
         assert delivery.claim is not None
         staged = StagedBody(delivery.claim, delivery.digest, delivery.size_bytes)
-        promote = partial(self._staged.promote, staged, head_bytes=HEAD_BYTES, moved=partial(self._count, kind))
+        promote = partial(self._staged.promote, staged, moved=partial(self._count, kind))
         try:
             async with self._promotions:
                 self._reached(CrashPoint.BEFORE_PUT)
-                head = await self._retry(promote)
+                probe = await self._retry(promote)
                 self._reached(CrashPoint.AFTER_PUT)
-            check_media(delivery.event, head)
+            check_media(delivery.event, probe)
         except ClaimMissingError as fault:
             # A redelivery needs no body. That the bytes exist proves nothing: they may be those of another source.
             if await self._retry(partial(self._catalog.has_sighting, _sighting_key(kind, delivery))):

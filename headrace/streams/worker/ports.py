@@ -6,6 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from headrace.schemas.catalog_rows import CommitResult, KnownDigests, Original, RowBatch, SightingKey
+from headrace.schemas.media_probe import MediaProbe
 from headrace.store.blobs.staging import StagedBody
 from headrace.streams.core.delivery import ConsumedMessage
 
@@ -20,8 +21,8 @@ class BlobPort(Protocol):
 class StagedBodyPort(Protocol):
     """Staged bodies. Both methods may be repeated."""
 
-    async def promote(self, staged: StagedBody, *, head_bytes: int, moved: Callable[[], None]) -> bytes:
-        """Verify a staged body, put it at its content address, and return its first bytes.
+    async def promote(self, staged: StagedBody, *, moved: Callable[[], None]) -> MediaProbe:
+        """Verify a staged body, put it at its content address, and return what it is.
 
         Calls `moved` after each part.
 

@@ -157,7 +157,10 @@ def test_what_is_stored_is_announced_once_to_whoever_reads_the_topics(allowed: S
         assert topic == topic_of[result.media_type]
         assert (event.digest, event.store_key, event.size_bytes) == (result.checksum, result.s3_key, result.size_bytes)
         assert (event.source_id, event.site, event.media_type) == ("my_dataset", "web", result.media_type)
-        assert json.loads(event.attributes) == {"url": result.url, "license": "cc0"}
+        attributes = json.loads(event.attributes)
+        assert ("video" in attributes) == (result.media_type == "video/mp4")
+        attributes.pop("video", None)
+        assert attributes == {"url": result.url, "license": "cc0", "captured_at_from": "received"}
 
 
 def test_the_same_bytes_again_are_a_sighting_of_the_first(allowed: Settings) -> None:

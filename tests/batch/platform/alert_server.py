@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from headrace.batch.platform.boxes import Generation
+from tests.batch.batch_samples import png
 from tests.batch.platform.api_server import WHO, ApiServer
 
 PAGE_ROWS_MAX = 4  # fewer than anybody asks for: pages are many
@@ -18,14 +19,8 @@ SEQUENCES = DAYS * PER_DAY
 
 
 def picture(number: int) -> bytes:
-    """The header of a PNG of 4 by 3 pixels, and bytes that differ."""
-    return (
-        b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
-        + (4).to_bytes(4, "big")
-        + (3).to_bytes(4, "big")
-        + bytes([8, 2, 0, 0, 0])
-        + b"%d" % number
-    )
+    """A PNG of 4 by 3 pixels that no other number has."""
+    return png(str(number))
 
 
 class PlatformServer(ApiServer):

@@ -18,14 +18,14 @@ import yaml
 from headrace.cli.app import app
 from headrace.cli.processes import parse_kinds
 from headrace.gateway.auth.api_keys import parse
-from headrace.gateway.uploads.inspection import CHILD_RSS_BYTES, CHILDREN
+from headrace.gateway.uploads.inspection import CHILD_RSS_BYTES, CHILDREN, LARGE_CHILD_RSS_BYTES
 from headrace.producers.clips import RING_BYTES_MAX
 from headrace.producers.publisher import IN_FLIGHT_BYTES_MAX
 from headrace.runtime.gateway_settings import checked_secret
 from headrace.runtime.process import STOP_S_MAX
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
-from headrace.schemas.limits import INLINE_BYTES_MAX
+from headrace.schemas.limits import FRAME_BYTES_MAX, INLINE_BYTES_MAX
 from headrace.store.catalog.outbox import PENDING_BYTES_MAX
 from headrace.streams.consumers.app import CONSUMERS
 from headrace.streams.consumers.perception import LOOKS_BYTES_MAX
@@ -237,7 +237,7 @@ def worst_case_bytes(name: str) -> int:
             return BASE_BYTES + BODY_BYTES_AT_ONCE_MAX + DECODING_BYTES_AT_ONCE_MAX + looks
         case ["gateway"]:
             # Uploads that are held, as long again in librdkafka's queue, and what each child may take of its own.
-            children = CHILDREN * CHILD_RSS_BYTES
+            children = LARGE_CHILD_RSS_BYTES + (CHILDREN - 1) * CHILD_RSS_BYTES + 2 * CHILDREN * FRAME_BYTES_MAX
             return BASE_BYTES + settings.gateway_buffer_bytes_max + IN_FLIGHT_BYTES_MAX + children
         case ["capture"]:
             # A full HD stream's decoder, a frame on its way, and the frames of a clip.

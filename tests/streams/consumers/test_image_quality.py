@@ -14,6 +14,7 @@ from headrace.streams.consumers.pictures import (
     decode,
     decoding_bytes,
 )
+from tests.gateway.test_inspection import png
 
 
 def picture(seed: int, width: int = 640, height: int = 360) -> np.ndarray:
@@ -98,9 +99,8 @@ def test_bytes_that_are_no_picture_say_so(data: bytes):
 
 
 def test_a_picture_too_large_is_refused_by_its_header_alone():
-    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + (30_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
     with pytest.raises(NotDecodableError, match="30000 x 30000"):
-        decoding_bytes(header + bytes(20))
+        decoding_bytes(png(30_000, 30_000, pixels=b"none"))
 
 
 def test_a_picture_cut_short_is_refused():
