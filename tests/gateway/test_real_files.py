@@ -69,6 +69,14 @@ def test_many_photos_of_one_form_are_each_what_they_are(gateway: Gateway) -> Non
     assert [(file["status"], file["width"]) for file in taken] == [("ingested", 1008)] * 20
 
 
+def test_two_hundred_files_that_were_dropped_on_a_browser(gateway: Gateway) -> None:
+    dropped = [(f"Ablage/Größe {number}.png", photo("PNG", image=noise(8, 8))) for number in range(200)]
+    taken = upload(gateway, *dropped)
+    assert [(file["filename"], file["status"]) for file in taken] == [
+        (f"Größe {number}.png", "ingested") for number in range(200)
+    ]
+
+
 @pytest.mark.parametrize(("form", "media_type"), [("HEIF", "image/heic"), ("AVIF", "image/avif")])
 def test_a_phones_picture_is_a_frame(gateway: Gateway, form: str, media_type: str) -> None:
     [file] = upload(gateway, ("a.bin", photo(form)))

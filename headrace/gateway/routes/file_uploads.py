@@ -47,7 +47,7 @@ from headrace.store.requests.ingest_status import MessageRef
 router = APIRouter(prefix="/api/v1/ingest", tags=["cameras"])
 files_router = APIRouter(tags=["files"])
 
-FILES_MAX = 64
+FILES_MAX = 256  # a browser sends a folder that was dropped on it in one form
 LINK_S = 3600  # validity of a presigned URL
 
 

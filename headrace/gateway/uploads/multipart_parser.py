@@ -17,7 +17,7 @@ from werkzeug.http import parse_options_header
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.schemas.limits import KIB, LDO_BODY_BYTES_MAX
 
-PARTS_MAX = 256
+PARTS_MAX = 512
 FIELD_BYTES_MAX = LDO_BODY_BYTES_MAX + 64 * KIB  # the largest field is an LDO's metadata
 FIELDS_BYTES_MAX = 2 * FIELD_BYTES_MAX
 PART_HEADER_BYTES_MAX = 4 * KIB
