@@ -21,7 +21,7 @@ from headrace.batch.platform.entities import (
     EntityPage,
     UploadedDetection,
 )
-from headrace.batch.platform.payloads import ANNOTATED, format_time, is_up_to_date
+from headrace.batch.platform.payloads import ANNOTATED, CREATE_ONLY, format_time, is_up_to_date
 
 ROWS_MAX = 100  # the API's own limit for one page
 PAGES_MAX = 10_000
@@ -108,9 +108,8 @@ class AnnotationApi:
         sequence_id = body["sequence_id"]
         existing = await self._find_annotation(sequence_id)
         if existing is None:
-            request = ApiRequest("POST", "/annotations/sequences/", body=body)
             try:
-                await self._api.request(request, find_applied=lambda: self._find_annotation(sequence_id))
+                await self._create_annotation(body)
             except PlatformApiError as error:
                 if error.status != HTTPStatus.CONFLICT:
                     raise
@@ -123,9 +122,26 @@ class AnnotationApi:
             return AnnotationOutcome.KEPT
         if is_up_to_date(existing, dict(body)):
             return AnnotationOutcome.UNCHANGED
-        changes = {name: value for name, value in body.items() if name != "sequence_id"}
+        if not body["annotation"]["sequences_bbox"]:
+            # A change without tracks makes the server cluster by its own defaults instead of the given thresholds.
+            await self._delete(f"/annotations/sequences/{existing.id}")
+            await self._create_annotation(body)
+            return AnnotationOutcome.OVERWRITTEN
+        changes = {name: value for name, value in body.items() if name not in {"sequence_id", *CREATE_ONLY}}
         await self._api.request(ApiRequest("PATCH", f"/annotations/sequences/{existing.id}", body=changes))
         return AnnotationOutcome.OVERWRITTEN
+
+    async def _create_annotation(self, body: Mapping[str, Any]) -> None:
+        request = ApiRequest("POST", "/annotations/sequences/", body=body)
+        await self._api.request(request, find_applied=lambda: self._find_annotation(body["sequence_id"]))
+
+    async def _delete(self, path: str, **params: str) -> None:
+        """Delete a row; one that is gone already is no error."""
+        try:
+            await self._api.request(ApiRequest("DELETE", path, params=params))
+        except PlatformApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
 
     async def _post_sequence(self, form: Mapping[str, str]) -> Any:
         """Post a sequence; an API whose label is a boolean refuses the label's name and receives the boolean."""

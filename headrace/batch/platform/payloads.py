@@ -12,6 +12,8 @@ from headrace.batch.platform.entities import AlertSequence, Annotation, Detectio
 from headrace.schemas.events import Origin
 
 READY = "ready_to_annotate"
+# Fields of a new annotation only: the servers answer 500 to a change that has one of them.
+CREATE_ONLY = ("confidence_threshold", "iou_threshold", "min_cluster_size")
 ANNOTATED = frozenset({"annotated", "seq_annotation_done"})  # a person has worked on it
 _CLASS = "smoke"
 _SOURCES = {"apicenia.pyronear.org": "api_cenia"}
@@ -84,9 +86,7 @@ def annotation_body(sequence_id: int, clusters: Sequence[Cluster], rule: Cluster
         "is_unsure": False,
         "annotation": {"sequences_bbox": tracks},
         "processing_stage": READY,
-        "confidence_threshold": rule.confidence_threshold,
-        "iou_threshold": rule.iou_threshold,
-        "min_cluster_size": rule.min_cluster_size,
+        **dict(zip(CREATE_ONLY, (rule.confidence_threshold, rule.iou_threshold, rule.min_cluster_size), strict=True)),
     }
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from aiohttp import web
 
-from headrace.batch.platform.boxes import Generation
+from headrace.batch.platform.boxes import Box, ClusteredBox, ClusterRule, Generation, cluster
 from tests.batch.platform.alert_server import PAGE_ROWS_MAX, picture
 from tests.batch.platform.api_server import ApiServer
+
+THRESHOLDS = ("confidence_threshold", "iou_threshold", "min_cluster_size")
 
 
 def _checked(text: str) -> list[Any]:
@@ -31,6 +33,7 @@ class AnnotationServer(ApiServer):
         self.sequences: dict[int, dict[str, Any]] = {}
         self.detections: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, dict[str, Any]] = {}
+        self.last_ids: dict[int, int] = {}
         self.changes = 0
         self.labels_have_names = True  # before they had, a label was yes or no
 
@@ -64,6 +67,7 @@ class AnnotationServer(ApiServer):
             web.post(f"{v1}/annotations/sequences/", self._create_annotation),
             web.get(f"{v1}/annotations/sequences/", self._annotations),
             web.patch(f"{v1}/annotations/sequences/{{id}}", self._change_annotation),
+            web.delete(f"{v1}/annotations/sequences/{{id}}", self._delete_annotation),
         ]
 
     async def _login(self, request: web.Request) -> web.Response:
@@ -72,8 +76,9 @@ class AnnotationServer(ApiServer):
 
     def _created(self, rows: dict[int, dict[str, Any]], row: dict[str, Any]) -> web.Response:
         self.changes += 1
-        rows[len(rows) + 1001] = row | {"id": len(rows) + 1001}
-        return web.json_response(row | {"id": len(rows) + 1000}, status=201)
+        self.last_ids[id(rows)] = number = self.last_ids.get(id(rows), 1000) + 1
+        rows[number] = row | {"id": number}
+        return web.json_response(rows[number], status=201)
 
     async def _create_sequence(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
@@ -118,13 +123,45 @@ class AnnotationServer(ApiServer):
         assert row["sequence_id"] in self.sequences
         if any(annotation["sequence_id"] == row["sequence_id"] for annotation in self.annotations.values()):
             return web.json_response({"detail": "Resource already exists"}, status=409)
+        self._generate(row, row["sequence_id"], *(row.pop(name, None) for name in THRESHOLDS))
         return self._created(self.annotations, row)
 
+    def _generate(self, row: dict[str, Any], sequence_id: int, *thresholds: float | None) -> None:
+        """Cluster where the tracks are empty, by the given thresholds or the server's own."""
+        if row["processing_stage"] != "ready_to_annotate" or row["annotation"]["sequences_bbox"]:
+            return
+        default = 0.3 if self.generation is Generation.FIRST else 0.0
+        confidence, overlap, size = thresholds
+        rule = ClusterRule(confidence or 0.0, overlap or default, int(size or 1))
+        boxes = [
+            ClusteredBox(number, Box(*prediction["xyxyn"], prediction["confidence"]))
+            for number, detection in self.detections.items()
+            if detection["sequence_id"] == sequence_id
+            for prediction in detection["algo_predictions"]["predictions"]
+        ]
+        row["annotation"]["sequences_bbox"] = [
+            {
+                "is_smoke": True,
+                "false_positive_types": [],
+                "bboxes": [{"detection_id": box.detection_id, "xyxyn": box.box.xyxyn} for box in members],
+            }
+            for members in cluster(boxes, rule, self.generation)
+        ]
+
     async def _change_annotation(self, request: web.Request) -> web.Response:
+        changes = await request.json()
+        if set(THRESHOLDS) & set(changes):
+            return web.Response(status=500, text="Internal Server Error")  # it sets fields that its table lacks
         self.changes += 1
         row = self.annotations[int(request.match_info["id"])]
-        row |= await request.json()
+        row |= changes
+        self._generate(row, row["sequence_id"], None, None, None)
         return web.json_response(row)
+
+    async def _delete_annotation(self, request: web.Request) -> web.Response:
+        self.changes += 1
+        del self.annotations[int(request.match_info["id"])]
+        return web.Response(status=204)
 
     async def _sequences(self, request: web.Request) -> web.Response:
         begin, end = request.query.get("recorded_at_gte", ""), request.query.get("recorded_at_lte", "9")

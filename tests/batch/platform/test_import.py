@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.batch.platform.boxes import Generation
+from headrace.batch.platform.boxes import ClusterRule, Generation
 from tests.batch.platform.alert_server import FIRST_DAY, PAGE_ROWS_MAX, PER_DAY, SEQUENCES, picture
 from tests.batch.platform.import_world import DETECTIONS, ImportWorld, numbers
 
@@ -64,7 +64,6 @@ def test_boxes_of_a_sequence_become_tracks(world: ImportWorld) -> None:
     expected = [[10, 11, 12], [10, 11, 12]] if world.platform.generation is Generation.FIRST else [[10, 11, 12]]
     assert [[box[0] for box in track] for track in tracks[:-1]] == expected
     (item,) = [row for row in world.annotation.annotations.values() if row["id"] == 1001]
-    assert (item["confidence_threshold"], item["iou_threshold"], item["min_cluster_size"]) == (0.0, 0.3, 1)
     assert all(track["is_smoke"] for track in item["annotation"]["sequences_bbox"])
 
 
@@ -98,6 +97,14 @@ def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: Im
     world.folder = tmp_path / "a third"
     assert world.run(last=FIRST_DAY.date()).statistics.annotations_overwritten == 1
     assert annotation["processing_stage"] == "ready_to_annotate"
+
+
+def test_an_annotation_that_loses_all_its_tracks_is_not_clustered_by_the_servers_defaults(world: ImportWorld) -> None:
+    world.run(last=FIRST_DAY.date())
+    done = world.run(last=FIRST_DAY.date(), rule=ClusterRule(confidence_threshold=0.95))
+    assert done.statistics.faults == []
+    assert done.statistics.annotations_overwritten == PER_DAY
+    assert [tracks for _, tracks in world.annotation.content().values()] == [["ready_to_annotate"]] * PER_DAY
 
 
 def test_a_dry_run_says_what_would_come_and_writes_nothing(world: ImportWorld) -> None:
