@@ -138,6 +138,7 @@ def _annotation_api(session: aiohttp.ClientSession, endpoints: ImportEndpoints) 
         endpoints.credentials.annotation_password.get_secret_value(),
         "MAIN_ANNOTATION_LOGIN and MAIN_ANNOTATION_PASSWORD",
         as_json=True,
+        is_optional=True,
     )
     endpoint = ApiEndpoint(endpoints.annotation_url, "annotation API", login)
     return AnnotationApi(ApiClient(session, endpoint, endpoints.policy))

@@ -134,7 +134,7 @@ class AnnotationServer(ApiServer):
         confidence, overlap, size = thresholds
         rule = ClusterRule(confidence or 0.0, overlap or default, int(size or 1))
         boxes = [
-            ClusteredBox(number, Box(*prediction["xyxyn"], prediction["confidence"]))
+            ClusteredBox(number, Box(*map(float, [*prediction["xyxyn"], prediction["confidence"]])))
             for number, detection in self.detections.items()
             if detection["sequence_id"] == sequence_id
             for prediction in detection["algo_predictions"]["predictions"]

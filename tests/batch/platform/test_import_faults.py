@@ -177,6 +177,20 @@ def test_a_wrong_login_is_named_and_no_secret_is_shown(world: ImportWorld, monke
     assert "canary-password" not in str(refused.value)
 
 
+def test_an_annotation_api_without_a_login_is_used_without_a_token(world: ImportWorld) -> None:
+    world.annotation.has_login = False
+    assert numbers(world.run()) == (SEQUENCES, SEQUENCES, 0, SEQUENCES)
+    assert world.is_whole()
+    assert world.annotation.number_of("POST /auth/login") == 1
+
+
+def test_a_login_that_may_not_read_organizations_is_named(world: ImportWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_ADMIN_LOGIN", "reader")
+    monkeypatch.setenv("PLATFORM_ADMIN_PASSWORD", "reader-secret")
+    with pytest.raises(HeadraceError, match="PLATFORM_ADMIN_LOGIN and PLATFORM_ADMIN_PASSWORD may not GET /org"):
+        world.run()
+
+
 def test_a_login_that_is_refused_in_the_middle_is_not_tried_again(world: ImportWorld) -> None:
     world.platform.faults = [Fault("GET /sequences/", 401, 99, after=4), Fault("POST /login", 401, 99, after=2)]
     done = world.run(workers=1)

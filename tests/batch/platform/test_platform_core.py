@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch.platform.alerts import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
-from headrace.batch.platform.api import _detail
+from headrace.batch.platform.answers import detail
 from headrace.batch.platform.boxes import (
     BOXES_MAX,
     Box,
@@ -229,7 +229,7 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
     ],
 )
 def test_a_refusal_is_said_in_one_line(content: bytes, text: str) -> None:
-    assert _detail(content) == text
+    assert detail(content) == text
 
 
 def test_a_state_file_survives_strange_lines_and_a_torn_end(tmp_path: Path) -> None:
