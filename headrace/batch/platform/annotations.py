@@ -86,12 +86,55 @@ class AnnotationApi:
         by_id = {row.id: row async for row in self._rows("/detections/", UploadedDetection, params)}
         return sorted(by_id.values(), key=lambda row: (row.recorded_at, row.alert_api_id, row.id))
 
+    async def readable(self, sequence_id: int) -> dict[int, int] | None:
+        """Return the detections whose images can be read, as the platform's id and this API's, and delete the others.
+
+        Returns None, without a deletion, if one cannot be deleted: the API refuses to delete an image without a key.
+        Then only deleting the sequence helps.
+        """
+        readable: dict[int, int] = {}
+        broken: list[int] = []
+        for row in await self.uploaded(sequence_id):
+            if not row.is_stored:
+                return None
+            if await self._has_image(row.id):
+                readable[row.alert_api_id] = row.id
+            else:
+                broken.append(row.id)
+        for detection_id in broken:
+            await self._delete(f"/detections/{detection_id}")
+        return readable
+
+    async def delete_sequence(self, sequence_id: int) -> None:
+        """Delete a sequence with its detections and annotation; one that is gone already is no error.
+
+        Raises:
+            PlatformApiError: a person has annotated it.
+        """
+        annotation = await self._find_annotation(sequence_id)
+        if annotation is not None and annotation.processing_stage in ANNOTATED:
+            raise PlatformApiError(
+                self._api.url,
+                f"sequence {sequence_id} of the annotation API has a detection without an image, and is annotated",
+                hint="delete the sequence there, which deletes its annotation, and import it again",
+            )
+        await self._delete(f"/sequences/{sequence_id}", force="true")
+
+    async def _has_image(self, detection_id: int) -> bool:
+        try:
+            await self._api.request(ApiRequest("GET", f"/detections/{detection_id}/url"))
+        except PlatformApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
     async def upload(self, form: Mapping[str, str], image: PlatformImage) -> int:
         """Upload a detection and return its id."""
         sequence_id, alert_api_id = int(form["sequence_id"]), int(form["alert_api_id"])
 
         async def find_uploaded() -> dict[str, int] | None:
-            known = {row.alert_api_id: row.id for row in await self.uploaded(sequence_id)}
+            known = {row.alert_api_id: row.id for row in await self.uploaded(sequence_id) if row.is_stored}
             return {"id": known[alert_api_id]} if alert_api_id in known else None
 
         request = ApiRequest("POST", "/detections/", form=form, image=image)

@@ -163,6 +163,7 @@ class UploadedDetection(ApiEntity):
 
     alert_api_id: int
     recorded_at: UtcTime
+    bucket_key: str | None = None
     algo_predictions: AlgoPredictions | None = None
     others_bboxes: object = None
 
@@ -170,6 +171,11 @@ class UploadedDetection(ApiEntity):
     def generation(self) -> Generation:
         """The generation of the annotation API: the first has no `others_bboxes`."""
         return Generation.SECOND if "others_bboxes" in self.model_fields_set else Generation.FIRST
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its image was uploaded: the first generation commits a row with an empty key before the upload."""
+        return self.bucket_key != ""
 
     @property
     def boxes(self) -> list[Box]:

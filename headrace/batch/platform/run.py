@@ -184,8 +184,11 @@ class ImportRun:
         sequence_id, is_new = await self._annotations.create_sequence(
             sequence_form(options.source, sequence, data.camera, data.organisation)
         )
-        uploaded = [] if is_new else await self._annotations.uploaded(sequence_id)
-        known = {row.alert_api_id: row.id for row in uploaded}
+        known = {} if is_new else await self._annotations.readable(sequence_id)
+        if known is None:
+            await self._annotations.delete_sequence(sequence_id)
+            form = sequence_form(options.source, sequence, data.camera, data.organisation)
+            sequence_id, known = (await self._annotations.create_sequence(form))[0], {}
         self._bars.expect(FRAMES, len(data.detections))
         ids = await _gather_all(
             self._import_detection(data, detection, sequence_id, known.get(detection.id))

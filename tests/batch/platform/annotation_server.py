@@ -35,6 +35,8 @@ class AnnotationServer(ApiServer):
         self.annotations: dict[int, dict[str, Any]] = {}
         self.last_ids: dict[int, int] = {}
         self.changes = 0
+        self.uploads_fail = 0  # so many
+        self.lost_images: set[str] = set()  # keys
         self.labels_have_names = True  # before they had, a label was yes or no
 
     def content(self) -> dict[int, Any]:
@@ -53,6 +55,9 @@ class AnnotationServer(ApiServer):
                     ]
                     tracks.append(row["processing_stage"])
             assert item["alert_api_id"] not in seen
+            keys = [row["bucket_key"] for row in self.detections.values() if row["sequence_id"] == number]
+            assert all(keys)
+            assert not self.lost_images & set(keys)
             seen[item["alert_api_id"]] = (sorted(alert_ids.values()), tracks)
         return seen
 
@@ -64,6 +69,9 @@ class AnnotationServer(ApiServer):
             web.get(f"{v1}/sequences/", self._sequences),
             web.post(f"{v1}/detections/", self._create_detection),
             web.get(f"{v1}/detections/", self._detections),
+            web.get(f"{v1}/detections/{{id}}/url", self._url),
+            web.delete(f"{v1}/detections/{{id}}", self._delete_detection),
+            web.delete(f"{v1}/sequences/{{id}}", self._delete_sequence),
             web.post(f"{v1}/annotations/sequences/", self._create_annotation),
             web.get(f"{v1}/annotations/sequences/", self._annotations),
             web.patch(f"{v1}/annotations/sequences/{{id}}", self._change_annotation),
@@ -116,7 +124,37 @@ class AnnotationServer(ApiServer):
         keys = {(detection["sequence_id"], detection["alert_api_id"]) for detection in self.detections.values()}
         if self.generation is Generation.SECOND and key in keys:
             return web.json_response({"detail": "Resource already exists"}, status=409)
-        return self._created(self.detections, row)
+        if self.uploads_fail:
+            self.uploads_fail -= 1
+            if self.generation is Generation.FIRST:
+                self._created(self.detections, row | {"bucket_key": ""})  # committed before the upload
+            return web.Response(status=500, text="Internal Server Error")
+        return self._created(self.detections, row | {"bucket_key": f"detections/{row['alert_api_id']}"})
+
+    async def _url(self, request: web.Request) -> web.Response:
+        key = self.detections[int(request.match_info["id"])]["bucket_key"]
+        if not key:
+            return web.Response(status=500, text="Internal Server Error")
+        if key in self.lost_images:
+            return web.json_response({"detail": "File cannot be found on the bucket storage"}, status=404)
+        return web.json_response({"url": f"{self.url}/{key}"})
+
+    async def _delete_detection(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["id"])
+        if not self.detections[number]["bucket_key"]:
+            return web.Response(status=500, text="Internal Server Error")  # the S3 client refuses an empty key
+        self.lost_images.discard(self.detections.pop(number)["bucket_key"])
+        return web.Response(status=204)
+
+    async def _delete_sequence(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["id"])
+        if self.generation is Generation.SECOND and request.query.get("force") != "true":
+            return web.json_response({"detail": "Only manually added objects can be removed."}, status=409)
+        self.sequences.pop(number)
+        for rows in (self.detections, self.annotations):
+            for key in [key for key, row in rows.items() if row["sequence_id"] == number]:
+                del rows[key]
+        return web.Response(status=204)
 
     async def _create_annotation(self, request: web.Request) -> web.Response:
         row = await request.json()
