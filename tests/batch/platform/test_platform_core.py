@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batch.platform.alerts import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
 from headrace.batch.platform.answers import detail
 from headrace.batch.platform.boxes import (
     BOXES_MAX,
@@ -24,6 +23,7 @@ from headrace.batch.platform.boxes import (
     parse_boxes,
     valid_box,
 )
+from headrace.batch.platform.paging import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
 from headrace.batch.platform.payloads import source_api
 from headrace.batch.platform.state import ImportState, state_path
 from headrace.batch.platform.statistics import DayReport, ImportStatistics, SequenceOutcome, days_between
@@ -150,7 +150,7 @@ def read_all(pages_of: list[list[int]], cap: int) -> tuple[set[int], int]:
         page = rows[reading.offset : reading.offset + min(cap, PAGE_ROWS)]
         number += 1
         result |= set(page)
-        match next_page(reading, page):
+        match next_page(reading, [(number, str(number)) for number in page]):
             case ListComplete():
                 return result, number
             case ListUnstable():
@@ -200,7 +200,7 @@ def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
 def test_the_statistics_are_said_as_they_always_were() -> None:
     day = DayReport(date(2026, 1, 10), fetched=15)
     day.outcomes |= {SequenceOutcome.IMPORTED: 14, SequenceOutcome.FAILED: 1}
-    assert ImportStatistics([day], annotations_created=14).summary() == (
+    assert ImportStatistics([day], annotations_new=14).summary() == (
         "Processing completed!\nFinal Statistics:\n  Total sequences: 15\n  Successful sequences: 14\n"
         "  Failed sequences: 1\n  Annotations created: 14"
     )
