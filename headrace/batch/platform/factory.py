@@ -141,12 +141,18 @@ def _alert_api(
 
 
 def _annotation_api(session: aiohttp.ClientSession, endpoints: ImportEndpoints) -> AnnotationApi:
-    credentials, prefix = endpoints.credentials, "MAIN"
-    name, password = credentials.annotation_login, credentials.annotation_password
-    if is_local(endpoints.annotation_url):  # the main credentials are never sent to this machine
+    login = annotation_login(endpoints.annotation_url, endpoints.credentials)
+    endpoint = ApiEndpoint(endpoints.annotation_url, "annotation API", login)
+    return AnnotationApi(ApiClient(session, endpoint, endpoints.policy))
+
+
+def annotation_login(url: str, credentials: PlatformCredentials) -> PlatformLogin:
+    """Return the login of the annotation API at this URL; the main one is never sent to this machine."""
+    prefix, name, password = "MAIN", credentials.annotation_login, credentials.annotation_password
+    if _is_local(url):
         prefix = "LOCAL"
         name, password = credentials.local_annotation_login, credentials.local_annotation_password
-    login = PlatformLogin(
+    return PlatformLogin(
         "/auth/login",
         name,
         password.get_secret_value(),
@@ -154,12 +160,9 @@ def _annotation_api(session: aiohttp.ClientSession, endpoints: ImportEndpoints) 
         as_json=True,
         is_optional=True,
     )
-    endpoint = ApiEndpoint(endpoints.annotation_url, "annotation API", login)
-    return AnnotationApi(ApiClient(session, endpoint, endpoints.policy))
 
 
-def is_local(url: str) -> bool:
-    """Return whether a URL names this machine."""
+def _is_local(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback

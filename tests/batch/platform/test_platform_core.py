@@ -1,7 +1,9 @@
 """Boxes, clusters, pages and days: what is decided without asking anybody."""
 
+import random
 import resource
 import signal
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -174,6 +176,39 @@ def test_what_comes_and_goes_while_pages_are_read_loses_no_row() -> None:
     without_first = rows[1:]
     assert read_all([rows, with_new], 5)[0] >= set(with_new)
     assert read_all([rows, without_first], 5)[0] >= set(without_first)
+
+
+def read_with_ties(groups: list[list[int]], order: Callable[[list[int], int], list[int]]) -> set[int] | None:
+    """Read a list of groups of rows of the same time, whose order is another one for each page."""
+    reading, result, pages = PageCursor(), set[int](), 0
+    while True:
+        rows = [(row, str(key)) for key, group in enumerate(groups) for row in order(group, pages)]
+        page = rows[reading.offset : reading.offset + reading.limit]
+        pages += 1
+        result |= {number for number, _ in page}
+        match next_page(reading, page):
+            case ListComplete():
+                return result
+            case ListUnstable():
+                return None
+            case going:
+                assert isinstance(going, PageCursor)
+                reading = going
+
+
+def shuffled(group: list[int], seed: int) -> list[int]:
+    return random.Random(seed).sample(group, len(group))
+
+
+@pytest.mark.parametrize("size", [2, 3, 30, 99, 100, 101])
+@pytest.mark.parametrize("order", [shuffled, lambda group, page: group if page % 2 else group[::-1]])
+def test_rows_of_the_same_time_at_a_pages_edge_are_all_read(
+    size: int, order: Callable[[list[int], int], list[int]]
+) -> None:
+    tied = list(range(1000, 1000 + size))
+    for before in (98, 99, 100):
+        groups = [*([number] for number in range(before)), tied, *([number] for number in range(2000, 2150))]
+        assert read_with_ties(groups, order) == {number for group in groups for number in group}
 
 
 def test_a_list_that_never_stands_still_is_not_taken_for_whole() -> None:
