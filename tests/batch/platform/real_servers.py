@@ -102,20 +102,13 @@ class World:
         subprocess.run(command, cwd=self.source(name), env=self.environment(name), check=True)
 
     def start(self, name: str) -> None:
-        if (self.source(name) / "alembic.ini").exists():
+        creates_tables = "create_all" in (self.source(name) / "app" / "db.py").read_text()
+        if not creates_tables:
             self.run(name, "-m", "alembic", "upgrade", "head")
-        if name == "platform":
-            self.run(name, "app/db.py")
-        command = [
-            self.python(name),
-            "-m",
-            "uvicorn",
-            "app.main:app",
-            "--port",
-            str(PORTS[name]),
-            "--log-level",
-            "error",
-        ]
+        if name == "platform" or creates_tables:
+            self.run(name, "app/db.py")  # which also adds the platform's first user
+        options = ["--port", str(PORTS[name]), "--log-level", "error"]
+        command = [self.python(name), "-m", "uvicorn", "app.main:app", *options]
         self.processes.append(
             subprocess.Popen(command, cwd=self.source(name), env=self.environment(name))  # ended by `started`
         )
