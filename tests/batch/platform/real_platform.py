@@ -86,6 +86,8 @@ class Rows:
 
 async def add_sequence(rows: Rows, s3: Any, bucket: str, camera: int, choose: random.Random) -> None:
     azimuth = choose.choice([359.7, 43.4, 0.0])
+    if not await has_poses(rows):
+        azimuth = float(int(azimuth))  # the older reference importer sends it as it is, which must be whole
     # Two sequences of each pair begin at the same time.
     day = datetime(DAY.year, DAY.month, DAY.day, 8)  # noqa: DTZ001 - the platform's times have no zone
     began = day + timedelta(minutes=rows.sequences // 2)

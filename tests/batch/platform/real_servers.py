@@ -173,17 +173,11 @@ def import_theirs(world: World) -> None:
     module = ".".join((*packages.parts, "alert_api" if newest else "platform", "import"))
     names = ("--alert-api-url", "--annotation-api-url") if newest else ("--url-api-platform", "--url-api-annotation")
     days = ["--date-from", str(DAY), "--date-end", str(DAY)]
-    command = [
-        world.python("theirs"),
-        "-c",
-        REFERENCE,
-        module,
-        *days,
-        names[0],
-        url("platform"),
-        names[1],
-        url("theirs"),
-    ]
+    importer = world.options.annotator / Path(*module.split(".")).with_suffix(".py")
+    if "--max-sequences" in importer.read_text():
+        days += ["--max-sequences", "100000"]  # one generation imports 10 at most otherwise
+    urls = [names[0], url("platform"), names[1], url("theirs")]
+    command = [world.python("theirs"), "-c", REFERENCE, module, *days, *urls]
     environment = world.environment("theirs") | {name: os.environ[name] for name in os.environ if "PLATFORM_" in name}
     environment["PYTHONPATH"] += f":{world.options.annotator}"
     environment["ANNOTATOR_PASSWORD"] = "admin12345"
