@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from headrace.batch.platform.factory import ImportEndpoints
-    from headrace.batch.platform.run import ImportOptions, ImportRun, PublishFrame
+    from headrace.batch.platform.options import ImportOptions, PublishFrame
+    from headrace.batch.platform.run import ImportRun
     from headrace.producers.delivery import EventPublisher
     from headrace.runtime.settings import Settings
     from headrace.schemas.events import Origin
@@ -41,6 +42,14 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class Transfer(StrEnum):
+    """How images reach the annotation API."""
+
+    UPLOAD = "upload"
+    BUCKET_COPY = "bucket-copy"
+    URL = "url"
 
 
 class Clustering(StrEnum):
@@ -94,6 +103,13 @@ def import_platform(
     max_workers: Annotated[
         int, typer.Option(min=1, max=WORKERS_MAX, help="Sequences and images processed concurrently.")
     ] = 4,
+    max_sequences: Annotated[int, typer.Option(min=0, help="Maximum sequences to import; 0 is no maximum.")] = 0,
+    sequence_list: Annotated[
+        str | None, typer.Option(help="Only these ids of sequences: separated by commas, or a file that lists them.")
+    ] = None,
+    image_transfer: Annotated[
+        Transfer, typer.Option(help="upload, or let the newest annotation API fetch images itself.")
+    ] = Transfer.UPLOAD,
     keep_annotated: Annotated[
         bool, typer.Option("--keep-annotated", help="Do not overwrite annotations that a person completed.")
     ] = False,
@@ -111,8 +127,8 @@ def import_platform(
     """Import the sequences of a range of days; exit 1 if any is incomplete. Run it again to resume."""
     from headrace.batch.platform.boxes import ClusterMethod, ClusterRule
     from headrace.batch.platform.factory import ImportEndpoints, load_credentials
+    from headrace.batch.platform.options import ImageTransfer, ImportOptions
     from headrace.batch.platform.payloads import source_api
-    from headrace.batch.platform.run import ImportOptions
     from headrace.runtime.addresses import networks_of
 
     first, last = date_from.date(), date_end.date() if date_end else _today()
@@ -148,11 +164,36 @@ def import_platform(
         dry_run=dry_run,
         keep_annotated=keep_annotated,
         workers=max_workers,
+        only=_sequence_ids(sequence_list, max_sequences),
+        sequences_max=max_sequences,
+        transfer=ImageTransfer(image_transfer.value),
     )
     result = _run(settings, endpoints, options, loglevel)
     _report(result, options, as_json=as_json)
     if not result.statistics.complete:
         raise typer.Exit(Exit.FAILED)
+
+
+def _sequence_ids(text: str | None, number_max: int) -> frozenset[int]:
+    """Return the ids of a list or of the file that it names, at most `number_max` of them unless 0."""
+    import re
+    from pathlib import Path
+
+    if text is None:
+        return frozenset()
+    try:
+        path = Path(text)
+        content = path.read_text() if path.is_file() else text
+        numbers = [int(item) for item in re.split(r"[,\s]+", content) if item]
+    except (OSError, ValueError) as error:
+        raise HeadraceError(
+            "option_invalid", f"invalid --sequence-list: {error}", hint="list numbers", exit_code=Exit.USAGE
+        ) from None
+    if not numbers:
+        raise HeadraceError(
+            "option_invalid", "--sequence-list is empty", hint="list numbers, or leave it out", exit_code=Exit.USAGE
+        )
+    return frozenset(numbers[:number_max] if number_max else numbers)
 
 
 def _today() -> date:
@@ -237,6 +278,8 @@ def _report(result: "ImportRun", options: "ImportOptions", *, as_json: bool) -> 
         say(f"sequence {annotation.sequence_id}: {len(annotation.clusters)} clusters planned, with boxes: {boxes}")
     for fault in statistics.faults:
         say(f"failed: {fault}")
+    for note in statistics.notes:
+        say(f"note: {note}")
     if statistics.boxes_dropped:
         say(f"{statistics.boxes_dropped} invalid boxes were skipped")
     for day in statistics.days:
@@ -255,11 +298,19 @@ def _report(result: "ImportRun", options: "ImportOptions", *, as_json: bool) -> 
             "successful_sequences": statistics.successful,
             "failed_sequences": statistics.failed,
             "annotations_created": statistics.annotations_created,
+            "annotations_new": statistics.annotations_new,
             "annotations_overwritten": statistics.annotations_overwritten,
+            "annotations_planned": statistics.annotations_planned,
+            "sequences_empty": statistics.sequences_empty,
+            "sequences_rolled_back": statistics.sequences_rolled_back,
+            "scores_refreshed": statistics.scores_refreshed,
+            "alerts_parked": statistics.alerts_parked,
+            "images_missing": statistics.images_missing,
             "detections_uploaded": statistics.detections_uploaded,
             "frames_published": statistics.frames_published,
             "boxes_dropped": statistics.boxes_dropped,
             "faults": statistics.faults,
+            "notes": statistics.notes,
             "days": [
                 {
                     "day": day.day.isoformat(),

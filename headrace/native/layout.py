@@ -24,6 +24,7 @@ _OWN_ENTRIES = (
     "minio",
     "store",
     "archive",
+    "import-platform",  # the state of imports into this stack
 )
 
 

@@ -164,7 +164,7 @@ class Rows:
 
 async def test_refusals_that_are_alike_are_one_row_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [600.0]
-    monkeypatch.setattr("headrace.gateway.auth.guard.time.time", lambda: now[0])
+    monkeypatch.setattr("headrace.gateway.auth.audit_log.time.time", lambda: now[0])
     kept = Rows()
     log = AuditLog(kept)  # type: ignore[arg-type]
     for number in range(1000):
@@ -189,7 +189,7 @@ async def test_repeated_requests_are_written_when_their_minute_or_the_process_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [600.0]
-    monkeypatch.setattr("headrace.gateway.auth.guard.time.time", lambda: now[0])
+    monkeypatch.setattr("headrace.gateway.auth.audit_log.time.time", lambda: now[0])
     kept = Rows()
     log = AuditLog(kept)  # type: ignore[arg-type]
 

@@ -129,6 +129,8 @@ def test_purge_leaves_what_is_not_ours(tmp_path):
     state = StateDir.at(tmp_path / "mine")
     state.create()
     (state.root / "letter.txt").write_text("keep")
+    (state.root / "import-platform").mkdir()
+    (state.root / "import-platform" / "0123456789abcdef.jsonl").write_text('{"detection":1}\n')
     state.purge()
     assert [entry.name for entry in state.root.iterdir()] == ["letter.txt"]
 

@@ -5,8 +5,7 @@ after the API has done the work.
 """
 
 import asyncio
-import errno
-import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -20,6 +19,7 @@ from yarl import URL
 
 from headrace.batch.fetch.errors import AddressRefusedError, ConnectionFailedError, UrlRefusedError
 from headrace.batch.fetch.url import parse_url
+from headrace.batch.platform.answers import describe_failure, describe_invalid, detail, without_query
 from headrace.batch.platform.entities import ApiEntity, Entity, InvalidRow
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import Exit, HeadraceError
@@ -27,7 +27,6 @@ from headrace.runtime.logs import Action, get_log
 from headrace.schemas.limits import FRAME_BYTES_MAX, MIB
 
 ANSWER_BYTES_MAX = 32 * MIB
-DETAIL_CHARACTERS_MAX = 200
 _TRANSIENT = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _SUCCESS = range(200, 300)
 
@@ -45,13 +44,17 @@ class RequestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PlatformLogin:
-    """How to log in: the API expects a form or JSON; `variables` names the variables that hold the credentials."""
+    """How to log in: the API expects a form or JSON; `variables` names the variables that hold the credentials.
+
+    An API whose login `is_optional` may have no such path.
+    """
 
     path: str
     username: str
     password: str
     variables: str
     as_json: bool = False
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,10 @@ class ApiClient:
             raise PlatformApiError(self.url, what) from None
 
     async def log_in(self) -> None:
-        """Log in; later requests renew the token by themselves."""
+        """Log in; later requests renew the token by themselves.
+
+        An API that has no login is used without a token.
+        """
         await self._renew_token(None)
 
     async def image(self, url: str) -> bytes:
@@ -174,7 +180,7 @@ class ApiClient:
             target = parse_url(url)
         except UrlRefusedError as error:
             raise PlatformApiError(self.url, f"invalid image URL: {error.what}") from None
-        where = _without_query(target.text)
+        where = without_query(target.text)
         # Already encoded: the signature of a presigned URL covers its exact spelling.
         address = URL(target.text, encoded=True)
         try:
@@ -184,8 +190,8 @@ class ApiClient:
         except AddressRefusedError:
             raise PlatformApiError(
                 where,
-                "the image's host is neither public nor in a listed network",
-                hint="if the host is yours, list its network in HEADRACE_URL_NETWORKS",
+                "the image's host is neither public nor in a network listed in HEADRACE_URL_NETWORKS",
+                hint="if the host is yours, list its network there",
             ) from None
         except _TransientError as error:
             raise PlatformApiError(where, f"cannot download the image: {error}") from None
@@ -202,14 +208,14 @@ class ApiClient:
         try:
             return TypeAdapter(kind).validate_python(answer)
         except ValidationError as error:
-            raise PlatformApiError(self.url, _describe_invalid(path, error)) from None
+            raise PlatformApiError(self.url, describe_invalid(path, error)) from None
 
     def _row(self, path: str, kind: type[Entity], row: Any) -> Entity | InvalidRow:
         try:
             return kind.model_validate(row)
         except ValidationError as error:
             known = self.validated(path, ApiEntity, row)
-            return InvalidRow(id=known.id, reason=_describe_invalid(path, error))
+            return InvalidRow(id=known.id, reason=describe_invalid(path, error))
 
     async def _retry(
         self, call: Callable[[], Awaitable[T]], find_applied: Callable[[], Awaitable[T | None]] | None = None
@@ -227,15 +233,18 @@ class ApiClient:
 
     async def _send_authorised(self, request: ApiRequest) -> Any:
         for _ in range(2):
-            token = self._token or await self._renew_token(None)
+            token = await self._renew_token(None) if self._token is None else self._token
             status, content = await self._send(
                 request.method,
                 f"{self.url}/api/v1{request.path}",
-                headers={"Authorization": f"Bearer {token}"},
+                headers={"Authorization": f"Bearer {token}"} if token else {},
                 params=request.params,
                 data=request.multipart(),
                 json=request.body,
             )
+            if status == HTTPStatus.FORBIDDEN:
+                what = f"{self._login.variables} may not {request}: HTTP 403{detail(content)}"
+                raise PlatformApiError(self.url, what, status, hint=self._login_hint)
             if status != HTTPStatus.UNAUTHORIZED:
                 return self._decoded(str(request), status, content)
             await self._renew_token(token)
@@ -266,6 +275,9 @@ class ApiClient:
                 hint="check the address and try again",
                 exit_code=Exit.UNREACHABLE,
             ) from None
+        if status == HTTPStatus.NOT_FOUND and login.is_optional:
+            get_log().info(Action.PASSED_OVER, what=f"{self._name} {login.path}", why="the API has no login")
+            return ""
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
             self._is_refused = True
             raise self._login_refused
@@ -284,6 +296,7 @@ class ApiClient:
         **options: Any,
     ) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self._policy.answer_s_max)
+        began = time.monotonic()
         try:
             async with (session or self._session).request(
                 method, url, timeout=timeout, allow_redirects=False, **options
@@ -295,20 +308,30 @@ class ApiClient:
                     content += chunk
                     if len(content) > bytes_max:
                         what = f"the answer is larger than {bytes_max} bytes"
-                        raise PlatformApiError(_without_query(str(url)), what, answer.status)
+                        raise PlatformApiError(without_query(str(url)), what, answer.status)
+                get_log().debug(
+                    Action.ANSWERED,
+                    service=self._name,
+                    request=f"{method} {without_query(str(url))}",
+                    params=options.get("params"),
+                    body=_loggable(options),
+                    status=answer.status,
+                    bytes=len(content),
+                    seconds=round(time.monotonic() - began, 3),
+                )
                 return answer.status, bytes(content)
         except TimeoutError:
             raise _TransientError(f"no answer within {self._policy.answer_s_max:g} s") from None
         except aiohttp.InvalidURL:
-            raise PlatformApiError(_without_query(str(url)), "invalid URL") from None
+            raise PlatformApiError(without_query(str(url)), "invalid URL") from None
         except ConnectionFailedError as error:
             raise _TransientError(error.what) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _TransientError(_describe_failure(error)) from None
+            raise _TransientError(describe_failure(error)) from None
 
     def _decoded(self, request: str, status: int, content: bytes) -> Any:
         if status not in _SUCCESS:
-            raise PlatformApiError(self.url, f"{request} failed with HTTP {status}{_detail(content)}", status)
+            raise PlatformApiError(self.url, f"{request} failed with HTTP {status}{detail(content)}", status)
         if not content:
             return None
         try:
@@ -343,32 +366,9 @@ def checked_url(url: str, name: str) -> str:
     return url.rstrip("/")
 
 
-def _detail(content: bytes) -> str:
-    """Return an error answer in one line; the HTML page of a proxy is omitted."""
-    text = " ".join(content.decode("utf-8", "replace").split())
-    return f": {text[:DETAIL_CHARACTERS_MAX]}" if text and not text.startswith("<") else ""
-
-
-def _describe_invalid(path: str, error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    location = ".".join(map(str, first["loc"])) or "the body"
-    return f"invalid answer from {path}: {location}: {first['msg']}"
-
-
-def _describe_failure(error: aiohttp.ClientError | OSError) -> str:
-    """Return why no answer came; the errors' own messages may show a URL with its query."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "the host name does not resolve"
-        case aiohttp.ClientSSLError() | aiohttp.ClientConnectorCertificateError():
-            return "the certificate is not trusted, or the TLS handshake failed"
-        case aiohttp.ClientConnectorError():
-            return f"cannot connect: {os.strerror(error.os_error.errno or errno.ECONNREFUSED)}"
-        case aiohttp.ClientResponseError():
-            return "malformed HTTP response"
-        case _:
-            return "the connection was lost"
-
-
-def _without_query(url: str) -> str:
-    return url.split("?", 1)[0]
+def _loggable(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON of a request without the key of a presigned URL; that of a login has secrets."""
+    body = options.get("json")
+    if not body or "password" in body:
+        return None
+    return {name: without_query(value) if name == "source_url" else value for name, value in body.items()}

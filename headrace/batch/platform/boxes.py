@@ -172,11 +172,12 @@ def _merge_by_detection(members: list[ClusteredBox]) -> list[ClusteredBox]:
     merged: dict[int, Box] = {}
     for member in members:
         known = merged.get(member.detection_id)
-        merged[member.detection_id] = member.box if known is None else _bounding_box(known, member.box)
+        merged[member.detection_id] = member.box if known is None else bounding_box(known, member.box)
     return [ClusteredBox(detection_id, box) for detection_id, box in merged.items()]
 
 
-def _bounding_box(box: Box, other: Box) -> Box:
+def bounding_box(box: Box, other: Box) -> Box:
+    """Return the smallest box around two boxes, with the higher confidence."""
     return Box(
         min(box.x1, other.x1),
         min(box.y1, other.y1),

@@ -1,6 +1,7 @@
 """The answers of the two APIs, in both generations; models validate only the fields that the import uses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Generic, Self, TypeVar
 
@@ -71,10 +72,19 @@ class AlertSequence(ApiEntity):
     temporal_api_version: str | None = None
 
     @property
+    def generation(self) -> Generation:
+        """The generation of the platform: only the second names the camera's azimuth."""
+        return Generation.SECOND if "camera_azimuth" in self.model_fields_set else Generation.FIRST
+
+    @property
+    def camera_direction(self) -> float | None:
+        """The azimuth of the camera, in degrees."""
+        return self.azimuth if self.azimuth is not None else self.camera_azimuth
+
+    @property
     def degrees(self) -> int | None:
         """The azimuth of the camera, 0 to 359."""
-        azimuth = self.azimuth if self.azimuth is not None else self.camera_azimuth
-        return None if azimuth is None else round(azimuth) % 360
+        return None if self.camera_direction is None else round(self.camera_direction) % 360
 
     @property
     def wildfire_label(self) -> str | None:
@@ -120,10 +130,35 @@ class Detection(ApiEntity):
         return ParsedBoxes(boxes, sum(row.dropped for row in parsed))
 
     @property
+    def own_predictions(self) -> ParsedBoxes:
+        """The boxes of this row alone, which the platform followed."""
+        return parse_boxes(self.bboxes if self.bboxes is not None else self.bbox)
+
+    @property
+    def other_predictions(self) -> ParsedBoxes:
+        """The boxes of the image that are not this row's own, which include those of its further rows."""
+        return ParsedBoxes((*parse_boxes(self.others_bboxes).boxes, *self.predictions.boxes))
+
+    @property
     def others(self) -> ParsedBoxes:
         """The other boxes of the image, which only the second generation has."""
         parsed, own = parse_boxes(self.others_bboxes), self.predictions.boxes
         return ParsedBoxes(tuple(box for box in parsed.boxes if box not in own), parsed.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceData:
+    """A sequence with its camera, organisation and detections; `note` says what of it could not be read.
+
+    A sequence that `lacks_images` may be complete another time.
+    """
+
+    sequence: AlertSequence
+    camera: PlatformCamera
+    organisation: Organisation
+    detections: Sequence[Detection]
+    note: str = ""
+    lacks_images: bool = False
 
 
 def group_by_image(rows: Iterable[Detection]) -> list[Detection]:
@@ -163,6 +198,7 @@ class UploadedDetection(ApiEntity):
 
     alert_api_id: int
     recorded_at: UtcTime
+    bucket_key: str | None = None
     algo_predictions: AlgoPredictions | None = None
     others_bboxes: object = None
 
@@ -170,6 +206,11 @@ class UploadedDetection(ApiEntity):
     def generation(self) -> Generation:
         """The generation of the annotation API: the first has no `others_bboxes`."""
         return Generation.SECOND if "others_bboxes" in self.model_fields_set else Generation.FIRST
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its image was uploaded: the first generation commits a row with an empty key before the upload."""
+        return self.bucket_key != ""
 
     @property
     def boxes(self) -> list[Box]:

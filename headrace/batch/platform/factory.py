@@ -4,7 +4,9 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import AliasChoices, Field, SecretStr
@@ -14,7 +16,8 @@ from headrace.batch.fetch.pinned_connector import create_connector
 from headrace.batch.platform.alerts import AlertApi
 from headrace.batch.platform.annotations import AnnotationApi
 from headrace.batch.platform.api import ApiClient, ApiEndpoint, PlatformLogin, RequestPolicy
-from headrace.batch.platform.run import ImportDeps, ImportOptions, ImportRun, ProgressBars, PublishFrame
+from headrace.batch.platform.options import ImportDeps, ImportOptions, ProgressBars, PublishFrame
+from headrace.batch.platform.run import ImportRun
 from headrace.batch.platform.state import ImportState, state_path
 from headrace.runtime.addresses import Network, system_lookup
 from headrace.runtime.errors import Exit, HeadraceError
@@ -38,6 +41,12 @@ class PlatformCredentials(BaseSettings):
     annotation_login: str = Field("admin", validation_alias=AliasChoices("MAIN_ANNOTATION_LOGIN", "ANNOTATOR_LOGIN"))
     annotation_password: SecretStr = Field(
         SecretStr("admin12345"), validation_alias=AliasChoices("MAIN_ANNOTATION_PASSWORD", "ANNOTATOR_PASSWORD")
+    )
+    local_annotation_login: str = Field(
+        "admin", validation_alias=AliasChoices("LOCAL_ANNOTATION_LOGIN", "ANNOTATOR_LOGIN")
+    )
+    local_annotation_password: SecretStr = Field(
+        SecretStr("admin12345"), validation_alias=AliasChoices("LOCAL_ANNOTATION_PASSWORD", "ANNOTATOR_PASSWORD")
     )
 
 
@@ -101,7 +110,7 @@ async def open_import(
             alerts = _alert_api(
                 session, await stack.enter_async_context(image_session), endpoints, endpoints.platform_url
             )
-        annotations = None if options.dry_run and alerts else _annotation_api(session, endpoints)
+        annotations = _annotation_api(session, endpoints)
         state = None
         if alerts and endpoints.platform_url and not options.dry_run:
             path = state_path(state_folder, endpoints.platform_url, endpoints.annotation_url)
@@ -132,12 +141,30 @@ def _alert_api(
 
 
 def _annotation_api(session: aiohttp.ClientSession, endpoints: ImportEndpoints) -> AnnotationApi:
-    login = PlatformLogin(
-        "/auth/login",
-        endpoints.credentials.annotation_login,
-        endpoints.credentials.annotation_password.get_secret_value(),
-        "MAIN_ANNOTATION_LOGIN and MAIN_ANNOTATION_PASSWORD",
-        as_json=True,
-    )
+    login = annotation_login(endpoints.annotation_url, endpoints.credentials)
     endpoint = ApiEndpoint(endpoints.annotation_url, "annotation API", login)
     return AnnotationApi(ApiClient(session, endpoint, endpoints.policy))
+
+
+def annotation_login(url: str, credentials: PlatformCredentials) -> PlatformLogin:
+    """Return the login of the annotation API at this URL; the main one is never sent to this machine."""
+    prefix, name, password = "MAIN", credentials.annotation_login, credentials.annotation_password
+    if _is_local(url):
+        prefix = "LOCAL"
+        name, password = credentials.local_annotation_login, credentials.local_annotation_password
+    return PlatformLogin(
+        "/auth/login",
+        name,
+        password.get_secret_value(),
+        f"{prefix}_ANNOTATION_LOGIN and {prefix}_ANNOTATION_PASSWORD",
+        as_json=True,
+        is_optional=True,
+    )
+
+
+def _is_local(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

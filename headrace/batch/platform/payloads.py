@@ -1,17 +1,21 @@
 """Converts the platform's sequences and detections to requests of the annotation API and to events. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from headrace.batch.platform.boxes import Box, Cluster, ClusterRule
-from headrace.batch.platform.entities import AlertSequence, Annotation, Detection, Organisation, PlatformCamera
+from headrace.batch.platform.boxes import Box, Cluster, ClusteredBox, ClusterRule, bounding_box
+from headrace.batch.platform.entities import Annotation, Detection, SequenceData
+from headrace.batch.platform.objects import ImportedFrame, SequencePart
 from headrace.schemas.events import Origin
 
 READY = "ready_to_annotate"
+# Fields of a new annotation only: the servers answer 500 to a change that has one of them.
+CREATE_ONLY = ("confidence_threshold", "iou_threshold", "min_cluster_size")
 ANNOTATED = frozenset({"annotated", "seq_annotation_done"})  # a person has worked on it
 _CLASS = "smoke"
 _SOURCES = {"apicenia.pyronear.org": "api_cenia"}
@@ -28,13 +32,13 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).replace(tzinfo=None).isoformat()
 
 
-def sequence_form(
-    source: str, sequence: AlertSequence, camera: PlatformCamera, organisation: Organisation
-) -> dict[str, str]:
+def sequence_form(source: str, data: SequenceData, part: SequencePart) -> dict[str, str]:
     """Return the form that creates a sequence in the annotation API."""
+    sequence, camera, organisation = data.sequence, data.camera, data.organisation
     fields: dict[str, object] = {
         "source_api": source,
-        "alert_api_id": sequence.id,
+        "alert_api_id": part.alert_api_id,
+        "platform_alert_id": part.platform_alert_id,
         "camera_name": camera.name,
         "camera_id": camera.id,
         "organisation_name": organisation.name,
@@ -42,27 +46,50 @@ def sequence_form(
         "is_wildfire_alertapi": sequence.wildfire_label,
         "lat": camera.lat,
         "lon": camera.lon,
-        "azimuth": sequence.degrees,
-        "recorded_at": format_time(sequence.started_at),
-        "last_seen_at": None if sequence.last_seen_at is None else format_time(sequence.last_seen_at),
-        "temporal_model_score": sequence.temporal_model_score,
-        "temporal_model_version": sequence.temporal_model_version,
-        "temporal_api_version": sequence.temporal_api_version,
+        "azimuth": part.azimuth,
+        "recorded_at": format_time(part.started_at),
+        "last_seen_at": None if part.last_seen_at is None else format_time(part.last_seen_at),
+        "temporal_model_score": part.temporal.score,
+        "temporal_model_version": part.temporal.model_version,
+        "temporal_api_version": part.temporal.api_version,
     }
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 
-def detection_form(sequence_id: int, detection: Detection) -> dict[str, str]:
-    """Return the form that uploads a detection with its image; `sequence_id` is the annotation API's."""
-    form = {
-        "algo_predictions": _predictions_text(detection.predictions.boxes),
-        "alert_api_id": str(detection.id),
-        "sequence_id": str(sequence_id),
-        "recorded_at": format_time(detection.created_at),
+def detection_body(sequence_id: int, frame: ImportedFrame) -> dict[str, Any]:
+    """Return the fields of a detection; `sequence_id` is the annotation API's."""
+    body: dict[str, Any] = {
+        "algo_predictions": {"predictions": _predictions(frame.boxes)},
+        "alert_api_id": frame.detection.id,
+        "sequence_id": sequence_id,
+        "recorded_at": format_time(frame.detection.created_at),
     }
-    if others := detection.others.boxes:
-        form["others_bboxes"] = _predictions_text(others)
-    return form
+    if frame.others:
+        body["others_bboxes"] = {"predictions": _predictions(frame.others)}
+    return body
+
+
+def temporal_body(source: str, part: SequencePart) -> dict[str, Any]:
+    """Return the body that replaces the temporal score of a sequence."""
+    return {
+        "source_api": source,
+        "alert_api_id": part.alert_api_id,
+        "temporal_model_score": part.temporal.score,
+        "temporal_model_version": part.temporal.model_version,
+        "temporal_api_version": part.temporal.api_version,
+    }
+
+
+def single_track(ids: Mapping[int, int], part: SequencePart) -> tuple[Cluster, ...]:
+    """Return the only track of an object; `ids` are the annotation API's detections, by the platform's."""
+    boxes = [(ids[frame.detection.id], frame.boxes) for frame in part.frames if frame.boxes]
+    return track_of(boxes)
+
+
+def track_of(boxes: Iterable[tuple[int, Sequence[Box]]]) -> tuple[Cluster, ...]:
+    """Return one track of all boxes, in which the boxes of a detection are joined."""
+    members = tuple(ClusteredBox(number, reduce(bounding_box, own)) for number, own in boxes if own)
+    return (members,) if members else ()
 
 
 def annotation_body(sequence_id: int, clusters: Sequence[Cluster], rule: ClusterRule) -> dict[str, Any]:
@@ -84,9 +111,7 @@ def annotation_body(sequence_id: int, clusters: Sequence[Cluster], rule: Cluster
         "is_unsure": False,
         "annotation": {"sequences_bbox": tracks},
         "processing_stage": READY,
-        "confidence_threshold": rule.confidence_threshold,
-        "iou_threshold": rule.iou_threshold,
-        "min_cluster_size": rule.min_cluster_size,
+        **dict(zip(CREATE_ONLY, (rule.confidence_threshold, rule.iou_threshold, rule.min_cluster_size), strict=True)),
     }
 
 
@@ -97,11 +122,14 @@ def is_up_to_date(existing: Annotation, body: dict[str, Any]) -> bool:
     )
 
 
-def frame_attributes(
-    source: str, sequence: AlertSequence, detection: Detection, camera: PlatformCamera, organisation: Organisation
-) -> bytes:
-    """Return the attributes of a frame's record, as a JSON object."""
+def frame_attributes(source: str, data: SequenceData, detection: Detection, shared: Iterable[tuple[int, int]]) -> bytes:
+    """Return the attributes of a frame's record, as a JSON object.
+
+    `shared` names the sequences that have the same image, each with its detection.
+    """
+    sequence, camera, organisation = data.sequence, data.camera, data.organisation
     azimuth = sequence.degrees if detection.azimuth is None else detection.azimuth
+    owners = sorted({*shared, (sequence.id, detection.id)})
     attributes = {
         "platform": source,
         "organisation": {"id": organisation.id, "name": organisation.name},
@@ -115,18 +143,19 @@ def frame_attributes(
             "is_wildfire": sequence.wildfire_label,
         },
         "detection": {"id": detection.id, "created_at": detection.created_at.isoformat()},
+        "sequences": [{"id": number, "detection": own} for number, own in owners],
         "predictions": _predictions(detection.predictions.boxes),
         "other_predictions": _predictions(detection.others.boxes),
     }
     return orjson.dumps(attributes)
 
 
-def frame_origin(detection: Detection, camera: PlatformCamera, organisation: Organisation) -> Origin:
+def frame_origin(data: SequenceData, detection: Detection) -> Origin:
     """Return the origin of a frame: the camera, at the organisation's site; its sequence is the detection's id."""
     captured_at = detection.recorded_at or detection.created_at
     return Origin(
-        source_id=camera.name.strip(),
-        site=organisation.name.strip(),
+        source_id=data.camera.name.strip(),
+        site=data.organisation.name.strip(),
         captured_at_us=round(captured_at.timestamp() * 1_000_000),
         sequence=detection.id,
     )
@@ -134,10 +163,6 @@ def frame_origin(detection: Detection, camera: PlatformCamera, organisation: Org
 
 def _predictions(boxes: Iterable[Box]) -> list[dict[str, Any]]:
     return [{"xyxyn": box.xyxyn, "confidence": box.confidence, "class_name": _CLASS} for box in boxes]
-
-
-def _predictions_text(boxes: Iterable[Box]) -> str:
-    return orjson.dumps({"predictions": _predictions(boxes)}).decode()
 
 
 def _tracks(annotation: dict[str, Any]) -> object:

@@ -6,102 +6,38 @@ frames Kafka has acknowledged, and the annotation API which detections it has.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-from headrace.batch.platform.alerts import AlertApi
-from headrace.batch.platform.annotations import AnnotationApi, AnnotationOutcome
-from headrace.batch.platform.api import PlatformApiError, PlatformImage
-from headrace.batch.platform.boxes import Cluster, ClusteredBox, ClusterRule, Generation, cluster
+from headrace.batch.platform.annotations import AnnotationOutcome
+from headrace.batch.platform.api import PlatformApiError
+from headrace.batch.platform.boxes import ClusteredBox, Generation, cluster
 from headrace.batch.platform.entities import (
     AlertSequence,
     AnnotationSequence,
-    Detection,
     InvalidRow,
-    Organisation,
-    PlatformCamera,
+    SequenceData,
     UploadedDetection,
 )
-from headrace.batch.platform.payloads import (
-    annotation_body,
-    detection_form,
-    frame_attributes,
-    frame_origin,
-    sequence_form,
+from headrace.batch.platform.objects import SequencePart, own_box_keys, part_box_keys, split_objects, whole_sequence
+from headrace.batch.platform.options import (
+    SEQUENCES,
+    ImageTransfer,
+    ImportDeps,
+    ImportOptions,
+    PlannedAnnotation,
+    ProgressBars,
 )
-from headrace.batch.platform.state import ImportState, sequence_fingerprint
+from headrace.batch.platform.payloads import track_of
+from headrace.batch.platform.sequences import SequenceImporter
+from headrace.batch.platform.state import sequence_fingerprint
 from headrace.batch.platform.statistics import DayReport, ImportStatistics, SequenceOutcome, days_between
-from headrace.runtime.errors import HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
-from headrace.runtime.pictures import inspect_picture
-from headrace.schemas.events import Origin
-from headrace.schemas.media.formats import EXTENSIONS
-from headrace.schemas.media_probe import ImageHeader, image_header_of
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.validate import check_header
 
-SEQUENCES = "sequences"
-FRAMES = "frames"
-
-
-# Publishes an image with its origin and attributes, and returns once Kafka has acknowledged it.
-PublishFrame: TypeAlias = Callable[[bytes, Origin, bytes], Awaitable[None]]
 ListedSequence: TypeAlias = AlertSequence | InvalidRow | AnnotationSequence
-
-
-class ProgressBars(Protocol):
-    """Shows the progress of a run, one bar for each kind of item."""
-
-    def expect(self, what: str, number: int) -> None:
-        """Increase the total of a bar."""
-
-    def advance(self, what: str) -> None:
-        """Advance a bar by one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
-    """What to import; days include both ends, `source` is the annotation API's name of the platform."""
-
-    first: date
-    last: date
-    source: str
-    rule: ClusterRule = field(default_factory=ClusterRule)
-    detections_max: int = 30
-    newest_first: bool = False
-    dry_run: bool = False
-    keep_annotated: bool = False
-    workers: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ImportDeps:
-    """The services of a run; without `alerts` it annotates again the sequences that the annotation API has."""
-
-    alerts: AlertApi | None
-    annotations: AnnotationApi | None
-    publish: PublishFrame | None
-    state: ImportState | None
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedAnnotation:
-    """An annotation that a dry run would write; ids are those of the API that the sequence was read from."""
-
-    sequence_id: int
-    clusters: tuple[Cluster, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _SequenceData:
-    """A sequence with its camera, organisation and detections."""
-
-    sequence: AlertSequence
-    camera: PlatformCamera
-    organisation: Organisation
-    detections: Sequence[Detection]
 
 
 class ImportRun:
@@ -112,36 +48,49 @@ class ImportRun:
         self._bars = bars
         self._alerts = deps.alerts
         self._annotations = deps.annotations
-        self._publish_frame = deps.publish
         self._state = deps.state
-        self._sequence_slots = asyncio.Semaphore(options.workers)
-        self._image_slots = asyncio.Semaphore(options.workers)
+        self._slots = asyncio.Semaphore(options.workers)
+        self._read_ahead: dict[int, SequenceData | HeadraceError] = {}
+        self._owners: dict[object, set[int]] = {}  # the sequences that followed a box, by the box on its image
         self.statistics = ImportStatistics()
+        self._importer = SequenceImporter(options, deps, self.statistics, bars)
         self.planned: list[PlannedAnnotation] = []
 
     async def run(self) -> ImportStatistics:
         """Import all days; a failed sequence is counted and named, and the others continue.
 
         Raises:
-            HeadraceError: an API refused the login or is unreachable.
+            HeadraceError: an API refused the login or is unreachable, or cannot fetch images as told.
         """
         for api in (self._alerts, self._annotations):
             if api is not None:
                 await api.open()
+        if self._options.transfer is not ImageTransfer.UPLOAD and not self._is_split:
+            raise HeadraceError(
+                "option_invalid",
+                f"this annotation API does not know --image-transfer {self._options.transfer}",
+                hint="use --image-transfer upload",
+                exit_code=Exit.USAGE,
+            )
         for day in days_between(self._options.first, self._options.last):
             await self._import_day(DayReport(day))
         return self.statistics
 
+    @property
+    def _is_split(self) -> bool:
+        return self._annotations.generation is Generation.SECOND
+
     async def _import_day(self, report: DayReport) -> None:
         self.statistics.days.append(report)
         try:
-            sequences = await self._sequences_of(report.day)
+            sequences = self._selected(await self._sequences_of(report.day))
         except HeadraceError as error:
             report.fault = error.what
             self._record_fault(f"{report.day}", error)
             return
         report.fetched = len(sequences)
         self._bars.expect(SEQUENCES, len(sequences))
+        await self._read_day([sequence for sequence in sequences if isinstance(sequence, AlertSequence)])
         async with asyncio.TaskGroup() as group:
             for sequence in sequences:
                 group.create_task(self._import_counted(report, sequence))
@@ -149,12 +98,50 @@ class ImportRun:
     async def _sequences_of(self, day: date) -> Sequence[ListedSequence]:
         if self._alerts is not None:
             return await self._alerts.sequences_of(day)
-        assert self._annotations is not None
         begin, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
-        return await self._annotations.sequences_between(self._options.source, begin, end)
+        return await self._annotations.sequences_between(begin, end)
+
+    def _selected(self, sequences: Sequence[ListedSequence]) -> Sequence[ListedSequence]:
+        """Return the sequences that were asked for, and no more than the rest of the maximum."""
+        options = self._options
+        if options.only:
+            sequences = [item for item in sequences if _platform_id(item) in options.only]
+        if not options.sequences_max:
+            return sequences
+        return sequences[: max(0, options.sequences_max - self.statistics.total)]
+
+    async def _read_day(self, sequences: Sequence[AlertSequence]) -> None:
+        """Read the second generation's detections of a day: sequences of it share images and objects.
+
+        Nothing is read if all sequences are imported already.
+        """
+        second = [sequence for sequence in sequences if sequence.generation is Generation.SECOND]
+        self._read_ahead.clear()
+        if all(map(self._is_imported, second)):
+            return
+
+        async def read(sequence: AlertSequence) -> None:
+            async with self._slots:
+                try:
+                    self._read_ahead[sequence.id] = await self._read(sequence)
+                except HeadraceError as error:
+                    self._read_ahead[sequence.id] = error
+
+        async with asyncio.TaskGroup() as group:
+            for sequence in second:
+                group.create_task(read(sequence))
+        shared: dict[str, list[tuple[int, int]]] = {}
+        for number, data in self._read_ahead.items():
+            if isinstance(data, SequenceData):
+                for key in own_box_keys(data.detections):
+                    self._owners.setdefault(key, set()).add(number)
+                for detection in data.detections:
+                    shared.setdefault(detection.bucket_key or "", []).append((number, detection.id))
+        shared.pop("", None)
+        self._importer.share_images(shared)
 
     async def _import_counted(self, report: DayReport, sequence: ListedSequence) -> None:
-        async with self._sequence_slots:
+        async with self._slots:
             try:
                 outcome = await self._import_listed(sequence)
             except (HeadraceError, RejectedError) as error:
@@ -173,94 +160,83 @@ class ImportRun:
                 raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, sequence.reason)
 
     async def _import_sequence(self, sequence: AlertSequence) -> SequenceOutcome:
-        options = self._options
-        fingerprint = sequence_fingerprint(sequence, options.rule, options.detections_max, options.newest_first)
-        if self._state is not None and self._state.is_imported(sequence.id, fingerprint):
+        if self._is_imported(sequence):
             return SequenceOutcome.SKIPPED
-        data = await self._read(sequence)
-        generation = _generation(data.detections)
-        if self._annotations is None:
-            boxes = _boxes_of((detection.id, detection) for detection in data.detections)
-            self.planned.append(PlannedAnnotation(sequence.id, cluster(boxes, options.rule, generation)))
+        data = self._read_ahead.pop(sequence.id, None) or await self._read(sequence)
+        if isinstance(data, HeadraceError):
+            raise data
+        self.statistics.boxes_dropped += sum(
+            detection.predictions.dropped + detection.others.dropped for detection in data.detections
+        )
+        if data.note:
+            self.statistics.notes.append(f"sequence {sequence.id}: {data.note}")
+        if not data.detections:
+            self.statistics.sequences_empty += 1
+            return SequenceOutcome.SKIPPED
+        parts = self._parts(data)
+        get_log().debug(
+            Action.ANSWERED,
+            what=f"sequence {sequence.id}",
+            detections=len(data.detections),
+            becomes=[part.alert_api_id for part in parts],
+        )
+        if self._options.dry_run:
+            for part in parts:
+                self._plan(part.alert_api_id, self._importer.planned(data, part))
             return SequenceOutcome.IMPORTED
-        sequence_id, is_new = await self._annotations.create_sequence(
-            sequence_form(options.source, sequence, data.camera, data.organisation)
-        )
-        uploaded = [] if is_new else await self._annotations.uploaded(sequence_id)
-        known = {row.alert_api_id: row.id for row in uploaded}
-        self._bars.expect(FRAMES, len(data.detections))
-        ids = await _gather_all(
-            self._import_detection(data, detection, sequence_id, known.get(detection.id))
-            for detection in data.detections
-        )
-        boxes = _boxes_of(zip(ids, data.detections, strict=True))
-        await self._annotate(sequence_id, cluster(boxes, options.rule, generation))
-        assert self._state is not None
-        self._state.mark_imported(sequence.id, fingerprint)
+        is_complete = await self._importer.run(data, parts)
+        if is_complete and not data.lacks_images and self._state is not None:
+            self._state.mark_imported(sequence.id, self._fingerprint(sequence))
         return SequenceOutcome.IMPORTED
 
-    async def _read(self, sequence: AlertSequence) -> _SequenceData:
-        assert self._alerts is not None
-        camera = await self._alerts.camera(sequence.camera_id)
-        organisation = await self._alerts.organisation(camera.organization_id)
-        detections = await self._alerts.detections_of(
-            sequence.id, images_max=self._options.detections_max, newest_first=self._options.newest_first
-        )
-        self.statistics.boxes_dropped += sum(
-            detection.predictions.dropped + detection.others.dropped for detection in detections
-        )
-        return _SequenceData(sequence, camera, organisation, detections)
+    def _parts(self, data: SequenceData) -> list[SequencePart]:
+        """Return what becomes an annotation sequence of its own.
 
-    async def _import_detection(
-        self, data: _SequenceData, detection: Detection, sequence_id: int, uploaded_id: int | None
-    ) -> int:
-        """Publish a detection's image as a frame and upload it, unless done before; return its id after the upload."""
-        assert self._alerts is not None
-        assert self._annotations is not None
-        assert self._state is not None
-        async with self._image_slots:
-            if uploaded_id is None or not self._state.is_published(detection.id):
-                body = await self._alerts.image(detection)
-                header = await _checked(body, detection)
-                await self._publish(data, detection, body)
-                if uploaded_id is None:
-                    name = f"detection_{detection.id}.{EXTENSIONS[header.media_type]}"
-                    image = PlatformImage(name, header.media_type, body)
-                    uploaded_id = await self._annotations.upload(detection_form(sequence_id, detection), image)
-                    self.statistics.detections_uploaded += 1
-        self._bars.advance(FRAMES)
-        return uploaded_id
+        An object that the platform has made a sequence of its own is left to that.
+        """
+        if not self._is_split:
+            return [whole_sequence(data.sequence, data.detections)]
+        first, *siblings = split_objects(
+            data.sequence,
+            data.detections,
+            data.camera.angle_of_view,
+            confidence_threshold=self._options.rule.confidence_threshold,
+        )
+        return [first, *(part for part in siblings if not self._has_another_owner(part, data.sequence.id))]
 
-    async def _publish(self, data: _SequenceData, detection: Detection, body: bytes) -> None:
-        assert self._publish_frame is not None
-        assert self._state is not None
-        if self._state.is_published(detection.id):
-            return
-        attributes = frame_attributes(self._options.source, data.sequence, detection, data.camera, data.organisation)
-        await self._publish_frame(body, frame_origin(detection, data.camera, data.organisation), attributes)
-        self._state.mark_published(detection.id)
-        self.statistics.frames_published += 1
+    def _has_another_owner(self, part: SequencePart, sequence_id: int) -> bool:
+        return any(self._owners.get(key, set()) - {sequence_id} for key in part_box_keys(part))
+
+    async def _read(self, sequence: AlertSequence) -> SequenceData:
+        assert self._alerts is not None
+        options = self._options
+        return await self._alerts.read(sequence, images_max=options.detections_max, newest_first=options.newest_first)
+
+    def _is_imported(self, sequence: AlertSequence) -> bool:
+        return self._state is not None and self._state.is_imported(sequence.id, self._fingerprint(sequence))
+
+    def _fingerprint(self, sequence: AlertSequence) -> str:
+        options = self._options
+        return sequence_fingerprint(sequence, options.rule, options.detections_max, options.newest_first)
 
     async def _annotate_again(self, sequence: AnnotationSequence) -> SequenceOutcome:
         """Annotate a sequence of the annotation API from the boxes of its detections."""
-        assert self._annotations is not None
         uploaded = await self._annotations.uploaded(sequence.id)
-        boxes = [ClusteredBox(detection.id, box) for detection in uploaded for box in detection.boxes]
-        clusters = cluster(boxes, self._options.rule, _generation(uploaded))
+        if self._is_split:  # it is one object
+            clusters = track_of((detection.id, detection.boxes) for detection in uploaded)
+        else:
+            boxes = [ClusteredBox(detection.id, box) for detection in uploaded for box in detection.boxes]
+            clusters = cluster(boxes, self._options.rule, _generation(uploaded))
         if self._options.dry_run:
-            self.planned.append(PlannedAnnotation(sequence.id, clusters))
+            self._plan(sequence.id, clusters)
             return SequenceOutcome.IMPORTED
-        outcome = await self._annotate(sequence.id, clusters)
+        outcome = await self._importer.annotate(sequence.id, clusters)
         changed = outcome in {AnnotationOutcome.CREATED, AnnotationOutcome.OVERWRITTEN}
         return SequenceOutcome.IMPORTED if changed else SequenceOutcome.SKIPPED
 
-    async def _annotate(self, sequence_id: int, clusters: tuple[Cluster, ...]) -> AnnotationOutcome:
-        assert self._annotations is not None
-        body = annotation_body(sequence_id, clusters, self._options.rule)
-        outcome = await self._annotations.annotate(body, keep_annotated=self._options.keep_annotated)
-        self.statistics.annotations_created += outcome is AnnotationOutcome.CREATED
-        self.statistics.annotations_overwritten += outcome is AnnotationOutcome.OVERWRITTEN
-        return outcome
+    def _plan(self, sequence_id: int, clusters: tuple[tuple[ClusteredBox, ...], ...]) -> None:
+        self.planned.append(PlannedAnnotation(sequence_id, clusters))
+        self.statistics.annotations_planned += 1
 
     def _record_fault(self, subject: str, error: HeadraceError | RejectedError) -> None:
         reason = f"{error.what} ({error.where})" if isinstance(error, HeadraceError) and error.where else str(error)
@@ -269,31 +245,9 @@ class ImportRun:
         get_log().error(Action.REFUSED, what=subject, why=reason, status=status)
 
 
-def _boxes_of(detections: Iterable[tuple[int, Detection]]) -> list[ClusteredBox]:
-    return [
-        ClusteredBox(detection_id, box) for detection_id, detection in detections for box in detection.predictions.boxes
-    ]
+def _platform_id(sequence: ListedSequence) -> int:
+    return sequence.alert_api_id if isinstance(sequence, AnnotationSequence) else sequence.id
 
 
-def _generation(detections: Sequence[Detection | UploadedDetection]) -> Generation:
-    return detections[0].generation if detections else Generation.FIRST
-
-
-async def _checked(body: bytes, detection: Detection) -> ImageHeader:
-    """Return the header of a detection's image, which can be decoded; raises RejectedError otherwise."""
-    try:
-        header = image_header_of(body)
-        check_header(header, len(body))
-        await asyncio.to_thread(inspect_picture, body, header)
-    except RejectedError as rejected:
-        raise RejectedError(rejected.code, f"the file of detection {detection.id}: {rejected.reason}") from None
-    return header
-
-
-async def _gather_all(work: Iterable[Awaitable[int]]) -> list[int]:
-    """Wait for all, then raise the first error if any: a failure does not cancel the others."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, int)]
+def _generation(detections: Iterable[UploadedDetection]) -> Generation:
+    return next((detection.generation for detection in detections), Generation.FIRST)

@@ -43,15 +43,30 @@ class DayReport:
 
 @dataclass(slots=True)
 class ImportStatistics:
-    """The counts of a run; `frames_published` are events of this service, `boxes_dropped` invalid boxes."""
+    """The counts of a run; `frames_published` are events of this service, `boxes_dropped` invalid boxes.
+
+    `notes` name what was imported incompletely on purpose.
+    """
 
     days: list[DayReport] = field(default_factory=list)
-    annotations_created: int = 0
+    annotations_new: int = 0
     annotations_overwritten: int = 0
+    annotations_planned: int = 0  # by a dry run
+    sequences_empty: int = 0  # of the skipped, those without detections
+    sequences_rolled_back: int = 0
+    scores_refreshed: int = 0
+    alerts_parked: int = 0
+    images_missing: int = 0
     detections_uploaded: int = 0
     frames_published: int = 0
     boxes_dropped: int = 0
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def annotations_created(self) -> int:
+        """The annotations that were written, and in a dry run those that would be."""
+        return self.annotations_new + self.annotations_overwritten + self.annotations_planned
 
     @property
     def total(self) -> int:

@@ -72,14 +72,18 @@ def test_the_first_message_says_since_when_and_clocks_may_differ(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [None, message(KafkaError(KafkaError._TRANSPORT)), message(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))],
+    ("answer", "code"),
+    [
+        (None, "kafka_unreachable"),
+        (message(KafkaError(KafkaError._TRANSPORT)), "kafka_unreachable"),
+        (message(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)), "acl_missing"),
+    ],
     ids=["silence", "away", "refused"],
 )
-def test_a_broker_that_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
+def test_a_broker_that_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch, answer: object, code: str) -> None:
     with pytest.raises(HeadraceError) as caught:
         since_us(monkeypatch, Partition(3, 9, answer))
-    assert caught.value.code == "kafka_unreachable"
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(

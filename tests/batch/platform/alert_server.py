@@ -23,10 +23,14 @@ def picture(number: int) -> bytes:
     return png(str(number))
 
 
+def _gone() -> web.Response:
+    return web.json_response({"detail": "File cannot be found on the bucket storage"}, status=404)
+
+
 class PlatformServer(ApiServer):
     """The platform: sequences over three days, 3 detections each, some with boxes that are none."""
 
-    def __init__(self, generation: Generation, sequences: int = SEQUENCES) -> None:
+    def __init__(self, generation: Generation, sequences: int = SEQUENCES, *, has_siblings: bool = False) -> None:
         super().__init__(generation)
         self.organisations = [{"id": 1, "name": "SDIS 07", "telegram_id": None}, {"id": 2, "name": "SDIS 77"}]
         self.cameras = [
@@ -48,6 +52,8 @@ class PlatformServer(ApiServer):
         self.inserted: Callable[[], None] | None = None
         self.unlikely: set[int] = set()  # what the second generation leaves out unless it is told of a great danger
         self.addresses: dict[int, str | None] = {}  # of pictures, in place of the right ones
+        self.has_siblings = has_siblings  # whether each image of the second generation shows another object
+        self.lost: set[int] = set()  # detections whose images are gone
         self.picture_s = 0.0  # that each picture takes
         for number in range(1, sequences + 1):
             self.add(number, FIRST_DAY + timedelta(days=(number - 1) * DAYS // sequences, minutes=number))
@@ -76,7 +82,8 @@ class PlatformServer(ApiServer):
         bad = ",(0.5,0.5,0.2,0.9,0.5)" if number % 40 == 0 else ""
         boxes: dict[str, Any] = {"azimuth": 43.4, "bboxes": f"[{good},{away}{bad}]"}
         if self.generation is Generation.SECOND:
-            boxes = {"bbox": f"[{good}{bad}]", "others_bboxes": f"[{away}]", "pose_id": 5, "recorded_at": None}
+            others = f"[{away}]" if self.has_siblings else "[]"
+            boxes = {"bbox": f"[{good}{bad}]", "others_bboxes": others, "pose_id": 5, "recorded_at": None}
         return {
             "id": number,
             "camera_id": 1,
@@ -145,9 +152,14 @@ class PlatformServer(ApiServer):
             self.detections[int(request.match_info["id"])], key=lambda item: item["created_at"], reverse=newest_first
         )
         offset = int(request.query.get("offset", 0)) if self.generation is Generation.SECOND else 0
-        return web.json_response([row | {"url": self._address(row["id"])} for row in rows[offset : offset + limit]])
+        rows = rows[offset : offset + limit]
+        if self.generation is Generation.FIRST and self.lost & {row["id"] for row in rows}:
+            return _gone()  # it looks for each image before it signs its URL
+        return web.json_response([row | {"url": self._address(row["id"])} for row in rows])
 
     async def _url(self, request: web.Request) -> web.Response:
+        if int(request.match_info["id"]) in self.lost:
+            return _gone()
         return web.json_response({"url": self._address(int(request.match_info["id"]))})
 
     def _address(self, number: int) -> str | None:
@@ -159,4 +171,6 @@ class PlatformServer(ApiServer):
         assert "Authorization" not in request.headers, "a store was shown the platform's token"
         assert request.raw_path.endswith("?X-Amz-Signature=canary%2Fsignature"), "what is signed was written anew"
         await asyncio.sleep(self.picture_s)
+        if int(request.match_info["id"]) in self.lost:
+            return web.Response(status=404, text="NoSuchKey")
         return web.Response(body=picture(int(request.match_info["id"])), content_type="image/png")

@@ -45,6 +45,7 @@ class ApiServer:
     tokens: dict[str, str] = field(default_factory=dict)
     logins: list[str] = field(default_factory=list)
     url: str = ""
+    has_login: bool = True
 
     def number_of(self, begins: str) -> int:
         return sum(item.startswith(begins) for item in self.asked)
@@ -76,7 +77,9 @@ class ApiServer:
                 raise web.HTTPFound(request.url)
             if due == "endless":
                 return await _endless(request)
-            if not request.path.startswith(("/bucket", "/api/v1/login/creds", "/api/v1/auth/login")):
+            if not self.has_login and "/login" in request.path:
+                return web.json_response({"detail": "Not Found"}, status=404)
+            if self.has_login and not request.path.startswith(("/bucket", "/api/v1/login/creds", "/api/v1/auth/login")):
                 token = request.headers.get("Authorization", "").removeprefix("Bearer ")
                 if token not in self.tokens:
                     return web.json_response({"detail": "Could not validate credentials"}, status=401)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.batch.platform.api import RequestPolicy
 from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
-from headrace.batch.platform.run import ImportOptions
+from headrace.batch.platform.options import ImportOptions
 from headrace.runtime.addresses import networks_of
 from headrace.runtime.backoff import Backoff
 from headrace.schemas.events import Origin

@@ -11,7 +11,8 @@ import orjson
 
 from headrace.batch.platform.api import RequestPolicy
 from headrace.batch.platform.factory import ImportEndpoints, load_credentials, open_import
-from headrace.batch.platform.run import ImportOptions, ImportRun
+from headrace.batch.platform.options import ImportOptions
+from headrace.batch.platform.run import ImportRun
 from headrace.runtime.addresses import Network, networks_of
 from headrace.runtime.backoff import Backoff
 from headrace.schemas.events import Origin

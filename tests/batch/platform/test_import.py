@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.batch.platform.boxes import Generation
+from headrace.batch.platform.boxes import ClusterRule, Generation
 from tests.batch.platform.alert_server import FIRST_DAY, PAGE_ROWS_MAX, PER_DAY, SEQUENCES, picture
 from tests.batch.platform.import_world import DETECTIONS, ImportWorld, numbers
 
@@ -48,8 +48,9 @@ def test_what_a_record_says_of_its_frame(world: ImportWorld) -> None:
     assert output["sequence"]["id"] == 1
     assert output["predictions"][0] == {"xyxyn": [0.1, 0.1, 0.4, 0.5], "confidence": 0.7, "class_name": "smoke"}
     form = next(sequence for sequence in world.annotation.sequences.values() if sequence["alert_api_id"] == 1)
+    # The newest annotation API has a sequence for an object, which has the direction of its box.
     assert (form["azimuth"], form["organisation_name"], form["camera_name"], form["lat"]) == (
-        "0",
+        "0" if world.platform.generation is Generation.FIRST else "346",
         "SDIS 07",
         "tower-2",
         "44.5",
@@ -64,7 +65,6 @@ def test_boxes_of_a_sequence_become_tracks(world: ImportWorld) -> None:
     expected = [[10, 11, 12], [10, 11, 12]] if world.platform.generation is Generation.FIRST else [[10, 11, 12]]
     assert [[box[0] for box in track] for track in tracks[:-1]] == expected
     (item,) = [row for row in world.annotation.annotations.values() if row["id"] == 1001]
-    assert (item["confidence_threshold"], item["iou_threshold"], item["min_cluster_size"]) == (0.0, 0.3, 1)
     assert all(track["is_smoke"] for track in item["annotation"]["sequences_bbox"])
 
 
@@ -82,7 +82,7 @@ def test_a_sequence_that_went_on_is_completed_and_annotated_anew(world: ImportWo
     row["last_seen_at"] = (FIRST_DAY + timedelta(minutes=9)).isoformat()
     world.platform.detections[1].append(world.platform._detection(15, FIRST_DAY + timedelta(minutes=9)))
     done = world.run()
-    assert numbers(done) == (SEQUENCES, SEQUENCES, 0, 0)
+    assert numbers(done) == (SEQUENCES, SEQUENCES, 0, 1)
     assert (done.statistics.annotations_overwritten, done.statistics.detections_uploaded) == (1, 1)
     assert world.publications == DETECTIONS + 1
     assert world.is_whole()
@@ -100,10 +100,19 @@ def test_what_a_person_finished_is_overwritten_unless_it_is_to_be_kept(world: Im
     assert annotation["processing_stage"] == "ready_to_annotate"
 
 
+def test_an_annotation_that_loses_all_its_tracks_is_not_clustered_by_the_servers_defaults(world: ImportWorld) -> None:
+    world.run(last=FIRST_DAY.date())
+    done = world.run(last=FIRST_DAY.date(), rule=ClusterRule(confidence_threshold=0.95))
+    assert done.statistics.faults == []
+    assert done.statistics.annotations_overwritten == PER_DAY
+    assert [tracks for _, tracks in world.annotation.content().values()] == [["ready_to_annotate"]] * PER_DAY
+
+
 def test_a_dry_run_says_what_would_come_and_writes_nothing(world: ImportWorld) -> None:
     dry = world.run(last=FIRST_DAY.date(), dry_run=True)
-    assert (world.annotation.asked, world.publications, list(world.folder.iterdir())) == ([], 0, [])
-    assert numbers(dry) == (PER_DAY, PER_DAY, 0, 0)
+    assert world.annotation.asked == ["POST /auth/login", "GET /openapi.json"]
+    assert (world.publications, list(world.folder.iterdir())) == (0, [])
+    assert numbers(dry) == (PER_DAY, PER_DAY, 0, PER_DAY)
     planned = {
         item.sequence_id: [[(box.detection_id, *box.box.xyxyn) for box in members] for members in item.clusters]
         for item in dry.planned
@@ -148,8 +157,7 @@ def test_a_picture_with_several_rows_is_uploaded_once_with_all_its_boxes(world: 
         ]
         assert [prediction["xyxyn"] for prediction in uploaded["algo_predictions"]["predictions"]] == [
             [0.1, 0.1, 0.4, 0.5],
-            [0.7, 0.7, 0.9, 0.9],
-        ]
+        ]  # the other box is seen once only, which makes no object
         assert uploaded["others_bboxes"] is None
 
 
@@ -163,6 +171,56 @@ def test_more_detections_than_a_page_has_are_read_page_by_page(world: ImportWorl
     ids = {box.detection_id for members in planned.clusters for box in members}
     expected = 100 if world.platform.generation is Generation.FIRST else 220
     assert ids == set(range(1_000_000, 1_000_000 + expected))
+
+
+def test_no_more_detections_are_asked_for_than_wanted(world: ImportWorld) -> None:
+    """The older platform looks for the image of every row that it is asked for."""
+    world.platform.detections[1] += [
+        world.platform._detection(1_000 + number, FIRST_DAY + timedelta(minutes=2, seconds=number))
+        for number in range(40)
+    ]
+    world.platform.lost = {1_039}
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done)[:3] == (PER_DAY, PER_DAY, 0)
+    assert len(world.annotation.content()[1][0]) == 30
+
+
+def test_a_cap_of_the_platform_is_said(world: ImportWorld) -> None:
+    world.platform.detections[1] += [
+        world.platform._detection(1_000 + number, FIRST_DAY + timedelta(minutes=2, seconds=number))
+        for number in range(120)
+    ]
+    done = world.run(last=FIRST_DAY.date(), detections_max=110, dry_run=True)
+    capped = ["sequence 1: the platform returns at most 100 detections of a sequence"]
+    assert done.statistics.notes == (capped if world.platform.generation is Generation.FIRST else [])
+
+
+def test_a_picture_that_is_gone_costs_the_older_apis_one_detection(world: ImportWorld) -> None:
+    if world.platform.generation is Generation.SECOND:
+        return
+    world.platform.lost = {11}
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done) == (PER_DAY, PER_DAY, 0, PER_DAY)
+    assert world.annotation.content()[1][0] == [10, 12]
+    assert "image is missing" in done.statistics.notes[0]
+    world.platform.lost = set()
+    assert world.run(last=FIRST_DAY.date()).statistics.detections_uploaded == 1
+    assert world.annotation.content()[1][0] == [10, 11, 12]
+
+
+def test_a_sequence_without_detections_leaves_nothing_behind(world: ImportWorld) -> None:
+    world.platform.detections[1] = []
+    done = world.run(last=FIRST_DAY.date())
+    assert numbers(done) == (PER_DAY, PER_DAY, 0, PER_DAY - 1)
+    assert (done.statistics.sequences_empty, done.statistics.complete) == (1, True)
+    assert 1 not in world.annotation.content()
+
+
+def test_without_the_platform_every_source_is_annotated_again(world: ImportWorld) -> None:
+    world.run(last=FIRST_DAY.date())
+    next(iter(world.annotation.sequences.values()))["source_api"] = "alert_wildfire"
+    world.annotation.annotations.clear()
+    assert numbers(world.run(platform_url=None, last=FIRST_DAY.date())) == (PER_DAY, PER_DAY, 0, PER_DAY)
 
 
 def test_a_limit_takes_the_first_or_the_last_detections(world: ImportWorld) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.batch.platform import alerts
+from headrace.batch.platform.boxes import Generation
 from tests.batch.platform.alert_server import FIRST_DAY, PER_DAY, SEQUENCES
 from tests.batch.platform.api_server import Fault
 from tests.batch.platform.import_world import ImportWorld, numbers
@@ -25,9 +26,12 @@ def test_a_picture_on_a_host_of_this_network_is_not_asked_for(world: ImportWorld
     world.networks = ()
     done = world.run(last=FIRST_DAY.date())
     assert numbers(done) == (PER_DAY, 0, PER_DAY, 0)
-    assert all("neither public nor in a listed network" in fault for fault in done.statistics.faults)
+    assert all(
+        "neither public nor in a network listed in HEADRACE_URL_NETWORKS" in fault for fault in done.statistics.faults
+    )
     assert world.platform.number_of("GET /bucket") == 0
     assert world.publications == 0
+    assert world.annotation.sequences == {}
 
 
 HOSTILE = [
@@ -62,8 +66,14 @@ def test_where_the_platform_must_not_lead_nobody_goes_and_the_other_sequences_co
 def test_a_detection_without_a_picture_is_named(world: ImportWorld) -> None:
     world.platform.addresses = {20: None}
     done = world.run(last=FIRST_DAY.date())
+    if world.platform.generation is Generation.FIRST:
+        assert numbers(done) == (PER_DAY, PER_DAY, 0, PER_DAY)
+        assert done.statistics.notes == ["sequence 2: imported without detections whose image is missing: 20"]
+        assert world.annotation.content()[2][0] == [21, 22]
+        return
     assert numbers(done) == (PER_DAY, PER_DAY - 1, 1, PER_DAY - 1)
     assert done.statistics.faults[0].startswith("sequence 2: the platform has no image URL for detection 20")
+    assert 2 not in world.annotation.content()
 
 
 ABSURD: list[dict[str, Any]] = [

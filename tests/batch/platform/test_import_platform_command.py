@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from headrace.batch.platform.boxes import Generation
+from headrace.batch.platform.factory import PlatformCredentials, annotation_login
 from headrace.cli import platform
 from headrace.cli.app import app
 from headrace.producers import Publisher
@@ -75,9 +76,10 @@ def test_json_says_the_same_and_shows_what_a_dry_run_would_do(servers: tuple[Pla
     ended = run(servers, "--date-from", DAY, "--date-end", DAY, "--dry-run", "--json")
     report = json.loads(ended.stdout.splitlines()[-1])
     assert ended.exit_code == 0
-    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (5, 0, 5)
+    assert (report["total_sequences"], report["annotations_created"], len(report["would_annotate"])) == (5, 5, 5)
     assert report["days"][0]["adds_up"]
-    assert servers[1].asked == []
+    assert report["annotations_planned"] == 5
+    assert servers[1].asked == ["POST /auth/login", "GET /openapi.json"]
 
 
 @pytest.mark.server
@@ -117,6 +119,56 @@ def test_on_a_terminal_there_are_bars_and_what_is_logged_stands_above_them(
     logged = [line for line in shown.replace("\r", "\n").split("\n") if "sequence 3" in line and "refused" in line]
     assert logged
     assert not any("━" in line for line in logged)
+
+
+@pytest.mark.server
+def test_a_list_of_sequences_is_read_from_the_option_or_from_a_file(
+    servers: tuple[PlatformServer, AnnotationServer], tmp_path: Path
+) -> None:
+    listed = tmp_path / "sequences.txt"
+    listed.write_text("4, 2\n1")
+    for given, limit, ids in (("2,3", "0", {2, 3}), (str(listed), "2", {4, 2})):
+        chosen = ["--sequence-list", given, "--max-sequences", limit]
+        ended = run(servers, "--date-from", DAY, "--date-end", DAY, *chosen, "--dry-run", "--json")
+        report = json.loads(ended.stdout.splitlines()[-1])
+        assert {item["sequence_id"] for item in report["would_annotate"]} == ids
+
+
+@pytest.mark.parametrize("given", ["1,two", " , "])
+def test_a_list_of_sequences_that_is_none_is_refused(given: str) -> None:
+    ended = run(None, "--date-from", DAY, "--sequence-list", given)
+    assert isinstance(ended.exception, HeadraceError)
+    assert ended.exception.exit_code == 2
+
+
+@pytest.mark.server
+def test_debug_shows_requests_and_what_becomes_of_a_sequence(
+    servers: tuple[PlatformServer, AnnotationServer], tmp_path: Path
+) -> None:
+    options = ["--date-from", DAY, "--date-end", DAY, "--url-api-platform", servers[0].url]
+    environment = os.environ | {"HEADRACE_URL_NETWORKS": "127.0.0.0/8", "HEADRACE_STATE_DIR": str(tmp_path / "b")}
+    command = [sys.executable, "-c", PROGRAM, *options, "--url-api-annotation", servers[1].url, "--loglevel", "debug"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "/api/v1/annotations/sequences/" in ended.stderr
+    assert "seconds=" in ended.stderr
+    assert "becomes=[1]" in ended.stderr
+    assert not any(secret in ended.stderr for secret in ("reader-secret", "boss-secret", "admin12345", "canary"))
+
+
+def test_the_main_credentials_never_go_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAIN_ANNOTATION_LOGIN", "MAIN_ANNOTATION_PASSWORD"):
+        monkeypatch.setenv(name, "main")
+    monkeypatch.setenv("LOCAL_ANNOTATION_LOGIN", "local")
+    monkeypatch.delenv("LOCAL_ANNOTATION_PASSWORD", raising=False)
+    monkeypatch.setenv("ANNOTATOR_PASSWORD", "fallback")
+    credentials = PlatformCredentials(_env_file=None)
+    for url in ("http://localhost:5050", "http://127.0.0.1:5050", "http://127.9.9.9", "http://[::1]:5050"):
+        login = annotation_login(url, credentials)
+        assert (login.username, login.password) == ("local", "fallback")
+        assert login.variables.startswith("LOCAL_ANNOTATION_LOGIN")
+    for url in ("https://annotationapi.pyronear.org", "http://localhost.pyronear.org"):
+        login = annotation_login(url, credentials)
+        assert (login.username, login.password) == ("main", "main")
 
 
 def test_days_in_the_wrong_order_are_refused() -> None:

@@ -1,7 +1,9 @@
 """Boxes, clusters, pages and days: what is decided without asking anybody."""
 
+import random
 import resource
 import signal
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batch.platform.alerts import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
-from headrace.batch.platform.api import _detail
+from headrace.batch.platform.answers import detail
 from headrace.batch.platform.boxes import (
     BOXES_MAX,
     Box,
@@ -24,6 +25,7 @@ from headrace.batch.platform.boxes import (
     parse_boxes,
     valid_box,
 )
+from headrace.batch.platform.paging import PAGE_ROWS, PASSES_MAX, ListComplete, ListUnstable, PageCursor, next_page
 from headrace.batch.platform.payloads import source_api
 from headrace.batch.platform.state import ImportState, state_path
 from headrace.batch.platform.statistics import DayReport, ImportStatistics, SequenceOutcome, days_between
@@ -150,7 +152,7 @@ def read_all(pages_of: list[list[int]], cap: int) -> tuple[set[int], int]:
         page = rows[reading.offset : reading.offset + min(cap, PAGE_ROWS)]
         number += 1
         result |= set(page)
-        match next_page(reading, page):
+        match next_page(reading, [(number, str(number)) for number in page]):
             case ListComplete():
                 return result, number
             case ListUnstable():
@@ -174,6 +176,39 @@ def test_what_comes_and_goes_while_pages_are_read_loses_no_row() -> None:
     without_first = rows[1:]
     assert read_all([rows, with_new], 5)[0] >= set(with_new)
     assert read_all([rows, without_first], 5)[0] >= set(without_first)
+
+
+def read_with_ties(groups: list[list[int]], order: Callable[[list[int], int], list[int]]) -> set[int] | None:
+    """Read a list of groups of rows of the same time, whose order is another one for each page."""
+    reading, result, pages = PageCursor(), set[int](), 0
+    while True:
+        rows = [(row, str(key)) for key, group in enumerate(groups) for row in order(group, pages)]
+        page = rows[reading.offset : reading.offset + reading.limit]
+        pages += 1
+        result |= {number for number, _ in page}
+        match next_page(reading, page):
+            case ListComplete():
+                return result
+            case ListUnstable():
+                return None
+            case going:
+                assert isinstance(going, PageCursor)
+                reading = going
+
+
+def shuffled(group: list[int], seed: int) -> list[int]:
+    return random.Random(seed).sample(group, len(group))
+
+
+@pytest.mark.parametrize("size", [2, 3, 30, 99, 100, 101])
+@pytest.mark.parametrize("order", [shuffled, lambda group, page: group if page % 2 else group[::-1]])
+def test_rows_of_the_same_time_at_a_pages_edge_are_all_read(
+    size: int, order: Callable[[list[int], int], list[int]]
+) -> None:
+    tied = list(range(1000, 1000 + size))
+    for before in (98, 99, 100):
+        groups = [*([number] for number in range(before)), tied, *([number] for number in range(2000, 2150))]
+        assert read_with_ties(groups, order) == {number for group in groups for number in group}
 
 
 def test_a_list_that_never_stands_still_is_not_taken_for_whole() -> None:
@@ -200,7 +235,7 @@ def test_a_day_is_complete_only_if_it_adds_up_without_failures() -> None:
 def test_the_statistics_are_said_as_they_always_were() -> None:
     day = DayReport(date(2026, 1, 10), fetched=15)
     day.outcomes |= {SequenceOutcome.IMPORTED: 14, SequenceOutcome.FAILED: 1}
-    assert ImportStatistics([day], annotations_created=14).summary() == (
+    assert ImportStatistics([day], annotations_new=14).summary() == (
         "Processing completed!\nFinal Statistics:\n  Total sequences: 15\n  Successful sequences: 14\n"
         "  Failed sequences: 1\n  Annotations created: 14"
     )
@@ -229,7 +264,7 @@ def test_the_platforms_address_says_what_it_is_called() -> None:
     ],
 )
 def test_a_refusal_is_said_in_one_line(content: bytes, text: str) -> None:
-    assert _detail(content) == text
+    assert detail(content) == text
 
 
 def test_a_state_file_survives_strange_lines_and_a_torn_end(tmp_path: Path) -> None:
