@@ -72,11 +72,6 @@ class StreamReader(Generic[T]):
         self._size_bytes = 0
         self._resume(lambda: next(parser))
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the parser needs no more bytes."""
-        return self._wanted is None
-
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes of the file."""
         self._size_bytes += len(chunk)
