@@ -55,6 +55,7 @@ def jpeg(frame: bytes) -> bytes:
         (png(width=0), "declares 0 by 2 pixels"),
         (png(depth=3), "declares 3 bits"),
         (HEIC + box(b"free", bytes(2000)), "HEIF has no picture"),
+        (HEIC + box(b"free") * 5000, "more than 4096 boxes"),
         (HEIC + struct.pack(">I4s", 0, b"mdat") + bytes(2000), "HEIF has no picture"),
         (HEIC + box(b"meta", bytes(4) + box(b"iprp", box(b"free"))), "no primary picture"),
         (HEIC + meta(ISPE, item=b"grid"), "type '' is not taken"),
@@ -66,6 +67,11 @@ def jpeg(frame: bytes) -> bytes:
 def test_a_file_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(RejectedError, match=reason):
         probed(data)
+
+
+def test_what_follows_the_boxes_of_a_picture_is_passed_over() -> None:
+    whole = HEIC + meta(ISPE) + box(b"mdat", bytes(2000))
+    assert probed(whole + bytes(40)) == probed(whole)
 
 
 def test_items_that_are_made_of_one_another_end() -> None:
