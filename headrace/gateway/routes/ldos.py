@@ -145,8 +145,8 @@ async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
             body=metadata.body,
             clip_sha256=video.received.sha256 if video else None,
         )
-        published = await upload.publish(event, source, form, video)
         body_bytes = len(await asyncio.to_thread(canonical_body, event))
+        published = await upload.publish(event, source, form, video)
         answer = LdoAnswer(
             id=public_ldo_id(published[0].item.digest or "", event.captured_at_us),
             status="accepted",
