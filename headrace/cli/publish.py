@@ -110,9 +110,9 @@ def clip(
 ) -> None:
     """Publish MP4 clips; the capture time is the modification time of the file."""
     from headrace.producers import describe_clip
-    from headrace.producers.bodies import TimeFrom
     from headrace.producers.source import Source
     from headrace.producers.video_frames import written_at_us
+    from headrace.schemas.events import TimeFrom
 
     origins = Source(source, site)
     with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):

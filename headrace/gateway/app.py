@@ -186,8 +186,6 @@ async def _serve(settings: Settings, sockets: list[socket], stop: asyncio.Event)
         "store": blobs.check,
     }
     probed = _service_probes(settings, required)
-    for network, site in site_networks(settings.gateway_trust, settings.gateway_site):
-        get_log().warning(Action.TRUSTED, network=str(network), site=site, why="its clients need no key")
     try:
         async with liveness(
             settings, waiting=lambda: False, progress=lambda: None, doing=lambda: "serving", probes=probed
@@ -252,6 +250,8 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
     )
     limiter = RequestLimiter(redis_url, RateLimits.of(settings))
     trusted = site_networks(settings.gateway_trust, settings.gateway_site)
+    for network, site in trusted:
+        get_log().warning(Action.TRUSTED, network=str(network), site=site, why="its clients need no key")
     guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log, trusted)
     await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
     queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptKey.from_settings(settings))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -20,15 +19,6 @@ from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.validate import check_video_header
 
 _CHUNK_BYTES = MIB  # read at a time of a large file
-
-
-class TimeFrom(StrEnum):
-    """Where a record's capture time comes from: its attribute `captured_at_from`."""
-
-    SENDER = "sender"
-    EXIF = "exif"
-    FILE = "file"  # its modification time
-    RECEIVED = "received"  # when it was received, because nothing better is known
 
 
 def attributes_of(values: Mapping[str, Any]) -> bytes:

@@ -13,9 +13,10 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from headrace.producers.bodies import TimeFrom, attributes_of
+from headrace.producers.bodies import attributes_of
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.pictures import decode_upright, inspect_picture
+from headrace.schemas.events import TimeFrom
 from headrace.schemas.limits import FRAME_BYTES_MAX, FRAME_PIXELS_MAX
 from headrace.schemas.media.formats import SNIFF_BYTES, format_of
 from headrace.schemas.media_probe import image_header, image_header_of
@@ -91,7 +92,7 @@ def read_images(paths: Sequence[Path], *, fps: float | None, clock_us: Callable[
             yield Skipped(str(path), error.strerror or str(error))
             continue
         captured_at_us, time_from = picture.captured_at_us, TimeFrom.EXIF
-        if captured_at_us is None or not is_plausible_time(captured_at_us, clock_us()):
+        if not is_plausible_time(captured_at_us, clock_us()):
             captured_at_us, time_from = written_at_us(path, clock_us), TimeFrom.FILE
         attributes = attributes_of({"exif": picture.exif, **picture.details, "captured_at_from": time_from})
         yield VideoFrame(body, round(taken * period_us), captured_at_us, None, attributes)

@@ -1,11 +1,8 @@
 """What Kafka refuses because an ACL is missing, in one sentence that names the operation and the topic."""
 
-from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 
 from confluent_kafka import KafkaError
-from confluent_kafka.admin._acl import AclOperation
 
 from headrace.runtime.errors import HeadraceError
 
@@ -20,16 +17,6 @@ class Operation(StrEnum):
     WRITE = "Write"
     DESCRIBE = "Describe"
     CREATE = "Create"
-
-
-OPERATIONS: Mapping[Operation, AclOperation] = MappingProxyType(
-    {
-        Operation.READ: AclOperation.READ,
-        Operation.WRITE: AclOperation.WRITE,
-        Operation.DESCRIBE: AclOperation.DESCRIBE,
-        Operation.CREATE: AclOperation.CREATE,
-    }
-)
 
 
 def missing_acl(access: Operation, topic: str) -> str:

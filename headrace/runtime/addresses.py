@@ -66,13 +66,18 @@ def _is_private(network: Network) -> bool:
 
 
 def is_in(address: str, network: Network) -> bool:
-    """Return whether a numeric address belongs to a network; an IPv4-mapped address is that IPv4 address."""
+    """Return whether a client's address belongs to a network."""
+    parsed = client_address(address)
+    return parsed is not None and _is_listed(parsed, [network])
+
+
+def client_address(text: str) -> Address | None:
+    """Return a client's numeric address without its zone, an IPv4-mapped one as IPv4; None for any other text."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return _is_listed(mapped or parsed, [network])
+        return None
+    return (parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None) or parsed
 
 
 def authority_of(host: str, port: int, default_port: int) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import NewTopic
 
-from headrace.runtime.acl import OPERATIONS, REFUSED, Operation, acl_error, missing_acl, with_acl
+from headrace.runtime.acl import REFUSED, Operation, acl_error, missing_acl, with_acl
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
@@ -246,8 +248,11 @@ def require_topics(settings: Settings, admin: AdminClient, needed: Mapping[str, 
     existing = _existing_topics(settings, admin)
     if missing := [name for name in needed if name not in existing]:
         raise _topics_missing(settings, missing)
+    described = admin.describe_topics(
+        TopicCollection([*needed]), include_authorized_operations=True, request_timeout=_REQUEST_S
+    )
     for name, access in needed.items():
-        if not _is_allowed(settings, admin, name, access):
+        if not _is_allowed(settings, name, access, described[name]):
             raise acl_error(missing_acl(access, name), settings.kafka_bootstrap)
 
 
@@ -285,18 +290,15 @@ def _topics_missing(settings: Settings, names: Iterable[str]) -> HeadraceError:
     )
 
 
-def _is_allowed(settings: Settings, admin: AdminClient, name: str, access: Operation) -> bool:
+def _is_allowed(settings: Settings, name: str, access: Operation, described: "Future[TopicDescription]") -> bool:
     """Return whether the ACLs allow an operation on a topic; Kafka may not tell, and then it counts as allowed."""
-    described = admin.describe_topics(
-        TopicCollection([name]), include_authorized_operations=True, request_timeout=_REQUEST_S
-    )
     try:
-        operations = described[name].result(_REQUEST_S).authorized_operations
+        operations = described.result(_REQUEST_S).authorized_operations
     except FutureTimeout:
         raise kafka_failed(settings, KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
     except KafkaException as error:
         raise kafka_failed(settings, with_acl(error.args[0], Operation.DESCRIBE, name)) from None
-    return not operations or OPERATIONS[access] in operations
+    return not operations or AclOperation[access.name] in operations
 
 
 def _existing_topics(settings: Settings, admin: AdminClient) -> Mapping[str, TopicMetadata]:

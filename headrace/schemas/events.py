@@ -27,6 +27,15 @@ class Origin:
     sequence: int
 
 
+class TimeFrom(StrEnum):
+    """Where a record's capture time comes from: its attribute `captured_at_from`."""
+
+    SENDER = "sender"
+    EXIF = "exif"
+    FILE = "file"  # its modification time
+    RECEIVED = "received"  # when it was received, because nothing better is known
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cid(Origin):
     """One scan of a component's identifier."""

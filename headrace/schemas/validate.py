@@ -9,7 +9,7 @@ declared digest is always reported as `digest_mismatch`.
 
 import re
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 from headrace.schemas.digest import canonical_body, is_digest, sha256_hex, staging_prefix
 from headrace.schemas.events import Cid, Clip, Frame, InputEvent, Kind, Ldo
@@ -138,7 +138,7 @@ def check_captured_at(captured_at_us: int, now_us: int) -> None:
     _check_recordable(captured_at_us, now_us)
 
 
-def is_plausible_time(captured_at_us: int | None, now_us: int) -> bool:
+def is_plausible_time(captured_at_us: int | None, now_us: int) -> TypeGuard[int]:
     """Return whether a capture time passes `check_captured_at`; None does not."""
     try:
         check_captured_at(-1 if captured_at_us is None else captured_at_us, now_us)

@@ -16,7 +16,7 @@ from headrace.batch.fetch.errors import ArgumentRefusedError, MediaRefusedError
 from headrace.runtime.pictures import inspect_picture
 from headrace.schemas.catalog_rows import BlobLocation, BlobRow, RecordRow, RowBatch, SightingRow
 from headrace.schemas.digest import blob_key, record_id, sha256_hex
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Kind, TimeFrom
 from headrace.schemas.media_probe import VideoHeader, probe_of
 from headrace.schemas.reject import RejectedError
 from headrace.schemas.validate import check_header, check_name, is_plausible_time
@@ -106,9 +106,10 @@ def batch_of(asset: Asset, *, offset: int, at_us: int, known: BlobLocation | Non
         media_type=asset.media_type,
         store_key=asset.key,
     )
-    has_own_time = is_plausible_time(asset.captured_at_us, at_us)
-    captured_at_us = asset.captured_at_us if has_own_time and asset.captured_at_us is not None else at_us
-    attributes = asset.details | {"url": asset.url, "captured_at_from": "exif" if has_own_time else "received"}
+    captured_at_us, time_from = asset.captured_at_us, TimeFrom.EXIF
+    if not is_plausible_time(captured_at_us, at_us):
+        captured_at_us, time_from = at_us, TimeFrom.RECEIVED
+    attributes = asset.details | {"url": asset.url, "captured_at_from": time_from}
     if asset.origin.license is not None:
         attributes["license"] = asset.origin.license
     record = RecordRow(

@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections import Counter
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import TypeAlias
 
+from headrace.runtime.addresses import client_address
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import gateway_audit_dropped_total
@@ -80,12 +81,7 @@ class AuditLog:
 
 def address_group(address: str) -> str:
     """Return what counts as one address: a host with IPv6 usually has a network of 64 bits."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
+    parsed = client_address(address)
+    if parsed is None:
         return address
-    if isinstance(parsed, IPv4Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ip_network((parsed, 64), strict=False))
+    return str(parsed if isinstance(parsed, IPv4Address) else ip_network((parsed, 64), strict=False))

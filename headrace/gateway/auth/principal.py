@@ -26,11 +26,6 @@ class Principal:
     sources: tuple[str, ...]
     is_trusted: bool = False  # by its address, without a key
 
-    @property
-    def may_capture(self) -> bool:
-        """Whether it may request captures: the old clients of a trusted network do."""
-        return self.is_trusted or self.has_role(Role.OPERATOR)
-
     def has_role(self, role: Role) -> bool:
         """Return whether the principal has this role or a higher one."""
         return _RANK[self.role] >= _RANK[role]

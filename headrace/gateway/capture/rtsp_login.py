@@ -64,10 +64,12 @@ class CameraChallenge:
             f"realm={_quoted(realm)}",
             f"nonce={_quoted(nonce)}",
             f"uri={_quoted(uri)}",
+            f'response="{response}"',
         ]
-        parameters.append(f'response="{response}"')
-        parameters += [f"{name}={self.fields[name]}" for name in ("algorithm",) if name in self.fields]
-        parameters += [f"{name}={_quoted(self.fields[name])}" for name in ("opaque",) if name in self.fields]
+        if "algorithm" in self.fields:
+            parameters.append(f"algorithm={self.fields['algorithm']}")
+        if "opaque" in self.fields:
+            parameters.append(f"opaque={_quoted(self.fields['opaque'])}")
         if qop or self._is_session:
             parameters.append(f'cnonce="{self.cnonce}"')
         if qop:

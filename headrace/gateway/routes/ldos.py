@@ -22,7 +22,6 @@ from headrace.gateway.uploads.publish import PublishedItem, UploadSource, reques
 from headrace.gateway.uploads.results import status_of, status_path
 from headrace.gateway.uploads.upload_form import JSON, URLENCODED, FormFile, ReceivedForm, form_body, received_form
 from headrace.producers.source import fields_of
-from headrace.schemas.digest import canonical_body
 from headrace.schemas.events import Cid, Ldo
 from headrace.schemas.validate import validate
 from headrace.store.catalog.ldos import ListedLdo
@@ -91,15 +90,19 @@ class _EventUpload:
 
     async def publish(
         self, event: Cid | Ldo, source: UploadSource, form: ReceivedForm, video: FormFile | None
-    ) -> list[PublishedItem]:
-        """Publish an event, and its video before it: where either is rejected, neither is ingested."""
+    ) -> tuple[list[PublishedItem], int]:
+        """Publish an event, and its video before it: where either is rejected, neither is ingested.
+
+        Returns also the bytes that are stored of them.
+        """
         traceparent = request_traceparent(self.request)
+        valid = await asyncio.to_thread(validate, event, time.time_ns() // 1000)
         if video is None:
-            return [await self.pipeline.publisher.publish(event, traceparent)]
-        await asyncio.to_thread(validate, event, time.time_ns() // 1000)
+            return [await self.pipeline.publisher.publish(event, traceparent)], valid.size_bytes
         about = event.code if isinstance(event, Cid) else event.ldo_id
         clip = await form.publish(video, source, index=1, about=about)
-        return [await self.pipeline.publisher.publish(event, traceparent), clip]
+        published = [await self.pipeline.publisher.publish(event, traceparent), clip]
+        return published, valid.size_bytes + video.received.size_bytes
 
     async def answer(
         self,
@@ -145,12 +148,11 @@ async def ingest_ldo(request: Request, upload: EventUpload) -> JSONResponse:
             body=metadata.body,
             clip_sha256=video.received.sha256 if video else None,
         )
-        body_bytes = len(await asyncio.to_thread(canonical_body, event))
-        published = await upload.publish(event, source, form, video)
+        published, size_bytes = await upload.publish(event, source, form, video)
         answer = LdoAnswer(
             id=public_ldo_id(published[0].item.digest or "", event.captured_at_us),
             status="accepted",
-            size_bytes=body_bytes + (video.received.size_bytes if video else 0),
+            size_bytes=size_bytes,
         )
         return await upload.answer(answer, source, published, first)
 
@@ -195,7 +197,7 @@ async def ingest_cid(request: Request, upload: EventUpload) -> JSONResponse:
             raise Problem(422, ProblemCode.INVALID, "the fields cid and device_id are required")
         source = upload.source(form.fields.get("site"), device_id)
         event = Cid(**fields_of(upload.pipeline.publisher.origin(source)), code=code)
-        published = await upload.publish(event, source, form, video)
+        published, _ = await upload.publish(event, source, form, video)
         answer = CidAnswer(id=str(published[0].message.record_id), status="accepted")
         return await upload.answer(answer, source, published, first)
 

@@ -11,12 +11,12 @@ from headrace.gateway.auth.principal import Principal
 from headrace.gateway.credential_filter import refuse_credentials
 from headrace.gateway.uploads.inspection import Inspected
 from headrace.gateway.uploads.receiving import ReceivedBody
-from headrace.producers.bodies import TimeFrom, attributes_of
+from headrace.producers.bodies import attributes_of
 from headrace.producers.publisher import Publisher
 from headrace.producers.source import SequenceCounter, fields_of
 from headrace.runtime.metrics import gateway_file_bytes
 from headrace.schemas.digest import record_id, staging_key
-from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, kind_of
+from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin, TimeFrom, kind_of
 from headrace.schemas.headers import TRACEPARENT, TRACESTATE, traceparent_of
 from headrace.schemas.validate import UNSHOWABLE, check_captured_at, check_name, is_plausible_time, validate
 from headrace.store.blobs.blob_store import Blobs
