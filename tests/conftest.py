@@ -2,17 +2,13 @@
 
 import logging
 import os
-import pkgutil
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
-from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 import hypothesis
 import pytest
 import structlog
-from coverage import Coverage
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -26,9 +22,6 @@ from headrace.store.requests.access import Access
 from tests.servers import STACK, fresh_database, in_memory_directory, pool_of, settings_of
 
 VIDEO = Path(__file__).parents[2] / "shared" / "data"
-COVERING = ("tests/schemas/", "tests/streams/")
-"""The tests of the packages whose coverage is measured."""
-COVERAGE = pytest.StashKey[Coverage]()
 SERVERS = os.environ.get("TEST_SERVERS")
 """A file with the settings of servers that run already, such as in containers; without it the tests start their own."""
 
@@ -75,29 +68,6 @@ class ByWhatTheyStart(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
     """Distribute `--dist loadscope` by what tests start."""
     return ByWhatTheyStart(config, log) if config.getvalue("dist") == "loadscope" else None
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Import what is covered while it is traced, whichever test comes first to need it."""
-    if coverage := Coverage.current():
-        for name in cast("list[str]", coverage.get_option("run:source")):
-            for module in pkgutil.walk_packages(import_module(name).__path__, f"{name}."):
-                import_module(module.name)
-        coverage.stop()
-        session.config.stash[COVERAGE] = coverage
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Trace only the tests of what is covered: the others would take half as long again."""
-    coverage = item.config.stash.get(COVERAGE, None) if item.nodeid.startswith(COVERING) else None
-    if coverage is None:
-        return (yield)
-    coverage.start()
-    try:
-        return (yield)
-    finally:
-        coverage.stop()
 
 
 @pytest.hookimpl(wrapper=True)
