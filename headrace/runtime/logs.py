@@ -33,6 +33,7 @@ class Action(StrEnum):
     TOPIC_RESTARTED = "topic_restarted"
     MIGRATED = "migrated"
     TOPICS_CREATED = "topics_created"
+    TOPICS_CHANGED = "topics_changed"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     LEADERSHIP_LOST = "leadership_lost"

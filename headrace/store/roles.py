@@ -38,6 +38,8 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
         "collecting": "select, delete",
         "ingest_progress": _ALL,
         "lost_ranges": _ALL,
+        "mirror_progress": _ALL,
+        "mirror_losses": _ALL,
         "source_losses": "select, insert, update",
         "recovery_targets": _READ,
         "installation": _READ,

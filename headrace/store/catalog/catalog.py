@@ -37,6 +37,7 @@ from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import IngestProgress, advance
+from headrace.store.catalog.mirror_losses import follow_origins, report_losses
 from headrace.store.catalog.orphan_gc import take_over
 from headrace.store.catalog.parameters import (
     DEAD_LETTER_STATEMENT_BYTES_MAX,
@@ -71,7 +72,8 @@ _RECORD = attrgetter(
 )
 _SITE_RECORD = attrgetter("record_id", "site", "source_id", "captured_at_us", "sequence", "about")
 _SIGHTING = attrgetter(
-    *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence")
+    *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence"),
+    "mirrored_offset",
 )
 _LOSS = attrgetter("site", "source_id", "spool", "dropped", "damaged")
 _SIGHTING_KEY = attrgetter("topic", "partition", "offset", "index")
@@ -150,10 +152,12 @@ class Catalog:
             dropped, damaged = await self._note_losses(connection, batch.losses)
             reached(CrashPoint.AFTER_OUTBOX)
             await self._advance(connection, batch.progress)
+            mirror_losses = await follow_origins(connection, batch.origins)
             reached(CrashPoint.BEFORE_COMMIT)
             await transaction.commit()
             self._progress |= {key: max(at, self._progress.get(key, 0)) for key, at in batch.progress.items()}
             reached(CrashPoint.AFTER_COMMIT)
+        report_losses(mirror_losses)
         if batch.sightings or batch.dead_letters:
             self._notify_soon(announces=announces)
         return CommitResult(

@@ -84,7 +84,7 @@ select media_type from blobs where sha256 = $1
 
 -- positions --
 -- The positions of the messages of these records, the latest first: Kafka keeps it for the longest time.
-select s.topic, s.partition, s."offset", r.kind
+select s.topic, s.partition, coalesce(s.mirrored_offset, s."offset"), r.kind
 from records as r
 join sightings as s using (record_id)
 where r.record_id = any($1::uuid[])
