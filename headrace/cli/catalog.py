@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("ls")(list_records)
     app.command()(show)
     app.command()(get)
+    app.command()(fetch)
     app.command()(cat)
     app.command()(lost)
     app.command()(outbox)
@@ -100,9 +101,12 @@ def show(
     async def query(queries: "Queries") -> None:
         detail = await queries.record(id_)
         if as_json:
-            print_json(json_value(detail))
+            states = [] if detail.record.store_key else await queries.transfers_of(detail.record.digest)
+            print_json(json_value(detail) | {"transfers": [json_value(state) for state in states]})
             return
         members = {name: value for name, value in json_value(detail.record).items() if value is not None}
+        if detail.record.store_key is None and (waiting := await queries.transfers_of(detail.record.digest)):
+            members["bytes"] = f"not here yet: at {', '.join(state.site for state in waiting)}"
         print_table(("field", "value"), list(members.items()))
         print_table(
             ("seen in", "partition", "offset", "site", "source", "captured", "sequence"),
@@ -133,11 +137,14 @@ def get(
     """Write the bytes of a record after verifying their digest."""
     from headrace.store.blobs.blob_store import Blobs
     from headrace.store.blobs.verified_read import read_placed
+    from headrace.store.errors import BlobAtSiteError
 
     settings = client_settings()
 
-    async def fetch(queries: "Queries") -> None:
+    async def read(queries: "Queries") -> None:
         record = (await queries.record(id_)).record
+        if record.store_key is None and (waiting := await queries.transfers_of(record.digest)):
+            raise BlobAtSiteError(record.digest, waiting[0].site)
         if record.store_key is None:
             raise HeadraceError(
                 "blob_missing",
@@ -151,7 +158,23 @@ def get(
         write_file(output, body)
         say(f"{len(body)} bytes written to {output}")
 
-    _query(settings, fetch)
+    _query(settings, read)
+
+
+@needs("service")
+def fetch(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Record id or a prefix of it, digest, LDO id or code.")],
+) -> None:
+    """Have the bytes of a record brought from its site before all others."""
+
+    async def request(queries: "Queries") -> None:
+        record = (await queries.record(id_)).record
+        if await queries.request_transfer(record.record_id):
+            say(f"{record.size_bytes} bytes of {record.record_id} come next")
+        else:
+            say(f"the bytes of {record.record_id} are here")
+
+    _query(client_settings(), request)
 
 
 def cat(

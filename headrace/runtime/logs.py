@@ -42,6 +42,7 @@ class Action(StrEnum):
     UNDECODABLE = "undecodable"
     REFUSED = "refused"
     PASSED_OVER = "passed_over"
+    TRANSFERRED = "transferred"
     MAINTAINED = "maintained"
     ANSWERED = "answered"
     CAPTURE = "capture"

@@ -76,6 +76,16 @@ relay_delay_seconds = Histogram(
     "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
 )
 
+# Transfer
+transfer_bytes_total = Counter("headrace_transfer_bytes_total", "Bytes of bodies read from sites' stores.", ["site"])
+transfer_bodies_total = Counter("headrace_transfer_bodies_total", "Bodies of sites, by outcome.", ["site", "outcome"])
+# outcome: arrived, known (here already), failed (tried again later)
+transfer_waiting_bodies = Gauge("headrace_transfer_waiting_bodies", "Bodies that are still to be brought.", ["site"])
+transfer_waiting_bytes = Gauge("headrace_transfer_waiting_bytes", "Their bytes.", ["site"])
+transfer_refused_total = Counter(
+    "headrace_transfer_refused_total", "Mirrored announcements that are not taken, by reason.", ["site", "code"]
+)
+
 # Maintenance; Prometheus has a label `job` of its own
 maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of jobs, by outcome.", ["task", "outcome"])
 # outcome: succeeded, failed

@@ -122,6 +122,20 @@ class Original:
     offset: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRow:
+    """A record whose bytes a site has, at this place of its store."""
+
+    record_id: UUID
+    kind: Kind
+    site: str
+    digest: bytes
+    size_bytes: int
+    media_type: str
+    store_key: str
+    store_offset: int | None = None
+
+
 OffsetRun: TypeAlias = tuple[int, int]
 """The first and the last of offsets that follow one another."""
 
@@ -133,7 +147,7 @@ class RowBatch:
     `collection_epoch` was read from the catalog before the first of the batch's objects was put
     (`headrace/store/catalog/orphan_gc.py`). `progress` is the offset after the batch's last message of each (topic,
     partition). `origins` are the offsets at the site of the messages of each mirrored topic and partition, as they were
-    delivered.
+    delivered. A record of one of the `transfers` is announced when its bytes are here.
     """
 
     blobs: list[BlobRow]
@@ -144,6 +158,7 @@ class RowBatch:
     losses: list[LossRow] = field(default_factory=list)
     progress: Mapping[PartitionKey, int] = field(default_factory=dict)
     origins: Mapping[PartitionKey, Sequence[OffsetRun]] = field(default_factory=dict)
+    transfers: Sequence[TransferRow] = ()
     collection_epoch: int | None = None
 
 

@@ -206,6 +206,7 @@ select pg_advisory_xact_lock_shared($1)
 -- collected --
 select
     generation,
+    exists (select from transfers) as has_transfers,
     array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
 from collection
 
@@ -227,8 +228,8 @@ group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select set_aside, generation, i.topic_id, m.next_offset, t.digest, r.sequence, l.dropped, c.records, p.store_key
+select set_aside, generation, i.topic_id, m.next_offset, t.digest, w.priority, r.sequence, l.dropped, c.records, p.store_key
 from
     outbox, collection, ingest_progress as i, tombstones as t, site_records as r, source_losses as l, record_counts as c,
-    pack_copies as p, mirror_progress as m
+    pack_copies as p, mirror_progress as m, transfers as w
 where false

@@ -34,6 +34,7 @@ where exists (select from blobs_of(wanted.store_key) as b where (b.archived_at i
 select r.record_id, r.kind, r.digest, r.size_bytes, r.media_type
 from records as r
 where not exists (select from blobs as b where b.sha256 = r.digest)
+    and not exists (select from transfers as t where t.record_id = r.record_id)
 order by r.record_id
 limit $1
 
@@ -44,6 +45,7 @@ select r.record_id, r.kind
 from records as r, collection as c
 where r.ingested_at >= c.outbox_pruned_until
     and not exists (select from outbox as o where o.record_id = r.record_id and (o.site is null or o.site = r.site))
+    and not exists (select from transfers as t where t.record_id = r.record_id)
 order by r.ingested_at, r.record_id
 limit $1
 
