@@ -75,7 +75,7 @@ async def _insert_rates(full: Catalog, empty: Catalog) -> tuple[float, float]:
     """Commit the same batches to each, one batch in turn; return the records per second of each."""
     took_s = {full: 0.0, empty: 0.0}
     for number in range(BATCHES + _WARM_UP_BATCHES):
-        rows = _ldo_rows(number * BATCH_ROWS)
+        rows = ldo_rows(number * BATCH_ROWS, BATCH_ROWS)
         for catalog in took_s:
             began = time.perf_counter()
             await catalog.commit(rows)
@@ -85,12 +85,12 @@ async def _insert_rates(full: Catalog, empty: Catalog) -> tuple[float, float]:
     return count / took_s[full], count / took_s[empty]
 
 
-def _ldo_rows(first: int) -> RowBatch:
-    """Return the rows that a worker writes for LDOs that came at these offsets."""
+def ldo_rows(first: int, number_of_rows: int) -> RowBatch:
+    """Return the rows that a worker writes for so many LDOs, which came from an offset on."""
     topic, now_us = input_topic(Kind.LDO).name, unix_us()
     random = Random(first)  # noqa: S311 - incompressible, not secret
     messages = []
-    for number in range(first, first + BATCH_ROWS):
+    for number in range(first, first + number_of_rows):
         event = bodies.ldo(number, captured_at_us=now_us, random=random)
         messages.append(
             ConsumedMessage(topic, number % _PARTITIONS, number, now_us, event.source_id.encode(), encode(event), ())
