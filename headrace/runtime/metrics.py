@@ -47,6 +47,9 @@ worker_retries_total = Counter("headrace_worker_retries_total", "Retries of tran
 worker_lost_messages_total = Counter(
     "headrace_worker_lost_messages_total", "Offsets that retention deleted before they were ingested.", ["topic"]
 )
+mirror_lost_offsets_total = Counter(
+    "headrace_mirror_lost_offsets_total", "Offsets of sites' topics that were not mirrored.", ["site", "reason"]
+)  # reason: gap, retention, truncated, made_anew
 worker_source_losses_total = Counter(
     "headrace_worker_source_losses_total", "Events that sources report as lost by their spools, by reason.", ["reason"]
 )  # reason: dropped, damaged
@@ -71,6 +74,16 @@ relay_leading = Gauge("headrace_relay_leading", "1 while this relay is the activ
 relay_restarts_total = Counter("headrace_relay_restarts_total", "Producers abandoned after an ambiguous error.")
 relay_delay_seconds = Histogram(
     "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
+)
+
+# Transfer
+transfer_bytes_total = Counter("headrace_transfer_bytes_total", "Bytes of bodies read from sites' stores.", ["site"])
+transfer_bodies_total = Counter("headrace_transfer_bodies_total", "Bodies of sites, by outcome.", ["site", "outcome"])
+# outcome: arrived, known (here already), failed (tried again later)
+transfer_waiting_bodies = Gauge("headrace_transfer_waiting_bodies", "Bodies that are still to be brought.", ["site"])
+transfer_waiting_bytes = Gauge("headrace_transfer_waiting_bytes", "Their bytes.", ["site"])
+transfer_refused_total = Counter(
+    "headrace_transfer_refused_total", "Mirrored announcements that are not taken, by reason.", ["site", "code"]
 )
 
 # Maintenance; Prometheus has a label `job` of its own

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import DotEnvSettingsSource, SettingsConfigDict
 
-from headrace.runtime.connection_settings import ConnectionSettings, checked_store_url
+from headrace.runtime.connection_settings import ConnectionSettings, ReadableFile, checked_store_url
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.gateway_settings import GatewaySettings, checked_networks
 from headrace.runtime.secret_files import reading_secrets, secret_directories
@@ -167,6 +167,15 @@ class Settings(GatewaySettings, ConnectionSettings):
         description="Jobs of `headrace maintenance`, comma-separated: expire (dead letters and announcements past "
         "their retention), retain (records past a rule of `headrace retention`), collect (orphans and abandoned bodies "
         "in the store), archive (if archive_url is set).",
+    )
+
+    # Transfer
+    transfer_sites: ReadableFile = Field(
+        "", description="TOML file of the sites whose bodies `headrace transfer` brings; docs/central.md."
+    )
+    transfer_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path(".headrace/transfer"),
+        description="Directory of bodies that are under way, which go on after a restart; room for one body per site.",
     )
 
     # URLs

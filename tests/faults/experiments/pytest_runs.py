@@ -13,12 +13,15 @@ from tests.faults.registry import experiment
 from tests.faults.world import FaultsWorld
 
 COMMANDS = tuple(
-    point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_"))
+    point
+    for point in CrashPoint
+    if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_", "transfer_"))
 )
 _CRASHES = (
     "tests/batch/test_batch_crashes.py",
     "tests/batch/archive/test_archive_crashes.py",
     "tests/streams/test_recovery.py",
+    "tests/streams/transfer/test_transfer_crashes.py",
 )
 _SCHEDULES = "tests/simulation/test_simulation.py::test_nothing_is_lost_and_nothing_comes_twice"
 _LINES_SHOWN = 60
