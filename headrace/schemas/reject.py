@@ -22,6 +22,7 @@ class RejectCode(StrEnum):
     NOT_JSON = "not_json"  # a body or attributes that are not the JSON they must be
     CLAIM_MISSING = "claim_missing"  # the staged object is not there
     CLAIM_REFUSED = "claim_refused"  # a claim on an object that is not this source's staging area
+    REPLAYED = "replayed"  # a replay published it: it was ingested before
     ERASED = "erased"  # the bytes were erased; this dead letter does not hold them
 
 
