@@ -19,8 +19,10 @@ from headrace.cli import (
     processes,
     publish,
     recover,
+    replay,
     retention,
     stack,
+    topics,
     urls,
 )
 from headrace.cli.output import SummaryGroup, say
@@ -53,6 +55,8 @@ recover.register(app)
 erase.register(app)
 retention.register(app)
 urls.register(app)
+replay.register(app)
+topics.register(app)
 demo.register(app)
 
 

@@ -151,6 +151,12 @@ def ingested_topic(kind: Kind) -> Topic:
     return _INGESTED[kind]
 
 
+def is_transactional(topic: str) -> bool:
+    """Return whether the service writes a topic in transactions, with or without the site prefix of MirrorMaker."""
+    written = (*_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED)
+    return any(topic == known.name or topic.endswith(f".{known.name}") for known in written)
+
+
 def wait_days_max(spool_days_max: float) -> float:
     """Return how many days a message may wait before it is ingested: in a device's spool, then in its topic."""
     return spool_days_max + INPUT_RETENTION_S / DAY_S

@@ -377,3 +377,11 @@ def test_nothing_that_an_event_can_say_makes_it_raise(event: InputEvent) -> None
     if isinstance(result, AcceptedDelivery):
         assert result.event == event
         assert result.size_bytes > 0
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_a_replay_published_is_refused_whatever_it_holds(kind: Kind) -> None:
+    message = replace(delivery(good(kind)), headers=(("ce_id", b"1"), ("replay", b"an id")))
+    result = examine(kind, message)
+    assert isinstance(result, RejectedDelivery)
+    assert (result.code, result.message) == (Code.REPLAYED, message)
