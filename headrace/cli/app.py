@@ -20,6 +20,7 @@ from headrace.cli import (
     publish,
     recover,
     retention,
+    sites,
     stack,
     urls,
 )
@@ -53,6 +54,7 @@ recover.register(app)
 erase.register(app)
 retention.register(app)
 urls.register(app)
+sites.register(app)
 demo.register(app)
 
 

@@ -1,0 +1,117 @@
+"""Watches one link for its mirror: sets its metrics, and decides when the process has to end."""
+
+import time
+from contextlib import ExitStack
+
+from confluent_kafka import KafkaException
+
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.kafka import kafka_failed
+from headrace.runtime.logs import Action, get_log
+from headrace.runtime.metrics import (
+    mirror_lag_bytes,
+    mirror_lag_messages,
+    mirror_lag_seconds,
+    mirror_lost_offsets_total,
+    mirror_reachable,
+    mirror_retention_share,
+    mirror_tasks,
+)
+from headrace.runtime.settings import Settings
+from headrace.schemas.topics import PartitionKey
+from headrace.sites.link_probe import LinkProbe, LinkStatus, opened
+from headrace.sites.topology import Flow
+
+_STATES = ("RUNNING", "FAILED", "PAUSED", "UNASSIGNED", "RESTARTING")
+
+
+class LinkWatch:
+    """Looks at a link again and again; `close` it in the end. Every call blocks."""
+
+    def __init__(self, flow: Flow, source: Settings, target: Settings) -> None:
+        """Open its probe.
+
+        Raises:
+            HeadraceError: the target does not answer.
+        """
+        self.status = LinkStatus(link=flow.name, problem="not asked yet")
+        self._flow = flow
+        self._target = target
+        self._stack = ExitStack()
+        self._probe: LinkProbe = self._stack.enter_context(opened(flow, source, target))
+        self._positions: dict[PartitionKey, int] = {}
+        self._moved_at_s = time.monotonic()
+        self._lost: dict[PartitionKey, int] = {}
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._stack.close()
+
+    def forget_tasks(self) -> None:
+        """Pass over the states of tasks that an earlier MirrorMaker has left."""
+        try:
+            self._probe.tasks.refresh()
+        except KafkaException as error:
+            raise kafka_failed(self._target, error.args[0]) from None
+        self._probe.tasks.values.clear()
+        self._moved_at_s = time.monotonic()
+
+    def look(self, stall_s_max: float) -> LinkStatus:
+        """Return how the link is doing, and set its metrics.
+
+        Raises:
+            HeadraceError: a task has failed, or nothing was copied for so many seconds although messages wait and the
+                source answers; or the target does not answer.
+        """
+        try:
+            status = self._probe.look()
+        except KafkaException as error:
+            raise kafka_failed(self._target, error.args[0]) from None
+        if status.problem and status.problem != self.status.problem:
+            get_log().warning(Action.WAITING, link=self._flow.name, why=status.problem)
+        self.status = status
+        self._report()
+        self._check(stall_s_max)
+        return status
+
+    def _report(self) -> None:
+        status, link = self.status, self._flow.name
+        mirror_reachable.labels(link).set(not status.problem)
+        if not status.problem:
+            mirror_lag_messages.labels(link).set(status.messages)
+            mirror_lag_bytes.labels(link).set(status.bytes)
+            mirror_lag_seconds.labels(link).set(status.seconds)
+            mirror_retention_share.labels(link).set(status.retention_share)
+        for state in _STATES:
+            mirror_tasks.labels(link, state).set(status.states.get(state, 0))
+        for lag in status.lags:
+            key = (lag.topic, lag.partition)
+            if lag.lost and self._lost.get(key) != lag.first:
+                known = max(self._lost.get(key, 0), lag.position)
+                self._lost[key] = lag.first
+                mirror_lost_offsets_total.labels(link, lag.topic).inc(lag.first - known)
+                get_log().error(
+                    Action.LOST, link=link, topic=lag.topic, partition=lag.partition, first=known, until=lag.first
+                )
+
+    def _check(self, stall_s_max: float) -> None:
+        link = self._flow.name
+        failed = [task for task in self.status.tasks.values() if task.state == "FAILED"]
+        if failed:
+            raise HeadraceError(
+                "mirror_task_failed",
+                f"a task of the link {link} failed: {failed[0].error}",
+                hint="whatever supervises this process starts it again; its log mirror-maker.log has the whole error",
+                exit_code=Exit.BROKEN,
+            )
+        positions, now = dict(self._probe.positions.values), time.monotonic()
+        if positions != self._positions or self.status.problem or not self.status.messages:
+            self._positions, self._moved_at_s = positions, now
+        elif now - self._moved_at_s > stall_s_max:
+            raise HeadraceError(
+                "mirror_stuck",
+                f"the link {link} copied nothing for {now - self._moved_at_s:.0f} s while "
+                f"{self.status.messages} messages wait and {self._flow.source} answers",
+                hint="whatever supervises this process starts it again; its log mirror-maker.log may say why",
+                exit_code=Exit.STUCK,
+            )
