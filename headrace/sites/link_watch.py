@@ -34,7 +34,7 @@ class LinkWatch:
         Raises:
             HeadraceError: the target does not answer.
         """
-        self.status = LinkStatus(link=flow.name, problem="not asked yet")
+        self.status = LinkStatus(link=flow.name)
         self._flow = flow
         self._target = target
         self._stack = ExitStack()

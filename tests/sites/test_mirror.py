@@ -80,6 +80,7 @@ def test_the_lag_is_told_with_the_tasks(sites: StackInfo) -> None:
     assert (link["messages"], link["alarm"], link["error"], link["lost"]) == (0, False, "", [])
 
 
+@pytest.mark.slow
 def test_a_killed_mirrormaker_ends_the_mirror_which_starts_again_and_repeats_nothing(sites: StackInfo) -> None:
     site, before = sites.sites["factory-a"], restart_count(sites.state_dir, "mirror")
     running(sites).kill()
@@ -92,6 +93,7 @@ def test_a_killed_mirrormaker_ends_the_mirror_which_starts_again_and_repeats_not
     assert "MirrorMaker ended: killed by SIGKILL" in (sites.state_dir / "logs" / "mirror.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_file_starts_mirrormaker_again_and_an_invalid_one_changes_nothing(sites: StackInfo) -> None:
     until(lambda: status(sites.state_dir).healthy, 90, "the mirror to be ready")
     file = sites.state_dir / "sites.toml"

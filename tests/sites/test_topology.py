@@ -1,6 +1,8 @@
 """`sites.toml`: what it says, and what is refused with the line."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.schemas.events import Kind
 from headrace.sites.mm2 import login_variable, logins, properties, text_of
 from headrace.sites.plan import acls, mirrored_topics
-from headrace.sites.topology import Carries, Topology, parse
+from headrace.sites.topology import Carries, Flow, Site, Topology, parse
 
 FILE = """\
 [sites.factory-a]
@@ -196,3 +198,13 @@ def test_the_configuration_holds_no_secret_and_bounds_what_it_buffers() -> None:
     wanted = logins(topology.sites, topology.flows, "central")
     assert {login.username for _, login in wanted.values()} == {"link-central", "mirror", "link-factory-a"}
     assert wanted.keys() == {name for name in wanted if f"${{env:{name}}}" in text}
+
+
+def test_the_example_of_the_documentation_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs/sites.md").read_text("utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    topology = read(example)
+    assert topology.only_target(None, where="") == "central"
+    for model in (Site, Flow):
+        keys = {field.alias or name for name, field in model.model_fields.items()}
+        assert not [key for key in keys if f"`{key}`" not in text]
