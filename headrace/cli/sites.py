@@ -73,8 +73,9 @@ def show(context: typer.Context, *, sites: File = None, as_json: Json = False) -
             for link in links
         ]
         print_table(("link", "messages", "bytes", "seconds", "of retention", "tasks", "last error"), rows)
-        for name, lag in ((link.link, lag) for link in links for lag in link.lags if lag.lost):
-            say(f"{name}: lost {lag.topic} [{lag.partition}], offsets {lag.position} to {lag.first - 1}")
+        for loss in (loss for link in links for loss in link.losses):
+            offsets = f"offsets {loss.first} to {loss.until - 1}"
+            say(f"{loss.link}: {loss.topic} [{loss.partition}] lost {offsets} before they were copied")
     if any(link.alarm or link.error for link in links):
         raise typer.Exit(Exit.FAILED)
 

@@ -5,19 +5,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
+import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_failed
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import TopicReader, offset_bounds, reading_consumer
+from headrace.runtime.topic_reader import MessageHeaders, TopicReader, headers_of, offset_bounds, reading_consumer
 from headrace.schemas.topics import PartitionKey
 from headrace.sites.clusters import retentions_s
 from headrace.sites.internal_topic import InternalTopic, TaskStatus, parse_offset, parse_status
-from headrace.sites.mm2 import offsets_topic, status_topic
+from headrace.sites.losses import Loss, parse_loss
+from headrace.sites.mm2 import LOSSES_TOPIC, offsets_topic, status_topic
 from headrace.sites.topology import Flow
 
+ORIGIN_HEADER = "headrace-origin"
+"""As in Origin.java."""
 ALARM_SHARE = 0.5
 """Of the source's retention: what has waited longer is in danger of being deleted before it is copied."""
 
@@ -46,11 +50,6 @@ class PartitionLag:
         """How many messages wait; control records of transactions count too."""
         return max(self.end - max(self.position, self.first), 0)
 
-    @property
-    def lost(self) -> int:
-        """How many offsets the source deleted before they were copied."""
-        return max(self.first - self.position, 0)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStatus:
@@ -67,6 +66,7 @@ class LinkStatus:
     seconds: float = 0.0
     retention_share: float = 0.0
     tasks: Mapping[str, TaskStatus] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
 
     @property
     def messages(self) -> int:
@@ -75,8 +75,8 @@ class LinkStatus:
 
     @property
     def alarm(self) -> bool:
-        """Whether messages may soon be deleted before they are copied, or have been."""
-        return self.retention_share >= ALARM_SHARE or any(lag.lost for lag in self.lags)
+        """Whether messages may soon be deleted before they are copied, or have been within the last day."""
+        return self.retention_share >= ALARM_SHARE or any(loss.is_recent for loss in self.losses)
 
     @property
     def states(self) -> dict[str, int]:
@@ -101,9 +101,8 @@ class LinkStatus:
             "tasks": self.states,
             "error": self.error,
             "lost": [
-                {"topic": lag.topic, "partition": lag.partition, "from": lag.position, "until": lag.first}
-                for lag in self.lags
-                if lag.lost
+                {"topic": loss.topic, "partition": loss.partition, "from": loss.first, "until": loss.until}
+                for loss in self.losses
             ],
         }
 
@@ -119,6 +118,9 @@ class LinkProbe:
         self._admin = AdminClient(client_config(source))
         self.positions = InternalTopic(self._target, offsets_topic(flow.source), parse_offset)
         self.tasks = InternalTopic(self._target, status_topic(flow.source), parse_status)
+        self.ends: dict[PartitionKey, int] = {}
+        """The end of each copy, before `positions` was read; by the partitions of the source."""
+        self._losses = InternalTopic(self._target, LOSSES_TOPIC, parse_loss)
 
     def look(self) -> LinkStatus:
         """Return how the link is doing.
@@ -127,16 +129,16 @@ class LinkProbe:
             KafkaException: the target does not answer.
             HeadraceError: the target does not answer.
         """
-        self.positions.refresh()
-        self.tasks.refresh()
+        self.read_target()
         tasks = dict(self.tasks.values)
+        losses = tuple(loss for loss in self._losses.values.values() if loss.link == self._flow.name)
         try:
             lags = self._lags()
             ages = self._ages([lag for lag in lags if lag.messages])
             retentions = retentions_s(self._admin, [topic.name for topic in self._flow.topics]) if ages else {}
         except KafkaException as error:
             problem = f"{self._flow.source} does not answer: {kafka_failed(self._settings, error.args[0]).what}"
-            return LinkStatus(link=self._flow.name, problem=problem, tasks=tasks)
+            return LinkStatus(link=self._flow.name, problem=problem, tasks=tasks, losses=losses)
         shares = [age / retentions[topic] for (topic, _), age in ages.items() if topic in retentions]
         return LinkStatus(
             link=self._flow.name,
@@ -145,7 +147,38 @@ class LinkProbe:
             seconds=max(ages.values(), default=0.0),
             retention_share=max(shares, default=0.0),
             tasks=tasks,
+            losses=losses,
         )
+
+    def read_target(self) -> None:
+        """Read what the target knows.
+
+        Raises:
+            KafkaException: it does not answer.
+        """
+        topics = self._target.list_topics(timeout=_REQUEST_S).topics
+        copies = {self._flow.mirrored(topic.name): topic.name for topic in self._flow.topics}
+        keys = [(copy, number) for copy in copies if copy in topics for number in topics[copy].partitions]
+        bounds = offset_bounds(self._target, keys, timeout_s=_REQUEST_S)
+        self.ends = {(copies[copy], number): end for (copy, number), (_, end) in bounds.items()}
+        for topic in (self.positions, self.tasks, self._losses):
+            topic.refresh()
+
+    def first_copied(self, key: PartitionKey, *, after: int, position: int) -> int | None:
+        """Return the offset at the source of the first message at or behind `position` in a copy; None without any.
+
+        The copy is read from its own offset `after` on.
+
+        Raises:
+            KafkaException: the target does not answer.
+        """
+        copy = (self._flow.mirrored(key[0]), key[1])
+        (bounds,) = offset_bounds(self._target, [copy], timeout_s=_REQUEST_S).values()
+        for message in TopicReader(self._target, {copy: (max(after, bounds[0]), bounds[1])}):
+            offset = origin_offset(headers_of(message) or [])
+            if offset is not None and offset >= position:
+                return offset
+        return None
 
     def _lags(self) -> list[PartitionLag]:
         topics = self._source.list_topics(timeout=_REQUEST_S).topics
@@ -202,6 +235,14 @@ class LinkProbe:
         reader = TopicReader(self._target, {key: (max(first, end - _SAMPLE_MESSAGES), end)})
         sizes = [len(message.value() or b"") + len(message.key() or b"") for message in reader]
         return lag.messages * sum(sizes) // len(sizes) if sizes else 0
+
+
+def origin_offset(headers: MessageHeaders) -> int | None:
+    """Return the offset at its source of a mirrored message."""
+    for name, value in headers:
+        if name == ORIGIN_HEADER:
+            return int(orjson.loads(value or b"{}")["offset"])
+    return None
 
 
 @contextmanager

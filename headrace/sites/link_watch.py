@@ -19,7 +19,8 @@ from headrace.runtime.metrics import (
 )
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import PartitionKey
-from headrace.sites.link_probe import LinkProbe, LinkStatus, opened
+from headrace.sites.link_probe import LinkProbe, LinkStatus, PartitionLag, opened
+from headrace.sites.losses import Loss, record_loss
 from headrace.sites.topology import Flow
 
 _STATES = ("RUNNING", "FAILED", "PAUSED", "UNASSIGNED", "RESTARTING")
@@ -41,19 +42,26 @@ class LinkWatch:
         self._probe: LinkProbe = self._stack.enter_context(opened(flow, source, target))
         self._positions: dict[PartitionKey, int] = {}
         self._moved_at_s = time.monotonic()
-        self._lost: dict[PartitionKey, int] = {}
+        self._before: tuple[dict[PartitionKey, int], dict[PartitionKey, int]] = ({}, {})
+        """The positions at the last look, and the ends of the copies."""
+        self._recorded: dict[tuple[str, int, int], int] = {}
 
     def close(self) -> None:
         """Close its connections."""
         self._stack.close()
 
-    def forget_tasks(self) -> None:
-        """Pass over the states of tasks that an earlier MirrorMaker has left."""
+    def begin(self) -> None:
+        """Note where an earlier MirrorMaker ended, and pass over the states of its tasks.
+
+        Raises:
+            HeadraceError: the target does not answer.
+        """
         try:
-            self._probe.tasks.refresh()
+            self._probe.read_target()
         except KafkaException as error:
             raise kafka_failed(self._target, error.args[0]) from None
         self._probe.tasks.values.clear()
+        self._before = (dict(self._probe.positions.values), self._probe.ends)
         self._moved_at_s = time.monotonic()
 
     def look(self, stall_s_max: float) -> LinkStatus:
@@ -65,12 +73,17 @@ class LinkWatch:
         """
         try:
             status = self._probe.look()
+            losses = [loss for lag in status.lags if (loss := self._loss(lag)) is not None]
         except KafkaException as error:
             raise kafka_failed(self._target, error.args[0]) from None
         if status.problem and status.problem != self.status.problem:
             get_log().warning(Action.WAITING, link=self._flow.name, why=status.problem)
+        if not status.problem:
+            self._before = (dict(self._probe.positions.values), self._probe.ends)
         self.status = status
         self._report()
+        for loss in losses:
+            self._record(loss)
         self._check(stall_s_max)
         return status
 
@@ -84,15 +97,40 @@ class LinkWatch:
             mirror_retention_share.labels(link).set(status.retention_share)
         for state in _STATES:
             mirror_tasks.labels(link, state).set(status.states.get(state, 0))
-        for lag in status.lags:
-            key = (lag.topic, lag.partition)
-            if lag.lost and self._lost.get(key) != lag.first:
-                known = max(self._lost.get(key, 0), lag.position)
-                self._lost[key] = lag.first
-                mirror_lost_offsets_total.labels(link, lag.topic).inc(lag.first - known)
-                get_log().error(
-                    Action.LOST, link=link, topic=lag.topic, partition=lag.partition, first=known, until=lag.first
-                )
+
+    def _loss(self, lag: PartitionLag) -> Loss | None:
+        """Return what the source has deleted of a partition since the last look, before it was copied."""
+        key = (lag.topic, lag.partition)
+        positions, ends = self._before
+        known = positions.get(key)
+        if known is None or lag.first <= known:
+            return None
+        until: int | None = None
+        if lag.position > known:  # the first copy since then tells where the gap ends
+            until = self._probe.first_copied(key, after=ends.get(key, 0), position=known)
+        until = lag.first if until is None else until
+        if until <= known:
+            return None
+        names = {"link": self._flow.name, "topic": lag.topic}
+        return Loss(**names, partition=lag.partition, first=known, until=until, at=time.time())
+
+    def _record(self, loss: Loss) -> None:
+        """Keep a loss, and report what is new of it; one that grows while nothing is copied replaces itself."""
+        key = (loss.topic, loss.partition, loss.first)
+        known = self._recorded.get(key, loss.first)
+        if loss.until <= known:
+            return
+        record_loss(self._target, loss)
+        self._recorded[key] = loss.until
+        mirror_lost_offsets_total.labels(loss.link, loss.topic).inc(loss.until - known)
+        get_log().error(
+            Action.LOST,
+            link=loss.link,
+            topic=loss.topic,
+            partition=loss.partition,
+            first=loss.first,
+            until=loss.until,
+        )
 
     def _check(self, stall_s_max: float) -> None:
         link = self._flow.name

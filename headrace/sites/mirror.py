@@ -22,6 +22,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.sites.clusters import ensure_mirrored, partition_counts, read_topology, secret_of, settings_of
 from headrace.sites.link_watch import LinkWatch
+from headrace.sites.losses import ensure_losses_topic
 from headrace.sites.mirror_maker import Configuration, MirrorMaker
 from headrace.sites.mm2 import jaas, largest_message_s, logins, properties
 from headrace.sites.plan import mirrored_topics
@@ -47,6 +48,7 @@ async def mirror(settings: Settings, file: Path, target: str | None, stop: async
     running.topology = topology
     near = settings_of(settings, topology.sites[name], name)
     admin = await wait_for_kafka(near, stop=stop)
+    await asyncio.to_thread(ensure_losses_topic, near, admin)
     async with (
         _running(MirrorMaker(home, java, classes)) as maker,
         liveness(
@@ -208,7 +210,7 @@ class Mirror:
         for flow in flows:
             watch = LinkWatch(flow, self._settings_of(flow.source), near)
             self._watches[flow] = watch
-            await asyncio.to_thread(watch.forget_tasks)
+            await asyncio.to_thread(watch.begin)
         if wanted is not None:
             await maker.start(wanted)
             get_log().info(Action.STARTED, pid=maker.pid, links=[flow.name for flow in flows])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace.schemas.topics import Topic
-from headrace.sites.mm2 import offsets_topic
+from headrace.sites.mm2 import LOSSES_TOPIC, offsets_topic
 from headrace.sites.topology import Flow, Site, Topology
 
 HOUR_S = 3600
@@ -102,6 +102,8 @@ def _working(topology: Topology, target: str) -> Iterator[Acl]:
     """Yield what the mirror itself needs at the target: to make topics, and to keep its own in order."""
     user = topology.sites[target].username
     yield _acl(target, user, ("Cluster", "kafka-cluster"), "Describe")
+    for operation in ("Create", "Describe", "Read", "Write"):
+        yield _acl(target, user, ("Topic", LOSSES_TOPIC), operation)
     for flow in topology.flows_to(target):
         # A link without a login of its own writes as the mirror.
         mirrored = ("Create", "Describe", "DescribeConfigs", "Alter", "Read")

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.native import StackInfo, restart_count, status
@@ -13,7 +14,7 @@ from headrace.runtime.errors import Exit
 from headrace.schemas.events import Kind
 from headrace.sites.clusters import retentions_s
 from tests.commands import CommandResult, run_in_process
-from tests.sites.site_world import ORIGIN, at, mirror_maker_of, places, publish, read_all, stack_of_sites
+from tests.sites.site_world import ORIGIN, Mirrored, at, mirror_maker_of, places, publish, read_all, stack_of_sites
 from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -107,3 +108,43 @@ def test_a_changed_file_starts_mirrormaker_again_and_an_invalid_one_changes_noth
     properties = (sites.state_dir / "mirror" / "central" / "mm2.properties").read_text()
     assert "transforms.origin.bytes.per.second=10000000" in properties
     until(lambda: status(sites.state_dir).healthy, 90, "the mirror to be ready")
+
+
+@pytest.mark.slow
+def test_what_a_site_deletes_while_the_link_is_closed_is_named_by_its_offsets(sites: StackInfo) -> None:
+    site, file = sites.sites["factory-a"], sites.state_dir / "sites.toml"
+    text = file.read_text()
+    name = f"factory-a.{FRAMES}"
+    publish(site, FRAMES, [b"before"] * 40)
+    until(lambda: len(read_all(sites.kafka, name)) >= len(read_all(site, FRAMES)), COPIED_S_MAX, "all to be copied")
+    hour = (datetime.now(UTC) + timedelta(hours=2)).strftime("%H:00")
+    file.write_text(text.replace('to = "central"', f'to = "central"\nhours = ["{hour}-{hour[:2]}:30"]'))
+    until(lambda: mirror_maker_of(sites.state_dir) is None, 60, "the link to be closed")
+    before = {m.partition: m.offset + 1 for m in read_all(site, FRAMES)}
+    publish(site, FRAMES, [b"during"] * 200)
+    ends = {m.partition: m.offset + 1 for m in read_all(site, FRAMES)}
+    deleted = {partition: before.get(partition, 0) + 20 for partition in ends}
+    admin = AdminClient({"bootstrap.servers": site})
+    asked = [TopicPartition(FRAMES, partition, offset) for partition, offset in deleted.items()]
+    for answer in admin.delete_records(asked).values():
+        answer.result(10)
+    file.write_text(text)
+    wanted = len(read_all(site, FRAMES))
+    until(lambda: len(kept(sites, b"during")) >= wanted, COPIED_S_MAX, "the rest to be copied")
+    lost = [
+        {"topic": FRAMES, "partition": partition, "from": before[partition], "until": offset}
+        for partition, offset in sorted(deleted.items())
+        if partition in before
+    ]
+    until(lambda: losses(sites) == lost, 60, "the losses to be named")
+    shown = headrace(sites, "sites")
+    assert (shown.code, shown.err.count("before they were copied")) == (Exit.FAILED, len(lost))
+
+
+def kept(sites: StackInfo, value: bytes) -> list[Mirrored]:
+    return [message for message in read_all(sites.kafka, f"factory-a.{FRAMES}") if message.value == value]
+
+
+def losses(sites: StackInfo) -> list[dict[str, object]]:
+    (link,) = headrace(sites, "sites", "--json").json["links"]
+    return sorted(link["lost"], key=lambda loss: loss["partition"])
