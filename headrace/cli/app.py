@@ -21,6 +21,7 @@ from headrace.cli import (
     recover,
     replay,
     retention,
+    sites,
     stack,
     topics,
     urls,
@@ -57,6 +58,7 @@ retention.register(app)
 urls.register(app)
 replay.register(app)
 topics.register(app)
+sites.register(app)
 demo.register(app)
 
 

@@ -108,6 +108,9 @@ CAPTURE_REQUESTS = Topic(
     retention_s=INPUT_RETENTION_S,
 )
 
+SITE_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+"""The name of a site whose topics are mirrored: it stands before a dot in the name of the copy, so it has none."""
+
 INSTALLATION_TOPIC = "headrace.installation.v1"
 """Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""
 
