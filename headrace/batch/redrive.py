@@ -31,7 +31,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Clip, Frame, Kind
-from headrace.schemas.headers import Redrive, redrive_headers, unix_us_of
+from headrace.schemas.headers import REPLAY, Redrive, redrive_headers, unix_us_of
 from headrace.schemas.mirrored import check_site, origin_of
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.topics import TOPICS, input_topic, kind_of_topic
@@ -248,6 +248,8 @@ def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
     kind = kind_of_topic(letter.topic)
     if kind is None:
         return "unknown_topic"
+    if any(name == REPLAY for name, _ in original_headers(letter)):
+        return RejectCode.REPLAYED.value
     try:
         event = decode(letter.value, INPUT_EVENTS[kind])
         check_site(letter.topic, event.site)

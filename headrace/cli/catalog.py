@@ -183,12 +183,22 @@ def cat(
     start: Annotated[datetime | None, typer.Option("--from", help="Only messages at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, typer.Option("--to", help="Only messages before this time (UTC).")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for new messages.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this number of messages.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--max", "--limit", min=1, help="Stop after this number of messages.")
+    ] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    offset: Annotated[int | None, typer.Option(min=0, help="With --partition: only from this offset on.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only messages with this key, which is their source.")] = None,
+    headers_only: Annotated[bool, typer.Option("--headers-only", help="Leave out what the messages hold.")] = False,
 ) -> None:
-    """Print the messages of a topic as JSON lines; a body is shown as its length."""
-    from headrace.cli.topic_dump import dump_topic
+    """Print the messages of a topic as JSON lines; a body is shown as its length.
 
-    for number, line in enumerate(dump_topic(client_settings(), topic, start=start, end=end, follow=follow), 1):
+    Times are those at which messages arrived at the broker, not of their capture.
+    """
+    from headrace.cli.topic_dump import Dump, dump_topic
+
+    wanted = Dump(topic, start=start, end=end, partition=partition, offset=offset, key=key, headers_only=headers_only)
+    for number, line in enumerate(dump_topic(client_settings(), wanted, follow=follow), 1):
         print_json(line)
         if number == limit:
             break

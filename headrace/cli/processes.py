@@ -33,11 +33,18 @@ def init(
     roles: Annotated[
         bool, typer.Option("--roles", help="Also create a PostgreSQL role and login for each process.")
     ] = False,
+    topics: Annotated[
+        bool, typer.Option("--topics", help="Only create topics: for a site whose Kafka is mirrored elsewhere.")
+    ] = False,
 ) -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""
-    from headrace.initialize import initialize
+    from headrace.initialize import initialize, initialize_topics
 
-    initialize(_settings_of("init"), roles=roles)
+    settings = _settings_of("init")
+    if topics:
+        initialize_topics(settings)
+    else:
+        initialize(settings, roles=roles)
 
 
 @needs("service")

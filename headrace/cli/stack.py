@@ -25,6 +25,9 @@ def up(
     *,
     store: Annotated[StoreChoice | None, typer.Option(help="minio or local (a directory).")] = None,
     brokers: Annotated[int, typer.Option(help="Number of Kafka brokers: 1 or 3.")] = 1,
+    sites: Annotated[
+        str | None, typer.Option(help="Names of sites with a Kafka each, mirrored to the last: factory-a,central.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start Kafka, PostgreSQL, Valkey, the blob store and the service on this machine, and wait until they are ready.
@@ -33,6 +36,7 @@ def up(
     """
     from headrace.native import StackOptions
     from headrace.native import up as start
+    from headrace.native.sites import check_names
     from headrace.runtime.settings import load_settings
 
     if brokers not in {1, 3}:
@@ -41,12 +45,17 @@ def up(
         )
     state_dir = load_settings().state_dir
     store_name = choose_store(store.value if store else None, state_dir, say)
-    info = start(StackOptions(state_dir, store_name, 1 if brokers == 1 else 3), say)
+    names = tuple(name.strip() for name in sites.split(",")) if sites else ()
+    if sites:
+        check_names(names)
+    info = start(StackOptions(state_dir, store_name, 1 if brokers == 1 else 3, sites=names), say)
     public = info.public()
     if as_json:
         print_json(public)
     else:
-        print_table(("", "where"), [(name, value) for name, value in public.items() if value is not None])
+        rows = [(name, value) for name, value in public.items() if isinstance(value, str)]
+        rows += [(f"kafka of {name}", address) for name, address in info.sites.items()]
+        print_table(("", "where"), rows)
         say("next: `headrace publish --help`, `headrace status`, `headrace ls`; stop it with `headrace down`")
 
 

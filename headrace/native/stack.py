@@ -13,11 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from headrace.native import minio
+from headrace.native import minio, sites
 from headrace.native.config import (
     Brokers,
     Secrets,
     ServiceSpec,
+    SiteSpec,
     StackConfig,
     Store,
     assign_ports,
@@ -63,6 +64,8 @@ class StackOptions:
     brokers: Brokers = 1
     services: tuple[ServiceSpec, ...] = SERVICES
     owner_pid: int | None = None
+    sites: tuple[str, ...] = ()
+    """Names of sites; each but the last has a Kafka of its own, which is mirrored into that of the stack."""
 
 
 def up(options: StackOptions, progress: Progress) -> StackInfo:
@@ -187,11 +190,13 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
             hint="choose another state directory, or remove the data of this one with `headrace down --purge`",
             exit_code=2,
         )
-    ports = assign_ports(port_names(options.store, options.brokers, options.services), known.ports if known else {})
+    names = port_names(options.store, options.brokers, options.services) + sites.port_names(options.sites)
+    ports = assign_ports(names, known.ports if known else {})
     if known is not None:
-        return replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        changed = replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        return _with_sites(options, changed)
     stack_id, cluster_id = new_ids()
-    return StackConfig(
+    config = StackConfig(
         stack_id=stack_id,
         cluster_id=cluster_id,
         store=options.store,
@@ -200,6 +205,15 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         ports=ports,
         secrets=Secrets.new(),
     )
+    return _with_sites(options, config)
+
+
+def _with_sites(options: StackOptions, config: StackConfig) -> StackConfig:
+    """Add the sites; one that has data keeps its cluster id."""
+    *others, centre = options.sites or ("",)
+    known = {site.name: site for site in config.sites}
+    added = tuple(known.get(name) or SiteSpec(name, new_ids()[1]) for name in others)
+    return replace(config, sites=added, centre=centre)
 
 
 def _has_entries(directory: Path) -> bool:
@@ -208,11 +222,13 @@ def _has_entries(directory: Path) -> bool:
 
 
 def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> None:
-    if (options.store, options.brokers, options.services) != (config.store, config.brokers, config.services):
+    sites_of = (*(site.name for site in config.sites), *((config.centre,) if config.centre else ()))
+    wanted = (options.store, options.brokers, options.services, options.sites)
+    if wanted != (config.store, config.brokers, config.services, sites_of):
         raise HeadraceError(
             "stack_differs",
             f"another stack runs in {state.root}: store {config.store}, {config.brokers} broker(s), "
-            f"{len(config.services)} service process(es)",
+            f"{len(config.services)} service process(es), {len(config.sites)} further site(s)",
             hint="stop it first with `headrace down`, or choose another state directory",
             exit_code=2,
         )

@@ -86,6 +86,19 @@ transfer_refused_total = Counter(
     "headrace_transfer_refused_total", "Mirrored announcements that are not taken, by reason.", ["site", "code"]
 )
 
+# Mirror
+mirror_lag_messages = Gauge("headrace_mirror_lag_messages", "Messages that wait at the source of a link.", ["link"])
+mirror_lag_bytes = Gauge("headrace_mirror_lag_bytes", "Bytes that wait at the source of a link, estimated.", ["link"])
+mirror_lag_seconds = Gauge("headrace_mirror_lag_seconds", "Age of the oldest message that waits.", ["link"])
+mirror_retention_share = Gauge(
+    "headrace_mirror_retention_share", "That age as a share of the retention at the source; alarm at 0.5.", ["link"]
+)
+mirror_tasks = Gauge("headrace_mirror_tasks", "Tasks of MirrorMaker, by state.", ["link", "state"])
+mirror_reachable = Gauge("headrace_mirror_reachable", "1 while the source of a link answers.", ["link"])
+mirror_lost_offsets_total = Counter(
+    "headrace_mirror_lost_offsets_total", "Offsets that the source deleted before they were copied.", ["link", "topic"]
+)
+
 # Maintenance; Prometheus has a label `job` of its own
 maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of jobs, by outcome.", ["task", "outcome"])
 # outcome: succeeded, failed

@@ -222,6 +222,11 @@ class Settings(GatewaySettings, ConnectionSettings):
         description="User-Agent of fetches; in robots.txt, the part before the slash is the product token.",
     )
 
+    # Sites
+    sites_file: Path = Field(
+        Path("sites.toml"), description="File of `headrace mirror` and `headrace sites` that lists sites and flows."
+    )
+
     # Every process
     secrets_dir: str = Field(
         "",

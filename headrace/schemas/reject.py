@@ -24,6 +24,7 @@ class RejectCode(StrEnum):
     CLAIM_REFUSED = "claim_refused"  # a claim on an object that is not this source's staging area
     FOREIGN_SITE = "foreign_site"  # a mirrored topic brought an event that names another site than the topic
     ORIGIN_INVALID = "origin_invalid"  # the mirror's header is malformed, or contradicts the topic
+    REPLAYED = "replayed"  # a replay published it: it was ingested before
     ERASED = "erased"  # the bytes were erased; this dead letter does not hold them
 
 

@@ -108,6 +108,9 @@ CAPTURE_REQUESTS = Topic(
     retention_s=INPUT_RETENTION_S,
 )
 
+SITE_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+"""The name of a site whose topics are mirrored: it stands before a dot in the name of the copy, so it has none."""
+
 INSTALLATION_TOPIC = "headrace.installation.v1"
 """Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""
 
@@ -149,6 +152,12 @@ def _own_name(topic: str) -> str:
 def ingested_topic(kind: Kind) -> Topic:
     """Return the topic that announces this kind."""
     return _INGESTED[kind]
+
+
+def is_transactional(topic: str) -> bool:
+    """Return whether the service writes a topic in transactions, with or without the site prefix of MirrorMaker."""
+    written = (*_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED)
+    return any(topic == known.name or topic.endswith(f".{known.name}") for known in written)
 
 
 def wait_days_max(spool_days_max: float) -> float:

@@ -21,6 +21,7 @@ from headrace.schemas.topics import (
     ingested_topic,
     input_topic,
     input_topics,
+    is_transactional,
     kind_of_topic,
     site_of_topic,
     wait_days_max,
@@ -113,3 +114,10 @@ def test_a_topic_is_named_after_what_it_carries_and_says_its_purpose(topic: Topi
     assert re.fullmatch(r"([a-z]+\.)?[a-z]+\.v1", topic.name)
     assert topic.purpose.endswith(".")
     assert topic.retention_s >= 7 * 86_400
+
+
+def test_the_service_writes_its_results_in_transactions_and_nothing_else() -> None:
+    written = {name for name in TOPICS if is_transactional(name)}
+    assert written == {name for name in TOPICS if not name.startswith(("edge.", "capture."))}
+    assert is_transactional("factory-a.ingested.frames.v1")
+    assert not is_transactional("my-ingested.frames.v1")

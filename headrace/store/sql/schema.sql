@@ -181,6 +181,8 @@ create table site_records (
 );
 
 create index site_records_by_source on site_records (site, source_id, ingested_at, record_id);
+-- The announcements of a time: those of a record's own site are in records_by_kind.
+create index site_records_by_time on site_records (ingested_at);
 
 -- Headers are json, not jsonb: jsonb cannot store U+0000, and a dead letter must always be stored.
 create table dead_letters (
@@ -713,4 +715,25 @@ create table holds (
 create table maintenance_runs (
     job text collate "C" primary key,
     succeeded_at timestamptz not null default now()
+);
+
+-- One row for each replay: its name, by which it is resumed, what it selects, and how many of its items are delivered.
+-- A replay into a topic keeps its position in Kafka, in the transactions of its messages; here it follows.
+create table replays (
+    name text collate "C" primary key,
+    replay_id uuid not null unique,
+    request json not null,
+    items bigint not null,
+    position bigint not null default 0,
+    began_at timestamptz not null default now(),
+    ended_at timestamptz
+);
+
+-- What a replay that has not ended delivers, in its order: a record, as its own site or as a further one announced it.
+create table replay_items (
+    replay_id uuid not null,
+    position bigint not null,
+    record_id uuid not null,
+    site text collate "C",
+    primary key (replay_id, position)
 );

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin
-from headrace.schemas.headers import traceparent_of
+from headrace.schemas.headers import REPLAY, traceparent_of
 from headrace.schemas.limits import NAME_BYTES_MAX
 from headrace.schemas.mirrored import check_site, origin_of
 from headrace.schemas.reject import RejectCode, RejectedError
@@ -106,6 +106,8 @@ def examine(
     """
     if isinstance(message.value, UnreadableBytes):
         return RejectedDelivery(message, message.value.code, message.value.reason, None)
+    if any(name == REPLAY for name, _ in message.headers):
+        return RejectedDelivery(message, RejectCode.REPLAYED, "a replay published it: it was ingested before", None)
     event: InputEvent | None = None
     try:
         event = decode(message.value, INPUT_EVENTS[kind])
