@@ -129,7 +129,7 @@ def site_partition(key: PartitionKey) -> SitePartition:
 def report_losses(losses: "Iterable[MirrorLoss]") -> None:
     """Count and log what was recorded."""
     for loss in losses:
-        metrics.mirror_lost_offsets_total.labels(loss.site, loss.reason.value).inc(loss.count or 1)
+        metrics.worker_unmirrored_offsets_total.labels(loss.site, loss.reason.value).inc(loss.count or 1)
         get_log().error(
             Action.LOST,
             site=loss.site,
