@@ -32,7 +32,8 @@ from headrace.native import Store, temporary_stack
 from headrace.producers import Publisher
 from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.settings import Settings
+from headrace.runtime.stack_settings import settings_of_stack
 from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
@@ -41,7 +42,6 @@ from headrace.store.blobs.blob_store import Blobs
 FRAMES = 2000
 LDOS_PER_FRAME = 10
 SECONDS = 20.0
-_PREFIX = "HEADRACE_"
 PUTS_AT_ONCE = 16
 _READ_AT_ONCE = 1000
 _POLL_S = 0.02  # the last call waits this long in vain
@@ -206,7 +206,7 @@ def _bench(store: Store, say: Say) -> Iterator[Bench]:
         tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
         temporary_stack(store, services=(), progress=say) as info,
     ):
-        settings = load_settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in info.env().items()})
+        settings = settings_of_stack(info.env())
         initialize(settings)
         yield Bench(info, settings, Path(folder))
 

@@ -5,7 +5,7 @@ Ingested text is untrusted, so control characters are escaped and nothing is int
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,15 @@ def say(line: str) -> None:
     from rich.text import Text
 
     stderr_console().print(Text("\n".join(map(shown, line.split("\n")))))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of data, folded at the width of a terminal; control characters are escaped."""
+    from rich.text import Text
+
+    console = stdout_console()
+    for line in lines:
+        console.print(Text(shown(line)), soft_wrap=not console.is_terminal)
 
 
 def write_file(path: "Path", data: bytes) -> None:

@@ -103,6 +103,12 @@ CAPTURE_REQUESTS = Topic(
     retention_s=INPUT_RETENTION_S,
 )
 
+WORKER_GROUPS = {
+    "headrace-small": frozenset({Kind.CID, Kind.LDO}),
+    "headrace-large": frozenset({Kind.FRAME, Kind.CLIP}),
+}
+"""The workers' consumer groups. Kinds of one group share a process, in which a full buffer stops all of them."""
+
 INSTALLATION_TOPIC = "headrace.installation.v1"
 """Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""
 
