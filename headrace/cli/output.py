@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+PIPED_COLUMNS = 100_000
+
+
 class SummaryGroup(TyperGroup):
     """Lists each command with its whole summary, which Typer would cut off at the end of the line."""
 
@@ -108,18 +111,19 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows below column headings; uncut and without colour when piped."""
+    """Print rows below column headings; what is too wide for a terminal is folded, and when piped nothing is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=False)
+    for number, column in enumerate(columns):
+        # An id or a name stays whole, so that it can be copied.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
     console = stdout_console()
-    (console if console.is_terminal else Console(width=200, highlight=False)).print(table)
+    (console if console.is_terminal else Console(width=PIPED_COLUMNS, highlight=False)).print(table)
 
 
 def json_value(value: Any) -> Any:

@@ -57,12 +57,18 @@ def up(
 
 
 @needs("native")
-def down(*, purge: Annotated[bool, typer.Option("--purge", help="Also delete the data of the stack.")] = False) -> None:
+def down(
+    *,
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete the data of the stack.")] = False,
+    as_json: Json = False,
+) -> None:
     """Stop all processes of the stack, including orphans of a killed launcher."""
     from headrace.native import down as stop
     from headrace.runtime.settings import load_settings
 
-    stop(load_settings().state_dir, purge=purge, progress=say)
+    stopped = stop(load_settings().state_dir, purge=purge, progress=say)
+    if as_json:
+        print_json({"stopped": stopped, "purged": purge})
 
 
 def kafka(
