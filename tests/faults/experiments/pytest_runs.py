@@ -15,9 +15,7 @@ from tests.faults.world import FaultsWorld
 COMMANDS = tuple(
     point
     for point in CrashPoint
-    if point.startswith(
-        ("redrive_", "collect_", "move_", "erase_", "recover_", "transfer_", "replay_", "backfill_")
-    )
+    if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_", "transfer_", "replay_", "backfill_"))
 )
 _CRASHES = (
     "tests/batch/test_batch_crashes.py",
