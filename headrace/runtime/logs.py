@@ -75,6 +75,7 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_secrets, renderer],
         )
     )
+    handler.addFilter(_is_useful)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
@@ -88,6 +89,11 @@ def get_log() -> structlog.typing.FilteringBoundLogger:
         )
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return log
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    # Faust warns at each rebalance that no sensor is installed; none is needed.
+    return not str(record.msg).startswith("Missing sensor state for rebalance")
 
 
 def _as_library(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

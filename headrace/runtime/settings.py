@@ -237,6 +237,12 @@ class Settings(GatewaySettings, ConnectionSettings):
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
     health_host: str = Field("127.0.0.1", description="Listen address of /metrics, /livez and /readyz.")
     health_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0: any free port.")
+    disk_free_bytes_min: int = Field(
+        1024 * MIB,
+        ge=0,
+        le=1024 * 1024 * MIB,
+        description="Free bytes of a file system of the native stack below which status, log and metric report it.",
+    )
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="Format of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(

@@ -110,6 +110,11 @@ CAPTURE_REQUESTS = Topic(
 
 SITE_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 """The name of a site whose topics are mirrored: it stands before a dot in the name of the copy, so it has none."""
+WORKER_GROUPS = {
+    "headrace-small": frozenset({Kind.CID, Kind.LDO}),
+    "headrace-large": frozenset({Kind.FRAME, Kind.CLIP}),
+}
+"""The workers' consumer groups. Kinds of one group share a process, in which a full buffer stops all of them."""
 
 INSTALLATION_TOPIC = "headrace.installation.v1"
 """Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""

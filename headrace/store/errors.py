@@ -218,3 +218,32 @@ def address(url: str) -> str:
     if not parts.hostname and parts.scheme != "file":
         return UNREADABLE
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+class DeadLetterMissingError(HeadraceError):
+    """No dead letter has this id, or begins with these digits."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(
+            "dead_letter_missing", f"no dead letter has the id {wanted!r}", hint="`headrace dlq ls` lists them"
+        )
+
+
+class DeadLetterAmbiguousError(HeadraceError):
+    """A prefix of an id matches several dead letters."""
+
+    def __init__(self, wanted: str, names: list[str]) -> None:
+        super().__init__(
+            "dead_letter_ambiguous",
+            f"{wanted!r} matches several dead letters: {', '.join(names)}",
+            hint="give more digits",
+        )
+
+
+class RedriveRunningError(HeadraceError):
+    """One redrive runs at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "redrive_running", "another redrive is running", hint="wait until it has ended, then run it again"
+        )

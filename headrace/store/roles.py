@@ -63,7 +63,9 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
         "site_records": _READ,
         "sightings": _READ,
         "blobs": _READ,
-        "dead_letters": _READ,
+        # A redrive locks the letter that it claims, which PostgreSQL allows to those who may update a column.
+        "dead_letters": "select, update (redriven_at)",
+        "redrives": "select, insert, update",
         "sources": _READ,
         "outbox": _READ,
         "collection": _READ,

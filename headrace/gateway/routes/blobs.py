@@ -26,6 +26,7 @@ from headrace.gateway.queries.conditional import (
     is_not_modified,
     requested_range,
 )
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.gateway.uploads.memory import MemoryReservation
@@ -38,7 +39,7 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
-router = APIRouter(prefix="/api/v1/blobs", tags=["records"])
+router = APIRouter(prefix="/api/v1/blobs", tags=["records"], dependencies=[KNOWN_PARAMETERS])
 KEYS_PATH = "/.well-known/jwks.json"
 
 receipts_router = APIRouter(tags=["records"])

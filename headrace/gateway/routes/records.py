@@ -12,6 +12,7 @@ from headrace.gateway.deps import CacheDep, QueriesDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.cache import LIST_S, Cache, cache_key
 from headrace.gateway.queries.conditional import cacheable
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS, KindName
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
     CodeFilter,
@@ -34,7 +35,7 @@ from headrace.store.catalog.queries import Queries
 from headrace.store.catalog.views import RecordDetail, RecordFilters
 from headrace.store.errors import RecordMissingError
 
-router = APIRouter(prefix="/api/v1/records", tags=["records"])
+router = APIRouter(prefix="/api/v1/records", tags=["records"], dependencies=[KNOWN_PARAMETERS])
 
 RECORD_S = 3  # maximum age of a record, which gets new sightings
 RecordKey = Annotated[
@@ -54,7 +55,9 @@ async def list_records(
     queries: QueriesDep,
     cache: CacheDep,
     principal: Device,
-    kind: Annotated[list[Kind] | None, Query(max_length=len(Kind), description="Records of these kinds.")] = None,
+    kind: Annotated[
+        list[KindName] | None, Query(max_length=len(Kind), description="Records of these kinds, singular or plural.")
+    ] = None,
     site: SiteFilter = None,
     source_id: SourceFilter = None,
     since: SinceFilter = None,

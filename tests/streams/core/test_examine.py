@@ -71,7 +71,8 @@ def test_a_staged_body_is_accepted_without_its_bytes(event: Any) -> None:
     result = examined(staged(event))
     assert isinstance(result, AcceptedDelivery)
     assert result.body is None
-    assert result.claim is not None and result.claim.startswith(staging_prefix(event.site, event.source_id))
+    assert result.claim is not None
+    assert result.claim.startswith(staging_prefix(event.site, event.source_id))
     assert (result.digest, result.size_bytes) == (event.sha256, event.size_bytes)
 
 
