@@ -133,6 +133,11 @@ class Transfers:
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["postpone"], transfer.site, transfer.digest, why, seconds)
 
+    async def set_clip(self, record: UUID, clip: bytes) -> None:
+        """Note the clip that belongs to an LDO."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["set_clip"], record, clip)
+
     async def drop(self, digest: bytes) -> None:
         """Bring these bytes no more: they were erased."""
         async with borrowed(self._pool, self._dsn) as connection:

@@ -64,6 +64,10 @@ update transfers
 set why = $3, retry_at = now() + $4::double precision * interval '1 second'
 where site = $1 and digest = $2
 
+-- set_clip --
+-- An announcement does not say which clip belongs to an LDO: its bytes do.
+update records set clip_sha256 = $2 where record_id = $1 and clip_sha256 is null
+
 -- drop --
 delete from transfers where digest = $1
 

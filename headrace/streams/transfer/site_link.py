@@ -12,7 +12,8 @@ from headrace.runtime.crash_points import CrashPoint, Reached
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import BlobRow, RowBatch
-from headrace.schemas.digest import blob_key
+from headrace.schemas.digest import blob_key, clip_of, record_id
+from headrace.schemas.events import Kind
 from headrace.store.blobs.blob_store import BULK_BYTES_MIN, Blobs
 from headrace.store.catalog.catalog import Catalog
 from headrace.store.catalog.transfers import Transfer, Transfers
@@ -98,6 +99,7 @@ class SiteLink:
         if location is None:
             if not await self._files.fetch(transfer, partial(self._before_part, transfer)):
                 return  # another one was asked for
+            await self._note_clip(transfer)
             await self._store(transfer)
         else:
             row = BlobRow(
@@ -112,6 +114,13 @@ class SiteLink:
         self.steps += 1
         metrics.transfer_bodies_total.labels(self.site, "arrived" if location is None else "known").inc()
         get_log().debug(Action.TRANSFERRED, site=self.site, digest=transfer.digest.hex(), bytes=transfer.size_bytes)
+
+    async def _note_clip(self, transfer: Transfer) -> None:
+        """Before the bytes are here: whoever exports the LDO then has its clip with it."""
+        if transfer.record_id == record_id(Kind.LDO, transfer.digest.hex()):
+            clip = clip_of(self._files.path(transfer).read_bytes())
+            if clip is not None:
+                await self._ports.transfers.set_clip(transfer.record_id, bytes.fromhex(clip))
 
     async def _store(self, transfer: Transfer) -> None:
         """Put a verified file and commit its blob; again if objects were collected meanwhile."""

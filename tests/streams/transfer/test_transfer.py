@@ -1,5 +1,6 @@
 """A centre brings from a site what it lacks, over a link that is counted: two catalogs and stores, one cluster."""
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -42,6 +43,11 @@ def film(site: Site, size_bytes: int) -> Clip:
     return clip(mp4(filler=bytes(size_bytes)), site=site.name, source_id="camera-1")
 
 
+def told(measure: str, **figures: object) -> None:
+    """Print what was measured, for docs/evidence."""
+    print(json.dumps({"measure": measure, **figures}))
+
+
 async def arrived(rows: asyncpg.Connection) -> list[bytes]:
     return [row[0] for row in await rows.fetch("select sha256 from blobs order by created_at")]
 
@@ -52,8 +58,8 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
     site, centre = places
     known = picture(site, 1, 400_000)
     await centre.ingest(replace(known, site="centre"))
-    scan, item = cid(site=site.name), ldo(site=site.name)
     small, large, moving = picture(site, 2, 200_000), picture(site, 3, 700_000), film(site, 1_800_000)
+    scan, item = cid(site=site.name), ldo(site=site.name, clip_sha256=moving.sha256)
     await site.ingest(known, moving, large, small, scan, item)
     assert await site.mirror() == 6
     await centre.hear(site, 6)
@@ -72,7 +78,7 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
         await centre.bring_all(centre.link(site, tmp_path, Blobs.from_settings(far)))
     assert await arrived(rows) == [digest_of(event) for event in (known, *lacking)]
     assert proxy.bytes <= 1.02 * sum(map(size_of, lacking))
-    print(f"bytes over the link: {proxy.bytes / sum(map(size_of, lacking)):.4f} of the distinct bytes")
+    told("link", link_bytes=proxy.bytes, distinct_bytes=sum(map(size_of, lacking)), bodies=len(lacking))
 
     for event in lacking:
         assert await centre.blobs.get(f"blobs/sha256/{_path(digest_of(event))}") == body_of(event)
@@ -82,6 +88,7 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
     assert set(ids) < set(site.announced)
     times = await rows.fetch("select ingested_at from records where site = $1 order by ingested_at", site.name)
     assert [row[0] for row in times] == [row["created_at"] for row in outbox], "ingested when the bytes are here"
+    assert await rows.fetchval("select encode(clip_sha256, 'hex') from records where kind = 'ldo'") == moving.sha256
     assert not await centre.transfers.waiting()
     assert not os.listdir(tmp_path)  # noqa: PTH208 - in a coroutine
 
@@ -110,6 +117,7 @@ async def test_what_is_asked_for_by_hand_comes_first_also_before_the_rest_of_a_b
     await centre.bring_all(centre.link(site, tmp_path, Asking.from_settings(site.settings)))
     assert await arrived(rows) == [digest_of(event) for event in (wanted, first, second)]
     assert sum(parts) == sum(map(size_of, (first, second, wanted))), "and no part is read twice"
+    told("by_hand", parts_of_others_before_it=1, arrived_as=1, of=3)
     assert not await centre.transfers.request(record), "it is here"
 
 
@@ -193,7 +201,7 @@ async def test_a_limit_is_held_over_a_volume(places: tuple[Site, Centre], tmp_pa
     took_s = time.monotonic() - began_s
     # The last body need not wait for the time that it took.
     sent_bytes = sum(map(size_of, pictures[:-1]))
-    print(f"limit 1000 kbit/s, measured {sent_bytes * 8 / took_s / 1000:.0f} kbit/s over {sent_bytes} bytes")
+    told("limit", limit_kbit_per_s=1000, measured_kbit_per_s=round(sent_bytes * 8 / took_s / 1000), bytes=sent_bytes)
     assert took_s >= 0.99 * sent_bytes / 125_000
 
 
