@@ -96,7 +96,9 @@ mirror_retention_share = Gauge(
 mirror_tasks = Gauge("headrace_mirror_tasks", "Tasks of MirrorMaker, by state.", ["link", "state"])
 mirror_reachable = Gauge("headrace_mirror_reachable", "1 while the source of a link answers.", ["link"])
 mirror_deleted_offsets_total = Counter(
-    "headrace_mirror_deleted_offsets_total", "Offsets that the source deleted before they were copied.", ["link", "topic"]
+    "headrace_mirror_deleted_offsets_total",
+    "Offsets that the source deleted before they were copied.",
+    ["link", "topic"],
 )
 
 # Maintenance; Prometheus has a label `job` of its own
