@@ -9,10 +9,10 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import kafka_failed
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import (
-    mirror_deleted_offsets_total,
     mirror_lag_bytes,
     mirror_lag_messages,
     mirror_lag_seconds,
+    mirror_lost_offsets_total,
     mirror_reachable,
     mirror_retention_share,
     mirror_tasks,
@@ -122,7 +122,7 @@ class LinkWatch:
             return
         record_loss(self._target, loss)
         self._recorded[key] = loss.until
-        mirror_deleted_offsets_total.labels(loss.link, loss.topic).inc(loss.until - known)
+        mirror_lost_offsets_total.labels(loss.link, loss.topic).inc(loss.until - known)
         get_log().error(
             Action.LOST,
             link=loss.link,
