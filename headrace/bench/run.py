@@ -20,14 +20,13 @@ from headrace.demo.report import percentile
 from headrace.initialize import initialize
 from headrace.native import Store, temporary_stack
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.settings import load_settings
+from headrace.runtime.stack_settings import settings_of_stack
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
 
 FRAMES = 2000
 LDOS_PER_FRAME = 10
 SECONDS = 20.0
-_PREFIX = "HEADRACE_"
 _PLAIN_PUTS = f"plain PUTs, {PUTS_AT_ONCE} at a time"
 _QUIX = "Quix Streams, S3 only"
 _CHECKPOINT_FRAMES = 160
@@ -232,6 +231,6 @@ def _bench(options: BenchOptions, peers: PeerEnvironment | None, say: Say) -> It
         tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
         temporary_stack(options.store, services=(), progress=say) as info,
     ):
-        settings = load_settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in info.env().items()})
+        settings = settings_of_stack(info.env())
         initialize(settings)
         yield Bench(info, settings, Path(folder), profiler=profiler)

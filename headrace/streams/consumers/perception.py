@@ -12,8 +12,8 @@ from uuid import UUID
 from headrace.schemas.digest import result_id
 from headrace.schemas.events import Ingested, PerceivedFrame
 from headrace.schemas.topics import PartitionKey
+from headrace.store.blobs.body import Body
 from headrace.store.errors import BlobCorruptError, BlobMissingError
-from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.change_detection import WORKING_WIDTH_MAX, Change, Look, change, look
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decode, decoding_bytes
 
