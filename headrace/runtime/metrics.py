@@ -110,6 +110,10 @@ maintenance_succeeded_timestamp_seconds = Gauge(
     "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["task"]
 )
 
+maintenance_disk_free_bytes = Gauge(
+    "headrace_maintenance_disk_free_bytes", "Free bytes of the file system of HEADRACE_STATE_DIR, where there is one."
+)
+
 # Consumers
 consumer_events_total = Counter("headrace_consumer_events_total", "Events handled, by outcome.", ["group", "outcome"])
 consumer_handle_seconds = Histogram(
