@@ -43,10 +43,15 @@ _HOMES = {
     "labelling_function": "headrace.batch.labels.functions",
     "replay": "headrace.batch.replay.call",
 }
+__version__: str
 _EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service", "replay": "service"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headrace")
     if name == "ldo_sink":
         return import_module("headrace.ldo_sink")
     if name not in _HOMES:
@@ -59,3 +64,7 @@ def __getattr__(name: str) -> Any:
         raise ImportError(
             f"headrace.{name} needs {error.name}, which is not installed: pip install 'headrace[{_EXTRAS[name]}]'"
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.native import kafka, minio, postgres, service, valkey
+from headrace.native import kafka, minio, postgres, service, sites, valkey
 from headrace.native.config import StackConfig, Store
 from headrace.native.layout import StateDir
 from headrace.native.state_file import ProcessState
+
+HEALTHY = frozenset({ProcessState.READY, ProcessState.DEGRADED, ProcessState.DONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class StackInfo:
     java: Path
     gateway_url: str | None
     admin_key: str | None = field(repr=False)
+    sites: Mapping[str, str]
+    """The addresses of the Kafka of each further site."""
     _env: Mapping[str, str] = field(repr=False)
     _postgres_shown: str = field(repr=False)
 
@@ -48,6 +52,7 @@ class StackInfo:
             java=config.installed.java,
             gateway_url=service.gateway_url(config),
             admin_key=config.secrets.gateway_admin_key if service.gateway_url(config) else None,
+            sites=sites.bootstraps(config),
             _env=service.client_env(config, state),
             _postgres_shown=postgres.dsn(config, with_password=False),
         )
@@ -65,6 +70,8 @@ class StackInfo:
             "gateway_url": self.gateway_url,
             "admin_key": self.admin_key,
             "state_dir": str(self.state_dir),
+            **({"sites": dict(self.sites)} if self.sites else {}),
+            "logs": str(self.state_dir / "logs"),
         }
 
 
@@ -79,6 +86,8 @@ class ProcessStatus:
     address: str | None
     last_exit: str | None
     log: Path
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """What the process lacks, with the fault of each; empty where nobody asked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +101,13 @@ class StackStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether every process is ready."""
-        return self.running and all(
-            process.state in {ProcessState.READY, ProcessState.DONE} for process in self.processes
-        )
+        """Whether every process is ready, or only lacks what is optional."""
+        return self.running and all(process.state in HEALTHY for process in self.processes)
 
     def public(self) -> dict[str, object]:
         """Return what may be shown, as in `headrace status --json`."""
         addresses = self.info.public() if self.info else {"state_dir": str(self.state_dir)}
+        addresses.pop("admin_key", None)  # a status is pasted into reports; `headrace up` prints the key
         processes = [
             {
                 "name": process.name,
@@ -108,6 +116,7 @@ class StackStatus:
                 "restarts": process.restarts,
                 "address": process.address,
                 "last_exit": process.last_exit,
+                "missing": dict(process.missing),
                 "log": str(process.log),
             }
             for process in self.processes

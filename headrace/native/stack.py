@@ -1,5 +1,6 @@
 """The operations on a native stack: `up`, `down`, `status`, and those that fault tests need."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from headrace.native import minio
+from headrace.native import minio, sites
+from headrace.native.applied_settings import differing, write_applied
 from headrace.native.config import (
     Brokers,
     Secrets,
     ServiceSpec,
+    SiteSpec,
     StackConfig,
     Store,
     assign_ports,
@@ -27,7 +30,7 @@ from headrace.native.config import (
     write_config,
 )
 from headrace.native.info import ProcessStatus, StackInfo, StackStatus
-from headrace.native.layout import StateDir, locked
+from headrace.native.layout import StateDir, locked, write_private
 from headrace.native.prepare import prepare
 from headrace.native.service import SERVICES
 from headrace.native.state_file import (
@@ -43,6 +46,8 @@ from headrace.native.state_file import (
     write_state,
 )
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import load_settings
+from headrace.runtime.stack_settings import CLIENT_FILE
 
 Progress = Callable[[str], None]
 
@@ -63,6 +68,8 @@ class StackOptions:
     brokers: Brokers = 1
     services: tuple[ServiceSpec, ...] = SERVICES
     owner_pid: int | None = None
+    sites: tuple[str, ...] = ()
+    """Names of sites; each but the last has a Kafka of its own, which is mirrored into that of the stack."""
 
 
 def up(options: StackOptions, progress: Progress) -> StackInfo:
@@ -78,13 +85,17 @@ def up(options: StackOptions, progress: Progress) -> StackInfo:
             _check_same(options, config, state)
             wait_until_ready(config, state, lambda _: None)
             progress(f"already running in {state.root}")
-            return StackInfo.of(config, state)
+            if differences := differing(state, load_settings()):
+                for line in (*differences, "`headrace down`, then `headrace up` applies it; data stays"):
+                    progress(line)
+            return _published(StackInfo.of(config, state))
         if config is not None:
             stop_orphans(state, config.stack_id, progress=progress)
         config = _configure(options, config, state)
         write_config(state, config)
         config = prepare(config, state, progress)
         write_config(state, config)
+        write_applied(state, load_settings())
         try:
             spawn_supervisor(config, state, options.owner_pid)
             wait_until_ready(config, state, progress)
@@ -92,7 +103,13 @@ def up(options: StackOptions, progress: Progress) -> StackInfo:
             # Also when the user interrupts it: a part of a stack is of no use.
             down(state.root, progress=progress)
             raise
-        return StackInfo.of(config, state)
+        return _published(StackInfo.of(config, state))
+
+
+def _published(info: StackInfo) -> StackInfo:
+    """Write the file in which clients without the extra `native` find the stack."""
+    write_private(info.state_dir / CLIENT_FILE, json.dumps(info.env(), indent=1).encode())
+    return info
 
 
 def down(state_dir: Path, *, purge: bool = False, progress: Progress) -> bool:
@@ -187,11 +204,13 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
             hint="choose another state directory, or remove the data of this one with `headrace down --purge`",
             exit_code=2,
         )
-    ports = assign_ports(port_names(options.store, options.brokers, options.services), known.ports if known else {})
+    names = port_names(options.store, options.brokers, options.services) + sites.port_names(options.sites)
+    ports = assign_ports(names, known.ports if known else {})
     if known is not None:
-        return replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        changed = replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        return _with_sites(options, changed)
     stack_id, cluster_id = new_ids()
-    return StackConfig(
+    config = StackConfig(
         stack_id=stack_id,
         cluster_id=cluster_id,
         store=options.store,
@@ -200,6 +219,15 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         ports=ports,
         secrets=Secrets.new(),
     )
+    return _with_sites(options, config)
+
+
+def _with_sites(options: StackOptions, config: StackConfig) -> StackConfig:
+    """Add the sites; one that has data keeps its cluster id."""
+    *others, centre = options.sites or ("",)
+    known = {site.name: site for site in config.sites}
+    added = tuple(known.get(name) or SiteSpec(name, new_ids()[1]) for name in others)
+    return replace(config, sites=added, centre=centre)
 
 
 def _has_entries(directory: Path) -> bool:
@@ -208,14 +236,28 @@ def _has_entries(directory: Path) -> bool:
 
 
 def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> None:
-    if (options.store, options.brokers, options.services) != (config.store, config.brokers, config.services):
+    running, wanted = _compared(config), _compared(options)
+    if differences := [name for name in running if running[name] != wanted[name]]:
+        said = "; ".join(f"{name}: {running[name]}, not {wanted[name]}" for name in differences)
         raise HeadraceError(
             "stack_differs",
-            f"another stack runs in {state.root}: store {config.store}, {config.brokers} broker(s), "
-            f"{len(config.services)} service process(es)",
+            f"another stack runs in {state.root}: {said}",
             hint="stop it first with `headrace down`, or choose another state directory",
             exit_code=2,
         )
+
+
+def _compared(stack: StackConfig | StackOptions) -> dict[str, str]:
+    if isinstance(stack, StackOptions):
+        names = stack.sites
+    else:
+        names = (*(site.name for site in stack.sites), *((stack.centre,) if stack.centre else ()))
+    return {
+        "store": stack.store,
+        "brokers": str(stack.brokers),
+        "services": ", ".join(service.name for service in stack.services) or "none",
+        "sites": ", ".join(names) or "none",
+    }
 
 
 def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool) -> ProcessStatus:
@@ -223,6 +265,8 @@ def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool)
     state = record.state
     if not supervised:
         state = ProcessState.LEFT_OVER if process else ProcessState.STOPPED
+    elif process is None and state is ProcessState.READY:
+        state = ProcessState.RESTARTING  # it has ended, and its supervisor has not written so yet
     return ProcessStatus(
         name=record.name,
         state=state,

@@ -70,6 +70,10 @@ class CrashPoint(StrEnum):
     RECOVER_AFTER_REWIND = "recover_after_rewind"
     RECOVER_AFTER_MARK = "recover_after_mark"
     RECOVER_BEFORE_FINISH = "recover_before_finish"
+    # Transfer, for each part of a body, and for each body
+    TRANSFER_AFTER_PART = "transfer_after_part"
+    TRANSFER_BEFORE_PUT = "transfer_before_put"
+    TRANSFER_AFTER_PUT = "transfer_after_put"
     # Replay, once; for each batch; once
     REPLAY_AFTER_BEGIN = "replay_after_begin"
     REPLAY_BEFORE_COMMIT = "replay_before_commit"

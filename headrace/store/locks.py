@@ -11,6 +11,7 @@ EVENTS_LOCK = 0x48_52_45_56  # "HREV": held while events of requests are numbere
 SWEEP_LOCK = 0x48_52_53_57  # "HRSW": held by the gateway that deletes expired uploads
 MIGRATE_LOCK = 0x48_52_4D_47  # "HRMG": one number for every Headrace, so two migrations of a database take turns
 MAINTENANCE_LOCK = 0x48_52_4D_54  # "HRMT": held by the process that carries out the jobs of the day
+TRANSFER_LOCK = 0x48_52_54_46  # "HRTF": held by the process that brings bodies from sites
 ROLES_LOCK = 0x48_52_52_4F  # "HRRO": held while the roles get their privileges in this database
 REBUILD_LOCK = 0x48_52_52_42  # "HRRB": held while a topic is rebuilt; relays that see it give up the leader lock
 _BACKFILL = 0x48_52_42_46  # "HRBF"

@@ -15,12 +15,13 @@ from tests.faults.world import FaultsWorld
 COMMANDS = tuple(
     point
     for point in CrashPoint
-    if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_", "replay_", "backfill_"))
+    if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_", "transfer_", "replay_", "backfill_"))
 )
 _CRASHES = (
     "tests/batch/test_batch_crashes.py",
     "tests/batch/archive/test_archive_crashes.py",
     "tests/streams/test_recovery.py",
+    "tests/streams/transfer/test_transfer_crashes.py",
     "tests/batch/replay/test_replay.py",
     "tests/streams/consumers/test_backfill.py",
 )

@@ -2,12 +2,12 @@
 
 from headrace.store.migrations.steps import run
 
-revision = "0021"
-down_revision = "0020"
+revision = "0023"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     """Add the tables and build the index; inserts of further sites wait meanwhile."""
-    run("r0021_replays.sql")
+    run("r0023_replays.sql")

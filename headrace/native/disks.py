@@ -1,0 +1,41 @@
+"""The file systems that hold a stack's data, and the room on them."""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.native.config import StackConfig
+from headrace.native.layout import StateDir
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One file system: what of the stack it holds, and its free and total bytes."""
+
+    holds: tuple[str, ...]
+    path: Path
+    free_bytes: int
+    total_bytes: int
+
+
+def disks_of(state: StateDir, config: StackConfig) -> tuple[Disk, ...]:
+    """Return each file system of the stack once; a path that does not exist is left out."""
+    parts = {
+        "kafka": state.part("kafka"),
+        "postgres": config.tools.postgres_home if config.tools else state.part("postgres"),
+        "store": state.part("minio") if config.store == "minio" else state.blobs,
+        "logs": state.root / "logs",
+    }
+    devices: dict[int, dict[str, Path]] = {}
+    for name, path in parts.items():
+        with suppress(OSError):
+            devices.setdefault(os.stat(path).st_dev, {})[name] = path  # noqa: PTH116 - the number of its device
+    return tuple(_disk(paths) for paths in devices.values())
+
+
+def _disk(paths: dict[str, Path]) -> Disk:
+    path = next(iter(paths.values()))
+    usage = shutil.disk_usage(path)
+    return Disk(tuple(paths), path, usage.free, usage.total)
