@@ -15,6 +15,7 @@ from headrace.schemas.digest import canonical_body, event_id, record_id, sha256_
 from headrace.schemas.events import Clip, Frame, Ingested, InputEvent, Kind, kind_of
 from headrace.schemas.topics import ingested_topic
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.verified_read import read_placed
 from headrace.streams.transfer.limits import HoursLimit
 from headrace.streams.transfer.site_link import Pace
 from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
@@ -76,15 +77,20 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
     async with proxy.listening() as port:
         far = site.settings.model_copy(update={"store_endpoint": f"http://127.0.0.1:{port}"})
         await centre.bring_all(centre.link(site, tmp_path, Blobs.from_settings(far)))
-    assert await arrived(rows) == [digest_of(event) for event in (known, *lacking)]
+    came = await arrived(rows)
+    assert came[3:] == [digest_of(event) for event in (small, large, moving)]
+    assert set(came[1:3]) == {digest_of(item), digest_of(scan)}, "in one pack"
     assert proxy.bytes <= 1.02 * sum(map(size_of, lacking))
     told("link", link_bytes=proxy.bytes, distinct_bytes=sum(map(size_of, lacking)), bodies=len(lacking))
 
     for event in lacking:
-        assert await centre.blobs.get(f"blobs/sha256/{_path(digest_of(event))}") == body_of(event)
+        record = (await centre.queries.record(digest_of(event).hex())).record
+        assert await read_placed(centre.blobs, record) == body_of(event)
+        assert (record.store_offset is not None) == (event in {item, scan})
     ids = [event_id(record_id(kind_of(event), digest_of(event).hex())) for event in lacking]
     outbox = await rows.fetch("select event_id, created_at from outbox order by id offset 2")
-    assert [row["event_id"] for row in outbox] == ids, "each once, as the site has announced it"
+    assert [row["event_id"] for row in outbox][2:] == ids[2:]
+    assert sorted(row["event_id"] for row in outbox) == sorted(ids), "each once, as the site has announced it"
     assert set(ids) < set(site.announced)
     times = await rows.fetch("select ingested_at from records where site = $1 order by ingested_at", site.name)
     assert [row[0] for row in times] == [row["created_at"] for row in outbox], "ingested when the bytes are here"
@@ -139,6 +145,22 @@ async def test_what_the_site_does_not_have_waits_and_the_others_come(
     await rows.execute("update transfers set retry_at = now()")
     await centre.bring_all(centre.link(site, tmp_path))
     assert await arrived(rows) == [digest_of(good), digest_of(wrong)]
+
+
+async def test_small_bodies_come_together_and_one_that_is_missing_holds_up_none(
+    places: tuple[Site, Centre], rows: asyncpg.Connection, tmp_path: Path
+) -> None:
+    site, centre = places
+    scans = [cid(f"C-{number}", site=site.name) for number in range(30)]
+    await site.ingest(*scans)
+    await site.mirror()
+    await centre.hear(site, len(scans))
+    await rows.execute("update transfers set store_key = 'packs/none' where digest = $1", digest_of(scans[7]))
+    await centre.bring_all(centre.link(site, tmp_path))
+    assert set(await arrived(rows)) == {digest_of(scan) for scan in scans if scan is not scans[7]}
+    assert await rows.fetchval("select count(distinct store_key) from blobs") == 1, "one pack"
+    (state,) = await centre.transfers.of_digest(digest_of(scans[7]))
+    assert state.why is not None
 
 
 async def test_closed_hours_bring_only_what_is_asked_for(
