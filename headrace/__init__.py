@@ -1,6 +1,6 @@
 """The public API of Headrace.
 
->>> from headrace import Publisher, Device, Camera, IngestClient, consume
+>>> from headrace import Publisher, Device, Camera, IngestClient, consume, replay
 
 Names are imported at their first use, so that `headrace --help` and a device that only publishes load only what they
 need.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.batch.fetch.errors import IngestError
     from headrace.batch.labels.functions import labelling_function
     from headrace.batch.labels.view import RecordView
+    from headrace.batch.replay.call import replay
     from headrace.producers import Camera, Device, Publisher
     from headrace.streams.consumers import consume
 
@@ -28,6 +29,7 @@ __all__ = [
     "consume",
     "labelling_function",
     "ldo_sink",
+    "replay",
 ]
 
 _HOMES = {
@@ -39,9 +41,10 @@ _HOMES = {
     "RecordView": "headrace.batch.labels.view",
     "consume": "headrace.streams.consumers",
     "labelling_function": "headrace.batch.labels.functions",
+    "replay": "headrace.batch.replay.call",
 }
 __version__: str
-_EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service"}
+_EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service", "replay": "service"}
 
 
 def __getattr__(name: str) -> Any:

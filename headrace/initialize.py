@@ -41,10 +41,23 @@ def initialize(settings: Settings, *, roles: bool = False) -> None:
     asyncio.run(_initialize(settings, roles=roles))
 
 
-async def _initialize(settings: Settings, *, roles: bool) -> None:
+def initialize_topics(settings: Settings) -> None:
+    """Create missing topics and nothing else, at a site that forwards what is published there; may be repeated.
+
+    Raises:
+        HeadraceError: Kafka was unreachable for `start_wait_s_max` seconds, or refused.
+    """
+    asyncio.run(_topics(settings))
+
+
+async def _topics(settings: Settings) -> None:
     admin = await wait_for_kafka(settings)
     created = await asyncio.to_thread(ensure_topics, settings, admin)
     get_log().info(Action.TOPICS_CREATED, topics=created)
+
+
+async def _initialize(settings: Settings, *, roles: bool) -> None:
+    await _topics(settings)
     await _stores(settings)
     if roles:
         dsn = settings.postgres_dsn.get_secret_value()

@@ -23,8 +23,11 @@ from headrace.cli import (
     processes,
     publish,
     recover,
+    replay,
     retention,
+    sites,
     stack,
+    topics,
     urls,
 )
 from headrace.cli.output import SummaryGroup, say
@@ -66,6 +69,9 @@ recover.register(app)
 erase.register(app)
 retention.register(app)
 urls.register(app)
+replay.register(app)
+topics.register(app)
+sites.register(app)
 demo.register(app)
 app.command()(completion.completion)
 

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(gateway)
     app.command()(capture)
     app.command()(maintenance)
+    app.command()(transfer)
 
 
 @needs("service")
@@ -32,11 +33,18 @@ def init(
     roles: Annotated[
         bool, typer.Option("--roles", help="Also create a PostgreSQL role and login for each process.")
     ] = False,
+    topics: Annotated[
+        bool, typer.Option("--topics", help="Only create topics: for a site whose Kafka is mirrored elsewhere.")
+    ] = False,
 ) -> None:
     """Create or migrate topics, tables and buckets; may be repeated."""
-    from headrace.initialize import initialize
+    from headrace.initialize import initialize, initialize_topics
 
-    initialize(_settings_of("init"), roles=roles)
+    settings = _settings_of("init")
+    if topics:
+        initialize_topics(settings)
+    else:
+        initialize(settings, roles=roles)
 
 
 @needs("service")
@@ -103,6 +111,14 @@ def maintenance() -> None:
     from headrace.batch.maintenance.app import maintain
 
     serve("maintenance", maintain)
+
+
+@needs("service")
+def transfer() -> None:
+    """Bring from sites what they have ingested and announced; further ones stand by."""
+    from headrace.streams.transfer.app import transfer as bring
+
+    serve("transfer", bring)
 
 
 def serve(

@@ -33,6 +33,9 @@ def up(
         int | None,
         typer.Option(min=1, max=16, help="Number of processes of each worker. [default: as before, or 1]"),
     ] = None,
+    sites: Annotated[
+        str | None, typer.Option(help="Names of sites with a Kafka each, mirrored to the last: factory-a,central.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start Kafka, PostgreSQL, Valkey, the blob store and the service on this machine, and wait until they are ready.
@@ -44,6 +47,7 @@ def up(
     from headrace.native.config import read_config
     from headrace.native.layout import StateDir
     from headrace.native.scaling import scaled, workers_of
+    from headrace.native.sites import check_names
     from headrace.runtime.settings import load_settings
 
     if brokers not in {None, 1, 3}:
@@ -52,15 +56,20 @@ def up(
         )
     state_dir = load_settings().state_dir
     store_name = choose_store(store.value if store else None, state_dir, say)
+    names = tuple(name.strip() for name in sites.split(",")) if sites else ()
+    if sites:
+        check_names(names)
     before = read_config(StateDir.at(state_dir))
     number = brokers or (before.brokers if before else 1)
     services = scaled(SERVICES, workers or (workers_of(before.services) if before else 1))
-    info = start(StackOptions(state_dir, store_name, 3 if number == 3 else 1, services), say)
+    info = start(StackOptions(state_dir, store_name, 3 if number == 3 else 1, services, sites=names), say)
     public = info.public()
     if as_json:
         print_json(public)
     else:
-        print_table(("", "where"), [(name, value) for name, value in public.items() if value is not None])
+        rows = [(name, value) for name, value in public.items() if isinstance(value, str)]
+        rows += [(f"kafka of {name}", address) for name, address in info.sites.items()]
+        print_table(("", "where"), rows)
         say("next: `headrace publish --help`, `headrace status`, `headrace logs -f`; stop it with `headrace down`")
 
 

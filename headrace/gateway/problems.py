@@ -40,6 +40,7 @@ class ProblemCode(StrEnum):
     CONFLICT = "conflict"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     ARCHIVED = "archived"
+    AT_SITE = "at_site"
     GONE = "gone"
     LENGTH_REQUIRED = "length_required"
     PRECONDITION_FAILED = "precondition_failed"

@@ -38,6 +38,14 @@ class ServiceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """A further site of the stack: a Kafka of its own, whose topics are mirrored into that of the stack."""
+
+    name: str
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Secrets:
     """Random secrets of one stack."""
 
@@ -88,6 +96,9 @@ class StackConfig:
     ports: Mapping[str, int]
     secrets: Secrets
     tools: ServerTools | None = None
+    sites: tuple[SiteSpec, ...] = ()
+    centre: str = ""
+    """The name of the site that they are mirrored to."""
 
     @property
     def installed(self) -> ServerTools:
@@ -167,6 +178,7 @@ def _config_from(content: Mapping[str, Any]) -> StackConfig:
         "services": tuple(ServiceSpec(spec["name"], tuple(spec["args"])) for spec in content["services"]),
         "secrets": Secrets(**content["secrets"]),
         "tools": _tools_from(content["tools"]) if content["tools"] else None,
+        "sites": tuple(SiteSpec(site["name"], site["cluster_id"]) for site in content.get("sites", ())),
     }
     return StackConfig(**{name: value for name, value in {**content, **converted}.items() if name in names})
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.native import kafka, minio, postgres, service, valkey
+from headrace.native import kafka, minio, postgres, service, sites, valkey
 from headrace.native.config import StackConfig, Store
 from headrace.native.layout import StateDir
 from headrace.native.state_file import ProcessState
@@ -29,6 +29,8 @@ class StackInfo:
     java: Path
     gateway_url: str | None
     admin_key: str | None = field(repr=False)
+    sites: Mapping[str, str]
+    """The addresses of the Kafka of each further site."""
     _env: Mapping[str, str] = field(repr=False)
     _postgres_shown: str = field(repr=False)
 
@@ -50,6 +52,7 @@ class StackInfo:
             java=config.installed.java,
             gateway_url=service.gateway_url(config),
             admin_key=config.secrets.gateway_admin_key if service.gateway_url(config) else None,
+            sites=sites.bootstraps(config),
             _env=service.client_env(config, state),
             _postgres_shown=postgres.dsn(config, with_password=False),
         )
@@ -67,6 +70,7 @@ class StackInfo:
             "gateway_url": self.gateway_url,
             "admin_key": self.admin_key,
             "state_dir": str(self.state_dir),
+            **({"sites": dict(self.sites)} if self.sites else {}),
             "logs": str(self.state_dir / "logs"),
         }
 

@@ -15,7 +15,7 @@ from headrace.runtime.errors import HeadraceError
 MESSAGE_BYTES_MAX = 10 * 1024 * 1024
 """A frame of up to 8 MiB is inline; the rest is for its envelope and headers."""
 
-_HEAP = {1: "-Xmx768m", 3: "-Xmx512m"}
+_HEAP = {1: "768m", 3: "512m"}
 # ACLs can be tried; without any, all is allowed. Several brokers would refuse each other until they know the ACLs.
 _ACLS = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -63,7 +63,7 @@ def format_storage(config: StackConfig, state: StateDir, progress: Callable[[str
             )
 
 
-def broker(config: StackConfig, state: StateDir, node: int) -> ProcessSpec:
+def broker(config: StackConfig, state: StateDir, node: int, *, heap: str = "") -> ProcessSpec:
     """Return the process of one broker."""
     name, home = broker_name(node), _home(state, node)
     java = config.installed.java
@@ -72,11 +72,7 @@ def broker(config: StackConfig, state: StateDir, node: int) -> ProcessSpec:
     return ProcessSpec(
         name=name,
         argv=(
-            str(java),
-            _HEAP[config.brokers],
-            *_BROKER_FLAGS,
-            *archive,
-            *_logging("info"),
+            *server_argv(java, heap or _HEAP[config.brokers], archive),
             "kafka.Kafka",
             str(home / "server.properties"),
         ),
@@ -87,6 +83,11 @@ def broker(config: StackConfig, state: StateDir, node: int) -> ProcessSpec:
         ready=kafka_serves(config.ports[name], config.brokers),
         stop_s_max=_STOP_S_MAX[config.brokers] + (_ARCHIVE_S_MAX if writes_archive else 0),
     )
+
+
+def server_argv(java: Path, heap: str, archive: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the beginning of the command line of a program of Kafka's that runs for long; its class comes next."""
+    return (str(java), f"-Xmx{heap}", *_BROKER_FLAGS, *archive, *_logging("info"))
 
 
 def bootstrap(config: StackConfig) -> str:

@@ -96,6 +96,19 @@ def install(progress: Callable[[str], None]) -> None:
         progress(f"kafka: jars downloaded in {time.monotonic() - started:.0f} s")
 
 
+def fetch(jar: Jar, home: Path) -> Path:
+    """Return the path of a jar that is not one of Kafka's; downloads it to the directory if it is missing there.
+
+    Raises HeadraceError when the download fails or its digest differs.
+    """
+    path = home / jar.file_name
+    if not path.is_file():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home, prefix="fetch-") as directory:
+            _fetch(_context(Path(directory)), jar, home)
+    return path
+
+
 def _missing(home: Path) -> list[Jar]:
     return [jar for jar in listed() if not (home / jar.file_name).is_file()]
 

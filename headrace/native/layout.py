@@ -26,6 +26,9 @@ _OWN_ENTRIES = (
     "minio",
     "store",
     "archive",
+    "sites",
+    "sites.toml",
+    "mirror",
     "import-platform",  # the state of imports into this stack
 )
 

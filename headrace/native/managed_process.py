@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,26 +123,7 @@ class ManagedProcess:
             ready_task.cancel()
 
     async def _start(self) -> asyncio.subprocess.Process:
-        spec = self.spec
-        account = f"{spec.user.uid}:{spec.user.gid}" if spec.user else "-"
-        wrapper = (sys.executable, "-I", "-S", str(_RUN_WITH_PARENT), str(int(spec.stop_signal)), str(os.getpid()))
-        log = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            # The kernel ties the parent death signal to the thread that forks: this is the event loop's, which is the
-            # main thread of the supervisor and lives as long as it does.
-            return await asyncio.create_subprocess_exec(
-                *wrapper,
-                account,
-                *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=spec.cwd,
-                env={**os.environ, **spec.env, STACK_ID_VARIABLE: self._context.stack_id},
-                start_new_session=True,
-            )
-        finally:
-            os.close(log)
+        return await start_process(self.spec, {STACK_ID_VARIABLE: self._context.stack_id})
 
     async def _watch_ready(self, began: float) -> None:
         check = self.spec.ready
@@ -178,6 +159,32 @@ class ManagedProcess:
     def _update(self, **changes: object) -> None:
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]
         self._context.on_change()
+
+
+async def start_process(spec: ProcessSpec, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """Start a process that ends with this one, in a session of its own; its output goes to its log.
+
+    Raises OSError when it cannot be started.
+    """
+    account = f"{spec.user.uid}:{spec.user.gid}" if spec.user else "-"
+    wrapper = (sys.executable, "-I", "-S", str(_RUN_WITH_PARENT), str(int(spec.stop_signal)), str(os.getpid()))
+    log = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        # The kernel ties the parent death signal to the thread that forks: this is the event loop's, which is the
+        # main thread of the supervisor and lives as long as it does.
+        return await asyncio.create_subprocess_exec(
+            *wrapper,
+            account,
+            *spec.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=spec.cwd,
+            env={**os.environ, **spec.env, **environment},
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
 
 
 class RestartBackoff:

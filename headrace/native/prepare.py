@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from headrace.native import kafka, kafka_jars, minio, postgres, valkey
+from headrace.native import kafka, kafka_jars, minio, postgres, sites, valkey
 from headrace.native.config import ServerTools, StackConfig
 from headrace.native.layout import StateDir
 from headrace.runtime.errors import HeadraceError
@@ -24,7 +24,7 @@ def prepare(config: StackConfig, state: StateDir, progress: Callable[[str], None
     Raises HeadraceError when a server cannot be installed.
     """
     with ThreadPoolExecutor(2) as pool:
-        java = pool.submit(_java_and_jars, progress)
+        java = pool.submit(install_kafka, progress)
         user = postgres.account()
         tools = ServerTools(
             postgres_bin=postgres.programs(user),
@@ -44,6 +44,7 @@ def prepare(config: StackConfig, state: StateDir, progress: Callable[[str], None
         if config.store == "local":
             state.blobs.mkdir(mode=0o700, exist_ok=True)
             state.archive.mkdir(mode=0o700, exist_ok=True)
+        sites.prepare(config, state, progress)
         database.result()
         storage.result()
     return config
@@ -54,7 +55,7 @@ def install(progress: Callable[[str], None]) -> None:
 
     Raises HeadraceError when one of them, or Java, cannot be installed.
     """
-    _java_and_jars(progress)
+    install_kafka(progress)
     minio.install(progress)
 
 
@@ -79,7 +80,11 @@ def find_java() -> Path:
     )
 
 
-def _java_and_jars(progress: Callable[[str], None]) -> Path:
+def install_kafka(progress: Callable[[str], None]) -> Path:
+    """Install Kafka's jars, and return the Java that runs them; may be repeated.
+
+    Raises HeadraceError when a jar cannot be downloaded, or there is no Java.
+    """
     java = find_java()
     kafka_jars.install(progress)
     return java

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from headrace.native import minio
+from headrace.native import minio, sites
 from headrace.native.applied_settings import differing, write_applied
 from headrace.native.config import (
     Brokers,
     Secrets,
     ServiceSpec,
+    SiteSpec,
     StackConfig,
     Store,
     assign_ports,
@@ -67,6 +68,8 @@ class StackOptions:
     brokers: Brokers = 1
     services: tuple[ServiceSpec, ...] = SERVICES
     owner_pid: int | None = None
+    sites: tuple[str, ...] = ()
+    """Names of sites; each but the last has a Kafka of its own, which is mirrored into that of the stack."""
 
 
 def up(options: StackOptions, progress: Progress) -> StackInfo:
@@ -203,11 +206,13 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
             else "put stack.json back, or choose another state directory with HEADRACE_STATE_DIR",
             exit_code=2,
         )
-    ports = assign_ports(port_names(options.store, options.brokers, options.services), known.ports if known else {})
+    names = port_names(options.store, options.brokers, options.services) + sites.port_names(options.sites)
+    ports = assign_ports(names, known.ports if known else {})
     if known is not None:
-        return replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        changed = replace(known, store=options.store, services=options.services, ports={**known.ports, **ports})
+        return _with_sites(options, changed)
     stack_id, cluster_id = new_ids()
-    return StackConfig(
+    config = StackConfig(
         stack_id=stack_id,
         cluster_id=cluster_id,
         store=options.store,
@@ -216,6 +221,15 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         ports=ports,
         secrets=Secrets.new(),
     )
+    return _with_sites(options, config)
+
+
+def _with_sites(options: StackOptions, config: StackConfig) -> StackConfig:
+    """Add the sites; one that has data keeps its cluster id."""
+    *others, centre = options.sites or ("",)
+    known = {site.name: site for site in config.sites}
+    added = tuple(known.get(name) or SiteSpec(name, new_ids()[1]) for name in others)
+    return replace(config, sites=added, centre=centre)
 
 
 def _has_entries(directory: Path) -> bool:
@@ -224,10 +238,9 @@ def _has_entries(directory: Path) -> bool:
 
 
 def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> None:
-    names = ("store", "brokers", "services")
-    differences = [name for name in names if getattr(options, name) != getattr(config, name)]
-    if differences:
-        said = "; ".join(f"{name}: {_said(config, name)}, not {_said(options, name)}" for name in differences)
+    running, wanted = _compared(config), _compared(options)
+    if differences := [name for name in running if running[name] != wanted[name]]:
+        said = "; ".join(f"{name}: {running[name]}, not {wanted[name]}" for name in differences)
         raise HeadraceError(
             "stack_differs",
             f"another stack runs in {state.root}: {said}",
@@ -237,10 +250,17 @@ def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> 
         )
 
 
-def _said(stack: StackConfig | StackOptions, name: str) -> str:
-    if name == "services":
-        return ", ".join(service.name for service in stack.services) or "none"
-    return str(getattr(stack, name))
+def _compared(stack: StackConfig | StackOptions) -> dict[str, str]:
+    if isinstance(stack, StackOptions):
+        names = stack.sites
+    else:
+        names = (*(site.name for site in stack.sites), *((stack.centre,) if stack.centre else ()))
+    return {
+        "store": stack.store,
+        "brokers": str(stack.brokers),
+        "services": ", ".join(service.name for service in stack.services) or "none",
+        "sites": ", ".join(names) or "none",
+    }
 
 
 def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool) -> ProcessStatus:

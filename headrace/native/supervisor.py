@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace.native import kafka, minio, postgres, service, valkey
+from headrace.native import kafka, minio, postgres, service, sites, valkey
 from headrace.native.config import StackConfig, read_config
 from headrace.native.disks import DiskWatch
 from headrace.native.layout import LockHeldError, StateDir, locked
@@ -125,7 +125,7 @@ def process_specs(config: StackConfig, state: StateDir) -> tuple[ProcessSpec, ..
     if config.store == "minio":
         servers.append(minio.server(config, state))
     names = tuple(server.name for server in servers)
-    return (*servers, *service.processes(config, state, names))
+    return (*servers, *service.processes(config, state, names), *sites.processes(config, state, names))
 
 
 def rotate_log(log: Path, bytes_max: int | None = None) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import DotEnvSettingsSource, SettingsConfigDict
 
-from headrace.runtime.connection_settings import ConnectionSettings, checked_store_url
+from headrace.runtime.connection_settings import ConnectionSettings, ReadableFile, checked_store_url
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.gateway_settings import GatewaySettings, checked_networks
 from headrace.runtime.secret_files import reading_secrets, secret_directories
@@ -169,6 +169,15 @@ class Settings(GatewaySettings, ConnectionSettings):
         "in the store), archive (if archive_url is set).",
     )
 
+    # Transfer
+    transfer_sites: ReadableFile = Field(
+        "", description="TOML file of the sites whose bodies `headrace transfer` brings; docs/central.md."
+    )
+    transfer_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path(".headrace/transfer"),
+        description="Directory of bodies that are under way, which go on after a restart; room for one body per site.",
+    )
+
     # URLs
     url_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
@@ -211,6 +220,11 @@ class Settings(GatewaySettings, ConnectionSettings):
         max_length=200,
         pattern=r"^[!-~]([ -~]*[!-~])?$",
         description="User-Agent of fetches; in robots.txt, the part before the slash is the product token.",
+    )
+
+    # Sites
+    sites_file: Path = Field(
+        Path("sites.toml"), description="File of `headrace mirror` and `headrace sites` that lists sites and flows."
     )
 
     # Every process

@@ -117,6 +117,17 @@ class ClaimMismatchError(HeadraceError):
         )
 
 
+class BlobAtSiteError(HeadraceError):
+    """The bytes of a record are still at its site."""
+
+    def __init__(self, digest: str, site: str) -> None:
+        super().__init__(
+            "blob_at_site",
+            f"the bytes of {digest} are not here yet: they are at {site}",
+            hint=f"`headrace fetch {digest}` has them brought before all others; `headrace transfer` must run.",
+        )
+
+
 class CatalogUnavailableError(HeadraceError):
     """PostgreSQL did not answer in time, or the connection was lost or refused. Repeat the whole call."""
 
