@@ -37,6 +37,7 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
+@needs("native")
 def add(
     url: Url,
     *,
@@ -81,6 +82,7 @@ def probe(
         raise typer.Exit(Exit.FAILED)
 
 
+@needs("native")
 def list_(*, site: Site = None, gateway: GatewayUrl = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """List the cameras that are captured, with the state of each."""
     answer = GatewayClient.of(gateway, key_file).call("GET", "/api/v1/captures", site=site)
@@ -96,6 +98,7 @@ def list_(*, site: Site = None, gateway: GatewayUrl = None, key_file: KeyFile = 
     )
 
 
+@needs("native")
 def remove(
     name: Annotated[str, typer.Argument(help="The camera's name.")],
     *,
