@@ -2,7 +2,6 @@
 
 import sys
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -108,6 +107,8 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Capture a camera no more; what was captured stays."""
+    from urllib.parse import quote
+
     path = f"/api/v1/captures/{quote(name, safe='')}"
     GatewayClient.of(gateway, key_file).call("DELETE", path, site=site)
     if as_json:
