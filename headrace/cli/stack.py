@@ -29,12 +29,12 @@ def up(
     brokers: Annotated[
         int | None, typer.Option(help="Number of Kafka brokers: 1 or 3. [default: as before, or 1]")
     ] = None,
+    sites: Annotated[
+        str | None, typer.Option(help="Names of sites with a Kafka each, mirrored to the last: factory-a,central.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=16, help="Number of processes of each worker. [default: as before, or 1]"),
-    ] = None,
-    sites: Annotated[
-        str | None, typer.Option(help="Names of sites with a Kafka each, mirrored to the last: factory-a,central.")
     ] = None,
     as_json: Json = False,
 ) -> None:

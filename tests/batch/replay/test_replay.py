@@ -28,7 +28,12 @@ from tests.commands import headrace, run_as_process, run_in_process
 pytestmark = pytest.mark.stack
 
 SECOND_US = 1_000_000
-CRASHES = [point for point in CrashPoint if point.startswith("replay_")]
+QUICK = {CrashPoint.REPLAY_BEFORE_COMMIT, CrashPoint.REPLAY_AFTER_COMMIT}
+CRASHES = [
+    pytest.param(point, marks=() if point in QUICK else pytest.mark.slow, id=point)
+    for point in CrashPoint
+    if point.startswith("replay_")
+]
 ONCE = {CrashPoint.REPLAY_AFTER_BEGIN, CrashPoint.REPLAY_BEFORE_END}
 
 

@@ -30,7 +30,12 @@ pytestmark = pytest.mark.stack
 
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)
 REPEATED = {CrashPoint.BACKFILL_BEFORE_SAVE, CrashPoint.BACKFILL_AFTER_SAVE}
-POINTS = [point for point in CrashPoint if point.startswith("backfill_")]
+QUICK = {CrashPoint.BACKFILL_AFTER_SAVE, CrashPoint.BACKFILL_AFTER_END}
+POINTS = [
+    pytest.param(point, marks=() if point in QUICK else pytest.mark.slow, id=point)
+    for point in CrashPoint
+    if point.startswith("backfill_")
+]
 
 
 class CrashedError(Exception):

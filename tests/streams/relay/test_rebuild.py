@@ -92,7 +92,15 @@ async def test_what_is_not_announced_yet_is_left_to_the_relay(
     assert all(sequences == sorted(sequences) for sequences in in_order(announced).values())
 
 
-@pytest.mark.parametrize("point", ["relay_before_send", "relay_before_commit", "relay_after_send", "relay_before_mark"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("relay_before_send", marks=pytest.mark.slow),
+        "relay_before_commit",
+        pytest.param("relay_after_send", marks=pytest.mark.slow),
+        pytest.param("relay_before_mark", marks=pytest.mark.slow),
+    ],
+)
 async def test_one_that_is_ended_anywhere_goes_on_and_repeats_nothing(
     settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader, point: str
 ) -> None:
