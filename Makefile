@@ -28,7 +28,7 @@ LOCKS := requirements.lock requirements-bootstrap.lock
 PYTEST_ARGS ?=
 WORKERS ?= 2
 UNIT := -n $(WORKERS) --dist worksteal -m "not stack and not server and not slow and not faults"
-COVERING := tests/schemas tests/streams
+COVERING := tests/schemas tests/streams/core
 # They wait for their servers most of the time.
 SERVICE_WORKERS ?= 3
 FAULTS_ARGS ?=

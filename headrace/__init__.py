@@ -1,6 +1,6 @@
 """The public API of Headrace.
 
->>> from headrace import Publisher, Device, Camera, IngestClient, consume
+>>> from headrace import Publisher, Device, Camera, IngestClient, consume, replay
 
 Names are imported at their first use, so that `headrace --help` and a device that only publishes load only what they
 need.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.batch.fetch.errors import IngestError
     from headrace.batch.labels.functions import labelling_function
     from headrace.batch.labels.view import RecordView
+    from headrace.batch.replay.call import replay
     from headrace.producers import Camera, Device, Publisher
     from headrace.streams.consumers import consume
 
@@ -28,6 +29,7 @@ __all__ = [
     "consume",
     "labelling_function",
     "ldo_sink",
+    "replay",
 ]
 
 _HOMES = {
@@ -39,11 +41,17 @@ _HOMES = {
     "RecordView": "headrace.batch.labels.view",
     "consume": "headrace.streams.consumers",
     "labelling_function": "headrace.batch.labels.functions",
+    "replay": "headrace.batch.replay.call",
 }
-_EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service"}
+__version__: str
+_EXTRAS = {"Camera": "camera", "IngestClient": "service", "IngestError": "service", "replay": "service"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headrace")
     if name == "ldo_sink":
         return import_module("headrace.ldo_sink")
     if name not in _HOMES:
@@ -56,3 +64,7 @@ def __getattr__(name: str) -> Any:
         raise ImportError(
             f"headrace.{name} needs {error.name}, which is not installed: pip install 'headrace[{_EXTRAS[name]}]'"
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -18,13 +18,15 @@ from headrace.batch import redrive
 from headrace.batch.archive import move
 from headrace.batch.erase import run as erase
 from headrace.batch.fsck import repair
+from headrace.batch.replay import run as replay
+from headrace.batch.replay import sinks
 from headrace.runtime.crash_points import VARIABLE, CrashPoint, armed
 from headrace.runtime.errors import Exit
 from headrace.runtime.settings import Settings
 from tests.processes import environment_of
 
 COMMAND_S_MAX = 90.0
-CRASHING_MODULES = (redrive, move, repair, erase)
+CRASHING_MODULES = (redrive, move, repair, erase, replay, sinks)
 
 
 class CrashError(BaseException):

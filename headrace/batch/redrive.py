@@ -31,7 +31,8 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Clip, Frame, Kind
-from headrace.schemas.headers import Redrive, redrive_headers, unix_us_of
+from headrace.schemas.headers import REPLAY, Redrive, redrive_headers, unix_us_of
+from headrace.schemas.mirrored import check_site, origin_of
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.topics import TOPICS, input_topic, kind_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, ValidEvent, validate
@@ -247,8 +248,13 @@ def _validate(letter: DeadLetterRow, now_us: int) -> ValidEvent | str:
     kind = kind_of_topic(letter.topic)
     if kind is None:
         return "unknown_topic"
+    if any(name == REPLAY for name, _ in original_headers(letter)):
+        return RejectCode.REPLAYED.value
     try:
-        return validate(decode(letter.value, INPUT_EVENTS[kind]), now_us)
+        event = decode(letter.value, INPUT_EVENTS[kind])
+        check_site(letter.topic, event.site)
+        origin_of(letter.topic, original_headers(letter))
+        return validate(event, now_us)
     except RejectedError as rejected:
         return rejected.code.value
 

@@ -4,45 +4,37 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from headrace.bench import bodies
 from headrace.bench.figures import CommittedRows, Worked
-from headrace.bench.processes import MeasuredProcess, running
-from headrace.native import StackInfo
+from headrace.bench.processes import Bench, MeasuredProcess, running, server_cpu_s
 from headrace.producers import Publisher
 from headrace.producers.source import unix_us
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import InputEvent, Kind
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import ingested_topic, input_topic
 from headrace.store.postgres import borrowed, opened_pool, statements
 
 DONE_S_MAX = 600.0
 _POLL_S = 0.05
 _SQL = statements(str(Path(__file__).parent / "backlog"))
-_WORKERS = {Kind.FRAME: "frames,clips", Kind.LDO: "cids,ldos"}
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The environment of a benchmark: the stack, its settings, and a folder for logs."""
-
-    info: StackInfo
-    settings: Settings
-    folder: Path
+WORKERS = {Kind.FRAME: "frames,clips", Kind.LDO: "cids,ldos"}
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The result of draining a backlog."""
+    """The result of draining a backlog; `servers` is what each server of the stack has used meanwhile."""
 
     committed: CommittedRows
+    since: datetime
     worker: Worked
+    servers: dict[str, Worked] = field(default_factory=dict)
 
 
 def publish(settings: Settings, events: Iterable[InputEvent]) -> int:
@@ -83,48 +75,84 @@ def ldos(count: int) -> Iterable[InputEvent]:
         yield bodies.ldo(number, captured_at_us=began_us, random=random)
 
 
-def drain(bench: Bench, kind: Kind, count: int) -> Drained:
-    """Start a worker and the relay, and wait until `count` messages are recorded and announced.
+def drain(bench: Bench, kind: Kind, count: int, *, workers: int = 1) -> Drained:
+    """Start workers and the relay, and wait until `count` messages are recorded and announced.
 
     Raises:
         HeadraceError: a process ended, or the backlog is not drained after `DONE_S_MAX` seconds.
     """
-    return asyncio.run(_drain(bench, kind, count))
+    return asyncio.run(_drain(bench, kind, count, workers))
 
 
-async def _drain(bench: Bench, kind: Kind, count: int) -> Drained:
-    env = bench.info.env()
-    async with commits(bench.settings, input_topic(kind).name) as queries:
-        with ExitStack() as stack:
-            relay = stack.enter_context(running(("relay",), env, bench.folder))
-            worker = stack.enter_context(running(("worker", "--kinds", _WORKERS[kind]), env, bench.folder))
-            await _until_recorded(queries, worker, relay, count)
-            worked = worker.worked(count)
+def relay_alone(bench: Bench, kind: Kind, count: int) -> tuple[float, Worked]:
+    """Record a backlog without a relay, then start one; return its announcements per second, and its usage.
+
+    Raises:
+        HeadraceError: as `drain`.
+    """
+    return asyncio.run(_relay_alone(bench, kind, count))
+
+
+async def _drain(bench: Bench, kind: Kind, count: int, workers: int) -> Drained:
+    async with commits(bench.settings, kind) as queries:
+        with running(bench, "relay") as relay, ExitStack() as stack:
+            started = [stack.enter_context(running(bench, "worker", "--kinds", WORKERS[kind])) for _ in range(workers)]
+            first, began = await _until_recorded(queries, (relay, *started), 1), server_cpu_s(bench)
+            await _until_recorded(queries, (relay, *started), count)
+            worked, ended = [worker.worked(count) for worker in started], server_cpu_s(bench)
             await _until_announced(queries, relay)
-        return Drained(await queries.committed(), worked)
+        together = Worked(
+            sum(each.cpu_s for each in worked), worked[0].events, max(each.rss_bytes_max for each in worked)
+        )
+        servers = {name: Worked(cpu_s - began.get(name, 0.0), count - first) for name, cpu_s in ended.items()}
+        return Drained(await queries.committed(), queries.since, together, servers)
+
+
+async def _relay_alone(bench: Bench, kind: Kind, count: int) -> tuple[float, Worked]:
+    async with commits(bench.settings, kind) as queries:
+        with running(bench, "worker", "--kinds", WORKERS[kind]) as worker:
+            await _until_recorded(queries, (worker,), count)
+        with running(bench, "relay") as relay:
+            await _until_announced(queries, relay)
+            published = await queries.published()
+            return published.per_s, relay.worked(published.rows)
 
 
 class Commits:
-    """Queries the commits of one topic since a time; raises CatalogUnavailableError or CatalogRefusedError."""
+    """Queries the commits of one kind since a time; raises CatalogUnavailableError or CatalogRefusedError.
 
-    def __init__(self, pool: Any, dsn: str, topic: str, since: datetime) -> None:
+    What is asked again and again reads a few rows, so that it costs the catalog nothing.
+    """
+
+    def __init__(self, pool: Any, dsn: str, kind: Kind) -> None:
         """Use an open pool; see `commits`."""
         self._pool = pool
         self._dsn = dsn
-        self._topic = topic
-        self._since = since
+        self._topic = input_topic(kind).name
+        self._announced_topic = ingested_topic(kind).name
+        self._before = 0
+        self.since = datetime.min.replace(tzinfo=UTC)
+
+    async def begin(self) -> None:
+        """Count what is committed from now on."""
+        self.since, self._before = await self._row("begin", self._topic)
 
     async def recorded(self) -> int:
         """Return the number of recorded deliveries."""
-        return int((await self._row("recorded", self._since, self._topic))[0])
+        return int((await self._row("begin", self._topic))[1]) - self._before
 
-    async def unpublished(self) -> int:
-        """Return the number of records that are not announced yet."""
-        return int((await self._row("unpublished"))[0])
+    async def first_unpublished(self) -> int | None:
+        """Return the id of the first announcement that waits; None if none does."""
+        waiting: int | None = (await self._row("first_unpublished", self._announced_topic))[0]
+        return waiting
 
     async def committed(self) -> CommittedRows:
         """Return the times of the commits."""
-        return CommittedRows(*await self._row("committed", self._since, self._topic))
+        return CommittedRows(*await self._row("committed", self.since, self._topic))
+
+    async def published(self) -> CommittedRows:
+        """Return the times of the announcements, as those of the commits."""
+        return CommittedRows(*await self._row("published", self.since, self._announced_topic))
 
     async def _row(self, name: str, *values: object) -> Any:
         async with borrowed(self._pool, self._dsn) as connection:
@@ -132,33 +160,37 @@ class Commits:
 
 
 @asynccontextmanager
-async def commits(settings: Settings, topic: str) -> AsyncIterator[Commits]:
+async def commits(settings: Settings, kind: Kind) -> AsyncIterator[Commits]:
     """Connect to the catalog; commits from before now do not count."""
     dsn = settings.postgres_dsn.get_secret_value()
     async with opened_pool(
         dsn, connections_max=1, statement_s_max=settings.postgres_statement_s_max, application="headrace bench"
     ) as pool:
-        async with borrowed(pool, dsn) as connection:
-            since: datetime = await connection.fetchval(_SQL["now"])
-        yield Commits(pool, dsn, topic, since)
+        queries = Commits(pool, dsn, kind)
+        await queries.begin()
+        yield queries
 
 
-async def _until_recorded(queries: Commits, worker: MeasuredProcess, relay: MeasuredProcess, count: int) -> None:
+async def _until_recorded(queries: Commits, processes: Iterable[MeasuredProcess], count: int) -> int:
     deadline = time.monotonic() + DONE_S_MAX
     while (recorded := await queries.recorded()) < count:
-        worker.sample(recorded)
-        relay.sample(recorded)
+        for process in processes:
+            process.sample(recorded)
         if time.monotonic() > deadline:
             raise _late(recorded, count)
         await asyncio.sleep(_POLL_S)
+    for process in processes:
+        process.sample(recorded)
+    return recorded
 
 
 async def _until_announced(queries: Commits, relay: MeasuredProcess) -> None:
     deadline = time.monotonic() + DONE_S_MAX
-    while left := await queries.unpublished():
-        relay.sample(1)
+    began_at = await queries.first_unpublished()
+    while (waiting := await queries.first_unpublished()) is not None:
+        relay.sample(waiting - (began_at or waiting))
         if time.monotonic() > deadline:
-            raise HeadraceError("bench_late", f"{left} records are not announced after {DONE_S_MAX:.0f} s")
+            raise HeadraceError("bench_late", f"records are not announced after {DONE_S_MAX:.0f} s")
         await asyncio.sleep(_POLL_S)
 
 

@@ -1,13 +1,11 @@
--- The commits of a backlog; $1 is the start of the run by the catalog's clock.
+-- The commits of a backlog.
 
--- now --
-select clock_timestamp()
+-- begin --
+-- The time, and up to which offsets the partitions of a topic are recorded.
+select clock_timestamp(), coalesce(sum(next_offset), 0)::bigint from ingest_progress where topic = $1
 
--- recorded --
-select count(*) from sightings where topic = $2 and seen_at >= $1
-
--- unpublished --
-select count(*) from outbox where published_at is null
+-- first_unpublished --
+select min(id) from outbox where published_at is null and topic = $1
 
 -- committed --
 -- The rows of a batch have the start time of its transaction.
@@ -30,3 +28,21 @@ select
     (select rows from announced),
     coalesce(extract(epoch from (select last_at from announced)), 0)::float8
 from seen
+
+-- published --
+-- The rows of a transaction have its start time.
+with marked as (
+    select published_at, count(*) as rows
+    from outbox
+    where created_at >= $1 and topic = $2 and published_at is not null
+    group by published_at
+)
+select
+    coalesce(sum(rows), 0)::bigint,
+    count(*),
+    coalesce((array_agg(rows order by published_at))[1], 0)::bigint,
+    coalesce(extract(epoch from min(published_at)), 0)::float8,
+    coalesce(extract(epoch from max(published_at)), 0)::float8,
+    coalesce(sum(rows), 0)::bigint,
+    coalesce(extract(epoch from max(published_at)), 0)::float8
+from marked

@@ -4,17 +4,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# docs/benchmarks.md explains them.
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound, and what to reach for beyond it; of the value, or of its ratio to the baseline."""
+
+    bound: float
+    reach_for: float | None = None
+    at_most: bool = False
+    of_ratio: bool = False
+
+    def is_met(self, value: float, limit: float) -> bool:
+        """Whether the value is on the right side of a limit."""
+        return value <= limit if self.at_most else value >= limit
+
+    @property
+    def says(self) -> str:
+        """The target in words."""
+        limit = f"{'≤' if self.at_most else '≥'} {self.bound:,g}"
+        return limit if self.reach_for is None else f"{limit}, better {self.reach_for:,g}"
+
+
 TARGETS = {
-    "frames": "at least Redpanda Connect doing only Kafka → S3 on the same box (seen: 263 to 393/s, 53 to 79 MB/s)",
-    "frames_half": "at least 1.7 times the rate of all distinct",
-    "frames_cpu": "at most 0.9 ms",
-    "frames_memory": "≤ 400 MB, flat",
-    "ldos": "at least Redpanda Connect packing 1,000 into a tar, S3 only (seen: 18,600 to 19,700/s)",
-    "ldos_cpu": "0.06 ms is Redpanda Connect's",
-    "latency_p50": "≤ 30 ms",
-    "latency_p99": "≤ 100 ms",
-    "gateway": "≥ 300/s",
+    "frames_per_s": Target(0.7, 0.85, of_ratio=True),
+    "frames_half_per_s": Target(1.7, 1.9, of_ratio=True),
+    "frames_cpu_ms": Target(1.0, 0.7, at_most=True),
+    "frames_rss_mb": Target(400, at_most=True),
+    "ldos_per_s": Target(2.0, 3.0, of_ratio=True),
+    "ldos_cpu_ms": Target(0.08, 0.04, at_most=True),
+    "relay_per_s": Target(20_000),
+    "latency_ms_p50": Target(30, 15, at_most=True),
+    "latency_ms_p99": Target(100, at_most=True),
+    "gateway_per_s": Target(0.5, 0.7, of_ratio=True),
+    "gateway_ms_p50": Target(150, at_most=True),
+    "idle_percent": Target(1.0, at_most=True),
 }
 
 
@@ -25,10 +48,26 @@ class Figure:
     name: str
     what: str
     value: float
-    unit: str
+    unit: str = ""
     baseline: str = ""
     ratio: float | None = None
-    target: str = ""
+
+    @property
+    def target(self) -> Target | None:
+        """What is to be reached; a target of a ratio needs the baseline."""
+        target = TARGETS.get(self.name)
+        return None if target is None or (target.of_ratio and self.ratio is None) else target
+
+    @property
+    def verdict(self) -> str:
+        """`missed`, `reached`, or `surpassed` where what to reach for is reached too; empty without a target."""
+        if self.target is None:
+            return ""
+        value = self.ratio if self.target.of_ratio and self.ratio is not None else self.value
+        if not self.target.is_met(value, self.target.bound):
+            return "missed"
+        reach_for = self.target.reach_for
+        return "surpassed" if reach_for is not None and self.target.is_met(value, reach_for) else "reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +103,16 @@ class CommittedRows:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """The CPU seconds and deliveries of a worker since its first commit, and its peak memory."""
+    """The CPU seconds of a process, the events in that time, and its peak memory."""
 
     cpu_s: float
-    deliveries: int
-    rss_bytes_max: int
+    events: int
+    rss_bytes_max: int = 0
 
     @property
     def cpu_ms_each(self) -> float:
-        """CPU milliseconds per delivery."""
-        return self.cpu_s * 1000 / self.deliveries if self.deliveries else 0.0
+        """CPU milliseconds per event."""
+        return self.cpu_s * 1000 / self.events if self.events else 0.0
 
 
 def rate(count: int, seconds: float) -> float:
@@ -81,16 +120,36 @@ def rate(count: int, seconds: float) -> float:
     return count / seconds if seconds > 0 else 0.0
 
 
-def of_peer(value: float, peer: float) -> float | None:
-    """Return the ratio to a baseline; None if it was not measured."""
-    return round(value / peer, 2) if peer else None
+def beside(figure: Figure, baseline: str, value: float) -> Figure:
+    """Return the figure with its ratio to a baseline; without one if the baseline was not measured."""
+    if not value:
+        return figure
+    named = f"{baseline} ({shown(value)}{figure.unit})"
+    return Figure(figure.name, figure.what, figure.value, figure.unit, named, round(figure.value / value, 2))
+
+
+def ratio_rows(figures: Sequence[Figure]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the rows of the first table: what, ratio, to which baseline, target, verdict."""
+    for figure in figures:
+        if figure.ratio is not None:
+            target = figure.target if figure.target and figure.target.of_ratio else None
+            verdict = figure.verdict if target else ""
+            yield figure.what, f"{figure.ratio:g}", figure.baseline, target.says if target else "", verdict
 
 
 def rows(figures: Sequence[Figure]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the rows of the table: what, measured, baseline, target."""
-    for figure in figures:
-        baseline = f"{figure.ratio} of {figure.baseline}" if figure.ratio is not None else figure.baseline
-        yield figure.what, f"{_shown(figure.value)} {figure.unit}", baseline, figure.target
+    """Yield the rows of the second table: what, measured, target, verdict."""
+    first = {figure.what: figure for figure in reversed(figures)}  # it is there once for each of its baselines
+    for figure in reversed(first.values()):
+        target = figure.target if figure.target and not figure.target.of_ratio else None
+        measured = f"{shown(figure.value)} {figure.unit}".rstrip()
+        yield figure.what, measured, target.says if target else "", figure.verdict if target else ""
+
+
+def conclusion(figures: Sequence[Figure]) -> str:
+    """Return how many targets are reached."""
+    verdicts = [figure.verdict for figure in figures if figure.verdict]
+    return f"{len(verdicts) - verdicts.count('missed')} of {len(verdicts)} targets reached"
 
 
 def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any]:
@@ -104,12 +163,16 @@ def as_json(figures: Sequence[Figure], machine: dict[str, Any]) -> dict[str, Any
                 "unit": figure.unit,
                 "beside": figure.baseline,
                 "ratio": figure.ratio,
-                "target": figure.target,
+                "target": figure.target.says if figure.target else "",
+                "verdict": figure.verdict,
             }
             for figure in figures
         },
     }
 
 
-def _shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+def shown(value: float) -> str:
+    """Return a value with about three digits."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"

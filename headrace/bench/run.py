@@ -1,64 +1,63 @@
-"""Run the benchmarks in sequence, in a temporary stack of real servers.
+"""Run the benchmarks in sequence, in a temporary stack of real servers."""
 
-Latency is measured at a steady rate, from the arrival of a message in Kafka to its announcement, by Kafka's timestamps.
-"""
-
-import asyncio
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import count as numbers
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from confluent_kafka import TopicPartition
-
-from headrace.bench import bodies
-from headrace.bench.backlog import Bench, Drained, drain, frames, ldos, publish
+from headrace.bench.backlog import Drained, drain, frames, ldos, publish, relay_alone
 from headrace.bench.bodies import FRAME_BYTES
-from headrace.bench.figures import TARGETS, Figure, of_peer, rate
-from headrace.bench.processes import MeasuredProcess, running
+from headrace.bench.figures import Figure, Worked, beside, rate
+from headrace.bench.live import FRAMES_PER_S, idle_share, live
+from headrace.bench.peers import PUTS_AT_ONCE, inserts_per_s, puts_per_s, reads_per_s
+from headrace.bench.processes import Bench
+from headrace.bench.quix import PeerEnvironment, Pipeline, QuixFigures, Say, peer_environment
 from headrace.bench.uploads import CLIENTS, uploads
-from headrace.demo.acknowledgements import Acknowledgements
-from headrace.demo.listener import AnnouncementListener
-from headrace.demo.reconcile import latencies_ms
 from headrace.demo.report import percentile
 from headrace.initialize import initialize
 from headrace.native import Store, temporary_stack
-from headrace.producers import Publisher
-from headrace.producers.source import unix_us
-from headrace.runtime.errors import HeadraceError
-from headrace.runtime.settings import Settings, load_settings
-from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_consumer
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.stack_settings import settings_of_stack
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic
-from headrace.store.blobs.blob_store import Blobs
 
 FRAMES = 2000
 LDOS_PER_FRAME = 10
 SECONDS = 20.0
-_PREFIX = "HEADRACE_"
-PUTS_AT_ONCE = 16
-_READ_AT_ONCE = 1000
-_POLL_S = 0.02  # the last call waits this long in vain
-
-Say = Callable[[str], None]
-FRAMES_PER_S = 50
-_WARM_UP_FRAMES = 100  # warm-up: connections and imports
-_ARRIVE_S_MAX = 60.0
+_PLAIN_PUTS = f"plain PUTs, {PUTS_AT_ONCE} at a time"
+_QUIX = "Quix Streams, S3 only"
+_CHECKPOINT_FRAMES = 160
+_CHECKPOINT_LDOS = 4000
+_CHECKPOINTS_MIN = 5  # the first does not count
+_PACK_LDOS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """The store, the number of frames (and ten times as many LDOs), and the seconds of latency and uploads."""
+    """The store, the number of frames (and ten times as many LDOs), the seconds of what is live, and flame graphs."""
 
     store: Store
     frames: int = FRAMES
     seconds: float = SECONDS
+    profiles: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of the benchmarks."""
+
+    bench: Bench
+    options: BenchOptions
+    peers: PeerEnvironment | None
+    say: Say
+
+    @property
+    def ldos(self) -> int:
+        """The number of LDOs in a backlog."""
+        return self.options.frames * LDOS_PER_FRAME
 
 
 def run(cases: list[str], options: BenchOptions, say: Say) -> tuple[list[Figure], dict[str, Any]]:
@@ -71,226 +70,167 @@ def run(cases: list[str], options: BenchOptions, say: Say) -> tuple[list[Figure]
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "store": options.store,
+        "profiled": options.profiles is not None,
     }
+    peers = peer_environment(say) if options.store == "minio" or options.profiles else None
+    if options.profiles is not None and peers is None:
+        raise HeadraceError("profile_unavailable", "flame graphs need a checkout of Headrace", exit_code=Exit.USAGE)
     figures: list[Figure] = []
-    with _bench(options.store, say) as bench:
+    with _bench(options, peers, say) as bench:
         for case in cases:
-            figures += CASES[case](bench, options, say)
+            figures += CASES[case](Run(replace(bench, case=case), options, peers, say))
     return figures, machine
 
 
-def _frames(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
-    count = options.frames
-    peer = _put_peer(bench, count, say)
-    all_distinct = _drained(bench, Kind.FRAME, publish(bench.settings, frames(count)), say)
-    half = _drained(bench, Kind.FRAME, publish(bench.settings, frames(count, distinct_share=0.5)), say)
-    through, half_through = all_distinct.committed.through_per_s, half.committed.through_per_s
-    plain = f"the store's plain PUTs, {PUTS_AT_ONCE} at a time ({peer:.0f}/s)"
-    worker = all_distinct.worker
-    megabytes = through * FRAME_BYTES / 1e6
+def _frames(run: Run) -> list[Figure]:
+    bench, count = run.bench, run.options.frames
+    puts = _puts(run)
+    all_distinct = _drained(run, Kind.FRAME, publish(bench.settings, frames(count)))
+    quix = _quix(
+        run,
+        Pipeline(
+            input_topic(Kind.FRAME).name, count, pack=1, checkpoint=min(_CHECKPOINT_FRAMES, count // _CHECKPOINTS_MIN)
+        ),
+    )
+    half = _drained(run, Kind.FRAME, publish(bench.settings, frames(count, distinct_share=0.5)))
+    through = all_distinct.committed.through_per_s
+    whole = Figure("frames_per_s", "frames of 200 KB, all distinct", through, "/s")
+    repeated = Figure("frames_half_per_s", "frames, half of them duplicates", half.committed.through_per_s, "/s")
     return [
-        Figure(
-            "frames_per_s",
-            "frames of 200 KB, all distinct",
-            through,
-            "/s",
-            plain,
-            of_peer(through, peer),
-            TARGETS["frames"],
-        ),
-        Figure("frames_batch", "frames in one transaction, on average", all_distinct.committed.batch_rows, ""),
-        Figure("frames_mb_per_s", "the same in bytes", megabytes, "MB/s"),
-        Figure(
-            "frames_half_per_s",
-            "the same, half of them duplicates",
-            half_through,
-            "/s",
-            "all distinct",
-            of_peer(half_through, through),
-            TARGETS["frames_half"],
-        ),
-        Figure("frames_cpu_ms", "worker CPU per frame", worker.cpu_ms_each, "ms", "", None, TARGETS["frames_cpu"]),
-        Figure(
-            "frames_rss_mb",
-            "worker memory at its largest",
-            worker.rss_bytes_max / 1e6,
-            "MB",
-            "",
-            None,
-            TARGETS["frames_memory"],
-        ),
+        beside(whole, _PLAIN_PUTS, puts),
+        *_beside_quix(whole, quix),
+        beside(repeated, "all distinct", through),
+        Figure("frames_batch", "frames in one transaction, on average", all_distinct.committed.batch_rows),
+        Figure("frames_mb_per_s", "frames in bytes", through * FRAME_BYTES / 1e6, "MB/s"),
+        *_usage("frames", "frame", all_distinct),
     ]
 
 
-def _ldos(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
-    drained = _drained(bench, Kind.LDO, publish(bench.settings, ldos(options.frames * LDOS_PER_FRAME)), say)
-    say("ldos: reading the same topic with librdkafka only")
-    peer = reads_per_s(bench.settings, input_topic(Kind.LDO).name, options.frames * LDOS_PER_FRAME)
-    through, worker = drained.committed.through_per_s, drained.worker
-    plain = f"librdkafka's plain reads ({peer:,.0f}/s)"
+def _ldos(run: Run) -> list[Figure]:
+    bench, count, topic = run.bench, run.ldos, input_topic(Kind.LDO).name
+    drained = _drained(run, Kind.LDO, publish(bench.settings, ldos(count)))
+    quix = _quix(
+        run, Pipeline(topic, count, pack=_PACK_LDOS, checkpoint=min(_CHECKPOINT_LDOS, count // _CHECKPOINTS_MIN))
+    )
+    committed = drained.committed
+    run.say("ldos: inserting the same rows with COPY, and reading the same topic with librdkafka")
+    inserts = inserts_per_s(bench.settings, topic, drained.since, batch_rows=max(1, round(committed.batch_rows)))
+    reads = reads_per_s(bench.settings, topic, count)
+    whole = Figure("ldos_per_s", "LDOs of 2 KB, announced", committed.through_per_s, "/s")
     return [
-        Figure("ldos_per_s", "LDOs of 2 KB, announced", through, "/s", plain, of_peer(through, peer), TARGETS["ldos"]),
-        Figure("ldos_batch", "LDOs in one transaction, on average", drained.committed.batch_rows, ""),
-        Figure("ldos_stored_per_s", "the same until the last commit", drained.committed.per_s, "/s"),
-        Figure("ldos_cpu_ms", "worker CPU per LDO", worker.cpu_ms_each, "ms", "", None, TARGETS["ldos_cpu"]),
-        Figure("ldos_rss_mb", "worker memory at its largest", worker.rss_bytes_max / 1e6, "MB"),
+        beside(whole, _QUIX, quix.per_s) if quix else whole,
+        beside(replace(whole, name="ldos_to_inserts"), "plain inserts of the same rows", inserts),
+        beside(replace(whole, name="ldos_to_reads"), "librdkafka's plain reads", reads),
+        Figure("ldos_stored_per_s", "LDOs until the last commit", committed.per_s, "/s"),
+        Figure("ldos_batch", "LDOs in one transaction, on average", committed.batch_rows),
+        *([Figure("quix_ldos_cpu_ms", f"{_QUIX}: CPU per LDO", quix.worked.cpu_ms_each, "ms")] if quix else []),
+        *_usage("ldos", "LDO", drained),
     ]
 
 
-def _latency(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
-    say(f"latency: {FRAMES_PER_S} frames a second for {options.seconds:.0f} s")
-    latencies = live(bench, options.seconds)
+def _relay(run: Run) -> list[Figure]:
+    published = publish(run.bench.settings, ldos(run.ldos))
+    run.say(f"relay: {published} LDOs published; recording them before the relay starts")
+    per_s, worked = relay_alone(run.bench, Kind.LDO, published)
+    return [
+        Figure("relay_per_s", "announcements of a waiting relay", per_s, "/s"),
+        Figure("relay_cpu_ms", "relay CPU per announcement", worked.cpu_ms_each, "ms"),
+    ]
+
+
+def _latency(run: Run) -> list[Figure]:
+    run.say(f"latency: {FRAMES_PER_S} frames a second for {run.options.seconds:.0f} s")
+    latencies = live(run.bench, run.options.seconds)
     what = f"published → announced, {FRAMES_PER_S} frames/s"
     return [
-        Figure(
-            f"latency_ms_p{name}",
-            f"{what}, p{name}",
-            percentile(latencies, share) or 0.0,
-            "ms",
-            "",
-            None,
-            TARGETS[f"latency_p{name}"],
-        )
+        Figure(f"latency_ms_p{name}", f"{what}, p{name}", percentile(latencies, share) or 0.0, "ms")
         for name, share in (("50", 0.5), ("99", 0.99))
     ]
 
 
-def _gateway(bench: Bench, options: BenchOptions, say: Say) -> list[Figure]:
-    peer = _put_peer(bench, options.frames, say)
-    say(f"gateway: {CLIENTS} clients upload files of 200 KB for {options.seconds:.0f} s")
-    figures = uploads(bench, options.seconds)
+def _gateway(run: Run) -> list[Figure]:
+    puts = _puts(run)
+    run.say(f"gateway: {CLIENTS} clients upload files of 200 KB for {run.options.seconds:.0f} s")
+    figures = uploads(run.bench, run.options.seconds)
     if figures.failed:
         raise HeadraceError("bench_failed", f"{figures.failed} uploads were not ingested")
     per_s = rate(len(figures.answers_s), figures.seconds)
-    plain = f"the store's plain PUTs, {PUTS_AT_ONCE} at a time ({peer:.0f}/s)"
     times_ms = sorted(answer_s * 1000 for answer_s in figures.answers_s)
     return [
-        Figure(
-            "gateway_per_s",
-            f"uploads of 200 KB, {CLIENTS} clients, durable",
-            per_s,
-            "/s",
-            plain,
-            of_peer(per_s, peer),
-            TARGETS["gateway"],
+        beside(
+            Figure("gateway_per_s", f"uploads of 200 KB, {CLIENTS} clients, durable", per_s, "/s"), _PLAIN_PUTS, puts
         ),
         Figure("gateway_ms_p50", "from sending to `ingested`, p50", percentile(times_ms, 0.5) or 0.0, "ms"),
         Figure("gateway_ms_p99", "from sending to `ingested`, p99", percentile(times_ms, 0.99) or 0.0, "ms"),
     ]
 
 
-CASES: dict[str, Callable[[Bench, BenchOptions, Say], list[Figure]]] = {
+def _idle(run: Run) -> list[Figure]:
+    run.say(f"idle: a worker without messages for {run.options.seconds:.0f} s")
+    share = idle_share(run.bench, run.options.seconds)
+    return [Figure("idle_percent", "an idle worker's share of a core", share * 100, "%")]
+
+
+CASES: dict[str, Callable[[Run], list[Figure]]] = {
     "frames": _frames,
     "ldos": _ldos,
+    "relay": _relay,
     "latency": _latency,
     "gateway": _gateway,
+    "idle": _idle,
 }
 
 
-def _put_peer(bench: Bench, count: int, say: Say) -> float:
-    say("frames: writing the same bodies directly to the store")
-    return puts_per_s(bench.settings, min(count, 1000))
+def _usage(name: str, event: str, drained: Drained) -> list[Figure]:
+    worker = drained.worker
+    servers: dict[str, Worked] = {server: worked for server, worked in drained.servers.items() if worked.cpu_s > 0}
+    return [
+        Figure(f"{name}_cpu_ms", f"worker CPU per {event}", worker.cpu_ms_each, "ms"),
+        *(
+            Figure(f"{name}_{server}_cpu_ms", f"{server} CPU per {event}", worked.cpu_ms_each, "ms")
+            for server, worked in servers.items()
+        ),
+        Figure(f"{name}_rss_mb", f"worker memory at its largest, {event}s", worker.rss_bytes_max / 1e6, "MB"),
+    ]
 
 
-def _drained(bench: Bench, kind: Kind, count: int, say: Say) -> Drained:
-    say(f"{kind}s: {count} published; starting a worker and the relay")
-    drained = drain(bench, kind, count)
+def _beside_quix(whole: Figure, quix: QuixFigures | None) -> list[Figure]:
+    if quix is None:
+        return []
+    return [
+        beside(replace(whole, name="frames_to_quix"), _QUIX, quix.per_s),
+        Figure("quix_frames_cpu_ms", f"{_QUIX}: CPU per frame", quix.worked.cpu_ms_each, "ms"),
+    ]
+
+
+def _puts(run: Run) -> float:
+    run.say(f"{run.bench.case}: writing bodies of the same size directly to the store")
+    return puts_per_s(run.bench.settings, min(run.options.frames, 1000))
+
+
+def _quix(run: Run, pipeline: Pipeline) -> QuixFigures | None:
+    if run.peers is None or run.options.store != "minio":
+        run.say(f"{run.bench.case}: {_QUIX}, is not measured: it needs a checkout, and MinIO")
+        return None
+    run.say(f"{run.bench.case}: {_QUIX}, on the same messages")
+    return run.peers.quix(run.bench, pipeline)
+
+
+def _drained(run: Run, kind: Kind, count: int) -> Drained:
+    run.say(f"{kind}s: {count} published; starting a worker and the relay")
+    drained = drain(run.bench, kind, count)
     took_s = max(drained.committed.last_s, drained.committed.announced_last_s) - drained.committed.first_s
-    say(f"{kind}s: {drained.committed.rows} recorded, {drained.committed.announced} announced in {took_s:.1f} s")
+    run.say(f"{kind}s: {drained.committed.rows} recorded, {drained.committed.announced} announced in {took_s:.1f} s")
     return drained
 
 
 @contextmanager
-def _bench(store: Store, say: Say) -> Iterator[Bench]:
+def _bench(options: BenchOptions, peers: PeerEnvironment | None, say: Say) -> Iterator[Bench]:
+    profiler = peers.profiler(options.profiles) if peers and options.profiles else None
     with (
         tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
-        temporary_stack(store, services=(), progress=say) as info,
+        temporary_stack(options.store, services=(), progress=say) as info,
     ):
-        settings = load_settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in info.env().items()})
+        settings = settings_of_stack(info.env())
         initialize(settings)
-        yield Bench(info, settings, Path(folder))
-
-
-def puts_per_s(settings: Settings, count: int) -> float:
-    """Write bodies of 200 KB to the store, 16 at a time; returns the writes per second."""
-    return asyncio.run(_puts_per_s(settings, count))
-
-
-async def _puts_per_s(settings: Settings, count: int) -> float:
-    blobs = Blobs.from_settings(settings)
-    body = Random(1).randbytes(FRAME_BYTES)  # noqa: S311 - incompressible, not secret
-    left = numbers()
-    prefix = f"bench/{time.time_ns()}"
-
-    async def put() -> None:
-        while (number := next(left)) < count:
-            await blobs.put(f"{prefix}/{number:08d}", body)
-
-    began = time.monotonic()
-    await asyncio.gather(*(put() for _ in range(PUTS_AT_ONCE)))
-    return rate(count, time.monotonic() - began)
-
-
-def reads_per_s(settings: Settings, topic: str, count: int) -> float:
-    """Read the last `count` messages of a topic with librdkafka and discard them; returns the messages per second."""
-    with reading_consumer(settings, "headrace-bench", fetch_queue_backoff_ms=5) as consumer:
-        bounds = offset_bounds(consumer, partitions_of(consumer, topic))
-        assignment = []
-        left = 0
-        for key, (low, high) in bounds.items():
-            start = max(low, high - count // len(bounds))
-            assignment.append(TopicPartition(*key, start))
-            left += high - start
-        # Without a TopicReader, whose work for each message would count as librdkafka's.
-        consumer.assign(assignment)
-        began = ended = 0.0
-        read = 0
-        while read < left:
-            messages = [message for message in consumer.consume(_READ_AT_ONCE, _POLL_S) if message.error() is None]
-            if messages and not began:  # excludes the time to connect
-                began, left = time.monotonic(), left - len(messages)
-            elif messages:
-                read, ended = read + len(messages), time.monotonic()
-        return rate(read, ended - began)
-
-
-def live(bench: Bench, seconds: float) -> list[float]:
-    """Publish frames at FRAMES_PER_S through a worker and the relay; returns their latencies in milliseconds."""
-    env = bench.info.env()
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(running(("relay",), env, bench.folder)),
-            stack.enter_context(running(("worker", "--kinds", "frames,clips"), env, bench.folder)),
-        ]
-        listener = stack.enter_context(AnnouncementListener(bench.settings))
-        publisher = stack.enter_context(Publisher.from_settings(bench.settings))
-        _publish(publisher, listener, Acknowledgements(), _WARM_UP_FRAMES, processes)
-        acknowledgements = Acknowledgements()
-        _publish(publisher, listener, acknowledgements, round(seconds * FRAMES_PER_S), processes)
-        return latencies_ms(acknowledgements.good, listener.heard)
-
-
-def _publish(
-    publisher: Publisher,
-    listener: AnnouncementListener,
-    acknowledgements: Acknowledgements,
-    count: int,
-    processes: list[MeasuredProcess],
-) -> None:
-    image = bodies.small_jpeg()
-    began_us = unix_us()
-    began = time.monotonic()
-    for number in range(count):
-        time.sleep(max(0.0, began + number / FRAMES_PER_S - time.monotonic()))
-        frame = bodies.frame(number, captured_at_us=unix_us(), random=Random(began_us + number), image=image)  # noqa: S311
-        acknowledgements.expect(publisher.publish(frame))
-    acknowledgements.settled(_ARRIVE_S_MAX)
-    expected = frozenset(acknowledgements.good.values())
-    deadline = time.monotonic() + _ARRIVE_S_MAX
-    while left := sum(1 for record in expected if record not in listener.heard.announced_at_ms):
-        listener.check()
-        for process in processes:
-            process.sample(1)
-        if time.monotonic() > deadline:
-            raise HeadraceError("bench_late", f"{left} of {count} frames are not announced after {_ARRIVE_S_MAX:.0f} s")
-        time.sleep(_POLL_S)
+        yield Bench(info, settings, Path(folder), profiler=profiler)

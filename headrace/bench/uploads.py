@@ -6,15 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from headrace.bench import bodies
-from headrace.bench.backlog import Bench
-from headrace.bench.processes import running
+from headrace.bench.processes import Bench, running
 from headrace.initialize import initialize
 from headrace.native.config import LOOPBACK, assign_ports
 from headrace.runtime.errors import HeadraceError
@@ -49,7 +48,6 @@ def uploads(bench: Bench, seconds: float) -> UploadFigures:
     port = assign_ports(["gateway"], {})["gateway"]
     key = f"hr_bench{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
     env = {
-        **bench.info.env(),
         "HEADRACE_GATEWAY_PORT": str(port),
         "HEADRACE_GATEWAY_INGEST_PER_MINUTE": "1000000",
         "HEADRACE_GATEWAY_REQUESTS_PER_MINUTE": "1000000",
@@ -57,10 +55,12 @@ def uploads(bench: Bench, seconds: float) -> UploadFigures:
     }
     initialize(bench.settings.model_copy(update={"gateway_admin_key": SecretStr(key)}))
     with ExitStack() as stack:
-        for args in (("relay",), ("worker", "--kinds", "frames,clips"), ("gateway",)):
-            stack.enter_context(running(args, env, bench.folder))
+        commands = (("relay",), ("worker", "--kinds", "frames,clips"), ("gateway",))
+        processes = [stack.enter_context(running(replace(bench, more=env), *command)) for command in commands]
         _wait_ready(port)
         _send(port, key, seconds=2.0, clients=4)  # warm-up: connections and imports
+        for process in processes:
+            process.sample(1)
         return _send(port, key, seconds=seconds, clients=CLIENTS)
 
 

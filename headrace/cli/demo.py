@@ -67,8 +67,10 @@ class Case(StrEnum):
 
     FRAMES = "frames"
     LDOS = "ldos"
+    RELAY = "relay"
     LATENCY = "latency"
     GATEWAY = "gateway"
+    IDLE = "idle"
     ALL = "all"
 
 
@@ -83,11 +85,14 @@ def bench(
         int, typer.Option(min=100, help="Frames in the backlog; the backlog of LDOs is ten times as long.")
     ] = 2000,
     seconds: Annotated[float, typer.Option(min=1, help="Seconds to measure latency and uploads.")] = 20.0,
+    profile: Annotated[
+        Path | None, typer.Option(help="Write a flame graph of each measured process to this directory.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure throughput, CPU and latency on this machine, and the same servers without Headrace."""
     from headrace.bench.figures import as_json as json_of
-    from headrace.bench.figures import rows
+    from headrace.bench.figures import conclusion, ratio_rows, rows
     from headrace.bench.run import CASES, BenchOptions, run
     from headrace.runtime.logs import configure_logs
     from headrace.runtime.settings import LogFormat, load_settings
@@ -95,9 +100,12 @@ def bench(
     configure_logs(LogFormat.CONSOLE, "warning", "bench")
     store_name = choose_store(store.value if store else None, load_settings().state_dir, say)
     cases = list(CASES) if case is Case.ALL else [case.value]
-    figures, machine = run(cases, BenchOptions(store_name, count, seconds), say)
+    figures, machine = run(cases, BenchOptions(store_name, count, seconds, profile), say)
     if as_json:
         print_json(json_of(figures, machine))
         return
-    print_table(("what", "measured", "beside it", "target"), list(rows(figures)))
+    if ratios := list(ratio_rows(figures)):
+        print_table(("what", "ratio", "of", "target", ""), ratios)
+    print_table(("what", "measured", "target", ""), list(rows(figures)))
+    say(conclusion(figures))
     say(f"{machine['cores']} cores, load average {machine['load_before']} before the run, store {machine['store']}")

@@ -4,18 +4,17 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
-from uuid import UUID
 
 import typer
 
+from headrace.cli.display import fields_of, moment, short_ids
 from headrace.cli.environment import client_settings, needs
 from headrace.cli.options import Json
 from headrace.cli.output import SummaryGroup, json_value, print_json, print_table, say, write_file
-from headrace.runtime.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.runtime.settings import Settings
-    from headrace.store.catalog.dead_letters import DeadLetters, LetterView
+    from headrace.store.catalog.dead_letters import DeadLetters
 
 T = TypeVar("T")
 
@@ -50,7 +49,6 @@ def list_letters(
 ) -> None:
     """List dead letters, newest first, with their number by state and code."""
     from headrace.batch.redrive import letter_filters
-    from headrace.schemas.headers import rfc3339
 
     filters = letter_filters(where or [])
 
@@ -62,19 +60,16 @@ def list_letters(
                 by_state.setdefault(state, {})[code] = number
             print_json({"dead_letters": [json_value(letter) for letter in page], "counts": by_state})
             return
+        short = short_ids((letter.dead_letter_id for letter in page), total=sum(counts.values()))
         print_table(
-            ("dead letter", "state", "code", "topic", "partition", "offset", "source", "rejected", "bytes", "reason"),
+            ("dead letter", "state", "code", "source", "rejected (UTC)", "reason"),
             [
                 (
-                    letter.dead_letter_id,
-                    letter.state,
+                    short[str(letter.dead_letter_id)],
+                    letter.state.replace("_", " "),
                     letter.code,
-                    letter.topic,
-                    letter.partition,
-                    letter.offset,
                     letter.source_id,
-                    rfc3339(letter.rejected_at_us),
-                    letter.value_bytes,
+                    moment(letter.rejected_at_us),
                     letter.reason,
                 )
                 for letter in page
@@ -98,7 +93,7 @@ def show(
     """Show one dead letter: its topic and offset, the reason, and the results of its redrives."""
 
     async def query(letters: "DeadLetters") -> None:
-        view = await _letter(letters, id_)
+        view = await letters.letter(id_)
         history = await letters.history(view.dead_letter_id)
         row = (await letters.letters([view.dead_letter_id]))[view.dead_letter_id]
         if output is not None:
@@ -114,7 +109,7 @@ def show(
                 }
             )
             return
-        print_table(("field", "value"), [item for item in json_value(view).items() if item[1] is not None])
+        print_table(("field", "value"), fields_of(json_value(view)))
         print_table(("header", "value"), list(_headers(row.headers).items()))
         if history:
             print_table(
@@ -122,8 +117,8 @@ def show(
                 [
                     (
                         attempt.attempt,
-                        _time(attempt.published_at_us),
-                        _time(attempt.ended_at_us),
+                        moment(attempt.published_at_us),
+                        moment(attempt.ended_at_us),
                         attempt.record_id,
                         attempt.code,
                         attempt.reason,
@@ -201,39 +196,12 @@ def _sentences(looked_at: int, accepted: int, published: int, exhausted: int, *,
     return lines
 
 
-async def _letter(letters: "DeadLetters", prefix: str) -> "LetterView":
-    from headrace.store.catalog.dead_letters import LetterFilters
-
-    digits = prefix.lower().replace("-", "")
-    ids: list[UUID] = []
-    if 0 < len(digits) <= 32 and set(digits) <= set("0123456789abcdef"):
-        ids = await letters.named(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
-    match ids:
-        case [id_]:
-            return (await letters.page(LetterFilters(id=id_), 1))[0]
-        case []:
-            raise HeadraceError(
-                "dead_letter_missing", f"no dead letter has the id {prefix!r}", hint="`headrace dlq ls` lists them"
-            )
-        case _:
-            names = ", ".join(str(id_) for id_ in ids[:5])
-            raise HeadraceError(
-                "dead_letter_ambiguous", f"{prefix!r} matches several dead letters: {names}", hint="give more digits"
-            )
-
-
 def _headers(headers: bytes) -> dict[str, str]:
     import base64
 
     import orjson
 
     return {name: base64.b64decode(value).decode("utf-8", "backslashreplace") for name, value in orjson.loads(headers)}
-
-
-def _time(time_us: int | None) -> str | None:
-    from headrace.schemas.headers import rfc3339
-
-    return None if time_us is None else rfc3339(time_us)
 
 
 def _query(query: "Callable[[DeadLetters], Awaitable[None]]") -> None:

@@ -1,6 +1,5 @@
 """What a command needs to run: installed extras, the addresses of the service, and the blob store of a new stack."""
 
-import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_PREFIX = "HEADRACE_"
-# If any of these is set, the command talks to the service at that address and not to the local stack.
-_ADDRESSES = ("HEADRACE_KAFKA_BOOTSTRAP", "HEADRACE_POSTGRES_DSN", "HEADRACE_STORE_URL")
 
 
 def needs(*extras: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -44,32 +39,14 @@ def needs(*extras: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def client_settings() -> "Settings":
-    """Return the settings for a command that talks to the service.
-
-    Addresses come from the environment and `.env`; if none is set there, from the stack in the state directory.
+    """Return the settings for a command that talks to the service: see `headrace.runtime.stack_settings`.
 
     Raises:
         HeadraceError: a setting is invalid.
     """
-    from headrace.runtime.settings import load_settings
+    from headrace.runtime.stack_settings import client_settings as found_settings
 
-    settings = load_settings()
-    if any(name in os.environ for name in _ADDRESSES) or settings.model_fields_set & {
-        name.removeprefix(_PREFIX).lower() for name in _ADDRESSES
-    }:
-        return settings
-    try:
-        from headrace.native import status
-    except ModuleNotFoundError:
-        return settings  # without the extra `native` no stack runs on this machine
-
-    info = status(settings.state_dir).info
-    if info is None:
-        return settings
-    overrides = {name[len(_PREFIX) :].lower(): value for name, value in info.env().items()}
-    if "archive_url" in settings.model_fields_set:
-        del overrides["archive_url"]  # a local stack may use an archive elsewhere
-    return load_settings(**overrides)
+    return found_settings()
 
 
 def choose_store(requested: "Store | None", state_dir: Path, say: Callable[[str], None]) -> "Store":

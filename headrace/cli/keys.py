@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SHOWN_ONCE = "The key is shown only once; only its hash is stored."
 
+KeyName = Annotated[str, typer.Argument(metavar="KEY", help="The id of the key, from `keys ls`, or its name.")]
+
 app = typer.Typer(cls=SummaryGroup, help="Add, list, rotate and revoke API keys of the gateway.", no_args_is_help=True)
 
 
@@ -74,7 +76,7 @@ def list_(*, as_json: Json = False) -> None:
 @app.command()
 @needs("service")
 def rotate(
-    key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")],
+    key: KeyName,
     *,
     overlap_hours: Annotated[
         float, typer.Option(min=0, help="Hours during which the previous secret stays valid.")
@@ -84,19 +86,50 @@ def rotate(
     """Give a key a new secret and print it once."""
     from headrace.gateway.auth.api_keys import rotate as rotate_key
 
-    new = with_access(lambda access: rotate_key(access, key_id, overlap_hours, actor=actor()))
+    async def change(access: "Access") -> "NewKey | None":
+        return await rotate_key(access, await _id_of(access, key), overlap_hours, actor=actor())
+
+    new = with_access(change)
     if new is None:
-        raise _unknown(key_id)
+        raise _unknown(key)
     _show(new, as_json)
 
 
 @app.command()
 @needs("service")
-def revoke(key_id: Annotated[str, typer.Argument(help="The id of the key, from `keys ls`.")]) -> None:
+def revoke(key: KeyName, *, as_json: Json = False) -> None:
     """Revoke a key and the tokens issued for it, with immediate effect."""
-    if not with_access(lambda access: access.revoke_key(key_id, actor())):
-        raise _unknown(key_id)
+
+    async def change(access: "Access") -> str | None:
+        key_id = await _id_of(access, key)
+        return key_id if await access.revoke_key(key_id, actor()) else None
+
+    key_id = with_access(change)
+    if key_id is None:
+        raise _unknown(key)
+    if as_json:
+        print_json({"key_id": key_id, "revoked": True})
     say(f"the key {key_id} is revoked")
+
+
+async def _id_of(access: "Access", key: str) -> str:
+    """Return the id of the key that is named by its id, or by a name that one valid key has.
+
+    Raises:
+        HeadraceError: several valid keys have the name.
+    """
+    keys = await access.list_keys()
+    if key in {known.key_id for known in keys}:
+        return key
+    named = [known.key_id for known in keys if known.name == key and known.revoked_at is None]
+    if len(named) > 1:
+        raise HeadraceError(
+            "key_ambiguous",
+            f"several keys have the name {key!r}",
+            hint=f"use an id: {', '.join(named)}",
+            exit_code=Exit.USAGE,
+        )
+    return named[0] if named else key
 
 
 def _show(new: "NewKey", as_json: bool) -> None:  # noqa: FBT001
@@ -113,8 +146,10 @@ def _state(revoked_at: object, expires_at: object) -> str:
     return "good" if expires_at is None else f"until {expires_at:%Y-%m-%d %H:%M}"
 
 
-def _unknown(key_id: str) -> HeadraceError:
-    return HeadraceError("key_unknown", f"no valid key has the id {key_id!r}", hint="`headrace keys ls` lists them")
+def _unknown(key: str) -> HeadraceError:
+    return HeadraceError(
+        "key_unknown", f"no valid key has the id or name {key!r}", hint="`headrace keys ls` lists them"
+    )
 
 
 def actor() -> str:

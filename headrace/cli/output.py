@@ -5,7 +5,7 @@ Ingested text is untrusted, so control characters are escaped and nothing is int
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+
+
+PIPED_COLUMNS = 100_000
 
 
 class SummaryGroup(TyperGroup):
@@ -72,6 +75,15 @@ def say(line: str) -> None:
     stderr_console().print(Text("\n".join(map(shown, line.split("\n")))))
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of data, folded at the width of a terminal; control characters are escaped."""
+    from rich.text import Text
+
+    console = stdout_console()
+    for line in lines:
+        console.print(Text(shown(line)), soft_wrap=not console.is_terminal)
+
+
 def write_file(path: "Path", data: bytes) -> None:
     """Write the file that an option names.
 
@@ -99,18 +111,19 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows below column headings; uncut and without colour when piped."""
+    """Print rows below column headings; what is too wide for a terminal is folded, and when piped nothing is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=False)
+    for number, column in enumerate(columns):
+        # An id or a name stays whole, so that it can be copied.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
     console = stdout_console()
-    (console if console.is_terminal else Console(width=200, highlight=False)).print(table)
+    (console if console.is_terminal else Console(width=PIPED_COLUMNS, highlight=False)).print(table)
 
 
 def json_value(value: Any) -> Any:

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(gateway)
     app.command()(capture)
     app.command()(maintenance)
+    app.command()(transfer)
 
 
 @needs("service")
@@ -110,6 +111,14 @@ def maintenance() -> None:
     from headrace.batch.maintenance.app import maintain
 
     serve("maintenance", maintain)
+
+
+@needs("service")
+def transfer() -> None:
+    """Bring from sites what they have ingested and announced; further ones stand by."""
+    from headrace.streams.transfer.app import transfer as bring
+
+    serve("transfer", bring)
 
 
 def serve(

@@ -19,7 +19,7 @@ from headrace.schemas.reject import RejectedError
 
 if TYPE_CHECKING:
     from headrace.producers import Camera, Publisher, SpooledPublisher
-    from headrace.producers.delivery import DeliveryStats, EventPublisher
+    from headrace.producers.delivery import DeliveryCounts, DeliveryStats, EventPublisher
     from headrace.runtime.settings import Settings
 
 START_WAIT_S_MAX = 10.0  # interactive use; services use HEADRACE_START_WAIT_S_MAX
@@ -212,7 +212,17 @@ def _publishing(
             progress.update(task, completed=counts.bytes, acknowledged=counts.acknowledged)
 
         yield publisher, delivery_stats, advance
-    _sum_up(delivery_stats, as_json=as_json)
+    counts = delivery_stats.counts()
+    _sum_up(counts, spool, _earlier_sent(publisher, counts), as_json=as_json)
+
+
+def _earlier_sent(publisher: "Publisher | SpooledPublisher", counts: "DeliveryCounts") -> int:
+    """Return how many events of earlier runs left the spool: they leave it in their order, before those of this run."""
+    from headrace.producers import SpooledPublisher
+
+    if not isinstance(publisher, SpooledPublisher):
+        return 0
+    return publisher.earlier - max(0, publisher.waiting - counts.spooled)
 
 
 def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | SpooledPublisher":
@@ -223,17 +233,25 @@ def _publisher(settings: "Settings", spool: Path | None) -> "Publisher | Spooled
     return Publisher.from_settings(settings, start_wait_s_max=min(START_WAIT_S_MAX, settings.start_wait_s_max))
 
 
-def _sum_up(delivery_stats: "DeliveryStats", *, as_json: bool) -> None:
-    counts = delivery_stats.counts()
+def _sum_up(counts: "DeliveryCounts", spool: Path | None, earlier_sent: int, *, as_json: bool) -> None:
     for fault in counts.faults:
         say(f"failed: {fault}")
+    if earlier_sent:
+        say(f"sent {earlier_sent} events that earlier runs had spooled")
     kinds = ", ".join(f"{number} {kind}s" for kind, number in counts.by_kind.items() if number) or "nothing"
-    say(f"published {kinds} ({counts.bytes} bytes): {counts.acknowledged} acknowledged, {counts.failed} failed")
+    spooled = f", {counts.spooled} spooled" if counts.spooled else ""
+    say(
+        f"published {kinds} ({counts.bytes} bytes): {counts.acknowledged} acknowledged{spooled}, {counts.failed} failed"
+    )
+    if counts.spooled:
+        say(f"spooled events are safe in {spool}; the next `headrace publish` with --spool {spool} sends them")
     if as_json:
         print_json(
             {
                 "published": counts.published,
                 "acknowledged": counts.acknowledged,
+                "spooled": counts.spooled,
+                "earlier_sent": earlier_sent,
                 "failed": counts.failed,
                 "bytes": counts.bytes,
                 "by_kind": {kind.value: number for kind, number in counts.by_kind.items()},

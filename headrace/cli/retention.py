@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from headrace.cli.display import short_ids
 from headrace.cli.environment import client_settings, needs
 from headrace.cli.erase import report_signer, show_reports, target_of
 from headrace.cli.keys import actor
@@ -65,6 +66,7 @@ def set_rule(
     days: Annotated[int, typer.Argument(min=1, max=DAYS_MAX, help="Days since the last delivery.")],
     *,
     site: RuleSite = None,
+    as_json: Json = False,
 ) -> None:
     """Set after how many days records of a kind are erased.
 
@@ -89,10 +91,12 @@ def set_rule(
             await retention.set_rule(rule)
 
     _with_retention(settings, change)
+    if as_json:
+        print_json({"rules": [json_value(rule) for rule in rules]})
 
 
 @needs("service")
-def remove_rule(kinds: KindNames, *, site: RuleSite = None) -> None:
+def remove_rule(kinds: KindNames, *, site: RuleSite = None, as_json: Json = False) -> None:
     """Remove a rule; records of that kind are kept from now on."""
     names = sorted(parse_kinds(kinds))
 
@@ -101,6 +105,8 @@ def remove_rule(kinds: KindNames, *, site: RuleSite = None) -> None:
 
     if not all(_with_retention(client_settings(), change)):
         raise HeadraceError("rule_unknown", "no such rule exists", hint="`headrace retention ls` lists the rules")
+    if as_json:
+        print_json({"removed": names})
 
 
 @needs("service", "gateway")
@@ -126,10 +132,19 @@ def list_holds(
     if as_json:
         print_json({"holds": [json_value(hold) for hold in holds]})
         return
+    short = short_ids(id_ for hold in holds for id_ in (hold.hold_id, hold.record_id) if id_)
     print_table(
         ("hold", "record", "site", "source", "reason", "placed by", "released by"),
         [
-            (hold.hold_id, hold.record_id, hold.site, hold.source_id, hold.reason, hold.actor, hold.released_by)
+            (
+                short[str(hold.hold_id)],
+                short.get(str(hold.record_id)),
+                hold.site,
+                hold.source_id,
+                hold.reason,
+                hold.actor,
+                hold.released_by,
+            )
             for hold in holds
         ],
     )
@@ -169,18 +184,25 @@ def add(
 
 
 @needs("service")
-def release(hold_id: Annotated["str", typer.Argument(metavar="HOLD", help="The id of a hold.")]) -> None:
+def release(
+    hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="The id of a hold, or a prefix of it.")],
+    *,
+    as_json: Json = False,
+) -> None:
     """Release a legal hold."""
-    from uuid import UUID
 
-    try:
-        wanted: UUID | None = UUID(hold_id)
-    except ValueError:
-        wanted = None
-    if wanted is None or not _with_retention(client_settings(), lambda retention: retention.release(wanted, actor())):
+    async def change(retention: "Retention") -> str | None:
+        digits = hold_id.replace("-", "").lower()
+        ids = [hold.hold_id for hold in await retention.holds(released=False) if hold.hold_id.hex.startswith(digits)]
+        return str(ids[0]) if len(ids) == 1 and await retention.release(ids[0], actor()) else None
+
+    released = _with_retention(client_settings(), change)
+    if released is None:
         raise HeadraceError(
-            "hold_unknown", f"no hold in force has the id {hold_id!r}", hint="`headrace hold ls` lists them"
+            "hold_unknown", f"no single hold in force has the id {hold_id!r}", hint="`headrace hold ls` lists them"
         )
+    if as_json:
+        print_json({"hold_id": released, "released": True})
 
 
 def _with_retention(settings: "Settings", work: "Callable[[Retention], Awaitable[T]]") -> T:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,42 +31,61 @@ _SHOWN_BYTES_MAX = 4096
 _MEASURED = frozenset({"body", "value"})  # shown as their length unless they are JSON
 
 
-def dump_topic(
-    settings: Settings, name: str, *, start: datetime | None, end: datetime | None, follow: bool
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dump:
+    """Which messages of a topic are printed; None for all. Times without a zone are UTC."""
+
+    name: str = field(kw_only=False)
+    start: datetime | None = None
+    end: datetime | None = None
+    partition: int | None = None
+    offset: int | None = None
+    key: str | None = None
+    headers_only: bool = False
+
+
+def dump_topic(settings: Settings, wanted: Dump, *, follow: bool) -> Iterator[dict[str, Any]]:
     """Yield each message as a JSON object: `at` (topic, partition, offset, time), `headers`, `event` or `undecodable`.
 
-    Without `follow`, reading ends at the offset that was the topic's end at the start. Times without a zone are UTC.
+    Without `follow`, reading ends at the offset that was the topic's end at the start.
 
     Raises:
-        HeadraceError: the topic is not one of Headrace, or Kafka does not answer.
+        HeadraceError: the topic is not one of Headrace, has no such partition, or Kafka does not answer.
     """
+    name = wanted.name
     if name not in TOPICS:
-        raise HeadraceError(
-            "topic_unknown",
-            f"{name} is not a topic of Headrace",
-            hint=f"one of: {', '.join(TOPICS)}",
-            exit_code=Exit.USAGE,
-        )
+        raise _wrong(f"{name} is not a topic of Headrace", f"one of: {', '.join(TOPICS)}", code="topic_unknown")
+    if wanted.offset is not None and (wanted.partition is None or wanted.start is not None):
+        raise _wrong("an offset is of one partition, and the only beginning", "pass --partition, and not --from")
     asyncio.run(wait_for_kafka(settings))
     topic = TOPICS[name]
     with reading_consumer(settings, "headrace-cat") as consumer:
-        if follow and end is None:
-            ranges = {key: (begin, NO_END) for key, (begin, _) in _ranges(consumer, topic, start, None).items()}
+        if follow and wanted.end is None:
+            ranges = {key: (begin, NO_END) for key, (begin, _) in _ranges(consumer, topic, wanted).items()}
             reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=_raise_if_down)
         else:
-            reader = TopicReader(consumer, _ranges(consumer, topic, start, end), on_error=_raise_if_down)
+            reader = TopicReader(consumer, _ranges(consumer, topic, wanted), on_error=_raise_if_down)
         for message in reader:
-            yield _line(message, topic)
+            if wanted.key is None or _text(message.key()) == wanted.key:
+                yield _line(message, topic, headers_only=wanted.headers_only)
 
 
-def _ranges(
-    consumer: Consumer, topic: Topic, start: datetime | None, end: datetime | None
-) -> dict[PartitionKey, tuple[int, int]]:
-    """Return the offset range of each partition between the two times, within what is in the topic now."""
-    bounds = offset_bounds(consumer, partitions_of(consumer, topic.name))
-    starts = _offsets_at(consumer, bounds, start) if start else {}
-    ends = _offsets_at(consumer, bounds, end) if end else {}
+def _wrong(what: str, hint: str, *, code: str = "option_invalid") -> HeadraceError:
+    return HeadraceError(code, what, hint=hint, exit_code=Exit.USAGE)
+
+
+def _ranges(consumer: Consumer, topic: Topic, wanted: Dump) -> dict[PartitionKey, tuple[int, int]]:
+    """Return the offset range that is wanted of each partition, within what is in the topic now."""
+    keys = partitions_of(consumer, topic.name)
+    if wanted.partition is not None:
+        keys = [key for key in keys if key[1] == wanted.partition]
+        if not keys:
+            raise _wrong(f"{topic.name} has no partition {wanted.partition}", "headrace kafka topics --describe")
+    bounds = offset_bounds(consumer, keys)
+    starts = _offsets_at(consumer, bounds, wanted.start) if wanted.start else {}
+    ends = _offsets_at(consumer, bounds, wanted.end) if wanted.end else {}
+    if wanted.offset is not None:
+        starts = {key: max(low, wanted.offset) for key, (low, _) in bounds.items()}
     return {key: (starts.get(key, low), ends.get(key, high)) for key, (low, high) in bounds.items()}
 
 
@@ -89,7 +108,7 @@ def _raise_if_down(error: KafkaError) -> None:
         raise KafkaException(error)
 
 
-def _line(message: Message, topic: Topic) -> dict[str, Any]:
+def _line(message: Message, topic: Topic, *, headers_only: bool) -> dict[str, Any]:
     pairs = headers_of(message)
     if pairs is None:
         pairs = [("undecodable", b"a header name of this message is not UTF-8")]
@@ -103,11 +122,13 @@ def _line(message: Message, topic: Topic) -> dict[str, Any]:
         "key": _text(message.key()),
         "headers": {name: _text(value) for name, value in pairs},
     }
+    if headers_only:
+        return line
     try:
         event: Any = decode(message.value(), topic.event)
     except RejectedError as rejected:
         return line | {"undecodable": str(rejected)}
-    return line | {"event": {field.name: _shown(field.name, getattr(event, field.name)) for field in fields(event)}}
+    return line | {"event": {each.name: _shown(each.name, getattr(event, each.name)) for each in fields(event)}}
 
 
 def _shown(name: str, value: Any) -> Any:

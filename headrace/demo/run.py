@@ -21,11 +21,14 @@ from headrace.demo.reconcile import DemoOutcome, SourceCounts, catalog_now, open
 from headrace.demo.report import Circumstances, DemoReport, Findings, report_of
 from headrace.demo.sources import Sources
 from headrace.native import SERVICES, StackInfo, StackOptions, Store, temporary_stack, up
+from headrace.native.config import read_config
+from headrace.native.layout import StateDir
 from headrace.producers import Publisher
-from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.errors import Exit, HeadraceError
+from headrace.runtime.settings import Settings
+from headrace.runtime.stack_settings import settings_of_stack
 
 SECONDS = 15.0
-_PREFIX = "HEADRACE_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def run(options: DemoOptions, state_dir: Path, console: Console) -> DemoReport:
         info = stack.enter_context(_service(options, state_dir, console))
         scene = drawing.result()
         stopwatch.end("start")
-        findings = perform(scene, _settings(info), stopwatch, console)
+        findings = perform(scene, settings_of_stack(info.env()), stopwatch, console)
     stopwatch.end("stop")
     source = options.video.name if options.video else "a synthetic line"
     return report_of(findings, Circumstances(store=options.store, source=source, seconds=stopwatch.seconds))
@@ -106,6 +109,7 @@ def _scene(options: DemoOptions, video_frames: int, folder: Path) -> Scene:
 def _service(options: DemoOptions, state_dir: Path, console: Console) -> Iterator[StackInfo]:
     say = _printer(console)
     if options.keep:
+        _require_no_stack(state_dir)
         yield up(StackOptions(state_dir, options.store), say)
         return
     # The demo uses neither HTTP nor camera streams, and nothing in it is old.
@@ -114,12 +118,24 @@ def _service(options: DemoOptions, state_dir: Path, console: Console) -> Iterato
         yield info
 
 
+def _require_no_stack(state_dir: Path) -> None:
+    """Refuse a state directory with a stack in it: the demo's records would be among its own.
+
+    Raises:
+        HeadraceError: there is one.
+    """
+    state = StateDir.at(state_dir)
+    if read_config(state) is not None:
+        raise HeadraceError(
+            "stack_exists",
+            f"{state.root} holds a stack, and the demo would publish into it",
+            hint="leave out --keep, or choose another directory: `HEADRACE_STATE_DIR=demo headrace demo --keep`",
+            exit_code=Exit.USAGE,
+        )
+
+
 def _printer(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
-
-
-def _settings(info: StackInfo) -> Settings:
-    return load_settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in info.env().items()})
 
 
 SITES = {"plant-north": "N", "plant-south": "S"}

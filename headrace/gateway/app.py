@@ -55,6 +55,7 @@ from headrace.schemas.reject import RejectedError
 from headrace.schemas.topics import input_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.catalog import Catalog
+from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
 from headrace.store.catalog.sessions import listen
@@ -254,7 +255,13 @@ async def _open_components(settings: Settings, stack: AsyncExitStack, stopping: 
         get_log().warning(Action.TRUSTED, network=str(network), site=site, why="its clients need no key")
     guard = Guard(settings, access, TokenVerifier.from_settings(settings), limiter, audit_log, trusted)
     await stack.enter_async_context(background_task(Sweeper(settings, access, uploads, pipeline).run()))
-    queries = (Queries(pool, dsn), Ldos(pool, dsn), Cameras(pool, dsn), ReceiptKey.from_settings(settings))
+    queries = (
+        Queries(pool, dsn),
+        Ldos(pool, dsn),
+        DeadLetters(pool, dsn),
+        Cameras(pool, dsn),
+        ReceiptKey.from_settings(settings),
+    )
     clients = (blobs, cache, request_publisher, live)
     return [settings, guard, access, requests, uploads, statuses, pipeline, *clients, *queries]
 

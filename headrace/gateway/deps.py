@@ -17,6 +17,7 @@ from headrace.runtime.health import Probes
 from headrace.runtime.receipt_key import ReceiptKey
 from headrace.runtime.settings import Settings
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.catalog.dead_letters import DeadLetters
 from headrace.store.catalog.ldos import Ldos
 from headrace.store.catalog.queries import Queries
 from headrace.store.requests.access import Access
@@ -43,6 +44,7 @@ BlobsDep = Annotated[Blobs, Depends(_component(Blobs))]
 CacheDep = Annotated[Cache, Depends(_component(Cache))]
 CamerasDep = Annotated[Cameras, Depends(_component(Cameras))]
 CaptureRequestPublisherDep = Annotated[CaptureRequestPublisher, Depends(_component(CaptureRequestPublisher))]
+DeadLettersDep = Annotated[DeadLetters, Depends(_component(DeadLetters))]
 IngestRequestsDep = Annotated[IngestRequests, Depends(_component(IngestRequests))]
 IngestStatusesDep = Annotated[IngestStatuses, Depends(_component(IngestStatuses))]
 LdosDep = Annotated[Ldos, Depends(_component(Ldos))]

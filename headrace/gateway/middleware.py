@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import structlog
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
 from headrace.gateway import problems
@@ -91,6 +91,9 @@ class Middleware:
         try:
             self._check_host(headers)
             _check(scope, headers, body.bytes_max)
+            if _is_browser_at_root(scope, headers):
+                await RedirectResponse("/docs", 302)(scope, body.receive, response.send)
+                return
             await self._app(scope, body.receive, response.send)
         except Exception as error:  # noqa: BLE001 - one request must not stop the gateway
             problem = problems.as_problem(error)
@@ -336,6 +339,11 @@ class _Response:
                 ms=round(took_s * 1000, 1),
                 request_bytes=request_bytes,
             )
+
+
+def _is_browser_at_root(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    # Clients of a Schema Registry ask for `/` too, and never for HTML.
+    return scope["path"] == "/" and scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

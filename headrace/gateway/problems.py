@@ -15,7 +15,13 @@ from starlette.exceptions import HTTPException
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.logs import Action, get_log
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.store.errors import RecordAmbiguousError, RecordMissingError
+from headrace.store.errors import (
+    DeadLetterAmbiguousError,
+    DeadLetterMissingError,
+    RecordAmbiguousError,
+    RecordMissingError,
+    RedriveRunningError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5  # while a service is unavailable
@@ -34,6 +40,7 @@ class ProblemCode(StrEnum):
     CONFLICT = "conflict"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     ARCHIVED = "archived"
+    AT_SITE = "at_site"
     GONE = "gone"
     LENGTH_REQUIRED = "length_required"
     PRECONDITION_FAILED = "precondition_failed"
@@ -141,9 +148,9 @@ def problem_of_rejection(rejected: RejectedError) -> Problem:
 def problem_of_error(error: HeadraceError) -> Problem:
     """Return the problem for an error of Headrace; the addresses of services are only in the log."""
     match error:
-        case RecordMissingError():
+        case RecordMissingError() | DeadLetterMissingError():
             return Problem(404, ProblemCode.NOT_FOUND, error.what)
-        case RecordAmbiguousError():
+        case RecordAmbiguousError() | DeadLetterAmbiguousError() | RedriveRunningError():
             return Problem(409, ProblemCode.CONFLICT, error.what, hint=error.hint)
         case _ if error.exit_code == Exit.UNREACHABLE:
             return unavailable(

@@ -9,6 +9,8 @@ from headrace.native.config import StackConfig, Store
 from headrace.native.layout import StateDir
 from headrace.native.state_file import ProcessState
 
+HEALTHY = frozenset({ProcessState.READY, ProcessState.DEGRADED, ProcessState.DONE})
+
 
 @dataclass(frozen=True, slots=True)
 class StackInfo:
@@ -69,6 +71,7 @@ class StackInfo:
             "admin_key": self.admin_key,
             "state_dir": str(self.state_dir),
             **({"sites": dict(self.sites)} if self.sites else {}),
+            "logs": str(self.state_dir / "logs"),
         }
 
 
@@ -83,6 +86,8 @@ class ProcessStatus:
     address: str | None
     last_exit: str | None
     log: Path
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """What the process lacks, with the fault of each; empty where nobody asked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +101,13 @@ class StackStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether every process is ready."""
-        return self.running and all(
-            process.state in {ProcessState.READY, ProcessState.DONE} for process in self.processes
-        )
+        """Whether every process is ready, or only lacks what is optional."""
+        return self.running and all(process.state in HEALTHY for process in self.processes)
 
     def public(self) -> dict[str, object]:
         """Return what may be shown, as in `headrace status --json`."""
         addresses = self.info.public() if self.info else {"state_dir": str(self.state_dir)}
+        addresses.pop("admin_key", None)  # a status is pasted into reports; `headrace up` prints the key
         processes = [
             {
                 "name": process.name,
@@ -112,6 +116,7 @@ class StackStatus:
                 "restarts": process.restarts,
                 "address": process.address,
                 "last_exit": process.last_exit,
+                "missing": dict(process.missing),
                 "log": str(process.log),
             }
             for process in self.processes

@@ -14,6 +14,8 @@ from typing import IO
 _LOCK_POLL_S = 0.05
 _OWN_ENTRIES = (
     "stack.json",
+    "client.json",
+    "settings.json",
     "processes.json",
     "up.lock",
     "supervisor.lock",
@@ -55,6 +57,11 @@ class StateDir:
     def processes(self) -> Path:
         """The state file: which processes run; the supervisor rewrites it at every change."""
         return self.root / "processes.json"
+
+    @property
+    def applied(self) -> Path:
+        """The settings that the processes were started with."""
+        return self.root / "settings.json"
 
     @property
     def blobs(self) -> Path:

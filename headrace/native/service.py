@@ -108,7 +108,7 @@ def _process(service: ServiceSpec, config: StackConfig, state: StateDir, env: di
         # A `.env` with tuning may be in the directory where the stack was started.
         cwd=Path.cwd(),
         log=state.log(service.name),
-        address=f"{LOOPBACK}:{port}",
+        address=gateway_url(config) if service.name == GATEWAY else f"http://{LOOPBACK}:{port}/readyz",
         ready=http_answers(port, "/readyz"),
         depends_on=(INIT,),
         stop_s_max=_STOP_S_MAX,

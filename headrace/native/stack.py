@@ -1,5 +1,6 @@
 """The operations on a native stack: `up`, `down`, `status`, and those that fault tests need."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from headrace.native import minio, sites
+from headrace.native.applied_settings import differing, write_applied
 from headrace.native.config import (
     Brokers,
     Secrets,
@@ -28,7 +30,7 @@ from headrace.native.config import (
     write_config,
 )
 from headrace.native.info import ProcessStatus, StackInfo, StackStatus
-from headrace.native.layout import StateDir, locked
+from headrace.native.layout import StateDir, locked, write_private
 from headrace.native.prepare import prepare
 from headrace.native.service import SERVICES
 from headrace.native.state_file import (
@@ -44,6 +46,8 @@ from headrace.native.state_file import (
     write_state,
 )
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.settings import load_settings
+from headrace.runtime.stack_settings import CLIENT_FILE
 
 Progress = Callable[[str], None]
 
@@ -81,13 +85,17 @@ def up(options: StackOptions, progress: Progress) -> StackInfo:
             _check_same(options, config, state)
             wait_until_ready(config, state, lambda _: None)
             progress(f"already running in {state.root}")
-            return StackInfo.of(config, state)
+            if differences := differing(state, load_settings()):
+                for line in (*differences, "`headrace down`, then `headrace up` applies it; data stays"):
+                    progress(line)
+            return _published(StackInfo.of(config, state))
         if config is not None:
             stop_orphans(state, config.stack_id, progress=progress)
         config = _configure(options, config, state)
         write_config(state, config)
         config = prepare(config, state, progress)
         write_config(state, config)
+        write_applied(state, load_settings())
         try:
             spawn_supervisor(config, state, options.owner_pid)
             wait_until_ready(config, state, progress)
@@ -95,7 +103,13 @@ def up(options: StackOptions, progress: Progress) -> StackInfo:
             # Also when the user interrupts it: a part of a stack is of no use.
             down(state.root, progress=progress)
             raise
-        return StackInfo.of(config, state)
+        return _published(StackInfo.of(config, state))
+
+
+def _published(info: StackInfo) -> StackInfo:
+    """Write the file in which clients without the extra `native` find the stack."""
+    write_private(info.state_dir / CLIENT_FILE, json.dumps(info.env(), indent=1).encode())
+    return info
 
 
 def down(state_dir: Path, *, purge: bool = False, progress: Progress) -> bool:
@@ -187,7 +201,9 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         raise HeadraceError(
             "stack_differs",
             f"{state.root} holds {holds}",
-            hint="choose another state directory, or remove the data of this one with `headrace down --purge`",
+            hint=f"start it with --brokers {known.brokers}, or choose another state directory"
+            if known
+            else "put stack.json back, or choose another state directory with HEADRACE_STATE_DIR",
             exit_code=2,
         )
     names = port_names(options.store, options.brokers, options.services) + sites.port_names(options.sites)
@@ -222,16 +238,29 @@ def _has_entries(directory: Path) -> bool:
 
 
 def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> None:
-    sites_of = (*(site.name for site in config.sites), *((config.centre,) if config.centre else ()))
-    wanted = (options.store, options.brokers, options.services, options.sites)
-    if wanted != (config.store, config.brokers, config.services, sites_of):
+    running, wanted = _compared(config), _compared(options)
+    if differences := [name for name in running if running[name] != wanted[name]]:
+        said = "; ".join(f"{name}: {running[name]}, not {wanted[name]}" for name in differences)
         raise HeadraceError(
             "stack_differs",
-            f"another stack runs in {state.root}: store {config.store}, {config.brokers} broker(s), "
-            f"{len(config.services)} service process(es), {len(config.sites)} further site(s)",
-            hint="stop it first with `headrace down`, or choose another state directory",
+            f"another stack runs in {state.root}: {said}",
+            hint="`headrace scale` changes the number of workers; for the rest stop it first with `headrace down`, or "
+            "choose another state directory",
             exit_code=2,
         )
+
+
+def _compared(stack: StackConfig | StackOptions) -> dict[str, str]:
+    if isinstance(stack, StackOptions):
+        names = stack.sites
+    else:
+        names = (*(site.name for site in stack.sites), *((stack.centre,) if stack.centre else ()))
+    return {
+        "store": stack.store,
+        "brokers": str(stack.brokers),
+        "services": ", ".join(service.name for service in stack.services) or "none",
+        "sites": ", ".join(names) or "none",
+    }
 
 
 def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool) -> ProcessStatus:
@@ -239,6 +268,8 @@ def _status_of(record: ProcessRecord, stack_id: str | None, *, supervised: bool)
     state = record.state
     if not supervised:
         state = ProcessState.LEFT_OVER if process else ProcessState.STOPPED
+    elif process is None and state is ProcessState.READY:
+        state = ProcessState.RESTARTING  # it has ended, and its supervisor has not written so yet
     return ProcessStatus(
         name=record.name,
         state=state,
@@ -334,5 +365,5 @@ def _failed(name: str, reason: str, log: Path) -> HeadraceError:
         "stack_start_failed",
         f"{name} did not start ({reason}){log_end}",
         where=str(log),
-        hint="read the log; if you do not need this stack's data, run `headrace down --purge` and start again",
+        hint=f"`headrace logs {log.stem}` shows the whole log",
     )

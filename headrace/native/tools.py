@@ -5,11 +5,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import pairwise
 from typing import assert_never
 
 from headrace.native.info import StackInfo
 from headrace.native.kafka import tool_argv, tool_env
 from headrace.runtime.errors import Exit, HeadraceError
+from headrace.schemas.topics import is_transactional
 
 _TOOLS = "org.apache.kafka.tools"
 
@@ -83,7 +85,16 @@ def run_tool(info: StackInfo, tool: str, args: Sequence[str]) -> int:
 
 
 def arguments(tool: KafkaTool, args: Sequence[str], bootstrap: str) -> list[str]:
-    """Return the tool's arguments with the brokers' addresses added, unless they are given."""
+    """Return the tool's arguments with the brokers' addresses added, unless they are given.
+
+    The console consumer reads what is committed, of a topic that the service writes in transactions: its own default
+    shows announcements that were aborted too.
+    """
+    if tool is TOOLS["console-consumer"] and not any("isolation" in arg for arg in args):
+        topics = [value for name, value in pairwise(args) if name == "--topic"]
+        topics += [arg.removeprefix("--topic=") for arg in args if arg.startswith("--topic=")]
+        if any(map(is_transactional, topics)):
+            args = [*args, "--isolation-level", "read_committed"]
     if any(arg.startswith(("--bootstrap-server", "--bootstrap-controller")) for arg in args):
         return list(args)
     option = ["--bootstrap-server", bootstrap]

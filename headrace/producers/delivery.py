@@ -55,12 +55,16 @@ class NotDeliveredError(HeadraceError):
         self.digest = digest
 
 
+class SpooledError(NotDeliveredError):
+    """The event is in the spool: it is durable, and is sent when the spool is opened again."""
+
+
 FAULTS_NAMED_MAX = 100  # errors kept as text; further ones are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryCounts:
-    """Events published, acknowledged and failed, and the size of their bodies in bytes."""
+    """Events published, acknowledged, failed and left in the spool, and the size of their bodies in bytes."""
 
     published: int
     acknowledged: int
@@ -68,6 +72,7 @@ class DeliveryCounts:
     bytes: int
     by_kind: dict[Kind, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    spooled: int = 0
 
 
 class DeliveryStats:
@@ -77,7 +82,7 @@ class DeliveryStats:
         """Start at zero."""
         self._changed = threading.Condition()
         self._by_kind = dict.fromkeys(Kind, 0)
-        self._acknowledged = self._failed = self._bytes = self._settled = 0
+        self._acknowledged = self._failed = self._spooled = self._bytes = self._settled = 0
         self._faults: list[str] = []
 
     def add(self, event: InputEvent, delivery: Delivery) -> None:
@@ -113,6 +118,7 @@ class DeliveryStats:
                 bytes=self._bytes,
                 by_kind=dict(self._by_kind),
                 faults=tuple(self._faults),
+                spooled=self._spooled,
             )
 
     def _open(self) -> int:
@@ -124,6 +130,8 @@ class DeliveryStats:
             self._settled += 1
             if error is None:
                 self._acknowledged += 1
+            elif isinstance(error, SpooledError):
+                self._spooled += 1
             else:
                 self._note(str(error))
             self._changed.notify_all()

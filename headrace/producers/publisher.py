@@ -22,6 +22,7 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config
 from headrace.runtime.metrics import producer_events_total
 from headrace.runtime.settings import Settings
+from headrace.runtime.stack_settings import client_settings
 from headrace.schemas.events import InputEvent, kind_of
 from headrace.schemas.limits import MIB
 from headrace.schemas.topics import input_topic
@@ -78,8 +79,13 @@ class Publisher:
         self._poller.start()
 
     @classmethod
-    def from_settings(cls, settings: Settings, **options: Any) -> Self:
-        """Return a publisher for the service in the settings; `options` are those of the class."""
+    def from_settings(cls, settings: Settings | None = None, **options: Any) -> Self:
+        """Return a publisher for the service in the settings; `options` are those of the class.
+
+        Without settings, the addresses are those of the environment, or of the stack that `headrace up` started in this
+        folder. It stages bodies above INLINE_BYTES_MAX in the store of the settings.
+        """
+        settings = settings or client_settings()
         given: dict[str, Any] = {
             "client": client_config(settings),
             "blobs": Blobs.from_settings(settings),

@@ -70,6 +70,21 @@ class CrashPoint(StrEnum):
     RECOVER_AFTER_REWIND = "recover_after_rewind"
     RECOVER_AFTER_MARK = "recover_after_mark"
     RECOVER_BEFORE_FINISH = "recover_before_finish"
+    # Transfer, for each part of a body, and for each body
+    TRANSFER_AFTER_PART = "transfer_after_part"
+    TRANSFER_BEFORE_PUT = "transfer_before_put"
+    TRANSFER_AFTER_PUT = "transfer_after_put"
+    # Replay, once; for each batch; once
+    REPLAY_AFTER_BEGIN = "replay_after_begin"
+    REPLAY_BEFORE_COMMIT = "replay_before_commit"
+    REPLAY_AFTER_COMMIT = "replay_after_commit"
+    REPLAY_BEFORE_END = "replay_before_end"
+    # Backfill of a consumer group, for each topic, and between for each batch
+    BACKFILL_AFTER_BEGIN = "backfill_after_begin"
+    BACKFILL_BEFORE_SAVE = "backfill_before_save"
+    BACKFILL_AFTER_SAVE = "backfill_after_save"
+    BACKFILL_BEFORE_END = "backfill_before_end"
+    BACKFILL_AFTER_END = "backfill_after_end"
     # Archive and restore, for each object that they write
     MOVE_BEFORE_PUT = "move_before_put"
     MOVE_AFTER_PUT = "move_after_put"

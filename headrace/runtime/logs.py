@@ -33,6 +33,7 @@ class Action(StrEnum):
     TOPIC_RESTARTED = "topic_restarted"
     MIGRATED = "migrated"
     TOPICS_CREATED = "topics_created"
+    TOPICS_CHANGED = "topics_changed"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     LEADERSHIP_LOST = "leadership_lost"
@@ -41,6 +42,7 @@ class Action(StrEnum):
     UNDECODABLE = "undecodable"
     REFUSED = "refused"
     PASSED_OVER = "passed_over"
+    TRANSFERRED = "transferred"
     MAINTAINED = "maintained"
     ANSWERED = "answered"
     CAPTURE = "capture"
@@ -73,6 +75,7 @@ def configure_logs(log_format: LogFormat, level: str, process: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_secrets, renderer],
         )
     )
+    handler.addFilter(_is_useful)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
@@ -86,6 +89,11 @@ def get_log() -> structlog.typing.FilteringBoundLogger:
         )
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return log
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    # Faust warns at each rebalance that no sensor is installed; none is needed.
+    return not str(record.msg).startswith("Missing sensor state for rebalance")
 
 
 def _as_library(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -47,6 +47,11 @@ worker_retries_total = Counter("headrace_worker_retries_total", "Retries of tran
 worker_lost_messages_total = Counter(
     "headrace_worker_lost_messages_total", "Offsets that retention deleted before they were ingested.", ["topic"]
 )
+worker_unmirrored_offsets_total = Counter(
+    "headrace_worker_unmirrored_offsets_total",
+    "Offsets of sites' topics that mirrored ones left out.",
+    ["site", "reason"],
+)  # reason: gap, retention, truncated, made_anew
 worker_source_losses_total = Counter(
     "headrace_worker_source_losses_total", "Events that sources report as lost by their spools, by reason.", ["reason"]
 )  # reason: dropped, damaged
@@ -73,6 +78,16 @@ relay_delay_seconds = Histogram(
     "headrace_relay_delay_seconds", "From the catalog's commit to the announcement's.", buckets=_SECONDS
 )
 
+# Transfer
+transfer_bytes_total = Counter("headrace_transfer_bytes_total", "Bytes of bodies read from sites' stores.", ["site"])
+transfer_bodies_total = Counter("headrace_transfer_bodies_total", "Bodies of sites, by outcome.", ["site", "outcome"])
+# outcome: arrived, known (here already), failed (tried again later)
+transfer_waiting_bodies = Gauge("headrace_transfer_waiting_bodies", "Bodies that are still to be brought.", ["site"])
+transfer_waiting_bytes = Gauge("headrace_transfer_waiting_bytes", "Their bytes.", ["site"])
+transfer_refused_total = Counter(
+    "headrace_transfer_refused_total", "Mirrored announcements that are not taken, by reason.", ["site", "code"]
+)
+
 # Mirror
 mirror_lag_messages = Gauge("headrace_mirror_lag_messages", "Messages that wait at the source of a link.", ["link"])
 mirror_lag_bytes = Gauge("headrace_mirror_lag_bytes", "Bytes that wait at the source of a link, estimated.", ["link"])
@@ -83,7 +98,9 @@ mirror_retention_share = Gauge(
 mirror_tasks = Gauge("headrace_mirror_tasks", "Tasks of MirrorMaker, by state.", ["link", "state"])
 mirror_reachable = Gauge("headrace_mirror_reachable", "1 while the source of a link answers.", ["link"])
 mirror_lost_offsets_total = Counter(
-    "headrace_mirror_lost_offsets_total", "Offsets that the source deleted before they were copied.", ["link", "topic"]
+    "headrace_mirror_lost_offsets_total",
+    "Offsets that the source deleted before they were copied.",
+    ["link", "topic"],
 )
 
 # Maintenance; Prometheus has a label `job` of its own
@@ -91,6 +108,10 @@ maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of job
 # outcome: succeeded, failed
 maintenance_succeeded_timestamp_seconds = Gauge(
     "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["task"]
+)
+
+maintenance_disk_free_bytes = Gauge(
+    "headrace_maintenance_disk_free_bytes", "Free bytes of the file system of HEADRACE_STATE_DIR, where there is one."
 )
 
 # Consumers

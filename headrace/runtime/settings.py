@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import DotEnvSettingsSource, SettingsConfigDict
 
-from headrace.runtime.connection_settings import ConnectionSettings, checked_store_url
+from headrace.runtime.connection_settings import ConnectionSettings, ReadableFile, checked_store_url
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.gateway_settings import GatewaySettings, checked_networks
 from headrace.runtime.secret_files import reading_secrets, secret_directories
@@ -169,6 +169,15 @@ class Settings(GatewaySettings, ConnectionSettings):
         "in the store), archive (if archive_url is set).",
     )
 
+    # Transfer
+    transfer_sites: ReadableFile = Field(
+        "", description="TOML file of the sites whose bodies `headrace transfer` brings; docs/central.md."
+    )
+    transfer_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path(".headrace/transfer"),
+        description="Directory of bodies that are under way, which go on after a restart; room for one body per site.",
+    )
+
     # URLs
     url_networks: Annotated[str, AfterValidator(checked_networks)] = Field(
         "",
@@ -228,6 +237,12 @@ class Settings(GatewaySettings, ConnectionSettings):
     start_wait_s_max: float = Field(60.0, ge=0, le=3600, description="Seconds to wait for a service at start-up.")
     health_host: str = Field("127.0.0.1", description="Listen address of /metrics, /livez and /readyz.")
     health_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0: any free port.")
+    disk_free_bytes_min: int = Field(
+        1024 * MIB,
+        ge=0,
+        le=1024 * 1024 * MIB,
+        description="Free bytes of a file system of the native stack below which status, log and metric report it.",
+    )
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="Format of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(

@@ -55,7 +55,10 @@ class SightingKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SightingRow:
-    """One delivery of a record. `index` distinguishes the items of one message."""
+    """One delivery of a record. `index` distinguishes the items of one message.
+
+    Of a mirrored message, partition and offset are those at its site, and `mirrored_offset` is the one here.
+    """
 
     topic: str
     partition: int
@@ -66,6 +69,7 @@ class SightingRow:
     source_id: str
     captured_at_us: int
     sequence: int
+    mirrored_offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +123,31 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRow:
+    """A record whose bytes a site has, at this place of its store."""
+
+    record_id: UUID
+    kind: Kind
+    site: str
+    digest: bytes
+    size_bytes: int
+    media_type: str
+    store_key: str
+    store_offset: int | None = None
+
+
+OffsetRun: TypeAlias = tuple[int, int]
+"""The first and the last of offsets that follow one another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowBatch:
     """The rows of one transaction, each list in the order of the messages.
 
     `collection_epoch` was read from the catalog before the first of the batch's objects was put
     (`headrace/store/catalog/orphan_gc.py`). `progress` is the offset after the batch's last message of each (topic,
-    partition).
+    partition). `origins` are the offsets at the site of the messages of each mirrored topic and partition, as they were
+    delivered. A record of one of the `transfers` is announced when its bytes are here.
     """
 
     blobs: list[BlobRow]
@@ -134,6 +157,8 @@ class RowBatch:
     redrives: list[RedriveRow] = field(default_factory=list)
     losses: list[LossRow] = field(default_factory=list)
     progress: Mapping[PartitionKey, int] = field(default_factory=dict)
+    origins: Mapping[PartitionKey, Sequence[OffsetRun]] = field(default_factory=dict)
+    transfers: Sequence[TransferRow] = ()
     collection_epoch: int | None = None
 
 

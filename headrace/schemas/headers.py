@@ -26,6 +26,7 @@ DROPPED = "headrace-dropped"  # how many events of this source its spool has dro
 DAMAGED = "headrace-damaged"  # how many events of any source in the spool were damaged since it was created
 SPOOL = "headrace-spool"  # which spool counts them
 CLOCK = "headrace-clock"  # its value is "unset" where the source had no clock, and its capture time says nothing
+REPLAY = "replay"  # its value is the id of the replay that published an event again; a worker refuses such a message
 _TRACE_NAMES = frozenset({TRACEPARENT, TRACESTATE})
 _LOSS_NAMES = frozenset({DROPPED, DAMAGED, SPOOL})
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

@@ -22,6 +22,9 @@ class RejectCode(StrEnum):
     NOT_JSON = "not_json"  # a body or attributes that are not the JSON they must be
     CLAIM_MISSING = "claim_missing"  # the staged object is not there
     CLAIM_REFUSED = "claim_refused"  # a claim on an object that is not this source's staging area
+    FOREIGN_SITE = "foreign_site"  # a mirrored topic brought an event that names another site than the topic
+    ORIGIN_INVALID = "origin_invalid"  # the mirror's header is malformed, or contradicts the topic
+    REPLAYED = "replayed"  # a replay published it: it was ingested before
     ERASED = "erased"  # the bytes were erased; this dead letter does not hold them
 
 

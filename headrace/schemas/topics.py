@@ -1,6 +1,9 @@
 """The topics, declared once for all code that creates, reads, writes or documents them."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from headrace.schemas import events
@@ -72,6 +75,9 @@ _INGESTED = {
     )
     for kind in Kind
 }
+_KIND_OF = {topic.name: kind for kind, topic in _INPUTS.items()}
+# As MirrorMaker's DefaultReplicationPolicy names them: the alias of the cluster that they come from, which has no dot.
+_MIRRORED = re.compile(r"(?P<site>[A-Za-z0-9_-]+)\.(?P<topic>(?:edge|ingested)\.[a-z]+\.v[0-9]+)")
 DEAD_LETTERS = Topic(
     name="deadletters.v1",
     event=events.DeadLetter,
@@ -105,6 +111,11 @@ CAPTURE_REQUESTS = Topic(
 
 SITE_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 """The name of a site whose topics are mirrored: it stands before a dot in the name of the copy, so it has none."""
+WORKER_GROUPS = {
+    "headrace-small": frozenset({Kind.CID, Kind.LDO}),
+    "headrace-large": frozenset({Kind.FRAME, Kind.CLIP}),
+}
+"""The workers' consumer groups. Kinds of one group share a process, in which a full buffer stops all of them."""
 
 INSTALLATION_TOPIC = "headrace.installation.v1"
 """Compacted: its last message is the installation that this Kafka belongs to. It has no event and no consumer."""
@@ -121,16 +132,39 @@ def input_topic(kind: Kind) -> Topic:
 
 
 def kind_of_topic(topic: str) -> Kind | None:
-    """Return the kind of an input topic, with or without the site prefix of MirrorMaker; None for other topics."""
-    for kind, known in _INPUTS.items():
-        if topic == known.name or topic.endswith(f".{known.name}"):
-            return kind
-    return None
+    """Return the kind of an input topic, a site's mirrored one included; None for other topics."""
+    return _KIND_OF.get(_own_name(topic))
+
+
+@lru_cache(maxsize=1024)  # asked several times for each message
+def site_of_topic(topic: str) -> str | None:
+    """Return the site that a mirrored topic comes from; None for a topic of this cluster."""
+    mirrored = _MIRRORED.fullmatch(topic)
+    return mirrored["site"] if mirrored is not None else None
+
+
+def input_topics(kinds: Iterable[Kind], existing: Iterable[str]) -> dict[Kind, list[str]]:
+    """Return the input topics of each kind: this cluster's own, and after it those of `existing` that are mirrored."""
+    names = sorted(name for name in existing if site_of_topic(name) is not None)
+    return {
+        kind: [_INPUTS[kind].name, *(name for name in names if kind_of_topic(name) is kind)] for kind in sorted(kinds)
+    }
+
+
+def _own_name(topic: str) -> str:
+    mirrored = _MIRRORED.fullmatch(topic)
+    return mirrored["topic"] if mirrored is not None else topic
 
 
 def ingested_topic(kind: Kind) -> Topic:
     """Return the topic that announces this kind."""
     return _INGESTED[kind]
+
+
+def is_transactional(topic: str) -> bool:
+    """Return whether the service writes a topic in transactions, with or without the site prefix of MirrorMaker."""
+    written = (*_INGESTED.values(), DEAD_LETTERS, PREPROCESSED, PERCEIVED)
+    return any(topic == known.name or topic.endswith(f".{known.name}") for known in written)
 
 
 def wait_days_max(spool_days_max: float) -> float:

@@ -6,6 +6,7 @@ has read, so an end at any moment neither loses nor repeats a message.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from headrace.runtime.kafka import reach_kafka, wait_for_kafka
 from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
+from headrace.sites.catalog_losses import CatalogLosses
 from headrace.sites.clusters import ensure_mirrored, partition_counts, read_topology, secret_of, settings_of
 from headrace.sites.link_watch import LinkWatch
 from headrace.sites.memory import ensure_memory
@@ -90,6 +92,7 @@ class Mirror:
         self._prepared: set[Flow] = set()
         self._watches: dict[Flow, LinkWatch] = {}
         self._complaint = ""
+        self._losses = CatalogLosses(settings)
 
     @property
     def doing(self) -> str:
@@ -138,8 +141,9 @@ class Mirror:
         if wanted != maker.configuration or any(watch.needs_restart for watch in self._watches.values()):
             await self._restart(maker, wanted, ready)
         maker.rotate_log()
-        watches = list(self._watches.items())
-        await asyncio.gather(*(asyncio.to_thread(watch.look, self._stall_s(flow)) for flow, watch in watches))
+        watches, began_s = list(self._watches.items()), time.monotonic()
+        looks = await asyncio.gather(*(asyncio.to_thread(watch.look, self._stall_s(flow)) for flow, watch in watches))
+        await self._losses.settle(zip((flow for flow, _ in watches), looks, strict=True), began_s)
 
     def close(self) -> None:
         """Close the connections of all links."""

@@ -117,6 +117,17 @@ class ClaimMismatchError(HeadraceError):
         )
 
 
+class BlobAtSiteError(HeadraceError):
+    """The bytes of a record are still at its site."""
+
+    def __init__(self, digest: str, site: str) -> None:
+        super().__init__(
+            "blob_at_site",
+            f"the bytes of {digest} are not here yet: they are at {site}",
+            hint=f"`headrace fetch {digest}` has them brought before all others; `headrace transfer` must run.",
+        )
+
+
 class CatalogUnavailableError(HeadraceError):
     """PostgreSQL did not answer in time, or the connection was lost or refused. Repeat the whole call."""
 
@@ -171,6 +182,24 @@ class CatalogRefusedError(HeadraceError):
         return self.sqlstate[:2] in {"22", "54"} or self.sqlstate == "23514"
 
 
+class CatalogOlderError(CatalogRefusedError):
+    """The database lacks a table or column of this version."""
+
+    def __init__(self, what: str, *, where: str, sqlstate: str) -> None:
+        super().__init__(f"the database is older than this program: {what}", where=where, sqlstate=sqlstate)
+        self.hint = "run `headrace init`, which migrates it; data stays"
+
+
+class CatalogNewerError(CatalogRefusedError):
+    """A newer version migrated the database."""
+
+    def __init__(self, revision: str, newest: str, *, where: str) -> None:
+        super().__init__(
+            f"the database has schema {revision}, and this program knows schemas up to {newest}", where=where
+        )
+        self.hint = "install the version of Headrace that migrated it, or a newer one: pip install --upgrade headrace"
+
+
 class RecordMissingError(HeadraceError):
     """No record has this id."""
 
@@ -207,3 +236,32 @@ def address(url: str) -> str:
     if not parts.hostname and parts.scheme != "file":
         return UNREADABLE
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+class DeadLetterMissingError(HeadraceError):
+    """No dead letter has this id, or begins with these digits."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(
+            "dead_letter_missing", f"no dead letter has the id {wanted!r}", hint="`headrace dlq ls` lists them"
+        )
+
+
+class DeadLetterAmbiguousError(HeadraceError):
+    """A prefix of an id matches several dead letters."""
+
+    def __init__(self, wanted: str, names: list[str]) -> None:
+        super().__init__(
+            "dead_letter_ambiguous",
+            f"{wanted!r} matches several dead letters: {', '.join(names)}",
+            hint="give more digits",
+        )
+
+
+class RedriveRunningError(HeadraceError):
+    """One redrive runs at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "redrive_running", "another redrive is running", hint="wait until it has ended, then run it again"
+        )

@@ -29,7 +29,7 @@ from headrace.runtime.topic_reader import offset_bounds, partitions_of, reading_
 from headrace.schemas.catalog_rows import BlobRow
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Ingested
-from headrace.schemas.topics import PartitionKey, input_topic
+from headrace.schemas.topics import PartitionKey, input_topics
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.ingest_progress import IngestProgress
 from headrace.store.catalog.outbox import Outbox
@@ -44,7 +44,7 @@ from headrace.streams.worker.input_check import position_of
 from headrace.streams.worker.profile import LARGE, SMALL
 
 _REQUEST_S = 10.0
-GROUPS = {group.name: sorted(input_topic(kind).name for kind in group.kinds) for group in (SMALL, LARGE)}
+GROUPS = {group.name: group for group in (SMALL, LARGE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,8 @@ async def _rewinds(settings: Settings, *, is_older: bool) -> list[Rewind]:
     without_row: list[Rewind] = []
     dsn = settings.postgres_dsn.get_secret_value()
     async with IngestProgress.open(dsn, statement_s_max=settings.postgres_statement_s_max) as progress:
-        for group, topics in GROUPS.items():
-            committed, bounds = await asyncio.to_thread(_offsets, settings, group, topics)
+        for group in GROUPS:
+            committed, bounds = await asyncio.to_thread(_offsets, settings, group)
             catalog = await progress.positions(list(committed))
             for key, offset in committed.items():
                 verdict = judge(position_of(offset, catalog[key], bounds[key]))
@@ -173,12 +173,12 @@ async def _rewinds(settings: Settings, *, is_older: bool) -> list[Rewind]:
     return behind + without_row if is_older or behind else []
 
 
-def _offsets(
-    settings: Settings, group: str, topics: list[str]
-) -> tuple[dict[PartitionKey, int], dict[PartitionKey, tuple[int, int]]]:
+def _offsets(settings: Settings, group: str) -> tuple[dict[PartitionKey, int], dict[PartitionKey, tuple[int, int]]]:
     """Return what the group has committed, and the bounds of those partitions."""
     with reading_consumer(settings, group, isolation_level="read_uncommitted") as consumer:
-        keys = [key for topic in topics for key in partitions_of(consumer, topic)]
+        existing = consumer.list_topics(timeout=_REQUEST_S).topics
+        topics = input_topics(GROUPS[group].kinds, existing)
+        keys = [key for names in topics.values() for topic in names for key in partitions_of(consumer, topic)]
         partitions = consumer.committed([TopicPartition(*key) for key in keys], timeout=_REQUEST_S)
         committed = {(at.topic, at.partition): at.offset for at in partitions if at.offset >= 0}
         return committed, offset_bounds(consumer, committed)

@@ -72,3 +72,33 @@ def test_cat_reads_every_topic_of_the_contract(command: Command, topic: str) -> 
     assert ended.code == Exit.OK
     for line in ended.out.splitlines():
         assert json.loads(line)["at"]["topic"] == topic
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("stack_environment")
+def test_cat_prints_one_partition_from_an_offset_one_key_and_headers_alone(command: Command, published: str) -> None:
+    mine = [json.loads(line) for line in command("cat", "edge.cids.v1", "--key", published).out.splitlines()]
+    assert [line["key"] for line in mine] == [published] * 3
+    partition, offset = str(mine[0]["at"]["partition"]), mine[0]["at"]["offset"]
+    there = ("cat", "edge.cids.v1", "--partition", partition, "--offset", str(offset + 1))
+    lines = [json.loads(line) for line in command(*there, "--max", "1").out.splitlines()]
+    assert [line["at"] for line in lines] == [mine[1]["at"]]
+    headers = [json.loads(line) for line in command(*there, "--key", published, "--headers-only").out.splitlines()]
+    assert [set(line) for line in headers] == [{"at", "key", "headers"}] * 2
+    assert [line["headers"] for line in headers] == [{"ce_id": "1"}, {"ce_id": "2"}]
+
+
+@pytest.mark.stack
+@pytest.mark.usefixtures("stack_environment")
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--offset", "1"), "pass --partition"),
+        (("--partition", "0", "--offset", "1", "--from", "2026-01-01"), "and not --from"),
+        (("--partition", "99"), "edge.cids.v1 has no partition 99"),
+    ],
+)
+def test_cat_refuses_what_makes_no_sense(command: Command, args: tuple[str, ...], named: str) -> None:
+    ended = command("cat", "edge.cids.v1", *args)
+    assert ended.code == Exit.USAGE
+    assert named in ended.err

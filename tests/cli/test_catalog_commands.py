@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,15 @@ def test_ls_is_a_table_for_people_and_says_how_many_there_are(command: Command, 
     ended = command("ls")
     assert ended.code == Exit.OK
     lines = ended.out.decode().splitlines()
-    assert lines[0].split() == ["record", "kind", "site", "source", "captured", "bytes", "what"]
-    assert [line.split()[0] for line in lines[1:]] == [stocked.scan, stocked.ldo, stocked.frame]
+    assert lines[0].split() == ["record", "kind", "site", "source", "captured", "(UTC)", "bytes", "what"]
+    shown = [line.split()[0] for line in lines[1:]]
+    assert [len(id_) for id_ in shown] == [8, 8, 8]
+    assert [command("show", id_, "--json").json["record"]["record_id"] for id_ in shown] == [
+        stocked.scan,
+        stocked.ldo,
+        stocked.frame,
+    ]
+    assert max(map(len, lines)) <= 80
     assert "5 sightings" in ended.err
 
 
@@ -190,7 +198,9 @@ def test_show_finds_a_record_by_anything_that_names_it(command: Command, stocked
 def test_show_is_readable_by_people(command: Command) -> None:
     out = command("show", "C-1").out.decode()
     assert re.search(r"code\s+C-1", out)
-    assert "edge.cids.v1" in out
+    assert "edge.cids.v1/0@0" in out
+    assert re.search(r"captured_at\s+2026-09-21T14:13:20Z", out)
+    assert "_us" not in out
 
 
 @pytest.mark.stack
@@ -214,6 +224,13 @@ def test_get_gives_exactly_the_bytes(command: Command, tmp_path: Path) -> None:
     ended = command("get", sha256_hex(PICTURE), "-o", str(written))
     assert (ended.code, ended.out) == (Exit.OK, b"")
     assert written.read_bytes() == PICTURE
+
+
+def test_get_refuses_a_terminal(command: Command, nowhere: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    ended = command("get", "C-1")
+    assert (ended.code, ended.out) == (Exit.USAGE, b"")
+    assert "hint: add -o FILE" in ended.err
 
 
 @pytest.mark.stack
@@ -292,7 +309,11 @@ def test_outbox_lists_what_is_set_aside_and_retries_it(command: Command, stocked
 
     asyncio.run(set_aside())
     listed = command("outbox")
-    assert (listed.code, "too large" in listed.out.decode(), stocked.frame in listed.out.decode()) == (1, True, True)
+    assert (listed.code, "too large" in listed.out.decode(), stocked.frame[:8] in listed.out.decode()) == (
+        1,
+        True,
+        True,
+    )
     assert [row["why"] for row in command("outbox", "--json").json["set_aside"]] == ["too large"]
     assert command("outbox", "--retry", "--json").json["retried"] == 1
     assert command("outbox", "--json").json == {"set_aside": [], "count": 0}

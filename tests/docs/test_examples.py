@@ -7,6 +7,7 @@ their own) is put in place of the names that the documents use.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -76,14 +77,14 @@ class Installation:
             remover.communicate()
 
     def program(self, text: str) -> "subprocess.CompletedProcess[str]":
-        """Run a Python example with the addresses of the running stack in its environment."""
+        """Run a Python example in the folder of the running stack."""
         info = status(self.folder / ".headrace").info
         assert info is not None
         (self.folder / "example.py").write_text(text.replace(BOOTSTRAP, info.kafka))
         return subprocess.run(
             [sys.executable, "example.py"],
             cwd=self.folder,
-            env=os.environ | dict(info.env()),
+            env=self.env(),
             capture_output=True,
             text=True,
             timeout=COMMAND_S_MAX,
@@ -145,3 +146,18 @@ def test_the_python_examples_of_the_readme_publish_and_consume(running: Installa
     consumed = running.program("import os\ndef train(body): print(len(body), flush=True); os._exit(0)\n" + consume)
     assert consumed.returncode == 0, consumed.stderr
     assert int(consumed.stdout) > 0
+
+
+def test_the_consumer_of_the_docs_prints_and_ends_cleanly_on_ctrl_c(running: Installation) -> None:
+    [example] = blocks_of("docs/consuming.md", "python")
+    (running.folder / "consumer.py").write_text(example)
+    command = [sys.executable, "-u", "consumer.py"]
+    with subprocess.Popen(
+        command, cwd=running.folder, env=running.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as consumer:
+        assert consumer.stdout is not None
+        assert consumer.stderr is not None
+        assert consumer.stdout.readline().startswith("factory-a cam-")
+        consumer.send_signal(signal.SIGINT)
+        errors = consumer.stderr.read()
+    assert (consumer.returncode, errors) == (0, "")

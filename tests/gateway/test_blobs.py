@@ -275,3 +275,35 @@ def test_what_is_archived_is_said_with_how_to_restore_it(world: Gateway, client:
     assert (known["digest"], known["archived_at"] is None) == (digest, False), "what is known of it stays"
     with world.client("device", [f"{OTHER_SITE}/cam-9"]) as elsewhere:
         assert elsewhere.get(blob_of(old)).status_code == 404
+
+
+def test_what_a_site_still_has_is_said_and_can_be_asked_for(world: Gateway, client: httpx.Client) -> None:
+    far = ldo(SITE, "cell-3")
+    ingest(world, far)
+    digest, record = digest_of(far), record_of(far)
+    path = f"/api/v1/records/{record}/fetch"
+    answer = client.post(path)
+    assert (answer.status_code, answer.json()) == (200, {"record_id": record, "state": "here"})
+    world.rows(
+        "with gone as (delete from blobs where encode(sha256, 'hex') = %s returning *)"
+        " insert into transfers"
+        " (record_id, site, store_key, digest, size_bytes, media_type, event_id, topic, is_further, priority)"
+        " select %s, %s, store_key, sha256, size_bytes, media_type, gen_random_uuid(), '', false, 0 from gone"
+        " returning record_id",
+        *(digest, record, SITE),
+    )
+    for answer in (client.get(blob_of(far)), client.get(blob_of(far), headers={"Range": "bytes=0-1"})):
+        assert (answer.status_code, answer.json()["code"]) == (409, "at_site")
+        assert SITE in answer.json()["detail"]
+        assert path in answer.json()["hint"]
+        assert (answer.headers["cache-control"], answer.headers["retry-after"]) == ("no-store", "10")
+    assert client.head(blob_of(far)).status_code == 409
+    assert client.get(f"/api/v1/receipts/{digest}").status_code == 404
+    assert client.get(f"/api/v1/records/{record}").json()["at_site"] == SITE
+    with world.client("device", [f"{OTHER_SITE}/cam-9"]) as elsewhere:
+        assert elsewhere.get(blob_of(far)).status_code == 404
+        assert elsewhere.post(path).status_code == 404
+    answer = client.post(path)
+    assert (answer.status_code, answer.json()) == (202, {"record_id": record, "state": "requested"})
+    requested = "select requested_at is not null from transfers where record_id::text = %s"
+    assert world.rows(requested, record) == [(True,)]

@@ -255,6 +255,19 @@ def test_tools_get_the_brokers_unless_they_are_named():
     assert arguments(KafkaTool("x", BootstrapPosition.NOWHERE), ["--files", "f"], "b:1") == ["--files", "f"]
 
 
+def test_the_console_consumer_shows_only_what_is_committed_of_what_is_written_in_transactions():
+    consumer, added = TOOLS["console-consumer"], ["--isolation-level", "read_committed"]
+    for args in (["--topic", "ingested.frames.v1"], ["--topic=deadletters.v1"]):
+        assert arguments(consumer, args, "b:1") == ["--bootstrap-server", "b:1", *args, *added]
+    for args in (
+        ["--topic", "edge.frames.v1"],
+        ["--topic", "ingested.frames.v1", "--isolation-level", "read_uncommitted"],
+        ["--topic", "ingested.frames.v1", "--command-property", "isolation.level=read_uncommitted"],
+    ):
+        assert arguments(consumer, args, "b:1") == ["--bootstrap-server", "b:1", *args]
+    assert added[0] not in arguments(TOOLS["topics"], ["--topic", "ingested.frames.v1"], "b:1")
+
+
 class ReachedError(Exception):
     """It went on to install the parts."""
 

@@ -15,10 +15,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.native import StackInfo, StackOptions, down, kill, restart_count, state_file, status, up
 from headrace.native.config import read_config
+from headrace.native.disks import disks_of
 from headrace.native.layout import StateDir
+from headrace.native.readiness import asked_status
 from headrace.native.state_file import ProcessState, running_supervisor, stack_processes, wait_ended
 from headrace.native.tools import run_tool
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.stack_settings import stack_variables
 
 pytestmark = pytest.mark.stack
 
@@ -112,6 +115,31 @@ def test_a_killed_server_comes_back_and_is_counted(stack):
         kill(stack.state_dir, "nonsense")
 
 
+@pytest.mark.parametrize("name", ["postgres", "valkey", "kafka-1"])
+def test_a_server_that_hangs_is_not_ready(stack, name):
+    kill(stack.state_dir, name, signal.SIGSTOP)
+    try:
+        current = asked_status(stack.state_dir)
+    finally:
+        kill(stack.state_dir, name, signal.SIGCONT)
+    states = {process.name: process.state for process in current.processes}
+    assert states.pop(name) is ProcessState.NOT_READY
+    assert not current.healthy
+    assert set(states.values()) == {ProcessState.READY}
+    until(lambda: asked_status(stack.state_dir).healthy)
+
+
+def test_the_file_systems_of_a_stack_are_listed_once(stack):
+    config = read_config(StateDir.at(stack.state_dir))
+    held = [name for disk in disks_of(StateDir.at(stack.state_dir), config) for name in disk.holds]
+    assert sorted(held) == ["kafka", "logs", "postgres", "store"]
+
+
+def test_clients_find_the_stack_in_its_file(stack):
+    assert stack_variables(stack.state_dir) == stack.env()
+    assert (stack.state_dir / "client.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_console_tools_work(stack, capfd):
     assert run_tool(stack, "kafka-topics.sh", ["--create", "--topic", "tools", "--partitions", "2"]) == 0
     assert "Created topic tools." in capfd.readouterr().out
@@ -129,7 +157,7 @@ def test_up_on_a_running_stack_says_so(stack):
     assert again.public() == stack.public()
     assert lines == [f"already running in {stack.state_dir}"]
     assert [process.pid for process in status(stack.state_dir).processes] == pids
-    with pytest.raises(HeadraceError, match="another stack runs"):
+    with pytest.raises(HeadraceError, match=r"another stack runs in .*: brokers: 1, not 3\n"):
         up(StackOptions(stack.state_dir, stack.store, brokers=3, services=()), lines.append)
 
 

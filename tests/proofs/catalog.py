@@ -40,7 +40,7 @@ def prove(count: int, say: Callable[[str], None]) -> list[str]:
 async def _prove(dsn: str, count: int, say: Callable[[str], None]) -> list[str]:
     connection = await asyncpg.connect(dsn)
     try:
-        await _fill(connection, count, say)
+        await fill(connection, count, say)
         wrong = []
         for step in STEPS:
             began = time.monotonic()
@@ -52,7 +52,8 @@ async def _prove(dsn: str, count: int, say: Callable[[str], None]) -> list[str]:
         await connection.close()
 
 
-async def _fill(connection: Any, count: int, say: Callable[[str], None]) -> None:
+async def fill(connection: Any, count: int, say: Callable[[str], None]) -> None:
+    """Fill an empty catalog, and let PostgreSQL gather its statistics."""
     await connection.execute("set synchronous_commit = off; set maintenance_work_mem = '1GB'")
     now = await connection.fetchval("select now()")
     async with _without_indexes(connection):

@@ -15,6 +15,7 @@ from headrace.schemas.digest import (
     canonical_body,
     dead_letter_id,
     derived_key,
+    erased_key,
     event_id,
     is_digest,
     pack_key,
@@ -195,6 +196,7 @@ def test_keys_name_the_bytes_by_their_digest() -> None:
         f"derived/records/ab/ab000000-0000-0000-0000-000000000000/{'a' * 64}"
     )
     assert blob_key(DIGEST) == f"blobs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}"
+    assert erased_key(DIGEST) == f"erased/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}"
     assert pack_key(DIGEST) == f"packs/sha256/{DIGEST[:2]}/{DIGEST[2:4]}/{DIGEST}.tar"
     assert staging_key("plant", "camera-1", DIGEST) == f"staging/plant/camera-1/{DIGEST}"
 

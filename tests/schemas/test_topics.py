@@ -20,7 +20,10 @@ from headrace.schemas.topics import (
     Topic,
     ingested_topic,
     input_topic,
+    input_topics,
+    is_transactional,
     kind_of_topic,
+    site_of_topic,
     wait_days_max,
 )
 
@@ -76,6 +79,34 @@ def test_a_topics_kind_is_known_with_and_without_the_prefix_of_a_site(kind: Kind
     assert kind_of_topic(name) is kind
     assert kind_of_topic(f"factory-a.{name}") is kind
     assert kind_of_topic(ingested_topic(kind).name) is None
+    assert kind_of_topic(f"factory-a.{ingested_topic(kind).name}") is None
+    assert kind_of_topic(f"elsewhere.factory-a.{name}") is None, "what a site has mirrored from another one"
+
+
+@pytest.mark.parametrize(
+    ("topic", "site"),
+    [
+        ("edge.cids.v1", None),
+        ("factory-a.edge.cids.v1", "factory-a"),
+        ("edge.edge.cids.v1", "edge"),
+        ("factory-a.ingested.cids.v1", "factory-a"),
+        ("a.b.edge.cids.v1", None),
+        (".edge.cids.v1", None),
+        ("factory-a.edge.cids.v1.old", None),
+        ("factory-a.heartbeats", None),
+    ],
+)
+def test_the_site_of_a_topic_is_its_prefix(topic: str, site: str | None) -> None:
+    assert site_of_topic(topic) == site
+
+
+def test_a_worker_reads_its_own_topics_and_those_of_every_site() -> None:
+    existing = ["b.edge.cids.v1", "a.edge.cids.v1", "a.edge.ldos.v1", "a.ingested.cids.v1", "edge.cids.v1", "other"]
+    topics = input_topics({Kind.LDO, Kind.CID}, existing)
+    assert topics == {
+        Kind.CID: ["edge.cids.v1", "a.edge.cids.v1", "b.edge.cids.v1"],
+        Kind.LDO: ["edge.ldos.v1", "a.edge.ldos.v1"],
+    }
 
 
 @pytest.mark.parametrize("topic", TOPICS.values(), ids=lambda topic: topic.name)
@@ -83,3 +114,10 @@ def test_a_topic_is_named_after_what_it_carries_and_says_its_purpose(topic: Topi
     assert re.fullmatch(r"([a-z]+\.)?[a-z]+\.v1", topic.name)
     assert topic.purpose.endswith(".")
     assert topic.retention_s >= 7 * 86_400
+
+
+def test_the_service_writes_its_results_in_transactions_and_nothing_else() -> None:
+    written = {name for name in TOPICS if is_transactional(name)}
+    assert written == {name for name in TOPICS if not name.startswith(("edge.", "capture."))}
+    assert is_transactional("factory-a.ingested.frames.v1")
+    assert not is_transactional("my-ingested.frames.v1")

@@ -221,6 +221,9 @@ class SimulatedOutbox:
             SimulationStep.CHECKPOINTS, lambda: dict(self._catalog.known_checkpoints), away=CATALOG_AWAY
         )
 
+    async def is_rebuilding(self) -> bool:
+        return False
+
     async def wait_for_leader_lock(self) -> "SimulatedLeaderLock":
         while True:
             try:

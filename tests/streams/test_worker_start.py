@@ -15,6 +15,7 @@ from headrace.runtime.settings import Settings, load_settings
 from headrace.schemas.events import Kind
 from headrace.streams.worker import app as worker
 from headrace.streams.worker.app import group_of, work
+from headrace.streams.worker.mirrored_topics import InputTopics
 from tests.processes import ServiceProcess, free_port
 
 CANARY = "canary-of-the-start"
@@ -192,6 +193,6 @@ async def test_faust_that_does_not_start_ends_the_process_instead_of_leaving_it_
 
     monkeypatch.setattr(worker, "_halt", halt)
     with pytest.raises(Ended) as ended:
-        await worker._serve(Refusing(), [], asyncio.Event())
+        await worker._serve(Refusing(), InputTopics(load_settings(_env_file=None), LARGE), [], asyncio.Event())
     assert ended.value.args[0] == Exit.BROKEN
     assert "consumer not started" in ended.value.args[1]

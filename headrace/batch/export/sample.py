@@ -51,10 +51,12 @@ def label_of(exported: Exported, body: bytes | None) -> str | None:
     """
     if exported.label is not None:
         return exported.label
-    if exported.record.kind == Kind.LDO:
-        source = orjson.loads(body or b"{}").get("prediction")
-    else:
-        source = orjson.loads(exported.record.attributes)
+    return declared_label(exported.record.kind, exported.record.attributes, body)
+
+
+def declared_label(kind: str, attributes: str | bytes, body: bytes | None) -> str | None:
+    """Return the prediction's label of an LDO with this body, or the attribute `label` of anything else."""
+    source = orjson.loads(body or b"{}").get("prediction") if kind == Kind.LDO else orjson.loads(attributes)
     label = source.get("label") if isinstance(source, dict) else None
     return label if isinstance(label, str) else None
 

@@ -55,9 +55,17 @@ class SightingShown(BaseModel):
     index: int
 
 
+class FetchState(BaseModel):
+    """Whether the bytes of a record are here, or are brought next."""
+
+    record_id: str
+    state: str = Field(examples=["requested"], description="`requested`, or `here`.")
+
+
 class RecordWhole(RecordShown):
     """A record with its attributes and sightings."""
 
+    at_site: str | None = Field(None, description="The site that has the bytes; null once they are here.")
     attributes: dict[str, Any]
     sightings: list[SightingShown] = Field(description=f"Oldest first; at most {SIGHTINGS_MAX}.")
 
@@ -67,11 +75,12 @@ def page_json(records: Sequence[StoredRecord], cursor: str | None) -> bytes:
     return orjson.dumps({"records": [_fields(record) for record in records], "cursor": cursor})
 
 
-def record_json(detail: RecordDetail) -> bytes:
-    """Return a record with its sightings as JSON."""
+def record_json(detail: RecordDetail, *, is_at_site: bool = False) -> bytes:
+    """Return a record with its sightings as JSON; `is_at_site` says that its bytes are not here yet."""
     record = detail.record
     sightings = [_sighting_fields(sighting) for sighting in detail.sightings]
-    return orjson.dumps(_fields(record) | {"attributes": orjson.loads(record.attributes), "sightings": sightings})
+    more = {"at_site": record.site if is_at_site else None, "attributes": orjson.loads(record.attributes)}
+    return orjson.dumps(_fields(record) | more | {"sightings": sightings})
 
 
 def _fields(record: StoredRecord) -> dict[str, Any]:

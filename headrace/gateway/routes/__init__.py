@@ -3,6 +3,7 @@
 from headrace.gateway.routes import (
     blobs,
     cameras,
+    dead_letters,
     file_uploads,
     health,
     ldos,
@@ -26,6 +27,7 @@ ROUTERS = (
     blobs.router,
     blobs.receipts_router,
     cameras.router,
+    dead_letters.router,
     registry.router,
     live.router,
 )

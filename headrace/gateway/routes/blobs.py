@@ -26,6 +26,7 @@ from headrace.gateway.queries.conditional import (
     is_not_modified,
     requested_range,
 )
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS
 from headrace.gateway.queries.parameters import Digest
 from headrace.gateway.queries.scopes import scopes_of
 from headrace.gateway.uploads.memory import MemoryReservation
@@ -38,11 +39,12 @@ from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.queries import Queries
 from headrace.store.errors import StoreRefusedError, StoreUnavailableError
 
-router = APIRouter(prefix="/api/v1/blobs", tags=["records"])
+router = APIRouter(prefix="/api/v1/blobs", tags=["records"], dependencies=[KNOWN_PARAMETERS])
 KEYS_PATH = "/.well-known/jwks.json"
 
 receipts_router = APIRouter(tags=["records"])
 
+AT_SITE_S = 10  # until bytes that a site has may be here
 LINK_S = 300  # validity of a presigned URL
 _NO_STORE = {"Cache-Control": "no-store"}
 _IMMUTABLE = "private, max-age=31536000, immutable"  # the name is the digest of the bytes
@@ -199,11 +201,21 @@ async def _location(queries: Queries, principal: Principal, sha256: str) -> Blob
     """Return the location of a blob.
 
     Raises:
-        Problem: it does not exist, or no record of it is within the principal's scope (404).
+        Problem: it does not exist, or no record of it is within the principal's scope (404); it is at a site (409).
     """
     location = await queries.blob(sha256) if is_digest(sha256) else None
-    if location is None or not await queries.records_of(sha256, scopes_of(principal)):
+    records = await queries.records_of(sha256, scopes_of(principal)) if is_digest(sha256) else []
+    if not records or (location is None and not await queries.transfers_of(sha256)):
         raise Problem(404, ProblemCode.NOT_FOUND, "blob not found")
+    if location is None:
+        # The site that the reader's own record names: it must learn of no other.
+        raise Problem(
+            409,
+            ProblemCode.AT_SITE,
+            f"the bytes are not here yet: they are at {records[0].site}",
+            hint=f"POST /api/v1/records/{records[0].record_id}/fetch has them brought before all others",
+            headers=_NO_STORE | {"Retry-After": str(AT_SITE_S)},
+        )
     return location
 
 

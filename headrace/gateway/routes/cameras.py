@@ -23,6 +23,7 @@ from headrace.gateway.queries.cameras import (
     stored_json,
 )
 from headrace.gateway.queries.conditional import VARY, if_match_versions, is_not_modified
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS, OPERATOR_PARAMETERS
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
     Cursor,
@@ -49,7 +50,12 @@ SiteOf = Annotated[
 
 
 @router.post(
-    "", status_code=201, response_model=CameraShown, responses=problem_responses(409), openapi_extra=body_of(NewCamera)
+    "",
+    status_code=201,
+    response_model=CameraShown,
+    responses=problem_responses(409),
+    openapi_extra=body_of(NewCamera),
+    dependencies=[OPERATOR_PARAMETERS],
 )
 async def add_camera(request: Request, cameras: CamerasDep, settings: SettingsDep, principal: Operator) -> Response:
     """Create a camera's configuration."""
@@ -62,7 +68,7 @@ async def add_camera(request: Request, cameras: CamerasDep, settings: SettingsDe
     return _answer(added, 201, {"Location": where})
 
 
-@router.get("", response_model=CameraPage, responses=problem_responses())
+@router.get("", response_model=CameraPage, responses=problem_responses(), dependencies=[KNOWN_PARAMETERS])
 async def list_cameras(
     cameras: CamerasDep, principal: Device, site: SiteFilter = None, limit: Limit = PAGE_ITEMS, cursor: Cursor = None
 ) -> Response:
@@ -80,6 +86,7 @@ async def list_cameras(
     "/{camera_id:path}",
     response_model=CameraShown,
     responses={304: {"description": "Not modified."}, **problem_responses(404)},
+    dependencies=[KNOWN_PARAMETERS],
 )
 async def read_camera(
     request: Request,
@@ -105,6 +112,7 @@ async def read_camera(
     response_model=CameraShown,
     responses=problem_responses(404, 412),
     openapi_extra=body_of(Configuration),
+    dependencies=[OPERATOR_PARAMETERS],
 )
 async def change_camera(
     request: Request,
@@ -125,7 +133,13 @@ async def change_camera(
     return _answer(changed, 200)
 
 
-@router.delete("/{camera_id:path}", status_code=204, response_class=Response, responses=problem_responses(404, 412))
+@router.delete(
+    "/{camera_id:path}",
+    status_code=204,
+    response_class=Response,
+    responses=problem_responses(404, 412),
+    dependencies=[OPERATOR_PARAMETERS],
+)
 async def delete_camera(
     request: Request,
     cameras: CamerasDep,

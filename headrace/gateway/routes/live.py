@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
+from pydantic import BeforeValidator
 from starlette.status import WS_1008_POLICY_VIOLATION
 
 from headrace.gateway.auth.guard import Device, require_source_access
@@ -18,10 +19,13 @@ from headrace.gateway.live.session import CloseReason, Session, WebSocketSession
 from headrace.gateway.live.subscription import Subscription
 from headrace.gateway.live.transport import EventStream, serve_websocket
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS, singular
 from headrace.gateway.server import FEED_PATH
 from headrace.schemas.validate import check_name
 
 router = APIRouter(tags=["live"])
+
+StreamedKind = Annotated[Literal["cid", "frame", "clip", "ldo", "request"], BeforeValidator(singular)]
 
 _LAST_ID = "Resume after the event with this id; any gateway accepts it."
 
@@ -38,12 +42,17 @@ async def _stream_slot(live: LiveDep, principal: Device) -> AsyncIterator[None]:
 
 # With EventSourceResponse as the response class, FastAPI would stream what the function yields. This function returns a
 # stream of its own, which closes a client that reads nothing.
-@router.get("/api/v1/events", response_class=StreamingResponse, responses={200: _STREAM, **problem_responses()})
+@router.get(
+    "/api/v1/events",
+    response_class=StreamingResponse,
+    responses={200: _STREAM, **problem_responses()},
+    dependencies=[KNOWN_PARAMETERS],
+)
 async def events(
     request: Request,
     live: LiveDep,
     principal: Device,
-    kind: Annotated[list[Literal["cid", "frame", "clip", "ldo", "request"]] | None, Query(max_length=5)] = None,
+    kind: Annotated[list[StreamedKind] | None, Query(max_length=5)] = None,
     site: Annotated[str | None, Query()] = None,
     source_id: Annotated[str | None, Query()] = None,
     last_event_id: Annotated[str | None, Query(description=_LAST_ID)] = None,
@@ -64,7 +73,10 @@ async def events_over_websocket(websocket: WebSocket, live: LiveDep, session: We
     parameters = websocket.query_params
     with live.stream("events", session.principal):
         event_filter = _event_filter(
-            session, parameters.getlist("kind") or None, parameters.get("site"), parameters.get("source_id")
+            session,
+            [*map(singular, parameters.getlist("kind"))] or None,
+            parameters.get("site"),
+            parameters.get("source_id"),
         )
         await websocket.accept(subprotocol_of(websocket))
         try:

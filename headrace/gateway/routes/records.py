@@ -4,12 +4,15 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from headrace.gateway.auth.guard import Device
+from headrace.gateway.auth.principal import Principal
 from headrace.gateway.deps import CacheDep, QueriesDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
 from headrace.gateway.queries.cache import LIST_S, Cache, cache_key
 from headrace.gateway.queries.conditional import cacheable
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS, KindName
 from headrace.gateway.queries.parameters import (
     PAGE_ITEMS,
     CodeFilter,
@@ -25,16 +28,24 @@ from headrace.gateway.queries.parameters import (
     encode_cursor,
     invalid_cursor,
 )
-from headrace.gateway.queries.records import RecordPage, RecordWhole, page_json, record_json
+from headrace.gateway.queries.records import FetchState, RecordPage, RecordWhole, page_json, record_json
 from headrace.gateway.queries.scopes import listed_source, scopes_of
 from headrace.schemas.events import Kind
 from headrace.store.catalog.queries import Queries
-from headrace.store.catalog.views import RecordFilters
+from headrace.store.catalog.views import RecordDetail, RecordFilters
 from headrace.store.errors import RecordMissingError
 
-router = APIRouter(prefix="/api/v1/records", tags=["records"])
+router = APIRouter(prefix="/api/v1/records", tags=["records"], dependencies=[KNOWN_PARAMETERS])
 
 RECORD_S = 3  # maximum age of a record, which gets new sightings
+RecordKey = Annotated[
+    str,
+    Path(
+        alias="id",
+        max_length=4096,
+        description="A record id or digest, or a prefix of one; an LDO's public id or `ldo_id`; or a code.",
+    ),
+]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not modified."}}
 
 
@@ -44,7 +55,9 @@ async def list_records(
     queries: QueriesDep,
     cache: CacheDep,
     principal: Device,
-    kind: Annotated[list[Kind] | None, Query(max_length=len(Kind), description="Records of these kinds.")] = None,
+    kind: Annotated[
+        list[KindName] | None, Query(max_length=len(Kind), description="Records of these kinds, singular or plural.")
+    ] = None,
     site: SiteFilter = None,
     source_id: SourceFilter = None,
     since: SinceFilter = None,
@@ -74,28 +87,44 @@ async def list_records(
     return cacheable(LIST_S, await _page(queries, cache, filters, cursor, limit), request)
 
 
-@router.get("/{id:path}", response_model=RecordWhole, responses={**_NOT_MODIFIED, **problem_responses(404, 409)})
+@router.get(
+    "/{id:path}",  # noqa: FAST003 - an alias
+    response_model=RecordWhole,
+    responses={**_NOT_MODIFIED, **problem_responses(404, 409)},
+)
 async def show_record(
     request: Request,
     queries: QueriesDep,
     principal: Device,
-    record_key: Annotated[
-        str,
-        Path(
-            alias="id",
-            max_length=4096,
-            description="A record id or digest, or a prefix of one; an LDO's public id or `ldo_id`; or a code.",
-        ),
-    ],
+    record_key: RecordKey,
 ) -> Response:
     """Return a record with its sightings; for an `ldo_id` or a code with several records, the newest."""
+    detail = await _detail(queries, principal, record_key)
+    is_at_site = detail.record.store_key is None and bool(await queries.transfers_of(detail.record.digest))
+    return cacheable(RECORD_S, record_json(detail, is_at_site=is_at_site), request)
+
+
+@router.post(
+    "/{id:path}/fetch",  # noqa: FAST003 - an alias
+    status_code=202,
+    response_model=FetchState,
+    responses={200: {"model": FetchState, "description": "The bytes are here."}, **problem_responses(404, 409)},
+)
+async def fetch_record(queries: QueriesDep, principal: Device, record_key: RecordKey) -> JSONResponse:
+    """Have the bytes of a record brought from its site before all others."""
+    record = (await _detail(queries, principal, record_key)).record
+    is_waiting = await queries.request_transfer(record.record_id)
+    state = FetchState(record_id=str(record.record_id), state="requested" if is_waiting else "here")
+    return JSONResponse(state.model_dump(), 202 if is_waiting else 200, {"Cache-Control": "no-store"})
+
+
+async def _detail(queries: Queries, principal: Principal, record_key: str) -> RecordDetail:
     if "\x00" in record_key:
         raise Problem(404, ProblemCode.NOT_FOUND, "record not found")
     try:
-        detail = await queries.record(record_key, scopes_of(principal))
+        return await queries.record(record_key, scopes_of(principal))
     except RecordMissingError:
         raise Problem(404, ProblemCode.NOT_FOUND, "record not found") from None
-    return cacheable(RECORD_S, record_json(detail), request)
 
 
 async def _page(queries: Queries, cache: Cache, filters: RecordFilters, cursor: str | None, limit: int) -> bytes:

@@ -44,7 +44,7 @@ Version = Annotated[str, Path(description="A version number, or `latest`.", exam
 
 @router.get("/", responses=registry_errors())
 async def root(_principal: Device) -> RegistryResponse:
-    """Return an empty object, by which clients see that this is a Schema Registry."""
+    """Return an empty object, by which clients see that this is a Schema Registry; a browser is sent to `/docs`."""
     return _cacheable({}, SUBJECTS_S)
 
 

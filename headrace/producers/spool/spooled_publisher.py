@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from headrace.producers.broker import Broker, InFlight
-from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError
+from headrace.producers.delivery import Acknowledged, Delivery, NotDeliveredError, SpooledError
 from headrace.producers.outgoing import Dispatch
 from headrace.producers.publisher import EVENT_OVERHEAD_BYTES, INTERRUPTED_CLOSE_S_MAX
 from headrace.producers.spool.segments import SpoolEntry
@@ -83,6 +83,8 @@ class SpooledPublisher:
         self._closing = threading.Event()
         self._closed = threading.Event()
         self._spool = Spool(directory, bytes_max=spool_bytes_max, dropped=self._dropped)
+        self.earlier = self._spool.waiting
+        """The number of events that an earlier process left in the spool."""
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._poll, self._feed)]
         for thread in self._threads:
             thread.start()
@@ -149,7 +151,7 @@ class SpooledPublisher:
         self._spool.close()
         self._fail_dropped()
         for number in list(self._open.keys()):
-            self._fail(number, "it is in the spool and will be sent when the spool is opened again", unreachable=True)
+            self._leave(number)
 
     def __enter__(self) -> Self:
         return self
@@ -271,6 +273,13 @@ class SpooledPublisher:
             where = self._broker.where
             delivery.set_exception(
                 NotDeliveredError(delivery.event, delivery.digest, why=why, where=where, unreachable=unreachable)
+            )
+
+    def _leave(self, number: int) -> None:
+        if (delivery := self._taken(number)) is not None:
+            why = "it is in the spool and will be sent when the spool is opened again"
+            delivery.set_exception(
+                SpooledError(delivery.event, delivery.digest, why=why, where=self._broker.where, unreachable=True)
             )
 
     def _new_broker(self) -> Broker:

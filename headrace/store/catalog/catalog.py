@@ -37,6 +37,7 @@ from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
 from headrace.schemas.topics import DEAD_LETTERS, PartitionKey, ingested_topic, input_topic
 from headrace.store.catalog.ingest_progress import IngestProgress, advance
+from headrace.store.catalog.mirror_losses import follow_origins, report_losses
 from headrace.store.catalog.orphan_gc import take_over
 from headrace.store.catalog.parameters import (
     DEAD_LETTER_STATEMENT_BYTES_MAX,
@@ -46,6 +47,7 @@ from headrace.store.catalog.parameters import (
     redrive_values,
     slices,
 )
+from headrace.store.catalog.transfers import add_transfers, announce_arrived
 from headrace.store.errors import BlobsCollectedError, CatalogRevertedError, address
 from headrace.store.installation import check_server
 from headrace.store.locks import ENTER_LOCK
@@ -71,7 +73,8 @@ _RECORD = attrgetter(
 )
 _SITE_RECORD = attrgetter("record_id", "site", "source_id", "captured_at_us", "sequence", "about")
 _SIGHTING = attrgetter(
-    *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence")
+    *("topic", "partition", "offset", "index", "record_id", "site", "source_id", "captured_at_us", "sequence"),
+    "mirrored_offset",
 )
 _LOSS = attrgetter("site", "source_id", "spool", "dropped", "damaged")
 _SIGHTING_KEY = attrgetter("topic", "partition", "offset", "index")
@@ -135,27 +138,33 @@ class Catalog:
             transaction = connection.transaction()
             await transaction.start()
             reached(CrashPoint.TX_BEGAN)
+            has_transfers = False
             if batch.blobs or batch.records or batch.dead_letters:
-                await self._check_objects(connection, batch)
+                has_transfers = await self._check_objects(connection, batch)
             await self._insert_blobs(connection, batch.blobs)
             reached(CrashPoint.AFTER_BLOBS)
             new_records = await self._insert_records(connection, batch.records)
             new_sites = await self._insert_site_records(connection, batch.records, new_records)
+            new = new_records | new_sites
+            new -= await add_transfers(connection, batch.transfers, new)
+            arrived = has_transfers and await announce_arrived(connection, [row.digest for row in batch.blobs])
             reached(CrashPoint.AFTER_RECORDS)
             new_sightings = await self._insert_sightings(connection, batch.sightings)
             reached(CrashPoint.AFTER_SIGHTINGS)
             new_letters = await self._insert_dead_letters(connection, batch.dead_letters)
             await self._end_redrives(connection, batch.redrives)
-            announces = await self._insert_outbox(connection, batch, new_records | new_sites, new_letters)
+            announces = await self._insert_outbox(connection, batch, new, new_letters)
             dropped, damaged = await self._note_losses(connection, batch.losses)
             reached(CrashPoint.AFTER_OUTBOX)
             await self._advance(connection, batch.progress)
+            mirror_losses = await follow_origins(connection, batch.origins)
             reached(CrashPoint.BEFORE_COMMIT)
             await transaction.commit()
             self._progress |= {key: max(at, self._progress.get(key, 0)) for key, at in batch.progress.items()}
             reached(CrashPoint.AFTER_COMMIT)
-        if batch.sightings or batch.dead_letters:
-            self._notify_soon(announces=announces)
+        report_losses(mirror_losses)
+        if batch.sightings or batch.dead_letters or arrived:
+            self._notify_soon(announces=announces or arrived)
         return CommitResult(
             new_records=frozenset(new_records),
             new_sightings=new_sightings,
@@ -236,14 +245,18 @@ class Catalog:
         bad = {row["key"] if row["site"] is None else (row["site"], row["source_id"]): row["count"] for row in rows}
         return Outcomes(int(records), bad)
 
-    async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> None:
-        """Check that nothing was deleted or erased since the batch was prepared, and lock that out until the commit."""
+    async def _check_objects(self, connection: "Pooled", batch: RowBatch) -> bool:
+        """Check that nothing was deleted or erased since the batch was prepared, and lock that out until the commit.
+
+        Returns whether any bytes are still to be brought from a site.
+        """
         await connection.execute(self._sql["lock_shared"], ENTER_LOCK)
         row = await connection.fetchrow(self._sql["collected"], [blob.store_key for blob in batch.blobs])
         assert row is not None, "the migration made this row"
         if row["marked"] or batch.collection_epoch not in {None, row["generation"]}:
             self._collection_epoch = None
             raise BlobsCollectedError(len(row["marked"]), where=address(self._dsn))
+        return bool(row["has_transfers"])
 
     async def _insert_blobs(self, connection: "Pooled", rows: list[BlobRow]) -> None:
         if rows:

@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from headrace.runtime.errors import HeadraceError
 from headrace.schemas.catalog_rows import DeadLetterRow
 from headrace.schemas.topics import INPUT_RETENTION_S
+from headrace.store.errors import DeadLetterAmbiguousError, DeadLetterMissingError, RedriveRunningError
 from headrace.store.locks import REDRIVE_LOCK
 from headrace.store.postgres import borrowed, catalog_errors, opened_pool, statements
 
@@ -160,6 +160,23 @@ class DeadLetters:
             rows = await connection.fetch(self._sql["counts"].replace("{conditions}", conditions), *values)
         return {(row[0], row[1]): row[2] for row in rows}
 
+    async def letter(self, wanted: str) -> LetterView:
+        """Return the dead letter with this id, or whose id begins with these digits.
+
+        Raises:
+            DeadLetterMissingError. DeadLetterAmbiguousError.
+        """
+        digits = wanted.lower().replace("-", "")
+        ids: list[UUID] = []
+        if 0 < len(digits) <= 32 and set(digits) <= set("0123456789abcdef"):
+            ids = await self.named(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+        if len(ids) > 1:
+            raise DeadLetterAmbiguousError(wanted, [str(id_) for id_ in ids[:NAMED_MAX]])
+        page = await self.page(LetterFilters(id=ids[0]), 1) if ids else []
+        if not page:
+            raise DeadLetterMissingError(wanted)
+        return page[0]
+
     async def named(self, first: UUID, last: UUID) -> list[UUID]:
         """Return the first ids between two."""
         async with borrowed(self._pool, self._dsn) as connection:
@@ -185,13 +202,11 @@ class DeadLetters:
         """Hold REDRIVE_LOCK: one redrive runs at a time.
 
         Raises:
-            HeadraceError: another redrive is running.
+            RedriveRunningError: another redrive is running.
         """
         async with borrowed(self._pool, self._dsn) as holder:
             if not await holder.fetchval(self._sql["try_lock"], REDRIVE_LOCK):
-                raise HeadraceError(
-                    "redrive_running", "another redrive is running", hint="wait until it has ended, then run it again"
-                )
+                raise RedriveRunningError
             yield Claims(holder, self._dsn, self._sql)
             await holder.execute(self._sql["unlock"], REDRIVE_LOCK)
 

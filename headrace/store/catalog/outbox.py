@@ -14,6 +14,7 @@ from headrace.schemas.topics import PartitionKey
 from headrace.store.catalog.parameters import storable
 from headrace.store.catalog.sessions import OUTBOX_CHANNEL, CommitListener, LeaderLock, listen, wait_for_leader_lock
 from headrace.store.installation import check_server
+from headrace.store.locks import REBUILD_LOCK
 from headrace.store.postgres import STATEMENT_S_MAX, borrowed, close_pool, open_pool, row_count, statements
 
 if TYPE_CHECKING:
@@ -176,6 +177,16 @@ class Outbox:
         async with borrowed(self._pool, self._dsn) as connection:
             return int(await connection.fetchval(self._sql["unpublished"]))
 
+    async def is_rebuilding(self) -> bool:
+        """Return whether a process rebuilds a topic, or waits to."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            return bool(await connection.fetchval(statements("announcements")["is_rebuilding"], REBUILD_LOCK))
+
+    async def call_relays(self) -> None:
+        """Wake every relay."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["notify"])
+
     async def wait_for_leader_lock(self) -> LeaderLock:
         """Wait for the leader lock, also through an outage; cancel it to stop."""
         return await wait_for_leader_lock(self._dsn)
@@ -188,15 +199,16 @@ class Outbox:
 def _pending(row: asyncpg.Record) -> Pending:
     event: Ingested | DeadLetter | None = None
     if row["record_id"] is not None and row["store_key"] is not None and row["site"] is not None:
-        event = _ingested(row)
+        event = ingested_of(row, row["event_id"])
     elif row["dead_letter_id"] is not None:
         event = _dead_letter(row)
     return Pending(row["id"], row["event_id"], row["topic"], event, row["traceparent"])
 
 
-def _ingested(row: asyncpg.Record) -> Ingested:
+def ingested_of(row: asyncpg.Record, announcement: UUID) -> Ingested:
+    """Return the announcement that a row of a query holds; `announcement` is its id."""
     return Ingested(
-        event_id=str(row["event_id"]),
+        event_id=str(announcement),
         record_id=str(row["record_id"]),
         kind=row["kind"],
         digest=row["digest"].hex(),

@@ -9,6 +9,7 @@ from headrace.schemas.catalog_rows import BlobLocation
 from headrace.schemas.digest import is_digest, record_id
 from headrace.schemas.events import Kind
 from headrace.store.catalog.pagination import cursor_of, key_of, page_query, within
+from headrace.store.catalog.transfers import Transfers, TransferState
 from headrace.store.catalog.views import (
     CatalogCounts,
     RecordDetail,
@@ -105,6 +106,16 @@ class Queries:
         async with borrowed(self._pool, self._dsn) as connection:
             row = await connection.fetchrow(self._sql["blob"], bytes.fromhex(digest))
         return None if row is None else BlobLocation(*row)
+
+    async def transfers_of(self, digest: str) -> list[TransferState]:
+        """Return the sites from which these bytes are still to be brought; none where they are here."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(statements("transfers")["of_digest"], bytes.fromhex(digest))
+        return [TransferState(*row) for row in rows]
+
+    async def request_transfer(self, record: UUID) -> bool:
+        """Ask for the bytes of a record before all others; returns whether they are still to come."""
+        return await Transfers(self._pool, self._dsn).request(record)
 
     async def counts(self) -> CatalogCounts:
         """Return the number of records, sightings, dead letters and unpublished rows."""

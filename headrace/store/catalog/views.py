@@ -48,7 +48,10 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One delivery of a record."""
+    """One delivery of a record.
+
+    Of a mirrored message, partition and offset are those at its site, and `mirrored_offset` is the one here.
+    """
 
     topic: str
     partition: int
@@ -60,6 +63,7 @@ class Sighting:
     captured_at_us: int
     sequence: int
     seen_at_us: int
+    mirrored_offset: int | None = None
 
 
 def as_sighted(record: StoredRecord, sighting: Sighting) -> StoredRecord:

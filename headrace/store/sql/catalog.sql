@@ -52,16 +52,21 @@ returning record_id
 -- insert_sightings --
 -- A source's row counts the sightings that are new, so a repeated transaction counts nothing twice.
 with seen as (
-    insert into sightings (topic, partition, "offset", index, record_id, site, source_id, captured_at, sequence)
+    insert into sightings (
+        topic, partition, "offset", index, record_id, site, source_id, captured_at, sequence, mirrored_offset
+    )
     select
         topic, partition::integer, message_offset::bigint, index::integer, record_id::uuid, site, source_id,
         timestamptz 'epoch' + captured_at_us::bigint * interval '1 microsecond',
-        sequence::bigint
+        sequence::bigint, mirrored_offset::bigint
     from rows from (
         json_array_elements_text($1::json), json_array_elements_text($2::json), json_array_elements_text($3::json),
         json_array_elements_text($4::json), json_array_elements_text($5::json), json_array_elements_text($6::json),
-        json_array_elements_text($7::json), json_array_elements_text($8::json), json_array_elements_text($9::json)
-    ) as s (topic, partition, message_offset, index, record_id, site, source_id, captured_at_us, sequence)
+        json_array_elements_text($7::json), json_array_elements_text($8::json), json_array_elements_text($9::json),
+        json_array_elements_text($10::json)
+    ) as s (
+        topic, partition, message_offset, index, record_id, site, source_id, captured_at_us, sequence, mirrored_offset
+    )
     on conflict do nothing
     returning site, source_id, sequence
 ), touched as (
@@ -201,6 +206,7 @@ select pg_advisory_xact_lock_shared($1)
 -- collected --
 select
     generation,
+    exists (select from transfers) as has_transfers,
     array(select store_key from collecting where store_key = any($1::text[]) order by store_key) as marked
 from collection
 
@@ -215,14 +221,15 @@ select site, source_id, key, count(*)
 from (
     select site, source_id, case when site is null then coalesce(substring(key for $3::integer), '') end as key
     from dead_letters
-    where topic = $1 and code <> 'erased' and rejected_at > now() - $2::double precision * interval '1 second'
+    where (topic = $1 or right(topic, length($1) + 1) = '.' || $1) and code <> 'erased'
+        and rejected_at > now() - $2::double precision * interval '1 second'
 ) as recent
 group by site, source_id, key
 
 -- check --
 -- Fails if the schema does not exist or is not current: it reads columns and tables of the newest migrations.
-select set_aside, generation, next_offset, topic_id, t.digest, r.sequence, l.dropped, c.records, p.store_key
+select set_aside, generation, i.topic_id, m.next_offset, t.digest, w.priority, r.sequence, l.dropped, c.records, p.store_key
 from
-    outbox, collection, ingest_progress, tombstones as t, site_records as r, source_losses as l, record_counts as c,
-    pack_copies as p
+    outbox, collection, ingest_progress as i, tombstones as t, site_records as r, source_losses as l, record_counts as c,
+    pack_copies as p, mirror_progress as m, transfers as w
 where false

@@ -335,7 +335,9 @@ set erasure_id = excluded.erasure_id, is_part = excluded.is_part, noted_at = exc
 
 -- forget_subjects --
 -- Rows that are published stay until their retention, with ids only.
-with unlabelled as (
+with untransferred as (
+    delete from transfers where record_id = any($1::uuid[])
+), unlabelled as (
     delete from labels
     where version in (select version from label_versions) and record_id = any($1::uuid[])
 )

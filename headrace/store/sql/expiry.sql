@@ -28,6 +28,7 @@ where not exists (
 select a.record_id
 from unnest($1::uuid[]) as a (record_id)
 where not exists (select from outbox as o where o.record_id = a.record_id)
+    and not exists (select from transfers as t where t.record_id = a.record_id)
 limit 1
 
 -- remove --

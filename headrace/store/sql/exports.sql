@@ -25,6 +25,8 @@ r.record_id > $1 and r.record_id <= $2
     and ($6::text[] is null or r.source_id = any($6))
     and ($7::bigint is null or r.captured_at >= timestamptz 'epoch' + $7 * interval '1 microsecond')
     and ($8::bigint is null or r.captured_at < timestamptz 'epoch' + $8 * interval '1 microsecond')
+    -- Once its bytes are here, it has a later time.
+    and not exists (select from transfers as t where t.record_id = r.record_id)
 
 -- settled_until --
 -- A record's time is the start of its transaction, so a transaction in progress may still add records from before now.

@@ -34,6 +34,7 @@ where exists (select from blobs_of(wanted.store_key) as b where (b.archived_at i
 select r.record_id, r.kind, r.digest, r.size_bytes, r.media_type
 from records as r
 where not exists (select from blobs as b where b.sha256 = r.digest)
+    and not exists (select from transfers as t where t.record_id = r.record_id)
 order by r.record_id
 limit $1
 
@@ -44,6 +45,7 @@ select r.record_id, r.kind
 from records as r, collection as c
 where r.ingested_at >= c.outbox_pruned_until
     and not exists (select from outbox as o where o.record_id = r.record_id and (o.site is null or o.site = r.site))
+    and not exists (select from transfers as t where t.record_id = r.record_id)
 order by r.ingested_at, r.record_id
 limit $1
 
@@ -84,7 +86,7 @@ select media_type from blobs where sha256 = $1
 
 -- positions --
 -- The positions of the messages of these records, the latest first: Kafka keeps it for the longest time.
-select s.topic, s.partition, s."offset", r.kind
+select s.topic, s.partition, coalesce(s.mirrored_offset, s."offset"), r.kind
 from records as r
 join sightings as s using (record_id)
 where r.record_id = any($1::uuid[])

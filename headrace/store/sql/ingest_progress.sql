@@ -16,13 +16,14 @@ with given as (
 select topic, partition, next_offset from before
 
 -- positions --
--- seen_until is what the rows themselves show: a worker of an older version ingests without moving next_offset.
+-- seen_until is what the rows themselves show: a worker of an older version ingests without moving next_offset. The rows
+-- of mirrored topics have the offsets of their sites.
 select
     g.topic, g.partition, p.next_offset, p.topic_id,
-    1 + greatest(
+    case when g.topic not like '%.edge.%' then 1 + greatest(
         (select max(s."offset") from sightings as s where s.topic = g.topic and s.partition = g.partition),
         (select max(d."offset") from dead_letters as d where d.topic = g.topic and d.partition = g.partition)
-    ) as seen_until
+    ) end as seen_until
 from unnest($1::text[], $2::integer[]) as g (topic, partition)
 left join ingest_progress as p using (topic, partition)
 

@@ -127,7 +127,7 @@ where sha256 = $1
 select
     topic, partition, "offset", index, record_id, site, source_id,
     (extract(epoch from captured_at) * 1000000)::bigint as captured_at_us, sequence,
-    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us
+    (extract(epoch from seen_at) * 1000000)::bigint as seen_at_us, mirrored_offset
 from sightings as r
 where record_id = $1 and ($3::text[] is null or {within})
 order by seen_at, topic, partition, "offset", index

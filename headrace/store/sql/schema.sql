@@ -158,6 +158,8 @@ create table sightings (
     captured_at timestamptz not null,
     sequence bigint not null,
     seen_at timestamptz not null default now(),
+    -- Of a mirrored message, "offset" is the one at its site, and mirrored_offset the one here.
+    mirrored_offset bigint,
     primary key (topic, partition, "offset", index, record_id)
 );
 
@@ -179,6 +181,8 @@ create table site_records (
 );
 
 create index site_records_by_source on site_records (site, source_id, ingested_at, record_id);
+-- The announcements of a time: those of a record's own site are in records_by_kind.
+create index site_records_by_time on site_records (ingested_at);
 
 -- Headers are json, not jsonb: jsonb cannot store U+0000, and a dead letter must always be stored.
 create table dead_letters (
@@ -320,6 +324,8 @@ create table idempotency (
     created_at timestamptz not null default now(),
     -- The response's Location header.
     location text,
+    -- Renewed by the gateway that processes the request.
+    alive_at timestamptz not null default now(),
     primary key (actor, key)
 );
 
@@ -473,6 +479,58 @@ create table lost_ranges (
     noticed_at timestamptz not null default now(),
     primary key (topic, partition, first_offset)
 );
+
+-- Up to which offset of a site's own topic its mirrored one has brought messages. `topic` is the mirrored topic's name.
+create table mirror_progress (
+    topic text collate "C" not null,
+    partition integer not null,
+    next_offset bigint not null,
+    primary key (topic, partition)
+) with (fillfactor = 50);
+
+-- Offsets of a site's own topic that its mirrored one never brought, both ends included; last_offset is null where it is
+-- not known. A reason of 'gap' is preliminary: transaction markers and aborted messages have offsets too, until the
+-- first offset that the site's topic still has is compared.
+create table mirror_losses (
+    site text collate "C" not null,
+    topic text collate "C" not null,
+    partition integer not null,
+    first_offset bigint not null,
+    last_offset bigint check (last_offset >= first_offset),
+    reason text collate "C" not null check (reason in ('gap', 'retention', 'truncated', 'made_anew')),
+    noticed_at timestamptz not null default now(),
+    primary key (site, topic, partition, first_offset, reason)
+);
+
+-- Bodies that a site has ingested and that are not here yet: one row for each record, and for each further site of one. The
+-- row goes, and the announcement into the outbox, in the transaction that adds the blob, whoever brings it.
+create table transfers (
+    record_id uuid not null,
+    -- The site that has the bytes, at this place of its store.
+    site text collate "C" not null,
+    store_key text not null,
+    store_offset bigint check (store_offset >= 0),
+    digest bytea not null check (octet_length(digest) = 32),
+    size_bytes bigint not null check (size_bytes >= 0),
+    media_type text not null,
+    -- The announcement, which goes out when the bytes are here.
+    event_id uuid not null,
+    topic text collate "C" not null,
+    -- Whether it is for a further site of the record.
+    is_further boolean not null,
+    -- The order: what was asked for by hand first, then by priority and size.
+    requested_at timestamptz,
+    priority integer not null,
+    noted_at timestamptz not null default now(),
+    -- Why the last attempt failed, and when there is another one.
+    why text,
+    retry_at timestamptz,
+    primary key (record_id, site)
+);
+
+create index transfers_by_order on transfers (site, priority, size_bytes, noted_at, record_id);
+create index transfers_requested on transfers (site, requested_at) where requested_at is not null;
+create index transfers_by_digest on transfers (digest);
 
 -- One row: which installation this catalog belongs to. Kafka and the store have the same id and epoch
 -- (headrace/store/installation.py). The epoch grows with each recovery. system_identifier and timeline are those of the
@@ -659,4 +717,25 @@ create table holds (
 create table maintenance_runs (
     job text collate "C" primary key,
     succeeded_at timestamptz not null default now()
+);
+
+-- One row for each replay: its name, by which it is resumed, what it selects, and how many of its items are delivered.
+-- A replay into a topic keeps its position in Kafka, in the transactions of its messages; here it follows.
+create table replays (
+    name text collate "C" primary key,
+    replay_id uuid not null unique,
+    request json not null,
+    items bigint not null,
+    position bigint not null default 0,
+    began_at timestamptz not null default now(),
+    ended_at timestamptz
+);
+
+-- What a replay that has not ended delivers, in its order: a record, as its own site or as a further one announced it.
+create table replay_items (
+    replay_id uuid not null,
+    position bigint not null,
+    record_id uuid not null,
+    site text collate "C",
+    primary key (replay_id, position)
 );

@@ -14,7 +14,7 @@ from headrace.runtime.settings import Settings
 from headrace.schemas.events import Ingested, Kind, PerceivedFrame, PreprocessedFrame
 from headrace.schemas.topics import PartitionKey, ingested_topic
 from headrace.store.blobs.blob_store import Blobs
-from headrace.streams.consumers.body import Body
+from headrace.store.blobs.body import Body
 from headrace.streams.consumers.group_consumer import GroupConsumer, PolledBatch, PolledEvent
 from headrace.streams.consumers.results import ResultMessage, Results, message_of
 from headrace.streams.consumers.retrying_handler import Handled, RetryingHandler

@@ -50,12 +50,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PolledEvent:
-    """One announcement with its partition and offset."""
+    """One announcement with its partition and offset; one from the catalog may say that its body is archived."""
 
     event: Ingested
     traceparent: str | None
     partition: PartitionKey
     offset: int
+    archived_at_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

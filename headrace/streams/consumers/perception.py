@@ -12,9 +12,9 @@ from uuid import UUID
 from headrace.schemas.digest import result_id
 from headrace.schemas.events import Ingested, PerceivedFrame
 from headrace.schemas.topics import PartitionKey
+from headrace.store.blobs.body import Body
 from headrace.store.errors import BlobCorruptError, BlobMissingError
-from headrace.streams.consumers.body import Body
-from headrace.streams.consumers.change_detection import Change, Look, change, look
+from headrace.streams.consumers.change_detection import WORKING_WIDTH_MAX, Change, Look, change, look
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decode, decoding_bytes
 
 NAME = "perception"
@@ -91,7 +91,7 @@ class Perception:
         async with self._budgets.body(body.size_bytes):
             data = await body.read()
             async with self._budgets.decoding.hold(decoding_bytes(data)):
-                return await asyncio.to_thread(_look_at, data)
+                return await asyncio.to_thread(look_at, data)
 
 
 def perceived(
@@ -113,6 +113,11 @@ def perceived(
     )
 
 
-def _look_at(data: bytes) -> Look:
-    picture = decode(data, colour=False)
+def look_at(data: bytes) -> Look:
+    """Decode an image for the comparison, no larger than that needs.
+
+    Raises:
+        NotDecodableError.
+    """
+    picture = decode(data, colour=False, width_min=WORKING_WIDTH_MAX)
     return look(picture.pixels, (picture.width, picture.height))

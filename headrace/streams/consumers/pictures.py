@@ -1,7 +1,7 @@
 """Decode images within limits of pixels and memory; decoding is slow and belongs in a thread."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -28,6 +28,13 @@ WHOLE_BYTES_A_PIXEL_MAX = 9  # a progressive JPEG's coefficients and its colours
 COPIES_OF_A_BODY = 2  # the client's and ours, for a moment
 BODY_BYTES_AT_ONCE_MAX = COPIES_OF_A_BODY * FRAME_BYTES_MAX
 DECODING_BYTES_AT_ONCE_MAX = FRAME_PIXELS_MAX * REDUCED_BYTES_A_PIXEL_MAX  # the largest frame alone, or several
+
+_REDUCED = {
+    1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
+    2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    4: (cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+}
 
 # Frames are decoded beside each other in threads of our own; threads within one image would only compete.
 cv2.setNumThreads(1)
@@ -57,8 +64,20 @@ def decoding_bytes(data: bytes) -> int:
     return pixels * (WHOLE_BYTES_A_PIXEL_MAX if pixels <= WHOLE_PIXELS_MAX else REDUCED_BYTES_A_PIXEL_MAX)
 
 
-def decode(data: bytes, *, colour: bool) -> DecodedFrame:
+def is_jpeg(data: bytes) -> bool:
+    """Return whether the image is a JPEG.
+
+    Raises:
+        NotDecodableError: as `decode`.
+    """
+    return _header(data).media_type == "image/jpeg"
+
+
+def decode(data: bytes, *, colour: bool, width_min: int | None = None) -> DecodedFrame:
     """Return the image with its EXIF orientation applied, reduced to half its size if it is large.
+
+    With `width_min` a JPEG is decoded to an eighth, a quarter or half of its size if it stays at least so wide: libjpeg
+    then computes fewer pixels, each about the mean of those that it stands for.
 
     Raises:
         NotDecodableError: it cannot be decoded, or its header declares more than the contract allows.
@@ -66,24 +85,33 @@ def decode(data: bytes, *, colour: bool) -> DecodedFrame:
     header = _header(data)
     if header.media_type in WITH_PILLOW:
         return _decoded_by_pillow(data, header, colour=colour)
-    if header.width * header.height <= WHOLE_PIXELS_MAX:
-        flags = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
-    else:
-        flags = cv2.IMREAD_REDUCED_COLOR_2 if colour else cv2.IMREAD_REDUCED_GRAYSCALE_2
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        decoded = None
-    if decoded is None:  # Pillow, which was asked before the frame was announced, reads some that OpenCV does not
-        return _decoded_by_pillow(data, header, colour=colour)
-    pixels = np.asarray(decoded, np.uint8)
-    height, width = pixels.shape[:2]
-    if header.width * header.height <= WHOLE_PIXELS_MAX:
+    for scale in _scales(header, width_min):
+        try:
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[scale][not colour])
+        except cv2.error:
+            decoded = None
+        if decoded is None:  # Pillow, which was asked before the frame was announced, reads some that OpenCV does not
+            return _decoded_by_pillow(data, header, colour=colour)
+        pixels = np.asarray(decoded, np.uint8)
+        height, width = pixels.shape[:2]
+        if width_min is None or width >= width_min:
+            break
+    if scale == 1:
         return DecodedFrame(pixels, width, height)
     # The header has the stored width and height; the EXIF orientation may swap them.
-    turned = (width > height) != (header.width > header.height)
+    turned = (height, width) != (-(-header.height // scale), -(-header.width // scale))
     size = (header.height, header.width) if turned else (header.width, header.height)
     return DecodedFrame(pixels, *size)
+
+
+def _scales(header: ImageHeader, width_min: int | None) -> Iterator[int]:
+    """Yield by how much an image is reduced; the second is for one that is turned, which decoding shows."""
+    least = 1 if header.width * header.height <= WHOLE_PIXELS_MAX else 2
+    if width_min is None or header.media_type != "image/jpeg":
+        yield least
+        return
+    for width in (header.width, min(header.width, header.height)):
+        yield max(least, *(scale for scale in _REDUCED if width >= scale * width_min), 1)
 
 
 def _decoded_by_pillow(data: bytes, header: ImageHeader, *, colour: bool) -> DecodedFrame:

@@ -7,8 +7,8 @@ from headrace.schemas.digest import derived_key, result_id, sha256_hex
 from headrace.schemas.events import Ingested, PreprocessedFrame
 from headrace.schemas.topics import PartitionKey
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.body import Body
 from headrace.store.errors import BlobCorruptError, BlobErasedError, BlobMissingError
-from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.image_quality import FrameQuality, measure
 from headrace.streams.consumers.pictures import FrameBudgets, NotDecodableError, decoding_bytes
 

@@ -12,6 +12,7 @@ from headrace.runtime.metrics import consumer_events_total, consumer_handle_seco
 from headrace.schemas.topics import PartitionKey
 from headrace.store.errors import BlobErasedError
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
+from headrace.streams.consumers.handler_errors import HandlerErrors, OnError
 from headrace.streams.worker.retry import RetryPolicy
 
 BATCH_S_MAX = 30.0  # after that no further event of a batch is begun, so that a rebalance can happen
@@ -31,9 +32,18 @@ class Handled:
 class RetryingHandler:
     """Calls a handler for the events of a batch. `progress` counts the attempts."""
 
-    def __init__(self, group: str, handle: Handle, policy: RetryPolicy, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        group: str,
+        handle: Handle,
+        policy: RetryPolicy,
+        stop: asyncio.Event,
+        *,
+        errors: HandlerErrors = HandlerErrors(),  # noqa: B008 - it is immutable
+    ) -> None:
         self._group = group
         self._handle = handle
+        self._errors = errors
         self._policy = policy
         self._stop = stop
         self.progress = 0
@@ -83,21 +93,31 @@ class RetryingHandler:
                 consumer_events_total.labels(self._group, "failed").inc()
                 failures += 1
                 delay_s = backoff.delay_s(failures)
-                if time.monotonic() + delay_s > began + self._policy.deadline_s or self._stop.is_set():
+                reaction = self._errors.reaction(error)
+                if reaction is OnError.SKIP:
+                    self._log_failed(polled, error, skipped=True)
+                    consumer_events_total.labels(self._group, "skipped").inc()
+                    return
+                late = time.monotonic() + delay_s > began + self._policy.deadline_s
+                if reaction is OnError.STOP or late or self._stop.is_set():
                     raise
-                get_log().warning(
-                    Action.HANDLER_FAILED,
-                    group=self._group,
-                    record=polled.event.record_id,
-                    why=f"{type(error).__name__}: {error}",
-                    again_in_s=delay_s,
-                )
+                self._log_failed(polled, error, again_in_s=delay_s)
             else:
                 self.progress += 1
                 consumer_events_total.labels(self._group, "handled").inc()
                 consumer_handle_seconds.labels(self._group).observe(time.monotonic() - began)
                 return
             await self._wait(delay_s)
+
+    def _log_failed(self, polled: PolledEvent, error: Exception, **outcome: object) -> None:
+        get_log().warning(
+            Action.HANDLER_FAILED,
+            group=self._group,
+            record=polled.event.record_id,
+            why=f"{type(error).__name__}: {error}",
+            at=self._errors.place_of(error),
+            **outcome,
+        )
 
     async def _wait(self, seconds: float) -> None:
         # A stop does not wait for the delay: the event is tried once more and then left unfinished.

@@ -13,6 +13,7 @@ from headrace.schemas.catalog_rows import (
     CommitResult,
     DeadLetterRow,
     LossRow,
+    OffsetRun,
     RecordRow,
     RedriveRow,
     RowBatch,
@@ -23,7 +24,8 @@ from headrace.schemas.events import Cid, Clip, Frame, Kind, Ldo, Origin
 from headrace.schemas.headers import losses_of
 from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.schemas.reject import RejectCode
-from headrace.streams.core.delivery import HeaderPairs
+from headrace.schemas.topics import PartitionKey
+from headrace.streams.core.delivery import ConsumedMessage, HeaderPairs
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery
 
 
@@ -84,6 +86,7 @@ def row_batch(
         redrives=list(_redrives(batch)),
         losses=_losses(batch),
         progress=batch.progress,
+        origins=origin_runs(batch.messages),
         collection_epoch=collection_epoch,
     )
 
@@ -119,6 +122,7 @@ def merged(batches: Sequence[RowBatch]) -> RowBatch | None:
         redrives=[row for batch in batches for row in batch.redrives],
         losses=_highest(row for batch in batches for row in batch.losses),
         progress={key: at for batch in batches for key, at in batch.progress.items()},
+        origins=_joined(batch.origins for batch in batches),
         collection_epoch=epochs.pop() if epochs else None,
     )
 
@@ -140,6 +144,35 @@ def results_of_each(batches: Iterable[RowBatch], result: CommitResult) -> Iterat
             newly_damaged=damaged,
         )
         dropped = damaged = 0
+
+
+def origin_runs(messages: Iterable[ConsumedMessage]) -> dict[PartitionKey, list[OffsetRun]]:
+    """Return the offsets that mirrored messages had at their sites, in the order of their delivery.
+
+    A redriven message says nothing about what the mirror brings.
+    """
+    runs: dict[PartitionKey, list[OffsetRun]] = {}
+    for message in messages:
+        if message.origin is not None and message.redrive is None:
+            topic, partition, offset = message.recorded_position
+            _extend(runs.setdefault((topic, partition), []), (offset, offset))
+    return runs
+
+
+def _joined(batches: Iterable[Mapping[PartitionKey, Sequence[OffsetRun]]]) -> dict[PartitionKey, list[OffsetRun]]:
+    joined: dict[PartitionKey, list[OffsetRun]] = {}
+    for origins in batches:
+        for key, runs in origins.items():
+            for run in runs:
+                _extend(joined.setdefault(key, []), run)
+    return joined
+
+
+def _extend(runs: list[OffsetRun], run: OffsetRun) -> None:
+    if runs and runs[-1][1] + 1 == run[0]:
+        runs[-1] = runs[-1][0], run[1]
+    else:
+        runs.append(run)
 
 
 def headers_json(headers: HeaderPairs) -> bytes:
@@ -237,10 +270,13 @@ def _record(kind: Kind, delivery: AcceptedDelivery) -> RecordRow:
 
 
 def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
+    message = delivery.message
+    topic, partition, offset = message.recorded_position
     return SightingRow(
-        topic=delivery.message.topic,
-        partition=delivery.message.partition,
-        offset=delivery.message.offset,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        mirrored_offset=message.offset if message.origin is not None and message.redrive is None else None,
         record_id=record.record_id,
         site=record.site,
         source_id=record.source_id,
@@ -252,13 +288,14 @@ def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
 def _dead_letter(rejection: RejectedDelivery) -> DeadLetterRow:
     message = rejection.message
     kept = rejection.code is not RejectCode.ERASED
+    topic, partition, offset = message.recorded_position
     return DeadLetterRow(
-        dead_letter_id=dead_letter_id(message.topic, message.partition, message.offset, message.value),
+        dead_letter_id=dead_letter_id(topic, partition, offset, message.value),
         code=rejection.code,
         reason=rejection.reason,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
+        topic=topic,
+        partition=partition,
+        offset=offset,
         message_timestamp_us=message.timestamp_us,
         key=message.key if kept else None,
         value=message.value if kept else None,

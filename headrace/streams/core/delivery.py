@@ -15,7 +15,8 @@ from headrace.schemas.catalog_rows import Original
 from headrace.schemas.digest import dead_letter_id
 from headrace.schemas.headers import Redrive, redrive_of
 from headrace.schemas.limits import HEADER_BYTES
-from headrace.schemas.reject import RejectCode
+from headrace.schemas.mirrored import SitePosition, origin_of
+from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.topics import PartitionKey
 
 HeaderPairs: TypeAlias = tuple[tuple[str, bytes], ...]
@@ -45,7 +46,8 @@ def held_bytes(key: bytes | None, value: bytes | None, headers: Iterable[tuple[s
 class ConsumedMessage:
     """One message as Kafka delivered it: its position and its bytes.
 
-    With `redrive` it is a redriven dead letter, and its position is that of its first delivery.
+    With `redrive` it is a redriven dead letter, and its position is that of its first delivery. `origin` is where a
+    mirrored message was at its site.
     """
 
     topic: str
@@ -56,11 +58,19 @@ class ConsumedMessage:
     value: bytes | None
     headers: HeaderPairs
     redrive: Redrive | None = None
+    origin: SitePosition | None = None
 
     @property
     def position(self) -> tuple[str, int, int]:
         """Topic, partition and offset."""
         return self.topic, self.partition, self.offset
+
+    @property
+    def recorded_position(self) -> tuple[str, int, int]:
+        """The position that the catalog keeps: of a mirrored message, partition and offset at its site."""
+        if self.origin is None:
+            return self.position
+        return self.topic, self.origin.partition, self.origin.offset
 
 
 def progress_of(messages: Iterable[ConsumedMessage]) -> dict[PartitionKey, int]:
@@ -93,3 +103,15 @@ def as_original(message: ConsumedMessage, originals: Mapping[tuple[UUID, int], O
         offset=original.offset,
         redrive=Redrive(declared.dead_letter_id, declared.attempt),
     )
+
+
+def with_origin(message: ConsumedMessage) -> ConsumedMessage:
+    """Return a mirrored message with its origin, and any other message unchanged.
+
+    So is one whose origin is missing or invalid: its position here is all that is known of it.
+    """
+    try:
+        origin = origin_of(message.topic, message.headers)
+    except RejectedError:
+        return message  # examined, it becomes a dead letter
+    return message if origin is None else replace(message, origin=origin)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from headrace.schemas.codec import decode
 from headrace.schemas.events import Clip, Frame, InputEvent, Kind, Origin
-from headrace.schemas.headers import traceparent_of
+from headrace.schemas.headers import REPLAY, traceparent_of
 from headrace.schemas.limits import NAME_BYTES_MAX
+from headrace.schemas.mirrored import check_site, origin_of
 from headrace.schemas.reject import RejectCode, RejectedError
-from headrace.schemas.topics import PartitionKey
+from headrace.schemas.topics import PartitionKey, site_of_topic
 from headrace.schemas.validate import INPUT_EVENTS, validate
 from headrace.streams.core.delivery import ConsumedMessage, UnreadableBytes
 
@@ -105,18 +106,22 @@ def examine(
     """
     if isinstance(message.value, UnreadableBytes):
         return RejectedDelivery(message, message.value.code, message.value.reason, None)
+    if any(name == REPLAY for name, _ in message.headers):
+        return RejectedDelivery(message, RejectCode.REPLAYED, "a replay published it: it was ingested before", None)
     event: InputEvent | None = None
     try:
         event = decode(message.value, INPUT_EVENTS[kind])
         decoded()
+        check_site(message.topic, event.site)
+        origin_of(message.topic, message.headers)
         valid = validate(event, message.timestamp_us)
         traceparent = traceparent_of(message.headers)
     except RejectedError as rejected:
-        return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event))
+        return RejectedDelivery(message, rejected.code, rejected.reason, _trusted(event, message.topic))
     except MemoryError:
         raise  # the process is at fault, not the message
     except Exception as error:  # noqa: BLE001 - whatever a message causes must not stop the messages after it
-        return RejectedDelivery(message, RejectCode.UNDECODABLE, _unforeseen(error), _trusted(event))
+        return RejectedDelivery(message, RejectCode.UNDECODABLE, _unforeseen(error), _trusted(event, message.topic))
     hashed()
     return AcceptedDelivery(
         message,
@@ -143,10 +148,14 @@ def _unforeseen(error: Exception) -> str:
     return f"checking the message raised {type(error).__name__}{place}"
 
 
-def _trusted(event: InputEvent | None) -> Origin | None:
-    """Return the message's origin if its names are valid, because they go into the catalog as text."""
+def _trusted(event: InputEvent | None, topic: str) -> Origin | None:
+    """Return the message's origin if its names are valid, because they go into the catalog as text.
+
+    Nobody speaks for another site: what a mirrored topic brings is of its site.
+    """
     if event is None or not all(
         name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX for name in (event.source_id, event.site)
     ):
         return None
-    return event
+    site = site_of_topic(topic)
+    return event if site in {None, event.site} else replace(event, site=site or "")

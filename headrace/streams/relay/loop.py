@@ -23,6 +23,7 @@ from headrace.streams.transaction_errors import FencedError
 
 COUNT_EVERY_S = 5.0
 COUNT_SHARE_MAX = 0.05  # of the time may go into counting, however long the backlog
+REBUILD_CHECK_S = 1.0  # between two looks whether a topic is rebuilt, which wakes the relay as often
 
 _BUSY = (Phase.CATCHING_UP, Phase.ANNOUNCING)
 
@@ -102,6 +103,10 @@ class Relay:
         leader_lock = await unless(stop, self._outbox.wait_for_leader_lock())
         if leader_lock is None:
             return Exit.OK
+        if await self._is_rebuilding():
+            await leader_lock.release()
+            await first(REBUILD_CHECK_S, stop)
+            return None
         relay_leading.set(1)
         get_log().info(Action.LEADING)
         try:
@@ -114,10 +119,12 @@ class Relay:
             return Exit.TRANSIENT
         finally:
             relay_leading.set(0)
+            leader_lock_lost = leader_lock.lost.is_set()
             await leader_lock.release()
         if stop.is_set():
             return Exit.OK
-        get_log().warning(Action.RETRYING, why="the leader lock was lost with its connection to PostgreSQL")
+        why = "the leader lock was lost with its connection to PostgreSQL"
+        get_log().warning(Action.RETRYING, why=why if leader_lock_lost else "a topic is rebuilt")
         return None
 
     async def _lead(self, leader_lock: LeaderLock, listener: CommitListener, stop: asyncio.Event) -> None:
@@ -136,10 +143,21 @@ class Relay:
     async def _follow(
         self, leader_lock: LeaderLock, listener: CommitListener, stop: asyncio.Event, over: asyncio.Event
     ) -> None:
-        """Wake the topics for new rows, and set `over` at the end of the term."""
+        """Wake the topics for new rows, and set `over` at the end of the term; also if a topic is to be rebuilt."""
+        checked_s = time.monotonic()
         while not (leader_lock.lost.is_set() or stop.is_set()):
             await first(None, listener.notified, leader_lock.lost, stop)
             listener.notified.clear()
             for topic in self._topics:
                 topic.wake.set()
+            if time.monotonic() - checked_s >= REBUILD_CHECK_S:
+                checked_s = time.monotonic()
+                if await self._is_rebuilding():
+                    break
         over.set()
+
+    async def _is_rebuilding(self) -> bool:
+        try:
+            return await self._outbox.is_rebuilding()
+        except HeadraceError:
+            return False  # the lock is lost with its connection, or the topics end for the same reason

@@ -20,7 +20,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.wait_for_service import wait_for
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import kind_of_topic
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.blobs.staging import StagedBodies
 from headrace.store.catalog.catalog import Catalog
@@ -33,13 +33,13 @@ from headrace.streams.worker.ingest import Ingest
 from headrace.streams.worker.input_check import InputCheck
 from headrace.streams.worker.lag import LagProbe
 from headrace.streams.worker.membership import Membership
+from headrace.streams.worker.mirrored_topics import InputTopics
 from headrace.streams.worker.ports import IngestPorts
 from headrace.streams.worker.profile import LARGE, SMALL, Group, faust_app
 from headrace.streams.worker.retry import Retry, RetryPolicy
 
 DRAIN_S_MAX = 10.0  # for batches in flight after SIGTERM; unfinished ones are delivered again
 FAUST_STOP_S_MAX = 5.0
-_KIND_OF = {input_topic(kind).name: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,9 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
     """
     group = group_of(kinds)
     admin = await wait_for_kafka(settings, stop=stop)
-    topics = [input_topic(kind).name for kind in sorted(kinds)]
-    await asyncio.to_thread(require_topics, settings, admin, dict.fromkeys(topics, Operation.READ))
+    topics = InputTopics(settings, kinds)
+    await asyncio.to_thread(require_topics, settings, admin, dict.fromkeys(topics.names, Operation.READ))
+    await asyncio.to_thread(topics.look)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened_stores(settings, stop))
         app = faust_app(settings, group, kinds)
@@ -86,7 +87,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
         app.on_assigned, app.on_deleted = check.on_assigned, check.on_deleted
         pipelines = _pipelines(settings, ingest, await _quotas(settings, kinds, stores.catalog))
         for kind, pipeline in pipelines.items():
-            agents.register(app, kind, pipeline)
+            agents.register(app, kind, topics.by_kind[kind], pipeline)
         lag = LagProbe(settings, group.name, topics, membership.assignment)
         lag.on_markers = partial(check.on_markers, asyncio.get_running_loop())
         lag.on_look = check.on_look
@@ -108,7 +109,7 @@ async def work(settings: Settings, kinds: frozenset[Kind], stop: asyncio.Event) 
             )
         )
         get_log().info(Action.STARTED, group=group.name, kinds=[kind.value for kind in sorted(kinds)])
-        return await _serve(app, pipelines.values(), stop)
+        return await _serve(app, topics, pipelines.values(), stop)
 
 
 @asynccontextmanager
@@ -176,10 +177,11 @@ def _batch_max(settings: Settings, kinds: frozenset[Kind]) -> int:
 def _progress(lag: LagProbe, ingest: Ingest) -> object:
     """Return the partition without progress for longest, and the steps of its kind: other kinds must not hide it."""
     longest = lag.progress()
-    return longest, None if longest is None else ingest.steps[_KIND_OF[longest[0][0]]]
+    kind = None if longest is None else kind_of_topic(longest[0][0])
+    return longest, None if kind is None else ingest.steps[kind]
 
 
-async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
+async def _serve(app: Any, topics: InputTopics, pipelines: Iterable[BatchPipeline], stop: asyncio.Event) -> int:
     try:
         await app.start()
     except Exception as error:  # noqa: BLE001 - Faust's agents would swallow the cancellation that follows an exception
@@ -187,8 +189,12 @@ async def _serve(app: Any, pipelines: Iterable[BatchPipeline], stop: asyncio.Eve
     get_log().info(Action.READY)
     stopping = asyncio.create_task(stop.wait())
     crashed = asyncio.create_task(app.wait_until_stopped())
-    await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    following = asyncio.create_task(topics.follow(app), name="mirrored topics")
+    await asyncio.wait({stopping, crashed, following}, return_when=asyncio.FIRST_COMPLETED)
     crashed.cancel()
+    if following.done() and not stop.is_set():
+        _halt(Exit.BROKEN, f"following the mirrored topics failed: {following.exception()!r}")
+    following.cancel()
     if not stop.is_set():
         # Faust stops its services when one of them crashes; unacknowledged messages are delivered again.
         _halt(Exit.BROKEN, _why_stopped(app.crash_reason))

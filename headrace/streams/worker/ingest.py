@@ -14,7 +14,7 @@ from headrace.runtime.metrics import Step, worker_step_seconds
 from headrace.schemas.catalog_rows import CommitResult, RowBatch
 from headrace.schemas.events import Kind
 from headrace.streams.core.batch_plan import row_batch, store_plan
-from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in
+from headrace.streams.core.delivery import ConsumedMessage, as_original, progress_of, redrives_in, with_origin
 from headrace.streams.core.erased import ErasableDigests, erasable_digests, erased_claims, without_erased
 from headrace.streams.core.examine import AcceptedDelivery, DecodedBatch, RejectedDelivery, examine_batch
 from headrace.streams.worker.body_store import BodyStore, in_thread_if_large
@@ -65,7 +65,7 @@ class Ingest:
     async def decode(self, kind: Kind, messages: Sequence[ConsumedMessage]) -> DecodedBatch:
         """Decode and validate messages; one that can never be ingested is rejected, without an exception."""
         progress = progress_of(messages)
-        messages = await self._at_original_positions(messages)
+        messages = [with_origin(message) for message in await self._at_original_positions(messages)]
         with worker_step_seconds.labels(Step.DECODE).time():
             size_bytes = sum(len(message.value or b"") for message in messages)
             batch = await in_thread_if_large(size_bytes, partial(self._examine, kind, messages))

@@ -65,7 +65,7 @@ class ProgressTracker:
 
 
 class LagProbe:
-    """Queries the group's offsets and the topics' ends every two seconds, in a thread.
+    """Queries the group's offsets and the topics' ends every two seconds, in a thread; `topics` may change.
 
     `assigned` returns this process's partitions; a standby member has none, and no lag. It returns None while the
     process is not in the group: then all partitions of the topics are watched, so that a process that never gets its
@@ -93,7 +93,7 @@ class LagProbe:
                 queued_max_messages_kbytes=1,
             )
         )
-        self._topics = tuple(topics)
+        self._topics = topics
         self._assigned = assigned
         self.on_markers: Callable[[PartitionKey, int], bool] = lambda _partition, _end: True
         """Called where only offsets without a message remain below the end; returns False if it is to be repeated."""
@@ -148,12 +148,13 @@ class LagProbe:
         self._consumer.close()
 
     def _read_offsets(self) -> dict[PartitionKey, PartitionOffsets]:
-        partitions, assigned = self._partitions(), self._assigned()
+        topics = tuple(self._topics)
+        partitions, assigned = self._partitions(topics), self._assigned()
         if assigned is not None:
             own = set(assigned)
             partitions = [partition for partition in partitions if (partition.topic, partition.partition) in own]
         offsets_by_partition: dict[PartitionKey, PartitionOffsets] = {}
-        lags = dict.fromkeys(self._topics, 0)
+        lags = dict.fromkeys(topics, 0)
         for committed in self._consumer.committed(partitions, timeout=_REQUEST_S):
             bounds = self._consumer.get_watermark_offsets(committed, timeout=_REQUEST_S, cached=False)
             offsets = self._without_markers(committed, PartitionOffsets.within(committed.offset, bounds))
@@ -194,9 +195,9 @@ class LagProbe:
         # Any other error, such as a lost connection, answers nothing: it is tested again at the next query.
         return False if error.code() == KafkaError._PARTITION_EOF else None  # noqa: SLF001 - the binding's own name
 
-    def _partitions(self) -> list[TopicPartition]:
+    def _partitions(self, topics: Iterable[str]) -> list[TopicPartition]:
         partitions = []
-        for topic in self._topics:
+        for topic in topics:
             metadata = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic]
             partitions += [TopicPartition(topic, number) for number in metadata.partitions]
         return partitions

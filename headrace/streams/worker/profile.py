@@ -17,7 +17,7 @@ from headrace.runtime.kafka import heartbeat_s
 from headrace.runtime.settings import Settings
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import HEADER_BYTES, HEADERS_MAX
-from headrace.schemas.topics import input_topic
+from headrace.schemas.topics import WORKER_GROUPS, input_topic
 from headrace.streams.worker.faust.access_token import AccessToken
 from headrace.streams.worker.faust.direct_consumer import FaustApp
 from headrace.streams.worker.faust.record_batches import read_any_batch
@@ -39,8 +39,8 @@ class Group:
     fetch_bytes: int
 
 
-SMALL = Group("headrace-small", frozenset({Kind.CID, Kind.LDO}), FETCH_BYTES_SMALL)
-LARGE = Group("headrace-large", frozenset({Kind.FRAME, Kind.CLIP}), FETCH_BYTES_LARGE)
+SMALL = Group("headrace-small", WORKER_GROUPS["headrace-small"], FETCH_BYTES_SMALL)
+LARGE = Group("headrace-large", WORKER_GROUPS["headrace-large"], FETCH_BYTES_LARGE)
 
 
 def buffer_batches(group: Group, kinds: frozenset[Kind], buffer_bytes_max: int) -> int:

@@ -8,17 +8,16 @@ Then the committed offset passes a message that is not durable, as in faust-stre
 from typing import Any
 
 from headrace.schemas.events import Kind
-from headrace.schemas.topics import input_topic
 from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, pipeline: BatchPipeline) -> None:
+def _register(app: Any, kind: Kind, names: list[str], pipeline: BatchPipeline) -> None:
     async def ingest(stream: Any) -> None:
         async for event in stream.noack().events():
             await pipeline.submit(event.message)
 
-    topic = app.topic(input_topic(kind).name, value_type=bytes, value_serializer="raw", key_serializer="raw")
+    topic = app.topic(*names, value_type=bytes, value_serializer="raw", key_serializer="raw")
     app.agent(topic, name=f"{kind}s", concurrency=2)(ingest)
 
 

@@ -13,7 +13,7 @@ from headrace.streams.worker import agents
 from headrace.streams.worker.batch_pipeline import BatchPipeline
 
 
-def _register(app: Any, kind: Kind, pipeline: BatchPipeline) -> None:
+def _register(app: Any, kind: Kind, names: list[str], pipeline: BatchPipeline) -> None:
     expected = input_topic(kind).event
 
     async def ingest(stream: Any) -> None:
@@ -22,7 +22,7 @@ def _register(app: Any, kind: Kind, pipeline: BatchPipeline) -> None:
                 decode(message.value, expected)
             await pipeline.submit(event.message)
 
-    topic = app.topic(input_topic(kind).name, value_type=bytes, value_serializer="raw", key_serializer="raw")
+    topic = app.topic(*names, value_type=bytes, value_serializer="raw", key_serializer="raw")
     app.agent(topic, name=f"{kind}s", concurrency=1)(ingest)
 
 

@@ -13,12 +13,17 @@ from tests.faults.registry import experiment
 from tests.faults.world import FaultsWorld
 
 COMMANDS = tuple(
-    point for point in CrashPoint if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_"))
+    point
+    for point in CrashPoint
+    if point.startswith(("redrive_", "collect_", "move_", "erase_", "recover_", "transfer_", "replay_", "backfill_"))
 )
 _CRASHES = (
     "tests/batch/test_batch_crashes.py",
     "tests/batch/archive/test_archive_crashes.py",
     "tests/streams/test_recovery.py",
+    "tests/streams/transfer/test_transfer_crashes.py",
+    "tests/batch/replay/test_replay.py",
+    "tests/streams/consumers/test_backfill.py",
 )
 _SCHEDULES = "tests/simulation/test_simulation.py::test_nothing_is_lost_and_nothing_comes_twice"
 _LINES_SHOWN = 60
@@ -26,9 +31,9 @@ _LINES_SHOWN = 60
 
 @experiment("E15", "the end of a command at each of its crash points", ci=1, long=20, worldless=True)
 def every_crash_point_of_commands(_world: FaultsWorld, count: int, _random: Random) -> Counter[str]:
-    """End `dlq redrive`, `fsck --repair`, `archive`, `restore` and `recover` at each point; raises AssertionError."""
+    """End each command and the backfill at each of its points; raises AssertionError."""
     for _ in range(count):
-        _run_tests("-k", "process or older_catalog", *_CRASHES)
+        _run_tests("-k", "process or older_catalog or replay_ or backfill_", *_CRASHES)
     return Counter({f"crash {point}": count for point in COMMANDS})
 
 

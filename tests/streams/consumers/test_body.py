@@ -12,8 +12,8 @@ from headrace.schemas.digest import (
 )
 from headrace.schemas.events import Ingested, Kind
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.body import Body
 from headrace.store.errors import BlobCorruptError, BlobErasedError, BlobMissingError
-from headrace.streams.consumers.body import Body
 from headrace.streams.consumers.preprocessing import Preprocessing
 from tests.streams.consumers.consumer_samples import moving_block
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from headrace.schemas.limits import REGIONS_MAX
 from headrace.streams.consumers.change_detection import change, look
-from headrace.streams.consumers.perception import PreviousFrame, PreviousFrames
+from headrace.streams.consumers.perception import PreviousFrame, PreviousFrames, look_at
 
 
 def scene(width: int = 1280, height: int = 720) -> np.ndarray:
@@ -125,3 +125,15 @@ def test_the_sources_of_a_partition_that_went_are_forgotten():
     assert last.swap(("s", "b"), seen("4")).digest == "2"
     last.forget(None)
     assert last.swap(("s", "b"), seen("5")) is None
+
+
+def test_a_frame_is_compared_alike_when_it_is_decoded_to_a_smaller_size():
+    images = [noisy(scene(1920, 1080), 1), noisy(with_block(scene(1920, 1080), 700, 300), 2)]
+    whole = change(*map(look, images))
+    reduced = change(*(look_at(cv2.imencode(".jpg", image)[1].tobytes()) for image in images))
+    assert whole is not None
+    assert reduced is not None
+    assert reduced.score == pytest.approx(whole.score, rel=0.1)
+    assert len(reduced.regions) == len(whole.regions) == 1
+    for name in ("x", "y", "width", "height"):
+        assert abs(getattr(reduced.regions[0], name) - getattr(whole.regions[0], name)) <= 6

@@ -33,6 +33,12 @@ def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+def turned(image: bytes) -> bytes:
+    """The JPEG with an orientation that swaps width and height."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    return image[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + image[2:]
+
+
 def test_a_sharp_picture_is_sharper_than_its_blurred_copy():
     sharp = picture(1)
     assert measure(jpeg(sharp)).sharpness > 3 * measure(jpeg(cv2.GaussianBlur(sharp, (9, 9), 0))).sharpness
@@ -123,11 +129,54 @@ def test_a_large_picture_is_reduced_and_keeps_its_size_and_looks(kind: str):
 
 
 def test_a_large_picture_on_its_side_has_its_width_and_height_as_it_is_seen():
-    whole = jpeg(cv2.resize(picture(8), (6720, 3780)))
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    turned = whole[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + whole[2:]
-    seen = decode(turned, colour=False)
+    seen = decode(turned(jpeg(cv2.resize(picture(8), (6720, 3780)))), colour=False)
     assert (seen.width, seen.height, seen.pixels.shape) == (3780, 6720, (3360, 1890))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("sampling", ["444", "420"])
+def test_a_jpeg_is_measured_within_its_tolerances_of_the_same_pixels_in_a_png(quality: int, sampling: str):
+    how = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")]
+    data = cv2.imencode(".jpg", picture(11, 1920, 1080), [cv2.IMWRITE_JPEG_QUALITY, quality, *how])[1].tobytes()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    measured, whole = measure(data), measure(cv2.imencode(".png", pixels)[1].tobytes())
+    assert (measured.width, measured.height) == (whole.width, whole.height) == (1920, 1080)
+    assert measured.brightness == pytest.approx(whole.brightness, abs=0.005)
+    assert measured.dark_share == pytest.approx(whole.dark_share, abs=0.01)
+    assert measured.bright_share == pytest.approx(whole.bright_share, abs=0.01)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    assert measured.sharpness == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var(), rel=0.1)
+    assert hamming_distance(measured.perceptual_hash, perceptual_hash(grey)) <= 4
+    shown = [cv2.imdecode(np.frombuffer(each.thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR) for each in (measured, whole)]
+    assert shown[0].shape == shown[1].shape == (180, 320, 3)
+    assert np.abs(shown[0].astype(int) - shown[1]).mean() <= 3
+
+
+@pytest.mark.parametrize(
+    ("size", "width_min", "reduced_to"),
+    [
+        ((1920, 1080), 320, (270, 480)),
+        ((1920, 1080), 640, (540, 960)),
+        ((5120, 2880), 640, (360, 640)),
+        ((1279, 720), 640, (720, 1279)),
+        ((200, 100), 320, (100, 200)),
+        ((2565, 2564), 320, (321, 321)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_it_is_needed(size, width_min, reduced_to):
+    image = jpeg(picture(12, *size))
+    seen = decode(image, colour=True, width_min=width_min)
+    assert (*seen.pixels.shape[:2], seen.width, seen.height) == (*reduced_to, *size)
+
+
+def test_a_jpeg_on_its_side_keeps_as_many_pixels_as_are_needed_across():
+    upright = decode(turned(jpeg(picture(13, 1920, 1080))), colour=False, width_min=320)
+    assert (upright.pixels.shape, upright.width, upright.height) == ((960, 540), 1080, 1920)
+
+
+def test_only_a_jpeg_is_reduced():
+    whole = cv2.imencode(".png", picture(14, 1920, 1080))[1].tobytes()
+    assert decode(whole, colour=False, width_min=320).pixels.shape == (1080, 1920)
 
 
 _DECODE = """

@@ -2,11 +2,13 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+import structlog
 
 from headrace.schemas.events import Ingested
-from headrace.store.errors import BlobErasedError
+from headrace.store.errors import BlobErasedError, StoreUnavailableError
 from headrace.streams.consumers import retrying_handler as retrying_handler_module
 from headrace.streams.consumers.group_consumer import PolledBatch, PolledEvent
+from headrace.streams.consumers.handler_errors import HandlerErrors, OnError
 from headrace.streams.consumers.pictures import MemoryBudget
 from headrace.streams.consumers.retrying_handler import Handled, RetryingHandler
 from headrace.streams.worker.retry import RetryPolicy
@@ -144,3 +146,45 @@ async def test_an_event_whose_bytes_were_erased_is_passed_over() -> None:
 
     done = await handled_by(handle, batch(one=3))
     assert (handled, done.next_offsets, done.unfinished, done.errors) == ([0, 2], {ONE: 3}, {}, [])
+
+
+async def test_with_skip_a_handlers_own_error_is_logged_with_its_line_and_passed_over():
+    async def handle(event: PolledEvent) -> None:
+        if event.offset == 0:
+            raise ValueError("wrong picture")
+
+    with structlog.testing.capture_logs() as logs:
+        done = await RetryingHandler(
+            "g", handle, QUICK, asyncio.Event(), errors=HandlerErrors(OnError.SKIP, handle)
+        ).run(batch(one=2))
+    assert done == Handled({ONE: 2}, {}, [])
+    [line] = logs
+    assert (line["event"], line["why"], line["skipped"]) == ("handler_failed", "ValueError: wrong picture", True)
+    assert line["at"].startswith("test_retrying_handler.py:")
+
+
+async def test_with_skip_an_absent_service_is_waited_for():
+    calls = []
+
+    async def handle(event: PolledEvent) -> None:
+        calls.append(event.offset)
+        if len(calls) < 3:
+            raise StoreUnavailableError("no answer", where="s3://bucket")
+
+    done = await RetryingHandler("g", handle, QUICK, asyncio.Event(), errors=HandlerErrors(OnError.SKIP, handle)).run(
+        batch(one=1)
+    )
+    assert (calls, done.errors) == ([0, 0, 0], [])
+
+
+async def test_with_stop_the_first_error_ends_it():
+    calls = []
+
+    async def handle(event: PolledEvent) -> None:
+        calls.append(event.offset)
+        raise ValueError("stop here")
+
+    done = await RetryingHandler("g", handle, QUICK, asyncio.Event(), errors=HandlerErrors(OnError.STOP, handle)).run(
+        batch(one=2)
+    )
+    assert (calls, [str(error) for error in done.errors], done.unfinished) == ([0], ["stop here"], {ONE: 0})

@@ -18,6 +18,7 @@ from headrace.streams.core.batch_plan import (
     StorePlan,
     headers_json,
     merged,
+    one_by_one,
     results_of_each,
     row_batch,
     store_plan,
@@ -237,3 +238,21 @@ def test_what_is_new_of_merged_batches_counts_once_and_for_the_first() -> None:
         (1, 0, 4),
         (1, 1, 0),
     ]
+
+
+def test_each_message_of_a_batch_is_a_batch_of_its_own_in_order() -> None:
+    batch = decoded(Kind.CID, refused(b"x"), accepted(cid("C-1"), offset=1), refused(None, offset=2))
+    batch = replace(batch, progress={("edge.cids.v1", 0): 3})
+    rows = row_batch(batch, {}, collection_epoch=1)
+    singles = list(one_by_one(batch, rows))
+    assert [single.messages for single, _ in singles] == [(message,) for message in batch.messages]
+    assert [(len(single.accepted), len(single.rejected)) for single, _ in singles] == [(0, 1), (1, 0), (0, 1)]
+    assert [single.progress for single, _ in singles] == [{}, {}, batch.progress]
+    assert merged([row for _, row in singles]) == rows
+
+
+def test_results_of_transactions_add_up() -> None:
+    one, two = frozenset({record_id(Kind.CID, "a" * 64)}), frozenset({record_id(Kind.CID, "b" * 64)})
+    assert CommitResult(one, 1, 2, 3, 4, 5) + CommitResult(two, 10, 20, 30, 40, 50) == CommitResult(
+        one | two, 11, 22, 33, 44, 55
+    )

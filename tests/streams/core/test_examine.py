@@ -26,6 +26,7 @@ from headrace.schemas.limits import (
     NAME_BYTES_MAX,
 )
 from headrace.schemas.reject import RejectCode as Code
+from headrace.streams.core.delivery import UnreadableBytes, held_bytes
 from headrace.streams.core.examine import AcceptedDelivery, RejectedDelivery, examine, reject
 from tests.streams.streams_samples import NOW_US, cid, clip, delivery, frame, good, ldo, mp4, png, raw_delivery
 
@@ -70,6 +71,8 @@ def test_a_staged_body_is_accepted_without_its_bytes(event: Any) -> None:
     result = examined(staged(event))
     assert isinstance(result, AcceptedDelivery)
     assert result.body is None
+    assert result.claim is not None
+    assert result.claim.startswith(staging_prefix(event.site, event.source_id))
     assert (result.digest, result.size_bytes) == (event.sha256, event.size_bytes)
 
 
@@ -78,6 +81,7 @@ def test_of_a_body_and_a_claim_the_body_counts() -> None:
     result = examined(event)
     assert isinstance(result, AcceptedDelivery)
     assert result.body == event.body
+    assert result.claim is None
 
 
 @pytest.mark.parametrize(
@@ -245,6 +249,20 @@ def test_whatever_a_message_raises_is_its_own_refusal(
     assert refused.reason == f"checking the message raised {type(error).__name__} in fail"
 
 
+def test_what_the_client_could_not_read_is_refused_with_its_code_and_reason() -> None:
+    value = UnreadableBytes.of(b"raw", Code.UNDECODABLE, "The batch is cut off.")
+    refusal = examine(Kind.CID, raw_delivery(Kind.CID, value))
+    assert isinstance(refusal, RejectedDelivery)
+    assert (refusal.code, refusal.reason, refusal.origin) == (Code.UNDECODABLE, "The batch is cut off.", None)
+    assert refusal.message.value == b"raw"
+
+
+def test_a_message_holds_its_key_its_value_and_its_headers() -> None:
+    empty = held_bytes(None, None, [("n", None)])
+    assert held_bytes(b"key", b"value", [("n", b"1234")]) == empty + 3 + 5 + 4
+    assert held_bytes(None, None, None) == 0 < empty
+
+
 def test_a_lack_of_memory_is_not_the_messages_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
@@ -360,3 +378,11 @@ def test_nothing_that_an_event_can_say_makes_it_raise(event: InputEvent) -> None
     if isinstance(result, AcceptedDelivery):
         assert result.event == event
         assert result.size_bytes > 0
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_a_replay_published_is_refused_whatever_it_holds(kind: Kind) -> None:
+    message = replace(delivery(good(kind)), headers=(("ce_id", b"1"), ("replay", b"an id")))
+    result = examine(kind, message)
+    assert isinstance(result, RejectedDelivery)
+    assert (result.code, result.message) == (Code.REPLAYED, message)

@@ -9,14 +9,26 @@ from typer.testing import CliRunner
 import headrace.bench.run
 from headrace.bench import bodies
 from headrace.bench.backlog import frames, ldos
-from headrace.bench.figures import CommittedRows, Figure, Worked, as_json, of_peer, rate, rows
+from headrace.bench.figures import (
+    CommittedRows,
+    Figure,
+    Worked,
+    as_json,
+    beside,
+    conclusion,
+    rate,
+    ratio_rows,
+    rows,
+)
 from headrace.cli import demo
 from headrace.schemas.digest import canonical_body
 from headrace.schemas.media_probe import image_header
 
 FIGURES = [
-    Figure("frames_per_s", "frames", 300.0, "/s", "plain PUTs (400/s)", 0.75, "at least 263/s"),
-    Figure("cpu", "worker CPU", 0.876, "ms"),
+    beside(Figure("frames_per_s", "frames", 300.0, "/s"), "plain PUTs", 400.0),
+    beside(Figure("frames_to_quix", "frames", 300.0, "/s"), "Quix", 120.0),
+    Figure("frames_cpu_ms", "worker CPU", 1.2, "ms"),
+    Figure("idle_percent", "idle", 0.5, "%"),
 ]
 
 
@@ -32,7 +44,7 @@ def test_rates_leave_out_what_came_before_the_first_commit():
 def test_nothing_measured_is_zero_not_an_error():
     assert rate(5, 0.0) == 0.0
     assert Worked(1.0, 0, 0).cpu_ms_each == 0.0
-    assert of_peer(3.0, 0.0) is None
+    assert beside(Figure("ldos_per_s", "LDOs", 3.0, "/s"), "Quix", 0.0).ratio is None
     assert CommittedRows(0, 0, 0, 0.0, 0.0, 0, 0.0).batch_rows == 0.0
 
 
@@ -65,11 +77,32 @@ def test_a_frame_repeats_from_its_seed():
     assert first == again
 
 
-def test_the_table_puts_ratio_and_target_beside_the_figure():
-    assert list(rows(FIGURES)) == [
-        ("frames", "300 /s", "0.75 of plain PUTs (400/s)", "at least 263/s"),
-        ("worker CPU", "0.88 ms", "", ""),
+def test_ratios_come_first_with_what_they_are_to_reach():
+    assert list(ratio_rows(FIGURES)) == [
+        ("frames", "0.75", "plain PUTs (400/s)", "≥ 0.7, better 0.85", "reached"),
+        ("frames", "2.5", "Quix (120/s)", "", ""),
     ]
+
+
+def test_each_figure_has_one_row_with_its_own_target():
+    assert list(rows(FIGURES)) == [
+        ("frames", "300 /s", "", ""),
+        ("worker CPU", "1.20 ms", "≤ 1, better 0.7", "missed"),
+        ("idle", "0.50 %", "≤ 1", "reached"),
+    ]
+
+
+@pytest.mark.parametrize(("cpu_ms", "verdict"), [(1.01, "missed"), (1.0, "reached"), (0.7, "surpassed")])
+def test_a_verdict_says_how_much_of_a_target_is_reached(cpu_ms: float, verdict: str):
+    assert Figure("frames_cpu_ms", "worker CPU", cpu_ms, "ms").verdict == verdict
+
+
+def test_a_target_of_a_ratio_is_not_judged_without_the_baseline():
+    assert Figure("ldos_per_s", "LDOs", 5000.0, "/s").verdict == ""
+
+
+def test_the_conclusion_counts_what_is_reached():
+    assert conclusion(FIGURES) == "2 of 3 targets reached"
 
 
 def test_the_json_has_each_figure_by_name():
@@ -87,6 +120,6 @@ def test_the_command_prints_one_json_object_last(monkeypatch):
     demo.register(app)
     result = CliRunner().invoke(app, ["bench", "ldos", "--store", "local", "--count", "100", "--json"])
     assert result.exit_code == 0, result.output
-    assert orjson.loads(result.stdout.splitlines()[-1])["figures"].keys() == {"frames_per_s", "cpu"}
+    assert orjson.loads(result.stdout.splitlines()[-1])["figures"].keys() == {figure.name for figure in FIGURES}
     assert asked[0][0] == ["ldos"]
     assert asked[0][1].frames == 100
