@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import Consumer
@@ -88,7 +89,7 @@ def _replay(settings: Settings, count: int, say: Callable[[str], None]) -> None:
     subprocess.run(command, env=environment, check=True)
 
 
-def _judge(settings: Settings) -> dict[str, object]:
+def _judge(settings: Settings) -> dict[str, Any]:
     with reading_consumer(settings, "proof") as consumer:
         messages = list(TopicReader(consumer, offset_bounds(consumer, partitions_of(consumer, _TOPIC))))
     sequences = [decode(message.value(), Ingested).sequence for message in messages]
