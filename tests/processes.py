@@ -100,8 +100,12 @@ class ServiceProcess:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> "ServiceProcess":
+    def start_again(self) -> None:
+        """Start it after it has ended, without waiting until it is ready."""
         self.process = self._start()
+
+    def restart(self) -> "ServiceProcess":
+        self.start_again()
         return self.wait_ready()
 
     def stop(self, seconds: float = 25.0) -> int:

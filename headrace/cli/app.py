@@ -7,6 +7,7 @@ import typer
 from headrace.cli import (
     archive,
     audit,
+    camera,
     catalog,
     completion,
     demo,
@@ -62,6 +63,7 @@ export.register(app)
 label.register(app)
 platform.register(app)
 keys.register(app)
+camera.register(app)
 audit.register(app)
 recover.register(app)
 erase.register(app)

@@ -35,7 +35,7 @@ def register(parent: typer.Typer) -> None:
     parent.command()(mirror)
 
 
-@needs("native")
+@needs("mirror")
 def mirror(*, sites: File = None, target: Target = None) -> None:
     """Mirror topics of other sites into the Kafka of this one, with MirrorMaker 2; run one for each target."""
     from headrace.sites.mirror import mirror as run
@@ -43,7 +43,7 @@ def mirror(*, sites: File = None, target: Target = None) -> None:
     serve("mirror", lambda settings, stop: run(settings, sites or settings.sites_file, target, stop))
 
 
-@needs("native")
+@needs("mirror")
 def show(context: typer.Context, *, sites: File = None, as_json: Json = False) -> None:
     """Show the lag of each link, its tasks and its last error; exit 1 if one has an alarm or an error."""
     if context.invoked_subcommand is not None:
@@ -80,7 +80,7 @@ def show(context: typer.Context, *, sites: File = None, as_json: Json = False) -
         raise typer.Exit(Exit.FAILED)
 
 
-@needs("native")
+@needs("mirror")
 def plan(*, sites: File = None, as_json: Json = False) -> None:
     """Print what a mirror would create: topics with their settings, and the ACLs that each link needs."""
     from headrace.sites.plan import acls, mirrored_topics

@@ -14,6 +14,7 @@ from headrace.runtime.errors import Exit, HeadraceError
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(up)
+    app.command()(scale)
     app.command()(down)
     app.command()(status)
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
@@ -31,15 +32,21 @@ def up(
     sites: Annotated[
         str | None, typer.Option(help="Names of sites with a Kafka each, mirrored to the last: factory-a,central.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, help="Number of processes of each worker. [default: as before, or 1]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start Kafka, PostgreSQL, Valkey, the blob store and the service on this machine, and wait until they are ready.
 
     Without --store, an existing stack keeps its store, and a new one uses MinIO if it is installed, else a directory.
     """
-    from headrace.native import StackOptions
-    from headrace.native import status as stack_status
+    from headrace.native import SERVICES, StackOptions
     from headrace.native import up as start
+    from headrace.native.config import read_config
+    from headrace.native.layout import StateDir
+    from headrace.native.scaling import scaled, workers_of
     from headrace.native.sites import check_names
     from headrace.runtime.settings import load_settings
 
@@ -52,9 +59,10 @@ def up(
     names = tuple(name.strip() for name in sites.split(",")) if sites else ()
     if sites:
         check_names(names)
-    before = stack_status(state_dir).info
+    before = read_config(StateDir.at(state_dir))
     number = brokers or (before.brokers if before else 1)
-    info = start(StackOptions(state_dir, store_name, 3 if number == 3 else 1, sites=names), say)
+    services = scaled(SERVICES, workers or (workers_of(before.services) if before else 1))
+    info = start(StackOptions(state_dir, store_name, 3 if number == 3 else 1, services, sites=names), say)
     public = info.public()
     if as_json:
         print_json(public)
@@ -63,6 +71,24 @@ def up(
         rows += [(f"kafka of {name}", address) for name, address in info.sites.items()]
         print_table(("", "where"), rows)
         say("next: `headrace publish --help`, `headrace status`, `headrace logs -f`; stop it with `headrace down`")
+
+
+@needs("native")
+def scale(
+    *,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Number of processes of each worker.")],
+    as_json: Json = False,
+) -> None:
+    """Change the number of worker processes of the running stack; what they had not finished is delivered again.
+
+    Further processes are idle beyond the number of partitions: HEADRACE_KAFKA_PARTITIONS of a new stack.
+    """
+    from headrace.native.scaling import scale as change
+    from headrace.runtime.settings import load_settings
+
+    change(load_settings().state_dir, workers, say)
+    if as_json:
+        print_json({"workers": workers})
 
 
 @needs("native")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,31 @@ class Disk:
     path: Path
     free_bytes: int
     total_bytes: int
+
+
+class DiskWatch:
+    """Says once when a file system of the stack has too little room, and once when it has room again."""
+
+    def __init__(self, state: StateDir, config: StackConfig, free_bytes_min: int, log: Callable[[str], None]) -> None:
+        self._state = state
+        self._config = config
+        self._free_bytes_min = free_bytes_min
+        self._log = log
+        self._full: frozenset[Path] = frozenset()
+
+    def check(self) -> None:
+        """Look at the file systems; may be repeated."""
+        disks = disks_of(self._state, self._config)
+        full = frozenset(disk.path for disk in disks if disk.free_bytes < self._free_bytes_min)
+        for disk in disks:
+            if disk.path in full - self._full:
+                self._log(
+                    f"WARNING: disk almost full: {disk.free_bytes} bytes free for {', '.join(disk.holds)} below "
+                    f"{disk.path}; free space: what ends is started again until there is room"
+                )
+            elif disk.path in self._full - full:
+                self._log(f"disk: {disk.free_bytes} bytes free for {', '.join(disk.holds)} again")
+        self._full = full
 
 
 def disks_of(state: StateDir, config: StackConfig) -> tuple[Disk, ...]:

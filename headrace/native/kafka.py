@@ -59,7 +59,7 @@ def format_storage(config: StackConfig, state: StateDir, progress: Callable[[str
                 "kafka_format_failed",
                 f"Kafka could not format the storage of broker {node}: {output.decode(errors='replace')[-300:]}",
                 where=str(_home(state, node) / "data"),
-                hint="remove this directory, or run `headrace down --purge` and start again",
+                hint="free disk space, or move this directory away if Kafka never ran in it, and start again",
             )
 
 

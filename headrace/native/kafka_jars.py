@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.native.downloads import UNTRUSTED, UNTRUSTED_HINT, is_untrusted
 from headrace.native.layout import cache_home, locked
 from headrace.runtime.backoff import Backoff
 from headrace.runtime.errors import HeadraceError
@@ -154,11 +155,15 @@ def _fetch(context: Any, jar: Jar, home: Path) -> None:
 
 def _unavailable(jar: Jar, error: Exception) -> HeadraceError:
     reason = str(error).split(" for url")[0].splitlines()[0][:160] if str(error) else type(error).__name__
+    if is_untrusted(error):
+        reason = UNTRUSTED
     return HeadraceError(
         "kafka_unavailable",
         f"Kafka could not be installed, because {jar.file_name} could not be downloaded: {reason}",
         where="headrace.native.kafka_jars",
-        hint="check the network (HTTPS_PROXY, or a mirror in jgo's own settings file) and run it again: downloaded "
+        hint=UNTRUSTED_HINT
+        if is_untrusted(error)
+        else "check the network (HTTPS_PROXY, or a mirror in jgo's own settings file) and run it again: downloaded "
         "files are kept; or run the processes one by one with HEADRACE_KAFKA_BOOTSTRAP set to a running Kafka",
         exit_code=3,
     )

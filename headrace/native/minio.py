@@ -12,6 +12,7 @@ from pathlib import Path
 
 from headrace.native.checks import http_answers
 from headrace.native.config import BUCKET, LOOPBACK, STORE_REGION, StackConfig
+from headrace.native.downloads import UNTRUSTED, UNTRUSTED_HINT, is_untrusted
 from headrace.native.layout import StateDir, cache_home, locked
 from headrace.native.process import ProcessSpec
 from headrace.runtime.errors import HeadraceError
@@ -190,9 +191,11 @@ def create_bucket(config: StackConfig, state: StateDir) -> None:
 def _build_failed(reason: str) -> HeadraceError:
     return HeadraceError(
         "minio_build_failed",
-        f"MinIO could not be built: {reason}",
+        f"MinIO could not be built: {UNTRUSTED if is_untrusted(reason) else reason}",
         where="go install",
-        hint="check that Go is 1.24 or newer and that its module proxy is reachable, then run it again, or put a "
+        hint=UNTRUSTED_HINT
+        if is_untrusted(reason)
+        else "check that Go is 1.24 or newer and that its module proxy is reachable, then run it again, or put a "
         "`minio` binary on PATH, or use a local directory with `--store local`",
         exit_code=3,
     )

@@ -201,7 +201,9 @@ def _configure(options: StackOptions, known: StackConfig | None, state: StateDir
         raise HeadraceError(
             "stack_differs",
             f"{state.root} holds {holds}",
-            hint="choose another state directory, or remove the data of this one with `headrace down --purge`",
+            hint=f"start it with --brokers {known.brokers}, or choose another state directory"
+            if known
+            else "put stack.json back, or choose another state directory with HEADRACE_STATE_DIR",
             exit_code=2,
         )
     names = port_names(options.store, options.brokers, options.services) + sites.port_names(options.sites)
@@ -242,7 +244,8 @@ def _check_same(options: StackOptions, config: StackConfig, state: StateDir) -> 
         raise HeadraceError(
             "stack_differs",
             f"another stack runs in {state.root}: {said}",
-            hint="stop it first with `headrace down`, or choose another state directory",
+            hint="`headrace scale` changes the number of workers; for the rest stop it first with `headrace down`, or "
+            "choose another state directory",
             exit_code=2,
         )
 
@@ -362,5 +365,5 @@ def _failed(name: str, reason: str, log: Path) -> HeadraceError:
         "stack_start_failed",
         f"{name} did not start ({reason}){log_end}",
         where=str(log),
-        hint="read the log; if you do not need this stack's data, run `headrace down --purge` and start again",
+        hint=f"`headrace logs {log.stem}` shows the whole log",
     )

@@ -47,8 +47,10 @@ worker_retries_total = Counter("headrace_worker_retries_total", "Retries of tran
 worker_lost_messages_total = Counter(
     "headrace_worker_lost_messages_total", "Offsets that retention deleted before they were ingested.", ["topic"]
 )
-mirror_lost_offsets_total = Counter(
-    "headrace_mirror_lost_offsets_total", "Offsets of sites' topics that were not mirrored.", ["site", "reason"]
+worker_unmirrored_offsets_total = Counter(
+    "headrace_worker_unmirrored_offsets_total",
+    "Offsets of sites' topics that mirrored ones left out.",
+    ["site", "reason"],
 )  # reason: gap, retention, truncated, made_anew
 worker_source_losses_total = Counter(
     "headrace_worker_source_losses_total", "Events that sources report as lost by their spools, by reason.", ["reason"]
@@ -95,8 +97,10 @@ mirror_retention_share = Gauge(
 )
 mirror_tasks = Gauge("headrace_mirror_tasks", "Tasks of MirrorMaker, by state.", ["link", "state"])
 mirror_reachable = Gauge("headrace_mirror_reachable", "1 while the source of a link answers.", ["link"])
-mirror_deleted_offsets_total = Counter(
-    "headrace_mirror_deleted_offsets_total", "Offsets that the source deleted before they were copied.", ["link", "topic"]
+mirror_lost_offsets_total = Counter(
+    "headrace_mirror_lost_offsets_total",
+    "Offsets that the source deleted before they were copied.",
+    ["link", "topic"],
 )
 
 # Maintenance; Prometheus has a label `job` of its own
@@ -104,6 +108,10 @@ maintenance_runs_total = Counter("headrace_maintenance_runs_total", "Runs of job
 # outcome: succeeded, failed
 maintenance_succeeded_timestamp_seconds = Gauge(
     "headrace_maintenance_succeeded_timestamp_seconds", "When this process last completed the job.", ["task"]
+)
+
+maintenance_disk_free_bytes = Gauge(
+    "headrace_maintenance_disk_free_bytes", "Free bytes of the file system of HEADRACE_STATE_DIR, where there is one."
 )
 
 # Consumers

@@ -6,9 +6,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import KafkaError, NewPartitions, NewTopic
 from pydantic import SecretStr
@@ -17,6 +18,7 @@ from headrace.runtime.acl import Operation, with_acl
 from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import kafka_failed
 from headrace.runtime.settings import Settings
+from headrace.schemas.topics import PartitionKey
 from headrace.sites.plan import MirroredTopic
 from headrace.sites.topology import SecretReference, Site, Topology, parse
 
@@ -108,6 +110,31 @@ def retentions_s(admin: AdminClient, names: Sequence[str]) -> dict[str, float]:
         if retention_ms > 0:
             retentions[resource.name] = retention_ms / 1000
     return retentions
+
+
+def offset_ranges(admin: AdminClient, keys: Sequence[PartitionKey]) -> dict[PartitionKey, tuple[int, int]]:
+    """Return the first offset of each partition and the last stable one, asked for all of them at once.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    firsts = _offsets(admin, keys, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = _offsets(admin, keys, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    return {key: (firsts[key], ends[key]) for key in keys}
+
+
+def _offsets(admin: AdminClient, keys: Sequence[PartitionKey], spec: OffsetSpec) -> dict[PartitionKey, int]:
+    if not keys:
+        return {}
+    asked = {TopicPartition(*key): spec for key in keys}
+    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_REQUEST_S)
+    try:
+        return {
+            (partition.topic, partition.partition): answer.result(_REQUEST_S).offset
+            for partition, answer in answers.items()
+        }
+    except FutureTimeout:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
 
 
 def ensure_mirrored(settings: Settings, admin: AdminClient, topics: Sequence[MirroredTopic]) -> list[str]:

@@ -37,6 +37,8 @@ class InternalTopic(Generic[K, V]):
     ) -> None:
         """Follow it from its beginning; nothing is read yet."""
         self.values: dict[K, V] = {}
+        self.keys: dict[K, bytes] = {}
+        """The key of each value as it stands in the topic."""
         self._consumer = consumer
         self._topic = topic
         self._parse = parse
@@ -70,6 +72,7 @@ class InternalTopic(Generic[K, V]):
             self.values.pop(name, None)
         else:
             self.values[name] = content
+            self.keys[name] = key
 
 
 def parse_offset(key: bytes, value: bytes | None) -> tuple[PartitionKey, int | None] | None:

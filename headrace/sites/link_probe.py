@@ -10,14 +10,14 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.kafka import client_config, kafka_failed
+from headrace.runtime.kafka import client_config, kafka_failed, topic_ids
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import MessageHeaders, TopicReader, headers_of, offset_bounds, reading_consumer
+from headrace.runtime.topic_reader import MessageHeaders, TopicReader, headers_of, reading_consumer
 from headrace.schemas.topics import PartitionKey
-from headrace.sites.clusters import retentions_s
+from headrace.sites.clusters import offset_ranges, retentions_s
 from headrace.sites.internal_topic import InternalTopic, TaskStatus, parse_offset, parse_status
-from headrace.sites.losses import Loss, parse_loss
-from headrace.sites.mm2 import LOSSES_TOPIC, offsets_topic, status_topic
+from headrace.sites.memory import Loss, parse_loss, parse_topic_id
+from headrace.sites.mm2 import MEMORY_TOPIC, offsets_topic, status_topic
 from headrace.sites.topology import Flow
 
 ORIGIN_HEADER = "headrace-origin"
@@ -110,17 +110,19 @@ class LinkStatus:
 class LinkProbe:
     """Looks at one link again and again. Every call blocks and belongs on one thread at a time."""
 
-    def __init__(self, flow: Flow, source: Settings, consumers: tuple[Consumer, Consumer]) -> None:
-        """Ask the source and the target through these consumers."""
+    def __init__(self, flow: Flow, clusters: tuple[Settings, Settings], consumers: tuple[Consumer, Consumer]) -> None:
+        """Ask the source and the target, with their settings and through these consumers."""
+        source, target = clusters
         self._flow = flow
         self._settings = source
         self._source, self._target = consumers
-        self._admin = AdminClient(client_config(source))
+        self._admin, self._near = AdminClient(client_config(source)), AdminClient(client_config(target))
         self.positions = InternalTopic(self._target, offsets_topic(flow.source), parse_offset)
         self.tasks = InternalTopic(self._target, status_topic(flow.source), parse_status)
         self.ends: dict[PartitionKey, int] = {}
         """The end of each copy, before `positions` was read; by the partitions of the source."""
-        self._losses = InternalTopic(self._target, LOSSES_TOPIC, parse_loss)
+        self.topic_ids = InternalTopic(self._target, MEMORY_TOPIC, parse_topic_id)
+        self._losses = InternalTopic(self._target, MEMORY_TOPIC, parse_loss)
 
     def look(self) -> LinkStatus:
         """Return how the link is doing.
@@ -159,10 +161,18 @@ class LinkProbe:
         topics = self._target.list_topics(timeout=_REQUEST_S).topics
         copies = {self._flow.mirrored(topic.name): topic.name for topic in self._flow.topics}
         keys = [(copy, number) for copy in copies if copy in topics for number in topics[copy].partitions]
-        bounds = offset_bounds(self._target, keys, timeout_s=_REQUEST_S)
+        bounds = offset_ranges(self._near, keys)
         self.ends = {(copies[copy], number): end for (copy, number), (_, end) in bounds.items()}
-        for topic in (self.positions, self.tasks, self._losses):
+        for topic in (self.positions, self.tasks, self.topic_ids, self._losses):
             topic.refresh()
+
+    def ids_at_source(self) -> dict[str, str]:
+        """Return the id of each topic of the source that exists; one that is made anew has another.
+
+        Raises:
+            KafkaException: the source does not answer.
+        """
+        return topic_ids(self._admin, [topic.name for topic in self._flow.topics])
 
     def first_copied(self, key: PartitionKey, *, after: int, position: int) -> int | None:
         """Return the offset at the source of the first message at or behind `position` in a copy; None without any.
@@ -173,7 +183,7 @@ class LinkProbe:
             KafkaException: the target does not answer.
         """
         copy = (self._flow.mirrored(key[0]), key[1])
-        (bounds,) = offset_bounds(self._target, [copy], timeout_s=_REQUEST_S).values()
+        bounds = offset_ranges(self._near, [copy])[copy]
         for message in TopicReader(self._target, {copy: (max(after, bounds[0]), bounds[1])}):
             offset = origin_offset(headers_of(message) or [])
             if offset is not None and offset >= position:
@@ -184,7 +194,7 @@ class LinkProbe:
         topics = self._source.list_topics(timeout=_REQUEST_S).topics
         names = [topic.name for topic in self._flow.topics if topic.name in topics and not topics[topic.name].error]
         keys = [(name, partition) for name in names for partition in topics[name].partitions]
-        bounds = offset_bounds(self._source, keys, timeout_s=_REQUEST_S)
+        bounds = offset_ranges(self._admin, keys)
         lags = [
             PartitionLag(
                 topic=topic,
@@ -228,10 +238,9 @@ class LinkProbe:
         """Estimate the bytes that wait in a partition by the last messages of its copy."""
         key = (self._flow.mirrored(lag.topic), lag.partition)
         try:
-            (bounds,) = offset_bounds(self._target, [key], timeout_s=_REQUEST_S).values()
+            first, end = offset_ranges(self._near, [key])[key]
         except KafkaException:
             return 0  # it is not made yet
-        first, end = bounds
         reader = TopicReader(self._target, {key: (max(first, end - _SAMPLE_MESSAGES), end)})
         sizes = [len(message.value() or b"") + len(message.key() or b"") for message in reader]
         return lag.messages * sum(sizes) // len(sizes) if sizes else 0
@@ -257,7 +266,7 @@ def opened(flow: Flow, source: Settings, target: Settings) -> Iterator[LinkProbe
         small = {"fetch_message_max_bytes": _SMALL_KIB * 1024, "queued_max_messages_kbytes": _SMALL_KIB}
         far = stack.enter_context(reading_consumer(source, "headrace-sites", **small))
         near = stack.enter_context(reading_consumer(target, "headrace-sites"))
-        yield LinkProbe(flow, source, (far, near))
+        yield LinkProbe(flow, (source, target), (far, near))
 
 
 def look_once(flow: Flow, source: Settings, target: Settings) -> LinkStatus:

@@ -12,7 +12,7 @@ from headrace.runtime.metrics import (
     mirror_lag_bytes,
     mirror_lag_messages,
     mirror_lag_seconds,
-    mirror_deleted_offsets_total,
+    mirror_lost_offsets_total,
     mirror_reachable,
     mirror_retention_share,
     mirror_tasks,
@@ -20,7 +20,8 @@ from headrace.runtime.metrics import (
 from headrace.runtime.settings import Settings
 from headrace.schemas.topics import PartitionKey
 from headrace.sites.link_probe import LinkProbe, LinkStatus, PartitionLag, opened
-from headrace.sites.losses import Loss, record_loss
+from headrace.sites.memory import Loss, record_loss, record_topic_ids, write_compacted
+from headrace.sites.mm2 import offsets_topic
 from headrace.sites.topology import Flow
 
 _STATES = ("RUNNING", "FAILED", "PAUSED", "UNASSIGNED", "RESTARTING")
@@ -36,6 +37,8 @@ class LinkWatch:
             HeadraceError: the target does not answer.
         """
         self.status = LinkStatus(link=flow.name)
+        self.needs_restart = False
+        """Whether a topic of the source was made anew: MirrorMaker has to stop, then `start_anew` and start."""
         self._flow = flow
         self._target = target
         self._stack = ExitStack()
@@ -44,6 +47,7 @@ class LinkWatch:
         self._moved_at_s = time.monotonic()
         self._before: tuple[dict[PartitionKey, int], dict[PartitionKey, int]] = ({}, {})
         """The positions at the last look, and the ends of the copies."""
+        self._waited: tuple[PartitionLag, ...] = ()
         self._recorded: dict[tuple[str, int, int], int] = {}
 
     def close(self) -> None:
@@ -63,6 +67,47 @@ class LinkWatch:
         self._probe.tasks.values.clear()
         self._before = (dict(self._probe.positions.values), self._probe.ends)
         self._moved_at_s = time.monotonic()
+        if self._restarted_topics():
+            self.start_anew()
+
+    def start_anew(self) -> None:
+        """Let MirrorMaker, which must not run, copy topics that were made anew from their beginning.
+
+        It would go on at the offset where it ended in the old topic. A partition in which it has gone back by itself
+        is left alone. What waited in the old topic is lost, as far as it was seen.
+
+        Raises:
+            HeadraceError: the target does not answer.
+        """
+        positions, link = self._before[0], self._flow.name
+        ids = self._restarted_topics()
+        try:
+            self._probe.read_target()
+        except KafkaException as error:
+            raise kafka_failed(self._target, error.args[0]) from None
+        now = self._probe.positions
+        stale = [key for key in now.values if key[0] in ids and now.values[key] >= positions.get(key, 0)]
+        for lag in self._waited:
+            if lag.topic in ids and lag.messages:
+                names = {"link": link, "topic": lag.topic}
+                first = max(lag.position, lag.first)
+                self._record(Loss(**names, partition=lag.partition, first=first, until=lag.end, at=time.time()))
+        write_compacted(self._target, offsets_topic(self._flow.source), {now.keys[key]: None for key in stale})
+        record_topic_ids(self._target, link, ids)
+        for topic in ids:
+            get_log().error(Action.TOPIC_RESTARTED, link=link, topic=topic)
+        self.needs_restart = False
+
+    def _restarted_topics(self) -> dict[str, str]:
+        """Return the topics that were made anew, with their new ids; keep those that are seen for the first time."""
+        link, known = self._flow.name, self._probe.topic_ids.values
+        try:
+            ids = self._probe.ids_at_source()
+        except KafkaException:
+            return {}
+        if new := {topic: topic_id for topic, topic_id in ids.items() if (link, topic) not in known}:
+            record_topic_ids(self._target, link, new)
+        return {topic: topic_id for topic, topic_id in ids.items() if known.get((link, topic), topic_id) != topic_id}
 
     def look(self, stall_s_max: float) -> LinkStatus:
         """Return how the link is doing, and set its metrics.
@@ -73,13 +118,15 @@ class LinkWatch:
         """
         try:
             status = self._probe.look()
+            self.needs_restart = not status.problem and bool(self._restarted_topics())
             losses = [loss for lag in status.lags if (loss := self._loss(lag)) is not None]
         except KafkaException as error:
             raise kafka_failed(self._target, error.args[0]) from None
         if status.problem and status.problem != self.status.problem:
             get_log().warning(Action.WAITING, link=self._flow.name, why=status.problem)
-        if not status.problem:
+        if not status.problem and not self.needs_restart:
             self._before = (dict(self._probe.positions.values), self._probe.ends)
+            self._waited = status.lags
         self.status = status
         self._report()
         for loss in losses:
@@ -122,7 +169,7 @@ class LinkWatch:
             return
         record_loss(self._target, loss)
         self._recorded[key] = loss.until
-        mirror_deleted_offsets_total.labels(loss.link, loss.topic).inc(loss.until - known)
+        mirror_lost_offsets_total.labels(loss.link, loss.topic).inc(loss.until - known)
         get_log().error(
             Action.LOST,
             link=loss.link,

@@ -6,6 +6,7 @@ has read, so an end at any moment neither loses nor repeats a message.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -20,9 +21,10 @@ from headrace.runtime.kafka import reach_kafka, wait_for_kafka
 from headrace.runtime.liveness import ask_kafka, liveness
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
+from headrace.sites.catalog_losses import CatalogLosses
 from headrace.sites.clusters import ensure_mirrored, partition_counts, read_topology, secret_of, settings_of
 from headrace.sites.link_watch import LinkWatch
-from headrace.sites.losses import ensure_losses_topic
+from headrace.sites.memory import ensure_memory
 from headrace.sites.mirror_maker import Configuration, MirrorMaker
 from headrace.sites.mm2 import jaas, largest_message_s, logins, properties
 from headrace.sites.plan import mirrored_topics
@@ -48,7 +50,7 @@ async def mirror(settings: Settings, file: Path, target: str | None, stop: async
     running.topology = topology
     near = settings_of(settings, topology.sites[name], name)
     admin = await wait_for_kafka(near, stop=stop)
-    await asyncio.to_thread(ensure_losses_topic, near, admin)
+    await asyncio.to_thread(ensure_memory, near, admin)
     async with (
         _running(MirrorMaker(home, java, classes)) as maker,
         liveness(
@@ -90,6 +92,7 @@ class Mirror:
         self._prepared: set[Flow] = set()
         self._watches: dict[Flow, LinkWatch] = {}
         self._complaint = ""
+        self._losses = CatalogLosses(settings)
 
     @property
     def doing(self) -> str:
@@ -135,11 +138,12 @@ class Mirror:
         await asyncio.gather(*(asyncio.to_thread(self._prepare, flow) for flow in flows))
         ready = [flow for flow in flows if flow in self._prepared]
         wanted = self._configuration(ready) if ready else None
-        if wanted != maker.configuration:
+        if wanted != maker.configuration or any(watch.needs_restart for watch in self._watches.values()):
             await self._restart(maker, wanted, ready)
         maker.rotate_log()
-        watches = list(self._watches.items())
-        await asyncio.gather(*(asyncio.to_thread(watch.look, self._stall_s(flow)) for flow, watch in watches))
+        watches, began_s = list(self._watches.items()), time.monotonic()
+        looks = await asyncio.gather(*(asyncio.to_thread(watch.look, self._stall_s(flow)) for flow, watch in watches))
+        await self._losses.settle(zip((flow for flow, _ in watches), looks, strict=True), began_s)
 
     def close(self) -> None:
         """Close the connections of all links."""
@@ -205,6 +209,9 @@ class Mirror:
 
     async def _restart(self, maker: MirrorMaker, wanted: Configuration | None, flows: Sequence[Flow]) -> None:
         await maker.stop()
+        for watch in self._watches.values():
+            if watch.needs_restart:
+                await asyncio.to_thread(watch.start_anew)
         await asyncio.to_thread(self.close)
         near = self._settings_of(self._target)
         for flow in flows:

@@ -15,8 +15,8 @@ TRANSFORMATION = "headrace.Origin"
 MESSAGE_BYTES_MAX = 10 * 1024 * 1024
 """As the broker's `message.max.bytes`: a body of 8 MiB with its envelope and headers."""
 
-LOSSES_TOPIC = "headrace.mirror-losses.v1"
-"""At the target: what sources deleted before it was copied."""
+MEMORY_TOPIC = "headrace.mirror.v1"
+"""At the target, compacted: which topics were copied, and what sources deleted before it was."""
 
 _PASSWORD = "HEADRACE_MIRROR_LOGIN_"  # noqa: S105 - the beginning of the names of variables
 _FETCH_BYTES_MAX = 16 * 1024 * 1024

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace.schemas.topics import Topic
-from headrace.sites.mm2 import LOSSES_TOPIC, offsets_topic
+from headrace.sites.mm2 import MEMORY_TOPIC, offsets_topic
 from headrace.sites.topology import Flow, Site, Topology
 
 HOUR_S = 3600
@@ -103,7 +103,7 @@ def _working(topology: Topology, target: str) -> Iterator[Acl]:
     user = topology.sites[target].username
     yield _acl(target, user, ("Cluster", "kafka-cluster"), "Describe")
     for operation in ("Create", "Describe", "Read", "Write"):
-        yield _acl(target, user, ("Topic", LOSSES_TOPIC), operation)
+        yield _acl(target, user, ("Topic", MEMORY_TOPIC), operation)
     for flow in topology.flows_to(target):
         # A link without a login of its own writes as the mirror.
         mirrored = ("Create", "Describe", "DescribeConfigs", "Alter", "Read")

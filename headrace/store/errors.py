@@ -182,6 +182,24 @@ class CatalogRefusedError(HeadraceError):
         return self.sqlstate[:2] in {"22", "54"} or self.sqlstate == "23514"
 
 
+class CatalogOlderError(CatalogRefusedError):
+    """The database lacks a table or column of this version."""
+
+    def __init__(self, what: str, *, where: str, sqlstate: str) -> None:
+        super().__init__(f"the database is older than this program: {what}", where=where, sqlstate=sqlstate)
+        self.hint = "run `headrace init`, which migrates it; data stays"
+
+
+class CatalogNewerError(CatalogRefusedError):
+    """A newer version migrated the database."""
+
+    def __init__(self, revision: str, newest: str, *, where: str) -> None:
+        super().__init__(
+            f"the database has schema {revision}, and this program knows schemas up to {newest}", where=where
+        )
+        self.hint = "install the version of Headrace that migrated it, or a newer one: pip install --upgrade headrace"
+
+
 class RecordMissingError(HeadraceError):
     """No record has this id."""
 

@@ -7,17 +7,19 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
+from headrace.store.errors import CatalogNewerError, CatalogRefusedError, CatalogUnavailableError, address
 from headrace.store.locks import MIGRATE_LOCK
 from headrace.store.postgres import NO_TLS, require_readable_files, untrusted
 
 CONNECT_TIMEOUT_S = 10
+VERSION_TABLE = "schema_version"
 LOCK_WAIT_MS_MAX = 300_000  # another process may be migrating a large table
 
 
@@ -26,6 +28,7 @@ def migrate(dsn: str) -> str:
 
     Raises:
         CatalogUnavailableError: the database cannot be reached, or another migration holds it for too long.
+        CatalogNewerError: a newer version migrated it; nothing was changed.
         CatalogRefusedError: a step failed; the whole migration was rolled back.
     """
     with _connected(dsn) as connection:
@@ -33,9 +36,17 @@ def migrate(dsn: str) -> str:
         # Held by the transaction, so it goes with the connection whatever happens.
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATE_LOCK})
         config = _config()
+        _require_known(connection, config, dsn)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return newest()
+
+
+def _require_known(connection: Connection, config: Config, dsn: str) -> None:
+    current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise CatalogNewerError(current, newest(), where=address(dsn))
 
 
 def newest() -> str:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError, address
+from headrace.store.errors import CatalogOlderError, CatalogRefusedError, CatalogUnavailableError, address
 
 if TYPE_CHECKING:
     # The stubs are generic over the row's type; the classes themselves are not.
@@ -38,6 +38,7 @@ DELETE_ROWS_MAX = 10_000
 # The docstring of `catalog_errors` lists them.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58"})
 _TRANSIENT_STATES = frozenset({"55P03", "25006", "25P03", "57P05"})
+_MISSING = frozenset({"42P01", "42703"})  # undefined table, undefined column
 
 
 async def open_pool(
@@ -228,6 +229,8 @@ def catalog_errors(dsn: str) -> Iterator[None]:
         what = f"PostgreSQL answered {sqlstate or 'an error'}: {_reason(error)}"
         if sqlstate[:2] in _TRANSIENT_CLASSES or sqlstate in _TRANSIENT_STATES:
             raise CatalogUnavailableError(what, where=address(dsn)) from None
+        if sqlstate in _MISSING:
+            raise CatalogOlderError(_reason(error), where=address(dsn), sqlstate=sqlstate) from None
         raise CatalogRefusedError(what, where=address(dsn), sqlstate=sqlstate) from None
     except ssl.SSLCertVerificationError as error:
         raise CatalogRefusedError(untrusted(error.verify_message), where=address(dsn)) from None

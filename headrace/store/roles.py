@@ -88,7 +88,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
         "sightings": _READ,
         "dead_letters": _READ,
         "installation": _READ,
-        "ingest_requests": "select, update",
+        "ingest_requests": "select, insert, update",
         "request_items": "select, insert, update",
         "request_events": "select, insert",
     },

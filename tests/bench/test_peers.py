@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,17 +45,25 @@ def test_outside_of_a_checkout_there_are_no_peers(tmp_path: Path, monkeypatch: p
 
 
 def test_an_environment_is_made_once_for_each_set_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ran: list[list[Any]] = []
+
+    def run(command: list[Any], **_: object) -> "subprocess.CompletedProcess[str]":
+        ran.append(command)
+        (tmp_path / ".peers").mkdir(exist_ok=True)
+        failed = b"missing" in requirements.read_bytes()
+        return subprocess.CompletedProcess(command, int(failed), "", "no such package")
+
     monkeypatch.setattr(quix, "FOLDER", tmp_path)
-    (tmp_path / "requirements.txt").write_text("")
-    said: list[str] = []
-    made = peer_environment(said.append)
-    assert made is not None
-    assert made.python.exists()
-    assert peer_environment(said.append) == made
-    assert len(said) == 1
-    (tmp_path / "requirements.txt").write_text("no-hash==1\n")
-    with pytest.raises(HeadraceError, match="cannot be installed"):
-        peer_environment(said.append)
+    monkeypatch.setattr(quix.subprocess, "run", run)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("boto3==1\n")
+    made = peer_environment(lambda _: None)
+    assert made == peer_environment(lambda _: None)
+    assert [command[1:3] for command in ran] == [["-m", "venv"], ["-m", "pip"]]
+    assert "--require-hashes" in ran[1]
+    requirements.write_text("missing==1\n")
+    with pytest.raises(HeadraceError, match="cannot be installed: …no such package"):
+        peer_environment(lambda _: None)
 
 
 def test_quix_gets_its_servers_and_says_what_it_did(bench: Bench, tmp_path: Path):

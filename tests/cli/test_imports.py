@@ -131,6 +131,8 @@ def test_a_command_names_the_extras_it_lacks() -> None:
         "gateway": "gateway",
         "capture": "camera,gateway",
         "maintenance": "service",
+        "transfer": "service",
+        "fetch C-1": "service",
         "ls": "service",
         "show C-1": "service",
         "get C-1": "service",

@@ -118,6 +118,15 @@ class Toxiproxy:
         self._begin(name)
 
     @contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """Cut every connection, and refuse new ones."""
+        self._end(name)
+        try:
+            yield
+        finally:
+            self._begin(name)
+
+    @contextmanager
     def latency(self, name: str, ms: int, jitter_ms: int = 0, *, stream: Stream = "downstream") -> Iterator[None]:
         """Let everything arrive late, give or take the jitter."""
         with self._toxics(name, "latency", {"latency": ms, "jitter": jitter_ms}, stream):

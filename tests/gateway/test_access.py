@@ -297,6 +297,8 @@ def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start
     assert answer.json()["code"] == "too_many_requests"
     assert answer.headers["RateLimit-Policy"] == '"ingest";q=5;w=60'
     assert answer.headers["RateLimit"].startswith('"ingest";r=0;t=')
+    assert "POST /api/v1/ingest/upload" in answer.json()["hint"]
+    assert "HEADRACE_GATEWAY_INGEST_PER_MINUTE" in answer.json()["hint"]
     with two[0].anonymous() as client:
         assert client.post("/ingest", files={"file": picture()}, headers={"X-API-Key": key}).status_code == 429
 
@@ -304,6 +306,8 @@ def test_the_sixth_file_within_a_minute_waits_whichever_gateway_it_reaches(start
 def test_limits_hold_while_redis_is_away(start_gateway: StartGateway) -> None:
     alone = start_gateway(redis_url="", gateway_ingest_per_minute=5)
     with alone.client() as client:
+        refused = [client.post("/ingest", files={"file": b"no picture"}).status_code for _ in range(6)]
         statuses = [client.post("/ingest", files={"file": picture()}).status_code for _ in range(6)]
+    assert set(refused) == {415}, "a refused request counted"
     assert statuses[-1] == 429
     assert set(statuses[:-1]) <= {200, 202}

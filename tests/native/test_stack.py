@@ -157,7 +157,7 @@ def test_up_on_a_running_stack_says_so(stack):
     assert again.public() == stack.public()
     assert lines == [f"already running in {stack.state_dir}"]
     assert [process.pid for process in status(stack.state_dir).processes] == pids
-    with pytest.raises(HeadraceError, match=r"another stack runs in .*: brokers: 1, not 3$"):
+    with pytest.raises(HeadraceError, match=r"another stack runs in .*: brokers: 1, not 3\n"):
         up(StackOptions(stack.state_dir, stack.store, brokers=3, services=()), lines.append)
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -102,6 +103,36 @@ async def test_one_that_ended_over_its_quota_is_not_started_at_once(run):
     run.stop.set()
     async with asyncio.timeout(5):
         await run.task
+
+
+async def test_a_full_disk_keeps_nothing_from_being_started_again(run, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_LOGS_POLL_S", 0.05)
+    run.start(run.process("one"))
+    await run.until(lambda: run.of("one").state is ProcessState.READY)
+    written = supervisor_module.write_state
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor_module, "write_state", full)
+    find_process(run.of("one").pid, STACK_ID).kill()
+    await run.until(lambda: run.of("one").restarts == 1 and run.of("one").state is ProcessState.READY)
+    assert [line for line in run.said if "state file" in line] == [
+        "WARNING: the state file cannot be written: No space left on device"
+    ]
+    monkeypatch.setattr(supervisor_module, "write_state", written)
+    await run.until(lambda: read_state(run.state).processes[0].restarts == 1)
+
+
+async def test_a_change_starts_what_is_new_stops_what_is_gone_and_leaves_the_rest(run):
+    run.start(run.process("kept"), run.process("gone", depends_on=("kept",)))
+    await run.until(lambda: run.of("gone").state is ProcessState.READY)
+    kept, gone = run.of("kept").pid, run.of("gone").pid
+    await run.supervisor.change((run.process("kept"), run.process("new", depends_on=("kept",))))
+    await run.until(lambda: run.of("new").state is ProcessState.READY)
+    assert run.of("kept").pid == kept
+    assert find_process(gone, STACK_ID) is None
+    assert {process.name for process in read_state(run.state).processes} == {"kept", "new"}
 
 
 async def test_a_log_is_kept_small_while_its_process_runs(run, monkeypatch):

@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from headrace.native import StackInfo, restart_count, status
 from headrace.runtime.errors import Exit
+from headrace.runtime.kafka import ensure_topics
 from headrace.schemas.events import Kind
 from headrace.sites.clusters import retentions_s
 from tests.commands import CommandResult, run_in_process
@@ -19,7 +20,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
-LDOS, FRAMES = "edge.ldos.v1", "edge.frames.v1"
+LDOS, FRAMES, CIDS = "edge.ldos.v1", "edge.frames.v1", "edge.cids.v1"
 COPIED_S_MAX = 90.0
 
 
@@ -113,13 +114,10 @@ def test_a_changed_file_starts_mirrormaker_again_and_an_invalid_one_changes_noth
 @pytest.mark.slow
 def test_what_a_site_deletes_while_the_link_is_closed_is_named_by_its_offsets(sites: StackInfo) -> None:
     site, file = sites.sites["factory-a"], sites.state_dir / "sites.toml"
-    text = file.read_text()
     name = f"factory-a.{FRAMES}"
     publish(site, FRAMES, [b"before"] * 40)
     until(lambda: len(read_all(sites.kafka, name)) >= len(read_all(site, FRAMES)), COPIED_S_MAX, "all to be copied")
-    hour = (datetime.now(UTC) + timedelta(hours=2)).strftime("%H:00")
-    file.write_text(text.replace('to = "central"', f'to = "central"\nhours = ["{hour}-{hour[:2]}:30"]'))
-    until(lambda: mirror_maker_of(sites.state_dir) is None, 60, "the link to be closed")
+    text = close_link(sites)
     before = {m.partition: m.offset + 1 for m in read_all(site, FRAMES)}
     publish(site, FRAMES, [b"during"] * 200)
     ends = {m.partition: m.offset + 1 for m in read_all(site, FRAMES)}
@@ -139,6 +137,36 @@ def test_what_a_site_deletes_while_the_link_is_closed_is_named_by_its_offsets(si
     until(lambda: losses(sites) == lost, 60, "the losses to be named")
     shown = headrace(sites, "sites")
     assert (shown.code, shown.err.count("before they were copied")) == (Exit.FAILED, len(lost))
+
+
+@pytest.mark.slow
+def test_a_topic_that_a_site_makes_anew_is_copied_from_its_beginning(sites: StackInfo) -> None:
+    """Also where it has more messages already than were copied of the old one."""
+    site, file = sites.sites["factory-a"], sites.state_dir / "sites.toml"
+    name, topic = f"factory-a.{CIDS}", CIDS
+    publish(site, topic, [b"old"] * 100)
+    until(lambda: len(read_all(sites.kafka, name)) >= 100, COPIED_S_MAX, "the old topic to be copied")
+    text = close_link(sites)
+    admin = AdminClient({"bootstrap.servers": site})
+    admin.delete_topics([topic])[topic].result(10)
+    until(lambda: topic not in admin.list_topics(timeout=10).topics, 30, "the topic to be gone")
+    ensure_topics(at(site), admin)
+    publish(site, topic, [b"new"] * 300)
+    file.write_text(text)
+    until(lambda: len(read_all(sites.kafka, name)) >= 400, COPIED_S_MAX, "the new topic to be copied")
+    new = [message for message in read_all(sites.kafka, name) if message.value == b"new"]
+    assert places(new) == sorted((topic, message.partition, message.offset) for message in read_all(site, topic))
+    assert '"topic_restarted"' in (sites.state_dir / "logs" / "mirror.log").read_text()
+
+
+def close_link(sites: StackInfo) -> str:
+    """Close the link by its hours, wait until nothing is copied any more, and return the file as it was."""
+    file = sites.state_dir / "sites.toml"
+    text = file.read_text()
+    hour = (datetime.now(UTC) + timedelta(hours=2)).strftime("%H:00")
+    file.write_text(text.replace('to = "central"', f'to = "central"\nhours = ["{hour}-{hour[:2]}:30"]'))
+    until(lambda: mirror_maker_of(sites.state_dir) is None, 60, "the link to be closed")
+    return text
 
 
 def kept(sites: StackInfo, value: bytes) -> list[Mirrored]:

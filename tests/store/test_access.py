@@ -17,7 +17,7 @@ async def test_who_took_a_key_over_is_not_disturbed_by_who_had_it(access: Access
     old = await access.claim_answer("me", "key")
     assert await access.claim_answer("me", "key") == KeptAnswer(None, None, None, None)
     connection = await asyncpg.connect(postgres_dsn)
-    await connection.execute("update idempotency set created_at = created_at - interval '7 hours'")
+    await connection.execute("update idempotency set alive_at = alive_at - interval '61 seconds'")
     await connection.close()
     new = await access.claim_answer("me", "key")
     assert not isinstance(old, KeptAnswer)
@@ -30,6 +30,19 @@ async def test_who_took_a_key_over_is_not_disturbed_by_who_had_it(access: Access
     assert await access.claim_answer("me", "key") == NEW
     await access.drop_answer("me", "key", new)
     assert await access.claim_answer("me", "key") == NEW, "what was answered stays"
+
+
+async def test_a_claim_is_held_for_as_long_as_it_is_renewed(access: Access, postgres_dsn: str) -> None:
+    first = await access.claim_answer("me", "key")
+    assert not isinstance(first, KeptAnswer)
+    connection = await asyncpg.connect(postgres_dsn)
+    aged = "update idempotency set created_at = created_at - interval '1 day', alive_at = alive_at - interval '1 day'"
+    since = await connection.fetchval(f"{aged} returning created_at")
+    await access.renew_claim("me", "key", first)
+    assert await connection.fetchval("select alive_at < now() - interval '1 hour' from idempotency"), "not its claim"
+    await access.renew_claim("me", "key", since)
+    await connection.close()
+    assert await access.claim_answer("me", "key") == KeptAnswer(None, None, None, None), "a long upload goes on"
 
 
 async def test_audit_rows_are_kept_for_their_days(access: Access) -> None:

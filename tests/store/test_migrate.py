@@ -3,11 +3,13 @@ import subprocess
 from pathlib import Path
 
 import asyncpg
+import psycopg
 import pytest
 
 from headrace.native.postgres import programs
 from headrace.store import migrate as migrate_module
-from headrace.store.errors import CatalogRefusedError, CatalogUnavailableError
+from headrace.store.catalog.queries import Queries
+from headrace.store.errors import CatalogNewerError, CatalogOlderError, CatalogRefusedError, CatalogUnavailableError
 from headrace.store.migrate import migrate, newest
 from tests.processes import free_port
 
@@ -45,6 +47,24 @@ def test_migrating_again_changes_nothing(empty_dsn: str) -> None:
 async def test_two_migrations_at_once_take_turns(empty_dsn: str) -> None:
     revisions = await asyncio.gather(*(asyncio.to_thread(migrate, empty_dsn) for _ in range(4)))
     assert set(revisions) == {newest()}
+
+
+def test_a_newer_database_is_left_alone_and_the_right_version_named(empty_dsn: str) -> None:
+    migrate(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("update schema_version set version_num = '9999'")
+    with pytest.raises(CatalogNewerError, match="the database has schema 9999, and this program knows schemas up to"):
+        migrate(empty_dsn)
+
+
+async def test_an_older_database_is_said_to_be_one(empty_dsn: str) -> None:
+    queries = await Queries.open(empty_dsn)
+    try:
+        with pytest.raises(CatalogOlderError, match="older than this program") as caught:
+            await queries.counts()
+    finally:
+        await queries.close()
+    assert caught.value.hint.startswith("run `headrace init`")
 
 
 def test_an_absent_database_is_unavailable_and_named_without_its_password() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,6 +220,16 @@ async def test_one_bad_source_does_not_end_the_process() -> None:
         await rig.take(*[frame(media_type="text/plain")] * 10)
     await rig.drain()
     assert len(rig.acked) == 100
+    assert rig.process.exit_code is None
+
+
+async def test_a_site_that_claims_the_names_of_others_does_not_end_the_process() -> None:
+    rig = Rig(Kind.CID, dead_letter_quota=5)
+    strangers = [cid(site="factory-b", source_id=f"scanner-{number}") for number in range(20)]
+    messages = [replace(message, topic="factory-a.edge.cids.v1") for message in rig.deliveries(strangers)]
+    await rig.pipeline.submit(FakeFetch(messages, rig.journal))
+    await rig.drain()
+    assert len(rig.acked) == len(rig.catalog.dead_letters) == 20
     assert rig.process.exit_code is None
 
 

@@ -146,4 +146,4 @@ def test_what_the_mirror_left_out_is_recorded_with_its_offsets(
     until(lambda: sightings(world, first)[-1]["offset"] == after, ARRIVES_S_MAX, "the message after the gap")
     (loss,) = world.rows("select * from mirror_losses")
     assert (loss["site"], loss["topic"], loss["last_offset"], loss["reason"]) == (first.site, FRAMES, 999, "gap")
-    assert f'headrace_mirror_lost_offsets_total{{reason="gap",site="{first.site}"}}' in worker.get("/metrics")[1]
+    assert f'headrace_worker_unmirrored_offsets_total{{reason="gap",site="{first.site}"}}' in worker.get("/metrics")[1]

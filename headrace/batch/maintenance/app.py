@@ -1,6 +1,7 @@
 """`headrace maintenance`: carries out the jobs of each day. Several may run; an advisory lock lets one work."""
 
 import asyncio
+import shutil
 import time
 from contextlib import suppress
 
@@ -9,7 +10,11 @@ from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.kafka import wait_for_kafka
 from headrace.runtime.liveness import liveness
 from headrace.runtime.logs import Action, get_log
-from headrace.runtime.metrics import maintenance_runs_total, maintenance_succeeded_timestamp_seconds
+from headrace.runtime.metrics import (
+    maintenance_disk_free_bytes,
+    maintenance_runs_total,
+    maintenance_succeeded_timestamp_seconds,
+)
 from headrace.runtime.settings import MaintenanceJob, Settings
 from headrace.store.blobs.blob_store import Blobs
 from headrace.store.catalog.maintenance_runs import DueJob, MaintenanceRuns
@@ -118,4 +123,6 @@ async def maintain(settings: Settings, stop: asyncio.Event) -> int:
             probes={"postgres": runs.check},
         ):
             get_log().info(Action.STARTED)
+            if settings.state_dir.is_dir():
+                maintenance_disk_free_bytes.set_function(lambda: shutil.disk_usage(settings.state_dir).free)
             return await maintenance.run(stop)

@@ -208,11 +208,21 @@ async def _limit(connection: HTTPConnection, limit: RateLimit, principal: Princi
     ]
 
 
+_LIMIT_HINTS = {
+    "requests": "wait, or have the operator raise HEADRACE_GATEWAY_REQUESTS_PER_MINUTE",
+    "guesses": "check the API key; after too many invalid ones an address has to wait",
+    "ingest": "use POST /api/v1/ingest/upload, which this limit does not count, or have the operator raise "
+    "HEADRACE_GATEWAY_INGEST_PER_MINUTE",
+    "upload_mib": "wait, or have the operator raise HEADRACE_GATEWAY_UPLOAD_MIB_PER_HOUR",
+}
+
+
 def _too_many(allowance: Allowance) -> Problem:
     return Problem(
         429,
         ProblemCode.TOO_MANY_REQUESTS,
         f"too many requests: the limit is {allowance.limit.item}",
+        hint=_LIMIT_HINTS[allowance.limit.name],
         headers={"Retry-After": str(allowance.reset_s), **allowance.headers()},
     )
 
@@ -256,14 +266,27 @@ async def _capturer(request: Request) -> Principal:
 
 
 async def _ingest_limit(request: Request) -> None:
-    await _limit(request, guard_of(request).limiter.limits.ingest, None)
+    await _limit(request, guard_of(request).limiter.limits.ingest, None, cost=0)
+
+
+async def count_ingest(request: Request) -> None:
+    """Count a POST /ingest of an address that is about to be accepted; a refused one does not count.
+
+    Raises:
+        Problem: too many requests (429).
+    """
+    limiter = guard_of(request).limiter
+    allowance = await limiter.hit(limiter.limits.ingest, f"address:{address_group(_address_of(request))}")
+    if not allowance.within:
+        audit_refusal(request, ProblemCode.TOO_MANY_REQUESTS, None)
+        raise _too_many(allowance)
 
 
 Device = Annotated[Principal, Depends(_device)]
 Operator = Annotated[Principal, Depends(_operator)]
 Capturer = Annotated[Principal, Depends(_capturer)]
 PerAddress = Annotated[None, Depends(_ingest_limit)]
-"""The limit of POST /ingest, which counts requests by address."""
+"""The limit of POST /ingest, which `count_ingest` counts by address."""
 
 
 async def _principal_of(guard: Guard, credential: str) -> Principal:

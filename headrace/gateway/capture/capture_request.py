@@ -49,6 +49,8 @@ class CapturePlan:
     fps: float
     duration_s: float
     frame_count: int
+    standing: bool = False
+    """Whether a further request follows this one, until the camera is removed."""
 
     def as_json(self) -> str:
         """Return the plan as the request's row stores it."""
@@ -82,6 +84,14 @@ def plan_for(
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=duration_s or _CONTINUOUS_S, frame_count=0)
         case CaptureMode.CLIP:
             return CapturePlan(url=url, mode=mode, fps=rate, duration_s=duration_s or _CLIP_S, frame_count=0)
+
+
+def standing_plan(url: str, fps: float | None) -> CapturePlan:
+    """Return the plan of a camera that is captured until it is removed."""
+    rate = fps or _DEFAULT_FPS[CaptureMode.CONTINUOUS]
+    return CapturePlan(
+        url=url, mode=CaptureMode.CONTINUOUS, fps=rate, duration_s=DURATION_S_MAX, frame_count=0, standing=True
+    )
 
 
 class CaptureState(StrEnum):

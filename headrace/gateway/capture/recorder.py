@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from headrace.gateway.capture.camera_faults import RECONNECT_BACKOFF, CameraFault, StreamLostError, should_give_up
 from headrace.gateway.capture.camera_url import CameraUrl, CredentialCipher, DecryptionError, parse_camera_url
 from headrace.gateway.capture.capture_request import CaptureMode, CapturePlan, CaptureState
-from headrace.gateway.capture.job import CaptureJob
+from headrace.gateway.capture.job import CaptureJob, LeaseLostError
 from headrace.gateway.capture.media_publisher import ClipFrames, MediaPublisher, PublishingDeps
 from headrace.gateway.capture.rtsp_proxy import CameraAddress
 from headrace.gateway.capture.rtsp_stream import CapturedFrame, RtspStream, StreamInfo, StreamRequest
+from headrace.gateway.capture.standing import add_successor, successor_of, withdraw_successor
 from headrace.producers.source import Source
 from headrace.runtime.addresses import AddressNotAllowedError, UnresolvedHostError, networks_of, resolve
 from headrace.runtime.metrics import capture_frames_total, capture_reconnects_total
@@ -186,14 +187,22 @@ async def capture(job: CaptureJob, deps: RecorderDeps) -> None:
     job.update_progress(
         frames_asked=plan.frame_count, duration_asked_s=plan.duration_s, frames_published=publisher.count
     )
+    requests, successor = deps.publishing.requests, successor_of(request, deps.cipher)
     try:
         try:
-            await Recorder(job, deps, publisher).record()
-        finally:
-            await publisher.flush()
-        await job.transition(CaptureState.UPLOADING)
-        await publisher.wait_durable()
-        await job.transition(CaptureState.INGESTED)
-    except StreamLostError as lost:
-        job.update_progress(frames_published=publisher.count)
-        await job.fail(lost.fault)
+            try:
+                await Recorder(job, deps, publisher).record()
+            finally:
+                await publisher.flush()
+            await job.transition(CaptureState.UPLOADING)
+            await publisher.wait_durable()
+            await add_successor(requests, successor)
+            await job.transition(CaptureState.INGESTED)
+        except StreamLostError as lost:
+            job.update_progress(frames_published=publisher.count)
+            await add_successor(requests, successor)
+            await job.fail(lost.fault)
+    except LeaseLostError:
+        if successor is not None:
+            await withdraw_successor(requests, request.request_id)
+        raise

@@ -13,12 +13,19 @@ from confluent_kafka import Message
 
 from headrace.gateway.capture.camera_faults import CameraFault
 from headrace.gateway.capture.camera_url import CredentialCipher
-from headrace.gateway.capture.capture_request import ACTIVE_STATES, PREDECESSORS, CaptureProgress, CaptureState
+from headrace.gateway.capture.capture_request import (
+    ACTIVE_STATES,
+    PREDECESSORS,
+    CapturePlan,
+    CaptureProgress,
+    CaptureState,
+)
 from headrace.gateway.capture.job import LEASE_S, CaptureJob, JobStore, LeaseLostError
 from headrace.gateway.capture.media_publisher import PublishingDeps
 from headrace.gateway.capture.recorder import RecorderDeps, capture
 from headrace.gateway.capture.request_topic import CaptureRequestConsumer, CaptureRequestPublisher
 from headrace.gateway.capture.rtsp_stream import require_confinement
+from headrace.gateway.capture.standing import add_successor, successor_id, successor_of
 from headrace.gateway.uploads.results import IngestWait
 from headrace.producers.publisher import Publisher
 from headrace.runtime.acl import Operation
@@ -120,14 +127,24 @@ class CaptureWorker:
         capture_streams.inc()
         try:
             await asyncio.wait({capturing, keeping_lease}, return_when=asyncio.FIRST_COMPLETED)
-            if capturing.done() and not await _is_handled(job, capturing):
+            if capturing.done() and not await _is_handled(job, capturing, self._deps.recorder):
                 await self._release(job)
+            elif job.state is CaptureState.INGESTED:
+                await self._go_on(job)
         except asyncio.CancelledError:
             await _cancel(capturing)
             await self._release(job)
         finally:
             capture_streams.dec()
             await _cancel(capturing, keeping_lease)
+
+    async def _go_on(self, job: CaptureJob) -> None:
+        """Dispatch the successor of a standing capture at once; after a failure, the recovery dispatches it later."""
+        if CapturePlan.from_json(job.request.asked).standing:
+            with suppress(HeadraceError):
+                successor = await self._deps.store.requests.get(successor_id(job.request.request_id))
+                if successor is not None:
+                    await self._deps.request_publisher.publish(successor)
 
     async def _release(self, job: CaptureJob) -> None:
         if await job.release():
@@ -221,7 +238,7 @@ async def _open_deps(settings: Settings, stop: asyncio.Event) -> AsyncIterator[C
         )
 
 
-async def _is_handled(job: CaptureJob, capturing: "asyncio.Task[None]") -> bool:
+async def _is_handled(job: CaptureJob, capturing: "asyncio.Task[None]", deps: RecorderDeps) -> bool:
     """Return whether a capture is over; False if a service was unavailable and it must be repeated."""
     error = capturing.exception()
     if error is None or isinstance(error, LeaseLostError):
@@ -232,6 +249,7 @@ async def _is_handled(job: CaptureJob, capturing: "asyncio.Task[None]") -> bool:
         return False
     get_log().error(Action.HANDLER_FAILED, why=type(error).__name__, exc_info=error)
     with suppress(LeaseLostError):
+        await add_successor(deps.publishing.requests, successor_of(job.request, deps.cipher))
         await job.fail(CameraFault.BROKEN)
     return True
 

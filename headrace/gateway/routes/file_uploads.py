@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from headrace.gateway.auth.guard import Device, PerAddress, require_source_access
+from headrace.gateway.auth.guard import Device, PerAddress, count_ingest, require_source_access
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.deps import (
     AccessDep,
@@ -109,7 +110,7 @@ async def ingest(
         fingerprint = request_fingerprint(request, [form.fields, file.received.sha256])
         if (replayed := first.replay(fingerprint)) is not None:
             return replayed
-        published = await form.publish(file, source)
+        published = await form.publish(file, source, accepted=partial(count_ingest, request))
         request_id = uuid4()
         [status] = await pipeline.results.record(request_id, principal.actor, source, [published])
         answer = FileAnswer(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from headrace.gateway.auth.guard import Capturer, audit_refusal, require_source_access
+from headrace.gateway.auth.guard import Capturer, Operator, audit_refusal, require_source_access
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.capture.camera_url import (
     URL_CHARACTERS_MAX,
@@ -26,11 +26,16 @@ from headrace.gateway.capture.capture_request import (
     FRAME_COUNT_MAX,
     CaptureMode,
     CapturePlan,
+    CaptureProgress,
     CaptureState,
     plan_for,
+    standing_plan,
 )
+from headrace.gateway.capture.standing import OPEN_STATES, remove
 from headrace.gateway.deps import AccessDep, CaptureRequestPublisherDep, IngestRequestsDep, SettingsDep
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
+from headrace.gateway.queries.known_parameters import OPERATOR_PARAMETERS
+from headrace.gateway.queries.parameters import Name, SiteFilter
 from headrace.gateway.uploads.idempotency import idempotent_request, request_fingerprint
 from headrace.gateway.uploads.publish import UploadSource, resolve_source
 from headrace.gateway.uploads.results import IngestionResponse, IngestionStatus, status_path
@@ -42,7 +47,9 @@ from headrace.runtime.addresses import (
     resolve,
 )
 from headrace.runtime.settings import Settings
-from headrace.store.requests.ingest_requests import NewRequest
+from headrace.schemas.headers import rfc3339
+from headrace.schemas.limits import NAME_BYTES_MAX
+from headrace.store.requests.ingest_requests import IngestRequest, NewRequest
 
 router = APIRouter(tags=["camera service"])
 
@@ -69,6 +76,9 @@ class RTSPIngestionRequest(BaseModel):
     )
     frame_count: FrameCount | None = Field(None, description="Frames of a burst; by default 10.")
     site: str | None = Field(None, description="The camera's site; by default that of the key.")
+    standing: bool = Field(
+        False, description="Capture until the camera is removed, also across restarts; only if continuous."
+    )
 
 
 @router.post("/api/v1/ingest/rtsp", status_code=202, response_model=IngestionResponse, responses=problem_responses(409))
@@ -93,6 +103,10 @@ async def capture(
         )
         if (before := first.replay(fingerprint)) is not None:
             return before
+        if plan.standing and await requests.standing(OPEN_STATES, site=source.site, source_id=source.source_id):
+            raise Problem(
+                409, ProblemCode.CONFLICT, "the camera is captured already", hint="remove its standing capture first"
+            )
         networks = networks_of(settings.gateway_camera_networks, source.site)
         await _check_address(request, networks, principal, url)
         request_id = uuid4()
@@ -116,6 +130,80 @@ async def capture(
         return response
 
 
+class StandingCapture(BaseModel):
+    """A camera that is captured until it is removed; the login is not in the URL."""
+
+    site: str
+    camera_id: str
+    url: str = Field(examples=["rtsp://camera.example:554/stream1"])
+    fps: float
+    state: str = Field(description="requested, connecting, recording or uploading.", examples=["recording"])
+    last_error: str | None = Field(description="Why the stream was lost last.")
+    frames: int = Field(description="Frames since this part of the capture began; each has an hour at most.")
+    since: str
+    status_url: str
+
+
+class StandingCaptures(BaseModel):
+    """The standing captures, by site and camera."""
+
+    captures: list[StandingCapture]
+
+
+@router.get(
+    "/api/v1/captures",
+    response_model=StandingCaptures,
+    responses=problem_responses(),
+    dependencies=[OPERATOR_PARAMETERS],
+)
+async def list_captures(requests: IngestRequestsDep, principal: Operator, site: SiteFilter = None) -> JSONResponse:
+    """List the cameras that are captured until they are removed, within the operator's scope."""
+    rows = await requests.standing(OPEN_STATES, site=site)
+    shown = [_shown(row) for row in rows if principal.can_access(row.site, row.source_id)]
+    return JSONResponse(
+        {"captures": [capture.model_dump() for capture in shown]}, headers={"Cache-Control": "no-store"}
+    )
+
+
+@router.delete(
+    "/api/v1/captures/{camera_id:path}",
+    status_code=204,
+    response_class=Response,
+    responses=problem_responses(404),
+    dependencies=[OPERATOR_PARAMETERS],
+)
+async def remove_capture(
+    request: Request,
+    requests: IngestRequestsDep,
+    settings: SettingsDep,
+    principal: Operator,
+    camera_id: Annotated[Name, Path(max_length=NAME_BYTES_MAX)],
+    site: SiteFilter = None,
+) -> Response:
+    """End the standing capture of a camera; what was captured stays."""
+    source = resolve_source(principal, site, camera_id, UploadSource(settings.gateway_site, camera_id))
+    require_source_access(request, principal, source.site, source.source_id)
+    rows = await requests.standing(OPEN_STATES, site=source.site, source_id=source.source_id)
+    if not [row for row in rows if await remove(requests, row.request_id)]:
+        raise Problem(404, ProblemCode.NOT_FOUND, "the camera has no standing capture")
+    return Response(status_code=204)
+
+
+def _shown(row: IngestRequest) -> StandingCapture:
+    plan, progress = CapturePlan.from_json(row.asked), CaptureProgress.from_json(row.evidence)
+    return StandingCapture(
+        site=row.site,
+        camera_id=row.source_id,
+        url=plan.url,
+        fps=plan.fps,
+        state=row.state,
+        last_error=progress.last_error,
+        frames=progress.frames_published,
+        since=rfc3339(round(row.created_at_s * 1_000_000)),
+        status_url=status_path(row.request_id),
+    )
+
+
 def _parse_url(text: str) -> CameraUrl:
     try:
         return parse_camera_url(text)
@@ -125,6 +213,10 @@ def _parse_url(text: str) -> CameraUrl:
 
 def _plan_for(body: RTSPIngestionRequest, url: CameraUrl) -> CapturePlan:
     mode, duration_s = body.capture_mode, body.duration_s
+    if body.standing:
+        if mode is not CaptureMode.CONTINUOUS:
+            raise Problem(422, ProblemCode.MODE_UNAVAILABLE, "a standing capture has the mode `continuous`")
+        return standing_plan(url.redacted, body.fps)
     if mode is CaptureMode.CLIP and (duration_s or 0) > CLIP_S_MAX:
         raise Problem(
             422,

@@ -2,6 +2,7 @@
 and is not processed again.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -15,7 +16,7 @@ from fastapi.responses import JSONResponse
 from headrace.gateway.auth.principal import Principal
 from headrace.gateway.problems import Problem, ProblemCode
 from headrace.runtime.errors import HeadraceError
-from headrace.store.requests.access import Access, KeptAnswer
+from headrace.store.requests.access import CLAIM_S, Access, KeptAnswer
 
 KEY_CHARACTERS_MAX = 200
 HEADER = "idempotency-key"
@@ -70,9 +71,10 @@ class IdempotentRequest:
 async def idempotent_request(
     request: Request, access: Access, principal: Principal
 ) -> AsyncIterator[IdempotentRequest]:
-    """Claim the request's idempotency key, and release it if the request fails.
+    """Claim the request's idempotency key while it is processed, and release it if the request fails.
 
-    If the catalog becomes unavailable meanwhile, the result is unknown, and the key stays claimed for six hours.
+    The claim is renewed meanwhile. If the gateway ends, or the catalog becomes unavailable, the result is unknown, and
+    the key stays claimed for CLAIM_S.
 
     Raises:
         Problem: the key is invalid (400), or the first request with it is still being processed (409).
@@ -92,6 +94,7 @@ async def idempotent_request(
             headers={"Retry-After": "2"},
         )
     first = IdempotentRequest(access, principal.actor, key, claim)
+    renewal = asyncio.create_task(_renew(access, principal.actor, key, claim)) if isinstance(claim, datetime) else None
     try:
         yield first
     except BaseException:
@@ -99,6 +102,16 @@ async def idempotent_request(
             with suppress(HeadraceError):  # the claim expires
                 await access.drop_answer(principal.actor, key, claim)
         raise
+    finally:
+        if renewal is not None:
+            renewal.cancel()
+
+
+async def _renew(access: Access, actor: str, key: str, since: datetime) -> None:
+    while True:
+        await asyncio.sleep(CLAIM_S / 4)
+        with suppress(HeadraceError):  # the next one may succeed
+            await access.renew_claim(actor, key, since)
 
 
 def request_fingerprint(request: Request, parts: Iterable[Any]) -> bytes:

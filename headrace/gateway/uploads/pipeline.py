@@ -1,6 +1,6 @@
 """The path of an upload: receive and inspect a file, publish it, and wait until it is durable."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ class UploadPipeline:
     publisher: UploadPublisher
     results: IngestResults
 
-    async def publish_file(
+    async def publish_file(  # noqa: PLR0913 - the file and what is to become of it
         self,
         source: UploadSource,
         received: ReceivedBody,
@@ -50,9 +50,15 @@ class UploadPipeline:
         *,
         traceparent: str | None,
         caller: str,
+        accepted: Callable[[], Awaitable[None]] | None = None,
     ) -> PublishedItem:
-        """Inspect a received file and publish it; raises as `Inspector.inspect` and `UploadPublisher.publish_file`."""
+        """Inspect a received file and publish it; raises as `Inspector.inspect` and `UploadPublisher.publish_file`.
+
+        `accepted` is awaited between the two, and may refuse it.
+        """
         inspected = await self._inspected(received, caller)
+        if accepted is not None:
+            await accepted()
         return await self.publisher.publish_file(source, received, inspected, details, traceparent=traceparent)
 
     async def _inspected(self, received: ReceivedBody, caller: str) -> Inspected:

@@ -1,7 +1,7 @@
 """Receive forms: multipart/form-data with files, URL-encoded ones, and JSON objects of fields."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +75,15 @@ class ReceivedForm:
         return next((file for file in self.files if file.received.size_bytes), None)
 
     async def publish(
-        self, file: FormFile, source: UploadSource, *, index: int = 0, about: str | None = None
+        self,
+        file: FormFile,
+        source: UploadSource,
+        *,
+        index: int = 0,
+        about: str | None = None,
+        accepted: Callable[[], Awaitable[None]] | None = None,
     ) -> PublishedItem:
-        """Inspect a file and publish it; raises as `UploadPipeline.publish_file`.
+        """Inspect a file and publish it, calling `accepted` between; raises as `UploadPipeline.publish_file`.
 
         Raises:
             Problem: the file is empty (422).
@@ -86,7 +92,7 @@ class ReceivedForm:
             raise Problem(422, ProblemCode.INVALID, "the file is empty")
         details = FileDetails(index, display_name(file.part.filename), about)
         return await self._pipeline.publish_file(
-            source, file.received, details, traceparent=self._traceparent, caller=self._caller
+            source, file.received, details, traceparent=self._traceparent, caller=self._caller, accepted=accepted
         )
 
 

@@ -18,7 +18,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import OffsetRun
 from headrace.schemas.topics import PartitionKey, site_of_topic
 from headrace.store.locks import LOST_LOCK
-from headrace.store.postgres import borrowed, opened_pool, statements
+from headrace.store.postgres import borrowed, opened_pool, row_count, statements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -129,7 +129,7 @@ def site_partition(key: PartitionKey) -> SitePartition:
 def report_losses(losses: "Iterable[MirrorLoss]") -> None:
     """Count and log what was recorded."""
     for loss in losses:
-        metrics.mirror_lost_offsets_total.labels(loss.site, loss.reason.value).inc(loss.count or 1)
+        metrics.worker_unmirrored_offsets_total.labels(loss.site, loss.reason.value).inc(loss.count or 1)
         get_log().error(
             Action.LOST,
             site=loss.site,
@@ -170,8 +170,8 @@ class MirrorLosses:
         loss = _loss(place, first, last, reason)
         async with borrowed(self._pool, self._dsn) as connection, connection.transaction():
             await connection.execute(self._sql["lock"], LOST_LOCK)
-            await _note(connection, loss)
-        report_losses([loss])
+            is_new = await _note(connection, loss)
+        report_losses([loss] if is_new else [])
 
     async def note_source_start(self, place: SitePartition, start: int, *, age_s: float) -> list[MirrorLoss]:
         """Judge the gaps by the first offset that the site's topic had `age_s` ago; returns what turns out to be lost.
@@ -202,14 +202,20 @@ def _loss(place: SitePartition, first: int, last: int | None, reason: MirrorLoss
     return MirrorLoss(place.site, place.topic, place.partition, first, last, reason)
 
 
-async def _note(connection: "Pooled", loss: MirrorLoss) -> None:
-    """Record a loss, merged with those of the same reason that it touches; call it under the lock."""
+async def _note(connection: "Pooled", loss: MirrorLoss) -> bool:
+    """Record a loss, merged with those of the same reason that it touches; return whether anything of it is new.
+
+    Call it under the lock.
+    """
     sql = statements("mirror_losses")
     first, last, noticed_at = loss.first_offset, loss.last_offset, None
     place = loss.site, loss.topic, loss.partition
+    is_new = True
     if last is not None:
         for row in await connection.fetch(sql["touching"], *place, first, last, loss.reason.value):
+            is_new = is_new and not (row["first_offset"] <= loss.first_offset and last <= row["last_offset"])
             first, last = min(first, row["first_offset"]), max(last, row["last_offset"])
             noticed: datetime = row["noticed_at"]
             noticed_at = noticed if noticed_at is None else min(noticed_at, noticed)
-    await connection.execute(sql["add"], *place, first, last, loss.reason.value, noticed_at)
+    added = await connection.execute(sql["add"], *place, first, last, loss.reason.value, noticed_at)
+    return is_new and row_count(added) > 0

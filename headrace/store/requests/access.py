@@ -10,6 +10,9 @@ from headrace.store.postgres import borrowed, delete_in_steps, statements
 if TYPE_CHECKING:
     from headrace.store.postgres import Pool
 
+CLAIM_S = 60.0
+"""How long an Idempotency-Key stays claimed after the last renewal by the gateway that processes the request."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
@@ -132,13 +135,21 @@ class Access:
         await delete_in_steps(self._pool, self._dsn, self._sql["expire_audit"], days)
 
     async def claim_answer(self, actor: str, key: str) -> datetime | KeptAnswer:
-        """Claim an Idempotency-Key; return the time of the claim, or the response of the request that holds it."""
+        """Claim an Idempotency-Key; return the time of the claim, or the response of the request that holds it.
+
+        A claim without a response that was not renewed for CLAIM_S is taken over: its gateway has ended.
+        """
         async with borrowed(self._pool, self._dsn) as connection:
-            since: datetime | None = await connection.fetchval(self._sql["claim_answer"], actor, key)
+            since: datetime | None = await connection.fetchval(self._sql["claim_answer"], actor, key, CLAIM_S)
             if since is not None:
                 return since
             row = await connection.fetchrow(self._sql["answer_of"], actor, key)
         return KeptAnswer(None, None, None, None) if row is None else KeptAnswer(*row)
+
+    async def renew_claim(self, actor: str, key: str, since: datetime) -> None:
+        """Hold the key that was claimed at `since` for another CLAIM_S."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["renew_claim"], actor, key, since)
 
     async def keep_answer(self, actor: str, key: str, since: datetime, kept: KeptAnswer) -> None:
         """Keep the response of the request that claimed the key at `since`, if it still holds it."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headrace.store.postgres import Pool, Pooled
 
 ITEMS_MAX = 1000
+STANDING_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,14 @@ class IngestRequests:
         async with borrowed(self._pool, self._dsn) as connection:
             rows = await connection.fetch(self._sql["events_after"], last, limit)
         return [StateEvent(*row) for row in rows]
+
+    async def standing(
+        self, states: Collection[str], *, site: str | None = None, source_id: str | None = None
+    ) -> list[IngestRequest]:
+        """Return the standing captures in these states, by site and source, at most STANDING_MAX."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["standing"], [*states], site, source_id, STANDING_MAX)
+        return [IngestRequest(*row) for row in rows]
 
     async def newest_event(self) -> int:
         """Return the id of the newest change, or 0."""

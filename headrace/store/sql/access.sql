@@ -60,12 +60,15 @@ where ctid = any(array(
 ))
 
 -- claim_answer --
--- The first request inserts the row; later ones read it. If the first request ended without a response, its row is
--- taken over after the time that the largest upload may take; created_at identifies the owner.
+-- The first request inserts the row; later ones read it. A row that its gateway no longer renews is taken over; created_at
+-- identifies the owner.
 insert into idempotency (actor, key) values ($1, $2)
-on conflict (actor, key) do update set created_at = now(), fingerprint = null
-where idempotency.status is null and idempotency.created_at < now() - interval '6 hours'
+on conflict (actor, key) do update set created_at = now(), alive_at = now(), fingerprint = null
+where idempotency.status is null and idempotency.alive_at < now() - $3::double precision * interval '1 second'
 returning created_at
+
+-- renew_claim --
+update idempotency set alive_at = now() where actor = $1 and key = $2 and created_at = $3 and status is null
 
 -- answer_of --
 select fingerprint, status, answer::text as answer, location from idempotency where actor = $1 and key = $2

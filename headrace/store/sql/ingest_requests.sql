@@ -68,7 +68,10 @@ select coalesce(max(id), 0) from request_events
 with old as materialized (
     select request_id
     from ingest_requests
-    where created_at < now() - $1::double precision * interval '1 day'
+    where
+        created_at < now() - $1::double precision * interval '1 day'
+        -- A standing capture that no worker has taken up yet is still wanted.
+        and (asked ->> 'standing' is distinct from 'true' or state in ('ingested', 'failed'))
     order by created_at, request_id
     limit $2
 ), items as (
@@ -115,3 +118,16 @@ returning
     request_id, kind, actor, site, source_id, state, reason, asked::text as asked, sealed, evidence::text as evidence,
     extract(epoch from created_at)::double precision as created_at_s,
     extract(epoch from updated_at)::double precision as updated_at_s
+
+-- standing --
+-- The standing captures that are not removed, by site and source; of two of a source, both.
+select
+    request_id, kind, actor, site, source_id, state, reason, asked::text as asked, sealed, evidence::text as evidence,
+    extract(epoch from created_at)::double precision as created_at_s,
+    extract(epoch from updated_at)::double precision as updated_at_s
+from ingest_requests
+where
+    kind = 'rtsp' and state = any($1::text[]) and asked ->> 'standing' = 'true'
+    and ($2::text is null or site = $2) and ($3::text is null or source_id = $3)
+order by site, source_id, created_at
+limit $4

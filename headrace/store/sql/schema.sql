@@ -324,6 +324,8 @@ create table idempotency (
     created_at timestamptz not null default now(),
     -- The response's Location header.
     location text,
+    -- Renewed by the gateway that processes the request.
+    alive_at timestamptz not null default now(),
     primary key (actor, key)
 );
 

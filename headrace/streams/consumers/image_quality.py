@@ -121,7 +121,7 @@ def _mean_over(pixels: float) -> NDArray[np.float64]:
     weights = np.ones(2 * reach + 1)
     if reach:
         weights[0] = weights[-1] = (pixels - 1) / 2 - (reach - 1)
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def hamming_distance(first: str, second: str) -> int:

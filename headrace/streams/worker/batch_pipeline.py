@@ -19,6 +19,7 @@ from headrace.runtime.logs import Action, get_log
 from headrace.schemas.catalog_rows import KEY_BYTES, Outcomes, SourceKey
 from headrace.schemas.events import Kind
 from headrace.schemas.limits import CLOCK_SET_US_MIN
+from headrace.schemas.reject import RejectCode
 from headrace.store.errors import CatalogRevertedError
 from headrace.streams.core.delivery import ConsumedMessage, held_bytes
 from headrace.streams.core.erased import is_out
@@ -157,8 +158,9 @@ class BatchPipeline:
 
     async def _check_quota(self, stored: StoredBatch, previous: _RunningBatch | None) -> None:
         # Before the commit: messages over the quota stay in their topic, for a worker that understands them.
-        # What was erased and comes again says nothing about a deploy or a source.
-        bad = Counter(_source_of(rejection) for rejection in stored.rejected if not is_out(rejection))
+        # What was erased and comes again says nothing about a deploy or a source, and a site that claims another's name
+        # must not stop the others.
+        bad = Counter(_source_of(rejection) for rejection in stored.rejected if not _is_no_fault_of_ours(rejection))
         if self._quota.exceeded(time.monotonic(), Outcomes(len(stored.accepted), bad)):
             if previous is not None:
                 await _ended(previous)
@@ -196,6 +198,10 @@ def finish(queued: Iterable[_Queued]) -> None:
     ends = {id(item.fetched): (item.fetched, item.message.offset + 1) for item in queued}
     for fetched, next_offset in ends.values():
         fetched.finish(next_offset)
+
+
+def _is_no_fault_of_ours(rejected: RejectedDelivery) -> bool:
+    return is_out(rejected) or rejected.code is RejectCode.FOREIGN_SITE
 
 
 def _source_of(rejected: RejectedDelivery) -> SourceKey:

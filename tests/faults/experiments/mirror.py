@@ -60,9 +60,9 @@ def mirror_through_faults(_world: object, count: int, random: Random) -> Counter
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="headrace-mirror-")))
         proxies = stack.enter_context(toxiproxy.opened())
-        sites = {name: _site(stack, proxies, name) for name in SITES}
+        sites = {name: site_behind(stack, proxies, name) for name in SITES}
         centre = stack.enter_context(broker())
-        file = _topology(directory, sites, centre)
+        file = topology_of(directory, sites, centre.bootstrap)
         for cluster in (*(site for site, _ in sites.values()), centre):
             settings = at(cluster.bootstrap)
             ensure_topics(settings, reach_kafka(settings))
@@ -72,7 +72,7 @@ def mirror_through_faults(_world: object, count: int, random: Random) -> Counter
             log=directory / "mirror.log",
         )
         stack.callback(mirror.stop)
-        mirror.wait_ready()
+        until(lambda: mirror.is_alive() and mirror.get("/readyz")[0] == 200, _SETTLES_S_MAX, "the mirror to be ready")
         seconds = count * (_WORKING_S[1] + _CUT_S[1] + 5)
         publishing = [
             Publishing(name, site.bootstrap, count=count * _EVENTS_PER_FAULT, seconds=seconds)
@@ -85,21 +85,23 @@ def mirror_through_faults(_world: object, count: int, random: Random) -> Counter
             each.join()
             assert each.acknowledged == count * _EVENTS_PER_FAULT, f"{each.name} acknowledged only {each.acknowledged}"
         for name, (site, _) in sites.items():
-            _judge(name, site, centre, mirror)
+            judge(name, site.bootstrap, centre.bootstrap, mirror)
         _judge_both(centre)
         return faults
 
 
-def _site(stack: ExitStack, proxies: toxiproxy.Toxiproxy, name: str) -> tuple[Broker, int]:
+def site_behind(stack: ExitStack, proxies: toxiproxy.Toxiproxy, name: str) -> tuple[Broker, int]:
+    """Run the broker of a site, which clients of its second listener reach through a proxy at the port returned."""
     port = free_port()
     site = stack.enter_context(broker(second="PLAINTEXT", advertised=port))
     proxies.create(name, port, site.second)
     return site, port
 
 
-def _topology(directory: Path, sites: dict[str, tuple[Broker, int]], centre: Broker) -> Path:
+def topology_of(directory: Path, sites: dict[str, tuple[Broker, int]], centre: str, *, replicas: int = 1) -> Path:
+    """Write the file of sites, whose links lead through the proxies."""
     tables = [f'[sites.{name}]\nbootstrap = "127.0.0.1:{port}"\n' for name, (_, port) in sites.items()]
-    tables.append(f'[sites.{CENTRE}]\nbootstrap = "{centre.bootstrap}"\n')
+    tables.append(f'[sites.{CENTRE}]\nbootstrap = "{centre}"\nreplicas = {replicas}\n')
     tables += [f'[[flows]]\nfrom = "{name}"\nto = "{CENTRE}"\n' for name in sites]
     file = directory / "sites.toml"
     file.write_text("\n".join(tables))
@@ -118,35 +120,34 @@ def _inject(
         match kind:
             case "SIGKILL mirror":
                 mirror.kill()
-                mirror.restart()
+                mirror.start_again()
             case "SIGKILL MirrorMaker":
                 until(lambda: mirror_maker_of(directory), _STARTS_S_MAX, "MirrorMaker to run")
                 maker = mirror_maker_of(directory)
                 assert maker is not None
                 maker.kill()
                 assert mirror.process.wait(_STARTS_S_MAX) != 0, "the mirror ended well without MirrorMaker"
-                mirror.restart()
+                mirror.start_again()
             case "link cut":
-                for _ in range(int(cut_s)):
-                    proxies.cut(site)
-                    time.sleep(1)
+                with proxies.cut_off(site):
+                    time.sleep(cut_s)
             case _:
                 with proxies.black_hole(site):
                     time.sleep(cut_s)
     return faults
 
 
-def _judge(name: str, site: Broker, centre: Broker, mirror: ServiceProcess) -> None:
+def judge(name: str, site: str, centre: str, mirror: ServiceProcess) -> None:
     """Compare each message of a site with its copies; raises AssertionError where one is missing, twice or changed."""
-    sent = read_all(site.bootstrap, TOPIC)
+    sent = read_all(site, TOPIC)
     copy = f"{name}.{TOPIC}"
 
     def copied_all() -> bool:
         mirror.is_alive()
-        return len(read_all(centre.bootstrap, copy)) >= len(sent)
+        return len(read_all(centre, copy)) >= len(sent)
 
     until(copied_all, _SETTLES_S_MAX, f"{name} to be copied")
-    copied = read_all(centre.bootstrap, copy)
+    copied = read_all(centre, copy)
     times = Counter((m.origin["site"], m.origin["partition"], m.origin["offset"]) for m in copied)
     wanted = {(name, m.partition, m.offset) for m in sent}
     missing, twice = wanted - times.keys(), [place for place, number in times.items() if number > 1]
@@ -158,7 +159,7 @@ def _judge(name: str, site: Broker, centre: Broker, mirror: ServiceProcess) -> N
     for partition in {m.partition for m in copied}:
         offsets = [_place(m)[1] for m in copied if m.partition == partition]
         assert offsets == sorted(offsets), f"messages of {name} are out of order in partition {partition}"
-    topics = AdminClient(client_config(at(site.bootstrap))).list_topics(timeout=10).topics
+    topics = AdminClient(client_config(at(site))).list_topics(timeout=10).topics
     assert not [topic for topic in topics if topic.startswith((f"{CENTRE}.", "mm2-"))], f"{name} was written to"
 
 
