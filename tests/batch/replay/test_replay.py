@@ -98,6 +98,8 @@ async def test_a_selection_goes_into_a_topic_marked_and_in_capture_order(
         assert headers["ce_id"].decode() == event.event_id == str(event_id(UUID(event.record_id)))
         assert message.key() == event.source_id.encode()
         assert await Body(event, line.blobs).read() in {picture.body for picture in made}
+    shown = [json.loads(text) for text in headrace(settings, "cat", topic).out.splitlines()]
+    assert {text["event"]["digest"] for text in shown} == {picture.sha256 for picture in made}
 
 
 async def test_the_plan_comes_first_and_without_a_yes_nothing_is_delivered(
