@@ -104,6 +104,7 @@ def _change(
 
 def _serves(spec: ProcessSpec, process: "subprocess.Popen[bytes]") -> bool:
     assert process.poll() is None, spec.log.read_text()[-3000:]
+    assert spec.ready is not None
     try:
         return spec.ready()
     except OSError:

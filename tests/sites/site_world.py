@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from headrace.native import StackInfo, StackOptions, down, up
 from headrace.native.config import ServiceSpec
 from headrace.runtime.kafka import client_config
 from headrace.runtime.settings import Settings, load_settings
-from headrace.runtime.topic_reader import TopicReader, offset_bounds, partitions_of
+from headrace.runtime.topic_reader import TopicReader, headers_of, offset_bounds, partitions_of
 from tests.servers import in_memory_directory
 
 ORIGIN = "headrace-origin"
@@ -55,14 +55,14 @@ def at(bootstrap: str, **changes: object) -> Settings:
     return load_settings(_env_file=None, kafka_bootstrap=bootstrap, **changes)
 
 
-def publish(bootstrap: str, topic: str, values: list[bytes], *, headers: dict[str, bytes] | None = None) -> None:
+def publish(bootstrap: str, topic: str, values: list[bytes], *, headers: Mapping[str, bytes] | None = None) -> None:
     """Publish messages with their number as the key, and wait until all are acknowledged."""
     config = client_config(at(bootstrap), acks="all", message_max_bytes=10 * 1024 * 1024, enable_idempotence=True)
     producer = Producer(config)
     for number, value in enumerate(values):
         while True:
             try:
-                producer.produce(topic, value, str(number).encode(), headers=headers or {})
+                producer.produce(topic, value, str(number).encode(), headers={**(headers or {})})
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -84,12 +84,12 @@ def read_all(bootstrap: str, topic: str) -> list[Mirrored]:
         reader = TopicReader(consumer, offset_bounds(consumer, partitions_of(consumer, topic)))
         return [
             Mirrored(
-                message.topic(),
-                message.partition(),
-                message.offset(),
+                message.topic() or "",
+                message.partition() or 0,
+                message.offset() or 0,
                 message.key(),
                 message.value(),
-                tuple(message.headers() or ()),
+                tuple((name, value or b"") for name, value in headers_of(message) or ()),
                 message.timestamp()[0],
             )
             for message in reader
