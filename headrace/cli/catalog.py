@@ -182,7 +182,7 @@ def fetch(
 
 
 def cat(
-    topic: Annotated[str, typer.Argument(help="A topic of Headrace, for example ingested.frames.v1.")],
+    topic: Annotated[str, typer.Argument(help="A topic with events, for example ingested.frames.v1.")],
     *,
     start: Annotated[datetime | None, typer.Option("--from", help="Only messages at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, typer.Option("--to", help="Only messages before this time (UTC).")] = None,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
@@ -113,6 +114,9 @@ def replay(
         return
     if (topic or handler) and plan.total("items") and not yes:
         _confirm()
+    if not name:
+        name = str(uuid4())
+        say(f"goes on, if it is interrupted, with --name {name}")
     with _progress(plan, is_shown=sink_name != "stdout") as advance:
         options = RunOptions(name=name, pace=pace, restores=restore, progress=advance, say=say)
         result = asyncio.run(run_replay(settings, request, sink, options))

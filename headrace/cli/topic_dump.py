@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime.acl import REFUSED
 from headrace.runtime.errors import Exit, HeadraceError
-from headrace.runtime.kafka import wait_for_kafka
+from headrace.runtime.kafka import reach_kafka, wait_for_kafka
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import (
     NO_END,
@@ -22,9 +22,11 @@ from headrace.runtime.topic_reader import (
     reading_consumer,
 )
 from headrace.schemas.codec import decode
+from headrace.schemas.events import Ingested
 from headrace.schemas.headers import unix_us_of
+from headrace.schemas.registry import REGISTRY
 from headrace.schemas.reject import RejectedError
-from headrace.schemas.topics import TOPICS, PartitionKey, Topic
+from headrace.schemas.topics import TOPICS, PartitionKey
 
 _REQUEST_S = 10.0
 _SHOWN_BYTES_MAX = 4096
@@ -50,37 +52,47 @@ def dump_topic(settings: Settings, wanted: Dump, *, follow: bool) -> Iterator[di
     Without `follow`, reading ends at the offset that was the topic's end at the start.
 
     Raises:
-        HeadraceError: the topic is not one of Headrace, has no such partition, or Kafka does not answer.
+        HeadraceError: there is no such topic or partition, or Kafka does not answer.
     """
-    name = wanted.name
-    if name not in TOPICS:
-        raise _wrong(f"{name} is not a topic of Headrace", f"one of: {', '.join(TOPICS)}", code="topic_unknown")
     if wanted.offset is not None and (wanted.partition is None or wanted.start is not None):
         raise _wrong("an offset is of one partition, and the only beginning", "pass --partition, and not --from")
-    asyncio.run(wait_for_kafka(settings))
-    topic = TOPICS[name]
+    _require_topic(settings, wanted.name)
     with reading_consumer(settings, "headrace-cat") as consumer:
         if follow and wanted.end is None:
-            ranges = {key: (begin, NO_END) for key, (begin, _) in _ranges(consumer, topic, wanted).items()}
+            ranges = {key: (begin, NO_END) for key, (begin, _) in _ranges(consumer, wanted).items()}
             reader = TopicReader(consumer, ranges, silence_s_max=None, on_error=_raise_if_down)
         else:
-            reader = TopicReader(consumer, _ranges(consumer, topic, wanted), on_error=_raise_if_down)
+            reader = TopicReader(consumer, _ranges(consumer, wanted), on_error=_raise_if_down)
         for message in reader:
             if wanted.key is None or _text(message.key()) == wanted.key:
-                yield _line(message, topic, headers_only=wanted.headers_only)
+                yield _line(message, wanted)
+
+
+def _require_topic(settings: Settings, name: str) -> None:
+    """Check that a topic is one of Headrace, or exists: a mirrored one, or what a replay wrote."""
+    if name in TOPICS:
+        asyncio.run(wait_for_kafka(settings))
+        return
+    unknown = _wrong(f"{name} is not a topic of Headrace", f"one of: {', '.join(TOPICS)}", code="topic_unknown")
+    try:
+        known = reach_kafka(settings).list_topics(timeout=_REQUEST_S).topics
+    except (HeadraceError, KafkaException):
+        raise unknown from None
+    if name not in known:
+        raise unknown
 
 
 def _wrong(what: str, hint: str, *, code: str = "option_invalid") -> HeadraceError:
     return HeadraceError(code, what, hint=hint, exit_code=Exit.USAGE)
 
 
-def _ranges(consumer: Consumer, topic: Topic, wanted: Dump) -> dict[PartitionKey, tuple[int, int]]:
+def _ranges(consumer: Consumer, wanted: Dump) -> dict[PartitionKey, tuple[int, int]]:
     """Return the offset range that is wanted of each partition, within what is in the topic now."""
-    keys = partitions_of(consumer, topic.name)
+    keys = partitions_of(consumer, wanted.name)
     if wanted.partition is not None:
         keys = [key for key in keys if key[1] == wanted.partition]
         if not keys:
-            raise _wrong(f"{topic.name} has no partition {wanted.partition}", "headrace kafka topics --describe")
+            raise _wrong(f"{wanted.name} has no partition {wanted.partition}", "headrace kafka topics --describe")
     bounds = offset_bounds(consumer, keys)
     starts = _offsets_at(consumer, bounds, wanted.start) if wanted.start else {}
     ends = _offsets_at(consumer, bounds, wanted.end) if wanted.end else {}
@@ -108,13 +120,13 @@ def _raise_if_down(error: KafkaError) -> None:
         raise KafkaException(error)
 
 
-def _line(message: Message, topic: Topic, *, headers_only: bool) -> dict[str, Any]:
+def _line(message: Message, wanted: Dump) -> dict[str, Any]:
     pairs = headers_of(message)
     if pairs is None:
         pairs = [("undecodable", b"a header name of this message is not UTF-8")]
     line: dict[str, Any] = {
         "at": {
-            "topic": topic.name,
+            "topic": wanted.name,
             "partition": message.partition(),
             "offset": message.offset(),
             "time": datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC).isoformat(),
@@ -122,13 +134,21 @@ def _line(message: Message, topic: Topic, *, headers_only: bool) -> dict[str, An
         "key": _text(message.key()),
         "headers": {name: _text(value) for name, value in pairs},
     }
-    if headers_only:
+    if wanted.headers_only:
         return line
     try:
-        event: Any = decode(message.value(), topic.event)
+        event: Any = decode(message.value(), _event_of(message, wanted.name))
     except RejectedError as rejected:
         return line | {"undecodable": str(rejected)}
     return line | {"event": {each.name: _shown(each.name, getattr(event, each.name)) for each in fields(event)}}
+
+
+def _event_of(message: Message, topic: str) -> type[Any]:
+    """Return what a topic carries; of a topic that is not declared, what the message's schema says."""
+    if topic in TOPICS:
+        return TOPICS[topic].event
+    schema = REGISTRY.by_id(int.from_bytes((message.value() or b"")[1:5], "big"))
+    return next((known.event for known in TOPICS.values() if schema and known.event.__name__ == schema.name), Ingested)
 
 
 def _shown(name: str, value: Any) -> Any:

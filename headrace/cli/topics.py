@@ -1,5 +1,7 @@
 """`headrace topics`: restore a topic from the catalog."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.streams.relay.rebuild import RebuildResult
 
 _REFUSED_SHOWN_MAX = 20
+_SAY_EVERY_S = 5.0
 
 app = typer.Typer(
     cls=SummaryGroup, name="topics", help="Restore a topic of announcements from the catalog.", no_args_is_help=True
@@ -64,7 +67,7 @@ def rebuild(
             )
         _show_json(plan, as_json=as_json)
         return
-    result = asyncio.run(publish(settings, request, progress=_say_progress))
+    result = asyncio.run(publish(settings, request, progress=_progress()))
     for event, why in sorted(result.refused.items())[:_REFUSED_SHOWN_MAX]:
         say(f"not published: {event}: {why}")
     say(f"{topic} had {result.present} announcements and lacked {result.lacking}; {result.published} are published")
@@ -73,8 +76,17 @@ def rebuild(
         raise typer.Exit(Exit.FAILED)
 
 
-def _say_progress(result: "RebuildResult") -> None:
-    say(f"{result.present + result.lacking} compared, {result.published} published")
+def _progress() -> "Callable[[RebuildResult], None]":
+    """Return what says how far a rebuild is, every few seconds."""
+    said_s = time.monotonic()
+
+    def progress(result: "RebuildResult") -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= _SAY_EVERY_S:
+            said_s = time.monotonic()
+            say(f"{result.present + result.lacking} compared, {result.published} published")
+
+    return progress
 
 
 def _show_json(result: "RebuildResult", *, as_json: bool) -> None:

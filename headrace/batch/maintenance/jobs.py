@@ -30,6 +30,8 @@ from headrace.store.catalog.retention import Retention
 from headrace.store.installation import require_installation
 from headrace.store.postgres import STATEMENT_S_MAX, connected
 
+REPLAY_DAYS = 90  # a name can be used again then
+
 Job: TypeAlias = Callable[[Settings], Awaitable[Mapping[str, int]]]
 """Does a job and returns what it did, in numbers; raises HeadraceError if a service is unavailable or foreign."""
 
@@ -49,6 +51,7 @@ async def expire(settings: Settings) -> dict[str, int]:
         on_topics_days = 2 * DEAD_LETTERS.retention_s // DAY_S
         await expiry.forget_erased(max(settings.outbox_retention_days, on_topics_days))
         await expiry.forget_copies()
+        await expiry.forget_replays(REPLAY_DAYS)
     if pruned.unannounced is not None:
         get_log().error(
             Action.PASSED_OVER,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from headrace.batch.replay.request import Pace, ReplayRequest
+from headrace.batch.replay.request import Pace, ReplayRequest, parse_speed
 from headrace.batch.replay.run import ReplayResult, RunOptions, run_replay
 from headrace.batch.replay.sinks import Handler, HandlerSink
 from headrace.runtime.errors import HeadraceError
@@ -56,6 +56,8 @@ async def replay(
         Exception: what the handler raised; its event is delivered first by the next call.
     """
     settings = settings or load_settings()
+    if speed is not None:
+        speed = parse_speed(str(speed))
     handler_name = f"{getattr(handler, '__module__', '')}:{getattr(handler, '__qualname__', '')}"
     request = ReplayRequest(wanted=_selection(selected), sink=f"handler:{handler_name}")
     options = RunOptions(name=name, pace=Pace(speed))

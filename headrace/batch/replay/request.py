@@ -108,7 +108,7 @@ def plan_lines(plan: ReplayPlan, pace: Pace) -> list[str]:
     if archived := plan.total("archived"):
         lines.append(f"{archived} of them are archived, {plan.total('archived_bytes')} bytes")
     if missing := plan.total("missing"):
-        lines.append(f"{missing} of them have no bytes any more: `headrace fsck` lists them")
+        lines.append(f"{missing} of them have no bytes here, and are left out")
     if plan.unknown:
         lines.append(f"{plan.unknown} digests have no record; {plan.erased} of these were erased")
     return lines

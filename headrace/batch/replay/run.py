@@ -94,8 +94,8 @@ async def run_replay(settings: Settings, request: ReplayRequest, sink: Sink, opt
             stored = await _begun(replays, name, request)
             result = ReplayResult(name, stored.replay_id, stored.items, stored.position)
             if not stored.has_ended:
-                await sink.open(stored.replay_id, stored.position)
                 try:
+                    await sink.open(stored.replay_id, stored.position)
                     run = ReplayRun(settings, replays, sink, options, result)
                     await run.deliver_all(request, lock)
                 finally:

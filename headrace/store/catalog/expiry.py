@@ -81,6 +81,13 @@ class Expiry:
         statement = self._sql["forget_erased"]
         return await delete_in_steps(self._pool, self._dsn, statement, retention_days, progress=self._progress)
 
+    async def forget_replays(self, retention_days: int) -> int:
+        """Forget replays that were begun longer ago, also those that have not ended; return the number."""
+        items = self._sql["forget_items"]
+        await delete_in_steps(self._pool, self._dsn, items, retention_days, progress=self._progress)
+        statement = self._sql["forget_replays"]
+        return await delete_in_steps(self._pool, self._dsn, statement, retention_days, progress=self._progress)
+
     async def forget_copies(self) -> int:
         """Forget the bytes in packs that no row names: such a pack is deleted as an orphan; return the number."""
         statement = self._sql["forget_copies"]

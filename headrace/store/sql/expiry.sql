@@ -66,6 +66,26 @@ where ctid = any(array(
     limit $2
 ))
 
+-- forget_items --
+delete from replay_items
+where ctid = any(array(
+    select i.ctid
+    from replays as r
+    join replay_items as i using (replay_id)
+    where r.began_at < now() - $1::integer * interval '1 day'
+    limit $2
+))
+
+-- forget_replays --
+delete from replays
+where ctid = any(array(
+    select r.ctid
+    from replays as r
+    where r.began_at < now() - $1::integer * interval '1 day'
+        and not exists (select from replay_items as i where i.replay_id = r.replay_id)
+    limit $2
+))
+
 -- forget_copies --
 delete from pack_copies
 where ctid = any(array(

@@ -22,6 +22,7 @@ from headrace.schemas.codec import decode
 from headrace.schemas.digest import event_id, record_id
 from headrace.schemas.events import Frame, Ingested, Kind
 from headrace.store.blobs.body import Body
+from headrace.store.catalog.expiry import Expiry
 from tests.batch.batch_samples import CAPTURED_AT_US, Line, cid, frame
 from tests.commands import headrace, run_as_process, run_in_process
 
@@ -97,6 +98,8 @@ async def test_a_selection_goes_into_a_topic_marked_and_in_capture_order(
         assert headers["ce_id"].decode() == event.event_id == str(event_id(UUID(event.record_id)))
         assert message.key() == event.source_id.encode()
         assert await Body(event, line.blobs).read() in {picture.body for picture in made}
+    shown = [json.loads(text) for text in headrace(settings, "cat", topic).out.splitlines()]
+    assert {text["event"]["digest"] for text in shown} == {picture.sha256 for picture in made}
 
 
 async def test_the_plan_comes_first_and_without_a_yes_nothing_is_delivered(
@@ -296,3 +299,16 @@ def test_the_services_topics_are_refused_and_one_that_is_absent_is_named(setting
     assert "topics_missing" in absent.err
     both = headrace(settings, "replay", "--topic", "a", "--handler", "b:c", code=Exit.USAGE)
     assert "a replay goes to one place" in both.err
+
+
+async def test_an_old_replay_is_forgotten_with_what_it_still_had_to_deliver(
+    line: Line, settings: Settings, topic: str, sql: Any, postgres_dsn: str
+) -> None:
+    await line.take(*pictures(3))
+    for name in ("old", "new"):
+        headrace(settings, "replay", "--topic", topic, "--name", name, "--yes", crash_at="replay_after_begin")
+    await sql.execute("update replays set began_at = now() - interval '91 days' where name = 'old'")
+    async with Expiry.open(postgres_dsn) as expiry:
+        assert await expiry.forget_replays(90) == 1
+    assert [row[0] for row in await sql.fetch("select name from replays")] == ["new"]
+    assert await sql.fetchval("select count(*) from replay_items") == 3

@@ -82,7 +82,7 @@ def test_a_plan_says_how_much_from_where_and_what_is_not_there() -> None:
         "from factory-a: 600 events of 3 sources",
         "takes about 0:06:00",
         "10 of them are archived, 100 bytes",
-        "2 of them have no bytes any more",
+        "2 of them have no bytes here, and are left out",
         "4 digests have no record; 1 of these were erased",
     ):
         assert said in text

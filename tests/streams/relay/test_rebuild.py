@@ -1,5 +1,6 @@
 """`headrace topics rebuild`: a topic gets from the catalog what it lacks, and nothing twice."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from headrace.runtime.errors import HeadraceError
+from headrace.runtime.errors import Exit, HeadraceError
 from headrace.runtime.settings import Settings
 from headrace.schemas.catalog_rows import RowBatch
 from headrace.schemas.codec import decode
@@ -18,6 +19,7 @@ from headrace.store.catalog.outbox import Outbox
 from headrace.store.catalog.sessions import try_leader_lock
 from headrace.store.locks import REBUILD_LOCK
 from headrace.streams.relay.rebuild import RebuildRequest, rebuild
+from tests.commands import headrace
 from tests.streams.relay.relay_samples import LDOS, AnnouncementReader, Running, rows, wait_until
 
 pytestmark = pytest.mark.stack
@@ -171,3 +173,19 @@ async def test_one_at_a_time(settings: Settings, postgres_dsn: str) -> None:
 async def test_only_topics_of_announcements_are_rebuilt(settings: Settings) -> None:
     with pytest.raises(HeadraceError, match="topic_unknown"):
         await rebuild(settings, RebuildRequest(topic="edge.frames.v1"))
+
+
+async def test_the_command_counts_first_and_publishes_with_a_yes(
+    settings: Settings, catalog: Catalog, outbox: Outbox, announced: AnnouncementReader
+) -> None:
+    ids = await lost(catalog, outbox, 10)
+    refused = await asyncio.to_thread(headrace, settings, "topics", "rebuild", LDOS, code=Exit.USAGE)
+    assert "10 would be published" in refused.err
+    assert "confirm it by --yes" in refused.err
+    counted = await asyncio.to_thread(headrace, settings, "topics", "rebuild", LDOS, "--dry-run", "--json")
+    assert (counted.json["lacking"], counted.json["published"]) == (10, 0)
+    later = ("topics", "rebuild", LDOS, "--from", "2100-01-01", "--dry-run", "--json")
+    assert (await asyncio.to_thread(headrace, settings, *later)).json["lacking"] == 0
+    done = await asyncio.to_thread(headrace, settings, "topics", "rebuild", LDOS, "--yes", "--json")
+    assert done.json["published"] == 10
+    assert sorted(await announced.read(10)) == sorted(ids)
