@@ -1,4 +1,4 @@
-"""The worker's transaction alone: time, round trips' CPU in the client, and PostgreSQL's CPU, for each LDO.
+"""The worker's transaction alone: its time, the client's CPU and PostgreSQL's CPU for each LDO; beside it, plain COPY.
 
 .venv/bin/python -m benchmarks.commits [--rows 20000]
 """
@@ -8,6 +8,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -15,8 +16,11 @@ import asyncpg
 import psutil
 
 from benchmarks.catalog_growth import ldo_rows
+from headrace.bench.peers import copy_rows, written_rows
 from headrace.initialize import initialize
 from headrace.native import temporary_stack
+from headrace.schemas.events import Kind
+from headrace.schemas.topics import input_topic
 from headrace.store.catalog.catalog import Catalog
 from tests.servers import settings_of
 
@@ -40,10 +44,15 @@ async def _measure(dsn: str, rows: int) -> None:
     catalog = await Catalog.open(dsn, connections_max=1)
     connection: Any = await asyncpg.connect(dsn)
     first = count(step=max(BATCHES_ROWS))
-    sys.stdout.write(f"{'LDOs':>6}{'ms':>10}{'ms each':>10}{'client CPU ms':>15}{'PostgreSQL CPU ms':>19}\n")
+    sys.stdout.write(f"{'':8}{'LDOs':>6}{'ms':>10}{'ms each':>10}{'client CPU ms':>15}{'PostgreSQL CPU ms':>19}\n")
     try:
+        since = await connection.fetchval("select clock_timestamp()")
         for batch_rows in BATCHES_ROWS:
             await _size(catalog, await _backend(connection), first, (batch_rows, rows))
+        copied = await written_rows(connection, input_topic(Kind.LDO).name, since)
+        batch_rows, own = max(BATCHES_ROWS), psutil.Process(connection.get_server_pid())
+        with _line("COPY", own, batch_rows, len(copied["sightings"])):
+            await copy_rows(connection, copied, batch_rows)
     finally:
         await connection.close()
         await catalog.close()
@@ -55,12 +64,19 @@ async def _size(catalog: Catalog, backend: psutil.Process, first: Iterator[int],
     batches = [ldo_rows(next(first), batch_rows) for _ in range(transactions + _WARM_UP)]
     for batch in batches[:_WARM_UP]:
         await catalog.commit(batch)
+    with _line("worker", backend, batch_rows, transactions * batch_rows):
+        for batch in batches[_WARM_UP:]:
+            await catalog.commit(batch)
+
+
+@contextmanager
+def _line(what: str, backend: psutil.Process, batch_rows: int, rows: int) -> Iterator[None]:
+    """Print what so many rows take within the context."""
     began, began_cpu_s, began_server_s = time.perf_counter(), time.process_time(), _cpu_s(backend)
-    for batch in batches[_WARM_UP:]:
-        await catalog.commit(batch)
+    yield
     took = (time.perf_counter() - began, time.process_time() - began_cpu_s, _cpu_s(backend) - began_server_s)
-    each, client, server = (seconds * 1000 / (transactions * batch_rows) for seconds in took)
-    sys.stdout.write(f"{batch_rows:>6}{each * batch_rows:>10.2f}{each:>10.4f}{client:>15.4f}{server:>19.4f}\n")
+    each, client, server = (seconds * 1000 / rows for seconds in took)
+    sys.stdout.write(f"{what:8}{batch_rows:>6}{each * batch_rows:>10.2f}{each:>10.4f}{client:>15.4f}{server:>19.4f}\n")
 
 
 async def _backend(connection: Any) -> psutil.Process:

@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=int, required=True, help="messages in one checkpoint")
     given = parser.parse_args()
     name = f"bench-quix-{time.time_ns()}"
-    sink = S3Sink(name, pack=given.pack, limit=given.count)
+    # Whole checkpoints: the rest would wait for the interval.
+    sink = S3Sink(name, pack=given.pack, limit=given.count // given.checkpoint * given.checkpoint)
     app = Application(
         broker_address=os.environ["PEER_BOOTSTRAP"],
         consumer_group=name,

@@ -81,25 +81,30 @@ async def _inserts_per_s(settings: Settings, topic: str, since: datetime, batch_
     async with connected(
         dsn, statement_s_max=settings.postgres_statement_s_max, application="headrace bench"
     ) as connection:
-        rows = await _rows(connection, topic, since)
-        await connection.execute(_SQL["tables"])
-        count = len(rows["sightings"])
+        rows = await written_rows(connection, topic, since)
         began = time.monotonic()
-        for start in range(0, count, batch_rows):
-            async with connection.transaction():
-                for table in _TABLES:
-                    records = rows[table][start : start + batch_rows]
-                    columns = list(records[0].keys())
-                    await connection.copy_records_to_table(table, schema_name="bench", records=records, columns=columns)
+        await copy_rows(connection, rows, batch_rows)
         took_s = time.monotonic() - began
         await connection.execute(_SQL["drop"])
-        return rate(count, took_s)
+        return rate(len(rows["sightings"]), took_s)
 
 
-async def _rows(connection: Any, topic: str, since: datetime) -> dict[str, list[Any]]:
+async def written_rows(connection: Any, topic: str, since: datetime) -> dict[str, list[Any]]:
+    """Return what was written for a topic since then, by table, and make empty tables of the same shape."""
     sightings = await connection.fetch(_SQL["sightings"], since, topic, INSERTED_ROWS_MAX)
     ids = list(dict.fromkeys(row["record_id"] for row in sightings))
     records = await connection.fetch(_SQL["records"], ids)
     blobs = await connection.fetch(_SQL["blobs"], [row["digest"] for row in records])
     outbox = await connection.fetch(_SQL["outbox"], ids)
+    await connection.execute(_SQL["tables"])
     return {"sightings": sightings, "records": records, "blobs": blobs, "outbox": outbox}
+
+
+async def copy_rows(connection: Any, rows: dict[str, list[Any]], batch_rows: int) -> None:
+    """Copy rows into the tables, so many messages in a transaction."""
+    for start in range(0, len(rows["sightings"]), batch_rows):
+        async with connection.transaction():
+            for table in _TABLES:
+                records = rows[table][start : start + batch_rows]
+                columns = list(records[0].keys())
+                await connection.copy_records_to_table(table, schema_name="bench", records=records, columns=columns)

@@ -29,6 +29,7 @@ LDOS_PER_FRAME = 10
 SECONDS = 20.0
 _PLAIN_PUTS = f"plain PUTs, {PUTS_AT_ONCE} at a time"
 _QUIX = "Quix Streams, S3 only"
+_WITH_PEERS = {"frames", "ldos"}
 _CHECKPOINT_FRAMES = 160
 _CHECKPOINT_LDOS = 4000
 _CHECKPOINTS_MIN = 5  # the first does not count
@@ -72,14 +73,27 @@ def run(cases: list[str], options: BenchOptions, say: Say) -> tuple[list[Figure]
         "store": options.store,
         "profiled": options.profiles is not None,
     }
-    peers = peer_environment(say) if options.store == "minio" or options.profiles else None
-    if options.profiles is not None and peers is None:
-        raise HeadraceError("profile_unavailable", "flame graphs need a checkout of Headrace", exit_code=Exit.USAGE)
+    peers = _peers(cases, options, say)
     figures: list[Figure] = []
     with _bench(options, peers, say) as bench:
         for case in cases:
             figures += CASES[case](Run(replace(bench, case=case), options, peers, say))
     return figures, machine
+
+
+def _peers(cases: list[str], options: BenchOptions, say: Say) -> PeerEnvironment | None:
+    """Return the peers' environment where it is needed; flame graphs cannot do without it, figures can."""
+    if options.profiles is not None:
+        if (peers := peer_environment(say)) is None:
+            raise HeadraceError("profile_unavailable", "flame graphs need a checkout of Headrace", exit_code=Exit.USAGE)
+        return peers
+    if options.store != "minio" or not _WITH_PEERS & set(cases):
+        return None
+    try:
+        return peer_environment(say)
+    except HeadraceError as error:
+        say(str(error))
+        return None
 
 
 def _frames(run: Run) -> list[Figure]:
@@ -210,7 +224,7 @@ def _puts(run: Run) -> float:
 
 def _quix(run: Run, pipeline: Pipeline) -> QuixFigures | None:
     if run.peers is None or run.options.store != "minio":
-        run.say(f"{run.bench.case}: {_QUIX}, is not measured: it needs a checkout, and MinIO")
+        run.say(f"{run.bench.case}: {_QUIX}, is not measured: it needs a checkout, its packages, and MinIO")
         return None
     run.say(f"{run.bench.case}: {_QUIX}, on the same messages")
     return run.peers.quix(run.bench, pipeline)

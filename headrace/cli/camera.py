@@ -2,7 +2,6 @@
 
 import sys
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -37,6 +36,7 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
+@needs("native")
 def add(
     url: Url,
     *,
@@ -81,6 +81,7 @@ def probe(
         raise typer.Exit(Exit.FAILED)
 
 
+@needs("native")
 def list_(*, site: Site = None, gateway: GatewayUrl = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """List the cameras that are captured, with the state of each."""
     answer = GatewayClient.of(gateway, key_file).call("GET", "/api/v1/captures", site=site)
@@ -96,6 +97,7 @@ def list_(*, site: Site = None, gateway: GatewayUrl = None, key_file: KeyFile = 
     )
 
 
+@needs("native")
 def remove(
     name: Annotated[str, typer.Argument(help="The camera's name.")],
     *,
@@ -105,6 +107,8 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Capture a camera no more; what was captured stays."""
+    from urllib.parse import quote
+
     path = f"/api/v1/captures/{quote(name, safe='')}"
     GatewayClient.of(gateway, key_file).call("DELETE", path, site=site)
     if as_json:

@@ -1,16 +1,15 @@
 """Calls of the gateway's HTTP API for commands: of the stack on this machine, or of the address that is given."""
 
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.status import stack_not_running
 from headrace.runtime.errors import Exit, HeadraceError, unreachable
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
 
 _ANSWER_S_MAX = 30.0
 
@@ -58,17 +57,22 @@ class GatewayClient:
         Raises:
             HeadraceError: the gateway does not answer, or refuses the request.
         """
+        import json
+        from urllib.error import HTTPError
+        from urllib.parse import urlencode
+        from urllib.request import Request, urlopen
+
         given = {name: value for name, value in query.items() if value is not None}
-        address = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(given)}" if given else "")
+        address = f"{self.url}{path}" + (f"?{urlencode(given)}" if given else "")
         data = None if body is None else json.dumps(body).encode()
         headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
         if not address.startswith(("http://", "https://")):
             raise HeadraceError("url_invalid", "a gateway's URL is http:// or https://", exit_code=Exit.USAGE)
-        request = urllib.request.Request(address, data, headers, method=method)  # noqa: S310 - the scheme was checked
+        request = Request(address, data, headers, method=method)  # noqa: S310 - the scheme was checked
         try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_S_MAX) as answer:  # noqa: S310
+            with urlopen(request, timeout=_ANSWER_S_MAX) as answer:  # noqa: S310
                 content = answer.read()
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             with error:
                 raise _refused(error) from None
         except OSError as error:
@@ -77,7 +81,9 @@ class GatewayClient:
         return json.loads(content) if content else None
 
 
-def _refused(error: urllib.error.HTTPError) -> HeadraceError:
+def _refused(error: "HTTPError") -> HeadraceError:
+    import json
+
     try:
         problem = json.loads(error.read())
         return HeadraceError(str(problem["code"]), str(problem["detail"]), hint=str(problem.get("hint") or ""))

@@ -58,7 +58,8 @@ def register(app: typer.Typer) -> None:
 @needs("camera")
 def frame(
     paths: Annotated[
-        list[Path] | None, typer.Argument(exists=True, help="Images, folders of images, or videos.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Images, folders of images, videos, or rtsp://… streams.", show_default=False),
     ] = None,
     *,
     source: SourceId,
@@ -75,10 +76,14 @@ def frame(
 ) -> None:
     """Publish images, or the frames of videos or a camera, and the QR codes in them."""
     from headrace.producers import Camera
+    from headrace.producers.rtsp_frames import is_stream, shown
 
-    feeds: list[int | Path] = [*(paths or []), *([] if camera is None else [camera])]
+    feeds: list[int | str] = [*(paths or []), *([] if camera is None else [camera])]
     if not feeds:
-        raise typer.BadParameter("pass files, folders, videos or --camera")
+        raise typer.BadParameter("pass files, folders, videos, rtsp://… or --camera")
+    for path in paths or []:
+        if not is_stream(path) and not Path(path).exists():
+            raise typer.BadParameter(f"{path} does not exist", param_hint="PATHS")
     with _publishing(spool, as_json=as_json) as (publisher, delivery_stats, advance):
         for feed in feeds:
             source_camera = Camera(
@@ -95,7 +100,8 @@ def frame(
                 on_published=lambda *_: advance(),
             )
             with _stopped_by_ctrl_c(source_camera):
-                _attempt(delivery_stats, str(feed), partial(source_camera.run, frames_max))
+                what = shown(str(feed)) if is_stream(feed) else str(feed)
+                _attempt(delivery_stats, what, partial(source_camera.run, frames_max))
 
 
 @publish_app.command()

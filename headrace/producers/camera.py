@@ -15,6 +15,7 @@ from headrace.producers.bodies import describe_clip, describe_frame
 from headrace.producers.clips import Clipper, cut
 from headrace.producers.delivery import Delivery, DeliveryStats, EventPublisher
 from headrace.producers.publisher import DELIVERY_S_MAX
+from headrace.producers.rtsp_frames import is_stream, read_stream
 from headrace.producers.source import Source, fields_of, unix_us
 from headrace.producers.video_frames import (
     Pixels,
@@ -83,13 +84,13 @@ class Camera:
         if not 1 <= jpeg_quality <= 100:
             raise ValueError("jpeg_quality must be from 1 to 100")
         self._publisher = publisher
-        self._feed = source if isinstance(source, int) else _existing(Path(source))
+        self._feed = _feed_of(source)
         self._source = Source(source_id, site, clock_us)
         self._fps = fps
         self._jpeg_quality = jpeg_quality
         self._finds_codes = find_codes or clip_on_code
         self._clip_on_code = clip_on_code
-        self._realtime = realtime and not isinstance(source, int)
+        self._realtime = realtime and isinstance(self._feed, Path)
         self._given_stats = tally
         self._on_published = on_published
         self._stopped = threading.Event()
@@ -148,6 +149,8 @@ class Camera:
         match self._feed:
             case int(index):
                 return read_camera(index, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
+            case str(url):
+                return read_stream(url, fps=self._fps, jpeg_quality=self._jpeg_quality, clock_us=clock_us)
             case Path() as path if path.is_dir():
                 return read_images(image_files(path), fps=self._fps, clock_us=clock_us)
             case Path() as path if _is_image(path):
@@ -218,13 +221,17 @@ def _report(delivery_stats: DeliveryStats) -> CameraReport:
     )
 
 
-def _existing(path: Path) -> Path:
+def _feed_of(source: int | str | Path) -> int | str | Path:
+    """Return the number of a camera, the URL of a stream, or the path of something that exists."""
+    if isinstance(source, int) or is_stream(source):
+        return source
+    path = Path(source)
     if not path.exists():
         raise HeadraceError(
             "source_missing",
             "no such file or folder",
             where=str(path),
-            hint="give an image folder, a video file, or the number of a local camera",
+            hint="give an image folder, a video file, rtsp://host/path, or the number of a local camera",
             exit_code=Exit.USAGE,
         )
     return path

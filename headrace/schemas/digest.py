@@ -98,6 +98,15 @@ def _check_repeated(fields: dict[str, Any], repeated: AbstractSet[str], body: by
                 raise RejectedError(RejectCode.FIELD_OUT_OF_RANGE, f"body has another {name} than its message")
 
 
+def clip_of(body: bytes) -> str | None:
+    """Return the SHA-256 of the clip that the stored form of an LDO names; None if it names none."""
+    try:
+        named = parse_object(body, "body").get("clip_sha256")
+    except RejectedError:
+        return None
+    return named if isinstance(named, str) and is_digest(named) else None
+
+
 def record_id(kind: Kind, digest: str) -> UUID:
     """Return the record's id: UUIDv5 of kind and digest."""
     return _uuid5(_RECORDS, f"{kind}:{digest}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from headrace.schemas import events
@@ -135,6 +136,7 @@ def kind_of_topic(topic: str) -> Kind | None:
     return _KIND_OF.get(_own_name(topic))
 
 
+@lru_cache(maxsize=1024)  # asked several times for each message
 def site_of_topic(topic: str) -> str | None:
     """Return the site that a mirrored topic comes from; None for a topic of this cluster."""
     mirrored = _MIRRORED.fullmatch(topic)

@@ -3,7 +3,7 @@
 In dedicated mode its REST interface serves only the workers among themselves, so the topics are the way to ask.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,6 +19,7 @@ V = TypeVar("V")
 _CONNECTOR = "MirrorSourceConnector"
 _TASK = f"status-task-{_CONNECTOR}-"
 _TRACE_CHARACTERS_MAX = 200
+_SILENCE_S_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class InternalTopic(Generic[K, V]):
             raise
         bounds = offset_bounds(self._consumer, keys)
         ranges = {key: (max(start, self._next.get(key, start)), end) for key, (start, end) in bounds.items()}
-        reader = TopicReader(self._consumer, ranges)
+        reader = patient_reader(self._consumer, ranges)
         for message in reader:
             self._take(message.key() or b"", message.value())
         self._next |= reader.next_offsets
@@ -73,6 +74,14 @@ class InternalTopic(Generic[K, V]):
         else:
             self.values[name] = content
             self.keys[name] = key
+
+
+def patient_reader(consumer: Consumer, ranges: Mapping[PartitionKey, tuple[int, int]]) -> TopicReader:
+    """Return a reader that goes on after errors which librdkafka retries, such as a leader that has changed.
+
+    Without any progress for 10 s it raises a KafkaException.
+    """
+    return TopicReader(consumer, ranges, silence_s_max=_SILENCE_S_MAX, on_error=lambda _: None)
 
 
 def parse_offset(key: bytes, value: bytes | None) -> tuple[PartitionKey, int | None] | None:

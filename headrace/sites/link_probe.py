@@ -12,10 +12,10 @@ from confluent_kafka.admin import AdminClient
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_failed, topic_ids
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import MessageHeaders, TopicReader, headers_of, reading_consumer
+from headrace.runtime.topic_reader import MessageHeaders, headers_of, reading_consumer
 from headrace.schemas.topics import PartitionKey
 from headrace.sites.clusters import offset_ranges, retentions_s
-from headrace.sites.internal_topic import InternalTopic, TaskStatus, parse_offset, parse_status
+from headrace.sites.internal_topic import InternalTopic, TaskStatus, parse_offset, parse_status, patient_reader
 from headrace.sites.memory import Loss, parse_loss, parse_topic_id
 from headrace.sites.mm2 import MEMORY_TOPIC, offsets_topic, status_topic
 from headrace.sites.topology import Flow
@@ -184,7 +184,7 @@ class LinkProbe:
         """
         copy = (self._flow.mirrored(key[0]), key[1])
         bounds = offset_ranges(self._near, [copy])[copy]
-        for message in TopicReader(self._target, {copy: (max(after, bounds[0]), bounds[1])}):
+        for message in patient_reader(self._target, {copy: (max(after, bounds[0]), bounds[1])}):
             offset = origin_offset(headers_of(message) or [])
             if offset is not None and offset >= position:
                 return offset
@@ -211,7 +211,7 @@ class LinkProbe:
         """Return whether anything but control records of transactions waits."""
         if not 0 < lag.messages <= _CONTROL_RECORDS_MAX:
             return lag.messages > 0
-        reader = TopicReader(self._source, {(lag.topic, lag.partition): (max(lag.position, lag.first), lag.end)})
+        reader = patient_reader(self._source, {(lag.topic, lag.partition): (max(lag.position, lag.first), lag.end)})
         return any(True for _ in reader)
 
     def _ages(self, lags: list[PartitionLag]) -> dict[PartitionKey, float]:
@@ -241,7 +241,7 @@ class LinkProbe:
             first, end = offset_ranges(self._near, [key])[key]
         except KafkaException:
             return 0  # it is not made yet
-        reader = TopicReader(self._target, {key: (max(first, end - _SAMPLE_MESSAGES), end)})
+        reader = patient_reader(self._target, {key: (max(first, end - _SAMPLE_MESSAGES), end)})
         sizes = [len(message.value() or b"") + len(message.key() or b"") for message in reader]
         return lag.messages * sum(sizes) // len(sizes) if sizes else 0
 

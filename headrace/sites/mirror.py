@@ -32,6 +32,8 @@ from headrace.sites.topology import Flow, Topology
 from headrace.sites.transform import transform_classes
 
 POLL_S = 3.0
+_PREPARE_S = 30.0
+"""Between two comparisons of partitions: each makes a connection over the link."""
 
 
 async def mirror(settings: Settings, file: Path, target: str | None, stop: asyncio.Event) -> int:
@@ -89,7 +91,8 @@ class Mirror:
         self._settings = settings
         self._file = file
         self._target = target
-        self._prepared: set[Flow] = set()
+        self._prepared: dict[Flow, float] = {}
+        """When the copies of each flow were last compared with its source, by the monotonic clock."""
         self._watches: dict[Flow, LinkWatch] = {}
         self._complaint = ""
         self._losses = CatalogLosses(settings)
@@ -135,7 +138,8 @@ class Mirror:
             raise HeadraceError("mirror_maker_ended", f"MirrorMaker ended: {maker.end}", where=str(maker.log))
         self._read()
         flows = self._open_flows()
-        await asyncio.gather(*(asyncio.to_thread(self._prepare, flow) for flow in flows))
+        due = [flow for flow in flows if time.monotonic() - self._prepared.get(flow, -_PREPARE_S) >= _PREPARE_S]
+        await asyncio.gather(*(asyncio.to_thread(self._prepare, flow) for flow in due))
         ready = [flow for flow in flows if flow in self._prepared]
         wanted = self._configuration(ready) if ready else None
         if wanted != maker.configuration or any(watch.needs_restart for watch in self._watches.values()):
@@ -181,7 +185,7 @@ class Mirror:
             partitions = partition_counts(far, reach_kafka(far), [topic.name for topic in flow.topics])
         except HeadraceError as error:
             if flow not in self._prepared and self._all_there(near, target, flow):
-                self._prepared.add(flow)
+                self._prepared[flow] = time.monotonic()
             elif flow not in self._prepared:
                 get_log().warning(Action.WAITING, link=flow.name, why=error.what)
             return
@@ -190,7 +194,7 @@ class Mirror:
         if created:
             get_log().info(Action.TOPICS_CREATED, topics=created)
         if partitions:
-            self._prepared.add(flow)
+            self._prepared[flow] = time.monotonic()
 
     def _all_there(self, near: Settings, target: AdminClient, flow: Flow) -> bool:
         names = [flow.mirrored(topic.name) for topic in flow.topics]

@@ -24,7 +24,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
     "headrace_worker": {
         "blobs": "select, insert",
         "pack_copies": "select, insert",
-        "records": "select, insert, update (ingested_at)",
+        "records": "select, insert, update (ingested_at, clip_sha256)",
         "record_counts": _READ,
         "site_records": "select, insert, update (ingested_at)",
         "sightings": "select, insert",

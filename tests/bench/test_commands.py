@@ -14,7 +14,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def run(*args: str) -> dict[str, dict[str, object]]:
-    """Run a command of Python in the checkout; return the JSON object that it prints last."""
+    """Return the JSON object that a command of Python prints last."""
+    result: dict[str, dict[str, object]] = json.loads(lines(*args)[-1])
+    return result
+
+
+def lines(*args: str) -> list[str]:
+    """Run a command of Python in the checkout; return what it prints."""
     ended = subprocess.run(
         [sys.executable, "-m", *args],
         cwd=ROOT,
@@ -24,8 +30,7 @@ def run(*args: str) -> dict[str, dict[str, object]]:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    result: dict[str, dict[str, object]] = json.loads(ended.stdout.splitlines()[-1])
-    return result
+    return ended.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,13 @@ def test_every_part_of_the_growth_run_is_measured(tmp_path: Path) -> None:
     assert {"ls", "LDO list", "LDO count"} <= result["catalog"]["pages_ms"].keys()
     assert result["workers"].keys() == {"workers_1", "workers_2"}
     assert result["backlog"]["recorded_and_rss_mib"][-1][0] == 1000
+
+
+def test_the_transaction_is_measured_alone_and_beside_copy() -> None:
+    printed = [line.split() for line in lines("benchmarks.commits", "--rows", "1000")[-4:]]
+    assert [row[:2] for row in printed] == [["worker", "1"], ["worker", "100"], ["worker", "1000"], ["COPY", "1000"]]
+
+
+def test_the_consumers_are_measured() -> None:
+    names = [line[:28].strip() for line in lines("benchmarks.consumers", "--frames", "2")]
+    assert names[1:] == ["decoding whole, in colour", "preprocessing", "perception"]

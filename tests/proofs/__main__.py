@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 # Each is a module beside this one with COUNT, its size, and `prove(count, say)`, which returns what did not hold.
-NAMES = ("archive", "catalog", "export", "platform", "replay", "sites", "urls")
+NAMES = ("archive", "catalog", "disk", "export", "platform", "replay", "sites", "urls")
 
 
 def main() -> int:

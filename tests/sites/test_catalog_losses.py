@@ -8,7 +8,7 @@ from headrace.runtime.settings import Settings
 from headrace.sites import catalog_losses
 from headrace.sites.catalog_losses import CatalogLosses
 from headrace.sites.link_probe import LinkStatus, PartitionLag
-from headrace.sites.losses import Loss
+from headrace.sites.memory import Loss
 from headrace.sites.topology import Flow
 from headrace.store.catalog.mirror_losses import MirrorLosses, MirrorLossReason, SitePartition
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from headrace.schemas.catalog_rows import TransferRow
 from headrace.schemas.digest import event_id
 from headrace.schemas.events import Kind
+from headrace.schemas.limits import PACKED_BYTES_MAX
 from headrace.schemas.topics import ingested_topic
 from headrace.store.postgres import borrowed, opened_pool, row_count, statements
 
@@ -115,6 +116,12 @@ class Transfers:
             row = await connection.fetchrow(self._sql["next"], site, requested_only)
         return None if row is None else Transfer(*row)
 
+    async def next_packed(self, site: str, *, limit: int) -> list[Transfer]:
+        """Return small LDOs and CIDs that come next from a site, and that nobody has asked for by hand."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            rows = await connection.fetch(self._sql["next_packed"], site, PACKED_BYTES_MAX, limit)
+        return [Transfer(*row) for row in rows]
+
     async def request(self, record: UUID) -> bool:
         """Ask for the bytes of a record, before all that was not asked for; returns whether they are still to come."""
         async with borrowed(self._pool, self._dsn) as connection:
@@ -132,6 +139,11 @@ class Transfers:
         """Note why a body could not be brought, and try it again later."""
         async with borrowed(self._pool, self._dsn) as connection:
             await connection.execute(self._sql["postpone"], transfer.site, transfer.digest, why, seconds)
+
+    async def set_clip(self, record: UUID, clip: bytes) -> None:
+        """Note the clip that belongs to an LDO."""
+        async with borrowed(self._pool, self._dsn) as connection:
+            await connection.execute(self._sql["set_clip"], record, clip)
 
     async def drop(self, digest: bytes) -> None:
         """Bring these bytes no more: they were erased."""

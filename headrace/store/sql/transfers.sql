@@ -50,6 +50,15 @@ where site = $1 and (retry_at is null or retry_at <= now()) and (requested_at is
 order by requested_at is null, requested_at, priority, size_bytes, noted_at, record_id
 limit 1
 
+-- next_packed --
+-- Those that go into one pack: small bodies of the first priorities, which nobody has asked for.
+select record_id, site, store_key, store_offset, digest, size_bytes, media_type, false as requested
+from transfers as t
+where site = $1 and (retry_at is null or retry_at <= now()) and requested_at is null and priority <= 1 and size_bytes < $2
+    and exists (select from records as r where r.record_id = t.record_id)
+order by priority, size_bytes, noted_at, record_id
+limit $3
+
 -- request --
 update transfers set requested_at = coalesce(requested_at, now()), retry_at = null where record_id = $1
 
@@ -63,6 +72,10 @@ select exists (
 update transfers
 set why = $3, retry_at = now() + $4::double precision * interval '1 second'
 where site = $1 and digest = $2
+
+-- set_clip --
+-- An announcement does not say which clip belongs to an LDO: its bytes do.
+update records set clip_sha256 = $2 where record_id = $1 and clip_sha256 is null
 
 -- drop --
 delete from transfers where digest = $1

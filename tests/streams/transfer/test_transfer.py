@@ -1,5 +1,6 @@
 """A centre brings from a site what it lacks, over a link that is counted: two catalogs and stores, one cluster."""
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from headrace.schemas.digest import canonical_body, event_id, record_id, sha256_
 from headrace.schemas.events import Clip, Frame, Ingested, InputEvent, Kind, kind_of
 from headrace.schemas.topics import ingested_topic
 from headrace.store.blobs.blob_store import Blobs
+from headrace.store.blobs.verified_read import read_placed
 from headrace.streams.transfer.limits import HoursLimit
 from headrace.streams.transfer.site_link import Pace
 from tests.streams.streams_samples import cid, clip, frame, ldo, mp4, png
@@ -42,6 +44,11 @@ def film(site: Site, size_bytes: int) -> Clip:
     return clip(mp4(filler=bytes(size_bytes)), site=site.name, source_id="camera-1")
 
 
+def told(measure: str, **figures: object) -> None:
+    """Print what was measured, for docs/evidence."""
+    print(json.dumps({"measure": measure, **figures}))
+
+
 async def arrived(rows: asyncpg.Connection) -> list[bytes]:
     return [row[0] for row in await rows.fetch("select sha256 from blobs order by created_at")]
 
@@ -52,8 +59,8 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
     site, centre = places
     known = picture(site, 1, 400_000)
     await centre.ingest(replace(known, site="centre"))
-    scan, item = cid(site=site.name), ldo(site=site.name)
     small, large, moving = picture(site, 2, 200_000), picture(site, 3, 700_000), film(site, 1_800_000)
+    scan, item = cid(site=site.name), ldo(site=site.name, clip_sha256=moving.sha256)
     await site.ingest(known, moving, large, small, scan, item)
     assert await site.mirror() == 6
     await centre.hear(site, 6)
@@ -70,18 +77,24 @@ async def test_what_is_lacking_comes_in_order_and_is_announced_when_it_is_here(
     async with proxy.listening() as port:
         far = site.settings.model_copy(update={"store_endpoint": f"http://127.0.0.1:{port}"})
         await centre.bring_all(centre.link(site, tmp_path, Blobs.from_settings(far)))
-    assert await arrived(rows) == [digest_of(event) for event in (known, *lacking)]
+    came = await arrived(rows)
+    assert came[3:] == [digest_of(event) for event in (small, large, moving)]
+    assert set(came[1:3]) == {digest_of(item), digest_of(scan)}, "in one pack"
     assert proxy.bytes <= 1.02 * sum(map(size_of, lacking))
-    print(f"bytes over the link: {proxy.bytes / sum(map(size_of, lacking)):.4f} of the distinct bytes")
+    told("link", link_bytes=proxy.bytes, distinct_bytes=sum(map(size_of, lacking)), bodies=len(lacking))
 
     for event in lacking:
-        assert await centre.blobs.get(f"blobs/sha256/{_path(digest_of(event))}") == body_of(event)
+        record = (await centre.queries.record(digest_of(event).hex())).record
+        assert await read_placed(centre.blobs, record) == body_of(event)
+        assert (record.store_offset is not None) == (event in {item, scan})
     ids = [event_id(record_id(kind_of(event), digest_of(event).hex())) for event in lacking]
     outbox = await rows.fetch("select event_id, created_at from outbox order by id offset 2")
-    assert [row["event_id"] for row in outbox] == ids, "each once, as the site has announced it"
+    assert [row["event_id"] for row in outbox][2:] == ids[2:]
+    assert sorted(row["event_id"] for row in outbox) == sorted(ids), "each once, as the site has announced it"
     assert set(ids) < set(site.announced)
     times = await rows.fetch("select ingested_at from records where site = $1 order by ingested_at", site.name)
     assert [row[0] for row in times] == [row["created_at"] for row in outbox], "ingested when the bytes are here"
+    assert await rows.fetchval("select encode(clip_sha256, 'hex') from records where kind = 'ldo'") == moving.sha256
     assert not await centre.transfers.waiting()
     assert not os.listdir(tmp_path)  # noqa: PTH208 - in a coroutine
 
@@ -110,6 +123,7 @@ async def test_what_is_asked_for_by_hand_comes_first_also_before_the_rest_of_a_b
     await centre.bring_all(centre.link(site, tmp_path, Asking.from_settings(site.settings)))
     assert await arrived(rows) == [digest_of(event) for event in (wanted, first, second)]
     assert sum(parts) == sum(map(size_of, (first, second, wanted))), "and no part is read twice"
+    told("by_hand", parts_of_others_before_it=1, arrived_as=1, of=3)
     assert not await centre.transfers.request(record), "it is here"
 
 
@@ -131,6 +145,22 @@ async def test_what_the_site_does_not_have_waits_and_the_others_come(
     await rows.execute("update transfers set retry_at = now()")
     await centre.bring_all(centre.link(site, tmp_path))
     assert await arrived(rows) == [digest_of(good), digest_of(wrong)]
+
+
+async def test_small_bodies_come_together_and_one_that_is_missing_holds_up_none(
+    places: tuple[Site, Centre], rows: asyncpg.Connection, tmp_path: Path
+) -> None:
+    site, centre = places
+    scans = [cid(f"C-{number}", site=site.name) for number in range(30)]
+    await site.ingest(*scans)
+    await site.mirror()
+    await centre.hear(site, len(scans))
+    await rows.execute("update transfers set store_key = 'packs/none' where digest = $1", digest_of(scans[7]))
+    await centre.bring_all(centre.link(site, tmp_path))
+    assert set(await arrived(rows)) == {digest_of(scan) for scan in scans if scan is not scans[7]}
+    assert await rows.fetchval("select count(distinct store_key) from blobs") == 1, "one pack"
+    (state,) = await centre.transfers.of_digest(digest_of(scans[7]))
+    assert state.why is not None
 
 
 async def test_closed_hours_bring_only_what_is_asked_for(
@@ -193,7 +223,7 @@ async def test_a_limit_is_held_over_a_volume(places: tuple[Site, Centre], tmp_pa
     took_s = time.monotonic() - began_s
     # The last body need not wait for the time that it took.
     sent_bytes = sum(map(size_of, pictures[:-1]))
-    print(f"limit 1000 kbit/s, measured {sent_bytes * 8 / took_s / 1000:.0f} kbit/s over {sent_bytes} bytes")
+    told("limit", limit_kbit_per_s=1000, measured_kbit_per_s=round(sent_bytes * 8 / took_s / 1000), bytes=sent_bytes)
     assert took_s >= 0.99 * sent_bytes / 125_000
 
 

@@ -159,3 +159,29 @@ def waiting(settings: Settings) -> bool:
 
 async def order(rows: asyncpg.Connection) -> list[str]:
     return [row[0] for row in await rows.fetch("select encode(sha256, 'hex') from blobs order by created_at")]
+
+
+@pytest.mark.slow
+async def test_processes_that_are_killed_in_the_middle_of_bodies_go_on(
+    places: tuple[Site, Centre], rows: asyncpg.Connection, tmp_path: Path
+) -> None:
+    site, centre = places
+    bodies = pictures(site)
+    await site.ingest(*bodies)
+    await site.mirror()
+    await centre.hear(site, 2)
+    for nth in (2, 3, 1):  # of the parts that each process reads
+        process = transfer(centre.settings, site, tmp_path, HEADRACE_CRASH_AT=f"transfer_after_part:{nth}")
+        assert process.process.wait(ARRIVES_S_MAX) == Exit.CRASHED
+    process = transfer(centre.settings, site, tmp_path)
+    try:
+        until(lambda: not waiting(centre.settings), ARRIVES_S_MAX, "the bodies to be here")
+        metrics = process.get("/metrics")[1]
+    finally:
+        process.kill()
+    await check(rows, bodies)
+    read = f'headrace_transfer_bytes_total{{site="{site.name}"}} '
+    last = float(metrics.split(read)[1].split("\n")[0])
+    # The first two have read the three parts of the first body, the little that follows them, and one part of the
+    # second body; the third one another part.
+    assert last == bodies[1].size_bytes - 2 * PART_BYTES, "the last one read only what was missing"
