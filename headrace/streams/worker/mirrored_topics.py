@@ -1,6 +1,6 @@
 """The input topics of a worker: this cluster's own, and every site's mirrored ones as they appear and go.
 
-Faust subscribes to names only, so the names are looked up again and again. A change costs the group two rebalances.
+Faust subscribes to names only, so the names are looked up again and again. A change costs the group one rebalance.
 """
 
 import asyncio
@@ -19,8 +19,6 @@ from headrace.schemas.events import Kind
 from headrace.schemas.topics import input_topic, input_topics, site_of_topic
 
 LOOK_S = 5.0
-RESUBSCRIPTIONS = 2
-"""Seen with a worker's first change: what the topic has is not delivered before the rebalance after the next."""
 _REQUEST_S = 10.0
 
 
@@ -59,17 +57,17 @@ class InputTopics:
         return True
 
     async def follow(self, app: Any) -> None:
-        """Look again and again, and have a Faust app that runs subscribe anew after each change, twice."""
-        left = 0
+        """Look again and again, and have a Faust app that runs subscribe anew after each change."""
+        behind = False
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                left = RESUBSCRIPTIONS if await asyncio.to_thread(self.look) else left
+                behind = await asyncio.to_thread(self.look) or behind
             except HeadraceError:
                 continue  # readiness reports a broker that does not answer
-            if left and not app.rebalancing:
+            if behind and not app.rebalancing:
                 await app.resubscribe()
-                left -= 1
+                behind = False
 
     def _existing(self) -> dict[Kind, list[str]]:
         try:
