@@ -188,6 +188,9 @@ def produce(config: dict[str, object], topic: str) -> None:
 def consume(config: dict[str, object], topic: str) -> None:
     consumer = Consumer({**config, "group.id": "stranger", "auto.offset.reset": "earliest"})
     try:
+        # Of a topic that a user may not even describe, polling says nothing.
+        if (unseen := consumer.list_topics(topic, timeout=REQUEST_S).topics[topic].error) is not None:
+            raise KafkaException(unseen)
         consumer.assign([TopicPartition(topic, 0, 0)])
         deadline = time.monotonic() + REQUEST_S
         while time.monotonic() < deadline:
