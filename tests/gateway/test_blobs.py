@@ -281,7 +281,7 @@ def test_what_a_site_still_has_is_said_and_can_be_asked_for(world: Gateway, clie
     far = ldo(SITE, "cell-3")
     ingest(world, far)
     digest, record = digest_of(far), record_of(far)
-    path = f"/api/v1/records/{record}/fetch"
+    path = f"/api/v1/transfers/{record}"
     answer = client.post(path)
     assert (answer.status_code, answer.json()) == (200, {"record_id": record, "state": "here"})
     world.rows(

@@ -24,6 +24,7 @@ ROUTERS = (
     tokens.router,
     uploads.router,
     records.router,
+    records.transfers,
     blobs.router,
     blobs.receipts_router,
     cameras.router,

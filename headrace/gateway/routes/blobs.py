@@ -213,7 +213,7 @@ async def _location(queries: Queries, principal: Principal, sha256: str) -> Blob
             409,
             ProblemCode.AT_SITE,
             f"the bytes are not here yet: they are at {records[0].site}",
-            hint=f"POST /api/v1/records/{records[0].record_id}/fetch has them brought before all others",
+            hint=f"POST /api/v1/transfers/{records[0].record_id} has them brought before all others",
             headers=_NO_STORE | {"Retry-After": str(AT_SITE_S)},
         )
     return location

@@ -36,6 +36,7 @@ from headrace.store.catalog.views import RecordDetail, RecordFilters
 from headrace.store.errors import RecordMissingError
 
 router = APIRouter(prefix="/api/v1/records", tags=["records"], dependencies=[KNOWN_PARAMETERS])
+transfers = APIRouter(prefix="/api/v1/transfers", tags=["records"])
 
 RECORD_S = 3  # maximum age of a record, which gets new sightings
 RecordKey = Annotated[
@@ -104,8 +105,8 @@ async def show_record(
     return cacheable(RECORD_S, record_json(detail, is_at_site=is_at_site), request)
 
 
-@router.post(
-    "/{id:path}/fetch",  # noqa: FAST003 - an alias
+@transfers.post(
+    "/{id:path}",  # noqa: FAST003 - an alias
     status_code=202,
     response_model=FetchState,
     responses={200: {"model": FetchState, "description": "The bytes are here."}, **problem_responses(404, 409)},
