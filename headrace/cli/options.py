@@ -81,9 +81,9 @@ def parse_kinds(text: str) -> "frozenset[Kind]":
     Raises:
         HeadraceError: a name is not a kind.
     """
-    from headrace.schemas.events import Kind
+    from headrace.schemas.events import Kind, singular
 
-    names = [part.strip().removesuffix("s") for part in text.split(",") if part.strip()]
+    names = [singular(part.strip()) for part in text.split(",") if part.strip()]
     unknown = [name for name in names if name not in set(Kind)]
     if unknown or not names:
         raise HeadraceError(

@@ -17,6 +17,11 @@ class Kind(StrEnum):
     LDO = "ldo"
 
 
+def singular(name: str) -> str:
+    """Return the name of a kind without the plural's s: people write both."""
+    return name.removesuffix("s")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """The source, site, capture time and sequence number of an event."""

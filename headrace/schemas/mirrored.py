@@ -13,7 +13,7 @@ import orjson
 from headrace.schemas.reject import RejectCode, RejectedError
 from headrace.schemas.topics import site_of_topic
 
-ORIGIN = "headrace-origin"
+ORIGIN = "headrace-origin"  # as in headrace/sites/Origin.java
 _ORIGIN_BYTES_MAX = 4096
 _INT64_MAX = 2**63 - 1
 _INT32_MAX = 2**31 - 1

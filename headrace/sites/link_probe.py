@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.kafka import client_config, kafka_failed, topic_ids
 from headrace.runtime.settings import Settings
-from headrace.runtime.topic_reader import MessageHeaders, headers_of, reading_consumer
+from headrace.runtime.topic_reader import headers_of, reading_consumer
+from headrace.schemas.mirrored import origin_of
 from headrace.schemas.topics import PartitionKey
 from headrace.sites.clusters import offset_ranges, retentions_s
 from headrace.sites.internal_topic import InternalTopic, TaskStatus, parse_offset, parse_status, patient_reader
@@ -20,8 +20,6 @@ from headrace.sites.memory import Loss, parse_loss, parse_topic_id
 from headrace.sites.mm2 import MEMORY_TOPIC, offsets_topic, status_topic
 from headrace.sites.topology import Flow
 
-ORIGIN_HEADER = "headrace-origin"
-"""As in Origin.java."""
 ALARM_SHARE = 0.5
 """Of the source's retention: what has waited longer is in danger of being deleted before it is copied."""
 
@@ -185,9 +183,9 @@ class LinkProbe:
         copy = (self._flow.mirrored(key[0]), key[1])
         bounds = offset_ranges(self._near, [copy])[copy]
         for message in patient_reader(self._target, {copy: (max(after, bounds[0]), bounds[1])}):
-            offset = origin_offset(headers_of(message) or [])
-            if offset is not None and offset >= position:
-                return offset
+            origin = origin_of(copy[0], headers_of(message) or [])
+            if origin is not None and origin.offset >= position:
+                return origin.offset
         return None
 
     def _lags(self) -> list[PartitionLag]:
@@ -244,14 +242,6 @@ class LinkProbe:
         reader = patient_reader(self._target, {key: (max(first, end - _SAMPLE_MESSAGES), end)})
         sizes = [len(message.value() or b"") + len(message.key() or b"") for message in reader]
         return lag.messages * sum(sizes) // len(sizes) if sizes else 0
-
-
-def origin_offset(headers: MessageHeaders) -> int | None:
-    """Return the offset at its source of a mirrored message."""
-    for name, value in headers:
-        if name == ORIGIN_HEADER:
-            return int(orjson.loads(value or b"{}")["offset"])
-    return None
 
 
 @contextmanager

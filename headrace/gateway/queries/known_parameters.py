@@ -1,7 +1,7 @@
 """Refuses query parameters that a route does not have: a misspelt filter would list everything."""
 
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, params
 from fastapi.dependencies.utils import get_flat_params
@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 from headrace.gateway.auth.guard import Device, Operator
 from headrace.gateway.problems import Problem, ProblemCode
-from headrace.schemas.events import Kind
+from headrace.schemas.events import Kind, singular
 
 
 def _require_known(request: Request) -> None:
@@ -37,11 +37,6 @@ KNOWN_PARAMETERS = Depends(_for_device)
 """For a route of a `Device`: a query parameter that the route does not have is 422, with the nearest name."""
 OPERATOR_PARAMETERS = Depends(_for_operator)
 """The same for a route of an `Operator`."""
-
-
-def singular(value: Any) -> Any:
-    """Return a kind without the plural's s."""
-    return value.removesuffix("s") if isinstance(value, str) else value
 
 
 KindName = Annotated[Kind, BeforeValidator(singular)]

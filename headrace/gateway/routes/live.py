@@ -19,8 +19,9 @@ from headrace.gateway.live.session import CloseReason, Session, WebSocketSession
 from headrace.gateway.live.subscription import Subscription
 from headrace.gateway.live.transport import EventStream, serve_websocket
 from headrace.gateway.problems import Problem, ProblemCode, problem_responses
-from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS, singular
+from headrace.gateway.queries.known_parameters import KNOWN_PARAMETERS
 from headrace.gateway.server import FEED_PATH
+from headrace.schemas.events import singular
 from headrace.schemas.validate import check_name
 
 router = APIRouter(tags=["live"])

@@ -14,7 +14,7 @@ from headrace.runtime.kafka import kafka_failed, wait_for_kafka
 from headrace.runtime.settings import Settings
 from headrace.runtime.stack_settings import client_settings
 from headrace.runtime.wait_for_service import StoppedError
-from headrace.schemas.events import Ingested, Kind
+from headrace.schemas.events import Ingested, Kind, singular
 from headrace.schemas.headers import unix_us_of
 from headrace.schemas.topics import PartitionKey, ingested_topic
 from headrace.store.blobs.blob_store import Blobs
@@ -117,7 +117,7 @@ async def _loop(consumer: GroupConsumer, retrying: RetryingHandler, events_max: 
 def _kinds(kinds: Kind | str | Iterable[Kind | str]) -> list[Kind]:
     named = [kinds] if isinstance(kinds, str) else list(kinds)
     try:
-        return [Kind(kind.removesuffix("s")) for kind in named]
+        return [Kind(singular(kind)) for kind in named]
     except ValueError:
         raise HeadraceError("kind_unknown", f"unknown kind in {named}", hint=f"use one of {', '.join(Kind)}") from None
 

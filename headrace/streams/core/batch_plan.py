@@ -81,7 +81,7 @@ def row_batch(
     return RowBatch(
         blobs=[_blob(delivery, stored_at[digest]) for digest, delivery in new_blobs.items()],
         records=records,
-        sightings=[_sighting(delivery, row) for delivery, row in zip(batch.accepted, records, strict=True)],
+        sightings=[sighting_row(delivery.message, row) for delivery, row in zip(batch.accepted, records, strict=True)],
         dead_letters=[_dead_letter(rejection) for rejection in batch.rejected],
         redrives=list(_redrives(batch)),
         losses=_losses(batch),
@@ -269,8 +269,8 @@ def _record(kind: Kind, delivery: AcceptedDelivery) -> RecordRow:
     )
 
 
-def _sighting(delivery: AcceptedDelivery, record: RecordRow) -> SightingRow:
-    message = delivery.message
+def sighting_row(message: ConsumedMessage, record: RecordRow) -> SightingRow:
+    """Return the row of a message that delivers a record."""
     topic, partition, offset = message.recorded_position
     return SightingRow(
         topic=topic,

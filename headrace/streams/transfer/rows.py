@@ -11,6 +11,7 @@ from headrace.schemas.events import Ingested, Kind
 from headrace.schemas.headers import traceparent_of
 from headrace.schemas.mirrored import check_site
 from headrace.schemas.reject import RejectCode, RejectedError
+from headrace.streams.core.batch_plan import sighting_row
 from headrace.streams.core.delivery import ConsumedMessage, with_origin
 
 
@@ -60,18 +61,6 @@ def announced(message: ConsumedMessage) -> AnnouncedRecord | RefusedAnnouncement
         attributes=event.attributes,
         traceparent=traceparent_of(message.headers),
     )
-    topic, partition, offset = message.recorded_position
-    sighting = SightingRow(
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        mirrored_offset=None if message.origin is None else message.offset,
-        record_id=record.record_id,
-        site=record.site,
-        source_id=record.source_id,
-        captured_at_us=record.captured_at_us,
-        sequence=record.sequence,
-    )
     transfer = TransferRow(
         record_id=record.record_id,
         kind=kind,
@@ -82,7 +71,7 @@ def announced(message: ConsumedMessage) -> AnnouncedRecord | RefusedAnnouncement
         store_key=event.store_key,
         store_offset=event.store_offset,
     )
-    return AnnouncedRecord(record, sighting, transfer)
+    return AnnouncedRecord(record, sighting_row(message, record), transfer)
 
 
 def row_batch(records: Sequence[AnnouncedRecord]) -> RowBatch:
