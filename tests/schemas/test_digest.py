@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headrace.schemas.digest import (
     blob_key,
     canonical_body,
+    clip_of,
     dead_letter_id,
     derived_key,
     erased_key,
@@ -25,7 +26,7 @@ from headrace.schemas.digest import (
     staging_key,
     staging_prefix,
 )
-from headrace.schemas.events import Cid, Kind, Ldo
+from headrace.schemas.events import Cid, Kind, Ldo, singular
 from headrace.schemas.reject import RejectCode, RejectedError
 
 ORIGIN = {"source_id": "camera-1", "site": "plant", "captured_at_us": 1_700_000_000_000_000, "sequence": 7}
@@ -224,3 +225,23 @@ def test_no_two_sources_share_a_staging_prefix(sources: list[tuple[str, str]]) -
     first, other = (staging_prefix(*source) for source in sources)
     assert not first.startswith(other)
     assert not other.startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("body", "clip"),
+    [
+        (b'{"clip_sha256": "%s"}' % (b"a" * 64), "a" * 64),
+        (b'{"clip_sha256": "a"}', None),
+        (b'{"clip_sha256": 7}', None),
+        (b"{}", None),
+        (b"[]", None),
+        (b"no JSON", None),
+    ],
+)
+def test_the_clip_of_an_ldo_is_what_its_stored_form_names(body: bytes, clip: str | None) -> None:
+    assert clip_of(body) == clip
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_kind_is_named_in_the_singular_or_the_plural(kind: Kind) -> None:
+    assert singular(kind) == singular(f"{kind}s") == kind

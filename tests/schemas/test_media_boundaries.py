@@ -54,6 +54,7 @@ def jpeg(frame: bytes) -> bytes:
         (png(pixels=False), "no pixels"),
         (png(width=0), "declares 0 by 2 pixels"),
         (png(depth=3), "declares 3 bits"),
+        (box(b"ftyp", b"heic\x00\x00\x00\x00mif1heic", size=5000) + bytes(6000), "file type box is malformed"),
         (HEIC + box(b"free", bytes(2000)), "HEIF has no picture"),
         (HEIC + box(b"free") * 5000, "more than 4096 boxes"),
         (HEIC + struct.pack(">I4s", 0, b"mdat") + bytes(2000), "HEIF has no picture"),
