@@ -72,6 +72,7 @@ PRIVILEGES: Mapping[str, Mapping[str, str]] = {
         "ingest_progress": _READ,
         "tombstones": _READ,
         "pack_copies": _READ,
+        "mirror_progress": _READ,
         "transfers": "select, update (requested_at, retry_at)",
         "installation": _READ,
         "api_keys": _READ,
