@@ -131,6 +131,12 @@ def heartbeat_s(session_s: float) -> float:
     return min(_HEARTBEAT_S_MAX, session_s / 3)
 
 
+def session_config(settings: Settings) -> dict[str, int]:
+    """Return what `client_config` takes for a group member whose session lasts as the settings say."""
+    session_s = settings.kafka_session_s
+    return {"session_timeout_ms": int(session_s * 1000), "heartbeat_interval_ms": int(heartbeat_s(session_s) * 1000)}
+
+
 async def wait_for_kafka(settings: Settings, *, stop: asyncio.Event | None = None) -> AdminClient:
     """Return an admin client once Kafka answers.
 

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 
 from headrace.gateway.capture.capture_request import CapturePlan
 from headrace.runtime.acl import Operation, with_acl
-from headrace.runtime.kafka import DeliveryErrors, client_config, heartbeat_s
+from headrace.runtime.kafka import DeliveryErrors, client_config, session_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.schemas.codec import decode, encode
@@ -117,8 +117,7 @@ class CaptureRequestConsumer:
             enable_auto_offset_store=False,
             auto_offset_reset="earliest",
             partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=int(settings.kafka_session_s * 1000),
-            heartbeat_interval_ms=int(heartbeat_s(settings.kafka_session_s) * 1000),
+            **session_config(settings),
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-capture")
         self._consumer: Consumer | None = None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.runtime.acl import Operation, with_acl
-from headrace.runtime.kafka import client_config, heartbeat_s
+from headrace.runtime.kafka import client_config, session_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.metrics import consumer_events_total
 from headrace.runtime.settings import Settings
@@ -92,8 +92,7 @@ class GroupConsumer:
             auto_offset_reset="earliest",
             # The other members keep their partitions, and their state of the sources, when a member joins or leaves.
             partition_assignment_strategy="cooperative-sticky",
-            session_timeout_ms=int(settings.kafka_session_s * 1000),
-            heartbeat_interval_ms=int(heartbeat_s(settings.kafka_session_s) * 1000),
+            **session_config(settings),
             max_poll_interval_ms=POLL_INTERVAL_S_MAX * 1000,
             queued_max_messages_kbytes=QUEUED_KIB_MAX,
             # librdkafka's default pauses for a second whenever its queue fills.

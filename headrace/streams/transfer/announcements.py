@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headrace.runtime import metrics
 from headrace.runtime.acl import Operation, with_acl
-from headrace.runtime.kafka import client_config, kafka_failed
+from headrace.runtime.kafka import client_config, kafka_failed, session_config
 from headrace.runtime.logs import Action, get_log
 from headrace.runtime.settings import Settings
 from headrace.runtime.topic_reader import headers_of
@@ -88,6 +88,7 @@ class SiteAnnouncements:
             enable_auto_offset_store=False,
             auto_offset_reset="earliest",
             topic_metadata_refresh_interval_ms=NEW_TOPICS_MS,
+            **session_config(self._settings),
         )
         consumer = Consumer(config)
         consumer.subscribe([self._pattern])

@@ -113,7 +113,7 @@ async def test_a_process_brings_what_is_asked_for_and_says_what_is_not_here(
     assert "come next" in headrace(centre.settings, "fetch", wanted.sha256).err
     headrace(centre.settings, "fsck")
 
-    process = transfer(centre.settings, site, tmp_path)
+    process = transfer(centre.settings, site, tmp_path).wait_ready()
     try:
         until(lambda: not waiting(centre.settings), ARRIVES_S_MAX, "the bodies to be here")
         assert process.stop() == 0
@@ -145,7 +145,7 @@ def transfer(settings: Settings, site: Site, directory: Path, **environment: Any
         environment=environment,
         transfer_sites=file,
         transfer_dir=directory / "parts",
-    ).wait_ready()
+    )
 
 
 def waiting(settings: Settings) -> bool:
@@ -173,7 +173,7 @@ async def test_processes_that_are_killed_in_the_middle_of_bodies_go_on(
     for nth in (2, 3, 1):  # of the parts that each process reads
         process = transfer(centre.settings, site, tmp_path, HEADRACE_CRASH_AT=f"transfer_after_part:{nth}")
         assert process.process.wait(ARRIVES_S_MAX) == Exit.CRASHED
-    process = transfer(centre.settings, site, tmp_path)
+    process = transfer(centre.settings, site, tmp_path).wait_ready()
     try:
         until(lambda: not waiting(centre.settings), ARRIVES_S_MAX, "the bodies to be here")
         metrics = process.get("/metrics")[1]
