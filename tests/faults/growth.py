@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import linear_regression
 
@@ -28,10 +29,12 @@ START_UP_S = 30.0
 COUNTED_S_MIN = 120.0
 """How long after its start-up a process must have run for its descriptors and threads to be compared."""
 LOOKS = 10
-"""How many looks half-way and at the end are compared; one look may fall into a burst.
+"""How many looks half-way, at three quarters and at the end are compared; one look may fall into a burst.
 
 Half-way, because pools fill when their work first comes: the store's client starts a thread for each of the sixteen
-PUTs that a worker may have on their way, and keeps it while it is used every ten seconds. A leak goes on.
+PUTs that a worker may have on their way, and keeps it while it is used every ten seconds. A worker may be given its
+first partitions late, after another was killed, so the growth has to go on: half of each bound in each of the last two
+quarters. Pools fill in one of them; a leak goes on.
 """
 DESCRIPTORS_GROWTH_MAX = 24
 """More than the connections of those sixteen PUTs, which come and go with the work."""
@@ -111,16 +114,16 @@ class Growth:
 
     def _counts(self, name: str, looks: list[Look], growth: GrowthResult) -> None:
         up = [look for look in looks if look.age_s >= START_UP_S]
-        if len(up) < 2 * LOOKS or up[-1].age_s - up[0].age_s < COUNTED_S_MIN:
+        if len(up) < 4 * LOOKS or up[-1].age_s - up[0].age_s < COUNTED_S_MIN:
             return
         growth.judged.append(f"descriptors and threads of {name}")
-        first, last = up[len(up) // 2 - LOOKS : len(up) // 2], up[-LOOKS:]
-        descriptors = min(look.descriptors for look in last) - max(look.descriptors for look in first)
-        threads = min(look.threads for look in last) - max(look.threads for look in first)
-        if descriptors > DESCRIPTORS_GROWTH_MAX:
+        windows = [up[end - LOOKS : end] for end in (len(up) // 2, 3 * len(up) // 4, len(up))]
+        descriptors = _grown([[look.descriptors for look in window] for window in windows], DESCRIPTORS_GROWTH_MAX)
+        threads = _grown([[look.threads for look in window] for window in windows], THREADS_GROWTH_MAX)
+        if descriptors:
             what = f"{name} holds {descriptors} more file descriptors than half-way"
             self._complain(growth, f"descriptors of {name}", what)
-        if threads > THREADS_GROWTH_MAX:
+        if threads:
             self._complain(growth, f"threads of {name}", f"{name} has {threads} more threads than half-way")
 
     def _temporary(self, age_s_min: float) -> Iterator[str]:
@@ -132,3 +135,10 @@ class Growth:
                     ours = path.name.startswith(_TEMPORARY) and about.st_uid == os.getuid()
                     if ours and stat.S_ISREG(about.st_mode) and time.time() - about.st_mtime >= age_s_min:
                         yield str(path)
+
+
+def _grown(windows: list[list[int]], growth_max: int) -> int:
+    """Return by how much a count grew from the first window to the last, or 0 if that is no leak."""
+    growth = [min(later) - max(earlier) for earlier, later in pairwise(windows)]
+    total = min(windows[-1]) - max(windows[0])
+    return total if total > growth_max and min(growth) > growth_max / 2 else 0

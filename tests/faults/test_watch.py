@@ -35,14 +35,15 @@ def test_a_standstill_is_found_once() -> None:
 
 
 def grown(
-    *, seconds: int, mib_per_hour: float = 0.0, descriptors: int = 0, threads: int = 0, since_s: float = 90
+    *, seconds: int, mib_per_hour: float = 0.0, descriptors: int = 0, threads: int = 0, at_s: tuple[int, int] = (0, 90)
 ) -> Growth:
+    """Return looks at a process whose counts grow by so many, evenly between two times."""
     growth = Growth(Path(__file__).parent)
     growth._looks["worker", 1, 0.0] = looks = []
     for second in range(seconds):
-        late = second >= since_s
+        share = min(max(second - at_s[0], 0) / (at_s[1] - at_s[0]), 1.0)
         rss_bytes = int((100 + mib_per_hour * second / 3600) * MIB)
-        looks.append(Look(float(second), rss_bytes, 50 + descriptors * late, 9 + threads * late))
+        looks.append(Look(float(second), rss_bytes, 50 + round(descriptors * share), 9 + round(threads * share)))
     return growth
 
 
@@ -50,14 +51,15 @@ def test_growth_is_judged_where_there_is_enough_to_judge_by() -> None:
     short = grown(seconds=100, mib_per_hour=10_000, descriptors=100).evaluate()
     assert (short.wrong, short.judged) == ([], [])
     assert short.not_judged.keys() == {"memory", "descriptors and threads"}
-    middle = grown(seconds=400, mib_per_hour=10_000, threads=9, descriptors=25, since_s=390).evaluate()
+    middle = grown(seconds=400, mib_per_hour=10_000, threads=30, descriptors=80, at_s=(0, 400)).evaluate()
     assert middle.not_judged.keys() == {"memory"}
     assert middle.wrong == [
-        "worker (1) holds 25 more file descriptors than half-way",
-        "worker (1) has 9 more threads than half-way",
+        "worker (1) holds 35 more file descriptors than half-way",
+        "worker (1) has 13 more threads than half-way",
     ]
-    filled = grown(seconds=400, threads=20, descriptors=20, since_s=200).evaluate()
-    assert filled.wrong == [], "pools that filled with their first work and stay so"
+    for filling in ((100, 110), (210, 220), (330, 340), (390, 391)):
+        filled = grown(seconds=400, threads=20, descriptors=40, at_s=filling).evaluate()
+        assert filled.wrong == [], "pools that filled with their first work and stay so"
     steady = grown(seconds=8000, mib_per_hour=6).evaluate()
     assert (steady.wrong, steady.not_judged) == ([], {})
     assert steady.mib_per_hour == {"worker (1)": 6.0}
